@@ -1,0 +1,41 @@
+"""Ask questions of a video with a tenth of the visual tokens.
+
+`import aot` is light: torch and transformers load with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AOTError": "aot.errors",
+    "CompressedTokens": "aot.types",
+    "Compression": "aot.pipeline",
+    "Config": "aot.config",
+    "RetentionReport": "aot.report",
+    "Role": "aot.types",
+    "VisualTokens": "aot.types",
+    "build_config": "aot.config",
+    "build_method": "aot.methods",
+    "compress_video": "aot.pipeline",
+    "answer": "aot.pipeline",
+    "decode": "aot.video",
+    "load_model": "aot.models",
+    "load_tokens": "aot.tokens_file",
+    "probe": "aot.video",
+    "save_tokens": "aot.tokens_file",
+}
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aot' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

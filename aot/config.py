@@ -1,0 +1,312 @@
+"""Every setting, as frozen dataclasses that check themselves, and strict building from YAML.
+
+Unknown keys, wrong types and values out of range are all reported at once, each with its path.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from aot.errors import ConfigError
+
+__all__ = [
+    "AOTConfig",
+    "AnchorConfig",
+    "ClipConfig",
+    "Config",
+    "GenerationConfig",
+    "InterConfig",
+    "IntraConfig",
+    "ModelConfig",
+    "SamplingConfig",
+    "TransportConfig",
+    "build_config",
+    "merge_settings",
+]
+
+
+def _check(**rules: tuple[bool, str]) -> None:
+    """Raise one ConfigError that lists every failed rule as `name message`."""
+    failed = [f"{name} {message}" for name, (holds, message) in rules.items() if not holds]
+    if failed:
+        raise ConfigError("; ".join(failed))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """Which frames of the video are looked at.
+
+    `frames` are spread evenly over the range (LLaVA's linspace); `fps` instead takes that many per
+    second, thinned evenly to `max_frames`. `spacing` "time" spreads `frames` evenly in seconds
+    rather than in frame numbers, which differs when the frame rate varies.
+    """
+
+    frames: int = 32
+    fps: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    max_frames: int = 256
+    spacing: Literal["index", "time"] = "index"
+    decoder: Literal["pyav", "decord"] = "pyav"
+
+    def __post_init__(self) -> None:
+        start, end = self.start_s or 0.0, self.end_s
+        _check(
+            frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
+            fps=(self.fps is None or self.fps > 0, f"must be above 0, got {self.fps}"),
+            start_s=(start >= 0, f"must not be negative, got {start}"),
+            end_s=(end is None or end > start, f"must be after the start ({start:g} s), got {end}"),
+            max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model, where and how it runs.
+
+    name: a Hugging Face id or a local folder. siglip_head: a SigLIP checkpoint (id or folder) whose
+    pooling head gives the frame embeddings of dynamic clips. newline: LLaVA-OneVision ends the video
+    with one learned newline token ("one_token"); "none" drops it, as the published script does.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    offline: bool = False
+    template: Literal["native", "hf"] = "native"
+    newline: Literal["one_token", "none"] = "one_token"
+    siglip_head: str | None = None
+    encode_batch_frames: int = 8
+
+    def __post_init__(self) -> None:
+        base = self.device.partition(":")[0]
+        _check(
+            device=(
+                base in {"auto", "cpu", "cuda", "mps"},
+                f"must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}",
+            ),
+            encode_batch_frames=(self.encode_batch_frames >= 1, "must be at least 1"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """Sinkhorn. stopping "published" ends when mean |r - r_previous| < tolerance, which fires after
+    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1)."""
+
+    epsilon: float = 0.1
+    max_iterations: int = 100
+    tolerance: float = 1e-2
+    stopping: Literal["published", "marginal"] = "published"
+
+    def __post_init__(self) -> None:
+        _check(
+            epsilon=(self.epsilon >= 1e-3, f"must be at least 0.001, got {self.epsilon}"),
+            max_iterations=(self.max_iterations >= 1, "must be at least 1"),
+            tolerance=(self.tolerance > 0, "must be above 0"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorConfig:
+    """Phase I selection. count: anchors M per frame before pooling; None derives it from the ratio.
+
+    A tower with fewer blocks than a layer asks for uses the block at the same relative depth.
+    """
+
+    count: int | None = None
+    local_ratio: float = 0.5
+    windows_per_side: int = 3
+    shallow_layer: int = 5
+    deep_layer: int = -2
+
+    def __post_init__(self) -> None:
+        _check(
+            count=(self.count is None or self.count >= 1, f"must be at least 1, got {self.count}"),
+            local_ratio=(0 <= self.local_ratio <= 1, f"must be in [0, 1], got {self.local_ratio}"),
+            windows_per_side=(self.windows_per_side >= 1, "must be at least 1"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IntraConfig:
+    """Phase I transport within a frame. The paper's equation has spatial_weight 0 and nearest_blend 0;
+    the code behind its numbers has these defaults. mass "plan": the plan's total mass is 1 (published);
+    "token": one unit for each unselected patch."""
+
+    enabled: bool = True
+    spatial_weight: float = 0.5
+    nearest_blend: float = 0.1
+    lambda_intra: float = 1.0
+    mass: Literal["plan", "token"] = "plan"
+    transport: TransportConfig = field(default_factory=TransportConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            spatial_weight=(self.spatial_weight >= 0, "must not be negative"),
+            nearest_blend=(0 <= self.nearest_blend <= 1, "must be in [0, 1]"),
+            lambda_intra=(self.lambda_intra >= 0, "must not be negative"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InterConfig:
+    """Phase II transport within a clip. keyframe: emit the keyframe's tokens as they were and again
+    after absorbing ("both", published), or only one of the two. distinct: with `budget: paper`, the
+    tokens whose best match is below the keep_ratio quantile (code) or below tau (paper)."""
+
+    enabled: bool = True
+    sigma_frames: float = 1.5
+    lambda_inter: float = 1.0
+    keyframe: Literal["both", "original", "merged"] = "both"
+    distinct: Literal["quantile", "threshold"] = "quantile"
+    keep_ratio: float = 0.3
+    tau: float = 0.5
+    transport: TransportConfig = field(default_factory=TransportConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            sigma_frames=(self.sigma_frames > 0, "must be above 0"),
+            lambda_inter=(self.lambda_inter >= 0, "must not be negative"),
+            keep_ratio=(0 <= self.keep_ratio <= 1, f"must be in [0, 1], got {self.keep_ratio}"),
+            tau=(0 <= self.tau <= 1, f"must be in [0, 1], got {self.tau}"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """How frames are grouped: runs of `frames`, or "dynamic" cuts where consecutive frame embeddings
+    are among the `segments` - 1 least similar or less similar than `threshold` (FastVID's rule)."""
+
+    mode: Literal["fixed", "dynamic"] = "fixed"
+    frames: int = 4
+    segments: int = 8
+    threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        _check(
+            frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
+            segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
+            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AOTConfig:
+    """AOT. budget "exact" keeps round(ratio * F * n) tokens; "paper" lets anchors.count and
+    inter.keep_ratio decide, as published, so that the number kept depends on the content."""
+
+    budget: Literal["exact", "paper"] = "exact"
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    intra: IntraConfig = field(default_factory=IntraConfig)
+    inter: InterConfig = field(default_factory=InterConfig)
+    clips: ClipConfig = field(default_factory=ClipConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """How the answer is decoded. temperature 0 is greedy."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(
+            max_new_tokens=(self.max_new_tokens >= 1, "must be at least 1"),
+            temperature=(self.temperature >= 0, "must not be negative"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method."""
+
+    ratio: float = 0.1
+    method: str = "aot"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    aot: AOTConfig = field(default_factory=AOTConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        _check(ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every resolved value, as plain types."""
+        return asdict(self)
+
+
+Settings = Mapping[str, Any]
+T = TypeVar("T")
+_REJECTED = object()
+
+
+def merge_settings(*layers: Settings) -> dict[str, Any]:
+    """Merge nested mappings; a later layer wins, key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = merge_settings(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def build_config(settings: Settings) -> Config:
+    """Build a `Config` from nested settings.
+
+    Raises:
+        ConfigError: listing every unknown key (with the valid ones), ill-typed and out-of-range value.
+    """
+    problems: list[str] = []
+    config = _build(Config, settings, "", problems)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return config  # type: ignore[no-any-return]
+
+
+def _build(cls: type[T], settings: Settings, path: str, problems: list[str]) -> Any:
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in names:
+            problems.append(f"unknown setting {path}{key} (valid: {', '.join(names)})")
+    given = {name: _convert(hints[name], settings[name], path + name, problems) for name in names if name in settings}
+    try:
+        return cls(**{name: value for name, value in given.items() if value is not _REJECTED})
+    except ConfigError as error:
+        problems.extend(path + part for part in str(error).split("; "))
+        return _REJECTED
+
+
+def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """`value` as the type `hint`, or _REJECTED with a problem noted. Ints pass as floats, nothing else bends."""
+    if is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
+        problems.append(f"{path} must be a group of settings, got {value!r}")
+        return _REJECTED
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal and value in get_args(option):
+            return value
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    problems.append(f"{path} must be {_describe(options)}, got {value!r}")
+    return _REJECTED
+
+
+def _describe(options: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words = []
+    for option in options:
+        words += get_args(option) if get_origin(option) is Literal else [names[option]]
+    return " or ".join(str(word) for word in words)

@@ -1,0 +1,62 @@
+"""A frame's patch grid: saliency windows, positions, and the model's pooling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aot.types import Pooling
+
+__all__ = ["patch_positions", "pool", "pooled_grid", "window_ids"]
+
+
+def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
+    """Window number of each patch, int64 [N], raster order.
+
+    Each side is cut at round(i * g / per_side): 9 x 9 windows for g = 27 and three per side
+    (section 1 of AOT), near-equal ones for any other grid.
+    """
+    rows, cols = (_axis_windows(size, per_side) for size in grid)
+    return (rows[:, None] * per_side + cols[None, :]).flatten()
+
+
+def _axis_windows(size: int, per_side: int) -> Tensor:
+    edges = torch.tensor([round(i * size / per_side) for i in range(1, per_side)], dtype=torch.long)
+    return torch.bucketize(torch.arange(size), edges, right=True)
+
+
+def patch_positions(grid: tuple[int, int]) -> Tensor:
+    """(row, col) of each patch scaled to [0, 1]: float64 [N, 2]."""
+    axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
+    return torch.cartesian_prod(*axes)
+
+
+def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
+    """The grid after the model's pooling, e.g. (27, 27) -> (14, 14) bilinear or (13, 13) average."""
+    if pool.kind == "bilinear":
+        return math.ceil(grid[0] / pool.stride), math.ceil(grid[1] / pool.stride)
+    if pool.kind == "average":
+        return grid[0] // pool.stride, grid[1] // pool.stride
+    return grid
+
+
+def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
+    """Pool [F, N, D] to [F, n, D] exactly as the model does, in the dtype of `values`.
+
+    Raises:
+        ValueError: axis 1 is not grid[0] * grid[1] long.
+    """
+    frames, patches, width = values.shape
+    if patches != grid[0] * grid[1]:
+        raise ValueError(f"axis 1 of values: expected {grid[0]} * {grid[1]} patches, got {patches}")
+    if pooling.kind == "none":
+        return values
+    image = values.view(frames, *grid, width).permute(0, 3, 1, 2).contiguous()
+    if pooling.kind == "bilinear":
+        image = functional.interpolate(image, size=pooled_grid(grid, pooling), mode="bilinear")
+    else:
+        image = functional.avg_pool2d(image, pooling.stride)
+    return image.permute(0, 2, 3, 1).reshape(frames, -1, width)

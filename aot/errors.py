@@ -1,0 +1,58 @@
+"""Everything a user can meet goes wrong as one of these; the message says what to do.
+
+    AOTError
+    ├── ConfigError      a setting is unknown, ill-typed or out of range
+    ├── VideoError       the video cannot be opened, holds no picture, or does not decode
+    ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
+    ├── MemoryLimitError the device or the host ran out of memory
+    ├── NumericsError    the model produced NaN or infinite features
+    ├── TokensFileError  a tokens file is damaged, untrusted, or belongs to another model
+    └── OutputError      a result cannot be written
+
+Pure tensor code (`aot.core`) raises `ValueError` naming the axis, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AOTError",
+    "ConfigError",
+    "MemoryLimitError",
+    "ModelError",
+    "NumericsError",
+    "OutputError",
+    "TokensFileError",
+    "VideoError",
+]
+
+
+class AOTError(Exception):
+    """Base of every error a user can cause or meet. The message is one sentence with a remedy."""
+
+
+class ConfigError(AOTError):
+    """A setting is unknown, ill-typed or out of range. All problems found are in the message."""
+
+
+class VideoError(AOTError):
+    """The video cannot be opened, holds no picture stream, or nothing in the range decodes."""
+
+
+class ModelError(AOTError):
+    """The model is unknown, not cached while offline, incomplete, or of an unsupported kind."""
+
+
+class MemoryLimitError(AOTError):
+    """The device or the host ran out of memory."""
+
+
+class NumericsError(AOTError):
+    """The model produced NaN or infinite features."""
+
+
+class TokensFileError(AOTError):
+    """A tokens file is damaged, not ours, or was made by another model."""
+
+
+class OutputError(AOTError):
+    """A result cannot be written: it exists already, or the disk is full or read-only."""

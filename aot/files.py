@@ -1,0 +1,78 @@
+"""Writing a result whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from aot.errors import OutputError
+
+__all__ = ["check_writable", "write_whole"]
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Fail early, before the long work whose result goes to `path`.
+
+    Raises:
+        OutputError: the file exists and `overwrite` is false, it is a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; make it first")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; pass --force to replace it")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} cannot be written to; choose another with -o")
+
+
+def write_whole(path: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there; on any failure nothing stays.
+
+    Raises:
+        OutputError: as `check_writable`, or the disk is full.
+    """
+    check_writable(path, overwrite=overwrite)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise _explained(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        _place(temporary, path, overwrite=overwrite)
+    except OSError as error:
+        raise _explained(path, error) from error
+    except RuntimeError as error:  # torch.save reports a full disk this way
+        raise OutputError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename, this fails if the file has appeared meanwhile
+    except FileExistsError:
+        raise OutputError(f"{path} exists; pass --force to replace it") from None
+    except OSError:  # no hard links on this file system
+        temporary.replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _explained(path: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"no space left to write {path}; free some, or choose another disk with -o")
+    return OutputError(f"{path} could not be written: {error.strerror or error}")

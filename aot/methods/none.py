@@ -1,0 +1,36 @@
+"""No compression: every pooled token, as the stock model sees them."""
+
+from __future__ import annotations
+
+import torch
+
+from aot.core.clips import fixed_clips
+from aot.core.grid import pool, pooled_grid
+from aot.methods.base import Needs
+from aot.types import CompressedTokens, Role, VisualTokens
+
+__all__ = ["NoCompression"]
+
+
+class NoCompression:
+    """Keeps all F * n tokens whatever the budget; the baseline, and what ratio 1 means."""
+
+    needs = Needs()
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        pooled = pool(tokens.features, tokens.grid, tokens.pool)
+        frames, per_frame, width = pooled.shape
+        rows, cols = pooled_grid(tokens.grid, tokens.pool)
+        index = torch.arange(frames * per_frame, dtype=torch.int32)
+        cell = index % per_frame
+        return CompressedTokens(
+            features=pooled.reshape(-1, width),
+            frame=index // per_frame,
+            row=cell // cols,
+            col=cell % cols,
+            role=torch.full_like(index, Role.KEPT, dtype=torch.uint8),
+            mass=torch.ones(len(index)),
+            grid=(rows, cols),
+            timestamps_s=tokens.timestamps_s,
+            clips=fixed_clips(frames, 1),
+        )

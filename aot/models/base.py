@@ -1,0 +1,61 @@
+"""The contract between a family of video LLMs and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aot.config import GenerationConfig
+from aot.methods.base import Needs
+from aot.types import CompressedTokens, VideoFrames, VisualTokens
+
+__all__ = ["Answer", "ModelIdentity", "Progress", "VideoModel"]
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model made some tokens. fingerprint: a hash of the weights that define its token space, equal
+    for every dtype the checkpoint is loaded in."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+class Answer(Protocol):
+    """An answer while it is being written: iterate for its text, piece by piece.
+
+    prompt_tokens counts everything the language model reads, output_tokens what it has written so far.
+    """
+
+    prompt_tokens: int
+
+    @property
+    def output_tokens(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class VideoModel(Protocol):
+    """One family of video LLMs.
+
+    image_size: (rows, cols) in pixels the frames must have. tokens_per_frame: n, after pooling.
+    """
+
+    identity: ModelIdentity
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    @property
+    def tokens_per_frame(self) -> int: ...
+
+    @property
+    def placement(self) -> dict[str, Any]: ...
+
+    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens: ...
+
+    def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> Answer: ...

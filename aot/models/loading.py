@@ -1,0 +1,160 @@
+"""Finding, checking and placing a checkpoint, with errors that say what to do.
+
+Only safetensors weights are read, and no code that comes with a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import ModelConfig
+from aot.errors import ConfigError, ModelError
+
+__all__ = [
+    "explained",
+    "fingerprint",
+    "hub_arguments",
+    "load_network",
+    "pick_device",
+    "pick_dtype",
+    "read_json",
+    "read_model_config",
+]
+
+
+def hub_arguments(config: ModelConfig) -> dict[str, Any]:
+    """Arguments every transformers loader gets."""
+    offline = config.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return {"revision": config.revision, "local_files_only": offline}
+
+
+@contextmanager
+def explained(config: ModelConfig) -> Iterator[None]:
+    """Turn the loaders' many exceptions into one ModelError with a remedy."""
+    name = config.name
+    try:
+        yield
+    except OSError as error:
+        if Path(str(name)).is_dir():
+            raise ModelError(f"{name} is not a complete model folder: {_first_line(error)}") from error
+        if hub_arguments(config)["local_files_only"]:
+            raise ModelError(
+                f"{name} is not in the local cache and the offline mode is on; "
+                "download it once without --offline (and HF_HUB_OFFLINE), or pass a local folder"
+            ) from error
+        raise ModelError(
+            f"{name} is neither a local folder nor a model that can be fetched now; "
+            "check the name, --revision and the network"
+        ) from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{name} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def read_model_config(config: ModelConfig) -> dict[str, Any]:
+    """The checkpoint's config.json, with the commit hash as `_commit_hash` when it came from the hub."""
+    from transformers import PretrainedConfig
+
+    _check_local(config)
+    with explained(config):
+        description, _ = PretrainedConfig.get_config_dict(config.name, **hub_arguments(config))
+    if not description:
+        raise ModelError(f"{config.name} has no config.json; check the name, or pass a folder that holds a model")
+    return dict(description)
+
+
+def _check_local(config: ModelConfig) -> None:
+    """A path that is meant to be local should not be looked up on the hub."""
+    path = Path(str(config.name)).expanduser()
+    looks_local = str(config.name).startswith(("/", "./", "../", "~")) or path.exists()
+    if looks_local and not (path / "config.json").is_file():
+        raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")
+
+
+def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
+    """A JSON file of the checkpoint; {} if it has none."""
+    from transformers.utils import cached_file
+
+    with explained(config):
+        path = cached_file(
+            config.name, filename, _raise_exceptions_for_missing_entries=False, **hub_arguments(config)
+        )
+    return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+
+
+def load_network(config: ModelConfig, cls: Any) -> Any:
+    """The network of class `cls`, in eval mode on its device.
+
+    Raises:
+        ModelError: a weight is missing (it would be random) or has another shape.
+    """
+    device = pick_device(config.device)
+    with explained(config):
+        network, info = cls.from_pretrained(
+            config.name,
+            dtype=pick_dtype(config.dtype, device),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            **hub_arguments(config),
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{config.name} lacks {len(missing)} weights ({missing[0]}, ...), so its answers would be random; "
+            "use a complete checkpoint in the transformers layout"
+        )
+    return network.eval().requires_grad_(False).to(device)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise ConfigError(f"device {name} is not available on this machine; see `aot doctor`, or use --device auto")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto": bfloat16 where a GPU has it, else float16 on GPUs; float32 on the CPU."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32
+
+
+def fingerprint(*weights: Tensor) -> str:
+    """Hash of weights rounded to bfloat16, so that it does not depend on the dtype they were loaded in."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""Saliency of chosen vision blocks, read while the tower runs its usual attention kernel.
+
+For an encoder without CLS token the saliency of a patch is the attention it receives: the mean over
+heads of the sum over queries (section 0 of AOT). No attention matrix larger than one frame's is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["attention_modules", "recorded_saliency", "resolve_layer"]
+
+_NAME = "aot_saliency"
+_PUBLISHED_DEPTH = 26  # blocks in LLaVA-OneVision's tower, which the published layer numbers refer to
+
+
+class _Recorder:
+    """What one attention module has received so far, and the kernel that does the attending."""
+
+    def __init__(self, kernel: Any, wanted: bool) -> None:
+        self.kernel = kernel
+        self.wanted = wanted
+        self.batches: list[Tensor] = []
+
+
+_active: dict[nn.Module, _Recorder] = {}
+
+
+def attention_modules(tower: nn.Module) -> list[nn.Module]:
+    """The tower's self-attention modules, first block first."""
+    return [module for module in tower.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
+
+
+def resolve_layer(layer: int, depth: int) -> int:
+    """Block index in 0 .. depth - 1; a block the tower does not have becomes the one at its relative depth."""
+    if -depth <= layer < depth:
+        return layer % depth
+    wanted = layer if layer >= 0 else layer + _PUBLISHED_DEPTH
+    return min(max(round(wanted * depth / _PUBLISHED_DEPTH), 0), depth - 1)
+
+
+def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """[B, H, N, d] queries and keys to [B, N] float32: attention each key receives."""
+    frames = []
+    for q, k in zip(query, key, strict=True):
+        attention = torch.softmax((q @ k.mT).float() * scaling, dim=-1)
+        frames.append(attention.sum(-2).mean(0))
+    return torch.stack(frames)
+
+
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    recorder = _active[module]
+    if recorder.wanted:
+        recorder.batches.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
+    return recorder.kernel(module, query, key, value, mask, **kwargs)
+
+
+@contextmanager
+def recorded_saliency(tower: Any, layers: tuple[int, ...]) -> Iterator[Mapping[int, list[Tensor]]]:
+    """Within the context, forward passes of `tower` append the saliency of `layers`, [B, N] per pass.
+
+    The tower's attention setting is put back afterwards, also after an exception. Layers are the
+    names the caller uses; see `resolve_layer`.
+    """
+    if not layers:
+        yield {}
+        return
+    from transformers import AttentionInterface
+
+    modules = attention_modules(tower)
+    indices = {layer: resolve_layer(layer, len(modules)) for layer in layers}
+    before = tower.config._attn_implementation
+    interface = AttentionInterface()
+    kernel = interface["sdpa" if before == "eager" else before]
+    AttentionInterface.register(_NAME, _attend)
+    mine = {module: _Recorder(kernel, place in indices.values()) for place, module in enumerate(modules)}
+    _active.update(mine)
+    tower.set_attn_implementation(_NAME)
+    try:
+        yield {layer: mine[modules[place]].batches for layer, place in indices.items()}
+    finally:
+        tower.set_attn_implementation(before)
+        for module in mine:
+            del _active[module]

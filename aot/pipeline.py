@@ -1,0 +1,168 @@
+"""The two sentences of the program: compress a video, answer a question about it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from aot.config import Config
+from aot.core.budget import token_budget
+from aot.core.clips import neighbour_similarity
+from aot.errors import MemoryLimitError, TokensFileError
+from aot.methods import build_method
+from aot.models.base import Answer, VideoModel
+from aot.report import RetentionReport, frame_retention, versions
+from aot.types import CompressedTokens, VideoFrames, VisualTokens
+from aot.video import decode
+
+__all__ = ["Compression", "answer", "check_same_model", "compress_video", "explained_memory"]
+
+
+class StageProgress(Protocol):
+    """Told how far each stage is: "decode", "encode", "compress"."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """Kept tokens and the report on how they came to be."""
+
+    tokens: CompressedTokens
+    report: RetentionReport
+
+
+def compress_video(
+    path: str | Path, model: VideoModel, config: Config, on_progress: StageProgress = _silent
+) -> Compression:
+    """Decode, encode and compress one video.
+
+    Raises:
+        VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+    """
+    method = build_method(config)
+    clock = _StageClock()
+    with explained_memory():
+        with clock.stage("decode"):
+            frames = decode(
+                path,
+                config.sampling,
+                size=model.image_size,
+                on_frame=lambda done, total: on_progress("decode", done, total),
+            )
+        with clock.stage("encode"):
+            visual = model.encode(
+                frames, method.needs, on_frame=lambda done, total: on_progress("encode", done, total)
+            )
+        budget = token_budget(config.ratio, len(frames.pixels), model.tokens_per_frame)
+        with clock.stage("compress"):
+            on_progress("compress", 0, 1)
+            tokens = method.compress(visual, budget)
+            on_progress("compress", 1, 1)
+    return Compression(tokens, _report(tokens, visual, frames, budget, model, config, clock.stage_ms))
+
+
+def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
+    """Begin an answer; iterate over it for its text."""
+    with explained_memory():
+        return model.generate(tokens, question, config.generation)
+
+
+def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
+    """Tokens only mean something to the model whose projector made them.
+
+    Raises:
+        TokensFileError: `report` (of a tokens file) names another model.
+    """
+    made_by = report["model"]
+    if made_by.get("fingerprint") != model.identity.fingerprint:
+        raise TokensFileError(
+            f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
+            f"{model.identity.name} is not; ask with that model, or compress the video again"
+        )
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """Turn an out-of-memory failure of any kind into a MemoryLimitError with a remedy."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+                raise
+        raise MemoryLimitError(
+            "out of memory; use fewer --frames, a smaller --encode-batch, --dtype bfloat16, or a smaller model"
+        ) from error
+
+
+@dataclass(slots=True)
+class _StageClock:
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.stage_ms[name] = (time.perf_counter() - start) * 1e3
+
+
+def _report(
+    tokens: CompressedTokens,
+    visual: VisualTokens,
+    frames: VideoFrames,
+    budget: int,
+    model: VideoModel,
+    config: Config,
+    stage_ms: Mapping[str, float],
+) -> RetentionReport:
+    embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
+    total = len(frames.pixels) * model.tokens_per_frame
+    kept = len(tokens.features)
+    identity = model.identity
+    return RetentionReport(
+        visual_tokens=total,
+        budget_tokens=budget,
+        kept_tokens=kept,
+        retention=kept / total,
+        frames=frame_retention(tokens, model.tokens_per_frame, neighbour_similarity(embeddings).tolist()),
+        stage_ms=dict(stage_ms),
+        peak_bytes=_peak_bytes(),
+        facts=dict(tokens.facts),
+        model={
+            "name": identity.name,
+            "revision": identity.revision,
+            "fingerprint": identity.fingerprint,
+            "width": tokens.features.shape[1],
+            **model.placement,
+        },
+        video={name: getattr(frames.source, name) for name in frames.source.__dataclass_fields__},
+        config=config.to_dict(),
+        versions=versions(),
+        notices=(*frames.notices, *tokens.notices),
+    )
+
+
+def _peak_bytes() -> dict[str, int]:
+    peaks = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if torch.cuda.is_available():
+        peaks["device"] = torch.cuda.max_memory_allocated()
+    return peaks

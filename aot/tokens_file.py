@@ -1,0 +1,154 @@
+"""Compressed tokens on disk: `.pt` (a dict torch loads with weights_only=True) or `.safetensors`.
+
+Both hold the tensors of `CompressedTokens` under their own names and, as plain values, the grid,
+clips, timestamps and the whole `RetentionReport`: enough to answer questions later, to draw what was
+kept, and to do it again. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aot.errors import ConfigError, TokensFileError
+from aot.files import write_whole
+from aot.report import RetentionReport
+from aot.types import Clip, CompressedTokens
+
+__all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
+
+SUFFIXES = (".pt", ".safetensors")
+_FORMAT = "aot-tokens"
+_VERSION = 1
+_PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class TokensFile:
+    """Tokens and the report (as plain values) of the run that made them."""
+
+    tokens: CompressedTokens
+    report: Mapping[str, Any]
+
+
+def is_tokens_file(path: str | Path) -> bool:
+    """Whether the name says so; content is checked on loading."""
+    return Path(path).suffix in SUFFIXES
+
+
+def check_suffix(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: the name ends in neither .pt nor .safetensors.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
+
+
+def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        OutputError: the file exists and `overwrite` is false, or it cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    check_suffix(path)
+    tensors = {name: getattr(tokens, name).cpu().contiguous() for name in ("features", *_PER_TOKEN)}
+    meta = {
+        "grid": list(tokens.grid),
+        "timestamps_s": list(tokens.timestamps_s),
+        "clips": [[clip.first, clip.stop] for clip in tokens.clips],
+        "facts": dict(tokens.facts),
+        "report": report.to_dict(),
+    }
+
+    def write(temporary: Path) -> None:
+        if path.suffix == ".pt":
+            torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **meta}, temporary)
+        else:
+            header = {"format": _FORMAT, "version": str(_VERSION), "meta": json.dumps(meta)}
+            save_file(tensors, temporary, metadata=header)
+
+    write_whole(path, write, overwrite=overwrite)
+
+
+def load_tokens(path: str | Path) -> TokensFile:
+    """Read a tokens file and check that it is whole.
+
+    Raises:
+        TokensFileError: there is no such file, or it is damaged, not ours, or holds more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
+    content = _read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
+    if content.get("format") != _FORMAT:
+        raise TokensFileError(f"{path} was not written by aot; make a tokens file with: aot compress VIDEO -o FILE.pt")
+    if int(content["version"]) > _VERSION:
+        raise TokensFileError(f"{path} was written by a newer aot (format {content['version']}); upgrade aot")
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
+
+
+def _read_pt(path: Path) -> dict[str, Any]:
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TokensFileError(
+            f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
+            "and was not opened"
+        ) from error
+    except Exception as error:
+        raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = json.loads(header.get("meta", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
+    return {**tensors, **meta, "format": header.get("format"), "version": header.get("version", 0)}
+
+
+def _parse(content: Mapping[str, Any]) -> TokensFile:
+    features = content["features"]
+    count = len(features)
+    if features.ndim != 2 or not features.is_floating_point() or not features.isfinite().all():
+        raise ValueError("features must be finite and [K, D]")
+    for name, dtype in _PER_TOKEN.items():
+        if content[name].shape != (count,) or str(content[name].dtype) != f"torch.{dtype}":
+            raise ValueError(f"{name} must be {dtype} [{count}]")
+    rows, cols = (int(side) for side in content["grid"])
+    timestamps = tuple(float(t) for t in content["timestamps_s"])
+    limits = {"frame": len(timestamps), "row": rows, "col": cols, "role": 4}
+    for name, limit in limits.items():
+        if count and not 0 <= int(content[name].min()) <= int(content[name].max()) < limit:
+            raise ValueError(f"{name} must be in 0 .. {limit - 1}")
+    report = content["report"]
+    if not isinstance(report, Mapping) or "model" not in report:
+        raise ValueError("the report is missing")
+    tokens = CompressedTokens(
+        **{name: content[name] for name in ("features", *_PER_TOKEN)},
+        grid=(rows, cols),
+        timestamps_s=timestamps,
+        clips=tuple(Clip(int(first), int(stop)) for first, stop in content["clips"]),
+        facts=dict(content["facts"]),
+    )
+    return TokensFile(tokens, report)

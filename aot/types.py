@@ -1,0 +1,162 @@
+"""The nouns of the program, and the letters used for their sizes everywhere.
+
+    F  frames                    g  patches per side of the vision tower's grid
+    N  patches per frame (g*g)   n  tokens per frame after the model's own pooling
+    D  width of the language model
+    M  anchors per frame         U  unselected patches per frame (N - M)
+    K  tokens kept for the whole video
+    C  clips                     B  token budget, or batch size inside `aot.core`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+__all__ = [
+    "Clip",
+    "CompressedTokens",
+    "Pooling",
+    "Role",
+    "TransportPlan",
+    "VideoFrames",
+    "VideoInfo",
+    "VisualTokens",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a video file is, read from its packets without decoding a picture.
+
+    `frames` counts the frames that can be shown: packets an edit list discards are in
+    `discarded_frames` instead. `header_frames` is what the container claims (0: it does not say).
+    """
+
+    path: str
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation_degrees: int
+    stream_index: int
+    video_streams: int
+    frames: int
+    header_frames: int
+    discarded_frames: int
+    keyframes: int
+    duration_s: float
+    average_fps: float
+    variable_frame_rate: bool
+    has_audio: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """Sampled frames, in time order.
+
+    pixels: uint8 [F, 3, H, W], RGB, upright, already at the size asked for.
+    timestamps_s: F presentation times, from the start of the stream's first shown frame.
+    notices: one sentence for each thing the user should know (frames missing, damaged data).
+    """
+
+    pixels: Tensor
+    timestamps_s: tuple[float, ...]
+    source: VideoInfo
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """The model's own spatial pooling as data, because AOT works on both sides of it.
+
+    "bilinear": to ceil(g / stride) per side, corners not aligned (LLaVA-OneVision).
+    "average": stride x stride means, an incomplete last row or column dropped (LLaVA-Video).
+    "none": no pooling.
+    """
+
+    kind: Literal["bilinear", "average", "none"]
+    stride: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class VisualTokens:
+    """What an encoder gives a method.
+
+    features: [F, N, D] after the projector, before pooling, raster order.
+    saliency: block index -> [F, N] float32, the attention each patch receives (mean over heads of
+        the sum over queries).
+    frame_embeddings: [F, E] or None, for finding scene changes; `embedding_source` names their origin.
+    """
+
+    features: Tensor
+    grid: tuple[int, int]
+    pool: Pooling
+    timestamps_s: tuple[float, ...]
+    saliency: Mapping[int, Tensor]
+    frame_embeddings: Tensor | None = None
+    embedding_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransportPlan:
+    """A Sinkhorn plan and how far it got; not converging is data, not an exception.
+
+    plan: [B, S, A], mass moved from source s to anchor a.
+    marginal_error: [B], L1 distance of the row sums from their marginal.
+    iterations: [B]. converged: [B] bool, whether the stopping rule fired.
+    """
+
+    plan: Tensor
+    marginal_error: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames first .. stop-1, treated together; the first is the keyframe."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+class Role(IntEnum):
+    """How a kept token came to be."""
+
+    KEPT = 0  # selected in its frame; no transport across frames
+    KEYFRAME = 1  # a keyframe's own token
+    DISTINCT = 2  # a later frame's token that has changed since the keyframe
+    MERGED = 3  # a keyframe's token after absorbing what the later frames repeat
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTokens:
+    """The kept tokens, in the order the language model reads them (never re-sorted silently).
+
+    features: [K, D]. frame, row, col: [K] int32, where each token came from (pooled grid).
+    role: [K] uint8, values of `Role`. mass: [K] float32, how many pooled tokens it stands for:
+    1, or 1 plus what it absorbed from later frames. facts: plain values that explain the result in a
+    report (anchors per frame, iterations, ...).
+    """
+
+    features: Tensor
+    frame: Tensor
+    row: Tensor
+    col: Tensor
+    role: Tensor
+    mass: Tensor
+    grid: tuple[int, int]
+    timestamps_s: tuple[float, ...]
+    clips: tuple[Clip, ...]
+    facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()

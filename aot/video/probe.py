@@ -1,0 +1,197 @@
+"""Which frames a video has and when they are shown, from its packets and one decoded picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from aot.errors import VideoError
+from aot.types import VideoInfo
+from aot.video.source import open_container, open_source, packets, source_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+__all__ = ["FrameIndex", "index_file", "probe"]
+
+_DEFAULT_FPS = Fraction(25)
+_ROTATION_PACKETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIndex:
+    """The frames of a video's main stream, in the order they are shown.
+
+    pts: presentation time of each frame that can be shown, ascending, in units of `time_base` seconds.
+    keyframes: the pts among them at which decoding can start.
+    counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
+        frame is found by counting the decoded pictures.
+    """
+
+    info: VideoInfo
+    pts: tuple[int, ...]
+    keyframes: tuple[int, ...]
+    time_base: Fraction
+    counted: bool
+
+    def times_s(self) -> tuple[float, ...]:
+        """When each frame is shown, in seconds from the first one."""
+        first, (numerator, denominator) = self.pts[0], self.time_base.as_integer_ratio()
+        return tuple((pts - first) * numerator / denominator for pts in self.pts)
+
+
+def probe(path: str | Path) -> FrameIndex:
+    """Read a video's frame times without decoding it (one picture is decoded, for the rotation).
+
+    The main stream is the largest, then the longest; cover art does not count. `info.width` and
+    `info.height` are as displayed, so after rotation; pixels that are not square are left so.
+
+    Raises:
+        VideoError: nothing there to read, not a video, cut off, or without a picture.
+    """
+    with open_source(path) as file:
+        return index_file(file, source_name(path))
+
+
+def index_file(file: Path, name: str) -> FrameIndex:
+    """`probe` for a file that is known to exist; messages and `info.path` call it `name`."""
+    with open_container(file, name) as container:
+        streams = _picture_streams(container, name)
+        scans = {stream.index: _Scan(stream) for stream in streams}
+        for packet in packets(container, *streams):
+            scans[packet.stream_index].add(packet)
+        scan = max(scans.values(), key=lambda scan: (bool(scan.packets), scan.area, len(scan.packets)))
+        if not scan.packets:
+            raise VideoError(f"{name} holds no video frame: copy or download it again")
+        index = _index(container, scan, name, len(streams))
+    return _with_rotation(index, _rotation_degrees(file, name, index.info.stream_index))
+
+
+def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
+    """The streams that hold moving pictures in a codec that can be decoded."""
+    still = Disposition.attached_pic | Disposition.timed_thumbnails
+    moving = [stream for stream in container.streams.video if not stream.disposition & still]
+    if not moving:
+        found = "only a cover picture" if container.streams.video else "no picture"
+        raise VideoError(f"{name} has {found}, no video stream: give a file with video")
+    # PyAV leaves the codec context out when FFmpeg has no decoder.
+    decodable = [stream for stream in moving if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError(f"{name} uses a video codec that cannot be decoded here: convert it to H.264 first")
+    return decodable
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What one pass over a stream's packets found: (pts, dts, is_keyframe, duration) of each shown frame."""
+
+    stream: VideoStream
+    packets: list[tuple[int | None, int | None, bool, int | None]] = field(default_factory=list)
+    discarded: int = 0
+
+    @property
+    def area(self) -> int:
+        return self.stream.codec_context.width * self.stream.codec_context.height
+
+    def add(self, packet: Packet[VideoStream]) -> None:
+        if packet.is_discard:
+            self.discarded += 1
+        elif not _invisible(self.stream, packet):
+            self.packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration))
+
+
+def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
+    """Whether the packet is a VP8 reference that is never shown (bit 4 of its header is "show frame")."""
+    return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+
+
+def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int) -> FrameIndex:
+    stream = scan.stream
+    time_base = stream.time_base or Fraction(1, 1_000_000)
+    times, counted = _frame_times(container, scan, time_base)
+    keyframes = sorted({time for time, packet in zip(times, scan.packets, strict=True) if packet[2]})
+    pts = sorted(set(times))
+    last_ticks = scan.packets[times.index(pts[-1])][3] or _mean_ticks(pts) or _nominal_ticks(stream, time_base)
+    duration_s = float((pts[-1] - pts[0] + last_ticks) * time_base)
+    mean_s = float(_mean_ticks(pts) * time_base) or duration_s
+    info = VideoInfo(
+        path=name,
+        container=container.format.name,
+        codec=stream.codec_context.codec.canonical_name,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        rotation_degrees=0,
+        stream_index=stream.index,
+        video_streams=video_streams,
+        frames=len(pts),
+        header_frames=stream.frames,
+        discarded_frames=scan.discarded,
+        keyframes=len(keyframes),
+        duration_s=duration_s,
+        average_fps=1 / mean_s if mean_s else 0.0,
+        variable_frame_rate=_varies(pts, time_base),
+        has_audio=bool(container.streams.audio),
+    )
+    return FrameIndex(info, tuple(pts), tuple(keyframes), time_base, counted)
+
+
+def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:
+    """The presentation time of each packet, and whether it is only a reconstruction."""
+    pts = [packet[0] for packet in scan.packets]
+    # AVI stores no presentation times; what FFmpeg reports there are times in decoding order.
+    if container.format.name != "avi" and None not in pts:
+        return [time for time in pts if time is not None], False
+    dts = [packet[1] for packet in scan.packets]
+    if None not in dts:
+        return [time for time in dts if time is not None], True
+    ticks = scan.packets[0][3] or _nominal_ticks(scan.stream, time_base)
+    return [round(number * ticks) for number in range(len(pts))], True
+
+
+def _nominal_ticks(stream: VideoStream, time_base: Fraction) -> Fraction:
+    return 1 / ((stream.average_rate or stream.guessed_rate or _DEFAULT_FPS) * time_base)
+
+
+def _mean_ticks(pts: Sequence[int]) -> Fraction:
+    return Fraction(pts[-1] - pts[0], max(1, len(pts) - 1))
+
+
+def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
+    """Whether some frame is off the even grid by more than rounding to ticks or milliseconds explains."""
+    tolerance = 1 + math.ceil(Fraction(1, 1000) / time_base)
+    first, mean = pts[0], float(_mean_ticks(pts))
+    return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))
+
+
+def _rotation_degrees(file: Path, name: str, stream_index: int) -> int:
+    """The clockwise turn that shows the picture upright: 0, 90, 180 or 270. Only a decoded frame tells."""
+    # Edit lists are ignored so that the very first keyframe comes out, even if it is not to be shown.
+    with open_container(file, name, options={"ignore_editlist": "1"}) as container:
+        stream = next(stream for stream in container.streams.video if stream.index == stream_index)
+        for packet in islice(packets(container, stream), _ROTATION_PACKETS):
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                continue
+            if frames:
+                # FFmpeg counts counter-clockwise.
+                return round(-frames[0].rotation / 90) % 4 * 90
+    return 0
+
+
+def _with_rotation(index: FrameIndex, degrees: int) -> FrameIndex:
+    width, height = index.info.width, index.info.height
+    if degrees in (90, 270):
+        width, height = height, width
+    return replace(index, info=replace(index.info, width=width, height=height, rotation_degrees=degrees))

@@ -1,0 +1,126 @@
+"""Choosing frames: pure arithmetic on the frame times of a `FrameIndex`."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aot.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aot.config import SamplingConfig
+    from aot.video.probe import FrameIndex
+
+__all__ = ["FramePlan", "plan_frames"]
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """The frames to decode.
+
+    positions: where they are in `FrameIndex.pts`, ascending, each once.
+    timestamps_s: when each is shown, in seconds from the video's first shown frame.
+    notices: one sentence for each way in which this is not what was asked for.
+    """
+
+    positions: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
+    notices: tuple[str, ...] = ()
+
+
+def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
+    """Choose the frames that `sampling` asks for, among those shown from start_s to end_s (both included).
+
+    Raises:
+        VideoError: no frame is shown in the range.
+    """
+    times = index.times_s()
+    candidates = _frames_in_range(index, times, sampling)
+    if sampling.fps is not None:
+        chosen, notices = _per_second(index, times, candidates, sampling, sampling.fps)
+    elif len(candidates) <= sampling.frames:
+        chosen, notices = list(candidates), _too_few(len(candidates), sampling)
+    elif sampling.spacing == "time":
+        chosen, notices = _evenly_in_time(times, candidates, sampling.frames, _tolerance_s(index))
+    else:
+        chosen, notices = [candidates[k] for k in spread(len(candidates), sampling.frames)], ()
+    return FramePlan(tuple(chosen), tuple(times[position] for position in chosen), notices)
+
+
+def spread(count: int, picks: int) -> list[int]:
+    """`picks` of the numbers 0 .. count-1, evenly: LLaVA's linspace(0, count - 1, picks) cut to integers."""
+    if picks >= count:
+        return list(range(count))
+    if picks == 1:
+        return [0]
+    # numpy's own order of operations, for its rounding: a step first, the last value set exactly.
+    step = (count - 1) / (picks - 1)
+    return [int(k * step) for k in range(picks - 1)] + [count - 1]
+
+
+def _frames_in_range(index: FrameIndex, times: Sequence[float], sampling: SamplingConfig) -> range:
+    first = bisect_left(times, sampling.start_s or 0.0)
+    stop = len(times) if sampling.end_s is None else bisect_right(times, sampling.end_s)
+    if first >= stop:
+        end = "the end" if sampling.end_s is None else f"{sampling.end_s:g} s"
+        raise VideoError(
+            f"{index.info.path} lasts {index.info.duration_s:.2f} s and shows no new frame from "
+            f"{sampling.start_s or 0:g} s to {end}: choose another --start and --end"
+        )
+    return range(first, stop)
+
+
+def _too_few(found: int, sampling: SamplingConfig) -> tuple[str, ...]:
+    if found == sampling.frames:
+        return ()
+    where = "video" if sampling.start_s is None and sampling.end_s is None else "range"
+    if found == 1:
+        return (f"the {where} has only 1 frame; it is used instead of {sampling.frames}",)
+    return (f"the {where} has only {found} frames; all {found} are used instead of {sampling.frames}",)
+
+
+def _tolerance_s(index: FrameIndex) -> float:
+    """How much later than asked a frame may be shown: containers round times to their ticks."""
+    return min(float(index.time_base) / 2, 1e-3) + 1e-9
+
+
+def _per_second(
+    index: FrameIndex, times: Sequence[float], candidates: range, sampling: SamplingConfig, fps: float
+) -> tuple[list[int], tuple[str, ...]]:
+    """The frames that are on the screen at start + k / fps, k = 0, 1, ...
+
+    A frame is on the screen at some instant exactly if more instants come before the next frame than
+    before it; so the work depends on the number of frames, however large `fps` is.
+    """
+    start, tolerance = sampling.start_s or 0.0, _tolerance_s(index)
+    # At `end_s` the picture is still looked at; at the video's end there is none any more.
+    end = min(index.info.duration_s - tolerance, math.inf if sampling.end_s is None else sampling.end_s)
+    before = [max(0, math.ceil((times[k] - start - tolerance) * fps)) for k in candidates]
+    before[0] = 0
+    before.append(math.floor((end - start + 1e-9) * fps) + 1)
+    chosen = [k for k, now, later in zip(candidates, before, before[1:], strict=False) if later > now]
+    if len(chosen) <= sampling.max_frames:
+        return chosen, ()
+    notice = (
+        f"{fps:g} frames per second make {len(chosen)} frames; "
+        f"thinned evenly to {sampling.max_frames} (see --max-frames)"
+    )
+    return [chosen[k] for k in spread(len(chosen), sampling.max_frames)], (notice,)
+
+
+def _evenly_in_time(
+    times: Sequence[float], candidates: range, frames: int, tolerance_s: float
+) -> tuple[list[int], tuple[str, ...]]:
+    """The frames on the screen at `frames` instants spread evenly from the first to the last candidate."""
+    first, last = times[candidates[0]], times[candidates[-1]]
+    instants = [first + k * (last - first) / max(1, frames - 1) for k in range(frames)]
+    shown = {bisect_right(times, instant + tolerance_s, 0, candidates.stop) - 1 for instant in instants}
+    if len(shown) == frames:
+        return sorted(shown), ()
+    return sorted(shown), (
+        f"only {len(shown)} different frames are shown at the {frames} evenly spaced times; using these",
+    )

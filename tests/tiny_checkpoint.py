@@ -1,0 +1,346 @@
+"""Tiny random checkpoints in the layout of their hub repositories, made without a network.
+
+    make_checkpoint          LLaVA-OneVision: SigLIP tower, projector, Qwen2, tokenizer, processor files
+    make_siglip_head         the full SigLIP model the tower was cut from, with its pooling head
+    make_other_architecture  a language model that is not a video model
+    drop_weights             the same folder with some weights gone
+
+Everything is a pure function of its arguments. The weights are larger than a training initialisation,
+so that attention is uneven and an answer depends on the question and on every frame; each is drawn with
+a standard deviation of `_GAINS` over the square root of its inputs, which keeps activations near one.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    GenerationConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "BYTE_SYMBOLS",
+    "SPECIAL_TOKENS",
+    "VOCAB_SIZE",
+    "drop_weights",
+    "make_checkpoint",
+    "make_other_architecture",
+    "make_siglip_head",
+    "video_token_count",
+]
+
+PATCH_SIZE = 4
+HEADS = 4
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+WEIGHTS = "model.safetensors"
+
+# What Qwen2's tokenizer.json splits on before the byte-level alphabet is applied.
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Renders what the hub's template renders: the role, then images, videos and texts, without newlines after turns.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for kind in ['image', 'video', 'text'] %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', kind) %}"
+    "{{ '\n' + part['text'] if kind == 'text' else '<' + kind + '>' }}"
+    "{% endfor %}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Ends of weight names -> gain; queries and keys get more than the rest, to make attention pick favourites.
+_GAINS = {
+    "q_proj.weight": 1.5,
+    "k_proj.weight": 1.5,
+    "in_proj_weight": 1.5,
+    "lm_head.weight": 2.0,
+    "patch_embedding.weight": 1.5,
+}
+
+
+def _byte_symbols() -> tuple[str, ...]:
+    """The 256 characters that stand for the 256 bytes, in byte-level BPE's order: printable bytes first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = len(set(range(256)) - set(printable))
+    return tuple(map(chr, [*printable, *range(256, 256 + others)]))
+
+
+BYTE_SYMBOLS = _byte_symbols()
+VOCAB_SIZE = len(BYTE_SYMBOLS) + len(SPECIAL_TOKENS)
+_IDS = {token: index for index, token in enumerate((*BYTE_SYMBOLS, *SPECIAL_TOKENS))}
+
+
+def make_checkpoint(
+    folder: Path,
+    *,
+    seed: int = 0,
+    grid: int = 27,
+    width: int = 32,
+    vision_layers: int = 7,
+    dtype: str = "float32",
+    printable: bool = True,
+) -> Path:
+    """Write a LLaVA-OneVision checkpoint with `grid` x `grid` patches and return its folder.
+
+    With `printable` a greedy answer is made of ASCII characters and `<|im_end|>` alone; without it,
+    of any bytes, so most answers are not valid UTF-8.
+    """
+    config = LlavaOnevisionConfig(
+        vision_config=_vision_config(grid, 32, vision_layers, head=False),
+        text_config=_text_config(width),
+        image_token_index=_IDS["<image>"],
+        video_token_index=_IDS["<video>"],
+        projector_hidden_act="gelu",
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=_pinpoints(grid * PATCH_SIZE),
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    _fill(model, seed)
+    if printable:
+        _silence(model.lm_head.weight)
+    _save(model, folder, dtype)
+    _rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
+    _write_tokenizer(folder)
+    _write_processor(folder, grid)
+    return folder
+
+
+def make_siglip_head(
+    folder: Path,
+    *,
+    hidden: int = 32,
+    grid: int = 27,
+    vision_layers: int = 8,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Path:
+    """Write a whole SigLIP checkpoint: `vision_model.head.*`, `vision_model.post_layernorm.*`, the text tower."""
+    text = SiglipTextConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        bos_token_id=None,
+        eos_token_id=_IDS["<|im_end|>"],
+        pad_token_id=_IDS["<|endoftext|>"],
+    )
+    model = SiglipModel(
+        SiglipConfig(
+            text_config=text.to_dict(), vision_config=_vision_config(grid, hidden, vision_layers, head=True).to_dict()
+        )
+    )
+    _fill(model, seed)
+    _save(model, folder, dtype)
+    return folder
+
+
+def make_other_architecture(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
+    """Write a valid Qwen2 language model with its tokenizer: loadable, but no video model."""
+    model = Qwen2ForCausalLM(_text_config(width))
+    _fill(model, seed)
+    _save(model, folder, "float32")
+    _write_tokenizer(folder)
+    return folder
+
+
+def drop_weights(folder: Path, prefix: str) -> list[str]:
+    """Rewrite the weights without those whose name in the file starts with `prefix`; return the names dropped."""
+    weights = load_file(folder / WEIGHTS)
+    dropped = sorted(name for name in weights if name.startswith(prefix))
+    if not dropped:
+        raise ValueError(f"no weight in {folder / WEIGHTS} starts with {prefix!r}; there are {sorted(weights)}")
+    _write_weights(folder, {name: weight for name, weight in weights.items() if name not in dropped})
+    return dropped
+
+
+def video_token_count(frames: int, grid: int = 27) -> int:
+    """Slots the stock model fills for a video: every frame pooled to half its side, rounded up, and one newline."""
+    return frames * ((grid + 1) // 2) ** 2 + 1
+
+
+def _vision_config(grid: int, hidden: int, layers: int, *, head: bool) -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        image_size=grid * PATCH_SIZE,
+        patch_size=PATCH_SIZE,
+        vision_use_head=head,
+    )
+
+
+def _text_config(width: int) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=False,
+        bos_token_id=_IDS["<|endoftext|>"],
+        eos_token_id=_IDS["<|im_end|>"],
+        pad_token_id=_IDS["<|endoftext|>"],
+    )
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    """The picture sizes of anyres_max_9: every rectangle of up to six by six tiles."""
+    return [[rows * side, columns * side] for rows in range(1, 7) for columns in range(1, 7)]
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, seed: int) -> None:
+    """Draw every weight from the seed and its own name, so that a new weight leaves the others alone."""
+    for name, weight in model.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        noise = torch.randn(weight.shape, generator=generator)
+        weight.copy_(_scaled(name, noise))
+
+
+def _scaled(name: str, noise: Tensor) -> Tensor:
+    if "norm" in name and name.endswith(".weight"):
+        return 1 + 0.1 * noise
+    if noise.ndim < 2 or name.endswith("probe"):
+        return 0.2 * noise
+    if "embed_tokens" in name or "token_embedding" in name:
+        return noise
+    if "position_embedding" in name:
+        return 0.3 * noise
+    gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
+    inputs = noise[0].numel()
+    return noise * gain / inputs**0.5
+
+
+@torch.no_grad()
+def _silence(head: Tensor) -> None:
+    """Zero the rows of `head` that no printable answer needs: a zero logit never wins against 95 random ones."""
+    speakable = {_IDS["<|im_end|>"], _IDS["Ġ"], *(_IDS[chr(code)] for code in range(ord("!"), ord("~") + 1))}
+    for index in set(range(len(head))) - speakable:
+        head[index] = 0
+
+
+def _save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    if model.can_generate():
+        GenerationConfig(
+            bos_token_id=_IDS["<|endoftext|>"], eos_token_id=_IDS["<|im_end|>"], pad_token_id=_IDS["<|endoftext|>"]
+        ).save_pretrained(folder)
+
+
+def _rename_weights(folder: Path, old: str, new: str) -> None:
+    """Give weights the prefix they carry on the hub, which `save_pretrained` no longer writes but still reads."""
+    weights = load_file(folder / WEIGHTS)
+    _write_weights(folder, {(new + n[len(old) :] if n.startswith(old) else n): w for n, w in weights.items()})
+
+
+def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
+    vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
+    added = {token: _IDS[token] for token in SPECIAL_TOKENS}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    _fast_tokenizer(vocab).save(str(folder / "tokenizer.json"))
+    _write_json(folder / "vocab.json", vocab)
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    _write_json(folder / "added_tokens.json", added)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "added_tokens_decoder": {str(index): {"content": token, **flags} for token, index in added.items()},
+            "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": "<|im_end|>",
+            "errors": "replace",
+            "model_max_length": 32768,
+            "pad_token": "<|endoftext|>",
+            "processor_class": "LlavaOnevisionProcessor",
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "unk_token": None,
+        },
+    )
+
+
+def _fast_tokenizer(vocab: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], continuing_subword_prefix="", end_of_word_suffix=""))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def _write_processor(folder: Path, grid: int) -> None:
+    side = grid * PATCH_SIZE
+    pixels = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "LlavaOnevisionProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": side, "width": side},
+    }
+    image = {
+        "do_pad": True,
+        "image_grid_pinpoints": _pinpoints(side),
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+    }
+    processor = {
+        "image_token": "<image>",
+        "num_image_tokens": grid * grid,
+        "processor_class": "LlavaOnevisionProcessor",
+        "video_token": "<video>",
+        "vision_aspect_ratio": "anyres_max_9",
+        "vision_feature_select_strategy": "full",
+    }
+    _write_json(folder / "preprocessor_config.json", {**pixels, **image})
+    _write_json(
+        folder / "video_preprocessor_config.json", {**pixels, "video_processor_type": "LlavaOnevisionVideoProcessor"}
+    )
+    _write_json(folder / "processor_config.json", processor)
+    _write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})

@@ -1,0 +1,165 @@
+"""Small videos in which every picture shows its own number, so that "the right frame" is a readable fact.
+
+The top half of a picture holds the number's bits as black and white blocks, the bottom half their
+complement; a picture that is turned, torn or mixed from two frames does not read.
+"""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BITS = 8
+WIDTH, HEIGHT = 160, 96
+RATE = 25
+
+# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn.
+TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+
+
+def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """[height, width, 3]: the bits of `number`, highest first, over their complement."""
+    bits = np.array([number >> bit & 1 for bit in reversed(range(BITS))], dtype=np.uint8)
+    rows = np.stack([bits, 1 - bits]) * 255
+    tall = np.repeat(np.repeat(rows, width // BITS, axis=1), height // 2, axis=0)
+    return np.repeat(tall[:, :, None], 3, axis=2)
+
+
+def read(pixels: NDArray[np.uint8]) -> int | None:
+    """The number in [H, W, 3], or None if the two halves do not agree."""
+    height, width = pixels.shape[:2]
+    columns = [(2 * k + 1) * width // (2 * BITS) for k in range(BITS)]
+    top, bottom = (pixels[height * part // 4, columns].mean(axis=1) > 127 for part in (1, 3))
+    if (top == bottom).any():
+        return None
+    return int(sum(int(bit) << k for k, bit in enumerate(reversed(top.tolist()))))
+
+
+def write(
+    path: Path,
+    count: int,
+    *,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    times_ms: Sequence[int] | None = None,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    rate: int = RATE,
+    first: int = 0,
+) -> Path:
+    """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        if times_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for k in range(count):
+            frame = av.VideoFrame.from_ndarray(draw(first + k, *size), format="rgb24")
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[k], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_two_streams(path: Path, small: int, large: int) -> Path:
+    """A small stream of `small` pictures first, then one of full size with `large` pictures, numbered from 100."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for width, height in ((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT)):
+            stream = container.add_stream("libx264", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            streams.append(stream)
+        for stream, count, first in zip(streams, (small, large), (0, 100), strict=True):
+            for k in range(count):
+                picture = draw(first + k, stream.width, stream.height)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mp3" if path.suffix == ".mp3" else "aac", rate=44100)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound_with_cover(path: Path, folder: Path) -> Path:
+    """An MP3 whose ID3 tag holds a picture, which FFmpeg shows as a video stream of one frame."""
+    picture = _png()
+    body = b"\x00image/png\x00\x03\x00" + picture
+    tag = b"APIC" + struct.pack(">IH", len(body), 0) + body
+    size = len(tag)
+    header = b"ID3\x03\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    path.write_bytes(header + tag + write_sound(folder / "plain.mp3").read_bytes())
+    return path
+
+
+def _png() -> bytes:
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 64, "rgb24", Fraction(1, 1)
+    frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+    return b"".join(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
+
+
+def remux(source: Path, target: Path, edit: Callable[[av.Packet], av.Packet | None]) -> Path:
+    """Copy packets without encoding; `edit` may change one, replace it, or drop it (None)."""
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        for packet in reader.demux(stream):
+            changed = edit(packet) if packet.size else None
+            if changed is not None:
+                changed.stream = copy
+                writer.mux(changed)
+    return target
+
+
+def trim(source: Path, target: Path, frames: int) -> Path:
+    """What `ffmpeg -ss ... -c copy` writes: everything is there, an edit list hides the first `frames`."""
+    with av.open(str(source)) as container:
+        stream = container.streams.video[0]
+        shift = round(frames / stream.average_rate / stream.time_base)
+
+    def earlier(packet: av.Packet) -> av.Packet:
+        packet.pts -= shift
+        packet.dts -= shift
+        return packet
+
+    return remux(source, target, earlier)
+
+
+def turn(source: Path, target: Path, degrees: int) -> Path:
+    """Copy an MP4 whose track header asks for a clockwise turn."""
+    data = bytearray(source.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    a, b, c, d = (value * 65536 for value in TURNS[degrees])
+    struct.pack_into(">9i", data, matrix, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    target.write_bytes(data)
+    return target
+
+
+def overwrite_packets(source: Path, target: Path, numbers: Sequence[int]) -> Path:
+    """Copy a file with the data of some packets (numbered in file order) replaced by 0xFF."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for number in numbers:
+        position, size = places[number]
+        data[position : position + size] = b"\xff" * size
+    target.write_bytes(data)
+    return target
