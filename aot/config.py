@@ -236,6 +236,10 @@ class Config:
     def __post_init__(self) -> None:
         _check(ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"))
 
+    def token_budget(self, frames: int, tokens_per_frame: int) -> int:
+        """round(R * F * n), newlines not counted: how many tokens the ratio promises."""
+        return round(self.ratio * frames * tokens_per_frame)
+
     def to_dict(self) -> dict[str, Any]:
         """Every resolved value, as plain types."""
         return asdict(self)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 
 from aot.config import Config
-from aot.core.budget import token_budget
 from aot.core.clips import neighbour_similarity
 from aot.errors import MemoryLimitError, TokensFileError
 from aot.methods import build_method
@@ -65,7 +64,7 @@ def compress_video(
             visual = model.encode(
                 frames, method.needs, on_frame=lambda done, total: on_progress("encode", done, total)
             )
-        budget = token_budget(config.ratio, len(frames.pixels), model.tokens_per_frame)
+        budget = config.token_budget(len(frames.pixels), model.tokens_per_frame)
         with clock.stage("compress"):
             on_progress("compress", 0, 1)
             tokens = method.compress(visual, budget)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Clip",
     "CompressedTokens",
+    "Needs",
     "Pooling",
     "Role",
     "TransportPlan",
@@ -86,6 +87,15 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method needs the encoder to record: saliency of these blocks (negative counts from the last),
+    and whether an embedding of each frame is wanted."""
+
+    saliency_layers: tuple[int, ...] = ()
+    frame_embeddings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VisualTokens:
     """What an encoder gives a method.
 
@@ -128,6 +138,11 @@ class Clip:
 
     def __len__(self) -> int:
         return self.stop - self.first
+
+    @classmethod
+    def runs(cls, frames: int, length: int) -> tuple[Clip, ...]:
+        """Consecutive clips of `length` frames; the last may be shorter (section 4 of AOT)."""
+        return tuple(cls(first, min(first + length, frames)) for first in range(0, frames, length))
 
 
 class Role(IntEnum):

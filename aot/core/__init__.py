@@ -6,6 +6,6 @@ cost       what it costs to move a token to an anchor
 sinkhorn   the transport plan
 intra      Phase I: a frame's discarded patches flow into its anchors
 inter      Phase II: a clip's repeated tokens flow into its keyframe
-clips      which frames belong together
+clips      where a video changes
 budget     how many anchors and distinct tokens meet a token budget exactly
 """

@@ -15,15 +15,10 @@ from torch import Tensor
 
 from aot.types import Clip
 
-__all__ = ["Allocation", "allocate", "anchors_for_ratio", "spread", "token_budget"]
+__all__ = ["Allocation", "allocate", "anchors_for_ratio", "spread"]
 
 # (share of tokens kept, anchors of 729 patches): the published settings, joined by straight lines.
 _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 205), (1.0, 729))
-
-
-def token_budget(ratio: float, frames: int, tokens_per_frame: int) -> int:
-    """round(R * F * n), newlines not counted."""
-    return round(ratio * frames * tokens_per_frame)
 
 
 def anchors_for_ratio(ratio: float, patches: int) -> int:

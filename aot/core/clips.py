@@ -1,4 +1,4 @@
-"""Which frames are treated together: runs of fixed length, or cuts where the picture changes."""
+"""Cutting a video where the picture changes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from torch.nn import functional
 
 from aot.types import Clip
 
-__all__ = ["dynamic_clips", "fixed_clips", "neighbour_similarity"]
-
-
-def fixed_clips(frames: int, length: int) -> tuple[Clip, ...]:
-    """Consecutive runs of `length` frames; the last may be shorter (section 4 of AOT)."""
-    return tuple(Clip(first, min(first + length, frames)) for first in range(0, frames, length))
+__all__ = ["dynamic_clips", "neighbour_similarity"]
 
 
 def neighbour_similarity(embeddings: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aot.config import Config
 from aot.errors import ConfigError
-from aot.methods.base import Method, Needs
+from aot.methods.base import Method
 
-__all__ = ["METHODS", "Method", "Needs", "build_method"]
+__all__ = ["METHODS", "Method", "build_method"]
 
 METHODS = ("aot", "none")
 

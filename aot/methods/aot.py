@@ -14,13 +14,12 @@ from torch import Tensor
 from aot.config import AOTConfig
 from aot.core.anchors import AnchorRanking, rank_patches
 from aot.core.budget import Allocation, allocate, anchors_for_ratio, kept_cells
-from aot.core.clips import dynamic_clips, fixed_clips
+from aot.core.clips import dynamic_clips
 from aot.core.grid import pool, pooled_grid
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
 from aot.errors import ConfigError
-from aot.methods.base import Needs
-from aot.types import Clip, CompressedTokens, Role, TransportPlan, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
 
 __all__ = ["AnchorTransport"]
 
@@ -72,9 +71,9 @@ class AnchorTransport:
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
         frames, settings = tokens.features.shape[0], self.config.clips
         if not self.config.inter.enabled:
-            return fixed_clips(frames, 1)
+            return Clip.runs(frames, 1)
         if settings.mode == "fixed":
-            return fixed_clips(frames, settings.frames)
+            return Clip.runs(frames, settings.frames)
         if tokens.frame_embeddings is None:
             raise ValueError("frame_embeddings: expected [F, E] for dynamic clips, got None")
         return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from aot.types import CompressedTokens, VisualTokens
+from aot.types import CompressedTokens, Needs, VisualTokens
 
-__all__ = ["Method", "Needs"]
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What the encoder must record: saliency of these blocks (negative counts from the last), and whether
-    an embedding of each frame is wanted."""
-
-    saliency_layers: tuple[int, ...] = ()
-    frame_embeddings: bool = False
+__all__ = ["Method"]
 
 
 class Method(Protocol):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from aot.core.clips import fixed_clips
 from aot.core.grid import pool, pooled_grid
-from aot.methods.base import Needs
-from aot.types import CompressedTokens, Role, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Role, VisualTokens
 
 __all__ = ["NoCompression"]
 
@@ -32,5 +30,5 @@ class NoCompression:
             mass=torch.ones(len(index)),
             grid=(rows, cols),
             timestamps_s=tokens.timestamps_s,
-            clips=fixed_clips(frames, 1),
+            clips=Clip.runs(frames, 1),
         )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aot.config import GenerationConfig
-from aot.methods.base import Needs
-from aot.types import CompressedTokens, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
 
 __all__ = ["Answer", "ModelIdentity", "Progress", "VideoModel"]
 

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from aot.config import GenerationConfig, ModelConfig
 from aot.core.grid import pooled_grid
 from aot.errors import ConfigError, ModelError, NumericsError
-from aot.methods.base import Needs
 from aot.models.base import ModelIdentity, Progress
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, read_json
 from aot.models.prompt import split_prompt
 from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
 from aot.models.siglip_head import SiglipHead
-from aot.types import CompressedTokens, Pooling, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["LlavaOnevision"]
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aot.config import SamplingConfig
-    from aot.types import VideoInfo
     from aot.video.picture import Picture
+    from aot.video.probe import FrameIndex
     from aot.video.sampling import FramePlan
 
 __all__ = ["decode"]
@@ -56,7 +56,7 @@ def decode(
             "copy the file again, or choose another --start and --end"
         )
     times = tuple(t for position, t in zip(plan.positions, plan.timestamps_s, strict=True) if position in kept)
-    notices = (*_header_notice(index.info), *plan.notices, *_damage_notices(plan, kept, damaged))
+    notices = (*_header_notice(index), *plan.notices, *_damage_notices(plan, kept, damaged))
     return VideoFrames(pixels[: len(kept)], times, index.info, notices)
 
 
@@ -85,11 +85,18 @@ def _collect(
     return pixels, intact, damaged
 
 
-def _header_notice(info: VideoInfo) -> tuple[str, ...]:
+def _header_notice(index: FrameIndex) -> tuple[str, ...]:
+    info = index.info
     found = info.frames + info.discarded_frames
-    if found >= info.header_frames:
-        return ()
-    return (f"the file announces {info.header_frames} frames but holds {found}; it may have been cut off",)
+    if found < info.header_frames:
+        return (f"the file announces {info.header_frames} frames but holds {found}; it may have been cut off",)
+    # Sound often runs on a little after the last picture.
+    if info.duration_s < 0.9 * index.header_duration_s - 1:
+        return (
+            f"the file announces {index.header_duration_s:.1f} s but its pictures end after "
+            f"{info.duration_s:.1f} s; it may have been cut off",
+        )
+    return ()
 
 
 def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[int]) -> tuple[str, ...]:
@@ -103,7 +110,7 @@ def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[
         )
     if damaged:
         notices.append(
-            f"{len(damaged)} of {planned} sampled frames are damaged "
+            f"{len(damaged)} of {planned} sampled frames are damaged or follow damaged data "
             f"(near {times[min(damaged)]:.1f} s) and may look wrong"
         )
     return tuple(notices)

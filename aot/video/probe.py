@@ -34,9 +34,10 @@ class FrameIndex:
     """The frames of a video's main stream, in the order they are shown.
 
     pts: presentation time of each frame that can be shown, ascending, in units of `time_base` seconds.
-    keyframes: the pts among them at which decoding can start.
+    keyframes: positions in `pts` at which decoding can start.
     counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
         frame is found by counting the decoded pictures.
+    header_duration_s: what the header promises, where that tells a file that was cut off; else 0.
     """
 
     info: VideoInfo
@@ -44,6 +45,7 @@ class FrameIndex:
     keyframes: tuple[int, ...]
     time_base: Fraction
     counted: bool
+    header_duration_s: float = 0.0
 
     def times_s(self) -> tuple[float, ...]:
         """When each frame is shown, in seconds from the first one."""
@@ -120,8 +122,9 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
     stream = scan.stream
     time_base = stream.time_base or Fraction(1, 1_000_000)
     times, counted = _frame_times(container, scan, time_base)
-    keyframes = sorted({time for time, packet in zip(times, scan.packets, strict=True) if packet[2]})
+    key_times = {time for time, packet in zip(times, scan.packets, strict=True) if packet[2]}
     pts = sorted(set(times))
+    keyframes = tuple(position for position, time in enumerate(pts) if time in key_times)
     last_ticks = scan.packets[times.index(pts[-1])][3] or _mean_ticks(pts) or _nominal_ticks(stream, time_base)
     duration_s = float((pts[-1] - pts[0] + last_ticks) * time_base)
     mean_s = float(_mean_ticks(pts) * time_base) or duration_s
@@ -143,7 +146,9 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
         variable_frame_rate=_varies(pts, time_base),
         has_audio=bool(container.streams.audio),
     )
-    return FrameIndex(info, tuple(pts), tuple(keyframes), time_base, counted)
+    # Matroska and WebM state no frame count; elsewhere the duration is an estimate or no better.
+    header_s = (container.duration or 0) / 1e6 if container.format.name.startswith("matroska") else 0.0
+    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s)
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:

@@ -55,9 +55,10 @@ def write(
     size: tuple[int, int] = (WIDTH, HEIGHT),
     rate: int = RATE,
     first: int = 0,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times_ms is not None:
@@ -163,3 +164,24 @@ def overwrite_packets(source: Path, target: Path, numbers: Sequence[int]) -> Pat
         data[position : position + size] = b"\xff" * size
     target.write_bytes(data)
     return target
+
+
+def hide_vp8_frame(source: Path, target: Path, number: int) -> Path:
+    """Copy a VP8 file with one frame marked as a reference that is never shown."""
+    seen = iter(range(1 << 30))
+
+    def edit(packet: av.Packet) -> av.Packet:
+        if next(seen) != number:
+            return packet
+        data = bytearray(bytes(packet))
+        data[0] &= ~0x10
+        hidden = av.Packet(bytes(data))
+        hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+        return hidden
+
+    return remux(source, target, edit)
+
+
+def read_all(pixels: NDArray[np.uint8]) -> list[int | None]:
+    """The numbers in [F, 3, H, W]."""
+    return [read(picture.transpose(1, 2, 0)) for picture in pixels]

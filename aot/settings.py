@@ -1,0 +1,81 @@
+"""Where settings come from: flag > AOT_* variable > ./aot.yaml > preset > default.
+
+Flags and variables are the command line's business; here are the files and the merging.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from aot.config import Config, Settings, build_config, merge_settings
+from aot.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+__all__ = ["SETTINGS_FILE", "preset_names", "preset_text", "resolve_config"]
+
+SETTINGS_FILE = "aot.yaml"
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names for `--preset`, e.g. "paper/onevision-r10"."""
+    return tuple(sorted(_names_in(_preset_folder())))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset, with the comments that name its source.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"there is no preset {name!r} (valid: {', '.join(preset_names())})")
+    return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def resolve_config(
+    overrides: Settings, preset: str | None = None, *, folder: Path | None = None, base: Settings | None = None
+) -> Config:
+    """The full configuration: overrides over `folder`/aot.yaml over the preset over `base` over the defaults.
+
+    aot.yaml may itself name a preset under the key `preset`.
+
+    Raises:
+        ConfigError: a file is not valid YAML, or settings in it are unknown or out of range.
+    """
+    path = (folder or Path()) / SETTINGS_FILE
+    from_file = _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+    named = from_file.pop("preset", None)
+    preset = preset or named
+    from_preset = _parse(preset_text(preset), f"preset {preset}") if preset else {}
+    return build_config(merge_settings(base or {}, from_preset, from_file, overrides))
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin} must hold settings as `key: value` lines")
+    return content
+
+
+def _preset_folder() -> Traversable:
+    packaged = files("aot") / "presets"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "presets"
+
+
+def _names_in(folder: Traversable, prefix: str = "") -> list[str]:
+    names = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            names += _names_in(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return names

@@ -1,0 +1,132 @@
+"""`aot ask`: answer questions about a video, or about tokens kept from one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+
+if TYPE_CHECKING:
+    from aot.config import Config
+    from aot.models import VideoModel
+    from aot.types import CompressedTokens
+
+__all__ = ["ask"]
+
+
+@command(SAMPLING, MODEL, COMPRESSION, GENERATION)
+def ask(
+    source: Annotated[
+        str, typer.Argument(metavar="VIDEO|TOKENS", help="A video, a tokens file, or - for a video on stdin.")
+    ],
+    given: Given,
+    question: Annotated[str | None, typer.Argument(help="The question.", show_default=False)] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="Another question; the video is encoded once. Also: lines on stdin."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Ask a video something, with a tenth of its visual tokens.
+
+    aot ask clip.mp4 "what happens?"
+    """
+    from aot.tokens_file import is_tokens_file
+
+    questions = _questions(source, question, more)
+    tokens_given = is_tokens_file(source)
+    config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
+    notify(report["notices"])
+    answers = [_answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions]
+    if as_json:
+        print_json(
+            {
+                "answer": answers[0]["answer"],
+                "answers": answers,
+                "source": source,
+                "visual_tokens": report["visual_tokens"],
+                "kept_tokens": report["kept_tokens"],
+                "retention": report["retention"],
+                "stage_ms": {} if tokens_given else report["stage_ms"],
+                "model": report["model"],
+                "config": config.to_dict(),
+                "versions": report["versions"],
+                "notices": report["notices"],
+            }
+        )
+
+
+def _questions(source: str, question: str | None, more: list[str] | None) -> list[str]:
+    from aot.errors import ConfigError
+
+    asked = [text for text in (question, *(more or [])) if text is not None]
+    if not asked and source != "-" and not sys.stdin.isatty():
+        asked = [line.strip() for line in sys.stdin if line.strip()]
+    if not asked or any(not text.strip() for text in asked):
+        raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
+    return asked
+
+
+def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
+    config = given.config()
+    prepare_libraries(config.model.offline)
+    from aot.models import load_model
+    from aot.pipeline import compress_video
+
+    with StageBars() as bars:
+        with bars.stage("load model"):
+            model = load_model(config.model)
+        result = compress_video(source, model, config, bars)
+    return config, result.tokens, result.report.to_dict(), model
+
+
+def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
+    from aot.tokens_file import load_tokens
+
+    file = load_tokens(source)
+    made_with = file.report["config"]["model"]
+    base = {"model": {name: made_with[name] for name in ("name", "revision", "template", "newline")}}
+    config = given.config(base)
+    prepare_libraries(config.model.offline)
+    from aot.models import load_model
+    from aot.pipeline import check_same_model
+
+    with StageBars() as bars, bars.stage("load model"):
+        model = load_model(config.model)
+    check_same_model(file.report, model)
+    return config, file.tokens, dict(file.report), model
+
+
+def _answer(
+    model: VideoModel, tokens: CompressedTokens, question: str, config: Config, *, stream: bool, heading: bool
+) -> dict[str, Any]:
+    """Ask one question; stream the text to stdout as it comes."""
+    from aot.pipeline import answer, explained_memory
+
+    start = time.perf_counter()
+    first_ms: float | None = None
+    text = ""
+    if stream and heading:
+        print(f"Q: {question}\nA: ", end="", flush=True)
+    with explained_memory():
+        reply = answer(model, tokens, question, config)
+        for piece in reply:
+            first_ms = first_ms or (time.perf_counter() - start) * 1e3
+            text += piece
+            if stream:
+                print(piece, end="", flush=True)
+    if stream:
+        print(flush=True)
+    return {
+        "question": question,
+        "answer": text,
+        "prompt_tokens": reply.prompt_tokens,
+        "output_tokens": reply.output_tokens,
+        "first_token_ms": first_ms,
+        "total_ms": (time.perf_counter() - start) * 1e3,
+    }

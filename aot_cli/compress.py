@@ -1,0 +1,88 @@
+"""`aot compress`: write a video's kept tokens to a file, and report what was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+
+__all__ = ["compress"]
+
+
+@command(SAMPLING, MODEL, COMPRESSION)
+def compress(
+    video: Annotated[str, typer.Argument(help="A video file, or - for stdin.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="tokens.pt or tokens.safetensors.")],
+    given: Given,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write the report, as .json or .csv (one row per frame).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+) -> None:
+    """Keep a tenth of a video's visual tokens and write them to a file.
+
+    aot compress clip.mp4 -o tokens.pt --ratio 0.1
+    """
+    from aot.files import check_writable
+    from aot.tokens_file import check_suffix, save_tokens
+
+    config = given.config()
+    check_suffix(output)
+    check_writable(output, overwrite=force)
+    if report:
+        _check_report(report, output, force)
+    prepare_libraries(config.model.offline)
+    from aot.models import load_model
+    from aot.pipeline import compress_video
+
+    with StageBars() as bars:
+        with bars.stage("load model"):
+            model = load_model(config.model)
+        result = compress_video(video, model, config, bars)
+        save_tokens(output, result.tokens, result.report, overwrite=force)
+    if report:
+        _write_report(report, result.report, force)
+    notify(result.report.notices)
+    plain = result.report.to_dict()
+    print_summary(plain)
+    if as_json:
+        print_json({"output": str(output), **plain})
+    else:
+        print(output)
+
+
+def print_summary(report: dict[str, Any]) -> None:
+    """The per-frame table and one line of totals, on stderr."""
+    from aot_cli.render import frame_table, print_side
+
+    stages = ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in report["stage_ms"].items())
+    print_side(
+        frame_table(report["frames"]),
+        f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}); "
+        f"budget {report['budget_tokens']}; {stages}",
+    )
+
+
+def _check_report(report: Path, output: Path, force: bool) -> None:
+    from aot.errors import ConfigError
+    from aot.files import check_writable
+
+    if report.suffix not in (".json", ".csv"):
+        raise ConfigError(f"{report.name} must end in .json or .csv, which also chooses the format")
+    if report.resolve() == output.resolve():
+        raise ConfigError("--report and --output name the same file; give them two names")
+    check_writable(report, overwrite=force)
+
+
+def _write_report(path: Path, report: Any, force: bool) -> None:
+    import json
+
+    from aot.files import write_whole
+
+    text = report.to_csv() if path.suffix == ".csv" else json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+    write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), overwrite=force)

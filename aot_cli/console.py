@@ -1,0 +1,116 @@
+"""The terminal: results on stdout, all else on stderr, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
+
+__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json"]
+
+_EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
+    (ConfigError, 2),
+    (VideoError, 3),
+    (ModelError, 4),
+    (MemoryLimitError, 5),
+    (AOTError, 1),
+)
+
+
+@contextmanager
+def explained_errors(*, debug: bool) -> Iterator[None]:
+    """Errors become one line on stderr and an exit code; `debug` lets the traceback through."""
+    if debug:
+        yield
+        return
+    try:
+        yield
+    except AOTError as error:
+        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        raise _failed(str(error), code) from None
+    except KeyboardInterrupt:
+        raise _failed("interrupted", 130) from None
+    except BrokenPipeError:
+        # Whoever read our output has left; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if hasattr(error, "exit_code"):  # typer's own way of leaving
+            raise
+        line = " ".join(str(error).split())[:300]
+        message = f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback"
+        raise _failed(message, 1) from None
+
+
+def _failed(message: str, code: int) -> typer.Exit:
+    print(f"aot: {message}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+def notify(notices: Iterable[str]) -> None:
+    """One line on stderr for each thing the user should know."""
+    for notice in notices:
+        print(f"aot: note: {notice}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON object of `--json`."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def prepare_libraries(offline: bool) -> None:
+    """Before transformers is imported: keep it quiet, and offline if asked (it reads this on import)."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+class StageBars:
+    """Progress bars on stderr, one per stage; silent when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> StageBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage whose length is not known beforehand."""
+        task = self._progress.add_task(name, total=None)
+        yield
+        self._progress.update(task, total=1, completed=1)

@@ -1,0 +1,81 @@
+"""`aot doctor`: what this machine has; paste it into a bug report."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from aot_cli.console import print_json
+from aot_cli.options import command
+
+__all__ = ["doctor"]
+
+
+@command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Versions, devices, decoders, model cache and offline state."""
+    from aot.report import versions
+
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "devices": _devices(),
+        "decoders": _decoders(),
+        "model cache": _cache(),
+    }
+    if as_json:
+        print_json(found)
+        return
+    from aot_cli.render import fact_table, print_result
+
+    for title, facts in found.items():
+        print_result(fact_table(title, facts), "")
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        devices[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
+    if not torch.cuda.is_available():
+        devices["cuda"] = "none" if torch.version.cuda else "none (this torch is built without CUDA)"
+    devices["mps"] = "available" if torch.backends.mps.is_available() else "none"
+    return devices
+
+
+def _decoders() -> dict[str, str]:
+    import av
+
+    names = {"h264": "H.264", "hevc": "H.265", "vp9": "VP9", "libdav1d": "AV1"}
+    readable = ", ".join(label for codec, label in names.items() if codec in av.codecs_available)
+    return {"pyav": f"{av.__version__}: {readable}", "decord": _decord()}
+
+
+def _decord() -> str:
+    try:
+        import decord
+    except Exception as error:  # a broken shared library raises whatever it likes
+        return f"not usable ({type(error).__name__}: {error})"
+    return str(decord.__version__)
+
+
+def _cache() -> dict[str, Any]:
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except CacheNotFound:
+        held = []
+    return {
+        "folder": constants.HF_HUB_CACHE,
+        "models": ", ".join(held) or "none",
+        "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
+        "AOT_MODEL": os.environ.get("AOT_MODEL", "not set"),
+    }

@@ -1,0 +1,171 @@
+"""`aot inspect`: what a file is and how its frames would be grouped; no model needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+
+if TYPE_CHECKING:
+    from aot.config import Config
+    from aot.types import Clip
+
+__all__ = ["inspect_command"]
+
+_ASSUMED_TOKENS_PER_FRAME = 196  # LLaVA-OneVision: 27 x 27 patches pooled to 14 x 14
+
+
+@command(SAMPLING, MODEL, COMPRESSION)
+def inspect_command(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or a tokens file.")],
+    given: Given,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """What a file is, which frames would be looked at, and how they are grouped around keyframes.
+
+    With --model the video is compressed as `aot compress` would, and what is kept of each frame is shown.
+    """
+    from aot.tokens_file import is_tokens_file
+
+    if is_tokens_file(source):
+        found = _describe_tokens(source)
+    elif str(context.get_parameter_source("model__name")).endswith("COMMANDLINE"):
+        found = _describe_compression(source, given.config())
+    else:
+        found = _describe_video(source, given.config())
+    notify(found["notices"])
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _describe_video(source: str, config: Config) -> dict[str, Any]:
+    from aot.types import Clip
+    from aot.video import plan_frames, probe
+
+    index = probe(source)
+    plan = plan_frames(index, config.sampling)
+    frames = len(plan.timestamps_s)
+    settings = config.aot.clips
+    fixed = settings.mode == "fixed"
+    notices = list(plan.notices)
+    if not fixed:
+        notices.append("dynamic groupings depend on what a model sees; add --model to get them")
+    before, after = frames * _ASSUMED_TOKENS_PER_FRAME, config.token_budget(frames, _ASSUMED_TOKENS_PER_FRAME)
+    return {
+        "video": asdict(index.info),
+        "timestamps_s": list(plan.timestamps_s),
+        "clips": _groupings(Clip.runs(frames, settings.frames), plan.timestamps_s) if fixed else [],
+        "prediction": {
+            "tokens_per_frame": _ASSUMED_TOKENS_PER_FRAME,
+            "tokens_before": before,
+            "tokens_after": after if config.method != "none" else before,
+            "assuming": "LLaVA-OneVision, 14 x 14 tokens per frame",
+        },
+        "notices": notices,
+    }
+
+
+def _describe_compression(source: str, config: Config) -> dict[str, Any]:
+    prepare_libraries(config.model.offline)
+    from aot.models import load_model
+    from aot.pipeline import compress_video
+
+    with StageBars() as bars:
+        with bars.stage("load model"):
+            model = load_model(config.model)
+        result = compress_video(source, model, config, bars)
+    times = result.tokens.timestamps_s
+    return {
+        **result.report.to_dict(),
+        "timestamps_s": list(times),
+        "clips": _groupings(result.tokens.clips, times),
+    }
+
+
+def _describe_tokens(source: str) -> dict[str, Any]:
+    from aot.tokens_file import load_tokens
+
+    file = load_tokens(source)
+    times = file.tokens.timestamps_s
+    return {
+        **file.report,
+        "timestamps_s": list(times),
+        "clips": _groupings(file.tokens.clips, times),
+    }
+
+
+def _groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "clip": number,
+            "keyframe": clip.first,
+            "members": list(range(clip.first, clip.stop)),
+            "timestamps_s": list(timestamps_s[clip.first : clip.stop]),
+        }
+        for number, clip in enumerate(clips)
+    ]
+
+
+def _show(found: dict[str, Any]) -> None:
+    from aot_cli.render import clip_table, fact_table, frame_table, print_result
+
+    parts: list[Any] = [fact_table(found["video"]["path"], _video_facts(found["video"])), ""]
+    if "model" in found:
+        parts += [fact_table("tokens", _token_facts(found)), ""]
+    if found["clips"]:
+        parts += ["keyframe groupings", clip_table(found["clips"])]
+    else:
+        parts.append("sampled at " + " ".join(f"{t:.2f}" for t in found["timestamps_s"]) + " s")
+    if "frames" in found:
+        parts += ["kept of each frame", frame_table(found["frames"])]
+    if "prediction" in found:
+        parts.append(
+            "predicted {tokens_before} visual tokens before compression, {tokens_after} after ({assuming})".format(
+                **found["prediction"]
+            )
+        )
+    print_result(*parts)
+
+
+def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
+    """The probe in words."""
+    frames = f"{video['frames']}"
+    if video["header_frames"] not in (0, video["frames"]):
+        frames += f" (the header says {video['header_frames']})"
+    if video["discarded_frames"]:
+        frames += f", {video['discarded_frames']} more hidden by an edit list"
+    rate = "variable, " if video["variable_frame_rate"] else ""
+    facts = {
+        "format": f"{video['container']}, {video['codec']}, {video['width']} x {video['height']}",
+        "frames": f"{frames}, {video['keyframes']} keyframes",
+        "duration": f"{video['duration_s']:.2f} s, {rate}{video['average_fps']:.3f} frames per second",
+    }
+    if video["rotation_degrees"]:
+        facts["rotation"] = f"{video['rotation_degrees']} degrees clockwise, applied"
+    if video["video_streams"] > 1:
+        facts["stream"] = f"number {video['stream_index']}, the best of {video['video_streams']} video streams"
+    facts["audio"] = "yes (not used)" if video["has_audio"] else "no"
+    return facts
+
+
+def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
+    model, facts = found["model"], found["facts"]
+    described = {
+        "kept": f"{found['kept_tokens']} of {found['visual_tokens']} ({found['retention']:.2%}), "
+        f"budget {found['budget_tokens']}",
+        "method": f"{found['config']['method']}, ratio {found['config']['ratio']:g}",
+        "model": f"{model['name']}, revision {model['revision'] or 'local'}, width {model['width']}, {model['dtype']}",
+    }
+    if facts.get("anchors_per_frame"):
+        described["anchors"] = f"{facts['anchors_per_frame']} per frame before pooling"
+    if facts.get("frame_embeddings"):
+        described["clips"] = f"{facts['clip_mode']}, by {facts['frame_embeddings']}"
+    return described

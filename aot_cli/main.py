@@ -1,0 +1,49 @@
+"""Registers the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from aot import __version__
+from aot_cli import ask, compress, doctor, inspect, presets
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="aot",
+    help="Ask questions of a video with a tenth of the visual tokens.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(ask.ask)
+app.command()(compress.compress)
+app.command("inspect")(inspect.inspect_command)
+app.add_typer(presets.app, name="presets")
+app.command()(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    """Ask questions of a video with a tenth of the visual tokens.
+
+    Settings come from flags, AOT_* variables, ./aot.yaml and presets, in this order. Results go to
+    stdout, everything else to stderr.
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

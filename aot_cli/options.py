@@ -1,0 +1,185 @@
+"""One table of the settings that have a flag, and the decorator that makes a command of a function.
+
+Every flag has an environment variable of the same name (`--clip-frames`: AOT_CLIP_FRAMES); settings
+without a flag are reached by `--set path=value`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from aot.config import Config
+from aot.errors import ConfigError
+from aot.settings import resolve_config
+from aot_cli.console import explained_errors
+
+__all__ = ["COMPRESSION", "GENERATION", "MODEL", "SAMPLING", "Given", "Setting", "command"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A flag that fills one place in the configuration."""
+
+    path: str
+    kind: type
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition(".")[2]
+
+    @property
+    def parameter_name(self) -> str:
+        return self.path.replace(".", "__")
+
+    def parameter(self, panel: str) -> inspect.Parameter:
+        """The flag as a parameter, with an environment variable of the same name."""
+        flags = self.flags or ("--" + self.name.replace("_", "-"),)
+        variable = "AOT_" + flags[0].split("/")[0].strip("-").replace("-", "_").upper()
+        return _flag(
+            self.parameter_name,
+            self.kind | None,
+            None,
+            *flags,
+            help=self.help,
+            metavar=self.metavar,
+            envvar=variable,
+            rich_help_panel=panel,
+        )
+
+
+SAMPLING = (
+    "Frames",
+    (
+        Setting("sampling.frames", int, "Frames spread evenly over the video. [default: 32]"),
+        Setting("sampling.fps", float, "Frames per second instead of a number of frames."),
+        Setting("sampling.start_s", float, "Begin here.", ("--start",), "SECONDS"),
+        Setting("sampling.end_s", float, "End here.", ("--end",), "SECONDS"),
+        Setting("sampling.max_frames", int, "Most frames --fps may give. [default: 256]"),
+        Setting("sampling.spacing", str, "Even in frame numbers or in seconds. [default: index]", (), "index|time"),
+        Setting("sampling.decoder", str, "[default: pyav]", (), "pyav|decord"),
+    ),
+)
+MODEL = (
+    "Model",
+    (
+        Setting("model.name", str, "Hugging Face id or local folder.", ("--model", "-m"), "ID|FOLDER"),
+        Setting("model.revision", str, "Branch, tag or commit on the hub.", (), "REV"),
+        Setting("model.device", str, "[default: auto]", (), "auto|cpu|cuda|cuda:N|mps"),
+        Setting("model.dtype", str, "[default: auto]", (), "auto|float32|bfloat16|float16"),
+        Setting("model.offline", bool, "Use only what is cached.", ("--offline/--no-offline",)),
+        Setting("model.template", str, "The prompt's wording. [default: native]", (), "native|hf"),
+        Setting("model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"),
+        Setting("model.encode_batch_frames", int, "Frames encoded at once. [default: 8]", ("--encode-batch",)),
+    ),
+)
+COMPRESSION = (
+    "Compression",
+    (
+        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1]. [default: 0.1]", ("--ratio", "-r")),
+        Setting("method", str, "[default: aot]", (), "aot|none"),
+        Setting("aot.budget", str, "Meet the ratio exactly, or follow the content. [default: exact]", (), "exact|paper"),
+        Setting("aot.anchors.count", int, "Anchors per frame before pooling. [default: from the ratio]", ("--anchors",)),
+        Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes. [default: fixed]",
+                ("--clips",), "fixed|dynamic"),
+        Setting("aot.clips.frames", int, "Frames per fixed clip. [default: 4]", ("--clip-frames",)),
+    ),
+)  # fmt: skip
+GENERATION = (
+    "Answer",
+    (
+        Setting("generation.max_new_tokens", int, "Longest answer. [default: 256]"),
+        Setting("generation.temperature", float, "0 always takes the likeliest word. [default: 0]"),
+        Setting("generation.seed", int, "For temperatures above 0. [default: 0]"),
+    ),
+)
+
+Group = tuple[str, tuple[Setting, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user gave by flag or variable; `config` adds the files and the defaults."""
+
+    settings: Mapping[str, Any]
+    preset: str | None
+
+    def config(self, base: Mapping[str, Any] | None = None) -> Config:
+        """The resolved configuration; `base` holds values that everything else overrides."""
+        return resolve_config(self.settings, self.preset, base=base or {})
+
+
+def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function: errors become one line, and its parameter `given` becomes flags.
+
+    Every command gets `--debug`; with groups of settings also their flags, `--preset` and `--set`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        paths = {setting.parameter_name: setting.path for _, settings in groups for setting in settings}
+
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> None:
+            with explained_errors(debug=values.pop("debug")):
+                if groups:
+                    values["given"] = _collect(values, paths)
+                function(**values)
+
+        signature = inspect.signature(function, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
+        flags = [setting.parameter(panel) for panel, settings in groups for setting in settings]
+        parameters = [*own, *(flags + _COMMON if groups else []), _DEBUG]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:
+    settings: dict[str, Any] = {}
+    for parameter, path in paths.items():
+        value = values.pop(parameter)
+        if value is not None:
+            _put(settings, path, value)
+    for assignment in values.pop("assignments") or []:
+        _put(settings, *_parse_assignment(assignment))
+    return Given(settings, values.pop("preset"))
+
+
+def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, typer.Option(*flags, show_default=False, **options)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_COMMON = [
+    _flag("preset", str | None, None, "--preset", "-p", metavar="NAME", envvar="AOT_PRESET",
+          help="Named settings; see `aot presets list`."),
+    _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
+          help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable."),
+]  # fmt: skip
+_DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
+
+
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    import yaml
+
+    path, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text} is not PATH=VALUE, for instance aot.clips.frames=8")
+    return path.strip(), yaml.safe_load(value)
+
+
+def _put(settings: dict[str, Any], path: str, value: Any) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        settings = settings.setdefault(group, {})
+    settings[name] = value

@@ -1,0 +1,84 @@
+"""Reports as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["clip_table", "fact_table", "frame_table", "print_result", "print_side", "seconds"]
+
+
+def print_result(*parts: RenderableType) -> None:
+    """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
+    _print(Console(), parts)
+
+
+def print_side(*parts: RenderableType) -> None:
+    """To stderr."""
+    _print(Console(stderr=True), parts)
+
+
+def _print(console: Console, parts: Iterable[RenderableType]) -> None:
+    if not console.is_terminal:
+        console.width = 160
+    for part in parts:
+        console.print(part)
+
+
+def seconds(value: float) -> str:
+    """A time in the video, to the hundredth."""
+    return f"{value:.2f}"
+
+
+def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Two columns: name, value. Values are shown as text, never as markup."""
+    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(str(value)))
+    return table
+
+
+def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per frame: what was kept, with a bar."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name, justify in (
+        ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similarity", "right"),
+        ("own", "right"), ("distinct", "right"), ("merged", "right"), ("kept", "right"), ("retention", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    most = max((frame["kept"] for frame in frames), default=0) or 1
+    for frame in frames:
+        similarity = frame["similarity"]
+        bar = "█" * round(12 * frame["kept"] / most)
+        table.add_row(
+            str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
+            "key" if frame["is_keyframe"] else "", "" if similarity is None else f"{similarity:.3f}",
+            str(frame["own"]), str(frame["distinct"]), str(frame["merged"]), str(frame["kept"]),
+            f"{frame['retention']:6.1%} {bar}", style="bold" if frame["is_keyframe"] else None,
+        )  # fmt: skip
+    return table
+
+
+def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per clip: its keyframe and the frames that are held against it."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("clip", justify="right")
+    table.add_column("keyframe", justify="right")
+    table.add_column("time s", justify="right")
+    table.add_column("frames")
+    table.add_column("their times s", overflow="fold")
+    for clip in clips:
+        first, last = clip["members"][0], clip["members"][-1]
+        table.add_row(
+            str(clip["clip"]), str(clip["keyframe"]), seconds(clip["timestamps_s"][0]),
+            str(first) if first == last else f"{first}-{last}",
+            " ".join(seconds(t) for t in clip["timestamps_s"]),
+        )  # fmt: skip
+    return table

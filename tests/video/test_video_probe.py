@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import make_videos as make
+import pytest
+from conftest import real_clip
+
+from aot.errors import VideoError
+from aot.video import probe
+
+
+def test_a_plain_clip(clip: Path) -> None:
+    index = probe(clip)
+    info = index.info
+    assert (info.path, info.codec, info.width, info.height) == (str(clip), "h264", 160, 96)
+    assert (info.frames, info.header_frames, info.discarded_frames, info.keyframes) == (90, 90, 0, 9)
+    assert info.duration_s == pytest.approx(3.6)
+    assert info.average_fps == pytest.approx(25)
+    assert (info.rotation_degrees, info.variable_frame_rate, info.has_audio) == (0, False, False)
+    assert index.keyframes == tuple(range(0, 90, 10))
+    assert index.times_s() == pytest.approx([k / 25 for k in range(90)])
+    assert not index.counted
+
+
+@pytest.mark.parametrize("name", ["clip", "webm", "vfr", "trimmed", "two_streams"])
+def test_laws(name: str, request: pytest.FixtureRequest) -> None:
+    index = probe(request.getfixturevalue(name))
+    times = index.times_s()
+    assert all(earlier < later for earlier, later in pairwise(index.pts))
+    assert len(times) == len(index.pts) == index.info.frames
+    assert times[0] == 0 and times[-1] < index.info.duration_s
+    assert set(index.keyframes) <= set(range(index.info.frames))
+    assert len(index.keyframes) == index.info.keyframes
+
+
+def test_frames_are_counted_where_the_header_does_not(webm: Path) -> None:
+    info = probe(webm).info
+    assert (info.codec, info.frames, info.header_frames) == ("vp9", 90, 0)
+
+
+def test_variable_frame_rate(vfr: Path) -> None:
+    index = probe(vfr)
+    assert index.info.variable_frame_rate
+    assert index.times_s()[18:22] == pytest.approx([0.72, 0.76, 0.8, 0.92])
+    assert index.info.average_fps == pytest.approx(39 / 3.08)
+
+
+@pytest.mark.parametrize("rate", [24, 30, 60])
+def test_rounding_to_milliseconds_is_not_a_variable_frame_rate(rate: int, tmp_path: Path) -> None:
+    index = probe(make.write(tmp_path / "clip.mkv", 60, rate=rate))
+    steps = {later - earlier for earlier, later in pairwise(index.pts)}
+    assert len(steps) == 2, "the container does round"
+    assert not index.info.variable_frame_rate
+
+
+def test_frames_an_edit_list_hides_are_left_out(trimmed: Path) -> None:
+    info = probe(trimmed).info
+    assert (info.frames, info.discarded_frames, info.header_frames) == (83, 7, 90)
+    assert info.duration_s == pytest.approx(83 / 25)
+
+
+def test_the_largest_stream_is_taken(two_streams: Path) -> None:
+    info = probe(two_streams).info
+    assert (info.stream_index, info.video_streams, info.width, info.frames) == (1, 2, 160, 20)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotation(degrees: int, clip: Path, tmp_path: Path) -> None:
+    info = probe(make.turn(clip, tmp_path / "turned.mp4", degrees)).info
+    assert info.rotation_degrees == degrees
+    assert (info.width, info.height) == ((96, 160) if degrees % 180 else (160, 96))
+
+
+def test_rotation_of_a_file_that_starts_hidden(trimmed: Path, tmp_path: Path) -> None:
+    assert probe(make.turn(trimmed, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
+
+
+def test_vp8_references_that_are_never_shown_do_not_count(tmp_path: Path) -> None:
+    shown = make.write(tmp_path / "shown.webm", 20, codec="libvpx", options={"deadline": "realtime"})
+    hidden = make.hide_vp8_frame(shown, tmp_path / "hidden.webm", 6)
+    assert (probe(shown).info.frames, probe(hidden).info.frames) == (20, 19)
+
+
+@pytest.mark.parametrize(("name", "counted"), [("x.avi", True), ("x.h264", True), ("x.ts", False)])
+def test_containers_without_usable_times(name: str, counted: bool, tmp_path: Path) -> None:
+    index = probe(make.write(tmp_path / name, 30, options={"g": "10", "bf": "2"}))
+    assert (index.info.frames, index.counted) == (30, counted)
+    assert index.info.duration_s == pytest.approx(30 / 25, abs=0.05)
+
+
+def test_sound_only(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="has no picture, no video stream: give"):
+        probe(make.write_sound(tmp_path / "sound.m4a"))
+
+
+def test_sound_with_a_cover(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="has only a cover picture, no video stream: give"):
+        probe(make.write_sound_with_cover(tmp_path / "song.mp3", tmp_path))
+
+
+def test_cut_off_before_the_index(clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(VideoError, match="not a video, or was cut off before its index: copy"):
+        probe(cut)
+
+
+def test_garbage(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(bytes(range(256)) * 40)
+    with pytest.raises(VideoError, match=r"garbage.mp4 is not a video"):
+        probe(garbage)
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    empty = make.write(tmp_path / "none.mkv", 1, codec="mpeg4")
+    data = empty.read_bytes()
+    empty.write_bytes(data[: data.index(b"\x1fC\xb6u")])  # ends where the first cluster starts
+    with pytest.raises(VideoError, match="no video frame"):
+        probe(empty)
+
+
+def test_real_clips() -> None:
+    assert probe(real_clip("av1.mkv")).info.codec == "av1"
+    nasa = probe(real_clip("nasa-two-streams.mp4")).info
+    assert (nasa.width, nasa.height, nasa.frames, nasa.has_audio) == (480, 270, 390, True)
+    rotated = probe(real_clip("rotated-90.mov")).info
+    assert (rotated.width, rotated.height, rotated.rotation_degrees) == (320, 568, 90)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aot.config import SamplingConfig
+from aot.errors import VideoError
+from aot.types import VideoInfo
+from aot.video import FrameIndex, plan_frames
+
+INFO = VideoInfo(
+    path="clip.mp4", container="mp4", codec="h264", width=160, height=96, rotation_degrees=0, stream_index=0,
+    video_streams=1, frames=0, header_frames=0, discarded_frames=0, keyframes=1, duration_s=0.0,
+    average_fps=0.0, variable_frame_rate=False, has_audio=False,
+)  # fmt: skip
+
+
+def index_of(pts_ms: list[int], last_ms: int = 100) -> FrameIndex:
+    duration_s = (pts_ms[-1] - pts_ms[0] + last_ms) / 1000
+    info = replace(INFO, frames=len(pts_ms), duration_s=duration_s)
+    return FrameIndex(info, tuple(pts_ms), (0,), Fraction(1, 1000), counted=False)
+
+
+TEN_PER_SECOND = index_of([500 + 100 * k for k in range(100)])
+indexes = st.lists(st.integers(1, 400), min_size=1, max_size=150).map(
+    lambda steps: index_of([int(t) for t in np.cumsum(steps)])
+)
+samplings = st.builds(
+    SamplingConfig,
+    frames=st.integers(1, 200),
+    fps=st.none() | st.floats(0.01, 1e6),
+    max_frames=st.integers(1, 200),
+    spacing=st.sampled_from(["index", "time"]),
+    start_s=st.none() | st.floats(0, 10),
+)
+
+
+@given(indexes, samplings, st.none() | st.floats(0.001, 30))
+def test_plans_are_sorted_unique_and_within_the_range(
+    index: FrameIndex, sampling: SamplingConfig, length_s: float | None
+) -> None:
+    if length_s is not None:
+        sampling = replace(sampling, end_s=(sampling.start_s or 0) + length_s)
+    start, end = sampling.start_s or 0.0, float("inf") if sampling.end_s is None else sampling.end_s
+    times = index.times_s()
+    try:
+        plan = plan_frames(index, sampling)
+    except VideoError:
+        assert not any(start <= time <= end for time in times)
+        return
+    assert all(earlier < later for earlier, later in pairwise(plan.positions))
+    assert 1 <= len(plan.positions) <= (sampling.frames if sampling.fps is None else sampling.max_frames)
+    assert plan.timestamps_s == tuple(times[position] for position in plan.positions)
+    assert all(start <= time <= end for time in plan.timestamps_s)
+
+
+@given(st.integers(1, 3000), st.integers(1, 300))
+def test_frames_are_llavas_linspace(count: int, frames: int) -> None:
+    plan = plan_frames(index_of([100 * k for k in range(count)]), SamplingConfig(frames=frames))
+    if frames < count:
+        assert plan.positions == tuple(np.linspace(0, count - 1, frames, dtype=int).tolist())
+        assert plan.notices == ()
+    else:
+        assert plan.positions == tuple(range(count))
+    if frames > 1:
+        assert (plan.positions[0], plan.positions[-1]) == (0, count - 1)
+
+
+@given(indexes, st.integers(2, 200))
+def test_spacing_in_time_has_both_ends_and_even_steps(index: FrameIndex, frames: int) -> None:
+    plan = plan_frames(index, SamplingConfig(frames=frames, spacing="time"))
+    times = index.times_s()
+    assert (plan.positions[0], plan.positions[-1]) == (0, len(times) - 1)
+    if len(times) > frames:
+        instants = np.linspace(0, times[-1], frames)
+        shown = {max(k for k, time in enumerate(times) if time <= instant + 6e-4) for instant in instants}
+        assert set(plan.positions) == shown
+
+
+def test_too_few_frames_are_used_once_with_a_notice() -> None:
+    plan = plan_frames(TEN_PER_SECOND, SamplingConfig(frames=32, start_s=1, end_s=1.9))
+    assert plan.positions == tuple(range(10, 20))
+    assert plan.notices == ("the range has only 10 frames; all 10 are used instead of 32",)
+    one = plan_frames(index_of([0]), SamplingConfig(frames=32))
+    assert one.notices == ("the video has only 1 frame; it is used instead of 32",)
+
+
+def test_a_range_includes_both_ends() -> None:
+    assert plan_frames(TEN_PER_SECOND, SamplingConfig(frames=3, start_s=1.2, end_s=1.4)).positions == (12, 13, 14)
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(10.0, None), (12.0, 15.0), (0.01, 0.09)])
+def test_a_range_without_frames_states_the_duration(start_s: float, end_s: float | None) -> None:
+    with pytest.raises(VideoError, match=r"clip.mp4 lasts 10.00 s .* choose another --start"):
+        plan_frames(TEN_PER_SECOND, SamplingConfig(start_s=start_s, end_s=end_s))
+
+
+@pytest.mark.parametrize(
+    ("fps", "start_s", "end_s", "positions"),
+    [
+        (1, None, None, range(0, 100, 10)),  # nothing is shown any more at 10 s
+        (2, 1.0, 2.0, [10, 15, 20]),
+        (10, None, None, range(100)),
+        (1000, 9.5, None, range(95, 100)),
+        (0.001, 3.0, None, [30]),
+        (4, 0.05, 0.6, [1, 3, 5]),  # 0.05 (first in the range), 0.30, 0.55
+    ],
+)
+def test_frames_per_second(fps: float, start_s: float | None, end_s: float | None, positions: list[int]) -> None:
+    plan = plan_frames(TEN_PER_SECOND, SamplingConfig(fps=fps, start_s=start_s, end_s=end_s))
+    assert plan.positions == tuple(positions)
+    assert plan.notices == ()
+
+
+@given(indexes, st.floats(0.1, 50))
+def test_frames_per_second_are_the_frames_on_screen(index: FrameIndex, fps: float) -> None:
+    plan = plan_frames(index, SamplingConfig(fps=fps, max_frames=1000))
+    times, half_tick = index.times_s(), 5e-4
+    instants = [k / fps for k in range(int(index.info.duration_s * fps) + 1)]
+    # Instants within rounding of a frame's edge may fall on either side of it.
+    surely = {
+        max(k for k, time in enumerate(times) if time <= instant)
+        for instant in instants
+        if min(abs(instant - edge) for edge in (*times, index.info.duration_s)) > 2 * half_tick
+    }
+    possibly = {max(k for k, time in enumerate(times) if time <= instant + 2 * half_tick) for instant in instants}
+    assert surely <= set(plan.positions) <= possibly | surely
+
+
+def test_asking_for_the_own_rate_takes_every_frame_despite_rounding() -> None:
+    index = index_of([round(k * 1000 / 30) for k in range(60)], last_ms=33)
+    assert plan_frames(index, SamplingConfig(fps=30)).positions == tuple(range(60))
+
+
+def test_frames_per_second_are_thinned_evenly() -> None:
+    plan = plan_frames(TEN_PER_SECOND, SamplingConfig(fps=10, max_frames=4))
+    assert plan.positions == (0, 33, 66, 99)
+    assert plan.notices == ("10 frames per second make 100 frames; thinned evenly to 4 (see --max-frames)",)
+
+
+def test_max_frames_does_not_limit_frames() -> None:
+    assert len(plan_frames(TEN_PER_SECOND, SamplingConfig(frames=50, max_frames=4)).positions) == 50
+
+
+def test_spacing_in_time_drops_repeats_with_a_notice() -> None:
+    index = index_of([0, 10, 20, 30, 1000])
+    plan = plan_frames(index, SamplingConfig(frames=4, spacing="time"))
+    assert plan.positions == (0, 3, 4)
+    assert plan.notices == ("only 3 different frames are shown at the 4 evenly spaced times; using these",)

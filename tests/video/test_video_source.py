@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import av.logging
+import pytest
+
+from aot.errors import VideoError
+from aot.video import open_source, probe
+
+
+class FakeInput:
+    def __init__(self, data: bytes, terminal: bool = False) -> None:
+        self.buffer = io.BytesIO(data)
+        self.buffer.isatty = lambda: terminal  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the system's for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere.mp4", "does not exist: check"),
+        ("https://example.org/clip.mp4", "is an address, not a file: download"),
+        (".", "is a directory: name one"),
+    ],
+)
+def test_says_why_a_path_cannot_be_read(name: str, words: str) -> None:
+    with pytest.raises(VideoError, match=words), open_source(name):
+        pass
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    with pytest.raises(VideoError, match=r"empty.mp4 is empty"), open_source(empty):
+        pass
+
+
+def test_standard_input_is_copied_and_removed(
+    clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
+    with open_source("-") as copy:
+        assert copy.read_bytes() == clip.read_bytes()
+        assert temporary in copy.parents
+    assert list(temporary.iterdir()) == []
+
+
+def test_standard_input_is_removed_after_an_interrupt(
+    clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
+    with pytest.raises(KeyboardInterrupt), open_source("-"):
+        raise KeyboardInterrupt
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(("terminal", "words"), [(False, "standard input is empty"), (True, "nothing is piped")])
+def test_standard_input_without_data(terminal: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", FakeInput(b"", terminal))
+    with pytest.raises(VideoError, match=words), open_source("-"):
+        pass
+
+
+def test_standard_input_can_be_probed(clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
+    info = probe("-").info
+    assert (info.path, info.frames) == ("standard input", 90)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_full_disk_is_explained(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(VideoError, match="No space left on device"), open_source("-"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
+def test_a_pipe_is_copied(temporary: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"data")
+    os.close(writer)
+    with open_source(f"/dev/fd/{reader}") as copy:
+        assert copy.read_bytes() == b"data"
+    os.close(reader)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("level", [None, av.logging.ERROR])
+def test_the_log_level_is_put_back(clip: Path, level: int | None) -> None:
+    before = av.logging.get_level()
+    av.logging.set_level(level)
+    try:
+        probe(clip)
+        assert av.logging.get_level() == level
+    finally:
+        av.logging.set_level(before)
+
+
+def test_ffmpeg_and_decord_stay_silent_and_torch_unimported(damaged: Path) -> None:
+    script = f"""
+import sys
+import aot.video
+assert "torch" not in sys.modules, "importing aot.video imports torch"
+import av.logging
+av.logging.set_level(av.logging.VERBOSE)
+from aot.config import SamplingConfig
+aot.video.probe({str(damaged)!r})
+assert "torch" not in sys.modules, "probing imports torch"
+aot.video.decode({str(damaged)!r}, SamplingConfig())
+try:
+    aot.video.decode({str(damaged)!r}, SamplingConfig(decoder="decord"))
+except aot.video.probe.__globals__["VideoError"]:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
