@@ -28,7 +28,7 @@ _HOMES = {
     "probe": "aot.video",
     "save_tokens": "aot.tokens_file",
 }
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

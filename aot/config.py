@@ -96,7 +96,8 @@ class ModelConfig:
 @dataclass(frozen=True, slots=True)
 class TransportConfig:
     """Sinkhorn. stopping "published" ends when mean |r - r_previous| < tolerance, which fires after
-    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1)."""
+    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1).
+    """
 
     epsilon: float = 0.1
     max_iterations: int = 100
@@ -136,7 +137,8 @@ class AnchorConfig:
 class IntraConfig:
     """Phase I transport within a frame. The paper's equation has spatial_weight 0 and nearest_blend 0;
     the code behind its numbers has these defaults. mass "plan": the plan's total mass is 1 (published);
-    "token": one unit for each unselected patch."""
+    "token": one unit for each unselected patch.
+    """
 
     enabled: bool = True
     spatial_weight: float = 0.5
@@ -157,7 +159,8 @@ class IntraConfig:
 class InterConfig:
     """Phase II transport within a clip. keyframe: emit the keyframe's tokens as they were and again
     after absorbing ("both", published), or only one of the two. distinct: with `budget: paper`, the
-    tokens whose best match is below the keep_ratio quantile (code) or below tau (paper)."""
+    tokens whose best match is below the keep_ratio quantile (code) or below tau (paper).
+    """
 
     enabled: bool = True
     sigma_frames: float = 1.5
@@ -180,7 +183,8 @@ class InterConfig:
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
     """How frames are grouped: runs of `frames`, or "dynamic" cuts where consecutive frame embeddings
-    are among the `segments` - 1 least similar or less similar than `threshold` (FastVID's rule)."""
+    are among the `segments` - 1 least similar or less similar than `threshold` (FastVID's rule).
+    """
 
     mode: Literal["fixed", "dynamic"] = "fixed"
     frames: int = 4
@@ -198,7 +202,8 @@ class ClipConfig:
 @dataclass(frozen=True, slots=True)
 class AOTConfig:
     """AOT. budget "exact" keeps round(ratio * F * n) tokens; "paper" lets anchors.count and
-    inter.keep_ratio decide, as published, so that the number kept depends on the content."""
+    inter.keep_ratio decide, as published, so that the number kept depends on the content.
+    """
 
     budget: Literal["exact", "paper"] = "exact"
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -310,7 +315,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
 
 def _describe(options: tuple[Any, ...]) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    words = []
+    words: list[Any] = []
     for option in options:
         words += get_args(option) if get_origin(option) is Literal else [names[option]]
     return " or ".join(str(word) for word in words)

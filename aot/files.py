@@ -29,7 +29,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"the folder {path.parent} cannot be written to; choose another with -o")
 
 
-def write_whole(path: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there; on any failure nothing stays.
 
     Raises:

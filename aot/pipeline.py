@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,9 +61,7 @@ def compress_video(
                 on_frame=lambda done, total: on_progress("decode", done, total),
             )
         with clock.stage("encode"):
-            visual = model.encode(
-                frames, method.needs, on_frame=lambda done, total: on_progress("encode", done, total)
-            )
+            visual = model.encode(frames, method.needs, on_frame=lambda done, total: on_progress("encode", done, total))
         budget = config.token_budget(len(frames.pixels), model.tokens_per_frame)
         with clock.stage("compress"):
             on_progress("compress", 0, 1)
@@ -97,10 +95,12 @@ def explained_memory() -> Iterator[None]:
     """Turn an out-of-memory failure of any kind into a MemoryLimitError with a remedy."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-                raise
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            phrase in said for phrase in ("can't allocate memory", "out of memory")
+        ):
+            raise
         raise MemoryLimitError(
             "out of memory; use fewer --frames, a smaller --encode-batch, --dtype bfloat16, or a smaller model"
         ) from error

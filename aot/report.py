@@ -20,7 +20,8 @@ __all__ = ["FrameRetention", "RetentionReport", "frame_retention", "versions"]
 @dataclass(frozen=True, slots=True)
 class FrameRetention:
     """One sampled frame. kept = own + distinct + merged tokens that come from it; similarity: cosine of
-    this frame's embedding with the frame before (None for the first)."""
+    this frame's embedding with the frame before (None for the first).
+    """
 
     frame: int
     timestamp_s: float

@@ -1,11 +1,11 @@
 """The nouns of the program, and the letters used for their sizes everywhere.
 
-    F  frames                    g  patches per side of the vision tower's grid
-    N  patches per frame (g*g)   n  tokens per frame after the model's own pooling
-    D  width of the language model
-    M  anchors per frame         U  unselected patches per frame (N - M)
-    K  tokens kept for the whole video
-    C  clips                     B  token budget, or batch size inside `aot.core`
+F  frames                    g  patches per side of the vision tower's grid
+N  patches per frame (g*g)   n  tokens per frame after the model's own pooling
+D  width of the language model
+M  anchors per frame         U  unselected patches per frame (N - M)
+K  tokens kept for the whole video
+C  clips                     B  token budget, or batch size inside `aot.core`
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Pooling:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a method needs the encoder to record: saliency of these blocks (negative counts from the last),
-    and whether an embedding of each frame is wanted."""
+    and whether an embedding of each frame is wanted.
+    """
 
     saliency_layers: tuple[int, ...] = ()
     frame_embeddings: bool = False

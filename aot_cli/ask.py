@@ -42,7 +42,9 @@ def ask(
     tokens_given = is_tokens_file(source)
     config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
     notify(report["notices"])
-    answers = [_answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions]
+    answers = [
+        _answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions
+    ]
     if as_json:
         print_json(
             {

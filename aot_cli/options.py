@@ -77,7 +77,9 @@ MODEL = (
         Setting("model.dtype", str, "[default: auto]", (), "auto|float32|bfloat16|float16"),
         Setting("model.offline", bool, "Use only what is cached.", ("--offline/--no-offline",)),
         Setting("model.template", str, "The prompt's wording. [default: native]", (), "native|hf"),
-        Setting("model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"),
+        Setting(
+            "model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"
+        ),
         Setting("model.encode_batch_frames", int, "Frames encoded at once. [default: 8]", ("--encode-batch",)),
     ),
 )
@@ -86,8 +88,8 @@ COMPRESSION = (
     (
         Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1]. [default: 0.1]", ("--ratio", "-r")),
         Setting("method", str, "[default: aot]", (), "aot|none"),
-        Setting("aot.budget", str, "Meet the ratio exactly, or follow the content. [default: exact]", (), "exact|paper"),
-        Setting("aot.anchors.count", int, "Anchors per frame before pooling. [default: from the ratio]", ("--anchors",)),
+        Setting("aot.budget", str, "Meet the ratio exactly, or let content decide. [default: exact]", (), "exact|paper"),
+        Setting("aot.anchors.count", int, "Anchors per frame, before pooling. [default: by the ratio]", ("--anchors",)),
         Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes. [default: fixed]",
                 ("--clips",), "fixed|dynamic"),
         Setting("aot.clips.frames", int, "Frames per fixed clip. [default: 4]", ("--clip-frames",)),

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
     SiglipConfig,
     SiglipModel,
     SiglipTextConfig,
@@ -52,11 +53,6 @@ PATCH_SIZE = 4
 HEADS = 4
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 WEIGHTS = "model.safetensors"
-
-# What Qwen2's tokenizer.json splits on before the byte-level alphabet is applied.
-_QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # Renders what the hub's template renders: the role, then images, videos and texts, without newlines after turns.
 _CHAT_TEMPLATE = (
@@ -156,11 +152,8 @@ def make_siglip_head(
         eos_token_id=_IDS["<|im_end|>"],
         pad_token_id=_IDS["<|endoftext|>"],
     )
-    model = SiglipModel(
-        SiglipConfig(
-            text_config=text.to_dict(), vision_config=_vision_config(grid, hidden, vision_layers, head=True).to_dict()
-        )
-    )
+    vision = _vision_config(grid, hidden, vision_layers, head=True)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     _fill(model, seed)
     _save(model, folder, dtype)
     return folder
@@ -284,7 +277,9 @@ def _write_tokenizer(folder: Path) -> None:
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
     added = {token: _IDS[token] for token in SPECIAL_TOKENS}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    _fast_tokenizer(vocab).save(str(folder / "tokenizer.json"))
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[]).backend_tokenizer
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     _write_json(folder / "added_tokens.json", added)
@@ -306,21 +301,6 @@ def _write_tokenizer(folder: Path) -> None:
             "unk_token": None,
         },
     )
-
-
-def _fast_tokenizer(vocab: dict[str, int]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], continuing_subword_prefix="", end_of_word_suffix=""))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
-    return tokenizer
 
 
 def _write_processor(folder: Path, grid: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 20
 
 def anchors_for_ratio(ratio: float, patches: int) -> int:
     """Anchors M per frame for a ratio between the published ones, scaled from 729 patches; at least 1."""
-    for (r0, m0), (r1, m1) in zip(_PUBLISHED_ANCHORS, _PUBLISHED_ANCHORS[1:], strict=False):
+    for (r0, m0), (r1, m1) in pairwise(_PUBLISHED_ANCHORS):
         if ratio <= r1:
             anchors = m0 + (ratio - r0) / (r1 - r0) * (m1 - m0)
             return min(max(round(anchors * patches / 729), 1), patches)
@@ -34,7 +35,8 @@ def anchors_for_ratio(ratio: float, patches: int) -> int:
 class Allocation:
     """anchors: M per frame before pooling. kept: bool [F, n]. distinct: how many tokens each frame keeps
     beside the keyframes (0 for keyframes); None leaves that to the content. copies: how often each clip
-    emits its keyframe."""
+    emits its keyframe.
+    """
 
     anchors: int
     kept: Tensor
@@ -124,7 +126,8 @@ class _Fit:
 
     def search(self, start: int, most: int) -> int:
         """The number of anchors nearest to `start` with base <= budget <= capacity, or, where the budget
-        falls into a step between two numbers, the larger, whose keyframes are then trimmed."""
+        falls into a step between two numbers, the larger, whose keyframes are then trimmed.
+        """
         base, capacity = self._bounds(start)
         if base <= self.budget <= capacity:
             return start

@@ -18,7 +18,8 @@ def working_dtype(values: Tensor) -> torch.dtype:
 
 def decision_dtype(values: Tensor) -> torch.dtype:
     """float64 wherever the device has it: which tokens are distinct can hang on differences of 1e-7, and
-    the kept tokens are few enough for it to cost nothing."""
+    the kept tokens are few enough for it to cost nothing.
+    """
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 

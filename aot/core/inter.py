@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aot.core.cost import cosine_similarity, temporal_weight, decision_dtype
+from aot.core.cost import cosine_similarity, decision_dtype, temporal_weight
 from aot.core.sinkhorn import sinkhorn
 from aot.types import Clip
 
@@ -56,7 +56,8 @@ class DistinctRule:
 class ClipTransport:
     """distinct: bool [F, n], later frames' tokens that changed. merged: [C, n, D], each clip's keyframe with
     its kept cells replaced by what they are after absorbing the rest. mass: [C, n] float32, 1 plus what each
-    keyframe token absorbed."""
+    keyframe token absorbed.
+    """
 
     distinct: Tensor
     merged: Tensor

@@ -17,7 +17,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which model made some tokens. fingerprint: a hash of the weights that define its token space, equal
-    for every dtype the checkpoint is loaded in."""
+    for every dtype the checkpoint is loaded in.
+    """
 
     name: str
     revision: str | None

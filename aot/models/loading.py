@@ -88,9 +88,7 @@ def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
     from transformers.utils import cached_file
 
     with explained(config):
-        path = cached_file(
-            config.name, filename, _raise_exceptions_for_missing_entries=False, **hub_arguments(config)
-        )
+        path = cached_file(config.name, filename, _raise_exceptions_for_missing_entries=False, **hub_arguments(config))
     return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
 
 
@@ -120,7 +118,7 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first of CUDA, MPS and CPU that is there.
+    """The torch device for a name; "auto" is the first of CUDA, MPS and CPU that is there.
 
     Raises:
         ConfigError: the device asked for is not there.
@@ -144,7 +142,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto": bfloat16 where a GPU has it, else float16 on GPUs; float32 on the CPU."""
+    """The dtype for a name; "auto" is bfloat16 where a GPU has it, else float16 on GPUs; float32 on the CPU."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":

@@ -86,17 +86,13 @@ def _collect(
 
 
 def _header_notice(index: FrameIndex) -> tuple[str, ...]:
-    info = index.info
-    found = info.frames + info.discarded_frames
-    if found < info.header_frames:
-        return (f"the file announces {info.header_frames} frames but holds {found}; it may have been cut off",)
+    found_s, announced_s = index.info.duration_s, index.header_duration_s
     # Sound often runs on a little after the last picture.
-    if info.duration_s < 0.9 * index.header_duration_s - 1:
-        return (
-            f"the file announces {index.header_duration_s:.1f} s but its pictures end after "
-            f"{info.duration_s:.1f} s; it may have been cut off",
-        )
-    return ()
+    if found_s >= 0.95 * announced_s - 0.5:
+        return ()
+    return (
+        f"the file announces {announced_s:.1f} s but its pictures end after {found_s:.1f} s; it may have been cut off",
+    )
 
 
 def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[int]) -> tuple[str, ...]:

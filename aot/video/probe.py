@@ -37,7 +37,7 @@ class FrameIndex:
     keyframes: positions in `pts` at which decoding can start.
     counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
         frame is found by counting the decoded pictures.
-    header_duration_s: what the header promises, where that tells a file that was cut off; else 0.
+    header_duration_s: what the container's header states; 0 if it states nothing.
     """
 
     info: VideoInfo
@@ -146,8 +146,9 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
         variable_frame_rate=_varies(pts, time_base),
         has_audio=bool(container.streams.audio),
     )
-    # Matroska and WebM state no frame count; elsewhere the duration is an estimate or no better.
-    header_s = (container.duration or 0) / 1e6 if container.format.name.startswith("matroska") else 0.0
+    # Other containers state no duration, and FFmpeg estimates one.
+    states_duration = container.format.name.startswith(("mov", "matroska"))
+    header_s = (container.duration or 0) / 1e6 if states_duration else 0.0
     return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s)
 
 

@@ -55,10 +55,9 @@ def write(
     size: tuple[int, int] = (WIDTH, HEIGHT),
     rate: int = RATE,
     first: int = 0,
-    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times_ms is not None:
@@ -117,14 +116,16 @@ def _png() -> bytes:
     return b"".join(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
 
 
-def remux(source: Path, target: Path, edit: Callable[[av.Packet], av.Packet | None]) -> Path:
-    """Copy packets without encoding; `edit` may change one, replace it, or drop it (None)."""
-    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+def remux(
+    source: Path, target: Path, edit: Callable[[av.Packet], av.Packet], options: dict[str, str] | None = None
+) -> Path:
+    """Copy packets without encoding; `edit` may change or replace one."""
+    with av.open(str(source)) as reader, av.open(str(target), "w", options=options or {}) as writer:
         stream = reader.streams.video[0]
         copy = writer.add_stream_from_template(stream)
         for packet in reader.demux(stream):
-            changed = edit(packet) if packet.size else None
-            if changed is not None:
+            if packet.size:
+                changed = edit(packet)
                 changed.stream = copy
                 writer.mux(changed)
     return target

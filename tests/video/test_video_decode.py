@@ -3,20 +3,248 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import make_videos as make
-import numpy as np
 import pytest
 import torch
 from conftest import FRAMES, real_clip
-from PIL import Image
 from test_video_source import FakeInput
+from torch.nn import functional as F  # noqa: N812
 
 from aot.config import SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.types import VideoFrames
-from aot.video import decode, decode_pyav, plan_frames, probe
+from aot.video import decode, decode_pyav, probe
+
+DECODERS = ["pyav", "decord"]
+
+
+def numbers(frames: VideoFrames) -> list[int | None]:
+    return make.read_all(frames.pixels.numpy())
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", ["clip", "one_gop", "webm"])
+@pytest.mark.parametrize("frames", [1, 2, 7, FRAMES])
+def test_every_frame_is_the_one_asked_for(name: str, frames: int, decoder: Any, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(name)
+    got = decode(path, SamplingConfig(frames=frames, decoder=decoder))
+    asked = [0] if frames == 1 else [k * (FRAMES - 1) // (frames - 1) for k in range(frames)]
+    assert numbers(got) == asked
+    assert got.timestamps_s == pytest.approx([number / 25 for number in asked], abs=1e-3)
+    assert got.notices == ()
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.h264", "x.ts", "x.mkv"])
+def test_other_containers(name: str, tmp_path: Path) -> None:
+    path = make.write(tmp_path / name, FRAMES, options={"g": "10", "bf": "2"})
+    got = decode(path, SamplingConfig(frames=7))
+    assert numbers(got) == [0, 14, 29, 44, 59, 74, 89]
+    assert got.notices == ()
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_range_of_a_long_group_of_pictures(one_gop: Path, decoder: Any) -> None:
+    got = decode(one_gop, SamplingConfig(fps=5, start_s=2, end_s=2.6, decoder=decoder))
+    assert numbers(got) == [50, 55, 60, 65]
+
+
+def test_hidden_frames_are_not_shown(trimmed: Path) -> None:
+    got = decode(trimmed, SamplingConfig(frames=83))
+    assert numbers(got) == list(range(7, 90))
+    assert got.timestamps_s[0] == 0
+    assert got.notices == ()
+
+
+def test_decord_is_refused_where_it_is_wrong(trimmed: Path) -> None:
+    with pytest.raises(VideoError, match="use --decoder pyav"):
+        decode(trimmed, SamplingConfig(decoder="decord"))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_largest_of_two_streams(two_streams: Path, decoder: Any) -> None:
+    assert numbers(decode(two_streams, SamplingConfig(frames=5, decoder=decoder))) == [100, 104, 109, 114, 119]
+
+
+def test_variable_frame_rate(vfr: Path) -> None:
+    got = decode(vfr, SamplingConfig(frames=5, spacing="time"))
+    assert numbers(got) == [0, 19, 26, 32, 39]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_pictures_are_turned_upright_as_decord_does(degrees: int, clip: Path, tmp_path: Path) -> None:
+    turned = make.turn(clip, tmp_path / "turned.mp4", degrees)
+    ours = decode(turned, SamplingConfig(frames=5)).pixels
+    assert torch.equal(ours, decode(turned, SamplingConfig(frames=5, decoder="decord")).pixels)
+    assert numbers(VideoFrames(torch.rot90(ours, degrees // 90, (2, 3)), (), probe(turned).info)) == [0, 22, 44, 66, 89]
+
+
+@pytest.mark.parametrize("name", ["clouds-720p.mp4", "nasa-two-streams.mp4", "rotated-90.mov"])
+def test_decoders_agree_on_real_clips(name: str) -> None:
+    path = real_clip(name)
+    ours, decords = (decode(path, SamplingConfig(frames=6, decoder=decoder)) for decoder in ("pyav", "decord"))  # type: ignore[arg-type]
+    assert torch.equal(ours.pixels, decords.pixels)
+    assert ours.timestamps_s == decords.timestamps_s
+
+
+def test_frames_are_resized_as_torch_does(clip: Path) -> None:
+    full = decode(clip, SamplingConfig(frames=3)).pixels
+    small = decode(clip, SamplingConfig(frames=3), size=(40, 56)).pixels
+    assert (small.shape, small.dtype) == ((3, 3, 40, 56), torch.uint8)
+    assert torch.equal(small, F.interpolate(full, (40, 56), mode="bicubic", antialias=True))
+
+
+@pytest.mark.parametrize("size", [None, (48, 80)])
+def test_a_stream_that_changes_its_size(size: tuple[int, int] | None, tmp_path: Path) -> None:
+    parts = [
+        make.write(tmp_path / f"{k}.h264", 10, size=part, first=10 * k, options={"bf": "0"}).read_bytes()
+        for k, part in enumerate([(160, 96), (320, 192)])
+    ]
+    both = tmp_path / "both.h264"
+    both.write_bytes(b"".join(parts))
+    got = decode(both, SamplingConfig(frames=20), size=size)
+    assert numbers(got) == list(range(20))
+    assert tuple(got.pixels.shape[2:]) == (size or (96, 160))
+
+
+def test_progress_counts_every_frame(clip: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    decode(clip, SamplingConfig(frames=3), on_frame=lambda done, planned: seen.append((done, planned)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+class Decoding:
+    """What the PyAV decoder did: frames decoded in each run since a seek or opening, and files opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[int] = []
+        self.opened = 0
+        real_decode, real_open = decode_pyav._decode, decode_pyav.open_container
+
+        def decoding(*args: Any) -> Iterator[Any]:
+            self.runs.append(0)
+            for frame in real_decode(*args):
+                self.runs[-1] += 1
+                yield frame
+
+        def opening(*args: Any) -> Any:
+            self.opened += 1
+            return real_open(*args)
+
+        monkeypatch.setattr(decode_pyav, "_decode", decoding)
+        monkeypatch.setattr(decode_pyav, "open_container", opening)
+
+
+def test_seeking_skips_what_is_not_needed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = Decoding(monkeypatch)
+    assert numbers(decode(clip, SamplingConfig(frames=3))) == [0, 44, 89]
+    assert decoding.runs == [1, 5, 10]
+
+
+def test_one_group_of_pictures_is_decoded_once(one_gop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = Decoding(monkeypatch)
+    decode(one_gop, SamplingConfig(frames=9))
+    assert decoding.runs == [FRAMES]
+
+
+class Misled:
+    """A container whose seeking fails, or lands `late` keyframes behind the right one."""
+
+    def __init__(self, container: Any, late: int | None) -> None:
+        self._container, self._late = container, late
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def seek(self, pts: int, *, stream: Any) -> None:
+        if self._late is None:
+            raise av.error.InvalidDataError(1, "no index")
+        self._container.seek(pts + round(self._late * 10 / 25 / stream.time_base), stream=stream)
+
+
+@pytest.mark.parametrize("late", [1, 2, None])
+def test_seeking_that_goes_wrong_is_made_good(late: int | None, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = decode_pyav.open_container
+
+    @contextmanager
+    def opening(*args: Any) -> Iterator[Any]:
+        with real_open(*args) as container:
+            yield Misled(container, late)
+
+    monkeypatch.setattr(decode_pyav, "open_container", opening)
+    got = decode(clip, SamplingConfig(frames=7))
+    assert numbers(got) == [0, 14, 29, 44, 59, 74, 89]
+    assert got.notices == ()
+
+
+def test_open_groups_of_pictures_come_out_as_when_decoded_from_the_start() -> None:
+    path = real_clip("h265.mp4")  # decord shows broken pictures here after it has sought
+    every = decode(path, SamplingConfig(frames=10)).pixels
+    assert torch.equal(decode(path, SamplingConfig(frames=4)).pixels, every[[0, 3, 6, 9]])
+    assert torch.equal(every, decode(path, SamplingConfig(frames=10, decoder="decord")).pixels)
+
+
+def test_an_av1_clip() -> None:
+    path = real_clip("av1.mkv")
+    assert decode(path, SamplingConfig(frames=4), size=(32, 32)).pixels.shape == (4, 3, 32, 32)
+    with pytest.raises(VideoError, match=r"decord cannot read .*: use --decoder pyav"):
+        decode(path, SamplingConfig(frames=4, decoder="decord"))
+
+
+def test_decord_that_is_not_installed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ConfigError, match="use --decoder pyav"):
+        decode(clip, SamplingConfig(decoder="decord"))
+
+
+def test_decord_that_reads_another_stream(two_streams: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import decord
+
+    real_reader = decord.VideoReader
+    other = make.write(two_streams.parent / "other.mp4", 20, size=(80, 48))
+    monkeypatch.setattr(decord, "VideoReader", lambda _, **options: real_reader(str(other), **options))
+    with pytest.raises(VideoError, match=r"another stream or size .*: use --decoder pyav"):
+        decode(two_streams, SamplingConfig(frames=4, decoder="decord"))
+    other = make.write(two_streams.parent / "other.mp4", 21)
+    with pytest.raises(VideoError, match=r"decord sees 21 frames .* not 20: use --decoder pyav"):
+        decode(two_streams, SamplingConfig(frames=4, decoder="decord"))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_interrupt_passes_and_leaves_nothing(
+    decoder: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, planned: int) -> None:
+        raise KeyboardInterrupt
+
+    decode(clip, SamplingConfig(decoder=decoder))
+    before = resources()
+    monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        decode("-", SamplingConfig(decoder=decoder), on_frame=interrupt)
+    assert list(tmp_path.iterdir()) == []
+    assert resources() == before
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_nothing_leaks(clip: Path, decoder: Any) -> None:
+    decode(clip, SamplingConfig(frames=4, decoder=decoder), size=(32, 32))
+    before = resources()
+    for _ in range(20):
+        decode(clip, SamplingConfig(frames=4, decoder=decoder), size=(32, 32))
+    assert resources() == before
+
+
+def resources() -> tuple[int, int]:
+    """Open file descriptors and threads, the decoders' own included."""
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))  # noqa: PTH208

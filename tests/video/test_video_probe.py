@@ -114,12 +114,13 @@ def test_garbage(tmp_path: Path) -> None:
         probe(garbage)
 
 
-def test_no_frames(tmp_path: Path) -> None:
-    empty = make.write(tmp_path / "none.mkv", 1, codec="mpeg4")
-    data = empty.read_bytes()
-    empty.write_bytes(data[: data.index(b"\x1fC\xb6u")])  # ends where the first cluster starts
+def test_no_frames(clip: Path, tmp_path: Path) -> None:
+    # The index is intact and in front, but every picture behind it is gone.
+    cut = make.remux(clip, tmp_path / "front.mp4", lambda packet: packet, {"movflags": "faststart"})
+    data = cut.read_bytes()
+    cut.write_bytes(data[: data.index(b"mdat") + 4])
     with pytest.raises(VideoError, match="no video frame"):
-        probe(empty)
+        probe(cut)
 
 
 def test_real_clips() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -121,16 +122,18 @@ def test_frames_per_second(fps: float, start_s: float | None, end_s: float | Non
 @given(indexes, st.floats(0.1, 50))
 def test_frames_per_second_are_the_frames_on_screen(index: FrameIndex, fps: float) -> None:
     plan = plan_frames(index, SamplingConfig(fps=fps, max_frames=1000))
-    times, half_tick = index.times_s(), 5e-4
-    instants = [k / fps for k in range(int(index.info.duration_s * fps) + 1)]
-    # Instants within rounding of a frame's edge may fall on either side of it.
+    times, duration_s = index.times_s(), index.info.duration_s
+    instants = [k / fps for k in range(int(duration_s * fps) + 1) if k / fps < duration_s]
+
+    def shown(shift_s: float) -> list[int]:
+        return [max(0, bisect_right(times, instant + shift_s) - 1) for instant in instants]
+
+    # An instant within a millisecond of a frame's edge may fall on either side of it.
+    early, late = shown(-1e-3), shown(1e-3)
     surely = {
-        max(k for k, time in enumerate(times) if time <= instant)
-        for instant in instants
-        if min(abs(instant - edge) for edge in (*times, index.info.duration_s)) > 2 * half_tick
+        k for k, other, instant in zip(early, late, instants, strict=True) if k == other and instant < duration_s - 2e-3
     }
-    possibly = {max(k for k, time in enumerate(times) if time <= instant + 2 * half_tick) for instant in instants}
-    assert surely <= set(plan.positions) <= possibly | surely
+    assert surely <= set(plan.positions) <= {*early, *shown(0), *late}
 
 
 def test_asking_for_the_own_rate_takes_every_frame_despite_rounding() -> None:

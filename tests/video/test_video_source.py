@@ -47,9 +47,7 @@ def test_empty_file(tmp_path: Path) -> None:
         pass
 
 
-def test_standard_input_is_copied_and_removed(
-    clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_copied_and_removed(clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
     with open_source("-") as copy:
         assert copy.read_bytes() == clip.read_bytes()

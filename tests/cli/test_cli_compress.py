@@ -1,0 +1,95 @@
+"""`aot compress`: the file, the report, and nothing when it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_run import Aot
+from safetensors.torch import load_file
+
+
+def test_pt_file_is_plain_tensors_and_values(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run = run_aot("compress", clip_file, "-o", "tokens.pt", "--ratio", "0.1", *small)
+    assert run.code == 0
+    assert run.out == "tokens.pt\n"
+    found = torch.load("tokens.pt", weights_only=True)
+    report = found["report"]
+    kept = round(0.1 * report["visual_tokens"])
+    assert report["kept_tokens"] == report["budget_tokens"] == kept
+    for name in ("features", "frame", "row", "col", "role", "mass"):
+        assert len(found[name]) == kept
+    assert len(found["timestamps_s"]) == 8
+    assert report["model"]["fingerprint"]
+    assert report["config"]["aot"]["intra"]["nearest_blend"] == 0.1
+    assert report["versions"]["transformers"]
+    assert f"kept {kept} of" in run.err
+
+
+def test_safetensors_holds_the_same(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    for name in ("t.pt", "t.safetensors"):
+        run_aot("compress", clip_file, "-o", name, *small)
+    pt, safe = torch.load("t.pt", weights_only=True), load_file("t.safetensors")
+    for name, tensor in safe.items():
+        assert torch.equal(tensor, pt[name])
+
+
+def test_reports(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run = run_aot("compress", clip_file, "-o", "a.pt", "--report", "a.json", *small)
+    report = json.loads(Path("a.json").read_text())
+    run_aot("compress", clip_file, "-o", "b.pt", "--report", "b.csv", *small)
+    with Path("b.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["kept"]) for row in rows] == [frame["kept"] for frame in report["frames"]]
+    assert sum(frame["kept"] for frame in report["frames"]) == report["kept_tokens"]
+    assert "retention" in run.err
+
+
+def test_json_is_the_report(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    found = run_aot("compress", clip_file, "-o", "a.pt", "--json", *small).json
+    assert found["output"] == "a.pt"
+    assert found["kept_tokens"] == found["budget_tokens"]
+
+
+def test_force_replaces(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    Path("t.pt").write_text("old")
+    assert run_aot("compress", clip_file, "-o", "t.pt", "--force", *small).code == 0
+    assert torch.load("t.pt", weights_only=True)["format"] == "aot-tokens"
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_any_frame_count_meets_the_budget(run_aot: Aot, small: tuple[str, ...], clip_file: Path, frames: int) -> None:
+    found = run_aot("compress", clip_file, "-o", "t.pt", "--json", "--force", *small, "--frames", str(frames)).json
+    assert found["kept_tokens"] == round(0.1 * found["visual_tokens"])
+
+
+def test_dynamic_clips_say_what_compared_the_frames(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    found = run_aot("compress", clip_file, "-o", "t.pt", "--json", "--clips", "dynamic", *small).json
+    assert found["facts"]["frame_embeddings"] == "mean of the frame's features"
+    assert found["kept_tokens"] == found["budget_tokens"]
+
+
+@pytest.mark.parametrize("where", ["encode", "save"])
+def test_interrupt_leaves_nothing(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    import aot.models.llava_onevision as family
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        if where == "save":
+            Path(args[1]).write_bytes(b"half")
+        signal.raise_signal(signal.SIGINT)
+
+    if where == "save":
+        monkeypatch.setattr(torch, "save", interrupted)
+    else:
+        monkeypatch.setattr(family.LlavaOnevision, "encode", interrupted)
+    run = run_aot("compress", clip_file, "-o", "t.pt", *small)
+    assert run.code == 130
+    assert run.err == "aot: interrupted\n"
+    assert not list(Path().iterdir())

@@ -1,0 +1,212 @@
+"""Each error a user can meet: one line with a remedy, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from pathlib import Path
+from typing import Any
+
+import make_videos
+import pytest
+import torch
+from cli_run import Aot
+from safetensors.torch import load_file, save_file
+from tiny_checkpoint import drop_weights, make_checkpoint, make_other_architecture
+
+
+def one_line(error: str) -> str:
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("aot: ")
+    assert "Traceback" not in error
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.mp4", b"", "empty"),
+        ("junk.mp4", bytes(range(256)) * 40, "not a video"),
+        ("text.mp4", b"hello", "not a video"),
+    ],
+)
+def test_unreadable_files(run_aot: Aot, small: tuple[str, ...], name: str, content: bytes, says: str) -> None:
+    Path(name).write_bytes(content)
+    for command in (("ask", name, "hi", *small), ("inspect", name), ("compress", name, "-o", "t.pt", *small)):
+        run = run_aot(*command)
+        assert run.code == 3
+        assert says in one_line(run.err)
+        assert not run.out
+    assert {path.name for path in Path().iterdir()} == {name}
+
+
+def test_missing_file_directory_and_truncation(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    Path("folder.mp4").mkdir()
+    Path("cut.mp4").write_bytes(clip_file.read_bytes()[:200])
+    for name in ("nope.mp4", "folder.mp4", "cut.mp4"):
+        run = run_aot("ask", name, "hi", *small)
+        assert run.code == 3
+        assert name in one_line(run.err)
+
+
+def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
+    make_videos.write_sound(Path("sound.mp4"))
+    run = run_aot("ask", "sound.mp4", "hi", *small)
+    assert run.code == 3
+    assert "picture" in one_line(run.err) or "video" in one_line(run.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--start", "0.5", "--end", "0.5"), 2, "--end"),
+        (("--start", "99"), 3, "lasts"),
+        (("--ratio", "0"), 2, "(0, 1]"),
+        (("--ratio", "1.01"), 2, "(0, 1]"),
+        (("--ratio", "nan"), 2, "(0, 1]"),
+        (("--ratio", "0.001"), 2, "clips"),
+        (("--frames", "0"), 2, "at least 1"),
+        (("--fps", "-1"), 2, "above 0"),
+        (("--method", "magic"), 2, "valid: aot"),
+        (("--clips", "sometimes"), 2, "fixed or dynamic"),
+        (("--set", "aot.inter.nope=1"), 2, "unknown setting aot.inter.nope"),
+        (("--set", "nonsense"), 2, "PATH=VALUE"),
+        (("--preset", "nope"), 2, "valid: default"),
+        (("--device", "tpu"), 2, "auto, cpu"),
+        (("--model", "./nope"), 4, "config.json"),
+        (("--model", "someone/something", "--offline"), 4, "offline"),
+    ],
+)
+def test_bad_settings(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    run = run_aot("ask", clip_file, "hi", *small, *arguments)
+    assert run.code == code
+    assert says in one_line(run.err)
+    assert not run.out
+
+
+def test_no_model_and_no_question(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AOT_MODEL", raising=False)
+    run = run_aot("ask", clip_file, "hi")
+    assert run.code == 4
+    assert "--model" in one_line(run.err)
+    run = run_aot("ask", clip_file, "  ")
+    assert run.code == 2
+    assert "question" in one_line(run.err)
+
+
+def test_unusable_checkpoints(run_aot: Aot, clip_file: Path, tmp_path: Path) -> None:
+    other = make_other_architecture(tmp_path / "other")
+    run = run_aot("ask", clip_file, "hi", "--model", other)
+    assert run.code == 4
+    assert "qwen2" in one_line(run.err)
+    assert "LLaVA-OneVision" in run.err
+    broken = make_checkpoint(tmp_path / "broken", grid=5)
+    drop_weights(broken, "multi_modal_projector")
+    run = run_aot("ask", clip_file, "hi", "--model", broken)
+    assert run.code == 4
+    assert "lacks" in one_line(run.err)
+
+
+def test_nan_features(run_aot: Aot, clip_file: Path, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "nan", grid=5)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if key.endswith("linear_2.bias"))
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, file, metadata={"format": "pt"})
+    run = run_aot("compress", clip_file, "-o", "t.pt", "--model", folder, "--frames", "2")
+    assert run.code == 1
+    assert "NaN" in one_line(run.err)
+    assert not list(Path().iterdir())
+
+
+class _Malice:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("pwned"),)
+
+
+@pytest.mark.parametrize("content", ["pickle", "random", "empty", "foreign"])
+def test_tokens_files_that_are_not(run_aot: Aot, content: str) -> None:
+    match content:
+        case "pickle":
+            Path("t.pt").write_bytes(pickle.dumps(_Malice()))
+        case "random":
+            Path("t.pt").write_bytes(bytes(range(256)))
+        case "empty":
+            Path("t.pt").touch()
+        case "foreign":
+            torch.save({"weights": torch.zeros(2)}, "t.pt")
+    for command in (("ask", "t.pt", "hi"), ("inspect", "t.pt")):
+        run = run_aot(*command)
+        assert run.code == 1
+        assert "t.pt" in one_line(run.err)
+    assert not Path("pwned").exists()
+
+
+def test_tokens_of_another_model(run_aot: Aot, small: tuple[str, ...], clip_file: Path, tmp_path: Path) -> None:
+    assert run_aot("compress", clip_file, "-o", "t.pt", *small).code == 0
+    other = make_checkpoint(tmp_path / "other", seed=7, grid=9)
+    run = run_aot("ask", "t.pt", "hi", "--model", other)
+    assert run.code == 1
+    assert "made by" in one_line(run.err)
+
+
+def test_existing_output_is_kept(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    Path("t.pt").write_text("mine")
+    run = run_aot("compress", clip_file, "-o", "t.pt", *small)
+    assert run.code == 1
+    assert "--force" in one_line(run.err)
+    assert Path("t.pt").read_text() == "mine"
+    run = run_aot("compress", clip_file, "-o", "new.pt", "--report", "t.pt", *small)
+    assert run.code == 2
+    assert ".json or .csv" in one_line(run.err)
+
+
+def test_outputs_are_checked_before_the_work(run_aot: Aot, clip_file: Path) -> None:
+    """No model is named, so loading would fail first if the output were looked at last."""
+    for output, says in (("t.bin", ".safetensors"), ("nowhere/t.pt", "does not exist"), ("../here", ".pt")):
+        run = run_aot("compress", clip_file, "-o", output)
+        assert says in one_line(run.err)
+
+
+def test_full_disk(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*args: Any, **kwargs: Any) -> None:
+        Path(args[1]).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", no_space)
+    run = run_aot("compress", clip_file, "-o", "t.pt", *small)
+    assert run.code == 1
+    assert "no space left" in run.err
+    assert not list(Path().iterdir())
+
+
+def test_out_of_memory(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import aot.models.llava_onevision as family
+
+    def exhausted(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(family.LlavaOnevision, "_tower_features", exhausted)
+    run = run_aot("ask", clip_file, "hi", *small)
+    assert run.code == 5
+    assert "--encode-batch" in one_line(run.err)
+
+
+def test_debug_shows_the_traceback(run_aot: Aot) -> None:
+    from aot.errors import VideoError
+
+    with pytest.raises(VideoError):
+        run_aot("inspect", "nope.mp4", "--debug")
+
+
+def test_a_bug_is_one_line_too(run_aot: Aot, monkeypatch: pytest.MonkeyPatch, clip_file: Path) -> None:
+    import aot.video
+
+    monkeypatch.setattr(aot.video, "probe", lambda path: 1 / 0)
+    run = run_aot("inspect", clip_file)
+    assert run.code == 1
+    assert "--debug" in one_line(run.err)

@@ -1,0 +1,67 @@
+"""`aot inspect`: files, groupings, and what compression keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import make_videos
+import pytest
+from cli_run import Aot
+
+NASA = Path(__file__).parents[2].parent / "shared" / "videos" / "nasa-two-streams.mp4"
+
+
+def test_groupings_without_a_model(run_aot: Aot, clip_file: Path) -> None:
+    found = run_aot("inspect", clip_file, "--frames", "10", "--clip-frames", "4", "--json").json
+    assert [clip["members"] for clip in found["clips"]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [clip["keyframe"] for clip in found["clips"]] == [0, 4, 8]
+    assert [time for clip in found["clips"] for time in clip["timestamps_s"]] == found["timestamps_s"]
+    assert found["prediction"]["tokens_before"] == 10 * 196
+    assert found["prediction"]["tokens_after"] == 196
+    assert found["video"]["codec"] == "h264"
+
+
+def test_human_output(run_aot: Aot, clip_file: Path) -> None:
+    run = run_aot("inspect", clip_file)
+    for words in ("h264", "frames per second", "keyframe groupings", "predicted"):
+        assert words in run.out
+
+
+def test_a_model_in_the_environment_does_not_slow_inspect(
+    run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AOT_MODEL", "no/such-model")
+    assert run_aot("inspect", clip_file).code == 0
+
+
+def test_with_a_model_the_groupings_are_those_of_compression(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path
+) -> None:
+    seen = run_aot("inspect", clip_file, "--clips", "dynamic", *small, "--json").json
+    run_aot("compress", clip_file, "-o", "t.pt", "--clips", "dynamic", *small)
+    kept = run_aot("inspect", "t.pt", "--json").json
+    assert seen["clips"] == kept["clips"]
+    assert [f["kept"] for f in seen["frames"]] == [f["kept"] for f in kept["frames"]]
+    assert all(frame["similarity"] is not None for frame in seen["frames"][1:])
+    run = run_aot("inspect", "t.pt")
+    assert "kept of each frame" in run.out
+
+
+def test_dynamic_without_a_model_says_what_is_missing(run_aot: Aot, clip_file: Path) -> None:
+    run = run_aot("inspect", clip_file, "--clips", "dynamic")
+    assert run.code == 0
+    assert "--model" in run.err
+
+
+def test_rotation_and_variable_rate_are_shown(run_aot: Aot) -> None:
+    clip = make_videos.write(Path("clip.mp4"), 8)
+    turned = make_videos.turn(clip, Path("turned.mp4"), 90)
+    assert "90 degrees" in run_aot("inspect", turned).out
+    varying = make_videos.write(Path("clip.mkv"), 6, times_ms=[0, 33, 66, 200, 500, 533])
+    assert "variable" in run_aot("inspect", varying).out
+
+
+@pytest.mark.skipif(not NASA.exists(), reason="the shared clips are not here")
+def test_the_better_of_two_streams(run_aot: Aot) -> None:
+    found = run_aot("inspect", NASA, "--json").json
+    assert (found["video"]["width"], found["video"]["frames"]) == (480, 390)

@@ -1,0 +1,57 @@
+"""What loads when, presets, doctor, help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_run import Aot
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("ask", "--help"), ("presets", "list"), ("inspect", "CLIP"), ("inspect", "CLIP", "--json")],
+)
+def test_heavy_libraries_stay_unloaded(arguments: tuple[str, ...], clip_file: Path) -> None:
+    line = [str(clip_file) if word == "CLIP" else word for word in arguments]
+    code = (
+        "import sys, json\n"
+        "from aot_cli.main import main\n"
+        f"sys.argv = ['aot', *{line!r}]\n"
+        "try: main()\n"
+        "except SystemExit as left: assert not left.code\n"
+        "print(json.dumps(sorted({'torch', 'transformers'} & set(sys.modules))), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+def test_console_script_is_installed() -> None:
+    script = Path(sys.executable).parent / "aot"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("aot 0.")
+
+
+def test_help_names_every_setting_with_its_variable(run_aot: Aot) -> None:
+    run = run_aot("compress", "--help")
+    for word in ("--ratio", "--clip-frames", "--siglip-head", "--set", "--preset", "--json"):
+        assert word in run.out
+
+
+def test_presets(run_aot: Aot) -> None:
+    names = [entry["name"] for entry in run_aot("presets", "list", "--json").json]
+    assert "paper/onevision-r10" in names
+    assert run_aot("presets", "show", "paper/onevision-r10").out.startswith("# aot compress")
+    assert run_aot("presets", "show", "paper/onevision-r10", "--json").json["aot"]["anchors"]["count"] == 126
+    assert run_aot("presets", "show", "nope").code == 2
+
+
+def test_doctor(run_aot: Aot) -> None:
+    found = run_aot("doctor", "--json").json
+    assert found["versions"]["torch"]
+    assert "cpu" in found["devices"]
+    assert found["decoders"]["pyav"]
+    assert "HF_HUB_OFFLINE" in run_aot("doctor").out

@@ -1,0 +1,73 @@
+"""What several tests share: tiny checkpoints, the models loaded from them, and one real video. No network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, so before everything else
+
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import make_checkpoint
+
+from aot.config import ModelConfig
+from aot.models import load_model
+from aot.models.llava_onevision import LlavaOnevision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLIP_FRAMES = 24
+SMALL_GRID = 9
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with the real model's 27 x 27 patches."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with 9 x 9 patches, 25 tokens per frame."""
+    return make_checkpoint(tmp_path_factory.mktemp("small"), grid=SMALL_GRID)
+
+
+def _load(folder: Path) -> LlavaOnevision:
+    model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
+    assert isinstance(model, LlavaOnevision)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> LlavaOnevision:
+    return _load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_folder: Path) -> LlavaOnevision:
+    return _load(small_folder)
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 H.264 frames of 160 x 120 at 8 per second: waves that move, and a square that crosses them."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    rows, columns = np.mgrid[0:120, 0:160]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for k in range(CLIP_FRAMES):
+            waves = [127 + 120 * np.sin((columns * a + rows * b) / 15 + k * c) for a, b, c in WAVES]
+            picture = np.stack(waves, axis=-1).astype(np.uint8)
+            picture[40:80, 6 * k : 6 * k + 30] = (255, 255 - 10 * k, 10 * k)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))

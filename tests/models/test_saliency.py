@@ -1,0 +1,160 @@
+"""Recorded saliency: what eager attention would say, at no cost to the features, leaving nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from model_inputs import frames_for
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from aot.models import saliency as module
+from aot.models.saliency import attention_modules, received_attention, recorded_saliency, resolve_layer
+from aot.types import Needs
+
+if TYPE_CHECKING:
+    from aot.models.llava_onevision import LlavaOnevision
+
+LAYERS = (5, -2)
+
+
+@pytest.fixture(scope="module")
+def tower(small_model: LlavaOnevision) -> Any:
+    return small_model.network.model.vision_tower
+
+
+@pytest.fixture(scope="module")
+def pixels(small_model: LlavaOnevision) -> Tensor:
+    return small_model.normalise(frames_for(small_model, 2).pixels)
+
+
+@torch.inference_mode()
+def run(tower: Any, pixels: Tensor) -> Tensor:
+    return tower(pixels).last_hidden_state
+
+
+@pytest.mark.parametrize("which", ["tiny", "small"])
+def test_equals_eager_attention_column_sums(which: str, request: pytest.FixtureRequest) -> None:
+    model: LlavaOnevision = request.getfixturevalue(f"{which}_model")
+    frames = frames_for(model, 2)
+    visual = model.encode(frames, Needs(LAYERS))
+    eager = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        model.config.name, dtype="float32", attn_implementation="eager"
+    ).model.vision_tower.eval()
+    with torch.inference_mode():
+        attentions = eager(model.normalise(frames.pixels), output_attentions=True).attentions
+    for layer in LAYERS:
+        expected = attentions[layer].sum(-2).mean(1)
+        torch.testing.assert_close(visual.saliency[layer], expected, rtol=1e-5, atol=1e-5)
+        assert expected.std() > 0.05
+    assert not torch.allclose(visual.saliency[5], attentions[4].sum(-2).mean(1), atol=1e-2)
+
+
+def test_recording_changes_no_feature(small_model: LlavaOnevision) -> None:
+    frames = frames_for(small_model)
+    plain = small_model.encode(frames, Needs()).features
+    assert torch.equal(small_model.encode(frames, Needs(LAYERS)).features, plain)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 8), st.integers(0, 99))
+def test_received_attention_sums_to_the_patches(batch: int, heads: int, patches: int, width: int, seed: int) -> None:
+    query, key = torch.randn(2, batch, heads, patches, width, generator=torch.Generator().manual_seed(seed))
+    received = received_attention(query, key, width**-0.5)
+    assert received.shape == (batch, patches) and (received >= 0).all()
+    torch.testing.assert_close(received.sum(-1), torch.full((batch,), float(patches)))
+
+
+# --- Layer numbers
+
+
+@given(st.integers(-60, 60), st.integers(1, 60))
+def test_resolve_layer_stays_in_range(layer: int, depth: int) -> None:
+    block = resolve_layer(layer, depth)
+    assert 0 <= block < depth
+    if -depth <= layer < depth:
+        assert block == range(depth)[layer]
+
+
+@given(st.integers(-26, 25), st.integers(1, 26))
+def test_resolve_layer_keeps_the_relative_depth(layer: int, depth: int) -> None:
+    if not -depth <= layer < depth:
+        assert abs(resolve_layer(layer, depth) / depth - layer % 26 / 26) <= 1 / depth
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "block"), [(5, 26, 5), (-2, 26, 24), (5, 3, 1), (-2, 3, 1), (5, 1, 0), (-2, 1, 0), (24, 13, 12)]
+)
+def test_resolve_layer_examples(layer: int, depth: int, block: int) -> None:
+    assert resolve_layer(layer, depth) == block
+
+
+# --- What is left behind
+
+
+def test_layers_asked_for_twice_under_two_names(tower: Any, pixels: Tensor) -> None:
+    depth = len(attention_modules(tower))
+    with recorded_saliency(tower, (5, 5 - depth)) as recorded:
+        run(tower, pixels)
+    assert [len(batches) for batches in recorded.values()] == [1, 1]
+    assert torch.equal(recorded[5][0], recorded[5 - depth][0])
+
+
+def test_everything_is_put_back(tower: Any, pixels: Tensor) -> None:
+    before, plain = tower.config._attn_implementation, run(tower, pixels)
+    with recorded_saliency(tower, LAYERS):
+        assert tower.config._attn_implementation != before
+    assert tower.config._attn_implementation == before
+    assert not module._active
+    assert torch.equal(run(tower, pixels), plain)
+
+
+def test_everything_is_put_back_after_an_exception(tower: Any, pixels: Tensor) -> None:
+    before = tower.config._attn_implementation
+    with pytest.raises(KeyboardInterrupt), recorded_saliency(tower, LAYERS):
+        run(tower, pixels)
+        raise KeyboardInterrupt
+    assert tower.config._attn_implementation == before
+    assert not module._active
+
+
+def test_nothing_is_left_if_the_setting_cannot_be_changed(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    monkeypatch.setattr(tower, "set_attn_implementation", refuse)
+    with pytest.raises(ValueError, match="aot"), recorded_saliency(tower, LAYERS):
+        pass
+    assert not module._active
+
+
+def test_no_layers_touch_nothing(tower: Any) -> None:
+    before = tower.config._attn_implementation
+    with recorded_saliency(tower, ()) as recorded:
+        assert tower.config._attn_implementation == before
+    assert recorded == {}
+
+
+def test_a_second_use_starts_afresh(tower: Any, pixels: Tensor) -> None:
+    values = []
+    for _ in range(2):
+        with recorded_saliency(tower, (5,)) as recorded:
+            run(tower, pixels)
+            run(tower, pixels[:1])
+        assert [batch.shape[0] for batch in recorded[5]] == [2, 1]
+        values.append(recorded[5][0])
+    assert torch.equal(*values)
+
+
+def test_nested_use_records_in_both(tower: Any, pixels: Tensor) -> None:
+    before = tower.config._attn_implementation
+    with recorded_saliency(tower, (5,)) as outer:
+        with recorded_saliency(tower, (-2,)) as inner:
+            run(tower, pixels)
+        run(tower, pixels)
+    assert (len(inner[-2]), len(outer[5])) == (1, 2)
+    assert tower.config._attn_implementation == before
+    assert not module._active

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import make_videos as make
+import pytest
+from conftest import real_clip
+
+from aot.config import SamplingConfig
+from aot.errors import VideoError
+from aot.video import decode, probe
+
+
+def test_frames_that_do_not_decode_are_dropped_with_a_notice(damaged: Path) -> None:
+    got = decode(damaged, SamplingConfig(frames=90))
+    count = len(got.pixels)
+    assert 40 <= count < 90
+    assert len(got.timestamps_s) == count
+    lost = re.fullmatch(
+        r"(\d+) of 90 sampled frames could not be decoded \(damaged data near 1\.[5-9] s\); going on with (\d+)",
+        got.notices[0],
+    )
+    assert lost is not None
+    assert (int(lost[1]), int(lost[2])) == (90 - count, count)
+
+
+def test_frames_after_lost_ones_are_reported_as_doubtful(damaged: Path) -> None:
+    got = decode(damaged, SamplingConfig(frames=90))
+    shown = make.read_all(got.pixels.numpy())
+    doubtful = re.match(r"(\d+) of 90 sampled frames are damaged or follow damaged data", got.notices[1])
+    assert doubtful is not None
+    intact = len(got.pixels) - int(doubtful[1])
+    assert shown[:intact] == [round(time * 25) for time in got.timestamps_s[:intact]]
+    assert intact >= 35
+
+
+def test_damage_ends_at_the_next_keyframe(clip: Path, tmp_path: Path) -> None:
+    broken = make.overwrite_packets(clip, tmp_path / "broken.mp4", [12, 13, 14])
+    got = decode(broken, SamplingConfig(frames=90))
+    wrong = {
+        round(time * 25)
+        for time, number in zip(got.timestamps_s, make.read_all(got.pixels.numpy()), strict=True)
+        if number != round(time * 25)
+    }
+    assert wrong <= set(range(10, 20))
+    assert len(got.notices) == 2
+    later = decode(broken, SamplingConfig(frames=90, start_s=0.8))
+    assert later.timestamps_s[-70:] == pytest.approx([k / 25 for k in range(20, 90)])
+
+
+def test_a_damaged_keyframe_costs_its_group_only(clip: Path, tmp_path: Path) -> None:
+    broken = make.overwrite_packets(clip, tmp_path / "broken.mp4", [40])
+    assert 40 in probe(clip).keyframes
+    got = decode(broken, SamplingConfig(frames=3))  # 0, 44 and 89, each in a group of its own
+    assert got.timestamps_s[-1] == pytest.approx(89 / 25)
+    assert make.read_all(got.pixels.numpy())[-1] == 89
+    assert got.notices != ()
+
+
+def test_untouched_frames_of_a_damaged_file_come_without_notice(damaged: Path) -> None:
+    got = decode(damaged, SamplingConfig(frames=10, end_s=1.2))
+    assert len(got.pixels) == 10
+    assert got.notices == ()
+
+
+def test_nothing_decodes(one_gop: Path, tmp_path: Path) -> None:
+    broken = make.overwrite_packets(one_gop, tmp_path / "broken.mp4", range(90))
+    with pytest.raises(VideoError, match=r"none of the 8 frames sampled from .* can be decoded: copy"):
+        decode(broken, SamplingConfig(frames=8))
+
+
+def test_decord_is_refused_rather_than_given_substitutes(damaged: Path) -> None:
+    with pytest.raises(VideoError, match="use --decoder pyav"):
+        decode(damaged, SamplingConfig(decoder="decord"))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".mp4", {"movflags": "faststart"}), (".mkv", {})])
+def test_a_download_that_stopped(suffix: str, options: dict[str, str], clip: Path, tmp_path: Path) -> None:
+    whole = make.remux(clip, tmp_path / f"whole{suffix}", lambda packet: packet, options)
+    assert decode(whole, SamplingConfig(frames=8)).notices == ()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    got = decode(cut, SamplingConfig(frames=8))
+    assert re.match(r"the file announces 3\.\d s but its pictures end after [012]\.\d s; it may", got.notices[0])
+
+
+def test_a_real_damaged_clip() -> None:
+    got = decode(real_clip("corrupted.mp4"), SamplingConfig(frames=50), size=(32, 32))
+    assert len(got.pixels) == 49
+    assert got.notices[0] == "1 of 50 sampled frames could not be decoded (damaged data near 3.0 s); going on with 49"
