@@ -99,11 +99,14 @@ def load_tokens(path: str | Path) -> TokensFile:
 
 def _read_pt(path: Path) -> dict[str, Any]:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on what it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TokensFileError(
             f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "

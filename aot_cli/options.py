@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,6 +21,9 @@ from aot.settings import resolve_config
 from aot_cli.console import explained_errors
 
 __all__ = ["COMPRESSION", "GENERATION", "MODEL", "SAMPLING", "Given", "Setting", "command"]
+
+
+_DEFAULTS = Config()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,28 @@ class Setting:
         return self.path.rpartition(".")[2]
 
     @property
+    def flag_names(self) -> tuple[str, ...]:
+        return self.flags or ("--" + self.name.replace("_", "-"),)
+
+    @property
+    def described(self) -> str:
+        """The help text with the default value, if there is one."""
+        default = functools.reduce(getattr, self.path.split("."), _DEFAULTS)
+        return self.help if default is None or default is False else f"{self.help} (default: {default})"
+
+    @property
     def parameter_name(self) -> str:
         return self.path.replace(".", "__")
 
     def parameter(self, panel: str) -> inspect.Parameter:
         """The flag as a parameter, with an environment variable of the same name."""
-        flags = self.flags or ("--" + self.name.replace("_", "-"),)
-        variable = "AOT_" + flags[0].split("/")[0].strip("-").replace("-", "_").upper()
+        variable = "AOT_" + self.flag_names[0].split("/")[0].strip("-").replace("-", "_").upper()
         return _flag(
             self.parameter_name,
             self.kind | None,
             None,
-            *flags,
-            help=self.help,
+            *self.flag_names,
+            help=self.described,
             metavar=self.metavar,
             envvar=variable,
             rich_help_panel=panel,
@@ -59,13 +72,13 @@ class Setting:
 SAMPLING = (
     "Frames",
     (
-        Setting("sampling.frames", int, "Frames spread evenly over the video. [default: 32]"),
+        Setting("sampling.frames", int, "Frames spread evenly over the video."),
         Setting("sampling.fps", float, "Frames per second instead of a number of frames."),
         Setting("sampling.start_s", float, "Begin here.", ("--start",), "SECONDS"),
         Setting("sampling.end_s", float, "End here.", ("--end",), "SECONDS"),
-        Setting("sampling.max_frames", int, "Most frames --fps may give. [default: 256]"),
-        Setting("sampling.spacing", str, "Even in frame numbers or in seconds. [default: index]", (), "index|time"),
-        Setting("sampling.decoder", str, "[default: pyav]", (), "pyav|decord"),
+        Setting("sampling.max_frames", int, "Most frames --fps may give."),
+        Setting("sampling.spacing", str, "Even in frame numbers or in seconds.", (), "index|time"),
+        Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),
     ),
 )
 MODEL = (
@@ -73,34 +86,40 @@ MODEL = (
     (
         Setting("model.name", str, "Hugging Face id or local folder.", ("--model", "-m"), "ID|FOLDER"),
         Setting("model.revision", str, "Branch, tag or commit on the hub.", (), "REV"),
-        Setting("model.device", str, "[default: auto]", (), "auto|cpu|cuda|cuda:N|mps"),
-        Setting("model.dtype", str, "[default: auto]", (), "auto|float32|bfloat16|float16"),
+        Setting("model.device", str, "Where the model runs.", (), "auto|cpu|cuda|cuda:N|mps"),
+        Setting(
+            "model.dtype",
+            str,
+            "Precision; auto is 16 bits on a GPU, 32 on the CPU.",
+            (),
+            "auto|float32|bfloat16|float16",
+        ),
         Setting("model.offline", bool, "Use only what is cached.", ("--offline/--no-offline",)),
-        Setting("model.template", str, "The prompt's wording. [default: native]", (), "native|hf"),
+        Setting("model.template", str, "The prompt's wording.", (), "native|hf"),
         Setting(
             "model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"
         ),
-        Setting("model.encode_batch_frames", int, "Frames encoded at once. [default: 8]", ("--encode-batch",)),
+        Setting("model.encode_batch_frames", int, "Frames encoded at once.", ("--encode-batch",)),
     ),
 )
 COMPRESSION = (
     "Compression",
     (
-        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1]. [default: 0.1]", ("--ratio", "-r")),
-        Setting("method", str, "[default: aot]", (), "aot|none"),
-        Setting("aot.budget", str, "Meet the ratio exactly, or let content decide. [default: exact]", (), "exact|paper"),
-        Setting("aot.anchors.count", int, "Anchors per frame, before pooling. [default: by the ratio]", ("--anchors",)),
-        Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes. [default: fixed]",
+        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1].", ("--ratio", "-r")),
+        Setting("method", str, "How tokens become fewer.", (), "aot|none"),
+        Setting("aot.budget", str, "Meet the ratio exactly, or let content decide.", (), "exact|paper"),
+        Setting("aot.anchors.count", int, "Anchors per frame, before pooling.", ("--anchors",)),
+        Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes.",
                 ("--clips",), "fixed|dynamic"),
-        Setting("aot.clips.frames", int, "Frames per fixed clip. [default: 4]", ("--clip-frames",)),
+        Setting("aot.clips.frames", int, "Frames per fixed clip.", ("--clip-frames",)),
     ),
 )  # fmt: skip
 GENERATION = (
     "Answer",
     (
-        Setting("generation.max_new_tokens", int, "Longest answer. [default: 256]"),
-        Setting("generation.temperature", float, "0 always takes the likeliest word. [default: 0]"),
-        Setting("generation.seed", int, "For temperatures above 0. [default: 0]"),
+        Setting("generation.max_new_tokens", int, "Longest answer."),
+        Setting("generation.temperature", float, "0 always takes the likeliest word."),
+        Setting("generation.seed", int, "For temperatures above 0."),
     ),
 )
 
@@ -116,7 +135,10 @@ class Given:
 
     def config(self, base: Mapping[str, Any] | None = None) -> Config:
         """The resolved configuration; `base` holds values that everything else overrides."""
-        return resolve_config(self.settings, self.preset, base=base or {})
+        try:
+            return resolve_config(self.settings, self.preset, base=base)
+        except ConfigError as error:
+            raise ConfigError(_in_flags(str(error))) from None
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -146,6 +168,14 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
+def _in_flags(problems: str) -> str:
+    """Problems told in terms of flags where a setting has one."""
+    for _, settings in (SAMPLING, MODEL, COMPRESSION, GENERATION):
+        for setting in settings:
+            problems = re.sub(rf"(^|; ){re.escape(setting.path)} must", rf"\1{setting.flag_names[0]} must", problems)
+    return problems
+
+
 def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:
     settings: dict[str, Any] = {}
     for parameter, path in paths.items():
@@ -158,7 +188,7 @@ def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:
 
 
 def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(*flags, show_default=False, **options)]
+    annotation = Annotated[kind, typer.Option(*flags, show_default=False, show_envvar=False, **options)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

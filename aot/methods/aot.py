@@ -6,6 +6,7 @@ content, as in the code behind the published numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import torch
@@ -95,10 +96,10 @@ class AnchorTransport:
             return Allocation(asked, kept_cells(votes_for(asked)), None, clip_copies)
         if budget < len(clips):
             per_frame = votes_for(1).shape[1]
-            least = len(clips) / (tokens.features.shape[0] * per_frame)
+            least = math.ceil(1000 * len(clips) / (tokens.features.shape[0] * per_frame)) / 1000
             raise ConfigError(
                 f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
-                f"use --ratio {least:.2g} or more, or longer clips (--clip-frames)"
+                f"use --ratio {least:g} or more, or longer clips (--clip-frames)"
             )
         saliency = pool(tokens.saliency[settings.deep_layer][..., None], tokens.grid, tokens.pool)[..., 0]
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)

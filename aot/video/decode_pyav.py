@@ -7,7 +7,7 @@ from itertools import chain, dropwhile
 from typing import TYPE_CHECKING, cast
 
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from aot.video.picture import Picture, upright
 from aot.video.source import open_container, packets
@@ -79,9 +79,16 @@ class _Player:
             pass
         if self._frame is None or self._position != position:
             return None
-        rgb = cast("NDArray[np.uint8]", self._reformatter.reformat(self._frame, format="rgb24").to_ndarray())
+        rgb = self._rgb(self._frame)
         damaged = self._frame.is_corrupt or position < self._doubtful_until
         return Picture(position, upright(rgb, self._index.info.rotation_degrees), damaged)
+
+    def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        # Naming two different colour spaces makes PyAV before 16 heed the frame's own, too.
+        converted = self._reformatter.reformat(
+            frame, format="rgb24", src_colorspace=frame.colorspace, dst_colorspace=Colorspace.DEFAULT
+        )
+        return cast("NDArray[np.uint8]", converted.to_ndarray())
 
     def _seek(self, keyframe: int, position: int) -> None:
         try:

@@ -19,11 +19,12 @@ Array = oracle.Array
 
 CONVERGED: dict[str, Any] = {"stopping": "marginal", "tolerance": 1e-12, "max_iterations": 5000, "epsilon": 0.5}
 STOPPING = ["published", "marginal"]
+LAW = settings(deadline=None, max_examples=40)
 SHAPES = [(603, 126), (40, 13), (7, 5), (5, 7), (3, 1), (1, 4), (1, 1)]
 RAGGED = [(40, 13), (3, 9), (17, 1), (1, 6), (1, 1)]
 
 
-def costs_of(largest: float, sides: int = 8) -> st.SearchStrategy[Array]:
+def costs_of(largest: float, sides: int = 6) -> st.SearchStrategy[Array]:
     shapes = st.tuples(st.integers(1, sides), st.integers(1, sides))
     return shapes.flatmap(lambda shape: arrays(np.float64, shape, elements=st.floats(0, largest)))
 
@@ -111,15 +112,17 @@ def test_the_last_iteration_is_the_limit() -> None:
 def test_a_source_opposite_to_all_anchors() -> None:
     cost = np.vstack([random_costs([(6, 4)], largest=1.0)[0], np.full((2, 4), 2.7)])
     (expected,), iterations = oracle.sinkhorn([cost])
-    for dtype, name in ((torch.float64, "float64"), (torch.float32, "float32")):
-        solved = solve(cost, dtype=dtype)
-        assert solved.iterations.tolist() == [iterations]
-        assert_close(solved.plan[0], expected, name)
+    solved = solve(cost)
+    assert solved.iterations.tolist() == [iterations]
+    assert_close(solved.plan[0], expected, "float64")
+    # r is about 1e11 there: a float32 r stands still long before it changes by less than 0.01.
+    assert_close(solve(cost, dtype=torch.float32).plan[0], expected, "float32")
 
 
 # Laws
 
 
+@LAW
 @given(costs_of(2.7), st.sampled_from(STOPPING), st.booleans())
 def test_columns_are_exact_and_nothing_is_negative(cost: Array, stopping: str, joint: bool) -> None:
     plan = solve(cost, stopping=stopping, joint=joint).plan[0]
@@ -129,13 +132,14 @@ def test_columns_are_exact_and_nothing_is_negative(cost: Array, stopping: str, j
     assert_close(plan.sum(), 1.0, "float64")
 
 
+@LAW
 @given(costs_of(2.7), st.sampled_from([1e-2, 1e-5]))
 def test_rows_are_within_tolerance_once_converged(cost: Array, tolerance: float) -> None:
-    solved = solve(cost, stopping="marginal", tolerance=tolerance, max_iterations=2000)
+    solved = solve(cost, stopping="marginal", tolerance=tolerance, max_iterations=300)
     error = (solved.plan[0].sum(1) - 1 / cost.shape[0]).abs().sum().item()
     assert solved.marginal_error.item() == pytest.approx(error, abs=1e-12)
     assert solved.converged.item() == (error < tolerance)
-    assert solved.converged.item() or solved.iterations.item() == 2000
+    assert solved.converged.item() or solved.iterations.item() == 300
 
 
 def test_marginal_stopping_is_the_first_iteration_within_tolerance() -> None:
@@ -151,6 +155,7 @@ def test_marginal_stopping_is_the_first_iteration_within_tolerance() -> None:
     assert solved.marginal_error.item() == pytest.approx(errors[first - 1])
 
 
+@LAW
 @given(costs_of(2.0), st.sampled_from(STOPPING), st.randoms(use_true_random=False))
 def test_permuting_rows_and_columns_permutes_the_plan(cost: Array, stopping: str, random: Any) -> None:
     rows, columns = (random.sample(range(size), size) for size in cost.shape)
@@ -158,38 +163,26 @@ def test_permuting_rows_and_columns_permutes_the_plan(cost: Array, stopping: str
     assert_close(permuted.plan[0], plan.plan[0][rows][:, columns], "converged")
 
 
-@given(
-    costs_of(2.0),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.floats(-1e6, 1e6),
-    st.sampled_from(STOPPING),
-    st.sampled_from([torch.float64, torch.float32]),
-)
+@pytest.mark.parametrize("largest", [3.0, 1e6])
+@pytest.mark.parametrize("stopping", STOPPING)
+@LAW
+@given(costs_of(2.0), st.integers(0, 3), st.integers(0, 3), st.floats(-1, 1))
 def test_padding_changes_nothing(
-    cost: Array, rows: int, columns: int, padding: float, stopping: str, dtype: torch.dtype
+    stopping: str, largest: float, cost: Array, rows: int, columns: int, padding: float
 ) -> None:
     # A second problem, larger by `rows` and `columns`, makes the padding of the first.
     other = np.zeros((cost.shape[0] + rows, cost.shape[1] + columns))
-    alone = solve(cost, dtype=dtype, stopping=stopping)
-    padded = solve_all([cost, other], padding=padding, dtype=dtype, stopping=stopping)
-    name = str(dtype).removeprefix("torch.")
+    alone = solve(cost, stopping=stopping)
+    padded = solve_all([cost, other], padding=padding * largest, stopping=stopping)
     assert padded.iterations[0] == alone.iterations[0]
     assert padded.converged[0] == alone.converged[0]
-    assert_close(padded.marginal_error[0], alone.marginal_error[0], name)
-    assert_close(padded.plan[0, : cost.shape[0], : cost.shape[1]], alone.plan[0], name)
+    assert_close(padded.marginal_error[0], alone.marginal_error[0], "float64")
+    assert_close(padded.plan[0, : cost.shape[0], : cost.shape[1]], alone.plan[0], "float64")
     assert padded.plan[0, cost.shape[0] :].eq(0).all()
     assert padded.plan[0, :, cost.shape[1] :].eq(0).all()
 
 
-@given(costs_of(2.0), st.integers(1, 3), st.floats(-2, 3), st.sampled_from(STOPPING))
-def test_padding_with_ordinary_costs_changes_nothing(cost: Array, extra: int, padding: float, stopping: str) -> None:
-    other = np.zeros((cost.shape[0] + extra, cost.shape[1] + extra))
-    alone, padded = solve(cost, stopping=stopping), solve_all([cost, other], padding=padding, stopping=stopping)
-    assert padded.iterations[0] == alone.iterations[0]
-    assert_close(padded.plan[0, : cost.shape[0], : cost.shape[1]], alone.plan[0], "float64")
-
-
+@LAW
 @given(st.lists(costs_of(2.0, sides=6), min_size=2, max_size=4), st.sampled_from(STOPPING))
 def test_each_problem_of_a_batch_stops_on_its_own(costs: list[Array], stopping: str) -> None:
     together = solve_all(costs, stopping=stopping)
@@ -211,7 +204,8 @@ def test_a_problem_without_rows_is_done_and_disturbs_nothing() -> None:
     assert solved.plan[1].eq(0).all()
 
 
-@given(costs_of(1.0), st.integers(0, 7), st.floats(-0.5, 2.0))
+@LAW
+@given(costs_of(1.0), st.integers(0, 5), st.floats(-0.5, 2.0))
 def test_a_constant_added_to_a_row_leaves_a_converged_plan(cost: Array, row: int, constant: float) -> None:
     raised = cost.copy()
     raised[row % len(cost)] += constant
@@ -221,6 +215,7 @@ def test_a_constant_added_to_a_row_leaves_a_converged_plan(cost: Array, row: int
     assert_close(after.plan, before.plan, "converged")
 
 
+@LAW
 @given(costs_of(1.0))
 def test_a_converged_plan_is_entropically_optimal(cost: Array) -> None:
     """The one plan with these marginals for which log T + C / epsilon is f_i + g_j."""
@@ -241,7 +236,7 @@ def test_weights_need_not_be_uniform() -> None:
     assert_close(solved.plan.sum(1), columns, "converged")
 
 
-@settings(deadline=None)
+@LAW
 @given(costs_of(2.7), st.sampled_from(STOPPING), st.sampled_from([torch.float64, torch.float32]))
 def test_a_small_epsilon_gives_numbers_and_the_truth_about_them(cost: Array, stopping: str, dtype: torch.dtype) -> None:
     solved = solve(cost, dtype=dtype, epsilon=0.005, stopping=stopping)
