@@ -47,8 +47,8 @@ class Setting:
     @property
     def described(self) -> str:
         """The help text with the default value, if there is one."""
-        default = functools.reduce(getattr, self.path.split("."), _DEFAULTS)
-        return self.help if default is None or default is False else f"{self.help} (default: {default})"
+        default: object = functools.reduce(getattr, self.path.split("."), _DEFAULTS)
+        return self.help if default in (None, False) else f"{self.help} (default: {default})"
 
     @property
     def parameter_name(self) -> str:
@@ -86,7 +86,7 @@ MODEL = (
     (
         Setting("model.name", str, "Hugging Face id or local folder.", ("--model", "-m"), "ID|FOLDER"),
         Setting("model.revision", str, "Branch, tag or commit on the hub.", (), "REV"),
-        Setting("model.device", str, "Where the model runs.", (), "auto|cpu|cuda|cuda:N|mps"),
+        Setting("model.device", str, "auto, cpu, cuda, cuda:N or mps.", (), "DEVICE"),
         Setting(
             "model.dtype",
             str,

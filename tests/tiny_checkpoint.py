@@ -13,6 +13,7 @@ standard deviation of its gain over the square root of its inputs, which keeps a
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
 from pathlib import Path
@@ -233,8 +234,7 @@ def _scaled(name: str, noise: Tensor) -> Tensor:
         if pattern.search(name):
             return scale * noise
     gain = next((gain for pattern, gain in _GAINS if pattern.search(name)), 1.0)
-    inputs = noise[0].numel()
-    return noise * gain / inputs**0.5
+    return noise * gain / math.sqrt(noise[0].numel())
 
 
 @torch.no_grad()
