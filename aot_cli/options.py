@@ -48,7 +48,7 @@ class Setting:
     def described(self) -> str:
         """The help text with the default value, if there is one."""
         default: object = functools.reduce(getattr, self.path.split("."), _DEFAULTS)
-        return self.help if default in (None, False) else f"{self.help} (default: {default})"
+        return self.help if default is None or default is False else f"{self.help} (default: {default})"
 
     @property
     def parameter_name(self) -> str:
@@ -87,13 +87,7 @@ MODEL = (
         Setting("model.name", str, "Hugging Face id or local folder.", ("--model", "-m"), "ID|FOLDER"),
         Setting("model.revision", str, "Branch, tag or commit on the hub.", (), "REV"),
         Setting("model.device", str, "auto, cpu, cuda, cuda:N or mps.", (), "DEVICE"),
-        Setting(
-            "model.dtype",
-            str,
-            "Precision; auto is 16 bits on a GPU, 32 on the CPU.",
-            (),
-            "auto|float32|bfloat16|float16",
-        ),
+        Setting("model.dtype", str, "auto (32 bits on the CPU), float32, bfloat16 or float16.", (), "DTYPE"),
         Setting("model.offline", bool, "Use only what is cached.", ("--offline/--no-offline",)),
         Setting("model.template", str, "The prompt's wording.", (), "native|hf"),
         Setting(
