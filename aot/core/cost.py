@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["cosine_similarity", "decision_dtype", "temporal_weight", "working_dtype"]
 
@@ -25,7 +24,9 @@ def decision_dtype(values: Tensor) -> torch.dtype:
 
 def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
     """Cosine of every source [B, S, D] with every anchor [B, A, D]: [B, S, A]; zero vectors give 0."""
-    return functional.normalize(sources, dim=-1) @ functional.normalize(anchors, dim=-1).mT
+    source_norms, anchor_norms = (values.norm(dim=-1).clamp_min(1e-12) for values in (sources, anchors))
+    # Scaling the products rather than the features spares a copy of the features.
+    return (sources @ anchors.mT) / source_norms[:, :, None] / anchor_norms[:, None, :]
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:

@@ -11,9 +11,6 @@ from aot.types import TransportPlan
 
 __all__ = ["sinkhorn"]
 
-_TINY = 1e-30  # keeps an underflowed denominator finite; its mass then shows up as marginal error
-
-
 def sinkhorn(
     cost: Tensor,
     row_weights: Tensor,
@@ -32,30 +29,31 @@ def sinkhorn(
     columns, so the columns of T are exact and its rows are as close as `marginal_error` says.
 
     Args:
-        cost: [B, S, A], float32 or float64. Values at padded places must be finite, and are ignored.
+        cost: [B, S, A], float32 or float64. Values at padded places are ignored.
         row_weights: [B, S]; column_weights: [B, A]; each sums to the mass of its problem.
         stopping: "published" ends a problem when mean |r - r_previous| < tolerance (r starts at 1;
             with weights of 1/S this fires after about two iterations, section 2 of AOT); "marginal" ends it when
             the L1 error of the row sums is below tolerance.
         joint: the published rule averages over the rows of the whole batch, which then stops as one (Phase I).
     """
-    # Scaling a row of K is undone by its r, so shifting each row by its least cost prevents underflow.
-    shift = cost.masked_fill((column_weights == 0)[:, None, :], torch.inf).amin(-1, keepdim=True)
-    shift = shift.nan_to_num(posinf=0.0)
-    kernel = torch.exp((shift - cost) / epsilon) * (column_weights > 0)[:, None, :]
-    unshift = torch.exp(shift.squeeze(-1) / epsilon)
-    valid_rows = row_weights > 0
+    valid_rows, valid_columns = row_weights > 0, column_weights > 0
     row_counts = valid_rows.sum(-1)
+    tiny = torch.finfo(cost.dtype).tiny  # for an underflowed denominator; its mass shows up as marginal error
+    padding = ~(valid_rows[:, :, None] & valid_columns[:, None, :])
+    # Scaling a row of K is undone by its r, so shifting each row by its least cost prevents underflow.
+    shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
+    kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
+    unshift = torch.exp(shift.squeeze(-1) / epsilon)
     r = valid_rows.to(cost.dtype) / unshift
-    c = (column_weights > 0).to(cost.dtype)
+    c = valid_columns.to(cost.dtype)
     iterations = torch.zeros(cost.shape[0], dtype=torch.int32, device=cost.device)
     converged = row_counts == 0
     for step in range(max_iterations):
         row_sums = _multiply(kernel, c)
         if stopping == "marginal" and step > 0:
             converged |= (r * row_sums - row_weights).abs().sum(-1) < tolerance
-        r_next = row_weights / row_sums.clamp_min(_TINY)
-        c_next = column_weights / _multiply(kernel.mT, r_next).clamp_min(_TINY)
+        r_next = row_weights / row_sums.clamp_min(tiny)
+        c_next = column_weights / _multiply(kernel.mT, r_next).clamp_min(tiny)
         going = ~converged
         if stopping == "published":
             change = ((r_next - r).abs() * unshift).sum(-1)

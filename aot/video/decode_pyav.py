@@ -7,7 +7,7 @@ from itertools import chain, dropwhile
 from typing import TYPE_CHECKING, cast
 
 from av.error import FFmpegError
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from aot.video.picture import Picture, upright
 from aot.video.source import open_container, packets
@@ -84,9 +84,13 @@ class _Player:
         return Picture(position, upright(rgb, self._index.info.rotation_degrees), damaged)
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        # Naming two different colour spaces makes PyAV before 16 heed the frame's own, too.
+        # PyAV before 16 takes every frame for limited-range BT.601 unless told all three of these.
         converted = self._reformatter.reformat(
-            frame, format="rgb24", src_colorspace=frame.colorspace, dst_colorspace=Colorspace.DEFAULT
+            frame,
+            format="rgb24",
+            src_colorspace=frame.colorspace,
+            dst_colorspace=Colorspace.DEFAULT,
+            src_color_range=frame.color_range or ColorRange.MPEG,
         )
         return cast("NDArray[np.uint8]", converted.to_ndarray())
 

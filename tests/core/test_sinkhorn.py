@@ -19,7 +19,7 @@ Array = oracle.Array
 
 CONVERGED: dict[str, Any] = {"stopping": "marginal", "tolerance": 1e-12, "max_iterations": 5000, "epsilon": 0.5}
 STOPPING = ["published", "marginal"]
-LAW = settings(deadline=None, max_examples=40)
+LAW = settings(deadline=None, max_examples=25)
 SHAPES = [(603, 126), (40, 13), (7, 5), (5, 7), (3, 1), (1, 4), (1, 1)]
 RAGGED = [(40, 13), (3, 9), (17, 1), (1, 6), (1, 1)]
 
@@ -61,7 +61,7 @@ def random_costs(shapes: Sequence[tuple[int, int]], seed: int = 0, largest: floa
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("epsilon", [0.1, 0.03])
+@pytest.mark.parametrize("epsilon", [0.1, 0.08])
 def test_one_problem_is_the_oracles(shape: tuple[int, int], epsilon: float) -> None:
     costs = random_costs([shape])
     (expected,), iterations = oracle.sinkhorn(costs, epsilon)
@@ -117,6 +117,14 @@ def test_a_source_opposite_to_all_anchors() -> None:
     assert_close(solved.plan[0], expected, "float64")
     # r is about 1e11 there: a float32 r stands still long before it changes by less than 0.01.
     assert_close(solve(cost, dtype=torch.float32).plan[0], expected, "float32")
+
+
+@pytest.mark.parametrize("shape", [(1, 20), (12, 9)])
+def test_float64_has_room_for_a_small_epsilon(shape: tuple[int, int]) -> None:
+    """exp(-C / epsilon) goes down to 1e-87 here, which float64 holds and float32 does not."""
+    (cost,) = random_costs([shape])
+    (expected,), _ = oracle.sinkhorn([cost], epsilon=0.01, max_iterations=50, tolerance=0.0)
+    assert_close(solve(cost, epsilon=0.01, max_iterations=50, tolerance=1e-300).plan[0], expected, "float64")
 
 
 # Laws

@@ -23,16 +23,25 @@ if TYPE_CHECKING:
     from aot.models.llava_onevision import LlavaOnevision
 
 GREEDY = GenerationConfig(max_new_tokens=24)
+FRAMES = 3
 
 
-@pytest.fixture(params=["tiny", "small"])
+@pytest.fixture(scope="module", params=["tiny", "small"])
 def model(request: pytest.FixtureRequest) -> LlavaOnevision:
     return request.getfixturevalue(f"{request.param}_model")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stock(model: LlavaOnevision) -> Any:
     return LlavaOnevisionForConditionalGeneration.from_pretrained(model.config.name, dtype="float32").eval()
+
+
+@pytest.fixture(scope="module")
+def stock_logits(model: LlavaOnevision, stock: Any) -> dict[str, torch.Tensor]:
+    """By template, for `frames_for(model, FRAMES)`."""
+    inputs = {name: stock_inputs(model, frames_for(model, FRAMES), text) for name, text in PROMPTS.items()}
+    with torch.inference_mode():
+        return {name: stock(**each).logits for name, each in inputs.items()}
 
 
 def all_tokens(model: LlavaOnevision, frames: VideoFrames, config: Config | None = None) -> CompressedTokens:
@@ -57,23 +66,21 @@ def logits(model: LlavaOnevision, tokens: CompressedTokens) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("template", ["native", "hf"])
-def test_logits_are_the_stock_models_bit_for_bit(model: LlavaOnevision, stock: Any, template: str) -> None:
-    frames = frames_for(model)
-    with torch.inference_mode():
-        expected = stock(**stock_inputs(model, frames, PROMPTS[template])).logits
-    found = logits(variant(model, template=template), all_tokens(model, frames))
-    assert torch.equal(found, expected)
-    assert expected.std() > 0.1  # the comparison is of something
+def test_logits_are_the_stock_models_bit_for_bit(
+    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], template: str
+) -> None:
+    found = logits(variant(model, template=template), all_tokens(model, frames_for(model, FRAMES)))
+    assert torch.equal(found, stock_logits[template])
+    assert found.std() > 0.1  # the comparison is of something
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_logits_survive_micro_batches(model: LlavaOnevision, stock: Any, batch: int) -> None:
-    frames = frames_for(model)
-    with torch.inference_mode():
-        expected = stock(**stock_inputs(model, frames, PROMPTS["native"])).logits
-    found = logits(model, all_tokens(variant(model, encode_batch_frames=batch), frames))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert torch.equal(found.argmax(-1), expected.argmax(-1))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_logits_survive_micro_batches(
+    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], batch: int
+) -> None:
+    """Kernels round differently for other batch sizes, so not bit for bit."""
+    found = logits(model, all_tokens(variant(model, encode_batch_frames=batch), frames_for(model, FRAMES)))
+    torch.testing.assert_close(found, stock_logits["native"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("template", ["native", "hf"])
@@ -88,11 +95,11 @@ def test_greedy_answer_is_the_stock_models(model: LlavaOnevision, stock: Any, te
     assert answer.prompt_tokens == inputs["input_ids"].shape[1]
 
 
-def test_ratio_one_through_aot_is_the_stock_model(model: LlavaOnevision, stock: Any) -> None:
-    frames = frames_for(model, 3)
-    with torch.inference_mode():
-        expected = stock(**stock_inputs(model, frames, PROMPTS["native"])).logits
-    assert torch.equal(logits(model, all_tokens(model, frames, Config(method="aot", ratio=1.0))), expected)
+def test_ratio_one_through_aot_is_the_stock_model(
+    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]
+) -> None:
+    tokens = all_tokens(model, frames_for(model, FRAMES), Config(method="aot", ratio=1.0))
+    assert torch.equal(logits(model, tokens), stock_logits["native"])
 
 
 def test_logits_depend_on_the_frames(model: LlavaOnevision) -> None:

@@ -71,6 +71,20 @@ def write(
     return path
 
 
+def write_picture(path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int) -> Path:
+    """One picture, tagged with its colour space; a pix_fmt with a "j" has the full range."""
+    color_range = 2 if "j" in pix_fmt else 1
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pix_fmt
+        stream.colorspace, stream.color_range = colorspace, color_range
+        coded = frame.reformat(format=pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range)
+        container.mux(stream.encode(coded))
+        container.mux(stream.encode())
+    return path
+
+
 def write_two_streams(path: Path, small: int, large: int) -> Path:
     """A small stream of `small` pictures first, then one of full size with `large` pictures, numbered from 100."""
     with av.open(str(path), "w") as container:
