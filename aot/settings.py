@@ -9,8 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from aot.config import Config, Settings, build_config, merge_settings
 from aot.errors import ConfigError
 
@@ -57,6 +55,8 @@ def resolve_config(
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
+    import yaml
+
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

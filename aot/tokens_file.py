@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
 from aot.report import RetentionReport
@@ -28,10 +29,11 @@ _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8",
 
 @dataclass(frozen=True, slots=True)
 class TokensFile:
-    """Tokens and the report (as plain values) of the run that made them."""
+    """Tokens, and the report (as plain values) and the configuration of the run that made them."""
 
     tokens: CompressedTokens
     report: Mapping[str, Any]
+    config: Config
 
 
 def is_tokens_file(path: str | Path) -> bool:
@@ -93,7 +95,7 @@ def load_tokens(path: str | Path) -> TokensFile:
         raise TokensFileError(f"{path} was written by a newer aot (format {content['version']}); upgrade aot")
     try:
         return _parse(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
 
 
@@ -154,4 +156,4 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
         clips=tuple(Clip(int(first), int(stop)) for first, stop in content["clips"]),
         facts=dict(content["facts"]),
     )
-    return TokensFile(tokens, report)
+    return TokensFile(tokens, report, build_config(report["config"]))

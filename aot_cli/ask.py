@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,9 +92,12 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     from aot.tokens_file import load_tokens
 
     file = load_tokens(source)
-    made_with = file.report["config"]["model"]
-    base = {"model": {name: made_with[name] for name in ("name", "revision", "template", "newline")}}
-    config = given.config(base)
+    made = file.config
+    base = {"model": {name: getattr(made.model, name) for name in ("name", "revision", "template", "newline")}}
+    config = replace(given.config(base), ratio=made.ratio, method=made.method, sampling=made.sampling, aot=made.aot)
+    ignored = sorted({"ratio", "method", "sampling", "aot"} & set(given.settings))
+    if ignored:
+        notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
     prepare_libraries(config.model.offline)
     from aot.models import load_model
     from aot.pipeline import check_same_model

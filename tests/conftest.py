@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import pytest
-import torch
+from hypothesis import HealthCheck, settings
 from tiny_checkpoint import make_checkpoint
 
 from aot.config import ModelConfig
@@ -21,8 +21,13 @@ from aot.models.llava_onevision import LlavaOnevision
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Shared machines stall now and then, which says nothing about the code.
+settings.register_profile("aot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aot")
+
 CLIP_FRAMES = 24
 SMALL_GRID = 9
+WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +73,3 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
-
-
-WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))

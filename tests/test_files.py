@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def write(text: str = "new") -> object:
+def write(text: str = "new") -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
@@ -45,12 +46,12 @@ def test_nothing_is_under_the_name_until_all_is_written(tmp_path: Path) -> None:
         (OSError(errno.EIO, "Input/output error"), OutputError, "Input/output error"),
         (RuntimeError("PytorchStreamWriter failed writing file\nmore"), OutputError, "failed writing file"),
         (ValueError("a bug"), ValueError, "a bug"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
 )
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_failure_leaves_everything_as_it_was(
-    tmp_path: Path, error: BaseException, caught: type[BaseException], says: str, existing: bool
+    tmp_path: Path, error: BaseException, caught: type[BaseException], says: str | None, existing: bool
 ) -> None:
     target = tmp_path / "a.txt"
     if existing:

@@ -74,8 +74,7 @@ def test_csv_reads_back(report: RetentionReport) -> None:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert list(rows[0]) == [f.name for f in fields(FrameRetention)]
     expected = [
-        {name: "" if value is None else str(value) for name, value in asdict(frame).items()}
-        for frame in report.frames
+        {name: "" if value is None else str(value) for name, value in asdict(frame).items()} for frame in report.frames
     ]
     assert rows == expected
     assert "\r" not in text and text.endswith("\n")

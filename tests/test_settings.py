@@ -83,9 +83,7 @@ def test_an_empty_file_says_nothing(tmp_path: Path, text: str) -> None:
         ("ratio: .nan", "ratio must be"),
     ],
 )
-def test_files_that_do_not_read(
-    tmp_path: Path, text: str | bytes, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_do_not_read(tmp_path: Path, text: str | bytes, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path, text))
     with pytest.raises(ConfigError, match=says):
         resolve_config({})

@@ -104,8 +104,10 @@ def test_weights_carry_their_hub_names_and_stay_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
 
 
-def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes_whatever_the_global_seed(folder: Path, tmp_path: Path) -> None:
+    state = torch.random.get_rng_state()
     again = make_checkpoint(tmp_path / "again")
+    assert torch.equal(torch.random.get_rng_state(), state)
     other = make_checkpoint(tmp_path / "other", seed=1)
     for path in folder.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name

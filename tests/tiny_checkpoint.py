@@ -5,7 +5,7 @@
     make_other_architecture  a language model that is not a video model
     drop_weights             the same folder with some weights gone
 
-Everything is a pure function of its arguments. The weights are larger than a training initialisation,
+Everything is a function of its arguments alone and leaves torch's random state as it was. The weights are larger than a training initialisation,
 so that attention is uneven and an answer depends on the question and on every frame: a matrix has a
 standard deviation of its gain over the square root of its inputs, which keeps activations near one.
 """
@@ -84,6 +84,8 @@ _SCALES = (
 )
 _END_GAIN = 0.6
 
+_leave_random_state = torch.random.fork_rng(devices=[])
+
 
 def _byte_symbols() -> tuple[str, ...]:
     """The 256 characters that stand for the 256 bytes, in byte-level BPE's order: printable bytes first."""
@@ -97,6 +99,7 @@ VOCAB_SIZE = len(BYTE_SYMBOLS) + len(SPECIAL_TOKENS)
 _IDS = {token: index for index, token in enumerate((*BYTE_SYMBOLS, *SPECIAL_TOKENS))}
 
 
+@_leave_random_state
 def make_checkpoint(
     folder: Path,
     *,
@@ -133,6 +136,7 @@ def make_checkpoint(
     return folder
 
 
+@_leave_random_state
 def make_siglip_head(
     folder: Path,
     *,
@@ -160,6 +164,7 @@ def make_siglip_head(
     return folder
 
 
+@_leave_random_state
 def make_other_architecture(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     """Write a valid Qwen2 language model with its tokenizer: loadable, but no video model."""
     model = Qwen2ForCausalLM(_text_config(width))
@@ -336,3 +341,11 @@ def _write_processor(folder: Path, grid: int) -> None:
     )
     _write_json(folder / "processor_config.json", processor)
     _write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
+
+
+if __name__ == "__main__":
+    import sys
+
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tests/tiny_checkpoint.py FOLDER")
+    print(make_checkpoint(Path(sys.argv[1])))

@@ -119,3 +119,12 @@ def test_precedence(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monke
     assert ratio() == 0.5
     assert ratio("--ratio", "0.6") == 0.6
     assert ratio("--ratio", "0.6", "--set", "ratio=0.7") == 0.7
+
+
+def test_settings_that_come_too_late_are_named(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run_aot("compress", clip_file, "-o", "t.pt", "--ratio", "0.2", *small)
+    run = run_aot("ask", "t.pt", "hi?", *SHORT, "--ratio", "0.9", "--frames", "3", "--json")
+    assert "already compressed" in run.err
+    assert "ratio, sampling" in run.err
+    assert run.json["config"]["ratio"] == 0.2
+    assert run.json["config"]["sampling"]["frames"] == 8

@@ -75,12 +75,10 @@ def test_logits_are_the_stock_models_bit_for_bit(
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_logits_survive_micro_batches(
-    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], batch: int
-) -> None:
+def test_logits_survive_micro_batches(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], batch: int) -> None:
     """Kernels round differently for other batch sizes, so not bit for bit."""
     found = logits(model, all_tokens(variant(model, encode_batch_frames=batch), frames_for(model, FRAMES)))
-    torch.testing.assert_close(found, stock_logits["native"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, stock_logits["native"], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("template", ["native", "hf"])
@@ -95,9 +93,7 @@ def test_greedy_answer_is_the_stock_models(model: LlavaOnevision, stock: Any, te
     assert answer.prompt_tokens == inputs["input_ids"].shape[1]
 
 
-def test_ratio_one_through_aot_is_the_stock_model(
-    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]
-) -> None:
+def test_ratio_one_through_aot_is_the_stock_model(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]) -> None:
     tokens = all_tokens(model, frames_for(model, FRAMES), Config(method="aot", ratio=1.0))
     assert torch.equal(logits(model, tokens), stock_logits["native"])
 
@@ -128,7 +124,9 @@ def test_geometry(tiny_model: LlavaOnevision, small_model: LlavaOnevision) -> No
 def test_encode_counts_its_frames(small_model: LlavaOnevision) -> None:
     calls: list[tuple[int, int]] = []
     model = variant(small_model, encode_batch_frames=3)
-    visual = model.encode(frames_for(model, 7), Needs((5, -2)), on_frame=lambda done, total: calls.append((done, total)))
+    visual = model.encode(
+        frames_for(model, 7), Needs((5, -2)), on_frame=lambda done, total: calls.append((done, total))
+    )
     assert calls == [(3, 7), (6, 7), (7, 7)]
     assert visual.features.shape == (7, 81, 32)
     assert {layer: tuple(value.shape) for layer, value in visual.saliency.items()} == {5: (7, 81), -2: (7, 81)}

@@ -117,5 +117,5 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["./nope", "nobody/nothing-of-the-kind"])
 def test_a_head_that_is_not_there(name: str, small_model: LlavaOnevision) -> None:
     model = variant(small_model, siglip_head=name)
-    with pytest.raises(ModelError, match="nope|offline"):
+    with pytest.raises(ModelError, match=r"nope|offline"):
         model.encode(frames_for(model, 1), Needs(frame_embeddings=True))
