@@ -98,7 +98,9 @@ def draw() -> str:
         x, y = 502 + (i % 2) * 88, 40 + (i // 2) * 82
         parts.append(cells(x, y, 5.4, 14, pooled_colours(frame, key if i else None)))
     parts += [text(584, 24, "Phase II: one clip", 13, INK, "bold")]
-    parts += [legend(520, 218, [(KEPT, "keyframe"), (DISTINCT, "changed: kept"), (MERGED, "repeats: moves into keyframe")])]
+    parts += [
+        legend(520, 218, [(KEPT, "keyframe"), (DISTINCT, "changed: kept"), (MERGED, "repeats: moves into keyframe")])
+    ]
     parts += [arrow(678, 115, 70, "a tenth")]
     distinct = sum(int((frame & ~key).sum()) for frame in later)
     emitted = [KEPT] * int(key.sum()) + [DISTINCT] * distinct + [MERGED] * int(key.sum())

@@ -5,9 +5,10 @@
     make_other_architecture  a language model that is not a video model
     drop_weights             the same folder with some weights gone
 
-Everything is a function of its arguments alone and leaves torch's random state as it was. The weights are larger than a training initialisation,
-so that attention is uneven and an answer depends on the question and on every frame: a matrix has a
-standard deviation of its gain over the square root of its inputs, which keeps activations near one.
+Everything is a function of its arguments alone and leaves torch's random state as it was. The weights
+are larger than a training initialisation, so that attention is uneven and an answer depends on the
+question and on every frame: a matrix has a standard deviation of its gain over the square root of its
+inputs, which keeps activations near one.
 """
 
 from __future__ import annotations

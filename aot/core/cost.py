@@ -26,7 +26,8 @@ def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
     """Cosine of every source [B, S, D] with every anchor [B, A, D]: [B, S, A]; zero vectors give 0."""
     source_norms, anchor_norms = (values.norm(dim=-1).clamp_min(1e-12) for values in (sources, anchors))
     # Scaling the products rather than the features spares a copy of the features.
-    return (sources @ anchors.mT) / source_norms[:, :, None] / anchor_norms[:, None, :]
+    similarity: Tensor = (sources @ anchors.mT) / source_norms[:, :, None] / anchor_norms[:, None, :]
+    return similarity
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:

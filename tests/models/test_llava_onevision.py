@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,12 +21,10 @@ from aot.models import load_model
 from aot.types import CompressedTokens, Needs, VideoFrames
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aot.models.llava_onevision import LlavaOnevision
 
 GREEDY = GenerationConfig(max_new_tokens=24)
-FRAMES = 3
+FRAMES = 2
 
 
 @pytest.fixture(scope="module", params=["tiny", "small"])
@@ -74,10 +75,9 @@ def test_logits_are_the_stock_models_bit_for_bit(
     assert found.std() > 0.1  # the comparison is of something
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_logits_survive_micro_batches(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], batch: int) -> None:
-    """Kernels round differently for other batch sizes, so not bit for bit."""
-    found = logits(model, all_tokens(variant(model, encode_batch_frames=batch), frames_for(model, FRAMES)))
+def test_logits_survive_micro_batches(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]) -> None:
+    """Kernels may round differently for other batch sizes, so not bit for bit."""
+    found = logits(model, all_tokens(variant(model, encode_batch_frames=1), frames_for(model, FRAMES)))
     torch.testing.assert_close(found, stock_logits["native"], rtol=1e-5, atol=1e-4)
 
 
@@ -91,6 +91,20 @@ def test_greedy_answer_is_the_stock_models(model: LlavaOnevision, stock: Any, te
     assert "".join(answer) == model.tokenizer.decode(new, skip_special_tokens=True)
     assert answer.output_tokens == len(new)
     assert answer.prompt_tokens == inputs["input_ids"].shape[1]
+
+
+def test_greedy_answer_under_a_repetition_penalty_is_the_stock_models(small_folder: Path, tmp_path: Path) -> None:
+    """Generation settings come with the checkpoint; Qwen2 0.5B's penalty also counts the prompt's tokens."""
+    folder = Path(shutil.copytree(small_folder, tmp_path / "copy"))
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.1}))
+    model = load_model(ModelConfig(name=str(folder), device="cpu"))
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+    frames = frames_for(model, FRAMES)
+    inputs = stock_inputs(model, frames, PROMPTS["native"])
+    written = stock.generate(**inputs, max_new_tokens=GREEDY.max_new_tokens, do_sample=False)
+    text = model.tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert "".join(model.generate(all_tokens(model, frames), QUESTION, GREEDY)) == text
 
 
 def test_ratio_one_through_aot_is_the_stock_model(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]) -> None:
@@ -129,6 +143,8 @@ def test_encode_counts_its_frames(small_model: LlavaOnevision) -> None:
     )
     assert calls == [(3, 7), (6, 7), (7, 7)]
     assert visual.features.shape == (7, 81, 32)
+    at_once = variant(small_model, encode_batch_frames=7).encode(frames_for(model, 7), Needs()).features
+    torch.testing.assert_close(visual.features, at_once, rtol=1e-5, atol=1e-5)
     assert {layer: tuple(value.shape) for layer, value in visual.saliency.items()} == {5: (7, 81), -2: (7, 81)}
     assert visual.frame_embeddings is None and visual.embedding_source is None
 
@@ -191,7 +207,7 @@ def test_pieces_join_to_the_whole_text(tmp_path: Path, printable: bool, seed: in
     """Also where the answer is bytes that are no valid UTF-8."""
     folder = make_checkpoint(tmp_path, grid=5, seed=seed, printable=printable)
     model = load_model(ModelConfig(name=str(folder), device="cpu"))
-    pieces, text, _ = pieces_and_stock_text(model, all_tokens(model, frames_for(model, 2)), 64)
+    pieces, text, _ = pieces_and_stock_text(model, all_tokens(model, frames_for(model, 1)), 40)
     assert "".join(pieces) == text != ""
     assert all(pieces)
 

@@ -134,6 +134,7 @@ def test_damaged_files_are_explained(folder: Path, filename: str, damage: str) -
         ("preprocessor_config.json", {"image_mean": [0.5]}),
         ("preprocessor_config.json", {"image_std": ["a", "b", "c"]}),
     ],
+    ids=["quantized", "text for a number", "list for a group", "text for a list", "one channel", "no numbers"],
 )
 def test_settings_of_the_checkpoint_that_make_no_sense(folder: Path, filename: str, changes: dict[str, Any]) -> None:
     for other in ("processor_config.json", "video_preprocessor_config.json"):
