@@ -46,10 +46,12 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
         write(temporary)
         temporary.chmod(0o666 & ~_umask())
         _place(temporary, path, overwrite=overwrite)
+    except OutputError:
+        raise
     except OSError as error:
         raise _explained(path, error) from error
-    except RuntimeError as error:  # torch.save reports a full disk this way
-        raise OutputError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full?") from error
+    except Exception as error:  # torch and safetensors report a full disk each in their own way
+        raise OutputError(f"{path} could not be written ({_first_line(error)}); is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,6 +66,10 @@ def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; pass --force to replace it") from None
     except OSError:  # no hard links on this file system
         temporary.replace(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _umask() -> int:

@@ -142,7 +142,7 @@ def problems(draw: st.DrawFn) -> tuple[int, int, int, tuple[Clip, ...], Votes, t
     return budget, start, grid[0] * grid[1], clips, votes_for, saliency, draw(st.sampled_from([1, 2]))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(problems())
 def test_any_budget_is_met_to_the_token(
     problem: tuple[int, int, int, tuple[Clip, ...], Votes, torch.Tensor, int],
@@ -240,7 +240,7 @@ def test_a_budget_below_one_token_per_clip_is_refused() -> None:
         allocate(1, 1, 1, (Clip(0, 2), Clip(2, 3)), lambda anchors: FIXED, SALIENCY)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems())
 def test_the_nearest_workable_number_of_anchors_is_taken(
     problem: tuple[int, int, int, tuple[Clip, ...], Votes, torch.Tensor, int],

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import assert_close
 
@@ -73,7 +73,6 @@ def test_similarity_is_the_oracles() -> None:
     assert neighbour_similarity(torch.from_numpy(embeddings[:1])).shape == (0,)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(-1, 1), st.integers(0, 2**32 - 1))
 def test_clips_cover_all_frames_in_order(frames: int, segments: int, threshold: float, seed: int) -> None:
     clips = dynamic_clips(torch.from_numpy(drifting(frames, seed)), segments, threshold)

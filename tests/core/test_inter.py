@@ -156,7 +156,7 @@ def test_the_input_stays_whole() -> None:
     assert torch.equal(given_kept, kept)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
     st.integers(1, 12),
@@ -175,7 +175,7 @@ def test_mass_is_kept(lengths: list[int], cells: int, kind: Any, level: float, l
         assert_close(moved.mass[c][own].sum(), own.sum().item() + lambda_inter * absorbed, "float32")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 10), st.integers(0, 2**32 - 1))
 def test_any_clips_are_the_oracles(lengths: list[int], cells: int, seed: int) -> None:
     (tokens, kept), clips = video(lengths, cells, seed=seed), clips_of(lengths)

@@ -160,7 +160,7 @@ def test_equally_near_anchors_give_a_patch_to_the_first() -> None:
     assert moved[0, :, 0].tolist() == pytest.approx([1, 4 / 3, 2, 1])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.tuples(st.integers(1, 5), st.integers(2, 5)),
     st.data(),

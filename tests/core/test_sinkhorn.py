@@ -19,7 +19,7 @@ Array = oracle.Array
 
 CONVERGED: dict[str, Any] = {"stopping": "marginal", "tolerance": 1e-12, "max_iterations": 5000, "epsilon": 0.5}
 STOPPING = ["published", "marginal"]
-LAW = settings(deadline=None, max_examples=25)
+LAW = settings(max_examples=25)
 SHAPES = [(603, 126), (40, 13), (7, 5), (5, 7), (3, 1), (1, 4), (1, 1)]
 RAGGED = [(40, 13), (3, 9), (17, 1), (1, 6), (1, 1)]
 
@@ -40,7 +40,10 @@ def solve_all(
     """All problems in one batch with uniform weights, padded to one shape with weight 0 and cost `padding`."""
     rows, columns = (max(cost.shape[axis] for cost in costs) for axis in (0, 1))
     batch = torch.full((len(costs), rows, columns), padding, dtype=dtype)
-    row_weights, column_weights = torch.zeros(len(costs), rows, dtype=dtype), torch.zeros(len(costs), columns, dtype=dtype)
+    row_weights, column_weights = (
+        torch.zeros(len(costs), rows, dtype=dtype),
+        torch.zeros(len(costs), columns, dtype=dtype),
+    )
     for b, cost in enumerate(costs):
         s, a = cost.shape
         batch[b, :s, :a] = torch.from_numpy(cost).to(dtype)
@@ -134,7 +137,7 @@ def test_float64_has_room_for_a_small_epsilon(shape: tuple[int, int]) -> None:
 @given(costs_of(2.7), st.sampled_from(STOPPING), st.booleans())
 def test_columns_are_exact_and_nothing_is_negative(cost: Array, stopping: str, joint: bool) -> None:
     plan = solve(cost, stopping=stopping, joint=joint).plan[0]
-    rows, columns = cost.shape
+    columns = cost.shape[1]
     assert (plan >= 0).all()
     assert_close(plan.sum(0), np.full(columns, 1 / columns), "float64")
     assert_close(plan.sum(), 1.0, "float64")

@@ -122,12 +122,17 @@ def test_everything_is_put_back_after_an_exception(tower: Any, pixels: Tensor) -
 
 
 def test_nothing_is_left_if_the_setting_cannot_be_changed(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, change = tower.config._attn_implementation, tower.set_attn_implementation
+
     def refuse(name: str) -> None:
-        raise ValueError(name)
+        if name != before:
+            raise ValueError(name)
+        change(name)
 
     monkeypatch.setattr(tower, "set_attn_implementation", refuse)
     with pytest.raises(ValueError, match="aot"), recorded_saliency(tower, LAYERS):
         pass
+    assert tower.config._attn_implementation == before
     assert not module._active
 
 
