@@ -11,6 +11,7 @@ from aot.types import TransportPlan
 
 __all__ = ["sinkhorn"]
 
+
 def sinkhorn(
     cost: Tensor,
     row_weights: Tensor,

@@ -5,18 +5,18 @@ Vision tower, projector, the model's own bilinear pooling (as data), one newline
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aot.config import GenerationConfig, ModelConfig
 from aot.core.grid import pooled_grid
-from aot.errors import ConfigError, ModelError, NumericsError
+from aot.errors import ConfigError, NumericsError
+from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
-from aot.models.loading import explained, fingerprint, hub_arguments, load_network, read_json
+from aot.models.loading import explained, fingerprint, hub_arguments, load_network
+from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
 from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
 from aot.models.siglip_head import SiglipHead
@@ -35,8 +35,7 @@ class LlavaOnevision:
         self.tokenizer = tokenizer
         self.config = config
         self.identity = identity
-        preprocessing = _preprocessing(config)
-        self.mean, self.std = (_channels(preprocessing[name]) for name in ("image_mean", "image_std"))
+        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config))
         self._siglip_head: SiglipHead | None = None
 
     @classmethod
@@ -125,10 +124,8 @@ class LlavaOnevision:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
-        values = (pixels.to(self.network.device).float() / 255 - self.mean.to(self.network.device)) / self.std.to(
-            self.network.device
-        )
-        return values.to(self.network.dtype)
+        values = pixels.to(self.network.device).float() / 255
+        return ((values - self.mean) / self.std).to(self.network.dtype)
 
     def _tower_features(self, pixels: Tensor) -> Tensor:
         """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them."""
@@ -171,81 +168,6 @@ class LlavaOnevision:
         return embedded
 
     @torch.inference_mode()
-    def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> _Answer:
+    def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
-        return _Answer(self.network, self.tokenizer, self.prompt(tokens, question), options)
-
-
-class _Answer:
-    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread."""
-
-    def __init__(self, network: nn.Module, tokenizer: Any, prompt: Tensor, options: GenerationConfig) -> None:
-        self.network, self.tokenizer, self.prompt, self.options = network, tokenizer, prompt, options
-        self.prompt_tokens = prompt.shape[1]
-        self._stop = threading.Event()
-        self._steps = 0
-
-    @property
-    def output_tokens(self) -> int:
-        return self._steps
-
-    def __iter__(self) -> Iterator[str]:
-        from transformers import TextIteratorStreamer
-
-        streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
-        failure: list[BaseException] = []
-        thread = threading.Thread(target=self._run, args=(streamer, failure), daemon=True)
-        thread.start()
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            self._stop.set()
-            thread.join()
-        if failure:
-            raise failure[0]
-
-    def _run(self, streamer: Any, failure: list[BaseException]) -> None:
-        try:
-            self._generate(streamer)
-        except BaseException as error:  # handed to the reading thread, which raises it
-            failure.append(error)
-            streamer.end()
-
-    @torch.inference_mode()
-    def _generate(self, streamer: Any) -> None:
-        from transformers import StoppingCriteriaList
-
-        torch.manual_seed(self.options.seed)
-        sampling: dict[str, Any] = {"do_sample": self.options.temperature > 0}
-        if sampling["do_sample"]:
-            sampling["temperature"] = self.options.temperature
-        self.network.generate(  # type: ignore[operator]
-            inputs_embeds=self.prompt,
-            attention_mask=torch.ones(self.prompt.shape[:2], dtype=torch.long, device=self.prompt.device),
-            max_new_tokens=self.options.max_new_tokens,
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([self._after_step]),
-            pad_token_id=self.tokenizer.pad_token_id,
-            **sampling,
-        )
-
-    def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self._steps += 1
-        return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)
-
-
-def _preprocessing(config: ModelConfig) -> dict[str, Any]:
-    """Mean and standard deviation from the checkpoint's files; SigLIP's 0.5 where they say nothing."""
-    defaults = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    for filename in ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"):
-        found = read_json(config, filename)
-        found = found.get("video_processor") or found
-        if "image_mean" in found and "image_std" in found:
-            return {name: found[name] for name in defaults}
-    return defaults
-
-
-def _channels(values: Any) -> Tensor:
-    if not isinstance(values, list) or len(values) != 3:
-        raise ModelError(f"the preprocessor's mean and deviation must be three numbers, got {values!r}")
-    return torch.tensor(values, dtype=torch.float32)[None, :, None, None]
+        return StreamedAnswer(self.network, self.tokenizer, self.prompt(tokens, question), options)

@@ -1,0 +1,72 @@
+"""An answer that arrives piece by piece."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aot.config import GenerationConfig
+
+__all__ = ["StreamedAnswer"]
+
+
+class StreamedAnswer:
+    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread."""
+
+    def __init__(self, network: nn.Module, tokenizer: Any, prompt: Tensor, options: GenerationConfig) -> None:
+        self.network, self.tokenizer, self.prompt, self.options = network, tokenizer, prompt, options
+        self.prompt_tokens = prompt.shape[1]
+        self._stop = threading.Event()
+        self._steps = 0
+
+    @property
+    def output_tokens(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[str]:
+        from transformers import TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
+        failure: list[BaseException] = []
+        thread = threading.Thread(target=self._run, args=(streamer, failure), daemon=True)
+        thread.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            self._stop.set()
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def _run(self, streamer: Any, failure: list[BaseException]) -> None:
+        try:
+            self._generate(streamer)
+        except BaseException as error:  # handed to the reading thread, which raises it
+            failure.append(error)
+            streamer.end()
+
+    @torch.inference_mode()
+    def _generate(self, streamer: Any) -> None:
+        from transformers import StoppingCriteriaList
+
+        torch.manual_seed(self.options.seed)
+        sampling: dict[str, Any] = {"do_sample": self.options.temperature > 0}
+        if sampling["do_sample"]:
+            sampling["temperature"] = self.options.temperature
+        self.network.generate(  # type: ignore[operator]
+            inputs_embeds=self.prompt,
+            attention_mask=torch.ones(self.prompt.shape[:2], dtype=torch.long, device=self.prompt.device),
+            max_new_tokens=self.options.max_new_tokens,
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([self._after_step]),
+            pad_token_id=self.tokenizer.pad_token_id,
+            **sampling,
+        )
+
+    def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self._steps += 1
+        return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)
