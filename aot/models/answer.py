@@ -15,10 +15,17 @@ __all__ = ["StreamedAnswer"]
 
 
 class StreamedAnswer:
-    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread."""
+    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread.
 
-    def __init__(self, network: nn.Module, tokenizer: Any, prompt: Tensor, options: GenerationConfig) -> None:
-        self.network, self.tokenizer, self.prompt, self.options = network, tokenizer, prompt, options
+    The prompt goes in as embeddings [1, L, D]; its ids [1, L] are there for the checkpoint's own generation
+    settings, whose repetition penalty counts the words of the prompt.
+    """
+
+    def __init__(
+        self, network: nn.Module, tokenizer: Any, prompt_ids: Tensor, prompt: Tensor, options: GenerationConfig
+    ) -> None:
+        self.network, self.tokenizer, self.options = network, tokenizer, options
+        self.prompt_ids, self.prompt = prompt_ids, prompt
         self.prompt_tokens = prompt.shape[1]
         self._stop = threading.Event()
         self._steps = 0
@@ -30,7 +37,7 @@ class StreamedAnswer:
     def __iter__(self) -> Iterator[str]:
         from transformers import TextIteratorStreamer
 
-        streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
         thread = threading.Thread(target=self._run, args=(streamer, failure), daemon=True)
         thread.start()
@@ -58,8 +65,9 @@ class StreamedAnswer:
         if sampling["do_sample"]:
             sampling["temperature"] = self.options.temperature
         self.network.generate(  # type: ignore[operator]
+            input_ids=self.prompt_ids,
             inputs_embeds=self.prompt,
-            attention_mask=torch.ones(self.prompt.shape[:2], dtype=torch.long, device=self.prompt.device),
+            attention_mask=torch.ones_like(self.prompt_ids),
             max_new_tokens=self.options.max_new_tokens,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([self._after_step]),

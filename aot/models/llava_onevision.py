@@ -142,32 +142,39 @@ class LlavaOnevision:
             self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
         return self._siglip_head(hidden)
 
-    def prompt(self, tokens: CompressedTokens, question: str) -> Tensor:
-        """Input embeddings [1, L, D]: text, kept tokens, newline, text.
+    def prompt_ids(self, tokens: CompressedTokens, question: str) -> list[int]:
+        """Token ids of the prompt, the video token standing for every kept token and the newline.
 
         Raises:
             ConfigError: the prompt is longer than the model's context.
         """
-        before, after = split_prompt(
-            self.tokenizer, self.config.template, question, self.network.config.video_token_index
-        )
-        visual = tokens.features.to(self.network.device, self.network.dtype)
-        newline = [self.network.model.image_newline[None]] if self.config.newline == "one_token" else []
-        parts = [self._embed(before), visual, *newline, self._embed(after)]
-        embeddings = torch.cat(parts)[None]
+        video = self.network.config.video_token_index
+        before, after = split_prompt(self.tokenizer, self.config.template, question, video)
+        ids = [*before, *[video] * len(self._visual(tokens)), *after]
         limit = self.network.config.text_config.max_position_embeddings
-        if embeddings.shape[1] > limit:
+        if len(ids) > limit:
             raise ConfigError(
-                f"the prompt has {embeddings.shape[1]} tokens but the model reads at most {limit}; "
+                f"the prompt has {len(ids)} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
             )
-        return embeddings
+        return ids
 
-    def _embed(self, ids: list[int]) -> Tensor:
-        embedded: Tensor = self.network.get_input_embeddings()(torch.tensor(ids, device=self.network.device))
-        return embedded
+    def prompt(self, tokens: CompressedTokens, question: str) -> Tensor:
+        """Input embeddings [1, L, D] of `prompt_ids`, with the kept tokens and the newline in place."""
+        ids = torch.tensor(self.prompt_ids(tokens, question), device=self.network.device)
+        embeddings: Tensor = self.network.get_input_embeddings()(ids)
+        is_video = (ids == self.network.config.video_token_index)[:, None]
+        return embeddings.masked_scatter(is_video, self._visual(tokens))[None]
+
+    def _visual(self, tokens: CompressedTokens) -> Tensor:
+        """What the language model sees of the video [K or K + 1, D]."""
+        features = tokens.features.to(self.network.device, self.network.dtype)
+        if self.config.newline == "none":
+            return features
+        return torch.cat([features, self.network.model.image_newline[None]])
 
     @torch.inference_mode()
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
-        return StreamedAnswer(self.network, self.tokenizer, self.prompt(tokens, question), options)
+        ids = torch.tensor([self.prompt_ids(tokens, question)], device=self.network.device)
+        return StreamedAnswer(self.network, self.tokenizer, ids, self.prompt(tokens, question), options)
