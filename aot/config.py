@@ -5,6 +5,7 @@ Unknown keys, wrong types and values out of range are all reported at once, each
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -32,7 +33,7 @@ def _check(**rules: tuple[bool, str]) -> None:
     """Raise one ConfigError that lists every failed rule as `name message`."""
     failed = [f"{name} {message}" for name, (holds, message) in rules.items() if not holds]
     if failed:
-        raise ConfigError("; ".join(failed))
+        raise ConfigError(*failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ def build_config(settings: Settings) -> Config:
     problems: list[str] = []
     config = _build(Config, settings, "", problems)
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return config  # type: ignore[no-any-return]
 
 
@@ -290,7 +291,7 @@ def _build(cls: type[T], settings: Settings, path: str, problems: list[str]) -> 
     try:
         return cls(**{name: value for name, value in given.items() if value is not _REJECTED})
     except ConfigError as error:
-        problems.extend(path + part for part in str(error).split("; "))
+        problems.extend(path + problem for problem in error.problems)
         return _REJECTED
 
 
@@ -305,12 +306,19 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     for option in options:
         if get_origin(option) is Literal and value in get_args(option):
             return value
-        if option is float and type(value) in (int, float):
+        if option is float and _is_number(value):
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
     problems.append(f"{path} must be {_describe(options)}, got {value!r}")
     return _REJECTED
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can stand for a float: also "1e-3", which YAML 1.1 takes for text."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+", value) is not None
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
 
 
 def _describe(options: tuple[Any, ...]) -> str:

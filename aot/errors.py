@@ -31,7 +31,11 @@ class AOTError(Exception):
 
 
 class ConfigError(AOTError):
-    """A setting is unknown, ill-typed or out of range. All problems found are in the message."""
+    """A setting is unknown, ill-typed or out of range; `problems` lists everything found."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class VideoError(AOTError):

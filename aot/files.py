@@ -19,11 +19,15 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: the file exists and `overwrite` is false, it is a folder, or its folder does not exist.
     """
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # for instance a name that is too long
+        raise _explained(path, error) from error
+    if is_folder:
         raise OutputError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; make it first")
-    if path.exists() and not overwrite:
+    if exists and not overwrite:
         raise OutputError(f"{path} exists; pass --force to replace it")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written to; choose another with -o")
@@ -37,7 +41,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
     """
     check_writable(path, overwrite=overwrite)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aot-", suffix=".part")
     except OSError as error:
         raise _explained(path, error) from error
     os.close(handle)
@@ -46,11 +50,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
         write(temporary)
         temporary.chmod(0o666 & ~_umask())
         _place(temporary, path, overwrite=overwrite)
-    except OutputError:
-        raise
     except OSError as error:
         raise _explained(path, error) from error
-    except Exception as error:  # torch and safetensors report a full disk each in their own way
+    except RuntimeError as error:  # torch.save reports a full disk this way
         raise OutputError(f"{path} could not be written ({_first_line(error)}); is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)

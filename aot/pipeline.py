@@ -14,14 +14,15 @@ import torch
 
 from aot.config import Config
 from aot.core.clips import neighbour_similarity
-from aot.errors import MemoryLimitError, TokensFileError
+from aot.errors import TokensFileError
+from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
 from aot.report import RetentionReport, frame_retention, versions
 from aot.types import CompressedTokens, VideoFrames, VisualTokens
 from aot.video import decode
 
-__all__ = ["Compression", "answer", "check_same_model", "compress_video", "explained_memory"]
+__all__ = ["Compression", "answer", "check_same_model", "compress_video"]
 
 
 class StageProgress(Protocol):
@@ -88,22 +89,6 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
             f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
             f"{model.identity.name} is not; ask with that model, or compress the video again"
         )
-
-
-@contextmanager
-def explained_memory() -> Iterator[None]:
-    """Turn an out-of-memory failure of any kind into a MemoryLimitError with a remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            phrase in said for phrase in ("can't allocate memory", "out of memory")
-        ):
-            raise
-        raise MemoryLimitError(
-            "out of memory; use fewer --frames, a smaller --encode-batch, --dtype bfloat16, or a smaller model"
-        ) from error
 
 
 @dataclass(slots=True)

@@ -47,11 +47,20 @@ def resolve_config(
         ConfigError: a file is not valid YAML, or settings in it are unknown or out of range.
     """
     path = (folder or Path()) / SETTINGS_FILE
-    from_file = _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+    from_file = _parse(_read(path), str(path)) if path.is_file() else {}
     named = from_file.pop("preset", None)
     preset = preset or named
     from_preset = _parse(preset_text(preset), f"preset {preset}") if preset else {}
     return build_config(merge_settings(base or {}, from_preset, from_file, overrides))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:

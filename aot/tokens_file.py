@@ -8,6 +8,7 @@ kept, and to do it again. Nothing in a file is ever executed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,15 @@ from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
 from aot.report import RetentionReport
-from aot.types import Clip, CompressedTokens
+from aot.types import Clip, CompressedTokens, Role
 
 __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
 
 SUFFIXES = (".pt", ".safetensors")
 _FORMAT = "aot-tokens"
 _VERSION = 1
+_FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError, ConfigError)
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
 
 
@@ -57,10 +60,9 @@ def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *
         OutputError: the file exists and `overwrite` is false, or it cannot be written.
     """
     import torch
-    from safetensors.torch import save_file
 
     check_suffix(path)
-    tensors = {name: getattr(tokens, name).cpu().contiguous() for name in ("features", *_PER_TOKEN)}
+    tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in ("features", *_PER_TOKEN)}
     meta = {
         "grid": list(tokens.grid),
         "timestamps_s": list(tokens.timestamps_s),
@@ -74,9 +76,19 @@ def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *
             torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **meta}, temporary)
         else:
             header = {"format": _FORMAT, "version": str(_VERSION), "meta": json.dumps(meta)}
-            save_file(tensors, temporary, metadata=header)
+            _save_safetensors(tensors, temporary, header)
 
     write_whole(path, write, overwrite=overwrite)
+
+
+def _save_safetensors(tensors: dict[str, Any], path: Path, header: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata=header)
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def load_tokens(path: str | Path) -> TokensFile:
@@ -91,12 +103,13 @@ def load_tokens(path: str | Path) -> TokensFile:
     content = _read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
     if content.get("format") != _FORMAT:
         raise TokensFileError(f"{path} was not written by aot; make a tokens file with: aot compress VIDEO -o FILE.pt")
-    if int(content["version"]) > _VERSION:
-        raise TokensFileError(f"{path} was written by a newer aot (format {content['version']}); upgrade aot")
     try:
-        return _parse(content)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        version = int(content["version"])
+        if version <= _VERSION:
+            return _parse(content)
+    except _DAMAGE as error:
         raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
+    raise TokensFileError(f"{path} was written by a newer aot (format {version}); upgrade aot")
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
@@ -127,33 +140,39 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         meta = json.loads(header.get("meta", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+        _require(isinstance(meta, dict), "the header must be a group")
+    except (SafetensorError, OSError, *_DAMAGE) as error:
         raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
-    return {**tensors, **meta, "format": header.get("format"), "version": header.get("version", 0)}
+    return {**tensors, **meta, **{name: header[name] for name in ("format", "version") if name in header}}
 
 
 def _parse(content: Mapping[str, Any]) -> TokensFile:
-    features = content["features"]
-    count = len(features)
-    if features.ndim != 2 or not features.is_floating_point() or not features.isfinite().all():
-        raise ValueError("features must be finite and [K, D]")
-    for name, dtype in _PER_TOKEN.items():
-        if content[name].shape != (count,) or str(content[name].dtype) != f"torch.{dtype}":
-            raise ValueError(f"{name} must be {dtype} [{count}]")
-    rows, cols = (int(side) for side in content["grid"])
+    features, report = content["features"], content["report"]
     timestamps = tuple(float(t) for t in content["timestamps_s"])
-    limits = {"frame": len(timestamps), "row": rows, "col": cols, "role": 4}
-    for name, limit in limits.items():
-        if count and not 0 <= int(content[name].min()) <= int(content[name].max()) < limit:
-            raise ValueError(f"{name} must be in 0 .. {limit - 1}")
-    report = content["report"]
-    if not isinstance(report, Mapping) or "model" not in report:
-        raise ValueError("the report is missing")
+    rows, cols = (int(side) for side in content["grid"])
+    clips = tuple(Clip(int(first), int(stop)) for first, stop in content["clips"])
+    edges = [0, *(edge for clip in clips for edge in (clip.first, clip.stop)), len(timestamps)]
+    _require(features.ndim == 2 and str(features.dtype) in _FEATURE_DTYPES, "features must be floats [K, D]")
+    _require(bool(features.isfinite().all()), "features must be finite")
+    _require(all(map(math.isfinite, timestamps)), "timestamps must be finite")
+    _require(edges[::2] == edges[1::2] and all(clip.stop > clip.first for clip in clips), "clips must tile the frames")
+    _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
+    for name, dtype in _PER_TOKEN.items():
+        right = content[name].shape == features.shape[:1] and str(content[name].dtype) == f"torch.{dtype}"
+        _require(right, f"{name} must be {dtype} [K]")
+    _require(bool(content["mass"].isfinite().all()), "mass must be finite")
+    for name, limit in {"frame": len(timestamps), "row": rows, "col": cols, "role": len(Role)}.items():
+        _require(bool(((content[name] >= 0) & (content[name] < limit)).all()), f"{name} must be in 0 .. {limit - 1}")
     tokens = CompressedTokens(
         **{name: content[name] for name in ("features", *_PER_TOKEN)},
         grid=(rows, cols),
         timestamps_s=timestamps,
-        clips=tuple(Clip(int(first), int(stop)) for first, stop in content["clips"]),
+        clips=clips,
         facts=dict(content["facts"]),
     )
     return TokensFile(tokens, report, build_config(report["config"]))
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)

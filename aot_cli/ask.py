@@ -112,20 +112,19 @@ def _answer(
     model: VideoModel, tokens: CompressedTokens, question: str, config: Config, *, stream: bool, heading: bool
 ) -> dict[str, Any]:
     """Ask one question; stream the text to stdout as it comes."""
-    from aot.pipeline import answer, explained_memory
+    from aot.pipeline import answer
 
     start = time.perf_counter()
     first_ms: float | None = None
     text = ""
     if stream and heading:
         print(f"Q: {question}\nA: ", end="", flush=True)
-    with explained_memory():
-        reply = answer(model, tokens, question, config)
-        for piece in reply:
-            first_ms = first_ms or (time.perf_counter() - start) * 1e3
-            text += piece
-            if stream:
-                print(piece, end="", flush=True)
+    reply = answer(model, tokens, question, config)
+    for piece in reply:
+        first_ms = first_ms or (time.perf_counter() - start) * 1e3
+        text += piece
+        if stream:
+            print(piece, end="", flush=True)
     if stream:
         print(flush=True)
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -132,7 +131,7 @@ class Given:
         try:
             return resolve_config(self.settings, self.preset, base=base)
         except ConfigError as error:
-            raise ConfigError(_in_flags(str(error))) from None
+            raise ConfigError(*map(_in_flags, error.problems)) from None
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -162,12 +161,13 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _in_flags(problems: str) -> str:
-    """Problems told in terms of flags where a setting has one."""
+def _in_flags(problem: str) -> str:
+    """A problem told in terms of the flag, if its setting has one."""
     for _, settings in (SAMPLING, MODEL, COMPRESSION, GENERATION):
         for setting in settings:
-            problems = re.sub(rf"(^|; ){re.escape(setting.path)} must", rf"\1{setting.flag_names[0]} must", problems)
-    return problems
+            if problem.startswith(f"{setting.path} "):
+                return setting.flag_names[0] + problem.removeprefix(setting.path)
+    return problem
 
 
 def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 settings.register_profile("aot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("aot")
 
+torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
+
 CLIP_FRAMES = 24
 SMALL_GRID = 9
 WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))

@@ -28,6 +28,8 @@ def load_model(config: ModelConfig) -> VideoModel:
     if kind not in FAMILIES:
         supported = "; ".join(FAMILIES.values())
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
+    from aot.memory import explained_memory
     from aot.models.llava_onevision import LlavaOnevision
 
-    return LlavaOnevision.load(config, description)
+    with explained_memory():
+        return LlavaOnevision.load(config, description)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aot.config import GenerationConfig
+from aot.memory import explained_memory
 
 __all__ = ["StreamedAnswer"]
 
@@ -37,6 +38,8 @@ class StreamedAnswer:
     def __iter__(self) -> Iterator[str]:
         from transformers import TextIteratorStreamer
 
+        self._stop.clear()
+        self._steps = 0
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
         thread = threading.Thread(target=self._run, args=(streamer, failure), daemon=True)
@@ -47,7 +50,8 @@ class StreamedAnswer:
             self._stop.set()
             thread.join()
         if failure:
-            raise failure[0]
+            with explained_memory():
+                raise failure[0]
 
     def _run(self, streamer: Any, failure: list[BaseException]) -> None:
         try:

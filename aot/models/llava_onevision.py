@@ -45,7 +45,7 @@ class LlavaOnevision:
 
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
         with explained(config):
-            tokenizer = AutoTokenizer.from_pretrained(config.name, **hub_arguments(config))
+            tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **hub_arguments(config))
         projector = network.model.multi_modal_projector
         identity = ModelIdentity(
             name=str(config.name),

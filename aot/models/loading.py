@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
-from aot.errors import ConfigError, ModelError
+from aot.errors import AOTError, ConfigError, ModelError
 
 __all__ = [
     "explained",
@@ -55,7 +55,9 @@ def explained(config: ModelConfig) -> Iterator[None]:
             f"{name} is neither a local folder nor a model that can be fetched now; "
             "check the name, --revision and the network"
         ) from error
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (AOTError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged or hostile checkpoint fails in as many ways as there are parsers
         raise ModelError(f"{name} cannot be loaded: {_first_line(error)}") from error
 
 
@@ -87,9 +89,10 @@ def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
     """A JSON file of the checkpoint; {} if it has none."""
     from transformers.utils import cached_file
 
+    options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}
     with explained(config):
-        path = cached_file(config.name, filename, _raise_exceptions_for_missing_entries=False, **hub_arguments(config))
-    return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+        path = cached_file(config.name, filename, **options)
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
@@ -105,6 +108,7 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
             dtype=pick_dtype(config.dtype, device),
             attn_implementation="sdpa",
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **hub_arguments(config),
         )

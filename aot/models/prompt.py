@@ -29,6 +29,10 @@ def split_prompt(tokenizer: Any, template: str, question: str, video_token_id: i
     question = question.strip()
     if not question:
         raise ConfigError("the question is empty; ask something")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError("the question is not valid UTF-8 text; type it again") from None
     reserved = [word for word in tokenizer.get_added_vocab() if word in question]
     if reserved:
         raise ConfigError(f"the question contains {reserved[0]}, which the model reserves; leave it out")

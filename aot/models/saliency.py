@@ -27,6 +27,13 @@ class _Recorder:
         self.wanted = wanted
         self.batches: list[Tensor] = []
 
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> Any:
+        if self.wanted:
+            self.batches.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
+        return self.kernel(module, query, key, value, mask, **kwargs)
+
 
 _active: dict[nn.Module, _Recorder] = {}
 
@@ -53,11 +60,8 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return torch.stack(frames)
 
 
-def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-    recorder = _active[module]
-    if recorder.wanted:
-        recorder.batches.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
-    return recorder.kernel(module, query, key, value, mask, **kwargs)
+def _attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return _active[module].attend(module, *args, **kwargs)
 
 
 @contextmanager
@@ -75,15 +79,20 @@ def recorded_saliency(tower: Any, layers: tuple[int, ...]) -> Iterator[Mapping[i
     modules = attention_modules(tower)
     indices = {layer: resolve_layer(layer, len(modules)) for layer in layers}
     before = tower.config._attn_implementation
-    interface = AttentionInterface()
-    kernel = interface["sdpa" if before == "eager" else before]
+    outer = {module: _active[module] for module in modules if module in _active}
+    kernel = None if before == _NAME else AttentionInterface()["sdpa" if before == "eager" else before]
+    mine = {
+        module: _Recorder(kernel or outer[module].attend, place in indices.values())
+        for place, module in enumerate(modules)
+    }
     AttentionInterface.register(_NAME, _attend)
-    mine = {module: _Recorder(kernel, place in indices.values()) for place, module in enumerate(modules)}
-    _active.update(mine)
-    tower.set_attn_implementation(_NAME)
     try:
+        _active.update(mine)
+        tower.set_attn_implementation(_NAME)
         yield {layer: mine[modules[place]].batches for layer, place in indices.items()}
     finally:
-        tower.set_attn_implementation(before)
         for module in mine:
             del _active[module]
+        _active.update(outer)
+        if tower.config._attn_implementation != before:
+            tower.set_attn_implementation(before)

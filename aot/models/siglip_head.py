@@ -40,7 +40,8 @@ class SiglipHead:
 
         source = replace(config, name=config.siglip_head, revision=None)
         description = read_model_config(source)
-        vision = SiglipVisionConfig.from_dict(description.get("vision_config", description))
+        with explained(source):
+            vision = SiglipVisionConfig.from_dict(description.get("vision_config", description))
         if vision.hidden_size != width:
             raise ModelError(
                 f"the SigLIP head of {source.name} is {vision.hidden_size} wide but the vision tower {width}; "
@@ -55,7 +56,8 @@ class SiglipHead:
             own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             if set(own) != set(parts[name].state_dict()):
                 raise ModelError(f"{source.name} has no complete {prefix}*; pass a full SigLIP checkpoint")
-            parts[name].load_state_dict(own)
+            with explained(source):
+                parts[name].load_state_dict(own)
             parts[name].to(reference.device, reference.dtype).eval().requires_grad_(False)
         return cls(parts["post_layernorm"], parts["head"])
 
@@ -72,8 +74,9 @@ def _read_weights(config: ModelConfig) -> dict[str, Tensor]:
     index = _find(config, "model.safetensors.index.json")
     shards = {"model.safetensors"}
     if index:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {shard for key, shard in places.items() if key.startswith(tuple(_PARTS.values()))}
+        with explained(config):
+            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = {shard for key, shard in places.items() if key.startswith(tuple(_PARTS.values()))}
     weights: dict[str, Tensor] = {}
     for shard in sorted(shards):
         path = _find(config, shard)

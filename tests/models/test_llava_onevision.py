@@ -223,6 +223,12 @@ def streamers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.endswith("(_run)")]
 
 
+def test_an_answer_can_be_read_again(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
+    answer = small_model.generate(tokens, QUESTION, GREEDY)
+    assert "".join(answer) == "".join(answer)
+    assert answer.output_tokens <= GREEDY.max_new_tokens
+
+
 def test_leaving_early_stops_the_thread(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
     pushed = spaced_answer(small_model)
     try:

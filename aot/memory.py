@@ -1,0 +1,31 @@
+"""Running out of memory, told as one error whatever library noticed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from aot.errors import MemoryLimitError
+
+__all__ = ["explained_memory"]
+
+_PHRASES = ("can't allocate memory", "out of memory")
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """
+    Raises:
+        MemoryLimitError: with a remedy, in place of an out-of-memory failure of any kind.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and not any(phrase in str(error) for phrase in _PHRASES):
+            raise
+        raise MemoryLimitError(
+            "out of memory; use fewer --frames, a smaller --encode-batch, --dtype bfloat16, or a smaller model"
+        ) from error
