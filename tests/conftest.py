@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from tiny_checkpoint import make_checkpoint
 
