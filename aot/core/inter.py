@@ -37,18 +37,18 @@ class DistinctRule:
         q = q.float()  # equal tokens come out equal only up to the last bits of float64
         order = q.masked_fill(~valid, torch.inf).argsort(dim=-1, stable=True)
         if self.kind == "quantile":
-            return valid & (q.double() < self._quantile(q.gather(-1, order), valid.sum(-1))[:, None])
+            return valid & (q.to(decision_dtype(q)) < self._quantile(q.gather(-1, order), valid.sum(-1))[:, None])
         assert self.counts is not None
         place = torch.arange(q.shape[-1], device=q.device).expand_as(order)
         rank = torch.empty_like(order).scatter(-1, order, place)
         return valid & (rank < self.counts[frames][:, None])
 
     def _quantile(self, ascending: Tensor, count: Tensor) -> Tensor:
-        """Linear interpolation between order statistics in float64; [C]."""
-        position = self.level * (count - 1).clamp_min(0).double()
+        """Linear interpolation between order statistics; [C]."""
+        values = ascending.to(decision_dtype(ascending))
+        position = self.level * (count - 1).clamp_min(0).to(values.dtype)
         low = position.floor().long()
         high = torch.minimum(low + 1, (count - 1).clamp_min(0))
-        values = ascending.double()
         at_low, at_high = (values.gather(-1, index[:, None]).squeeze(-1) for index in (low, high))
         return at_low + (position - low) * (at_high - at_low)
 

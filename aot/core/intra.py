@@ -56,7 +56,7 @@ def transport_within_frames(
     anchor_values = _take(features, anchor_index).to(dtype)
     source_values = _take(features, source_index).to(dtype)
     similarity = cosine_similarity(source_values, anchor_values)
-    position = patch_positions(grid).to(features.device, dtype)
+    position = patch_positions(grid).to(dtype).to(features.device)
     cost = 1 - similarity
     if spatial_weight:
         cost += spatial_weight * torch.cdist(position[source_index], position[anchor_index])

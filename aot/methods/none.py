@@ -19,7 +19,7 @@ class NoCompression:
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = pooled.shape
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
-        index = torch.arange(frames * per_frame, dtype=torch.int32)
+        index = torch.arange(frames * per_frame, dtype=torch.int32, device=pooled.device)
         cell = index % per_frame
         return CompressedTokens(
             features=pooled.reshape(-1, width),
@@ -27,7 +27,7 @@ class NoCompression:
             row=cell // cols,
             col=cell % cols,
             role=torch.full_like(index, Role.KEPT, dtype=torch.uint8),
-            mass=torch.ones(len(index)),
+            mass=torch.ones(len(index), device=pooled.device),
             grid=(rows, cols),
             timestamps_s=tokens.timestamps_s,
             clips=Clip.runs(frames, 1),

@@ -39,7 +39,7 @@ def test_random_videos_are_the_oracles(frames: int, segments: int, threshold: fl
 
 @pytest.mark.parametrize("video", ["aaaaaaaa", "abababab", "aaabbbcc", "abcaaaaa", "aab", "a"])
 @pytest.mark.parametrize("segments", [1, 2, 3, 4, 8, 9])
-@pytest.mark.parametrize("threshold", [-1.0, 0.8])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.8, 1.0])
 def test_ties_are_the_oracles(video: str, segments: int, threshold: float) -> None:
     embeddings = scenes(video)
     assert cuts(embeddings, segments, threshold) == oracle.dynamic_clips(embeddings, segments, threshold)
