@@ -142,7 +142,7 @@ class Clip:
 
     @classmethod
     def runs(cls, frames: int, length: int) -> tuple[Clip, ...]:
-        """Consecutive clips of `length` frames; the last may be shorter (section 4 of AOT)."""
+        """Consecutive clips of `length` frames; the last may be shorter (docs/algorithm.md, section 4)."""
         return tuple(cls(first, min(first + length, frames)) for first in range(0, frames, length))
 
 

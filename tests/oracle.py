@@ -1,6 +1,6 @@
 """AOT in plain float64 numpy: the reference that the tests compare the project's code with.
 
-Written from aot-algorithm.md ("section" below) and methods.md alone, independently of the project's code, for
+Written from the algorithm (docs/algorithm.md, "section" below) alone, independently of the project's code, for
 clarity rather than speed. Ties everywhere: lower index first.
 """
 
@@ -23,7 +23,7 @@ Emitted = tuple[int, int, int, str, Array]  # frame, row, col, role, feature
 
 @dataclass(frozen=True)
 class Golden:
-    """One column of the golden table of methods.md 5.1; `*_sum` fields are sums over tokens and channels."""
+    """One column of the golden table; `*_sum` fields are sums over tokens and channels."""
 
     count: int
     keep_ratio: float
@@ -132,7 +132,7 @@ GOLDEN: tuple[Golden, ...] = (
 
 
 def golden_input() -> tuple[Array, Array, Array]:
-    """Return shallow [4, 729], deep [4, 729] and u [4, 729, 16] of methods.md 5.1."""
+    """Return shallow [4, 729], deep [4, 729] and u [4, 729, 16] of the golden input."""
     t = np.arange(4, dtype=np.float64)[:, None]
     j = np.arange(729)
     col, row = (j % 27).astype(np.float64), (j // 27).astype(np.float64)
@@ -150,7 +150,7 @@ def golden_input() -> tuple[Array, Array, Array]:
 
 
 def largest(values: Sequence[float] | Array, count: int, among: Sequence[int] | None = None) -> list[int]:
-    """Return the indices of the `count` largest values, largest first (methods.md 0.2: ties, lower index first)."""
+    """Return the indices of the `count` largest values, largest first; ties: lower index first."""
     candidates = range(len(values)) if among is None else among
     return sorted(candidates, key=lambda i: (-values[i], i))[:count]
 
@@ -320,7 +320,7 @@ def pooled_grid(grid: Grid, kind: PoolKind, stride: int = 2) -> Grid:
 
 
 def bilinear_taps(size: int, pooled: int) -> list[tuple[int, int, float]]:
-    """Return (lower source, upper source, upper weight) of each pooled position along one side (methods.md P2)."""
+    """Return (lower source, upper source, upper weight) of each pooled position along one side."""
     taps = []
     for i in range(pooled):
         source = max((i + 0.5) * size / pooled - 0.5, 0.0)

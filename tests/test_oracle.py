@@ -1,4 +1,4 @@
-"""The oracle itself: every row of the golden table (methods.md 5.1), and the cases the table does not reach."""
+"""The oracle itself: every row of the golden table, and the cases the table does not reach."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class AnchorRanking:
 
 
 def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_per_side: int = 3) -> AnchorRanking:
-    """Rank every frame's patches for anchor selection (section 1 of AOT); ties: lower index first.
+    """Rank every frame's patches for anchor selection (docs/algorithm.md, section 1); ties: lower index first.
 
     Args:
         shallow, deep: [F, N] saliency of the local and the global layer.

@@ -1,7 +1,7 @@
 """Exact budgets: how many anchors to pick, and how many distinct tokens each frame keeps.
 
 Published AOT keeps a number that depends on the content. Here the ratio is a promise
-(section 6 of AOT): the anchors per frame are adjusted until the keyframes fit, and the rest of the
+(docs/algorithm.md, section 6): the anchors per frame are adjusted until the keyframes fit, and the rest of the
 budget is spread over the later frames.
 """
 
@@ -83,7 +83,7 @@ def allocate(
 
 
 def kept_cells(votes: Tensor) -> Tensor:
-    """Cells whose pooled anchor mask is at least 0.5, and each frame's highest one (section 3 of AOT)."""
+    """Cells whose pooled anchor mask is at least 0.5, and each frame's highest one (docs/algorithm.md, section 3)."""
     best = torch.nn.functional.one_hot(votes.argmax(-1), votes.shape[-1]).bool()
     return (votes >= 0.5) | best
 

@@ -19,7 +19,7 @@ def neighbour_similarity(embeddings: Tensor) -> Tensor:
 
 def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8) -> tuple[Clip, ...]:
     """Cut after frame i where its similarity to frame i + 1 is among the `segments` - 1 lowest or below
-    `threshold` (section 5 of AOT, after FastVID's DySeg). embeddings: [F, E].
+    `threshold` (docs/algorithm.md, section 5, after FastVID's DySeg). embeddings: [F, E].
     """
     frames = embeddings.shape[0]
     similarity = neighbour_similarity(embeddings)

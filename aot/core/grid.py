@@ -17,7 +17,7 @@ def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
     """Window number of each patch, int64 [N], raster order.
 
     Each side is cut at round(i * g / per_side): 9 x 9 windows for g = 27 and three per side
-    (section 1 of AOT), near-equal ones for any other grid.
+    (docs/algorithm.md, section 1), near-equal ones for any other grid.
     """
     rows, cols = (_axis_windows(size, per_side) for size in grid)
     return (rows[:, None] * per_side + cols[None, :]).flatten()

@@ -78,7 +78,7 @@ def transport_within_clips(
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
 ) -> ClipTransport:
-    """Match every later frame to its clip's keyframe Y, frame by frame, all clips at once (section 4 of AOT).
+    """Match every later frame to its clip's keyframe Y, all clips at once (docs/algorithm.md, section 4).
 
         C = (1 - cos(X, Y), shifted to a minimum of 0) * (1 - exp(-j^2 / (2 sigma^2)))
         T = sinkhorn(C), p = T with rows normalised, q = max over y of p[x, y]

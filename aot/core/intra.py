@@ -31,7 +31,7 @@ def transport_within_frames(
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
 ) -> tuple[Tensor, TransportPlan | None]:
-    """Update the anchors of every frame in place of their old values (section 2 of AOT).
+    """Update the anchors of every frame in place of their old values (docs/algorithm.md, section 2).
 
         C = 1 - cos(x_u, x_a) + spatial_weight * |position_u - position_a|, T = sinkhorn(C)
         ot_a = (x_a + lambda sum_u T[u, a] x_u) / (1 + lambda sum_u T[u, a])

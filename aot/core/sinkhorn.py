@@ -33,8 +33,8 @@ def sinkhorn(
         cost: [B, S, A], float32 or float64. Values at padded places are ignored.
         row_weights: [B, S]; column_weights: [B, A]; each sums to the mass of its problem.
         stopping: "published" ends a problem when mean |r - r_previous| < tolerance (r starts at 1;
-            with weights of 1/S this fires after about two iterations, section 2 of AOT); "marginal" ends it when
-            the L1 error of the row sums is below tolerance.
+            with weights of 1/S this fires after about two iterations, docs/algorithm.md, section 2); "marginal" ends
+            it when the L1 error of the row sums is below tolerance.
         joint: the published rule averages over the rows of the whole batch, which then stops as one (Phase I).
     """
     valid_rows, valid_columns = row_weights > 0, column_weights > 0

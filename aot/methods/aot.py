@@ -157,7 +157,7 @@ class AnchorTransport:
 def _emit(
     pooled: Tensor, allocation: Allocation, clips: tuple[Clip, ...], moved: ClipTransport, keyframe: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Features, frame, cell, role and mass of every kept token in reading order (section 4 of AOT).
+    """Features, frame, cell, role and mass of every kept token in reading order (docs/algorithm.md, section 4).
 
     Clip by clip: the keyframe as it was, the later frames' distinct tokens in time and raster order,
     the merged keyframe last; a merged keyframe that replaces the original takes its place.

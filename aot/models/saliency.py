@@ -1,7 +1,7 @@
 """Saliency of chosen vision blocks, read while the tower runs its usual attention kernel.
 
 For an encoder without CLS token the saliency of a patch is the attention it receives: the mean over
-heads of the sum over queries (section 0 of AOT). No attention matrix larger than one frame's is held.
+heads of the sum over queries (docs/algorithm.md, section 0). No attention matrix larger than one frame's is held.
 """
 
 from __future__ import annotations

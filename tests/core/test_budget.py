@@ -251,11 +251,16 @@ def test_the_nearest_workable_number_of_anchors_is_taken(problem: Problem) -> No
     budget, start, patches, clips, votes_for, saliency, copies = problem
     found = allocate(budget, start, patches, clips, votes_for, saliency, copies)
 
-    def works(anchors: int) -> bool:
+    def bounds(anchors: int) -> tuple[int, int]:
         counts = kept_cells(votes_for(anchors)).sum(1)
         first = counts[[clip.first for clip in clips]]
         base = int((first * torch.tensor(found.copies)).sum())
-        return base <= budget <= base + int(counts.sum() - first.sum())
+        return base, base + int(counts.sum() - first.sum())
 
-    nearer = [m for m in range(1, patches + 1) if abs(m - start) < abs(found.anchors - start)]
-    assert not any(works(anchors) for anchors in nearer)
+    bases, capacities = zip(*(bounds(anchors) for anchors in range(1, patches + 1)), strict=True)
+    workable = [m for m in range(1, patches + 1) if bases[m - 1] <= budget <= capacities[m - 1]]
+    if workable:
+        assert found.anchors in workable
+        assert abs(found.anchors - start) == min(abs(anchors - start) for anchors in workable)
+    else:  # the first number whose keyframes can be trimmed to the budget
+        assert found.anchors == next(m for m in range(1, patches + 1) if bases[m - 1] > budget)

@@ -18,7 +18,7 @@ ROLE_NAMES = {Role.KEPT: "keyframe", Role.KEYFRAME: "keyframe", Role.DISTINCT: "
 
 
 def golden_like(frames: int) -> tuple[Array, Array, Array]:
-    """Shallow and deep saliency [F, 729] and features [F, 729, 16] by the formula of methods.md 5.1, for any F."""
+    """Shallow and deep saliency [F, 729] and features [F, 729, 16] by the golden formula, for any F."""
     t, j = np.arange(frames, dtype=np.float64)[:, None], np.arange(729)
     col, row = (j % 27).astype(np.float64), (j // 27).astype(np.float64)
     shallow = 1 + 0.5 * np.sin(0.7 * col + 0.3 * t) * np.cos(0.9 * row) + 1e-4 * (53 * j % 729) / 729

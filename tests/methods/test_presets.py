@@ -15,7 +15,7 @@ from aot.settings import preset_names, preset_text, resolve_config
 from aot.types import CompressedTokens
 
 FRAMES, PER_FRAME = 32, 196
-# Anchors before pooling: asked for (supplement of the paper) and what rounding makes of them (methods.md 3.1).
+# Anchors before pooling: asked for (supplement of the paper) and what rounding makes of them.
 PUBLISHED = {
     "paper/onevision-r10-long": (108, 108),
     "paper/onevision-r10": (126, 126),
