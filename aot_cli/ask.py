@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def ask(
 
     aot ask clip.mp4 "what happens?"
     """
+    from aot.report import versions
     from aot.tokens_file import is_tokens_file
 
     questions = _questions(source, question, more)
@@ -46,22 +47,23 @@ def ask(
     answers = [
         _answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions
     ]
+    stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:
         print_json(
             {
                 "answer": answers[0]["answer"],
                 "answers": answers,
                 "source": source,
-                "visual_tokens": report["visual_tokens"],
-                "kept_tokens": report["kept_tokens"],
-                "retention": report["retention"],
-                "stage_ms": {} if tokens_given else report["stage_ms"],
-                "model": report["model"],
+                **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention", "notices")},
+                "stage_ms": stage_ms,
+                "model": report["model"] | model.placement,
                 "config": config.to_dict(),
-                "versions": report["versions"],
-                "notices": report["notices"],
+                "versions": versions(),
             }
         )
+    elif sys.stderr.isatty():
+        times = stage_ms | {"answer" if len(answers) == 1 else "answers": sum(a["total_ms"] for a in answers)}
+        print(usage_line(report, times), file=sys.stderr)
 
 
 def _questions(source: str, question: str | None, more: list[str] | None) -> list[str]:

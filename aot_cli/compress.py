@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 
 __all__ = ["compress"]
@@ -60,12 +60,7 @@ def print_summary(report: dict[str, Any]) -> None:
     """The per-frame table and one line of totals, on stderr."""
     from aot_cli.render import frame_table, print_side
 
-    stages = ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in report["stage_ms"].items())
-    print_side(
-        frame_table(report["frames"]),
-        f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}); "
-        f"budget {report['budget_tokens']}; {stages}",
-    )
+    print_side(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
 
 
 def _check_report(report: Path, output: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 
-__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json"]
+__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
 
 _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
     (ConfigError, 2),
@@ -63,6 +63,12 @@ def notify(notices: Iterable[str]) -> None:
 def print_json(value: Any) -> None:
     """The one JSON object of `--json`."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
+    """What a run kept and how long its stages took, in one line."""
+    times = "".join(f"; {name} {ms / 1e3:.2f} s" for name, ms in stage_ms.items())
+    return f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}){times}"
 
 
 def prepare_libraries(offline: bool) -> None:
