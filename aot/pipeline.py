@@ -14,7 +14,7 @@ import torch
 
 from aot.config import Config
 from aot.core.clips import neighbour_similarity
-from aot.errors import TokensFileError
+from aot.errors import NumericsError, TokensFileError
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
@@ -68,6 +68,8 @@ def compress_video(
             on_progress("compress", 0, 1)
             tokens = method.compress(visual, budget)
             on_progress("compress", 1, 1)
+    if not torch.isfinite(tokens.features).all():
+        raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
     return Compression(tokens, _report(tokens, visual, frames, budget, model, config, clock.stage_ms))
 
 

@@ -120,7 +120,7 @@ class TransportPlan:
     """A Sinkhorn plan and how far it got; not converging is data, not an exception.
 
     plan: [B, S, A], mass moved from source s to anchor a.
-    marginal_error: [B], L1 distance of the row sums from their marginal.
+    marginal_error: [B], L1 distance of the row and the column sums from their marginals.
     iterations: [B]. converged: [B] bool, whether the stopping rule fired.
     """
 

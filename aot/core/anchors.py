@@ -42,7 +42,7 @@ class AnchorRanking:
             return patches
         per_window, n_global = self.split(count, local_ratio)
         n_local = sum(min(per_window, size) for size in self.window_sizes)
-        return n_local + min(n_global, patches - n_local)
+        return n_local + n_global
 
     def select(self, count: int, local_ratio: float) -> Tensor:
         """Anchors as a bool mask [F, N] with the same number in every frame."""

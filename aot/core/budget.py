@@ -57,7 +57,8 @@ def allocate(
 
     Args:
         budget: at least one token per clip, at most F * n.
-        anchors: where the search starts; the nearest workable number is taken.
+        anchors: where the search starts; a nearby workable number is taken (by bisection, as selections for
+            neighbouring numbers need not be nested).
         votes_for: anchors -> [F, n], the pooled anchor mask; a cell is kept from 0.5 up, and the cell
             with the most votes always is.
         saliency: [F, n], breaks ties when kept cells must be given up.
@@ -125,7 +126,7 @@ class _Fit:
         return self.base(counts) + sum(counts) - sum(counts[clip.first] for clip in self.clips)
 
     def search(self, start: int, most: int) -> int:
-        """The number of anchors nearest to `start` with base <= budget <= capacity, or, where the budget
+        """A number of anchors near `start` with base <= budget <= capacity, or, where the budget
         falls into a step between two numbers, the larger, whose keyframes are then trimmed.
         """
         base, capacity = self._bounds(start)

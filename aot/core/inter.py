@@ -34,7 +34,7 @@ class DistinctRule:
         """Bool [C, P]; q, valid: [C, P]; frames: [C], the frame each row belongs to. Ties: lower index first."""
         if self.kind == "threshold":
             return valid & (q < self.level)
-        q = q.float()  # equal tokens come out equal only up to the last bits of float64
+        q = q.mul(1e12).round().div(1e12)  # matrix products round equal rows differently; equal tokens must tie
         order = q.masked_fill(~valid, torch.inf).argsort(dim=-1, stable=True)
         if self.kind == "quantile":
             return valid & (q.to(decision_dtype(q)) < self._quantile(q.gather(-1, order), valid.sum(-1))[:, None])

@@ -206,6 +206,17 @@ def test_too_few_anchors_are_raised_until_there_is_enough_to_keep() -> None:
     assert capacity(found.anchors - 1) < 900 <= capacity(found.anchors)
 
 
+def test_a_budget_between_two_steps_takes_the_larger_and_trims_it() -> None:
+    """Frames on their own emit their kept cells and no others, so most budgets are met by trimming alone."""
+    votes_for, clips = votes_of(4, (9, 9), 0.0, "bilinear", 5), Clip.runs(4, 1)
+    totals = [int(kept_cells(votes_for(anchors)).sum()) for anchors in range(1, 82)]
+    for budget in {*range(4, 100)} - {*totals}:
+        larger = next(anchors for anchors in range(1, 82) if totals[anchors - 1] > budget)
+        for start in (1, larger - 1, larger, 81):
+            found = allocate(budget, max(start, 1), 81, clips, votes_for, torch.ones(4, 25))
+            assert (found.anchors, int(found.kept.sum())) == (larger, budget)
+
+
 FIXED = torch.tensor([[0.9, 0.5, 0.6, 0.6, 0.1], [1.0, 0.0, 0.0, 0.0, 0.0], [0.7, 0.7, 0.7, 0.2, 0.0]])
 SALIENCY = torch.tensor([[1.0, 9.0, 3.0, 2.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 1.0, 9.0, 9.0]])
 
@@ -229,6 +240,12 @@ def test_keyframes_give_up_their_weakest_cells(budget: int, kept: list[list[int]
     assert found.copies == (2, 1)
     assert [mask.nonzero().flatten().tolist() for mask in found.kept] == kept
     assert emitted(found, clips) == budget
+
+
+def test_every_clip_keeps_its_best_cell() -> None:
+    votes = torch.tensor([[0.6, 0.5, 0.0], [1.0, 1.0, 1.0]])
+    found = allocate(2, 1, 1, Clip.runs(2, 1), lambda anchors: votes, torch.ones(2, 3))
+    assert found.kept.tolist() == [[True, False, False], [True, False, False]]
 
 
 def test_a_budget_without_room_for_two_copies_emits_keyframes_once() -> None:

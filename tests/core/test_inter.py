@@ -86,6 +86,13 @@ def test_the_threshold_rule(level: float) -> None:
     assert_is_the_oracles(moved, tokens, kept, clips, "inter", tau=level)
 
 
+def test_a_token_at_the_threshold_is_not_distinct() -> None:
+    """With one keyframe token every q is exactly 1."""
+    tokens, kept = np.random.default_rng(11).normal(size=(2, 5, 4)), torch.ones(2, 5, dtype=torch.bool)
+    kept[0, 1:] = False
+    assert not transport(tokens, kept, clips_of([2]), DistinctRule("threshold", level=1.0)).distinct.any()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_count_rule(share: float) -> None:
     (tokens, kept), clips = video(LENGTHS[0], seed=3), clips_of(LENGTHS[0])

@@ -166,6 +166,12 @@ def test_marginal_stopping_is_the_first_iteration_within_tolerance() -> None:
     assert solved.marginal_error.item() == pytest.approx(errors[first - 1])
 
 
+def test_a_flat_problem_is_solved_at_once() -> None:
+    solved = solve(np.full((4, 3), 0.7), stopping="marginal", tolerance=1e-6)
+    assert (solved.iterations.tolist(), solved.converged.tolist()) == ([1], [True])
+    assert_close(solved.plan, np.full((1, 4, 3), 1 / 12), "float64")
+
+
 @LAW
 @given(costs_of(2.0), st.sampled_from(STOPPING), st.randoms(use_true_random=False))
 def test_permuting_rows_and_columns_permutes_the_plan(cost: Array, stopping: str, random: Any) -> None:

@@ -162,6 +162,54 @@ def test_the_threshold_rule_at_its_ends() -> None:
     assert all_.mass.eq(1).all()
 
 
+UNUSUAL_TRANSPORT = TransportConfig(epsilon=0.2, max_iterations=30, tolerance=1e-4)
+UNUSUAL = AOTConfig(
+    budget="paper",
+    anchors=AnchorConfig(count=40, local_ratio=0.7, windows_per_side=2),
+    intra=IntraConfig(
+        spatial_weight=0.3, nearest_blend=0.4, lambda_intra=0.8, mass="token", transport=UNUSUAL_TRANSPORT
+    ),
+    inter=InterConfig(sigma_frames=2.5, lambda_inter=0.6, keep_ratio=0.4, transport=UNUSUAL_TRANSPORT),
+    clips=ClipConfig(frames=3),
+)
+
+
+def by_the_oracle(tokens: VisualTokens) -> oracle.Array:
+    """The features that UNUSUAL emits, by the oracle's steps; its arguments are spelled out once more."""
+    transport = {"epsilon": 0.2, "max_iterations": 30, "tolerance": 1e-4}
+    shallow, deep = (tokens.saliency[layer].numpy() for layer in (synthetic.SHALLOW, synthetic.DEEP))
+    anchors = [oracle.select_anchors(s, d, tokens.grid, 40, 0.7, 2) for s, d in zip(shallow, deep, strict=True)]
+    changed, _ = oracle.intra(tokens.features.numpy(), anchors, tokens.grid, 0.3, 0.4, 0.8, "token", **transport)
+    pooled = oracle.pool_features(changed, tokens.grid, "bilinear")
+    cells = oracle.kept_cells(oracle.pool_mask(anchors, tokens.grid, "bilinear"))
+    emitted = []
+    for first, stop in oracle.fixed_clips(len(pooled), 3):
+        own = [pooled[f, cells[f]] for f in range(first, stop)]
+        original, distinct, merged, _, _ = oracle.inter_clip(own, 2.5, 0.6, keep_ratio=0.4, **transport)
+        emitted += [original, *(frame[chosen] for frame, chosen in zip(own[1:], distinct, strict=True)), merged]
+    return np.concatenate(emitted)
+
+
+def test_no_setting_at_its_default() -> None:
+    tokens = random_tokens(6, 6, grid=(10, 10), dtype=torch.float64)
+    assert_close(AnchorTransport(UNUSUAL, 0.1).compress(tokens, 0).features, by_the_oracle(tokens), "inter")
+
+
+@pytest.mark.parametrize("phase", ["intra", "inter"])
+@pytest.mark.parametrize(
+    "change", [{"epsilon": 0.1}, {"max_iterations": 1}, {"tolerance": 0.5}, {"stopping": "marginal"}], ids=str
+)
+def test_transport_settings_reach_each_phase(phase: str, change: dict[str, Any]) -> None:
+    tokens = random_tokens(6, 6, grid=(10, 10), dtype=torch.float64)
+    settings = replace(getattr(UNUSUAL, phase), transport=replace(UNUSUAL_TRANSPORT, **change))
+    before, after = (
+        AnchorTransport(config, 0.1).compress(tokens, 0) for config in (UNUSUAL, replace(UNUSUAL, **{phase: settings}))
+    )
+    keyframes = [kept.features[kept.role == Role.KEYFRAME] for kept in (before, after)]
+    assert not torch.equal(before.features, after.features)
+    assert torch.equal(*keyframes) == (phase == "inter")
+
+
 # Unusual videos
 
 
