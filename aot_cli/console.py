@@ -104,11 +104,13 @@ class StageBars:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> StageBars:
-        self._progress.start()
+        if not self._progress.disable:  # some versions of rich print an empty line even when disabled
+            self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        if not self._progress.disable:
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:

@@ -35,7 +35,7 @@ def inspect_command(
 
     if is_tokens_file(source):
         found = _describe_tokens(source)
-    elif str(context.get_parameter_source("model__name")).endswith("COMMANDLINE"):
+    elif getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE":
         found = _describe_compression(source, given.config())
     else:
         found = _describe_video(source, given.config())
