@@ -5,7 +5,9 @@ Unknown keys, wrong types and values out of range are all reported at once, each
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -57,9 +59,9 @@ class SamplingConfig:
         start, end = self.start_s or 0.0, self.end_s
         _check(
             frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
-            fps=(self.fps is None or self.fps > 0, f"must be above 0, got {self.fps}"),
+            fps=(self.fps is None or 0 < self.fps < math.inf, f"must be above 0, got {self.fps}"),
             start_s=(start >= 0, f"must not be negative, got {start}"),
-            end_s=(end is None or end > start, f"must be after the start ({start:g} s), got {end}"),
+            end_s=(end is None or start < end, f"must be after the start ({start:g} s), got {end}"),
             max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
         )
 
@@ -224,7 +226,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         _check(
             max_new_tokens=(self.max_new_tokens >= 1, "must be at least 1"),
-            temperature=(self.temperature >= 0, "must not be negative"),
+            temperature=(0 <= self.temperature < math.inf, "must not be negative"),
+            seed=(0 <= self.seed < 2**63, f"must be in 0 .. 2^63 - 1, got {self.seed}"),
         )
 
 
@@ -233,7 +236,7 @@ class Config:
     """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method."""
 
     ratio: float = 0.1
-    method: str = "aot"
+    method: Literal["aot", "none"] = "aot"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     aot: AOTConfig = field(default_factory=AOTConfig)
@@ -241,6 +244,11 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the ratio is met to the token; otherwise the content decides."""
+        return self.ratio == 1 or (self.method == "aot" and self.aot.budget == "exact")
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
         """round(R * F * n), newlines not counted: how many tokens the ratio promises."""
@@ -300,7 +308,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if is_dataclass(hint):
         if isinstance(value, Mapping):
             return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
-        problems.append(f"{path} must be a group of settings, got {value!r}")
+        problems.append(f"{path} must be a group of settings, got {reprlib.repr(value)}")
         return _REJECTED
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
@@ -310,7 +318,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    problems.append(f"{path} must be {_describe(options)}, got {value!r}")
+    problems.append(f"{path} must be {_describe(options)}, got {reprlib.repr(value)}")
     return _REJECTED
 
 

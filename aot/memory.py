@@ -11,7 +11,7 @@ from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory"]
 
-_PHRASES = ("can't allocate memory", "out of memory")
+_PHRASES = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def explained_memory() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not known and not any(phrase in str(error) for phrase in _PHRASES):
             raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from aot.errors import NumericsError, TokensFileError
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
-from aot.report import RetentionReport, frame_retention, versions
+from aot.report import FrameRetention, RetentionReport, frame_retention, versions
 from aot.types import CompressedTokens, VideoFrames, VisualTokens
 from aot.video import decode
 
@@ -52,7 +52,7 @@ def compress_video(
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
     method = build_method(config)
-    clock = _StageClock()
+    clock = _StageClock(torch.device(model.placement["device"]))
     with explained_memory():
         with clock.stage("decode"):
             frames = decode(
@@ -70,7 +70,7 @@ def compress_video(
             on_progress("compress", 1, 1)
     if not torch.isfinite(tokens.features).all():
         raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
-    return Compression(tokens, _report(tokens, visual, frames, budget, model, config, clock.stage_ms))
+    return Compression(tokens, _report(tokens, visual, frames, budget, model, config, clock))
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
@@ -93,17 +93,35 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
         )
 
 
-@dataclass(slots=True)
 class _StageClock:
-    stage_ms: dict[str, float] = field(default_factory=dict)
+    """Times stages and remembers the peak memory of the device they run on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stage_ms: dict[str, float] = {}
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         self.stage_ms[name] = (time.perf_counter() - start) * 1e3
+
+    def peak_bytes(self) -> dict[str, int]:
+        peaks = {}
+        if sys.platform != "win32":
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if self.device.type == "cuda":
+            peaks["device"] = torch.cuda.max_memory_allocated(self.device)
+        return peaks
 
 
 def _report(
@@ -113,20 +131,21 @@ def _report(
     budget: int,
     model: VideoModel,
     config: Config,
-    stage_ms: Mapping[str, float],
+    clock: _StageClock,
 ) -> RetentionReport:
     embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
+    rows = frame_retention(tokens, model.tokens_per_frame, neighbour_similarity(embeddings).tolist())
     total = len(frames.pixels) * model.tokens_per_frame
     kept = len(tokens.features)
     identity = model.identity
     return RetentionReport(
         visual_tokens=total,
-        budget_tokens=budget,
+        budget_tokens=budget if config.is_exact else None,
         kept_tokens=kept,
         retention=kept / total,
-        frames=frame_retention(tokens, model.tokens_per_frame, neighbour_similarity(embeddings).tolist()),
-        stage_ms=dict(stage_ms),
-        peak_bytes=_peak_bytes(),
+        frames=rows,
+        stage_ms=clock.stage_ms,
+        peak_bytes=clock.peak_bytes(),
         facts=dict(tokens.facts),
         model={
             "name": identity.name,
@@ -134,21 +153,18 @@ def _report(
             "fingerprint": identity.fingerprint,
             "width": tokens.features.shape[1],
             **model.placement,
+            "saliency_blocks": list(model.saliency_blocks(tuple(visual.saliency))),
         },
         video={name: getattr(frames.source, name) for name in frames.source.__dataclass_fields__},
         config=config.to_dict(),
         versions=versions(),
-        notices=(*frames.notices, *tokens.notices),
+        notices=(*frames.notices, *_retention_notices(config, rows)),
     )
 
 
-def _peak_bytes() -> dict[str, int]:
-    peaks = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if torch.cuda.is_available():
-        peaks["device"] = torch.cuda.max_memory_allocated()
-    return peaks
+def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterator[str]:
+    empty = sum(not row.kept for row in rows)
+    if empty:
+        yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
+    if config.method == "aot" and config.ratio < 1 and not config.is_exact and config.aot.anchors.count:
+        yield "with budget paper the anchors and the content decide how much is kept, not the ratio"

@@ -37,10 +37,13 @@ class FrameRetention:
 
 @dataclass(frozen=True, slots=True)
 class RetentionReport:
-    """Per frame what was kept, per stage what it took, and the resolved settings, as plain values."""
+    """Per frame what was kept, per stage what it took, and the resolved settings, as plain values.
+
+    budget_tokens: what the ratio promised; None where nothing is promised (method none, budget paper).
+    """
 
     visual_tokens: int
-    budget_tokens: int
+    budget_tokens: int | None
     kept_tokens: int
     retention: float
     frames: tuple[FrameRetention, ...]

@@ -5,6 +5,7 @@ Flags and variables are the command line's business; here are the files and the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,22 @@ def resolve_config(
     named = from_file.pop("preset", None)
     preset = preset or named
     from_preset = _parse(preset_text(preset), f"preset {preset}") if preset else {}
-    return build_config(merge_settings(base or {}, from_preset, from_file, overrides))
+    layers = [_one_way_to_sample(layer) for layer in (base or {}, from_preset, from_file, overrides)]
+    return build_config(merge_settings(*layers))
+
+
+def _one_way_to_sample(layer: Settings) -> Settings:
+    """A layer that sets `frames` undoes an `fps` set below it.
+
+    Raises:
+        ConfigError: the layer sets both.
+    """
+    sampling = layer.get("sampling")
+    if not isinstance(sampling, Mapping) or "frames" not in sampling:
+        return layer
+    if sampling.get("fps") is not None:
+        raise ConfigError("--frames and --fps are two ways to say the same; give one")
+    return {**layer, "sampling": {**sampling, "fps": None}}
 
 
 def _read(path: Path) -> str:

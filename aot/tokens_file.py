@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tok
 SUFFIXES = (".pt", ".safetensors")
 _FORMAT = "aot-tokens"
 _VERSION = 1
+_MOST_NODES = 1_000_000
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError, ConfigError)
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
@@ -115,10 +116,14 @@ def load_tokens(path: str | Path) -> TokensFile:
 def _read_pt(path: Path) -> dict[str, Any]:
     import pickle
     import warnings
+    import zipfile
 
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:  # torch stores uncompressed; anything else may be a bomb
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        _require(stored, "it is compressed")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on what it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -129,7 +134,20 @@ def _read_pt(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:
         raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or _nodes(content) > _MOST_NODES:
+        return {}
+    return content
+
+
+def _nodes(value: Any, budget: int = _MOST_NODES) -> int:
+    """How many values a structure holds, counting shared ones each time; stops above the budget."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    count = 1
+    for child in children:
+        if count > budget:
+            break
+        count += _nodes(child, budget - count)
+    return count
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -148,6 +166,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _parse(content: Mapping[str, Any]) -> TokensFile:
     features, report = content["features"], content["report"]
+    for name in ("features", *_PER_TOKEN):
+        _require(content[name].is_contiguous(), f"{name} must be stored whole")
+    _require(len(features) > 0, "there must be a token")
+    missing = {field.name for field in fields(RetentionReport)} - set(report)
+    _require(not missing, f"the report lacks {', '.join(sorted(missing))}")
+    _require(all(isinstance(notice, str) for notice in report["notices"]), "notices must be text")
     timestamps = tuple(float(t) for t in content["timestamps_s"])
     rows, cols = (int(side) for side in content["grid"])
     clips = tuple(Clip(int(first), int(stop)) for first, stop in content["clips"])

@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video file is, read from its packets without decoding a picture.
+    """What a video file is, read from its packets (one picture is decoded, for the rotation).
 
     `frames` counts the frames that can be shown: packets an edit list discards are in
     `discarded_frames` instead. `header_frames` is what the container claims (0: it does not say).
@@ -175,4 +175,3 @@ class CompressedTokens:
     timestamps_s: tuple[float, ...]
     clips: tuple[Clip, ...]
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()

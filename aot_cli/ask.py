@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify, prepare_libraries, print_json, usage_line
+from aot_cli.console import StageBars, check_video, notify, prepare_libraries, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 
 if TYPE_CHECKING:
@@ -71,14 +72,20 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
 
     asked = [text for text in (question, *(more or [])) if text is not None]
     if not asked and source != "-" and not sys.stdin.isatty():
-        asked = [line.strip() for line in sys.stdin if line.strip()]
+        try:
+            asked = [line.strip() for line in sys.stdin if line.strip()]
+        except UnicodeDecodeError:
+            raise ConfigError("the questions on stdin are not UTF-8 text; give one question per line") from None
     if not asked or any(not text.strip() for text in asked):
         raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
+    if question and Path(question).suffix and Path(question).is_file():
+        raise ConfigError(f"the question {question} is a file; give one video, then the question")
     return asked
 
 
 def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
     config = given.config()
+    check_video(source)
     prepare_libraries(config.model.offline)
     from aot.models import load_model
     from aot.pipeline import compress_video
@@ -95,8 +102,11 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
 
     file = load_tokens(source)
     made = file.config
-    base = {"model": {name: getattr(made.model, name) for name in ("name", "revision", "template", "newline")}}
+    base = {"model": {"template": made.model.template, "newline": made.model.newline}}
     config = replace(given.config(base), ratio=made.ratio, method=made.method, sampling=made.sampling, aot=made.aot)
+    if config.model.name is None:
+        notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
+        config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
     ignored = sorted({"ratio", "method", "sampling", "aot"} & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
@@ -117,13 +127,11 @@ def _answer(
     from aot.pipeline import answer
 
     start = time.perf_counter()
-    first_ms: float | None = None
     text = ""
     if stream and heading:
         print(f"Q: {question}\nA: ", end="", flush=True)
     reply = answer(model, tokens, question, config)
     for piece in reply:
-        first_ms = first_ms or (time.perf_counter() - start) * 1e3
         text += piece
         if stream:
             print(piece, end="", flush=True)
@@ -134,6 +142,6 @@ def _answer(
         "answer": text,
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
-        "first_token_ms": first_ms,
+        "first_token_ms": None if reply.first_token_at is None else (reply.first_token_at - start) * 1e3,
         "total_ms": (time.perf_counter() - start) * 1e3,
     }

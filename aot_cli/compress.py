@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify, prepare_libraries, print_json, usage_line
+from aot_cli.console import StageBars, check_video, notify, prepare_libraries, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 
 __all__ = ["compress"]
@@ -32,6 +32,7 @@ def compress(
     from aot.tokens_file import check_suffix, save_tokens
 
     config = given.config()
+    check_video(video)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:
@@ -79,5 +80,6 @@ def _write_report(path: Path, report: Any, force: bool) -> None:
 
     from aot.files import write_whole
 
-    text = report.to_csv() if path.suffix == ".csv" else json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-    write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), overwrite=force)
+    plain = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    text = report.to_csv() if path.suffix == ".csv" else plain
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=force)

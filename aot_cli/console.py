@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 
-__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
+__all__ = ["StageBars", "check_video", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
 
 _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
     (ConfigError, 2),
@@ -26,43 +28,66 @@ _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
 
 @contextmanager
 def explained_errors(*, debug: bool) -> Iterator[None]:
-    """Errors become one line on stderr and an exit code; `debug` lets the traceback through."""
-    if debug:
-        yield
-        return
+    """Errors become one line on stderr and an exit code; `debug` shows the traceback first."""
     try:
         yield
-    except AOTError as error:
-        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        raise _failed(str(error), code) from None
-    except KeyboardInterrupt:
-        raise _failed("interrupted", 130) from None
-    except BrokenPipeError:
-        # Whoever read our output has left; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if hasattr(error, "exit_code"):  # typer's own way of leaving
             raise
-        line = " ".join(str(error).split())[:300]
-        message = f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback"
-        raise _failed(message, 1) from None
+        if debug:
+            traceback.print_exc()
+        raise typer.Exit(_explain(error)) from None
 
 
-def _failed(message: str, code: int) -> typer.Exit:
-    print(f"aot: {message}", file=sys.stderr)
-    return typer.Exit(code)
+def _explain(error: BaseException) -> int:
+    """Say on stderr what went wrong; the exit code for it."""
+    if isinstance(error, AOTError):
+        _say(str(error))
+        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, KeyboardInterrupt):
+        _say("interrupted")
+        if threading.active_count() > 1:  # a forward pass goes on in a thread; do not wait for it
+            os._exit(130)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has left; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    line = " ".join(str(error).split())[:300]
+    _say(f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback")
+    return 1
+
+
+def _say(message: str) -> None:
+    """One line on stderr; control characters, which a file may bring along, are not passed on."""
+    print("aot: " + "".join(c if c.isprintable() else " " for c in message), file=sys.stderr, flush=True)
 
 
 def notify(notices: Iterable[str]) -> None:
     """One line on stderr for each thing the user should know."""
     for notice in notices:
-        print(f"aot: note: {notice}", file=sys.stderr)
+        _say(f"note: {notice}")
 
 
 def print_json(value: Any) -> None:
     """The one JSON object of `--json`."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, indent=2, ensure_ascii=not utf8))
+
+
+def check_video(path: str) -> None:
+    """Look at the file before a model is loaded for it.
+
+    Raises:
+        VideoError: it is missing, no video, or a tokens file.
+    """
+    from aot.tokens_file import is_tokens_file
+    from aot.video import probe
+
+    if is_tokens_file(path):
+        raise VideoError(f"{path} is a tokens file already; name a video")
+    if path != "-":
+        probe(path)
 
 
 def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
@@ -99,7 +124,7 @@ class StageBars:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not sys.stderr.isatty(),
         )
         self._tasks: dict[str, Any] = {}
 

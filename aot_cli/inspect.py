@@ -43,7 +43,7 @@ def inspect_command(
     if as_json:
         print_json(found)
     else:
-        _show(found)
+        _show(source, found)
 
 
 def _describe_video(source: str, config: Config) -> dict[str, Any]:
@@ -53,20 +53,25 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
     index = probe(source)
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
-    settings = config.aot.clips
-    fixed = settings.mode == "fixed"
+    settings, transports = config.aot.clips, config.method == "aot" and config.ratio < 1 and config.aot.inter.enabled
+    fixed = settings.mode == "fixed" or not transports
     notices = list(plan.notices)
     if not fixed:
-        notices.append("dynamic groupings depend on what a model sees; add --model to get them")
-    before, after = frames * _ASSUMED_TOKENS_PER_FRAME, config.token_budget(frames, _ASSUMED_TOKENS_PER_FRAME)
+        notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
+    clips = Clip.runs(frames, settings.frames if transports else 1) if fixed else ()
+    before = frames * _ASSUMED_TOKENS_PER_FRAME
+    budget = config.token_budget(frames, _ASSUMED_TOKENS_PER_FRAME)
+    if config.is_exact and budget < len(clips):
+        notices.append(f"{budget} tokens are too few for {len(clips)} clips: a higher --ratio is needed")
+    after: int | str = budget if config.is_exact else "as many as the content gives"
     return {
         "video": asdict(index.info),
         "timestamps_s": list(plan.timestamps_s),
-        "clips": _groupings(Clip.runs(frames, settings.frames), plan.timestamps_s) if fixed else [],
+        "clips": _groupings(clips, plan.timestamps_s),
         "prediction": {
             "tokens_per_frame": _ASSUMED_TOKENS_PER_FRAME,
             "tokens_before": before,
-            "tokens_after": after if config.method != "none" else before,
+            "tokens_after": before if config.method == "none" else after,
             "assuming": "LLaVA-OneVision, 14 x 14 tokens per frame",
         },
         "notices": notices,
@@ -114,10 +119,11 @@ def _groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dic
     ]
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(source: str, found: dict[str, Any]) -> None:
     from aot_cli.render import clip_table, fact_table, frame_table, print_result
 
-    parts: list[Any] = [fact_table(found["video"]["path"], _video_facts(found["video"])), ""]
+    title = found["video"]["path"] if source == found["video"]["path"] else f"{source}, from {found['video']['path']}"
+    parts: list[Any] = [fact_table(title, _video_facts(found["video"])), ""]
     if "model" in found:
         parts += [fact_table("tokens", _token_facts(found)), ""]
     if found["clips"]:
@@ -145,7 +151,7 @@ def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
     rate = "variable, " if video["variable_frame_rate"] else ""
     facts = {
         "format": f"{video['container']}, {video['codec']}, {video['width']} x {video['height']}",
-        "frames": f"{frames}, {video['keyframes']} keyframes",
+        "frames": f"{frames}, {video['keyframes']} of them seek points",
         "duration": f"{video['duration_s']:.2f} s, {rate}{video['average_fps']:.3f} frames per second",
     }
     if video["rotation_degrees"]:
@@ -159,8 +165,7 @@ def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
 def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
     model, facts = found["model"], found["facts"]
     described = {
-        "kept": f"{found['kept_tokens']} of {found['visual_tokens']} ({found['retention']:.2%}), "
-        f"budget {found['budget_tokens']}",
+        "kept": f"{found['kept_tokens']} of {found['visual_tokens']} ({found['retention']:.2%})",
         "method": f"{found['config']['method']}, ratio {found['config']['ratio']:g}",
         "model": f"{model['name']}, revision {model['revision'] or 'local'}, width {model['width']}, {model['dtype']}",
     }

@@ -7,7 +7,7 @@ import typer
 from aot import __version__
 from aot_cli import ask, compress, doctor, inspect, presets
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="aot",
@@ -42,8 +42,3 @@ def _root(
     Settings come from flags, AOT_* variables, ./aot.yaml and presets, in this order. Results go to
     stdout, everything else to stderr.
     """
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

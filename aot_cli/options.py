@@ -201,11 +201,16 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
     path, separator, value = text.partition("=")
     if not separator:
         raise ConfigError(f"--set {text} is not PATH=VALUE, for instance aot.clips.frames=8")
-    return path.strip(), yaml.safe_load(value)
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
 
 
 def _put(settings: dict[str, Any], path: str, value: Any) -> None:
     *groups, name = path.split(".")
     for group in groups:
         settings = settings.setdefault(group, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {path}: {group} was given a value before, it is no group then")
     settings[name] = value

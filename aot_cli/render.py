@@ -47,16 +47,16 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
     """One row per frame: what was kept, with a bar."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, justify in (
         ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similarity", "right"),
         ("own", "right"), ("distinct", "right"), ("merged", "right"), ("kept", "right"), ("retention", "left"),
     ):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max((frame["kept"] for frame in frames), default=0) or 1
     for frame in frames:
         similarity = frame["similarity"]
-        bar = "█" * round(12 * frame["kept"] / most)
+        bar = "█" * round(8 * frame["kept"] / most)
         table.add_row(
             str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
             "key" if frame["is_keyframe"] else "", "" if similarity is None else f"{similarity:.3f}",
@@ -68,7 +68,7 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
 
 def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
     """One row per clip: its keyframe and the frames that are held against it."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("clip", justify="right")
     table.add_column("keyframe", justify="right")
     table.add_column("time s", justify="right")

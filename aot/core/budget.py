@@ -74,7 +74,8 @@ def allocate(
     clip_copies = tuple(copies if len(clip) > 1 else 1 for clip in clips)
     plan = _Fit(budget, clips, clip_copies, votes_for)
     anchors = plan.search(min(anchors, most_anchors), most_anchors)
-    kept = plan.trim(kept_cells(votes_for(anchors)), votes_for(anchors), saliency)
+    votes = votes_for(anchors)
+    kept = plan.trim(kept_cells(votes), votes, saliency)
     counts = kept.sum(1).tolist()
     rest = budget - plan.base(counts)
     later = list(counts)
@@ -150,17 +151,20 @@ class _Fit:
         if excess <= 0:
             return kept
         candidates: list[tuple[float, float, int, int, int]] = []
+        here_kept, here_votes, here_saliency = (values.tolist() for values in (kept, votes, saliency))
         for clip, copies in zip(self.clips, self.copies, strict=True):
             frame = clip.first
-            cells = kept[frame].nonzero().flatten().tolist()
-            ranked = sorted((float(votes[frame, cell]), float(saliency[frame, cell]), -cell) for cell in cells)
+            cells = [cell for cell, is_kept in enumerate(here_kept[frame]) if is_kept]
+            ranked = sorted((here_votes[frame][cell], here_saliency[frame][cell], -cell) for cell in cells)
             candidates += [(vote, salient, -frame, cell, copies) for vote, salient, cell in ranked[:-1]]
-        trimmed = kept.clone()
+        dropped = []
         for _, _, frame, cell, copies in sorted(candidates):
             if excess <= 0:
                 break
-            trimmed[-frame, -cell] = False
+            dropped.append((-frame, -cell))
             excess -= copies
+        trimmed = kept.clone()
+        trimmed[tuple(torch.tensor(dropped, device=kept.device).T)] = False
         return trimmed
 
 

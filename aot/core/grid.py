@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from aot.types import Pooling
 
-__all__ = ["patch_positions", "pool", "pooled_grid", "window_ids"]
+__all__ = ["patch_distances", "pool", "pooled_grid", "window_ids"]
 
 
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
@@ -28,10 +28,12 @@ def _axis_windows(size: int, per_side: int) -> Tensor:
     return torch.bucketize(torch.arange(size), edges, right=True)
 
 
-def patch_positions(grid: tuple[int, int]) -> Tensor:
-    """(row, col) of each patch scaled to [0, 1]: float64 [N, 2]."""
+def patch_distances(grid: tuple[int, int]) -> Tensor:
+    """Euclidean distance of every patch to every other, rows and columns scaled to [0, 1]: float64 [N, N]."""
     axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
-    return torch.cartesian_prod(*axes)
+    positions = torch.cartesian_prod(*axes)
+    distances: Tensor = (positions[:, None] - positions[None]).norm(dim=-1)
+    return distances
 
 
 def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.core.cost import cosine_similarity, working_dtype
-from aot.core.grid import patch_positions
+from aot.core.grid import patch_distances
 from aot.core.sinkhorn import sinkhorn
 from aot.types import TransportPlan
 
@@ -56,10 +56,10 @@ def transport_within_frames(
     anchor_values = _take(features, anchor_index).to(dtype)
     source_values = _take(features, source_index).to(dtype)
     similarity = cosine_similarity(source_values, anchor_values)
-    position = patch_positions(grid).to(dtype).to(features.device)
     cost = 1 - similarity
     if spatial_weight:
-        cost += spatial_weight * torch.cdist(position[source_index], position[anchor_index])
+        distance = patch_distances(grid).to(dtype).to(features.device)
+        cost += spatial_weight * distance[source_index[:, :, None], anchor_index[:, None, :]]
     n_sources = patches - anchor_count
     solved = sinkhorn(
         cost,

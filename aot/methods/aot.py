@@ -79,6 +79,13 @@ class AnchorTransport:
             raise ValueError("frame_embeddings: expected [F, E] for dynamic clips, got None")
         return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
 
+    def _longer_clips(self) -> str:
+        if not self.config.inter.enabled:
+            return ""
+        if self.config.clips.mode == "fixed":
+            return ", or longer clips (--clip-frames)"
+        return ", or fewer clips (--set aot.clips.segments=, --set aot.clips.threshold=)"
+
     def _allocate(
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
@@ -99,7 +106,7 @@ class AnchorTransport:
             least = math.ceil(1000 * len(clips) / (tokens.features.shape[0] * per_frame)) / 1000
             raise ConfigError(
                 f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
-                f"use --ratio {least:g} or more, or longer clips (--clip-frames)"
+                f"use --ratio {least:g} or more{self._longer_clips()}"
             )
         saliency = pool(tokens.saliency[settings.deep_layer][..., None], tokens.grid, tokens.pool)[..., 0]
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from aot.config import GenerationConfig
 from aot.memory import explained_memory
 
 __all__ = ["StreamedAnswer"]
+
+_PATIENCE_S = 2.0  # how long to wait for a thread that was told to stop; a forward pass cannot be interrupted
 
 
 class StreamedAnswer:
@@ -30,6 +33,11 @@ class StreamedAnswer:
         self.prompt_tokens = prompt.shape[1]
         self._stop = threading.Event()
         self._steps = 0
+        self._first_token_at: float | None = None
+
+    @property
+    def first_token_at(self) -> float | None:
+        return self._first_token_at
 
     @property
     def output_tokens(self) -> int:
@@ -48,7 +56,7 @@ class StreamedAnswer:
             yield from (piece for piece in streamer if piece)
         finally:
             self._stop.set()
-            thread.join()
+            thread.join(timeout=_PATIENCE_S)
         if failure:
             with explained_memory():
                 raise failure[0]
@@ -58,7 +66,7 @@ class StreamedAnswer:
             self._generate(streamer)
         except BaseException as error:  # handed to the reading thread, which raises it
             failure.append(error)
-            streamer.end()
+            streamer.on_finalized_text("", stream_end=True)
 
     @torch.inference_mode()
     def _generate(self, streamer: Any) -> None:
@@ -75,10 +83,13 @@ class StreamedAnswer:
             max_new_tokens=self.options.max_new_tokens,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([self._after_step]),
+            num_beams=1,  # beams cannot be streamed
             pad_token_id=self.tokenizer.pad_token_id,
             **sampling,
         )
 
     def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if not self._steps:
+            self._first_token_at = time.perf_counter()
         self._steps += 1
         return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)

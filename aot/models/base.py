@@ -16,8 +16,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model made some tokens. fingerprint: a hash of the weights that define its token space, equal
-    for every dtype the checkpoint is loaded in.
+    """Which model made some tokens. fingerprint: a hash of the weights that define its token space, as
+    they are stored, so whatever dtype the checkpoint is loaded in.
     """
 
     name: str
@@ -28,13 +28,17 @@ class ModelIdentity:
 class Answer(Protocol):
     """An answer while it is being written: iterate for its text, piece by piece.
 
-    prompt_tokens counts everything the language model reads, output_tokens what it has written so far.
+    prompt_tokens counts everything the language model reads, output_tokens what it has written so far;
+    first_token_at is when the first was there (`time.perf_counter`), which may be before its text is.
     """
 
     prompt_tokens: int
 
     @property
     def output_tokens(self) -> int: ...
+
+    @property
+    def first_token_at(self) -> float | None: ...
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -52,6 +56,8 @@ class VideoModel(Protocol):
 
     @property
     def tokens_per_frame(self) -> int: ...
+
+    def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]: ...
 
     @property
     def placement(self) -> dict[str, Any]: ...

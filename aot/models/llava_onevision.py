@@ -26,7 +26,7 @@ __all__ = ["LlavaOnevision"]
 
 
 class LlavaOnevision:
-    """LLaVA-OneVision 0.5B, 7B and 72B in the transformers layout (section 2 of the model's card)."""
+    """LLaVA-OneVision 0.5B, 7B and 72B in the transformers layout."""
 
     pool = Pooling("bilinear", 2)
 
@@ -46,11 +46,10 @@ class LlavaOnevision:
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
         with explained(config):
             tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **hub_arguments(config))
-        projector = network.model.multi_modal_projector
         identity = ModelIdentity(
             name=str(config.name),
             revision=description.get("_commit_hash"),
-            fingerprint=fingerprint(projector.linear_2.weight, network.model.image_newline),
+            fingerprint=fingerprint(config, ("multi_modal_projector.linear_2.weight", "image_newline")),
         )
         return cls(network, tokenizer, config, identity)
 
@@ -101,7 +100,8 @@ class LlavaOnevision:
                 if on_frame:
                     on_frame(first + len(batch), total)
         joined = torch.cat(features)
-        if not torch.isfinite(joined).all():
+        received = {layer: torch.cat(batches) for layer, batches in saliency.items()}
+        if not all(torch.isfinite(values).all() for values in (joined, *received.values())):
             raise NumericsError(
                 "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
                 "and check the model's files if it stays"
@@ -112,7 +112,7 @@ class LlavaOnevision:
             grid=self.grid,
             pool=self.pool,
             timestamps_s=frames.timestamps_s,
-            saliency={layer: torch.cat(batches) for layer, batches in saliency.items()},
+            saliency=received,
             frame_embeddings=torch.cat(embeddings) if embeddings else None,
             embedding_source=source if embeddings else None,
         )
@@ -142,29 +142,26 @@ class LlavaOnevision:
             self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
         return self._siglip_head(hidden)
 
-    def prompt_ids(self, tokens: CompressedTokens, question: str) -> list[int]:
-        """Token ids of the prompt, the video token standing for every kept token and the newline.
+    def prompt(self, tokens: CompressedTokens, question: str) -> tuple[Tensor, Tensor]:
+        """Token ids [1, L], the video token standing for every kept token and the newline, and their
+        embeddings [1, L, D] with the kept tokens and the newline in place.
 
         Raises:
             ConfigError: the prompt is longer than the model's context.
         """
         video = self.network.config.video_token_index
+        visual = self._visual(tokens)
         before, after = split_prompt(self.tokenizer, self.config.template, question, video)
-        ids = [*before, *[video] * len(self._visual(tokens)), *after]
+        length = len(before) + len(visual) + len(after)
         limit = self.network.config.text_config.max_position_embeddings
-        if len(ids) > limit:
+        if length > limit:
             raise ConfigError(
-                f"the prompt has {len(ids)} tokens but the model reads at most {limit}; "
+                f"the prompt has {length} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
             )
-        return ids
-
-    def prompt(self, tokens: CompressedTokens, question: str) -> Tensor:
-        """Input embeddings [1, L, D] of `prompt_ids`, with the kept tokens and the newline in place."""
-        ids = torch.tensor(self.prompt_ids(tokens, question), device=self.network.device)
+        ids = torch.tensor([[*before, *[video] * len(visual), *after]], device=self.network.device)
         embeddings: Tensor = self.network.get_input_embeddings()(ids)
-        is_video = (ids == self.network.config.video_token_index)[:, None]
-        return embeddings.masked_scatter(is_video, self._visual(tokens))[None]
+        return ids, embeddings.masked_scatter((ids == video)[..., None], visual)
 
     def _visual(self, tokens: CompressedTokens) -> Tensor:
         """What the language model sees of the video [K or K + 1, D]."""
@@ -176,5 +173,4 @@ class LlavaOnevision:
     @torch.inference_mode()
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
-        ids = torch.tensor([self.prompt_ids(tokens, question)], device=self.network.device)
-        return StreamedAnswer(self.network, self.tokenizer, ids, self.prompt(tokens, question), options)
+        return StreamedAnswer(self.network, self.tokenizer, *self.prompt(tokens, question), options)

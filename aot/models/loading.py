@@ -5,10 +5,11 @@ Only safetensors weights are read, and no code that comes with a checkpoint is e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from aot.config import ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError
+from aot.memory import explained_memory
 
 __all__ = [
     "explained",
@@ -28,6 +30,7 @@ __all__ = [
     "pick_dtype",
     "read_json",
     "read_model_config",
+    "read_weights",
 ]
 
 
@@ -42,8 +45,11 @@ def explained(config: ModelConfig) -> Iterator[None]:
     """Turn the loaders' many exceptions into one ModelError with a remedy."""
     name = config.name
     try:
-        yield
+        with explained_memory():
+            yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
         if Path(str(name)).is_dir():
             raise ModelError(f"{name} is not a complete model folder: {_first_line(error)}") from error
         if hub_arguments(config)["local_files_only"]:
@@ -53,9 +59,9 @@ def explained(config: ModelConfig) -> Iterator[None]:
             ) from error
         raise ModelError(
             f"{name} is neither a local folder nor a model that can be fetched now; "
-            "check the name, --revision and the network"
+            f"check the name, --revision and the network ({_first_line(error)})"
         ) from error
-    except (AOTError, MemoryError, torch.OutOfMemoryError):
+    except AOTError:
         raise
     except Exception as error:  # a damaged or hostile checkpoint fails in as many ways as there are parsers
         raise ModelError(f"{name} cannot be loaded: {_first_line(error)}") from error
@@ -87,12 +93,9 @@ def _check_local(config: ModelConfig) -> None:
 
 def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
     """A JSON file of the checkpoint; {} if it has none."""
-    from transformers.utils import cached_file
-
-    options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}
+    path = _find(config, filename)
     with explained(config):
-        path = cached_file(config.name, filename, **options)
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
@@ -150,13 +153,44 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def fingerprint(*weights: Tensor) -> str:
-    """Hash of weights rounded to bfloat16, so that it does not depend on the dtype they were loaded in."""
+def read_weights(config: ModelConfig, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors whose names are wanted, as they are stored, from a single or a sharded safetensors checkpoint."""
+    from safetensors import safe_open
+
+    index = read_json(config, "model.safetensors.index.json")
+    weights: dict[str, Tensor] = {}
+    with explained(config):
+        places = index.get("weight_map") or {}
+        shards = {shard for key, shard in places.items() if wanted(key)} if places else {"model.safetensors"}
+        for shard in sorted(shards):
+            path = _find(config, shard)
+            if path is None:
+                raise ModelError(f"{config.name} has no {shard}; pass a checkpoint with safetensors weights")
+            with safe_open(str(path), framework="pt") as file:
+                weights |= {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
+    return weights
+
+
+def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
+    """Hash of the stored weights whose names end so: it does not depend on the dtype they are loaded in."""
+    weights = read_weights(config, lambda key: key.endswith(suffixes))
     digest = hashlib.sha256()
-    for weight in weights:
-        digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    for _, weight in sorted(weights.items()):
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _find(config: ModelConfig, filename: str) -> Path | None:
+    """Where a file of the checkpoint is, fetched if need be; None if it has no such file."""
+    from transformers.utils import cached_file
+
+    options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}
+    with explained(config):
+        path = cached_file(config.name, filename, **options)
+    return Path(path) if path else None

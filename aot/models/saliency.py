@@ -55,7 +55,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """[B, H, N, d] queries and keys to [B, N] float32: attention each key receives."""
     frames = []
     for q, k in zip(query, key, strict=True):
-        attention = torch.softmax((q @ k.mT).float() * scaling, dim=-1)
+        attention = torch.softmax((q.float() * scaling) @ k.float().mT, dim=-1)
         frames.append(attention.sum(-2).mean(0))
     return torch.stack(frames)
 

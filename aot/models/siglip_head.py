@@ -5,16 +5,13 @@ LLaVA checkpoints leave it out; its weights come from the SigLIP checkpoint the 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.loading import explained, hub_arguments, read_model_config
+from aot.models.loading import explained, read_model_config, read_weights
 
 __all__ = ["SiglipHead"]
 
@@ -51,7 +48,7 @@ class SiglipHead:
             "post_layernorm": nn.LayerNorm(width, eps=vision.layer_norm_eps),
             "head": SiglipMultiheadAttentionPoolingHead(vision),
         }
-        weights = _read_weights(source)
+        weights = read_weights(source, lambda key: key.startswith(tuple(_PARTS.values())))
         for name, prefix in _PARTS.items():
             own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             if set(own) != set(parts[name].state_dict()):
@@ -65,32 +62,3 @@ class SiglipHead:
         """[F, N, D_v] tower features to [F, D_v]."""
         pooled: Tensor = self.head(self.post_layernorm(features))
         return pooled
-
-
-def _read_weights(config: ModelConfig) -> dict[str, Tensor]:
-    """Only the head's tensors, from a single or a sharded safetensors checkpoint."""
-    from safetensors import safe_open
-
-    index = _find(config, "model.safetensors.index.json")
-    shards = {"model.safetensors"}
-    if index:
-        with explained(config):
-            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            shards = {shard for key, shard in places.items() if key.startswith(tuple(_PARTS.values()))}
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(shards):
-        path = _find(config, shard)
-        if path is None:
-            raise ModelError(f"{config.name} has no {shard}; pass a SigLIP checkpoint with safetensors weights")
-        with explained(config), safe_open(str(path), framework="pt") as file:
-            weights |= {key: file.get_tensor(key) for key in file.keys() if key.startswith(tuple(_PARTS.values()))}  # noqa: SIM118
-    return weights
-
-
-def _find(config: ModelConfig, filename: str) -> Path | None:
-    from transformers.utils import cached_file
-
-    options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}
-    with explained(config):
-        path = cached_file(config.name, filename, **options)
-    return Path(path) if path else None

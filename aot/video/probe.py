@@ -28,6 +28,8 @@ __all__ = ["FrameIndex", "index_file", "probe"]
 _DEFAULT_FPS = Fraction(25)
 _ROTATION_PACKETS = 64
 
+_MOST_PIXELS = 2**26  # 8K is half of it; a small file can claim far more than memory holds
+
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
@@ -89,6 +91,8 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
         raise VideoError(f"{name} has {found}, no video stream: give a file with video")
     # PyAV leaves the codec context out when FFmpeg has no decoder.
     decodable = [stream for stream in moving if stream.codec_context is not None]
+    if any(stream.codec_context.width * stream.codec_context.height > _MOST_PIXELS for stream in decodable):
+        raise VideoError(f"{name} has pictures of more than {_MOST_PIXELS:,} pixels: scale it down first")
     if not decodable:
         raise VideoError(f"{name} uses a video codec that cannot be decoded here: convert it to H.264 first")
     return decodable

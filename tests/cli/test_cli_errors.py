@@ -67,8 +67,11 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--ratio", "nan"), 2, "(0, 1]"),
         (("--ratio", "0.001"), 2, "clips"),
         (("--frames", "0"), 2, "at least 1"),
-        (("--fps", "-1"), 2, "above 0"),
-        (("--method", "magic"), 2, "valid: aot"),
+        (("--method", "magic"), 2, "aot or none"),
+        (("--frames", "8", "--fps", "2"), 2, "give one"),
+        (("--set", "aot.budget=: ["), 2, "not valid YAML"),
+        (("--set", "aot=1", "--set", "aot.budget=paper"), 2, "no group"),
+        (("--seed", "99999999999999999999"), 2, "--seed"),
         (("--clips", "sometimes"), 2, "fixed or dynamic"),
         (("--set", "aot.inter.nope=1"), 2, "unknown setting aot.inter.nope"),
         (("--set", "nonsense"), 2, "PATH=VALUE"),
@@ -196,11 +199,11 @@ def test_out_of_memory(run_aot: Aot, small: tuple[str, ...], clip_file: Path, mo
     assert "--encode-batch" in one_line(run.err)
 
 
-def test_debug_shows_the_traceback(run_aot: Aot) -> None:
-    from aot.errors import VideoError
-
-    with pytest.raises(VideoError):
-        run_aot("inspect", "nope.mp4", "--debug")
+def test_debug_shows_the_traceback_too(run_aot: Aot) -> None:
+    run = run_aot("inspect", "nope.mp4", "--debug")
+    assert run.code == 3
+    assert "Traceback" in run.err
+    assert run.err.splitlines()[-1].startswith("aot: nope.mp4 does not exist")
 
 
 def test_a_bug_is_one_line_too(run_aot: Aot, monkeypatch: pytest.MonkeyPatch, clip_file: Path) -> None:

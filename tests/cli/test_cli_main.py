@@ -19,7 +19,7 @@ def test_heavy_libraries_stay_unloaded(arguments: tuple[str, ...], clip_file: Pa
     line = [str(clip_file) if word == "CLIP" else word for word in arguments]
     code = (
         "import sys, json\n"
-        "from aot_cli.main import main\n"
+        "from aot_cli.entry import main\n"
         f"sys.argv = ['aot', *{line!r}]\n"
         "try: main()\n"
         "except SystemExit as left: assert not left.code\n"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import assert_close
 
-from aot.core.grid import patch_positions, pool, pooled_grid, window_ids
+from aot.core.grid import patch_distances, pool, pooled_grid, window_ids
 from aot.types import Pooling
 
 Grid = tuple[int, int]
@@ -57,18 +57,19 @@ def test_windows_are_near_equal_runs(size: int, per_side: int) -> None:
 
 
 @pytest.mark.parametrize("grid", [(27, 27), (14, 9), (1, 4), (3, 1), (1, 1)])
-def test_positions_are_the_oracles(grid: Grid) -> None:
-    positions = patch_positions(grid)
-    assert positions.dtype == torch.float64
-    np.testing.assert_array_equal(positions.numpy(), oracle.grid_positions(grid))
+def test_distances_are_the_oracles(grid: Grid) -> None:
+    distances = patch_distances(grid)
+    assert distances.dtype == torch.float64
+    positions = oracle.grid_positions(grid)
+    expected = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-15, atol=0)
 
 
-def test_positions_run_from_corner_to_corner() -> None:
-    positions = patch_positions((3, 5))
-    assert positions[0].tolist() == [0, 0]
-    assert positions[4].tolist() == [0, 1]
-    assert positions[6].tolist() == [0.5, 0.25]
-    assert positions[-1].tolist() == [1, 1]
+def test_distances_from_the_corner() -> None:
+    from_corner = patch_distances((3, 5))[0]
+    assert from_corner[[0, 4, 10]].tolist() == [0, 1, 1]
+    assert from_corner[6] == pytest.approx((0.5**2 + 0.25**2) ** 0.5)
+    assert from_corner[-1] == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def tokens(small_model: LlavaOnevision) -> CompressedTokens:
 
 @torch.inference_mode()
 def logits(model: LlavaOnevision, tokens: CompressedTokens) -> torch.Tensor:
-    return model.network(inputs_embeds=model.prompt(tokens, QUESTION)).logits
+    return model.network(inputs_embeds=model.prompt(tokens, QUESTION)[1]).logits
 
 
 # --- Identity: all tokens kept is the stock model
@@ -118,8 +118,8 @@ def test_logits_depend_on_the_frames(model: LlavaOnevision) -> None:
 
 
 def test_newline_none_drops_just_the_newline(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
-    with_newline = small_model.prompt(tokens, QUESTION)[0]
-    without = variant(small_model, newline="none").prompt(tokens, QUESTION)[0]
+    with_newline = small_model.prompt(tokens, QUESTION)[1][0]
+    without = variant(small_model, newline="none").prompt(tokens, QUESTION)[1][0]
     assert len(with_newline) == len(without) + 1
     place = int((with_newline == small_model.network.model.image_newline).all(-1).nonzero())
     assert torch.equal(torch.cat([with_newline[:place], with_newline[place + 1 :]]), without)
@@ -197,7 +197,7 @@ def test_a_shallow_tower_answers(tmp_path: Path) -> None:
 
 def pieces_and_stock_text(model: LlavaOnevision, tokens: CompressedTokens, count: int) -> tuple[list[str], str, int]:
     pieces = list(model.generate(tokens, QUESTION, GenerationConfig(max_new_tokens=count)))
-    ids = model.network.generate(inputs_embeds=model.prompt(tokens, QUESTION), max_new_tokens=count, do_sample=False)
+    ids = model.network.generate(inputs_embeds=model.prompt(tokens, QUESTION)[1], max_new_tokens=count, do_sample=False)
     return pieces, model.tokenizer.decode(ids[0], skip_special_tokens=True), ids.shape[1]
 
 
@@ -281,8 +281,8 @@ def test_sampling_repeats_with_its_seed(small_model: LlavaOnevision, tokens: Com
 def test_a_prompt_beyond_the_context_is_refused(
     small_model: LlavaOnevision, tokens: CompressedTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    length = small_model.prompt(tokens, QUESTION).shape[1]
+    length = small_model.prompt(tokens, QUESTION)[1].shape[1]
     monkeypatch.setattr(small_model.network.config.text_config, "max_position_embeddings", length)
-    assert small_model.prompt(tokens, QUESTION).shape[1] == length
+    assert small_model.prompt(tokens, QUESTION)[1].shape[1] == length
     with pytest.raises(ConfigError, match=rf"has {length + 1} tokens .* at most {length}.*--ratio"):
         small_model.generate(tokens, QUESTION + "!", GREEDY)
