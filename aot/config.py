@@ -243,7 +243,10 @@ class Config:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
-        _check(ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"))
+        _check(
+            ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"),
+            method=(self.method in ("aot", "none"), f"must be aot or none, got {self.method!r}"),
+        )
 
     @property
     def is_exact(self) -> bool:

@@ -46,8 +46,8 @@ def _explain(error: BaseException) -> int:
         return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted")
-        if threading.active_count() > 1:  # a forward pass goes on in a thread; do not wait for it
-            os._exit(130)
+        if any(thread.name == "aot-answer" for thread in threading.enumerate()):
+            os._exit(130)  # its forward pass cannot be interrupted; do not wait for it
         return 130
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has left; nothing more can be said to them.

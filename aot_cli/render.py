@@ -15,12 +15,12 @@ __all__ = ["clip_table", "fact_table", "frame_table", "print_result", "print_sid
 
 def print_result(*parts: RenderableType) -> None:
     """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
-    _print(Console(), parts)
+    _print(Console(highlight=False), parts)
 
 
 def print_side(*parts: RenderableType) -> None:
     """To stderr."""
-    _print(Console(stderr=True), parts)
+    _print(Console(stderr=True, highlight=False), parts)
 
 
 def _print(console: Console, parts: Iterable[RenderableType]) -> None:
@@ -49,14 +49,14 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
     """One row per frame: what was kept, with a bar."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, justify in (
-        ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similarity", "right"),
+        ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similar", "right"),
         ("own", "right"), ("distinct", "right"), ("merged", "right"), ("kept", "right"), ("retention", "left"),
     ):  # fmt: skip
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max((frame["kept"] for frame in frames), default=0) or 1
     for frame in frames:
         similarity = frame["similarity"]
-        bar = "█" * round(8 * frame["kept"] / most)
+        bar = "█" * round(5 * frame["kept"] / most)
         table.add_row(
             str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
             "key" if frame["is_keyframe"] else "", "" if similarity is None else f"{similarity:.3f}",

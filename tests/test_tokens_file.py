@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,14 +94,36 @@ def test_round_trip(path: Path, dtype: torch.dtype) -> None:
     assert file.report == some_report(tokens).to_dict()
 
 
-def test_views_and_no_tokens_at_all(path: Path) -> None:
+def test_views_are_stored_and_no_tokens_are_not(path: Path) -> None:
     tokens = some_tokens()
     tokens = replace(tokens, **{name: getattr(tokens, name)[::2] for name in ("features", *PER_TOKEN)})
     save(path, tokens)
     assert torch.equal(load_tokens(path).tokens.features, tokens.features)
     empty = replace(tokens, **{name: getattr(tokens, name)[:0] for name in ("features", *PER_TOKEN)})
     save(path, empty, overwrite=True)
-    assert load_tokens(path).tokens.features.shape == (0, WIDTH)
+    with pytest.raises(TokensFileError, match="there must be a token"):
+        load_tokens(path)
+
+
+def test_files_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """Small files that claim much: one value stretched over a large tensor, a compressed archive, shared lists."""
+    save(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    stretched = {**content, "features": torch.zeros(1, 1).expand(10**6, 10**4)}
+    torch.save(stretched, tmp_path / "stretched.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as source,
+        zipfile.ZipFile(tmp_path / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.namelist():
+            target.writestr(entry, source.read(entry))
+    shared: list[Any] = [0] * 100
+    for _ in range(20):
+        shared = [shared] * 100
+    torch.save({**content, "facts": shared}, tmp_path / "shared.pt")
+    for name in ("stretched.pt", "deflated.pt", "shared.pt"):
+        with pytest.raises(TokensFileError):
+            load_tokens(tmp_path / name)
 
 
 def test_pt_is_a_plain_dict_for_torch_alone(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class StreamedAnswer:
         self._steps = 0
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
-        thread = threading.Thread(target=self._run, args=(streamer, failure), daemon=True)
+        thread = threading.Thread(target=self._run, args=(streamer, failure), name="aot-answer", daemon=True)
         thread.start()
         try:
             yield from (piece for piece in streamer if piece)

@@ -153,8 +153,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
-        with torch.cuda.device(device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older cards only emulate bfloat16
         return torch.bfloat16 if native else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
 

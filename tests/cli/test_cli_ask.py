@@ -14,7 +14,7 @@ SHORT = ("--max-new-tokens", "6")
 
 
 def test_answer_is_all_there_is_on_stdout(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
-    run = run_aot("ask", clip_file, "what happens?", *small, *SHORT)
+    run = run_aot("ask", clip_file, "what happens?", *small, *SHORT, "--ratio", "0.5")
     assert run.code == 0
     assert run.out.strip()
     assert run.out.count("\n") == 1
@@ -128,3 +128,14 @@ def test_settings_that_come_too_late_are_named(run_aot: Aot, small: tuple[str, .
     assert "ratio, sampling" in run.err
     assert run.json["config"]["ratio"] == 0.2
     assert run.json["config"]["sampling"]["frames"] == 8
+
+
+def test_frames_undo_an_fps_set_below(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("aot.yaml").write_text("sampling: {fps: 1}\n")
+    assert len(run_aot("inspect", clip_file, "--json").json["timestamps_s"]) == 3
+    assert len(run_aot("inspect", clip_file, "--json", "--frames", "6").json["timestamps_s"]) == 6
+
+
+def test_first_token_comes_before_the_end(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    (answer,) = run_aot("ask", clip_file, "hi?", *small, *SHORT, "--json").json["answers"]
+    assert 0 < answer["first_token_ms"] <= answer["total_ms"]

@@ -213,3 +213,18 @@ def test_a_bug_is_one_line_too(run_aot: Aot, monkeypatch: pytest.MonkeyPatch, cl
     run = run_aot("inspect", clip_file)
     assert run.code == 1
     assert "--debug" in one_line(run.err)
+
+
+def test_arguments_in_the_wrong_place(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run = run_aot("ask", clip_file, clip_file, *small)
+    assert run.code == 2
+    assert "is a file" in one_line(run.err)
+    run_aot("compress", clip_file, "-o", "t.pt", *small)
+    run = run_aot("compress", "t.pt", "-o", "u.pt", *small)
+    assert run.code == 3
+    assert "tokens file already" in one_line(run.err)
+
+
+def test_a_bad_video_is_noticed_before_a_model_is_loaded(run_aot: Aot) -> None:
+    run = run_aot("ask", "nope.mp4", "hi", "--model", "no/such-model")
+    assert run.code == 3

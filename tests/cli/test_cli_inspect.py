@@ -65,3 +65,14 @@ def test_rotation_and_variable_rate_are_shown(run_aot: Aot) -> None:
 def test_the_better_of_two_streams(run_aot: Aot) -> None:
     found = run_aot("inspect", NASA, "--json").json
     assert (found["video"]["width"], found["video"]["frames"]) == (480, 390)
+
+
+def test_predictions_are_those_of_compression(run_aot: Aot, clip_file: Path) -> None:
+    def predicted(*arguments: str) -> tuple[int, object]:
+        found = run_aot("inspect", clip_file, "--frames", "8", "--json", *arguments).json
+        return len(found["clips"]), found["prediction"]["tokens_after"]
+
+    assert predicted() == (2, 157)
+    assert predicted("--method", "none") == predicted("--ratio", "1") == (8, 8 * 196)
+    assert predicted("--budget", "paper") == (2, "as many as the content gives")
+    assert "too few" in run_aot("inspect", clip_file, "--ratio", "0.0001").err

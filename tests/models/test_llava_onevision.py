@@ -220,7 +220,7 @@ def test_output_tokens_count_the_end_token(small_model: LlavaOnevision, tokens: 
 
 
 def streamers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.endswith("(_run)")]
+    return [thread for thread in threading.enumerate() if thread.name == "aot-answer"]
 
 
 def test_an_answer_can_be_read_again(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:

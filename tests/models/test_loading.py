@@ -237,7 +237,7 @@ def test_auto_device(cuda: int, mps: int, expected: str, monkeypatch: pytest.Mon
     ],
 )
 def test_dtype(name: str, device: str, bf16: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if bf16 else (7, 5))
     assert pick_dtype(name, torch.device(device)) == expected
 
 
