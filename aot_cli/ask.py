@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, check_video, notify, prepare_libraries, print_json, usage_line
+from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.run import compress_with_progress, load_with_progress
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -85,15 +86,7 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
 
 def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
     config = given.config()
-    check_video(source)
-    prepare_libraries(config.model.offline)
-    from aot.models import load_model
-    from aot.pipeline import compress_video
-
-    with StageBars() as bars:
-        with bars.stage("load model"):
-            model = load_model(config.model)
-        result = compress_video(source, model, config, bars)
+    model, result = compress_with_progress(source, config)
     return config, result.tokens, result.report.to_dict(), model
 
 
@@ -110,12 +103,9 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     ignored = sorted({"ratio", "method", "sampling", "aot"} & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
-    prepare_libraries(config.model.offline)
-    from aot.models import load_model
+    model = load_with_progress(config)
     from aot.pipeline import check_same_model
 
-    with StageBars() as bars, bars.stage("load model"):
-        model = load_model(config.model)
     check_same_model(file.report, model)
     return config, file.tokens, dict(file.report), model
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, check_video, notify, prepare_libraries, print_json, usage_line
+from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+from aot_cli.run import compress_with_progress
 
 __all__ = ["compress"]
 
@@ -32,20 +33,12 @@ def compress(
     from aot.tokens_file import check_suffix, save_tokens
 
     config = given.config()
-    check_video(video)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:
         _check_report(report, output, force)
-    prepare_libraries(config.model.offline)
-    from aot.models import load_model
-    from aot.pipeline import compress_video
-
-    with StageBars() as bars:
-        with bars.stage("load model"):
-            model = load_model(config.model)
-        result = compress_video(video, model, config, bars)
-        save_tokens(output, result.tokens, result.report, overwrite=force)
+    _, result = compress_with_progress(video, config)
+    save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)
     notify(result.report.notices)

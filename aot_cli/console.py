@@ -15,7 +15,7 @@ import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 
-__all__ = ["StageBars", "check_video", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
+__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
 
 _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
     (ConfigError, 2),
@@ -73,21 +73,6 @@ def print_json(value: Any) -> None:
     """The one JSON object of `--json`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(value, indent=2, ensure_ascii=not utf8))
-
-
-def check_video(path: str) -> None:
-    """Look at the file before a model is loaded for it.
-
-    Raises:
-        VideoError: it is missing, no video, or a tokens file.
-    """
-    from aot.tokens_file import is_tokens_file
-    from aot.video import probe
-
-    if is_tokens_file(path):
-        raise VideoError(f"{path} is a tokens file already; name a video")
-    if path != "-":
-        probe(path)
 
 
 def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:

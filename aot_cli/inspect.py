@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.console import notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+from aot_cli.run import compress_with_progress
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -53,12 +54,13 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
     index = probe(source)
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
-    settings, transports = config.aot.clips, config.method == "aot" and config.ratio < 1 and config.aot.inter.enabled
-    fixed = settings.mode == "fixed" or not transports
+    settings = config.aot.clips
+    grouped = config.method == "aot" and config.ratio < 1 and config.aot.inter.enabled
+    fixed = settings.mode == "fixed" or not grouped
     notices = list(plan.notices)
     if not fixed:
         notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
-    clips = Clip.runs(frames, settings.frames if transports else 1) if fixed else ()
+    clips = Clip.runs(frames, settings.frames if grouped else 1) if fixed else ()
     before = frames * _ASSUMED_TOKENS_PER_FRAME
     budget = config.token_budget(frames, _ASSUMED_TOKENS_PER_FRAME)
     if config.is_exact and budget < len(clips):
@@ -79,14 +81,7 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
 
 
 def _describe_compression(source: str, config: Config) -> dict[str, Any]:
-    prepare_libraries(config.model.offline)
-    from aot.models import load_model
-    from aot.pipeline import compress_video
-
-    with StageBars() as bars:
-        with bars.stage("load model"):
-            model = load_model(config.model)
-        result = compress_video(source, model, config, bars)
+    _, result = compress_with_progress(source, config)
     times = result.tokens.timestamps_s
     return {
         **result.report.to_dict(),
