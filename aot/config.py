@@ -249,6 +249,11 @@ class Config:
         )
 
     @property
+    def compresses(self) -> bool:
+        """Whether tokens are dropped at all; otherwise the stock model answers."""
+        return self.method != "none" and self.ratio < 1
+
+    @property
     def is_exact(self) -> bool:
         """Whether the ratio is met to the token; otherwise the content decides."""
         return self.ratio == 1 or (self.method == "aot" and self.aot.budget == "exact")

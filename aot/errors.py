@@ -23,6 +23,7 @@ __all__ = [
     "OutputError",
     "TokensFileError",
     "VideoError",
+    "first_line",
 ]
 
 
@@ -60,3 +61,8 @@ class TokensFileError(AOTError):
 
 class OutputError(AOTError):
     """A result cannot be written: it exists already, or the disk is full or read-only."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough to be part of a sentence."""
+    return str(error).strip().partition("\n")[0]

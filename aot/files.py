@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from aot.errors import OutputError
+from aot.errors import OutputError, first_line
 
 __all__ = ["check_writable", "write_whole"]
 
@@ -53,7 +53,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
     except OSError as error:
         raise _explained(path, error) from error
     except RuntimeError as error:  # torch.save reports a full disk this way
-        raise OutputError(f"{path} could not be written ({_first_line(error)}); is the disk full?") from error
+        raise OutputError(f"{path} could not be written ({first_line(error)}); is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,10 +68,6 @@ def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; pass --force to replace it") from None
     except OSError:  # no hard links on this file system
         temporary.replace(path)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _umask() -> int:

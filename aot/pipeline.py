@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,7 +155,7 @@ def _report(
             **model.placement,
             "saliency_blocks": list(model.saliency_blocks(tuple(visual.saliency))),
         },
-        video={name: getattr(frames.source, name) for name in frames.source.__dataclass_fields__},
+        video=asdict(frames.source),
         config=config.to_dict(),
         versions=versions(),
         notices=(*frames.notices, *_retention_notices(config, rows)),
@@ -166,5 +166,5 @@ def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterat
     empty = sum(not row.kept for row in rows)
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
-    if config.method == "aot" and config.ratio < 1 and not config.is_exact and config.aot.anchors.count:
+    if config.compresses and not config.is_exact and config.aot.anchors.count:
         yield "with budget paper the anchors and the content decide how much is kept, not the ratio"

@@ -38,10 +38,12 @@ def doctor(
 def _devices() -> dict[str, str]:
     import torch
 
+    from aot.models.loading import pick_dtype
+
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        bf16 = "bfloat16" if torch.cuda.get_device_capability(number) >= (8, 0) else "no bfloat16"
+        bf16 = "bfloat16" if pick_dtype("auto", torch.device("cuda", number)) is torch.bfloat16 else "no bfloat16"
         devices[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
     if not torch.cuda.is_available():
         devices["cuda"] = "none" if torch.version.cuda else "none (this torch is built without CUDA)"

@@ -55,7 +55,7 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
     settings = config.aot.clips
-    grouped = config.method == "aot" and config.ratio < 1 and config.aot.inter.enabled
+    grouped = config.compresses and config.aot.inter.enabled
     fixed = settings.mode == "fixed" or not grouped
     notices = list(plan.notices)
     if not fixed:

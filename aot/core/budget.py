@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aot.types import Clip
 
-__all__ = ["Allocation", "allocate", "anchors_for_ratio", "spread"]
+__all__ = ["Allocation", "allocate", "anchors_for_ratio", "copies_per_clip", "kept_cells", "spread"]
 
 # (share of tokens kept, anchors of 729 patches): the published settings, joined by straight lines.
 _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 205), (1.0, 729))
@@ -69,9 +69,9 @@ def allocate(
     """
     if budget < len(clips):
         raise ValueError(f"budget: expected at least {len(clips)} (one token per clip), got {budget}")
-    if budget < sum(copies if len(clip) > 1 else 1 for clip in clips):
-        copies = 1
-    clip_copies = tuple(copies if len(clip) > 1 else 1 for clip in clips)
+    clip_copies = copies_per_clip(clips, copies)
+    if budget < sum(clip_copies):
+        clip_copies = copies_per_clip(clips, 1)
     plan = _Fit(budget, clips, clip_copies, votes_for)
     anchors = plan.search(min(anchors, most_anchors), most_anchors)
     votes = votes_for(anchors)
@@ -82,6 +82,11 @@ def allocate(
     for clip in clips:
         later[clip.first] = 0
     return Allocation(anchors, kept, spread(rest, later), clip_copies)
+
+
+def copies_per_clip(clips: Sequence[Clip], copies: int) -> tuple[int, ...]:
+    """How often each clip emits its keyframe: `copies` times, but once where there is nothing to merge."""
+    return tuple(copies if len(clip) > 1 else 1 for clip in clips)
 
 
 def kept_cells(votes: Tensor) -> Tensor:

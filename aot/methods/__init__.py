@@ -10,7 +10,7 @@ __all__ = ["Method", "build_method"]
 
 def build_method(config: Config) -> Method:
     """The method `config` asks for; ratio 1 always means none."""
-    if config.method == "none" or config.ratio == 1:
+    if not config.compresses:
         from aot.methods.none import NoCompression
 
         return NoCompression()

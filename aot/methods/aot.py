@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.core.anchors import AnchorRanking, rank_patches
-from aot.core.budget import Allocation, allocate, anchors_for_ratio, kept_cells
+from aot.core.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
 from aot.core.clips import dynamic_clips
 from aot.core.grid import pool, pooled_grid
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
@@ -99,11 +99,10 @@ class AnchorTransport:
 
         copies = 2 if self.config.inter.keyframe == "both" else 1
         if self.config.budget == "paper":
-            clip_copies = tuple(copies if len(clip) > 1 else 1 for clip in clips)
-            return Allocation(asked, kept_cells(votes_for(asked)), None, clip_copies)
+            return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
         if budget < len(clips):
-            per_frame = votes_for(1).shape[1]
-            least = math.ceil(1000 * len(clips) / (tokens.features.shape[0] * per_frame)) / 1000
+            pooled_cells = tokens.features.shape[0] * math.prod(pooled_grid(tokens.grid, tokens.pool))
+            least = math.ceil(1000 * len(clips) / pooled_cells) / 1000
             raise ConfigError(
                 f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
                 f"use --ratio {least:g} or more{self._longer_clips()}"

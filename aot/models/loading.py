@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
-from aot.errors import AOTError, ConfigError, ModelError
+from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 
 __all__ = [
@@ -51,7 +51,7 @@ def explained(config: ModelConfig) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
         if Path(str(name)).is_dir():
-            raise ModelError(f"{name} is not a complete model folder: {_first_line(error)}") from error
+            raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
         if hub_arguments(config)["local_files_only"]:
             raise ModelError(
                 f"{name} is not in the local cache and the offline mode is on; "
@@ -59,16 +59,12 @@ def explained(config: ModelConfig) -> Iterator[None]:
             ) from error
         raise ModelError(
             f"{name} is neither a local folder nor a model that can be fetched now; "
-            f"check the name, --revision and the network ({_first_line(error)})"
+            f"check the name, --revision and the network ({first_line(error)})"
         ) from error
     except AOTError:
         raise
     except Exception as error:  # a damaged or hostile checkpoint fails in as many ways as there are parsers
-        raise ModelError(f"{name} cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise ModelError(f"{name} cannot be loaded: {first_line(error)}") from error
 
 
 def read_model_config(config: ModelConfig) -> dict[str, Any]:
