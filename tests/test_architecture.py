@@ -25,6 +25,7 @@ ARROWS = {
     "aot.methods": {"aot.core"},
     "aot.models": {"aot.core", "aot.memory"},
     "aot.report": set(),
+    "aot.shapes": {"aot.files"},
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.video"},
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},

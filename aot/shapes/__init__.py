@@ -1,0 +1,1 @@
+"""A small world of moving shapes: videos whose questions have known answers."""

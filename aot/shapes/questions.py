@@ -1,0 +1,201 @@
+"""Questions about a scene, each with its one right answer.
+
+Wordings vary; an answer does not. `reference` names the things a question points at by index into
+`scene.things`, which is what training supervises and what an evaluation can group by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from aot.shapes.world import BEATS, COLORS, SHAPES, SIDE, Scene, Thing
+
+__all__ = ["FAMILIES", "NUMBERS", "QA", "WORDINGS", "description", "questions", "word"]
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+_MIDDLE_MARGIN = 5.0  # a thing nearer than this to a middle line is in no quadrant
+
+WORDINGS = {
+    "color": ("what color is the {} ?", "which color does the {} have ?"),
+    "shape": ("what shape is the {} object ?", "which shape is the {} thing ?"),
+    "size": ("what size is the {} ?", "is the {} small or large ?", "how big is the {} ?"),
+    "count": ("how many objects are there in all ?", "how many things does the video show ?"),
+    "count_start": ("how many objects are there at the start ?", "how many things are there at first ?"),
+    "count_end": ("how many objects are there at the end ?", "how many things are left at the end ?"),
+    "motion": ("which way does the {} move ?", "where does the {} go ?", "in which direction does the {} move ?"),
+    "where_start": ("where is the {} at the start ?", "where is the {} at first ?"),
+    "where_end": ("where is the {} at the end ?",),
+    "where": ("where is the {} ?",),
+    "exists": ("is there a {} ?", "do you see a {} ?", "does a {} appear in the video ?"),
+    "order_appear": ("what appears first , the {} or the {} ?", "which comes first , the {} or the {} ?"),
+    "order_leave": ("what disappears first , the {} or the {} ?",),
+    "order_whole": ("does the {} appear , disappear or stay ?", "does the {} stay , appear or disappear ?"),
+    "flash": ("what flashes ?", "which object is seen only for a moment ?", "what flashes in the video ?"),
+    "flash_any": ("does something flash ?", "is there a flash ?"),
+    "change": ("what color does the {} become ?", "which color does the {} turn ?"),
+    "change_from": ("what color is the {} before it changes ?", "what color does the {} have at first ?"),
+    "change_what": ("which object changes color ?", "what changes color ?"),
+    "cut": ("does the scene change ?", "is there a cut ?", "is there a scene change ?"),
+    "cut_side": ("is the {} before or after the cut ?", "is the {} before or after the scene change ?"),
+    "describe": (
+        "what happens ?",
+        "what happens in the video ?",
+        "describe the video .",
+        "what do you see ?",
+        "what is happening ?",
+        "describe what happens .",
+    ),
+}
+FAMILIES = (
+    "color", "shape", "size", "count", "motion", "where", "exists", "order", "flash", "change", "cut", "describe",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class QA:
+    """kind: a key of `WORDINGS`; family: its first word. reference: what the question points at; named: how."""
+
+    kind: str
+    question: str
+    answer: str
+    reference: tuple[int, ...] = ()
+    named: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        return self.kind.partition("_")[0]
+
+
+def word(kind: str, wording: int, named: Sequence[str]) -> str:
+    """A question of this kind in one of its wordings."""
+    return WORDINGS[kind][wording].format(*named).replace(" a orange", " an orange")
+
+
+def questions(scene: Scene) -> list[QA]:
+    """Every question this scene can answer, in its first wording."""
+    asked = [*_single(scene), *_counts(scene), *_exists(scene), *_orders(scene), *_events(scene)]
+    return [*asked, _qa(scene, "describe", (), description(scene))]
+
+
+def description(scene: Scene) -> str:
+    """One sentence for each thing, by colour and then by shape; after a cut, those of the second part."""
+    ordered = sorted(scene.things, key=lambda thing: (COLORS.index(thing.color), SHAPES.index(thing.shape)))
+    if scene.cut is None:
+        return " ".join(map(_sentence, ordered))
+    before = [_sentence(thing) for thing in ordered if thing.first < scene.cut]
+    after = [_sentence(thing) for thing in ordered if thing.first >= scene.cut]
+    return " ".join([*before, "the scene changes .", *after])
+
+
+def _sentence(thing: Thing) -> str:
+    return f"the {thing.name} is {thing.size} and {_deed(thing)} ."
+
+
+def _deed(thing: Thing) -> str:
+    if thing.flashes:
+        return "flashes"
+    if thing.turns:
+        return f"turns {thing.turns}"
+    return "stays still" if thing.motion == "still" else f"moves {thing.motion}"
+
+
+def _qa(scene: Scene, kind: str, named: Sequence[str], answer: str, things: Sequence[Thing] = ()) -> QA:
+    return QA(kind, word(kind, 0, named), answer, tuple(scene.things.index(thing) for thing in things), tuple(named))
+
+
+def _call(scene: Scene, thing: Thing, *, by_shape: bool = False) -> str | None:
+    """Words that mean this thing alone, by its shape only or with its colour if it keeps one."""
+    alone = Counter(other.shape for other in scene.things)[thing.shape] == 1
+    if by_shape or thing.turns:
+        return thing.shape if alone else None
+    briefly = (scene.seed + scene.things.index(thing)) % 3 == 0
+    return thing.shape if alone and briefly else thing.name
+
+
+def _single(scene: Scene) -> Iterator[QA]:
+    """Questions about one thing."""
+    colors = Counter(color for thing in scene.things for color in {thing.color, thing.turns or thing.color})
+    for thing in scene.things:
+        shape = _call(scene, thing, by_shape=True)
+        if shape and not thing.turns:
+            yield _qa(scene, "color", [shape], thing.color, [thing])
+        if colors[thing.color] == 1 and not thing.turns:
+            yield _qa(scene, "shape", [thing.color], thing.shape, [thing])
+        name = _call(scene, thing)
+        if name is None:
+            continue
+        yield _qa(scene, "size", [name], thing.size, [thing])
+        if not thing.flashes:
+            yield _qa(scene, "motion", [name], "nowhere" if thing.motion == "still" else thing.motion, [thing])
+        yield from _where(scene, thing, name)
+
+
+def _where(scene: Scene, thing: Thing, name: str) -> Iterator[QA]:
+    if thing.motion == "still":
+        times = {"where": float(thing.first)}
+    elif (thing.first, thing.stop) == (0, BEATS):
+        times = {"where_start": 0.0, "where_end": BEATS - 0.1}
+    else:
+        return
+    for kind, time in times.items():
+        x, y = thing.place(time)
+        if min(abs(x - SIDE / 2), abs(y - SIDE / 2)) > _MIDDLE_MARGIN:
+            rows, cols = ("top", "bottom")[y > SIDE / 2], ("left", "right")[x > SIDE / 2]
+            yield _qa(scene, kind, [name], f"{rows} {cols}", [thing])
+
+
+def _counts(scene: Scene) -> Iterator[QA]:
+    yield _qa(scene, "count", [], NUMBERS[len(scene.things)])
+    yield _qa(scene, "count_start", [], NUMBERS[sum(thing.seen(0) for thing in scene.things)])
+    yield _qa(scene, "count_end", [], NUMBERS[sum(thing.seen(BEATS - 0.1) for thing in scene.things)])
+
+
+def _exists(scene: Scene) -> Iterator[QA]:
+    """One thing that is there and one that is not, though its colour and its shape are."""
+    steady = [thing for thing in scene.things if not thing.turns]
+    seen = {color for thing in scene.things for color in (thing.color, thing.turns) if color}
+    pairs = {(color, thing.shape) for thing in scene.things for color in (thing.color, thing.turns) if color}
+    if steady:
+        thing = steady[scene.seed % len(steady)]
+        yield _qa(scene, "exists", [thing.name], "yes", [thing])
+    shapes = {thing.shape for thing in scene.things}
+    hard = sorted((c, s) for c in seen for s in shapes if (c, s) not in pairs)
+    half = sorted((c, s) for c in seen for s in SHAPES if (c, s) not in pairs)
+    color, shape = (hard or half)[scene.seed % len(hard or half)]
+    yield _qa(scene, "exists", [f"{color} {shape}"], "no")
+
+
+def _orders(scene: Scene) -> Iterator[QA]:
+    named = [(thing, name) for thing in scene.things if (name := _call(scene, thing)) and not thing.flashes]
+    if scene.cut is None:
+        for thing, name in named:
+            kind = "appear" if thing.first > 0 else "disappear" if thing.stop < BEATS else "stay"
+            yield _qa(scene, "order_whole", [name], f"{kind}s", [thing])
+    for one, first in named:
+        for other, second in named:
+            turn = [first, second] if (scene.seed + one.first) % 2 else [second, first]
+            if one.first < other.first:
+                yield _qa(scene, "order_appear", turn, first, [one, other])
+            if one.stop < other.stop:
+                yield _qa(scene, "order_leave", turn, first, [one, other])
+
+
+def _events(scene: Scene) -> Iterator[QA]:
+    flashing = [thing for thing in scene.things if thing.flashes]
+    yield _qa(scene, "flash_any", [], "yes" if flashing else "no", flashing)
+    for thing in flashing:
+        yield _qa(scene, "flash", [], f"the {thing.name}", [thing])
+    for thing in scene.things:
+        if thing.turns:
+            yield _qa(scene, "change_what", [], f"the {thing.shape}", [thing])
+            if name := _call(scene, thing):
+                yield _qa(scene, "change", [name], thing.turns, [thing])
+                yield _qa(scene, "change_from", [name], thing.color, [thing])
+    yield _qa(scene, "cut", [], "no" if scene.cut is None else "yes")
+    if scene.cut is not None:
+        for thing in scene.things:
+            name = _call(scene, thing)
+            if name:
+                yield _qa(scene, "cut_side", [name], "before" if thing.first < scene.cut else "after", [thing])

@@ -1,0 +1,200 @@
+"""Scenes: which shapes there are, when they are seen and how they move.
+
+A scene lasts `BEATS` beats of one second. Lengths are in units of one ninetieth of the picture's side; times in
+beats. Everything is a function of the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = [
+    "BEATS",
+    "COLORS",
+    "MOTIONS",
+    "RADII",
+    "SHAPES",
+    "SIDE",
+    "SIZES",
+    "Background",
+    "Scene",
+    "Thing",
+    "sample_background",
+    "sample_scene",
+]
+
+SIDE = 90
+BEATS = 8
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIZES = ("small", "large")
+MOTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
+RADII = {"small": (5.0, 6.0), "large": (10.0, 12.0)}
+
+_MARGIN = 3.0
+_GAP = 2.0
+_ATTEMPTS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One shape. It is seen in beats first .. stop-1, starts at (x, y) and moves `speed` a beat along `motion`;
+    from beat `turns_at` on it has the colour `turns`.
+    """
+
+    color: str
+    shape: str
+    size: str
+    radius: float
+    motion: str
+    x: float
+    y: float
+    speed: float
+    first: int
+    stop: int
+    turns: str | None = None
+    turns_at: int = BEATS
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.shape}"
+
+    @property
+    def flashes(self) -> bool:
+        """Seen for a single beat."""
+        return self.stop - self.first == 1
+
+    def place(self, time: float) -> tuple[float, float]:
+        """(x, y) of the centre at `time`."""
+        dx, dy = MOTIONS[self.motion]
+        way = self.speed * (time - self.first)
+        return self.x + dx * way, self.y + dy * way
+
+    def seen(self, time: float) -> bool:
+        return self.first <= math.floor(time) < self.stop
+
+    def color_at(self, time: float) -> str:
+        return self.turns if self.turns and time >= self.turns_at else self.color
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A dark tint (RGB, 0..255), a ramp across the picture and texture; `seed` fixes the texture."""
+
+    tint: tuple[float, float, float]
+    ramp: tuple[float, float]
+    texture: float
+    blocks: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a video shows. backgrounds: one, or two when the scene changes at beat `cut`."""
+
+    seed: int
+    things: tuple[Thing, ...]
+    backgrounds: tuple[Background, ...]
+    noise: float
+    cut: int | None = None
+
+    def background_at(self, time: float) -> Background:
+        return self.backgrounds[self.cut is not None and time >= self.cut]
+
+
+def sample_scene(seed: int) -> Scene:
+    """The scene of a seed: one to four things, at times cut in two."""
+    rng = np.random.default_rng([seed, 7])
+    cut = int(rng.integers(3, 6)) if rng.random() < 0.15 else None
+    count = int(rng.choice([2, 3, 4] if cut else [1, 2, 3, 4], p=[0.3, 0.4, 0.3] if cut else [0.1, 0.25, 0.35, 0.3]))
+    things: list[Thing] = []
+    for index, (first, stop) in enumerate(_spans(rng, count, cut)):
+        for _ in range(_ATTEMPTS):
+            thing = _sample_thing(rng, first, stop, may_turn=cut is None)
+            if all(_compatible(thing, other) for other in things):
+                things.append(thing)
+                break
+        else:
+            if index == 0:
+                raise RuntimeError("a lone thing always fits")
+    backgrounds = tuple(sample_background(rng) for _ in range(2 if cut else 1))
+    return Scene(seed, tuple(things), backgrounds, float(rng.uniform(0, 6)), cut)
+
+
+def _spans(rng: np.random.Generator, count: int, cut: int | None) -> Iterator[tuple[int, int]]:
+    """(first, stop) of every thing. Without a cut, one thing at least is there from the first beat to the last."""
+    if cut is not None:
+        before = int(rng.integers(1, count))
+        yield from [(0, cut)] * before + [(cut, BEATS)] * (count - before)
+        return
+    yield 0, BEATS
+    kinds = rng.choice(["whole", "late", "gone", "flash"], size=count - 1, p=[0.3, 0.27, 0.2, 0.23])
+    flashed = False
+    for kind in kinds:
+        if kind == "flash" and not flashed:
+            flashed = True
+            beat = int(rng.integers(1, BEATS - 1))
+            yield beat, beat + 1
+        elif kind == "late":
+            yield int(rng.integers(2, BEATS - 2)), BEATS
+        elif kind == "gone":
+            yield 0, int(rng.integers(3, BEATS - 1))
+        else:
+            yield 0, BEATS
+
+
+def _sample_thing(rng: np.random.Generator, first: int, stop: int, *, may_turn: bool) -> Thing:
+    beats = stop - first
+    size = str(rng.choice(SIZES, p=[0.65, 0.35] if beats == 1 else [0.5, 0.5]))
+    radius = float(rng.uniform(*RADII[size]))
+    color, other = (str(name) for name in rng.choice(COLORS, size=2, replace=False))
+    turns = may_turn and beats == BEATS and rng.random() < 0.28
+    still = turns or beats == 1 or rng.random() < 0.25
+    motion = "still" if still else str(rng.choice(list(MOTIONS)[:4]))
+    low, high = _MARGIN + radius, SIDE - _MARGIN - radius
+    way = 0.0 if still else float(rng.uniform(18, min(40, high - low)))
+    dx, dy = MOTIONS[motion]
+    x = rng.uniform(low + max(0.0, -dx * way), high - max(0.0, dx * way))
+    y = rng.uniform(low + max(0.0, -dy * way), high - max(0.0, dy * way))
+    return Thing(
+        color=color,
+        shape=str(rng.choice(SHAPES)),
+        size=size,
+        radius=radius,
+        motion=motion,
+        x=float(x),
+        y=float(y),
+        speed=way / beats,
+        first=first,
+        stop=stop,
+        turns=other if turns else None,
+        turns_at=int(rng.integers(2, BEATS - 1)) if turns else BEATS,
+    )
+
+
+def _compatible(thing: Thing, other: Thing) -> bool:
+    """Another name, and never touching while both are seen."""
+    names = {thing.name, f"{thing.turns} {thing.shape}"} & {other.name, f"{other.turns} {other.shape}"}
+    if names - {f"None {thing.shape}"}:
+        return False
+    if thing.turns and other.turns:
+        return False
+    times = range(max(thing.first, other.first), min(thing.stop, other.stop) + 1)
+    clearance = thing.radius + other.radius + _GAP
+    return all(math.dist(thing.place(time), other.place(time)) > clearance for time in times)
+
+
+def sample_background(rng: np.random.Generator) -> Background:
+    level = rng.uniform(20, 95)
+    tint = np.clip(level + rng.uniform(-18, 18, size=3), 5, 115)
+    return Background(
+        tint=(float(tint[0]), float(tint[1]), float(tint[2])),
+        ramp=(float(rng.uniform(-25, 25)), float(rng.uniform(-25, 25))),
+        texture=float(rng.uniform(0, 14)),
+        blocks=int(rng.integers(3, 16)),
+        seed=int(rng.integers(2**31)),
+    )

@@ -1,0 +1,56 @@
+"""Which visual tokens a training step keeps, so that few tokens, and merged ones, are nothing new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["Choice", "choose_tokens", "keep_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """kept: [B, K] token indices in reading order. merge: share of a kept token that the dropped tokens most like it
+    make up (0: they are gone).
+    """
+
+    kept: Tensor
+    merge: float
+
+
+def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) -> Choice:
+    """covered [B, N]: whether a token shows a thing. Things' tokens mostly come first, so that the model learns that
+    background may be missing and not to guess what it cannot see.
+    """
+    batch, tokens = covered.shape
+    kind = rng.random()
+    if kind < full_share:
+        return Choice(torch.arange(tokens).expand(batch, -1), 0.0)
+    kept = int(np.exp(rng.uniform(np.log(40), np.log(0.5 * tokens))))
+    noise = torch.from_numpy(rng.random((batch, tokens)))
+    random_share, merge_share = 0.12, 0.3
+    if rng.random() < random_share:
+        score = noise
+    else:
+        demoted = torch.from_numpy(rng.random((batch, tokens)) < (0.15 if rng.random() < 0.4 else 0.0))
+        score = noise + (covered & ~demoted)
+    merge = float(rng.uniform(0.2, 1.0)) if rng.random() < merge_share else 0.0
+    return Choice(score.topk(kept, 1).indices.sort(1).values, merge)
+
+
+def keep_tokens(features: Tensor, choice: Choice) -> Tensor:
+    """features [B, N, D] to the kept ones [B, K, D], after merging."""
+    width = features.shape[-1]
+    kept = features.gather(1, choice.kept[..., None].expand(-1, -1, width))
+    if not choice.merge:
+        return kept
+    with torch.no_grad():
+        nearest = (F.normalize(features, dim=-1) @ F.normalize(kept, dim=-1).mT).argmax(-1)
+    sums = torch.zeros_like(kept).scatter_add(1, nearest[..., None].expand(-1, -1, width), features)
+    counts = torch.zeros(kept.shape[:2]).scatter_add(1, nearest, torch.ones(nearest.shape))
+    means = sums / counts.clamp_min(1)[..., None]
+    return torch.where(counts[..., None] > 0, (1 - choice.merge) * kept + choice.merge * means, kept)

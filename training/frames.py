@@ -1,0 +1,92 @@
+"""Frames with labels: crowded ones to train the tower on, and videos to train the language model on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aot.shapes.render import render, visible_share
+from aot.shapes.world import BEATS, COLORS, RADII, SHAPES, SIDE, SIZES, Scene, Thing, sample_background, sample_scene
+
+__all__ = ["LabelledVideo", "crowded_frames", "labelled_video", "sample_times"]
+
+Array = NDArray[Any]
+FRAMES_PER_SECOND = 8
+_SEEN = 0.25  # a cell belongs to the thing that covers at least this share of it
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledVideo:
+    """pixels: uint8 [F, 3, S, S]. cover: share of every patch that each thing covers, [things, F, g, g]."""
+
+    scene: Scene
+    times: tuple[float, ...]
+    pixels: Array
+    cover: Array
+
+
+def sample_times(frames: int) -> tuple[float, ...]:
+    """The times, in beats, of the frames that an even sampling of the mp4 yields."""
+    last = BEATS * FRAMES_PER_SECOND - 1
+    return tuple(int(k * last / (frames - 1)) / FRAMES_PER_SECOND for k in range(frames))
+
+
+def labelled_video(seed: int, frames: int, grid: int) -> LabelledVideo:
+    scene = sample_scene(seed)
+    times = sample_times(frames)
+    rng = np.random.default_rng([seed, 13])
+    cover = np.stack([[visible_share(thing, time, grid) for time in times] for thing in scene.things])
+    return LabelledVideo(scene, times, _as_filmed(render(scene, times), rng), cover)
+
+
+def crowded_frames(seed: int, count: int, grid: int) -> tuple[Array, Array]:
+    """uint8 pixels [count, 3, S, S] and labels [count, g, g, 3]: colour, shape and size index, from 1; 0 is background.
+
+    Up to nine things a frame: several times more examples for the same work than a video's frame holds.
+    """
+    rng = np.random.default_rng([seed, 17])
+    pixels, labels = [], []
+    for _ in range(count):
+        scene = _crowd(rng, int(rng.integers(2**31)))
+        pixels.append(_as_filmed(render(scene, [0.0]), rng)[0])
+        labels.append(_label(scene.things, grid))
+    return np.stack(pixels), np.stack(labels)
+
+
+def _crowd(rng: np.random.Generator, seed: int) -> Scene:
+    things = []
+    for slot in range(9):
+        if rng.random() < 0.2:
+            continue
+        size = str(rng.choice(SIZES))
+        radius = float(rng.uniform(*RADII[size]))
+        room = 15 - radius
+        x, y = (30 * cell + 15 + rng.uniform(-room, room) for cell in (slot % 3, slot // 3))
+        things.append(Thing(
+            str(rng.choice(COLORS)), str(rng.choice(SHAPES)), size, radius, "still", float(x), float(y), 0.0, 0, BEATS
+        ))  # fmt: skip
+    return Scene(seed, tuple(things), (sample_background(rng),), float(rng.uniform(0, 7)))
+
+
+def _label(things: Sequence[Thing], grid: int) -> Array:
+    labels = np.zeros((grid, grid, 3), np.int64)
+    for thing in things:
+        mine = visible_share(thing, 0.0, grid) > _SEEN
+        labels[mine] = COLORS.index(thing.color) + 1, SHAPES.index(thing.shape) + 1, SIZES.index(thing.size) + 1
+    return labels
+
+
+def _as_filmed(frames: Array, rng: np.random.Generator) -> Array:
+    """RGB [F, S, S, 3] to [F, 3, S, S], a little blurred and dimmed as a codec and a resize leave them."""
+    values = frames.astype(np.float32)
+    blur = rng.uniform(0, 0.5)
+    for axis in (1, 2):
+        values = (1 - blur) * values + blur / 2 * (np.roll(values, 1, axis) + np.roll(values, -1, axis))
+    values = values * rng.uniform(0.9, 1.1) + rng.uniform(-8, 8)
+    assert values.shape[1] == SIDE
+    pictures: Array = values.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
+    return pictures

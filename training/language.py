@@ -1,0 +1,238 @@
+"""Stage 2: teach projector and language model to answer, with the tower frozen.
+
+Answers alone teach this little model slowly, so its way of reading is supervised too: what a visual token shows, how
+its thing moved until then, where a word that names a thing looks, and what it should have read there. The heads for
+that are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from aot.core.grid import pool, pooled_grid
+from aot.shapes.world import BEATS, COLORS, MOTIONS, SHAPES, SIZES, Thing
+from aot.types import Pooling
+from training.choice import choose_tokens, keep_tokens
+from training.frames import LabelledVideo, labelled_video
+from training.network import FATES, GRID, WIDTH, vocabulary
+from training.packing import Branch, Packed, choose_questions, encode_branch, pack
+from training.tower import normalise
+
+__all__ = ["LanguageLesson"]
+
+POOL = Pooling("bilinear", 2)
+_IGNORE = -100
+_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
+_READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
+_TOLD_LAYER = 3  # hidden state (number of blocks before it) that knows how a visual token's thing moved
+_STEPS_PER_BATCH = 2
+_BRANCH_TOKENS = 230
+_PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
+GROUPS = (COLORS, SHAPES, SIZES, tuple(MOTIONS), FATES)
+
+
+class LanguageLesson(nn.Module):
+    """Loss of one batch of videos with packed questions."""
+
+    def __init__(self, network: Any, seed: int, steps: int, videos: int = 16, frames: int = 8) -> None:
+        super().__init__()
+        self.network, self.seed, self.steps, self.videos, self.frames = network, seed, steps, videos, frames
+        network.model.vision_tower.requires_grad_(False)
+        self.index = {token: number for number, token in enumerate(vocabulary())}
+        self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
+        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, BEATS))
+        self.weights: dict[int, Tensor] = {}
+        AttentionInterface.register("shapes_training", self._attention)
+        AttentionMaskInterface.register("shapes_training", eager_mask)
+        network.model.language_model.config._attn_implementation = "shapes_training"
+        self._batch: tuple[int, list[LabelledVideo], Tensor] | None = None
+
+    def _attention(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
+    ) -> tuple[Tensor, None]:
+        weights = (query @ key.mT * scaling + mask).softmax(-1)
+        if module.layer_idx in (_LOOK_LAYER, _READ_LAYER):
+            self.weights[module.layer_idx] = weights
+        return (weights @ value).transpose(1, 2), None
+
+    def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([self.seed, step, 19])
+        videos, hidden = self._videos(step // _STEPS_PER_BATCH)
+        projected = self.network.model.multi_modal_projector(hidden)
+        pooled = pool(projected, (GRID, GRID), POOL).reshape(len(videos), -1, WIDTH)
+        labels = _token_labels(videos)
+        full_share = 0.0 if step < 0.3 * self.steps else 0.2
+        choice = choose_tokens(labels["thing"] >= 0, rng, full_share)
+        visual = keep_tokens(pooled, choice)
+        kept = {name: values.gather(1, choice.kept) for name, values in labels.items()}
+        prompt = torch.tensor([self.index[word] for word in _PROMPTS[rng.random() < 0.2].split()])
+        first = len(prompt)
+        prefix = first + visual.shape[1] + 1
+        packed = pack(self._branches(videos, kept["thing"], rng), prefix)
+        states = self._run(prompt, visual, packed, prefix)
+        losses = {
+            "answer": self._answer_loss(states[-1][:, prefix:], packed),
+            "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
+            "told": 0.3 * self._told_loss(states[_TOLD_LAYER][:, first : first + visual.shape[1]], kept),
+            **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
+        }
+        facts = {name: loss.item() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
+
+    def _videos(self, number: int) -> tuple[list[LabelledVideo], Tensor]:
+        """A batch of videos and what the frozen tower makes of them [B * F, N, D_v]; kept for the next step."""
+        if self._batch is None or self._batch[0] != number:
+            first = (self.seed + 1) * 20_000_000 + number * self.videos
+            videos = [labelled_video(first + k, self.frames, GRID) for k in range(self.videos)]
+            pixels = torch.from_numpy(np.concatenate([video.pixels for video in videos]))
+            with torch.no_grad():
+                states = self.network.model.vision_tower(normalise(pixels), output_hidden_states=True).hidden_states
+            self._batch = (number, videos, states[-1])
+        return self._batch[1:]
+
+    def _branches(self, videos: list[LabelledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
+        groups = []
+        for video, things in zip(videos, thing, strict=True):
+            present = set(things.tolist())
+            group: list[Branch] = []
+            room = _BRANCH_TOKENS
+            for qa in choose_questions(video.scene, rng, [k in present for k in range(len(video.scene.things))]):
+                branch = encode_branch(qa, video.scene, self.index)
+                if len(branch.ids) <= room:
+                    group.append(branch)
+                    room -= len(branch.ids)
+            groups.append(group)
+        return groups
+
+    def _run(self, prompt: Tensor, visual: Tensor, packed: Packed, prefix: int) -> tuple[Tensor, ...]:
+        embed = self.network.get_input_embeddings()
+        batch = len(visual)
+        newline = self.network.model.image_newline.expand(batch, 1, -1)
+        embeds = torch.cat([embed(prompt).expand(batch, -1, -1), visual, newline, embed(packed.ids)], 1)
+        segment = torch.cat([torch.zeros(batch, prefix, dtype=torch.long), packed.segment], 1)
+        positions = torch.cat([torch.arange(prefix).expand(batch, -1), packed.positions], 1)
+        rows = torch.arange(segment.shape[1])
+        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        allowed = same & (rows[:, None] >= rows[None, :])
+        mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
+        return self.network.model.language_model(  # type: ignore[no-any-return]
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+
+    def _answer_loss(self, states: Tensor, packed: Packed) -> Tensor:
+        video, row = packed.weight.nonzero(as_tuple=True)
+        losses = F.cross_entropy(self.network.lm_head(states[video, row]), packed.ids[video, row + 1], reduction="none")
+        weight = packed.weight[video, row]
+        return (losses * weight).sum() / weight.sum()
+
+    @torch.no_grad()
+    def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
+        """Share of answers by family whose every token is right, given the tokens before it."""
+        video, row = packed.weight.nonzero(as_tuple=True)
+        wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
+        branch = packed.segment[video, row] - 1
+        failed = set(zip(video[wrong].tolist(), branch[wrong].tolist(), strict=True))
+        right: dict[str, list[bool]] = defaultdict(list)
+        for number, families in enumerate(packed.families):
+            for place, family in enumerate(families):
+                right[family].append((number, place) not in failed)
+        return {family: sum(values) / len(values) for family, values in right.items()}
+
+    def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
+        """States, through the final norm and the tied embedding, name one word of each group (those not ignored)."""
+        normal = self.network.model.language_model.norm(states)
+        words = self.network.get_input_embeddings().weight
+        losses = []
+        for group, target in zip(self.groups, targets):  # noqa: B905
+            wanted = target != _IGNORE
+            if wanted.any():
+                losses.append(F.cross_entropy(normal[wanted] @ words[group].T, target[wanted]))
+        return torch.stack(losses).mean()
+
+    def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        losses = []
+        for head, name in zip(self.told, ("motion", "late", "turned", "beat"), strict=True):
+            wanted = kept[name] != _IGNORE
+            if wanted.any():
+                losses.append(F.cross_entropy(head(states[wanted]), kept[name][wanted]))
+        return torch.stack(losses).mean()
+
+    def _reading_losses(
+        self, states: Tensor, videos: list[LabelledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
+    ) -> dict[str, Tensor]:
+        """Words that name a thing look at its tokens and know its words; the prompt's last token reads those words."""
+        video, row, number = (torch.tensor(column) for column in zip(*packed.pointers, strict=True))
+        looks = self.weights[_LOOK_LAYER][video, _LOOK_HEADS, prefix + row, first : first + thing.shape[1]]
+        on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)
+        targets = [torch.tensor(column) for column in zip(*[_words_of(videos[v].scene.things[n], videos[v])
+                   for v, n in zip(video.tolist(), number.tolist(), strict=True)], strict=True)]  # fmt: skip
+        reader, last, read = (torch.tensor(column) for column in zip(*packed.readers, strict=True))
+        reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
+        return {
+            "look": -0.2 * (on_thing + 1e-4).log().mean(),
+            "know": 0.3 * self._word_loss(states[video, prefix + row], targets),
+            "read": -0.1 * (reads + 1e-4).log().mean(),
+        }
+
+
+def _words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
+    """Index of the thing's word in every group of `GROUPS`."""
+    if thing.flashes:
+        fate = "flashes"
+    elif thing.turns:
+        fate = "turns"
+    elif video.scene.cut is not None:
+        fate = "stays"
+    else:
+        fate = "appears" if thing.first > 0 else "disappears" if thing.stop < BEATS else "stays"
+    return (
+        COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size),
+        list(MOTIONS).index(thing.motion), FATES.index(fate),
+    )  # fmt: skip
+
+
+def _token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
+    """What every pooled token shows, [B, F * n] each: thing (-1: background) and words and events as class indices."""
+    each = [_video_labels(video) for video in videos]
+    return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
+
+
+def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
+    things, frames = video.cover.shape[:2]
+    cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
+    cover = torch.from_numpy(video.cover).float().reshape(things * frames, GRID * GRID, 1)
+    pooled = pool(cover, (GRID, GRID), POOL).reshape(things, frames * cells)
+    best = pooled.max(0)
+    thing = torch.where(best.values > 0.2, best.indices, -1)
+    beat = torch.tensor(video.times).floor().long().repeat_interleave(cells)
+    labels = {"thing": thing, "beat": beat}
+    frame = torch.arange(frames).repeat_interleave(cells)
+    for name, table in _tables(video).items():
+        labels[name] = torch.where(thing >= 0, table[thing.clamp_min(0), frame], _IGNORE)
+    return labels
+
+
+def _tables(video: LabelledVideo) -> dict[str, Tensor]:
+    """Class of every thing at every frame, [things, F]; what cannot be known yet is ignored."""
+    rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
+    for thing in video.scene.things:
+        knows = [time >= thing.first + 1.0 for time in video.times]
+        rows["color"].append([COLORS.index(thing.color_at(time)) for time in video.times])
+        rows["shape"].append([SHAPES.index(thing.shape)] * len(video.times))
+        rows["size"].append([SIZES.index(thing.size)] * len(video.times))
+        rows["motion"].append([list(MOTIONS).index(thing.motion) if known else _IGNORE for known in knows])
+        rows["late"].append([int(thing.first > 0)] * len(video.times))
+        rows["turned"].append([int(time >= thing.turns_at) for time in video.times])
+    return {name: torch.tensor(values) for name, values in rows.items()}

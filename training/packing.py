@@ -1,0 +1,148 @@
+"""Questions packed behind one video: every question is a branch that sees the video and itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aot.shapes.questions import QA, WORDINGS, questions, word
+from aot.shapes.world import COLORS, Scene
+
+__all__ = ["Branch", "Packed", "choose_questions", "encode_branch", "pack"]
+
+# How often a kind is asked, relative to the others that a scene can answer; rare events are asked about more.
+_WEIGHTS = {
+    "color": 1.2, "shape": 1.2, "size": 0.7, "count": 2.5, "count_start": 2.0, "count_end": 2.0, "motion": 1.5,
+    "where": 2.0, "where_start": 2.0, "where_end": 2.0, "exists": 2.0, "order_appear": 1.2, "order_leave": 1.2,
+    "order_whole": 1.2, "flash": 3.0, "flash_any": 1.2, "change": 3.0, "change_from": 3.0, "change_what": 2.0,
+    "cut": 0.8, "cut_side": 2.0, "describe": 4.0,
+}  # fmt: skip
+_DESCRIBE_TOKEN_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Token ids of one question and its answer. answer_at: index of the answer's first token; pointers: (index of the
+    token that names a thing, the thing) in question and answer; asked: the pointers within the question.
+    """
+
+    family: str
+    ids: list[int]
+    answer_at: int
+    pointers: list[tuple[int, int]]
+    token_weight: float
+
+    @property
+    def asked(self) -> list[int]:
+        return [place for place, _ in self.pointers if place < self.answer_at]
+
+
+@dataclass(slots=True)
+class Packed:
+    """A batch of packed sequences behind prefixes of `prefix` tokens.
+
+    ids [B, L], segment [B, L] (0 prefix, from 1 the branches, -1 padding), positions [B, L], weight [B, L]: weight of
+    predicting the next token. families: of every video's branches. pointers: (video, row, thing); readers: (video,
+    last row of a prompt, row it reads).
+    """
+
+    ids: Tensor
+    segment: Tensor
+    positions: Tensor
+    weight: Tensor
+    families: list[list[str]]
+    pointers: list[tuple[int, int, int]] = field(default_factory=list)
+    readers: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+def choose_questions(scene: Scene, rng: np.random.Generator, seen: Sequence[bool]) -> list[QA]:
+    """This scene's questions in random order, rare kinds first more often, in any wording; without those that need a
+    thing of which no token is left.
+    """
+    able = [qa for qa in questions(scene) if _answerable(qa, seen)]
+    if not able:
+        return []
+    kinds = [qa.kind for qa in able]
+    weights = np.array([_WEIGHTS[kind] / kinds.count(kind) ** 0.5 for kind in kinds])
+    order = np.argsort(rng.exponential(size=len(able)) / weights)
+    return [_reworded(able[index], rng) for index in order]
+
+
+def _answerable(qa: QA, seen: Sequence[bool]) -> bool:
+    return all(seen[thing] for thing in qa.reference) if qa.reference else all(seen)
+
+
+def _reworded(qa: QA, rng: np.random.Generator) -> QA:
+    text = word(qa.kind, int(rng.integers(len(WORDINGS[qa.kind]))), qa.named)
+    return QA(qa.kind, text, qa.answer, qa.reference, qa.named)
+
+
+def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
+    asked = qa.question.split()
+    answer = qa.answer.split()
+    words = [*asked, "<|im_end|>", "<|im_start|>", "assistant", *answer, "<|im_end|>"]
+    answer_at = len(asked) + 3
+    pointers = _named_places(asked, qa, scene)
+    if qa.kind == "describe":
+        pointers += [(answer_at + place, thing) for place, thing in _described(answer, scene)]
+    weight = _DESCRIBE_TOKEN_WEIGHT if qa.kind == "describe" else 1.0
+    return Branch(qa.family, [index[w] for w in words], answer_at, pointers, weight)
+
+
+def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
+    """Where the question names each thing it is about; where it names none, its last word stands for the thing."""
+    places = []
+    for number in qa.reference:
+        thing = scene.things[number]
+        if qa.kind == "shape":
+            place = words.index(thing.color)
+        elif any(thing.shape in name.split() for name in qa.named):
+            place = _find(words, thing.color, thing.shape)
+        else:
+            place = len(words) - 2
+        places.append((place, number))
+    return places
+
+
+def _find(words: list[str], color: str, shape: str) -> int:
+    """The shape's word, behind its colour if it is named with it."""
+    both = [k for k, pair in enumerate(pairwise(words)) if pair == (color, shape)]
+    if both:
+        return both[0] + 1
+    return next(k for k, w in enumerate(words) if w == shape and words[k - 1] not in COLORS)
+
+
+def _described(answer: list[str], scene: Scene) -> list[tuple[int, int]]:
+    names = {thing.name: number for number, thing in enumerate(scene.things)}
+    spoken = [" ".join(pair) for pair in pairwise(answer)]
+    return [(k, names[name]) for k, name in enumerate(spoken, 1) if name in names]
+
+
+def pack(branches: Sequence[Sequence[Branch]], prefix: int) -> Packed:
+    """Lay the branches of every video one behind the other; positions go on from the prefix in every branch."""
+    rows = max(sum(len(branch.ids) for branch in group) for group in branches)
+    shape = (len(branches), rows)
+    packed = Packed(
+        ids=torch.zeros(shape, dtype=torch.long),
+        segment=torch.full(shape, -1),
+        positions=torch.zeros(shape, dtype=torch.long),
+        weight=torch.zeros(shape),
+        families=[[branch.family for branch in group] for group in branches],
+    )
+    for video, group in enumerate(branches):
+        at = 0
+        for number, branch in enumerate(group, 1):
+            stop = at + len(branch.ids)
+            packed.ids[video, at:stop] = torch.tensor(branch.ids)
+            packed.segment[video, at:stop] = number
+            packed.positions[video, at:stop] = prefix + torch.arange(len(branch.ids))
+            packed.weight[video, at + branch.answer_at - 1 : stop - 1] = branch.token_weight
+            packed.pointers += [(video, at + place, thing) for place, thing in branch.pointers]
+            packed.readers += [(video, at + branch.answer_at - 1, at + place) for place in branch.asked]
+            at = stop
+    return packed

@@ -1,0 +1,115 @@
+"""One stage of training: a lesson repeated with a learning-rate schedule, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+__all__ = ["Schedule", "run_stage"]
+
+_LOG_EVERY = 20
+
+Lesson = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of AdamW, learning rate `peak` after `warmup` steps and falling along a cosine to a fiftieth of it."""
+
+    steps: int
+    peak: float
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def run_stage(
+    name: str,
+    lesson: nn.Module,
+    schedule: Schedule,
+    folder: Path,
+    checkpoint_every_s: float = 60.0,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train every parameter of `lesson` that wants a gradient; go on from `folder/name.pt` if it is there.
+
+    `lesson(step)` gives the loss and plain facts, which are averaged into `folder/log.jsonl`.
+    """
+    optimizer = _optimizer(lesson, schedule)
+    checkpoint = folder / f"{name}.pt"
+    first = _resume(lesson, optimizer, checkpoint)
+    saved_at = started_at = time.monotonic()
+    sums: dict[str, list[float]] = defaultdict(list)
+    with _progress() as progress:
+        bar = progress.add_task(name, total=schedule.steps, completed=first)
+        for step in range(first, schedule.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            loss, facts = lesson(step)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(lesson.parameters(), schedule.clip)
+            optimizer.step()
+            for key, value in {"loss": loss.item(), **facts}.items():
+                sums[key].append(value)
+            progress.update(bar, completed=step + 1)
+            if (step + 1) % _LOG_EVERY == 0:
+                _log(folder, name, step + 1, time.monotonic() - started_at, sums)
+                sums.clear()
+            if on_step:
+                on_step(step + 1)
+            if time.monotonic() - saved_at > checkpoint_every_s or step + 1 == schedule.steps:
+                _save(lesson, optimizer, step + 1, checkpoint)
+                saved_at = time.monotonic()
+
+
+def _optimizer(lesson: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    wanted = [p for p in lesson.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.98))
+
+
+def _resume(lesson: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    lesson.load_state_dict(state["lesson"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _save(lesson: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+    """Whole or not at all: a kill while writing leaves the last checkpoint."""
+    partial = checkpoint.with_suffix(".partial")
+    torch.save({"lesson": lesson.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+    partial.replace(checkpoint)
+
+
+def _log(folder: Path, name: str, step: int, seconds: float, sums: dict[str, list[float]]) -> None:
+    means = {key: round(sum(values) / len(values), 4) for key, values in sums.items()}
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"stage": name, "step": step, "seconds": round(seconds, 1), **means}) + "\n")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )
