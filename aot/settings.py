@@ -16,7 +16,7 @@ from aot.errors import ConfigError
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-__all__ = ["SETTINGS_FILE", "preset_names", "preset_text", "resolve_config"]
+__all__ = ["SETTINGS_FILE", "preset_names", "preset_settings", "preset_text", "resolve_config"]
 
 SETTINGS_FILE = "aot.yaml"
 
@@ -37,6 +37,15 @@ def preset_text(name: str) -> str:
     return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def preset_settings(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    return _parse(preset_text(name), f"preset {name}")
+
+
 def resolve_config(
     overrides: Settings, preset: str | None = None, *, folder: Path | None = None, base: Settings | None = None
 ) -> Config:
@@ -51,7 +60,7 @@ def resolve_config(
     from_file = _parse(_read(path), str(path)) if path.is_file() else {}
     named = from_file.pop("preset", None)
     preset = preset or named
-    from_preset = _parse(preset_text(preset), f"preset {preset}") if preset else {}
+    from_preset = preset_settings(preset) if preset else {}
     layers = [_one_way_to_sample(layer) for layer in (base or {}, from_preset, from_file, overrides)]
     return build_config(merge_settings(*layers))
 

@@ -12,7 +12,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, load_with_progress
+from aot_cli.run import compress_with_progress, config_with_model, load_with_progress
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -85,7 +85,7 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
 
 
 def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
-    config = given.config()
+    config = config_with_model(given)
     model, result = compress_with_progress(source, config)
     return config, result.tokens, result.report.to_dict(), model
 

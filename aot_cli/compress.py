@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress
+from aot_cli.run import compress_with_progress, config_with_model
 
 __all__ = ["compress"]
 
@@ -32,7 +32,7 @@ def compress(
     from aot.files import check_writable
     from aot.tokens_file import check_suffix, save_tokens
 
-    config = given.config()
+    config = config_with_model(given)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:

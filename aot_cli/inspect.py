@@ -10,15 +10,15 @@ import typer
 
 from aot_cli.console import notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress
+from aot_cli.run import compress_with_progress, config_with_model
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.types import Clip
 
-__all__ = ["inspect_command"]
+__all__ = ["describe_video", "inspect_command", "show"]
 
-_ASSUMED_TOKENS_PER_FRAME = 196  # LLaVA-OneVision: 27 x 27 patches pooled to 14 x 14
+_TOKENS_PER_SIDE = {"shapes": 8, "LLaVA-OneVision": 14}  # 15 x 15 and 27 x 27 patches, pooled
 
 
 @command(SAMPLING, MODEL, COMPRESSION)
@@ -37,17 +37,18 @@ def inspect_command(
     if is_tokens_file(source):
         found = _describe_tokens(source)
     elif getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE":
-        found = _describe_compression(source, given.config())
+        found = _describe_compression(source, config_with_model(given))
     else:
-        found = _describe_video(source, given.config())
+        found = describe_video(source, given.config())
     notify(found["notices"])
     if as_json:
         print_json(found)
     else:
-        _show(source, found)
+        show(source, found)
 
 
-def _describe_video(source: str, config: Config) -> dict[str, Any]:
+def describe_video(source: str, config: Config) -> dict[str, Any]:
+    """What is known of a video without a model."""
     from aot.types import Clip
     from aot.video import plan_frames, probe
 
@@ -61,8 +62,10 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
     if not fixed:
         notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
     clips = Clip.runs(frames, settings.frames if grouped else 1) if fixed else ()
-    before = frames * _ASSUMED_TOKENS_PER_FRAME
-    budget = config.token_budget(frames, _ASSUMED_TOKENS_PER_FRAME)
+    assumed = "shapes" if config.model.name == "shapes" else "LLaVA-OneVision"
+    side = _TOKENS_PER_SIDE[assumed]
+    before = frames * side**2
+    budget = config.token_budget(frames, side**2)
     if config.is_exact and budget < len(clips):
         notices.append(f"{budget} tokens are too few for {len(clips)} clips: a higher --ratio is needed")
     after: int | str = budget if config.is_exact else "as many as the content gives"
@@ -71,10 +74,10 @@ def _describe_video(source: str, config: Config) -> dict[str, Any]:
         "timestamps_s": list(plan.timestamps_s),
         "clips": _groupings(clips, plan.timestamps_s),
         "prediction": {
-            "tokens_per_frame": _ASSUMED_TOKENS_PER_FRAME,
+            "tokens_per_frame": side**2,
             "tokens_before": before,
             "tokens_after": before if config.method == "none" else after,
-            "assuming": "LLaVA-OneVision, 14 x 14 tokens per frame",
+            "assuming": f"{assumed}, {side} x {side} tokens per frame",
         },
         "notices": notices,
     }
@@ -114,7 +117,8 @@ def _groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dic
     ]
 
 
-def _show(source: str, found: dict[str, Any]) -> None:
+def show(source: str, found: dict[str, Any]) -> None:
+    """Print what was found as tables."""
     from aot_cli.render import clip_table, fact_table, frame_table, print_result
 
     title = found["video"]["path"] if source == found["video"]["path"] else f"{source}, from {found['video']['path']}"

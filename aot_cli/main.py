@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from aot import __version__
-from aot_cli import ask, compress, doctor, inspect, presets
+from aot_cli import ask, compress, demo, doctor, inspect, presets
 
 __all__ = ["app"]
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(compress.compress)
 app.command("inspect")(inspect.inspect_command)

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["clip_table", "fact_table", "frame_table", "print_result", "print_side", "seconds"]
+__all__ = ["answer_table", "clip_table", "fact_table", "frame_table", "print_result", "print_side", "seconds"]
 
 
 def print_result(*parts: RenderableType) -> None:
@@ -81,4 +81,14 @@ def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
             str(first) if first == last else f"{first}-{last}",
             " ".join(seconds(t) for t in clip["timestamps_s"]),
         )  # fmt: skip
+    return table
+
+
+def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tokens: int) -> Table:
+    """One row per question: the right answer, and the answers with all tokens and with those kept."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
+        table.add_column(name, overflow="fold")
+    for row in answers:
+        table.add_row(*(Text(row[name]) for name in ("question", "right", "all", "kept")))
     return table

@@ -1,18 +1,50 @@
-"""What ask, compress and inspect share: look at the video, load the model, compress, with progress bars."""
+"""What the commands share: choose and load the model, look at the video, compress, with progress bars."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
-from aot_cli.console import StageBars, prepare_libraries
+from aot_cli.console import StageBars, notify, prepare_libraries
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.models import VideoModel
     from aot.pipeline import Compression
+    from aot_cli.options import Given
 
-__all__ = ["compress_with_progress", "load_with_progress"]
+__all__ = ["compress_with_progress", "config_with_model", "load_with_progress"]
+
+_REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+
+
+def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
+    """The configuration with a model in it; where the user named none, one line says which is used.
+
+    The bundled model looks at as many frames as it was trained on, unless something else is asked for.
+    """
+    from aot.config import merge_settings
+    from aot.models.default import BUNDLED, default_model
+    from aot.settings import preset_settings
+
+    config = given.config(base)
+    name = config.model.name or default_model()
+    defaults = preset_settings("shapes") if name == BUNDLED else {"model": {"name": name}}
+    if config.model.name is None:
+        notify([_introduce(name, bundled=name == BUNDLED)])
+    elif name != BUNDLED:
+        return config
+    return given.config(merge_settings(base or {}, defaults))
+
+
+def _introduce(name: str, *, bundled: bool) -> str:
+    if not bundled:
+        return f"no model is set; {name} is in the cache and answers; --model or AOT_MODEL chooses another"
+    return (
+        "no model is set, so the bundled shapes model answers: it sees drawn circles, squares, triangles, stars and "
+        f"crosses and how they move, nothing of the real world; for that, --model {_REAL_MODEL} (1.8 GB)"
+    )
 
 
 def load_with_progress(config: Config) -> VideoModel:
@@ -24,10 +56,12 @@ def load_with_progress(config: Config) -> VideoModel:
         return load_model(config.model)
 
 
-def compress_with_progress(source: str, config: Config) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video; the video is looked at before the model is loaded for it."""
+def compress_with_progress(
+    source: str, config: Config, model: VideoModel | None = None
+) -> tuple[VideoModel, Compression]:
+    """The model and what it makes of the video; the video is looked at before a model is loaded for it."""
     _check_video(source)
-    model = load_with_progress(config)
+    model = model or load_with_progress(config)
     from aot.pipeline import compress_video
 
     with StageBars() as bars:

@@ -30,7 +30,8 @@ ARROWS = {
     "aot.pipeline": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.video"},
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-        "aot", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings", "aot.tokens_file", "aot.video",
+        "aot", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings", "aot.shapes",
+        "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

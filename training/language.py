@@ -1,8 +1,8 @@
 """Stage 2: teach projector and language model to answer, with the tower frozen.
 
-Answers alone teach this little model slowly, so its way of reading is supervised too: what a visual token shows, how
-its thing moved until then, where a word that names a thing looks, and what it should have read there. The heads for
-that are thrown away afterwards.
+Answers alone teach this little model slowly, so its way of reading is supervised too: what a visual token shows, which
+earlier tokens show the same thing, how that thing moved until then, where a word that names a thing looks, and what it
+should have read there. The heads for that are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from aot.core.grid import pool, pooled_grid
-from aot.shapes.world import BEATS, COLORS, MOTIONS, SHAPES, SIZES, Thing
+from aot.shapes.world import BEATS, COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
 from aot.types import Pooling
 from training.choice import choose_tokens, keep_tokens
 from training.frames import LabelledVideo, labelled_video
@@ -29,7 +29,9 @@ from training.tower import normalise
 __all__ = ["LanguageLesson"]
 
 POOL = Pooling("bilinear", 2)
+SIDE_CELLS = pooled_grid((GRID, GRID), POOL)[0]
 _IGNORE = -100
+_TRACK_LAYER, _TRACK_HEADS = 1, slice(0, 2)  # a thing's token looks at its tokens in earlier frames
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
 _TOLD_LAYER = 3  # hidden state (number of blocks before it) that knows how a visual token's thing moved
@@ -48,7 +50,9 @@ class LanguageLesson(nn.Module):
         network.model.vision_tower.requires_grad_(False)
         self.index = {token: number for number, token in enumerate(vocabulary())}
         self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
-        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, BEATS))
+        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2))
+        self.places = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in range(4))
+        self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
         self.weights: dict[int, Tensor] = {}
         AttentionInterface.register("shapes_training", self._attention)
         AttentionMaskInterface.register("shapes_training", eager_mask)
@@ -58,8 +62,9 @@ class LanguageLesson(nn.Module):
     def _attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        weights = (query @ key.mT * scaling + mask).softmax(-1)
-        if module.layer_idx in (_LOOK_LAYER, _READ_LAYER):
+        scores = (query * scaling) @ key.mT
+        weights = scores.add_(mask).softmax(-1)
+        if module.layer_idx in (_TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
             self.weights[module.layer_idx] = weights
         return (weights @ value).transpose(1, 2), None
 
@@ -81,6 +86,8 @@ class LanguageLesson(nn.Module):
         losses = {
             "answer": self._answer_loss(states[-1][:, prefix:], packed),
             "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
+            "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
+            "track": self._track_loss(kept["thing"], kept["beat"], first),
             "told": 0.3 * self._told_loss(states[_TOLD_LAYER][:, first : first + visual.shape[1]], kept),
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
@@ -161,12 +168,33 @@ class LanguageLesson(nn.Module):
                 losses.append(F.cross_entropy(normal[wanted] @ words[group].T, target[wanted]))
         return torch.stack(losses).mean()
 
+    def _cell_loss(self, visual: Tensor, cell: Tensor) -> Tensor:
+        """Visual tokens tell their own row and column: without this the projector forgets where a token is."""
+        normal = F.rms_norm(visual, (WIDTH,))
+        targets = (cell // SIDE_CELLS, cell % SIDE_CELLS)
+        losses = [F.cross_entropy(head(normal).mT, target) for head, target in zip(self.cells, targets, strict=True)]
+        return torch.stack(losses).mean()
+
+    def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
+        """A thing's tokens look at those of the same thing in earlier frames, where there are any."""
+        stop = first + thing.shape[1]
+        looks = self.weights[_TRACK_LAYER][:, _TRACK_HEADS, first:stop, first:stop]
+        earlier = _same(thing) & (beat[:, :, None] > beat[:, None, :])
+        mass = (looks * earlier[:, None]).sum(-1).transpose(1, 2)[earlier.any(-1)]
+        return -0.2 * (mass + 1e-4).log().mean()
+
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        known = kept | {"first": _is_first(kept["thing"])}
         losses = []
-        for head, name in zip(self.told, ("motion", "late", "turned", "beat"), strict=True):
-            wanted = kept[name] != _IGNORE
+        for head, name in zip(self.told, ("motion", "late", "turned", "first"), strict=True):
+            wanted = known[name] != _IGNORE
             if wanted.any():
-                losses.append(F.cross_entropy(head(states[wanted]), kept[name][wanted]))
+                losses.append(F.cross_entropy(head(states[wanted]), known[name][wanted]))
+        return torch.stack(losses).mean()
+
+    def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
+        targets = torch.tensor(places).unbind(-1)
+        losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
         return torch.stack(losses).mean()
 
     def _reading_losses(
@@ -178,13 +206,31 @@ class LanguageLesson(nn.Module):
         on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)
         targets = [torch.tensor(column) for column in zip(*[_words_of(videos[v].scene.things[n], videos[v])
                    for v, n in zip(video.tolist(), number.tolist(), strict=True)], strict=True)]  # fmt: skip
+        places = [_halves(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
         reader, last, read = (torch.tensor(column) for column in zip(*packed.readers, strict=True))
         reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
         return {
             "look": -0.2 * (on_thing + 1e-4).log().mean(),
             "know": 0.3 * self._word_loss(states[video, prefix + row], targets),
+            "place": 0.3 * self._place_loss(states[video, prefix + row], places),
             "read": -0.1 * (reads + 1e-4).log().mean(),
         }
+
+
+def _same(thing: Tensor) -> Tensor:
+    """[B, K, K]: whether two tokens show the same thing."""
+    return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
+
+
+def _is_first(thing: Tensor) -> Tensor:
+    """1 where no earlier token shows the same thing, so that things can be counted; background is ignored."""
+    first = ~_same(thing).tril(-1).any(-1)
+    return torch.where(thing >= 0, first.long(), _IGNORE)
+
+
+def _halves(thing: Thing) -> list[int]:
+    """Whether the thing is in the lower and in the right half, when it is first and when it is last seen."""
+    return [int(at > SIDE / 2) for time in (thing.first, thing.stop - 0.1) for at in reversed(thing.place(time))]
 
 
 def _words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:

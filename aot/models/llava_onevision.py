@@ -15,7 +15,7 @@ from aot.core.grid import pooled_grid
 from aot.errors import ConfigError, NumericsError
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
-from aot.models.loading import explained, fingerprint, hub_arguments, load_network
+from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
 from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
@@ -45,7 +45,8 @@ class LlavaOnevision:
 
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
         with explained(config):
-            tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **hub_arguments(config))
+            arguments = hub_arguments(config)
+            tokenizer = AutoTokenizer.from_pretrained(location(config), trust_remote_code=False, **arguments)
         identity = ModelIdentity(
             name=str(config.name),
             revision=description.get("_commit_hash"),

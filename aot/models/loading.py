@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,28 @@ from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 
 __all__ = [
+    "BUNDLED",
     "explained",
     "fingerprint",
     "hub_arguments",
     "load_network",
+    "location",
     "pick_device",
     "pick_dtype",
     "read_json",
     "read_model_config",
     "read_weights",
 ]
+
+
+BUNDLED = "shapes"  # the model that ships with the package; a folder of that name is reached as ./shapes
+
+
+def location(config: ModelConfig) -> str:
+    """Where the loaders look: the folder or hub id that `config.name` stands for."""
+    if config.name == BUNDLED:
+        return str(files("aot.shapes") / "model")
+    return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
@@ -73,7 +86,7 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 
     _check_local(config)
     with explained(config):
-        description, _ = PretrainedConfig.get_config_dict(config.name, **hub_arguments(config))
+        description, _ = PretrainedConfig.get_config_dict(location(config), **hub_arguments(config))
     if not description:
         raise ModelError(f"{config.name} has no config.json; check the name, or pass a folder that holds a model")
     return dict(description)
@@ -81,8 +94,8 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 
 def _check_local(config: ModelConfig) -> None:
     """A path that is meant to be local should not be looked up on the hub."""
-    path = Path(str(config.name)).expanduser()
-    looks_local = str(config.name).startswith(("/", "./", "../", "~")) or path.exists()
+    path = Path(location(config))
+    looks_local = location(config).startswith(("/", "./", "../")) or path.exists()
     if looks_local and not (path / "config.json").is_file():
         raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")
 
@@ -103,7 +116,7 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
     device = pick_device(config.device)
     with explained(config):
         network, info = cls.from_pretrained(
-            config.name,
+            location(config),
             dtype=pick_dtype(config.dtype, device),
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -187,5 +200,5 @@ def _find(config: ModelConfig, filename: str) -> Path | None:
 
     options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}
     with explained(config):
-        path = cached_file(config.name, filename, **options)
+        path = cached_file(location(config), filename, **options)
     return Path(path) if path else None

@@ -1,0 +1,98 @@
+"""`aot demo`: the whole program on a clip it draws itself, with the model that ships with it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.console import print_json, usage_line
+from aot_cli.inspect import describe_video, show
+from aot_cli.options import command
+from aot_cli.run import compress_with_progress
+
+if TYPE_CHECKING:
+    from aot.config import Config
+    from aot.shapes.questions import QA
+
+__all__ = ["demo"]
+
+_SEED = 99  # a scene with motion, a change of colour and a flash
+_KINDS = ("describe", "flash", "change")
+
+
+@command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clip and its tokens.")] = Path(
+        "aot-demo"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and with the tenth. No network.
+
+    aot demo
+    """
+    from aot.settings import resolve_config
+    from aot.shapes.clips import write_clip
+    from aot.shapes.world import sample_scene
+
+    started = time.perf_counter()
+    clip, tokens = output / "clip.mp4", output / "tokens.pt"
+    output.mkdir(parents=True, exist_ok=True)
+    write_clip(sample_scene(_SEED), clip)
+    config = resolve_config({}, "shapes", folder=output)
+    found = describe_video(str(clip), config)
+    report, answers = _ask_both_ways(clip, tokens, config)
+    seconds = time.perf_counter() - started
+    if as_json:
+        facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
+        print_json({"clip": str(clip), "tokens": str(tokens), **facts})
+    else:
+        _show(clip, tokens, found, report, answers)
+        print(f"{seconds:.0f} s in all. Watch {clip}, and ask it something of your own. Real videos need a real model:")
+        print("--model llava-hf/llava-onevision-qwen2-0.5b-ov-hf (fetched once, 1.8 GB).")
+
+
+def _ask_both_ways(clip: Path, tokens: Path, config: Config) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The report of the compression, and every question's right answer and the model's two."""
+    from aot.pipeline import answer
+    from aot.tokens_file import save_tokens
+
+    model, kept = compress_with_progress(str(clip), config)
+    _, everything = compress_with_progress(str(clip), replace(config, method="none"), model)
+    save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
+    rows = []
+    for qa in _questions():
+        row = {"question": qa.question.replace(" ?", "?"), "right": _as_spoken(qa.answer)}
+        for name, given in (("all", everything), ("kept", kept)):
+            row[name] = "".join(answer(model, given.tokens, row["question"], config))
+        rows.append(row)
+    return kept.report.to_dict(), rows
+
+
+def _questions() -> list[QA]:
+    from aot.shapes.questions import questions
+    from aot.shapes.world import sample_scene
+
+    asked = {qa.kind: qa for qa in questions(sample_scene(_SEED))}
+    return [asked[kind] for kind in _KINDS]
+
+
+def _as_spoken(text: str) -> str:
+    return text.replace(" .", ".")
+
+
+def _show(
+    clip: Path, tokens: Path, found: dict[str, Any], report: dict[str, Any], answers: list[dict[str, str]]
+) -> None:
+    from aot_cli.render import answer_table, frame_table, print_result
+
+    print(f"$ aot inspect {clip} --preset shapes\n")
+    show(str(clip), found)
+    print(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
+    print_result(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
+    print(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes     (then again with --method none)')
+    print_result(answer_table(answers, report["visual_tokens"], report["kept_tokens"]))
