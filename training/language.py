@@ -17,20 +17,17 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from aot.core.grid import pool, pooled_grid
-from aot.shapes.world import BEATS, COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
-from aot.types import Pooling
+from aot.core.grid import pool
+from aot.shapes.world import MOTIONS
 from training.choice import choose_tokens, keep_tokens
 from training.frames import LabelledVideo, labelled_video
-from training.network import FATES, GRID, WIDTH, vocabulary
+from training.labels import GROUPS, IGNORE, POOL, SIDE_CELLS, halves, is_first, same_thing, token_labels, words_of
+from training.network import GRID, WIDTH, vocabulary
 from training.packing import Branch, Packed, choose_questions, encode_branch, pack
 from training.tower import normalise
 
 __all__ = ["LanguageLesson"]
 
-POOL = Pooling("bilinear", 2)
-SIDE_CELLS = pooled_grid((GRID, GRID), POOL)[0]
-_IGNORE = -100
 _TRACK_LAYER, _TRACK_HEADS = 1, slice(0, 2)  # a thing's token looks at its tokens in earlier frames
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
@@ -38,7 +35,6 @@ _TOLD_LAYER = 3  # hidden state (number of blocks before it) that knows how a vi
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230
 _PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
-GROUPS = (COLORS, SHAPES, SIZES, tuple(MOTIONS), FATES)
 
 
 class LanguageLesson(nn.Module):
@@ -73,7 +69,7 @@ class LanguageLesson(nn.Module):
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
         projected = self.network.model.multi_modal_projector(hidden)
         pooled = pool(projected, (GRID, GRID), POOL).reshape(len(videos), -1, WIDTH)
-        labels = _token_labels(videos)
+        labels = token_labels(videos)
         full_share = 0.0 if step < 0.3 * self.steps else 0.2
         choice = choose_tokens(labels["thing"] >= 0, rng, full_share)
         visual = keep_tokens(pooled, choice)
@@ -163,7 +159,7 @@ class LanguageLesson(nn.Module):
         words = self.network.get_input_embeddings().weight
         losses = []
         for group, target in zip(self.groups, targets):  # noqa: B905
-            wanted = target != _IGNORE
+            wanted = target != IGNORE
             if wanted.any():
                 losses.append(F.cross_entropy(normal[wanted] @ words[group].T, target[wanted]))
         return torch.stack(losses).mean()
@@ -179,15 +175,15 @@ class LanguageLesson(nn.Module):
         """A thing's tokens look at those of the same thing in earlier frames, where there are any."""
         stop = first + thing.shape[1]
         looks = self.weights[_TRACK_LAYER][:, _TRACK_HEADS, first:stop, first:stop]
-        earlier = _same(thing) & (beat[:, :, None] > beat[:, None, :])
+        earlier = same_thing(thing) & (beat[:, :, None] > beat[:, None, :])
         mass = (looks * earlier[:, None]).sum(-1).transpose(1, 2)[earlier.any(-1)]
         return -0.2 * (mass + 1e-4).log().mean()
 
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        known = kept | {"first": _is_first(kept["thing"])}
+        known = kept | {"first": is_first(kept["thing"])}
         losses = []
         for head, name in zip(self.told, ("motion", "late", "turned", "first"), strict=True):
-            wanted = known[name] != _IGNORE
+            wanted = known[name] != IGNORE
             if wanted.any():
                 losses.append(F.cross_entropy(head(states[wanted]), known[name][wanted]))
         return torch.stack(losses).mean()
@@ -204,9 +200,9 @@ class LanguageLesson(nn.Module):
         video, row, number = (torch.tensor(column) for column in zip(*packed.pointers, strict=True))
         looks = self.weights[_LOOK_LAYER][video, _LOOK_HEADS, prefix + row, first : first + thing.shape[1]]
         on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)
-        targets = [torch.tensor(column) for column in zip(*[_words_of(videos[v].scene.things[n], videos[v])
+        targets = [torch.tensor(column) for column in zip(*[words_of(videos[v].scene.things[n], videos[v])
                    for v, n in zip(video.tolist(), number.tolist(), strict=True)], strict=True)]  # fmt: skip
-        places = [_halves(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
+        places = [halves(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
         reader, last, read = (torch.tensor(column) for column in zip(*packed.readers, strict=True))
         reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
         return {
@@ -215,70 +211,3 @@ class LanguageLesson(nn.Module):
             "place": 0.3 * self._place_loss(states[video, prefix + row], places),
             "read": -0.1 * (reads + 1e-4).log().mean(),
         }
-
-
-def _same(thing: Tensor) -> Tensor:
-    """[B, K, K]: whether two tokens show the same thing."""
-    return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
-
-
-def _is_first(thing: Tensor) -> Tensor:
-    """1 where no earlier token shows the same thing, so that things can be counted; background is ignored."""
-    first = ~_same(thing).tril(-1).any(-1)
-    return torch.where(thing >= 0, first.long(), _IGNORE)
-
-
-def _halves(thing: Thing) -> list[int]:
-    """Whether the thing is in the lower and in the right half, when it is first and when it is last seen."""
-    return [int(at > SIDE / 2) for time in (thing.first, thing.stop - 0.1) for at in reversed(thing.place(time))]
-
-
-def _words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
-    """Index of the thing's word in every group of `GROUPS`."""
-    if thing.flashes:
-        fate = "flashes"
-    elif thing.turns:
-        fate = "turns"
-    elif video.scene.cut is not None:
-        fate = "stays"
-    else:
-        fate = "appears" if thing.first > 0 else "disappears" if thing.stop < BEATS else "stays"
-    return (
-        COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size),
-        list(MOTIONS).index(thing.motion), FATES.index(fate),
-    )  # fmt: skip
-
-
-def _token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
-    """What every pooled token shows, [B, F * n] each: thing (-1: background) and words and events as class indices."""
-    each = [_video_labels(video) for video in videos]
-    return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
-
-
-def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
-    things, frames = video.cover.shape[:2]
-    cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
-    cover = torch.from_numpy(video.cover).float().reshape(things * frames, GRID * GRID, 1)
-    pooled = pool(cover, (GRID, GRID), POOL).reshape(things, frames * cells)
-    best = pooled.max(0)
-    thing = torch.where(best.values > 0.2, best.indices, -1)
-    beat = torch.tensor(video.times).floor().long().repeat_interleave(cells)
-    labels = {"thing": thing, "beat": beat}
-    frame = torch.arange(frames).repeat_interleave(cells)
-    for name, table in _tables(video).items():
-        labels[name] = torch.where(thing >= 0, table[thing.clamp_min(0), frame], _IGNORE)
-    return labels
-
-
-def _tables(video: LabelledVideo) -> dict[str, Tensor]:
-    """Class of every thing at every frame, [things, F]; what cannot be known yet is ignored."""
-    rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
-    for thing in video.scene.things:
-        knows = [time >= thing.first + 1.0 for time in video.times]
-        rows["color"].append([COLORS.index(thing.color_at(time)) for time in video.times])
-        rows["shape"].append([SHAPES.index(thing.shape)] * len(video.times))
-        rows["size"].append([SIZES.index(thing.size)] * len(video.times))
-        rows["motion"].append([list(MOTIONS).index(thing.motion) if known else _IGNORE for known in knows])
-        rows["late"].append([int(thing.first > 0)] * len(video.times))
-        rows["turned"].append([int(time >= thing.turns_at) for time in video.times])
-    return {name: torch.tensor(values) for name, values in rows.items()}
