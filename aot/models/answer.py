@@ -13,9 +13,15 @@ from torch import Tensor, nn
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
 
-__all__ = ["StreamedAnswer"]
+__all__ = ["StreamedAnswer", "sampling_arguments"]
 
 _PATIENCE_S = 2.0  # how long to wait for a thread that was told to stop; a forward pass cannot be interrupted
+
+
+def sampling_arguments(options: GenerationConfig) -> dict[str, Any]:
+    """How `generate` picks words; torch is seeded for it."""
+    torch.manual_seed(options.seed)
+    return {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
 
 
 class StreamedAnswer:
@@ -72,10 +78,6 @@ class StreamedAnswer:
     def _generate(self, streamer: Any) -> None:
         from transformers import StoppingCriteriaList
 
-        torch.manual_seed(self.options.seed)
-        sampling: dict[str, Any] = {"do_sample": self.options.temperature > 0}
-        if sampling["do_sample"]:
-            sampling["temperature"] = self.options.temperature
         self.network.generate(  # type: ignore[operator]
             input_ids=self.prompt_ids,
             inputs_embeds=self.prompt,
@@ -85,7 +87,7 @@ class StreamedAnswer:
             stopping_criteria=StoppingCriteriaList([self._after_step]),
             num_beams=1,  # beams cannot be streamed
             pad_token_id=self.tokenizer.pad_token_id,
-            **sampling,
+            **sampling_arguments(self.options),
         )
 
     def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:

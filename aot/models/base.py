@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,3 +65,5 @@ class VideoModel(Protocol):
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens: ...
 
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> Answer: ...
+
+    def answers(self, tokens: CompressedTokens, questions: Sequence[str], options: GenerationConfig) -> list[str]: ...

@@ -5,6 +5,7 @@ Vision tower, projector, the model's own bilinear pooling (as data), one newline
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from aot.core.grid import pooled_grid
 from aot.errors import ConfigError, NumericsError
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
+from aot.models.batch import answer_together
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
@@ -153,16 +155,18 @@ class LlavaOnevision:
         video = self.network.config.video_token_index
         visual = self._visual(tokens)
         before, after = split_prompt(self.tokenizer, self.config.template, question, video)
-        length = len(before) + len(visual) + len(after)
+        self._check_length(len(before) + len(visual) + len(after))
+        ids = torch.tensor([[*before, *[video] * len(visual), *after]], device=self.network.device)
+        embeddings: Tensor = self.network.get_input_embeddings()(ids)
+        return ids, embeddings.masked_scatter((ids == video)[..., None], visual)
+
+    def _check_length(self, length: int) -> None:
         limit = self.network.config.text_config.max_position_embeddings
         if length > limit:
             raise ConfigError(
                 f"the prompt has {length} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
             )
-        ids = torch.tensor([[*before, *[video] * len(visual), *after]], device=self.network.device)
-        embeddings: Tensor = self.network.get_input_embeddings()(ids)
-        return ids, embeddings.masked_scatter((ids == video)[..., None], visual)
 
     def _visual(self, tokens: CompressedTokens) -> Tensor:
         """What the language model sees of the video [K or K + 1, D]."""
@@ -175,3 +179,17 @@ class LlavaOnevision:
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
         return StreamedAnswer(self.network, self.tokenizer, *self.prompt(tokens, question), options)
+
+    @torch.inference_mode()
+    def answers(self, tokens: CompressedTokens, questions: Sequence[str], options: GenerationConfig) -> list[str]:
+        """The answer to every question; the video is read once."""
+        prompts = [self.prompt(tokens, question) for question in questions]
+        video = self.network.config.video_token_index
+        if not prompts:
+            return []
+        ids, embeddings = prompts[0]
+        stop = int((ids[0] == video).nonzero()[-1]) + 1
+        suffixes = [ids[0, stop:].tolist() for ids, _ in prompts]
+        return list(
+            answer_together(self.network, self.tokenizer, ids[:, :stop], embeddings[:, :stop], suffixes, options)
+        )

@@ -1,0 +1,72 @@
+"""Questions answered together get the answers they get alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from model_inputs import frames_for
+
+from aot.config import Config, GenerationConfig, ModelConfig
+from aot.errors import ConfigError
+from aot.methods import build_method
+from aot.models import VideoModel, load_model
+from aot.types import CompressedTokens
+
+QUESTIONS = ["What moves?", "Is it red, or blue, or something else?", "Why", "what moves?", "How many are there?"]
+GREEDY = GenerationConfig(max_new_tokens=20)
+
+
+def kept(model: VideoModel, ratio: float) -> CompressedTokens:
+    method = build_method(Config(ratio=ratio))
+    return method.compress(model.encode(frames_for(model), method.needs), round(ratio * 4 * model.tokens_per_frame))  # type: ignore[arg-type]
+
+
+def alone(model: VideoModel, tokens: CompressedTokens, options: GenerationConfig = GREEDY) -> list[str]:
+    return ["".join(model.generate(tokens, question, options)) for question in QUESTIONS]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.2])
+def test_together_is_alone(small_model: VideoModel, ratio: float) -> None:
+    tokens = kept(small_model, ratio)
+    expected = alone(small_model, tokens)
+    assert len(set(expected)) > 1
+    assert small_model.answers(tokens, QUESTIONS, GREEDY) == expected
+
+
+def test_under_a_repetition_penalty_too(small_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "penalty"
+    shutil.copytree(small_folder, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 1.5}))
+    model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
+    tokens = kept(model, 0.2)
+    assert model.answers(tokens, QUESTIONS, GREEDY) == alone(model, tokens)
+
+
+def test_the_video_is_read_once(small_model: VideoModel) -> None:
+    tokens = kept(small_model, 1.0)
+    language = small_model.network.model.language_model  # type: ignore[attr-defined]
+    lengths: list[int] = []
+    forward: Callable[..., object] = language.forward
+
+    def counted(*arguments: object, inputs_embeds=None, **named: object) -> object:  # type: ignore[no-untyped-def]
+        lengths.append(inputs_embeds.shape[1])
+        return forward(*arguments, inputs_embeds=inputs_embeds, **named)
+
+    with patch.object(language, "forward", counted):
+        small_model.answers(tokens, QUESTIONS, GREEDY)
+    assert [length > 100 for length in lengths] == [True] + [False] * (len(lengths) - 1)
+
+
+def test_no_questions_no_answers(small_model: VideoModel) -> None:
+    assert small_model.answers(kept(small_model, 0.2), [], GREEDY) == []
+
+
+def test_an_empty_question_is_refused(small_model: VideoModel) -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        small_model.answers(kept(small_model, 0.2), ["What moves?", " "], GREEDY)
