@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from aot.errors import ConfigError
 
 __all__ = [
+    "METHOD_NAMES",
     "AOTConfig",
     "AnchorConfig",
     "ClipConfig",
@@ -24,11 +25,16 @@ __all__ = [
     "InterConfig",
     "IntraConfig",
     "ModelConfig",
+    "RandomConfig",
     "SamplingConfig",
     "TransportConfig",
     "build_config",
     "merge_settings",
 ]
+
+
+MethodName = Literal["aot", "none", "random", "uniform", "attention", "frames"]
+METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 
 def _check(**rules: tuple[bool, str]) -> None:
@@ -216,6 +222,16 @@ class AOTConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RandomConfig:
+    """The baseline that draws tokens by lot."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"))
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationConfig:
     """How the answer is decoded. temperature 0 is greedy."""
 
@@ -236,16 +252,17 @@ class Config:
     """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method."""
 
     ratio: float = 0.1
-    method: Literal["aot", "none"] = "aot"
+    method: MethodName = "aot"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     aot: AOTConfig = field(default_factory=AOTConfig)
+    random: RandomConfig = field(default_factory=RandomConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
         _check(
             ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"),
-            method=(self.method in ("aot", "none"), f"must be aot or none, got {self.method!r}"),
+            method=(self.method in METHOD_NAMES, f"must be one of {', '.join(METHOD_NAMES)}, got {self.method!r}"),
         )
 
     @property
@@ -256,7 +273,9 @@ class Config:
     @property
     def is_exact(self) -> bool:
         """Whether the ratio is met to the token; otherwise the content decides."""
-        return self.ratio == 1 or (self.method == "aot" and self.aot.budget == "exact")
+        if self.method == "aot":
+            return self.ratio == 1 or self.aot.budget == "exact"
+        return self.ratio == 1 or self.method != "none"
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
         """round(R * F * n), newlines not counted: how many tokens the ratio promises."""

@@ -12,7 +12,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_with_model, load_with_progress
+from aot_cli.run import compress_with_progress, config_for_video, load_with_progress
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -85,7 +85,7 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
 
 
 def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
-    config = config_with_model(given)
+    config = config_for_video(source, given)
     model, result = compress_with_progress(source, config)
     return config, result.tokens, result.report.to_dict(), model
 
@@ -100,7 +100,7 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     if config.model.name is None:
         notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
-    ignored = sorted({"ratio", "method", "sampling", "aot"} & set(given.settings))
+    ignored = sorted({"ratio", "method", "sampling", "aot", "random"} & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
     model = load_with_progress(config)

@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_with_model
+from aot_cli.run import compress_with_progress, config_for_video
 
 __all__ = ["compress"]
 
@@ -32,12 +32,11 @@ def compress(
     from aot.files import check_writable
     from aot.tokens_file import check_suffix, save_tokens
 
-    config = config_with_model(given)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:
         _check_report(report, output, force)
-    _, result = compress_with_progress(video, config)
+    _, result = compress_with_progress(video, config_for_video(video, given))
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)

@@ -10,7 +10,7 @@ import typer
 
 from aot_cli.console import notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_with_model
+from aot_cli.run import compress_with_progress, config_for_video
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -37,7 +37,7 @@ def inspect_command(
     if is_tokens_file(source):
         found = _describe_tokens(source)
     elif getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE":
-        found = _describe_compression(source, config_with_model(given))
+        found = _describe_compression(source, config_for_video(source, given))
     else:
         found = describe_video(source, given.config())
     notify(found["notices"])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aot.pipeline import Compression
     from aot_cli.options import Given
 
-__all__ = ["compress_with_progress", "config_with_model", "load_with_progress"]
+__all__ = ["compress_with_progress", "config_for_video", "config_with_model", "load_with_progress"]
 
 _REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 
@@ -38,6 +38,12 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     return given.config(merge_settings(base or {}, defaults))
 
 
+def config_for_video(source: str, given: Given) -> Config:
+    """`config_with_model` for one video, which is looked at before anything is said or loaded."""
+    _check_video(source)
+    return config_with_model(given)
+
+
 def _introduce(name: str, *, bundled: bool) -> str:
     if not bundled:
         return f"no model is set; {name} is in the cache and answers; --model or AOT_MODEL chooses another"
@@ -59,8 +65,7 @@ def load_with_progress(config: Config) -> VideoModel:
 def compress_with_progress(
     source: str, config: Config, model: VideoModel | None = None
 ) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video; the video is looked at before a model is loaded for it."""
-    _check_video(source)
+    """The model and what it makes of the video."""
     model = model or load_with_progress(config)
     from aot.pipeline import compress_video
 

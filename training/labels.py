@@ -12,7 +12,7 @@ from aot.types import Pooling
 from training.frames import LabelledVideo
 from training.network import FATES, GRID
 
-__all__ = ["GROUPS", "IGNORE", "POOL", "SIDE_CELLS", "halves", "is_first", "same_thing", "token_labels", "words_of"]
+__all__ = ["GROUPS", "IGNORE", "POOL", "SIDE_CELLS", "end_cells", "is_first", "same_thing", "token_labels", "words_of"]
 
 POOL = Pooling("bilinear", 2)
 SIDE_CELLS = pooled_grid((GRID, GRID), POOL)[0]
@@ -32,9 +32,10 @@ def is_first(thing: Tensor) -> Tensor:
     return torch.where(thing >= 0, first.long(), IGNORE)
 
 
-def halves(thing: Thing) -> list[int]:
-    """Whether the thing is in the lower and in the right half, when it is first and when it is last seen."""
-    return [int(at > SIDE / 2) for time in (thing.first, thing.stop - 0.1) for at in reversed(thing.place(time))]
+def end_cells(thing: Thing) -> list[int]:
+    """The row and the column of the cell it is in when it is first and when it is last seen."""
+    ends = (thing.place(thing.first), thing.place(thing.stop - 0.1))
+    return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 
 
 def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:

@@ -18,17 +18,19 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from aot.core.grid import pool
-from aot.shapes.world import MOTIONS
+from aot.shapes.world import BEATS, MOTIONS
 from training.choice import choose_tokens, keep_tokens
 from training.frames import LabelledVideo, labelled_video
-from training.labels import GROUPS, IGNORE, POOL, SIDE_CELLS, halves, is_first, same_thing, token_labels, words_of
+from training.labels import GROUPS, IGNORE, POOL, SIDE_CELLS, end_cells, is_first, same_thing, token_labels, words_of
 from training.network import GRID, WIDTH, vocabulary
 from training.packing import Branch, Packed, choose_questions, encode_branch, pack
 from training.tower import normalise
 
 __all__ = ["LanguageLesson"]
 
-_TRACK_LAYER, _TRACK_HEADS = 1, slice(0, 2)  # a thing's token looks at its tokens in earlier frames
+# A thing's token looks at its tokens in earlier frames, then at those of the first frame it is in and of this one.
+_EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
+_TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
 _TOLD_LAYER = 3  # hidden state (number of blocks before it) that knows how a visual token's thing moved
@@ -47,7 +49,7 @@ class LanguageLesson(nn.Module):
         self.index = {token: number for number, token in enumerate(vocabulary())}
         self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
         self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2))
-        self.places = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in range(4))
+        self.places = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(4))
         self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
         self.weights: dict[int, Tensor] = {}
         AttentionInterface.register("shapes_training", self._attention)
@@ -60,7 +62,7 @@ class LanguageLesson(nn.Module):
     ) -> tuple[Tensor, None]:
         scores = (query * scaling) @ key.mT
         weights = scores.add_(mask).softmax(-1)
-        if module.layer_idx in (_TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
+        if module.layer_idx in (_EARLIER_LAYER, _TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
             self.weights[module.layer_idx] = weights
         return (weights @ value).transpose(1, 2), None
 
@@ -172,12 +174,22 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
-        """A thing's tokens look at those of the same thing in earlier frames, where there are any."""
+        """A thing's tokens look at those of the same thing: in earlier frames, in its first frame, and in their own."""
         stop = first + thing.shape[1]
-        looks = self.weights[_TRACK_LAYER][:, _TRACK_HEADS, first:stop, first:stop]
-        earlier = same_thing(thing) & (beat[:, :, None] > beat[:, None, :])
-        mass = (looks * earlier[:, None]).sum(-1).transpose(1, 2)[earlier.any(-1)]
-        return -0.2 * (mass + 1e-4).log().mean()
+        same = same_thing(thing)
+        beats = beat[:, None, :].expand_as(same)
+        opening = beats.masked_fill(~same, BEATS).amin(-1, keepdim=True)
+        wanted = (
+            (_EARLIER_LAYER, _EARLIER_HEADS, same & (beats < beat[:, :, None])),
+            (_TRACK_LAYER, _FIRST_HEAD, same & (beats == opening)),
+            (_TRACK_LAYER, _NOW_HEAD, same & (beats == beat[:, :, None])),
+        )
+        losses = []
+        for layer, heads, target in wanted:
+            looks = self.weights[layer][:, heads, first:stop, first:stop]
+            mass = (looks * target[:, None]).sum(-1).transpose(1, 2)[target.any(-1)]
+            losses.append(-(mass + 1e-4).log().mean())
+        return 0.1 * torch.stack(losses).sum()
 
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
         known = kept | {"first": is_first(kept["thing"])}
@@ -202,7 +214,7 @@ class LanguageLesson(nn.Module):
         on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)
         targets = [torch.tensor(column) for column in zip(*[words_of(videos[v].scene.things[n], videos[v])
                    for v, n in zip(video.tolist(), number.tolist(), strict=True)], strict=True)]  # fmt: skip
-        places = [halves(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
+        places = [end_cells(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
         reader, last, read = (torch.tensor(column) for column in zip(*packed.readers, strict=True))
         reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
         return {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from aot.core.grid import pool, pooled_grid
-from aot.types import Clip, CompressedTokens, Needs, Role, VisualTokens
+from aot.methods.subset import keep_subset, pooled_cells
+from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["NoCompression"]
 
@@ -16,19 +16,5 @@ class NoCompression:
     needs = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        pooled = pool(tokens.features, tokens.grid, tokens.pool)
-        frames, per_frame, width = pooled.shape
-        rows, cols = pooled_grid(tokens.grid, tokens.pool)
-        index = torch.arange(frames * per_frame, dtype=torch.int32, device=pooled.device)
-        cell = index % per_frame
-        return CompressedTokens(
-            features=pooled.reshape(-1, width),
-            frame=index // per_frame,
-            row=cell // cols,
-            col=cell % cols,
-            role=torch.full_like(index, Role.KEPT, dtype=torch.uint8),
-            mass=torch.ones(len(index), device=pooled.device),
-            grid=(rows, cols),
-            timestamps_s=tokens.timestamps_s,
-            clips=Clip.runs(frames, 1),
-        )
+        frames, per_frame = pooled_cells(tokens)
+        return keep_subset(tokens, torch.arange(frames * per_frame))

@@ -67,7 +67,7 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--ratio", "nan"), 2, "(0, 1]"),
         (("--ratio", "0.001"), 2, "clips"),
         (("--frames", "0"), 2, "at least 1"),
-        (("--method", "magic"), 2, "aot or none"),
+        (("--method", "magic"), 2, "aot or none or random"),
         (("--frames", "8", "--fps", "2"), 2, "give one"),
         (("--set", "aot.budget=: ["), 2, "not valid YAML"),
         (("--set", "aot=1", "--set", "aot.budget=paper"), 2, "no group"),
@@ -90,11 +90,7 @@ def test_bad_settings(
     assert not run.out
 
 
-def test_no_model_and_no_question(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AOT_MODEL", raising=False)
-    run = run_aot("ask", clip_file, "hi")
-    assert run.code == 4
-    assert "--model" in one_line(run.err)
+def test_no_question(run_aot: Aot, clip_file: Path) -> None:
     run = run_aot("ask", clip_file, "  ")
     assert run.code == 2
     assert "question" in one_line(run.err)

@@ -324,7 +324,7 @@ def test_no_compression_is_the_pooled_video_in_order() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ConfigError, match="method must be aot or none, got 'fastv'"):
+    with pytest.raises(ConfigError, match=r"method must be one of aot, none, .*, got 'fastv'"):
         Config(method="fastv")  # type: ignore[arg-type]
 
 

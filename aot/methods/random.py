@@ -1,0 +1,32 @@
+"""Baseline: tokens drawn by lot."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+from aot.methods.subset import keep_subset, pooled_cells
+from aot.types import CompressedTokens, Needs, VisualTokens
+
+__all__ = ["RandomTokens"]
+
+
+class RandomTokens:
+    """A random subset of the video's tokens, another one for every video.
+
+    The draw is a function of the seed and of the features, bit for bit: the same on the same machine, while another
+    device or dtype may draw differently.
+    """
+
+    needs = Needs()
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens."""
+        frames, per_frame = pooled_cells(tokens)
+        lot = torch.Generator().manual_seed(zlib.crc32(tokens.features.float().cpu().numpy().tobytes(), self.seed))
+        drawn = torch.randperm(frames * per_frame, generator=lot)[:budget]
+        return keep_subset(tokens, drawn.sort().values)

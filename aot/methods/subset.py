@@ -1,0 +1,41 @@
+"""What methods that only select have in common: kept tokens are the model's pooled tokens, unchanged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aot.core.grid import pool, pooled_grid
+from aot.types import Clip, CompressedTokens, Role, VisualTokens
+
+__all__ = ["evenly", "keep_subset", "pooled_cells"]
+
+
+def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
+    """(F, n): frames, and tokens per frame after pooling."""
+    rows, cols = pooled_grid(tokens.grid, tokens.pool)
+    return tokens.features.shape[0], rows * cols
+
+
+def evenly(count: int, wanted: int) -> Tensor:
+    """`wanted` of 0 .. count - 1, the middles of as many equal stretches, int64 and ascending."""
+    return ((2 * torch.arange(wanted) + 1) * count) // (2 * wanted) if wanted else torch.arange(0)
+
+
+def keep_subset(tokens: VisualTokens, kept: Tensor) -> CompressedTokens:
+    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them."""
+    rows, cols = pooled_grid(tokens.grid, tokens.pool)
+    pooled = pool(tokens.features, tokens.grid, tokens.pool)
+    index = kept.to(pooled.device)
+    cell = (index % (rows * cols)).to(torch.int32)
+    return CompressedTokens(
+        features=pooled.flatten(0, 1)[index],
+        frame=(index // (rows * cols)).to(torch.int32),
+        row=cell // cols,
+        col=cell % cols,
+        role=torch.full_like(cell, Role.KEPT, dtype=torch.uint8),
+        mass=torch.ones(len(index), device=pooled.device),
+        grid=(rows, cols),
+        timestamps_s=tokens.timestamps_s,
+        clips=Clip.runs(len(pooled), 1),
+    )

@@ -1,0 +1,19 @@
+"""Baseline: every so manyth token of the video."""
+
+from __future__ import annotations
+
+from aot.methods.subset import evenly, keep_subset, pooled_cells
+from aot.types import CompressedTokens, Needs, VisualTokens
+
+__all__ = ["Uniform"]
+
+
+class Uniform:
+    """Even strides through all F * n tokens, frame by frame and row by row."""
+
+    needs = Needs()
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens."""
+        frames, per_frame = pooled_cells(tokens)
+        return keep_subset(tokens, evenly(frames * per_frame, budget))
