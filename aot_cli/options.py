@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from aot.errors import ConfigError
 from aot.settings import resolve_config
 from aot_cli.console import explained_errors
 
-__all__ = ["COMPRESSION", "GENERATION", "MODEL", "SAMPLING", "Given", "Setting", "command"]
+__all__ = ["COMPRESSION", "GENERATION", "MODEL", "SAMPLING", "Given", "Setting", "command", "parse_assignments"]
 
 
 _DEFAULTS = Config()
@@ -176,8 +176,7 @@ def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:
         value = values.pop(parameter)
         if value is not None:
             _put(settings, path, value)
-    for assignment in values.pop("assignments") or []:
-        _put(settings, *_parse_assignment(assignment))
+    _put_all(settings, values.pop("assignments") or [])
     return Given(settings, values.pop("preset"))
 
 
@@ -193,6 +192,22 @@ _COMMON = [
           help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable."),
 ]  # fmt: skip
 _DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """`PATH=VALUE` texts as nested settings.
+
+    Raises:
+        ConfigError: a text has no `=`, a value is not YAML, or a group was given a value.
+    """
+    settings: dict[str, Any] = {}
+    _put_all(settings, texts)
+    return settings
+
+
+def _put_all(settings: dict[str, Any], assignments: Sequence[str]) -> None:
+    for assignment in assignments:
+        _put(settings, *_parse_assignment(assignment))
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:

@@ -10,7 +10,17 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["answer_table", "clip_table", "fact_table", "frame_table", "print_result", "print_side", "seconds"]
+__all__ = [
+    "accuracy_table",
+    "answer_table",
+    "clip_table",
+    "fact_table",
+    "family_table",
+    "frame_table",
+    "print_result",
+    "print_side",
+    "seconds",
+]
 
 
 def print_result(*parts: RenderableType) -> None:
@@ -92,3 +102,35 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
     for row in answers:
         table.add_row(*(Text(row[name]) for name in ("question", "right", "all", "kept")))
     return table
+
+
+def accuracy_table(results: Mapping[str, Any]) -> Table:
+    """One row per condition: accuracies in percent, paired differences, tokens and times per video."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    for name in ("ratio", "tokens", "micro %", "95 % interval", "macro %", "against none", "compress ms", "answer ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in results["conditions"]:
+        micro, lost = row["micro"], row["against"].get("none")
+        table.add_row(
+            row["name"], f"{row['ratio']:.0%}", f"{row['kept_tokens']:.0f}", _percent(micro["mean"]),
+            f"{_percent(micro['low'])} to {_percent(micro['high'])}", _percent(row["macro"]["mean"]),
+            f"{100 * lost['mean']:+.1f}" if lost else "", f"{row['compress_ms']:.1f}", f"{row['answer_ms']:.0f}",
+        )  # fmt: skip
+    return table
+
+
+def family_table(results: Mapping[str, Any]) -> Table:
+    """One row per condition: accuracy in percent of every family of questions; their numbers in the first row."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "ratio", *results["families"]):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    table.add_row("questions", "", *map(str, results["families"].values()), style="dim")
+    for row in results["conditions"]:
+        values = (f"{100 * row['families'][name]['mean']:.0f}" for name in results["families"])
+        table.add_row(row["name"], f"{row['ratio']:.0%}", *values)
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -86,7 +86,7 @@ class LanguageLesson(nn.Module):
             "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
             "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
             "track": self._track_loss(kept["thing"], kept["beat"], first),
-            "told": 0.3 * self._told_loss(states[_TOLD_LAYER][:, first : first + visual.shape[1]], kept),
+            "told": 1.0 * self._told_loss(states[_TOLD_LAYER][:, first : first + visual.shape[1]], kept),
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
         facts = {name: loss.item() for name, loss in losses.items()}
@@ -219,7 +219,7 @@ class LanguageLesson(nn.Module):
         reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
         return {
             "look": -0.2 * (on_thing + 1e-4).log().mean(),
-            "know": 0.3 * self._word_loss(states[video, prefix + row], targets),
-            "place": 0.3 * self._place_loss(states[video, prefix + row], places),
+            "know": 1.0 * self._word_loss(states[video, prefix + row], targets),
+            "place": 0.6 * self._place_loss(states[video, prefix + row], places),
             "read": -0.1 * (reads + 1e-4).log().mean(),
         }

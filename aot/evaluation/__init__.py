@@ -1,0 +1,10 @@
+"""How often methods answer right: a data set, methods at ratios, scores with their uncertainty."""
+
+from __future__ import annotations
+
+from aot.evaluation.conditions import Condition, build_conditions
+from aot.evaluation.dataset import Item, load_dataset
+from aot.evaluation.evaluate import evaluate
+from aot.evaluation.results import Results, summarise
+
+__all__ = ["Condition", "Item", "Results", "build_conditions", "evaluate", "load_dataset", "summarise"]

@@ -1,0 +1,64 @@
+"""What is compared: methods at ratios, and variants of a method's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aot.config import METHOD_NAMES, Config, build_config, merge_settings
+from aot.errors import ConfigError
+
+__all__ = ["Condition", "build_conditions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A configuration under a name. All conditions of a run look at the same frames with the same model."""
+
+    name: str
+    config: Config
+
+    @property
+    def ratio(self) -> float:
+        return self.config.ratio if self.config.compresses else 1.0
+
+    @property
+    def key(self) -> str:
+        """Unique in a run, for instance "aot@0.1"; "none" has no ratio."""
+        return f"{self.name}@{self.ratio:g}" if self.config.compresses else self.name
+
+
+def build_conditions(
+    config: Config,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Condition, ...]:
+    """Every method, and every variant (settings merged into `config`), at every ratio; "none" once.
+
+    Raises:
+        ConfigError: a method or setting that is not there, a name given twice, or a variant that changes more than how
+            tokens become fewer.
+    """
+    named = {name: {"method": name} for name in methods}
+    for name, settings in (variants or {}).items():
+        if name in named or name in METHOD_NAMES:
+            raise ConfigError(f"the variant {name} has the name of a method; give it another")
+        _check_variant(name, settings)
+        named[name] = dict(settings)
+    conditions: dict[str, Condition] = {}
+    for name, settings in named.items():
+        own = build_config(merge_settings(config.to_dict(), settings))
+        for ratio in ratios if own.method != "none" else [1.0]:
+            condition = Condition(name, replace(own, ratio=ratio))
+            conditions[condition.key] = condition
+    if not conditions:
+        raise ConfigError("there is nothing to compare; name at least one method and one ratio")
+    return tuple(conditions.values())
+
+
+def _check_variant(name: str, settings: Mapping[str, Any]) -> None:
+    fixed = sorted(set(settings) & {"sampling", "model", "generation", "ratio"})
+    if fixed:
+        raise ConfigError(f"the variant {name} sets {fixed[0]}, which is the same for all conditions; leave it out")

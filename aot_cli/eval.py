@@ -1,0 +1,137 @@
+"""`aot eval`: how often methods answer right, on the bundled world or on data of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, notify
+from aot_cli.options import GENERATION, MODEL, SAMPLING, Given, command, parse_assignments
+from aot_cli.run import config_with_model, load_with_progress
+
+if TYPE_CHECKING:
+    from aot.evaluation import Results
+
+__all__ = ["evaluate_command"]
+
+_METHODS = "none,random,uniform,attention,frames,aot"
+_RATIOS = "0.5,0.25,0.1,0.05"
+_FIRST_SEED = 1_000_000  # training draws from 40,000,000 up; development looked at 0 to 2000
+
+
+@command(SAMPLING, MODEL, GENERATION)
+def evaluate_command(
+    given: Given,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plot.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Questions as JSONL: video, question, answer [, options, family, id].")
+    ] = None,
+    shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="So many clips of the bundled world.")] = None,
+    first_seed: Annotated[int, typer.Option("--first-seed", help="Seed of the first drawn clip.")] = _FIRST_SEED,
+    methods: Annotated[str, typer.Option("--methods", help="Comma-separated.")] = _METHODS,
+    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1).")] = _RATIOS,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME:PATH=VALUE,...", help="aot with other settings. Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first so many videos.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the answers in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json on stdout.")] = False,
+) -> None:
+    """Compare methods at ratios by the answers they lead to, paired over the same questions. Resumable.
+
+    aot eval --shapes 50 -o results --model shapes
+    """
+    from aot.evaluation import build_conditions, evaluate, load_dataset
+
+    config = config_with_model(given)
+    conditions = build_conditions(config, _names(methods), _numbers(ratios), dict(map(_parse_variant, variant or [])))
+    items = load_dataset(_data(data, shapes, first_seed, output), limit)
+    model = load_with_progress(config)
+    try:
+        with StageBars() as bars:
+            results = evaluate(
+                items, model, conditions, output, restart=restart,
+                on_progress=lambda done, total: bars("videos", done, total),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        notify([f"the answers so far are in {output}; the same command goes on from there"])
+        raise
+    _write(results, output, config.to_dict())
+    if as_json:
+        print(((output / "results.json").read_text(encoding="utf-8")), end="")
+    else:
+        _show(results, output)
+
+
+def _data(data: Path | None, shapes: int | None, first_seed: int, output: Path) -> Path:
+    """The data set's file; drawn first if it is to be of the bundled world."""
+    from aot.errors import ConfigError
+
+    if (data is None) == (shapes is None):
+        raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
+    if data is not None:
+        return data
+    return _draw(shapes or 0, first_seed, output)
+
+
+def _draw(shapes: int, first_seed: int, output: Path) -> Path:
+    from aot.shapes.clips import write_questions
+
+    folder = output / f"clips-{first_seed}-{shapes}"
+    if (folder / "questions.jsonl").is_file():  # written last, so the clips are whole
+        return folder / "questions.jsonl"
+    with StageBars() as bars:
+        seeds = range(first_seed, first_seed + shapes)
+        return write_questions(folder, seeds, lambda done: bars("draw clips", done, shapes))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    from aot.errors import ConfigError
+
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError:
+        raise ConfigError(f"--ratios {text} are not numbers with commas between them, for instance 0.25,0.1") from None
+
+
+def _parse_variant(text: str) -> tuple[str, dict[str, Any]]:
+    from aot.errors import ConfigError
+
+    name, colon, assignments = text.partition(":")
+    if not colon or not name.strip():
+        raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
+    return name.strip(), parse_assignments(_names(assignments))
+
+
+def _write(results: Results, output: Path, config: dict[str, Any]) -> None:
+    from aot.files import write_whole
+    from aot.report import versions
+
+    plain = {**results.to_dict(), "config": config, "versions": versions()}
+    texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
+    for name, text in texts.items():
+        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), overwrite=True)  # type: ignore[misc]
+    try:
+        from aot.evaluation.plot import plot_accuracy
+
+        for suffix in (".svg", ".png"):
+            plot_accuracy(results, output / f"accuracy{suffix}")
+    except ImportError:
+        notify(['no plot: matplotlib is not installed; pip install "aot[plot]" and run the same command again'])
+
+
+def _show(results: Results, output: Path) -> None:
+    from aot_cli.render import accuracy_table, family_table, print_result
+
+    plain = results.to_dict()
+    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain))
+    print(f"{results.questions} questions about {results.videos} videos")
+    print(f"{output}: results.json, results.csv, answers.jsonl, accuracy.svg, accuracy.png")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aot.errors import ConfigError
+from aot.evaluation.dataset import Item, fingerprint, load_dataset, videos_of
+
+
+def write(folder: Path, *rows: object) -> Path:
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).touch()
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def row(video: str = "a.mp4", **more: object) -> dict[str, object]:
+    return {"video": video, "question": "what?", "answer": "this", **more}
+
+
+def problems(path: Path) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(path)
+    return caught.value.problems
+
+
+def test_rows_become_items_grouped_by_video(tmp_path: Path) -> None:
+    path = write(tmp_path, row(), row("b.mp4", id="mine", family="count"), "", row(question="who?"))
+    one, two, three = load_dataset(path)
+    assert (one.id, one.video, one.family) == ("1", tmp_path / "a.mp4", "all")
+    assert (two.id, two.question) == ("4", "who?")
+    assert (three.id, three.video, three.family) == ("mine", tmp_path / "b.mp4", "count")
+    assert videos_of([one, two, three]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert len(load_dataset(path, limit_videos=1)) == 2
+
+
+def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "{", [1], {"video": "a.mp4"}, row(answer=3), row(options="ab"), row(options=["x", "y"], answer="z"),
+        row("none.mp4"), row(family=4),
+    )  # fmt: skip
+    assert problems(path) == (
+        "questions.jsonl, line 1: not a JSON object",
+        "questions.jsonl, line 2: not a JSON object",
+        "questions.jsonl, line 3: question must be text",
+        "questions.jsonl, line 4: answer must be text",
+        "questions.jsonl, line 5: options must be a list of texts",
+        "questions.jsonl, line 6: the answer 'z' is none of the options",
+        "questions.jsonl, line 8: family must be text",
+        f"questions.jsonl: there is no video {tmp_path / 'none.mp4'}",
+    )
+
+
+def test_ids_are_unique(tmp_path: Path) -> None:
+    assert problems(write(tmp_path, row(id="x"), row(id="x"))) == ("questions.jsonl: the id 'x' is there twice",)
+
+
+def test_ten_problems_are_enough(tmp_path: Path) -> None:
+    said = problems(write(tmp_path, *["{"] * 14))
+    assert len(said) == 11
+    assert said[-1] == "and 4 more"
+
+
+def test_files_that_are_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\xff")
+    assert "holds no questions" in problems(tmp_path / "empty.jsonl")[0]
+    assert "UTF-8" in problems(tmp_path / "latin.jsonl")[0]
+    assert "cannot be read" in problems(tmp_path / "missing.jsonl")[0]
+
+
+def item(answer: str, *options: str) -> Item:
+    return Item("1", Path("a.mp4"), "which?", answer, options)
+
+
+def test_multiple_choice_is_asked_with_letters() -> None:
+    assert item("red").prompt == "which?"
+    assert item("red", "red", "blue").prompt == (
+        "which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "right"),
+    [("blue", ("red", "blue"), 1), ("B", ("red", "blue"), 1), ("b", ("red", "blue"), 1), ("C", ("red", "blue"), None),
+     ("B", ("B", "A"), 0), ("green", ("red", "blue"), None)],
+)  # fmt: skip
+def test_the_right_option_is_named_by_text_or_letter(answer: str, options: tuple[str, ...], right: int | None) -> None:
+    assert item(answer, *options).right_option == right
+
+
+def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
+    one = load_dataset(write(tmp_path, row(), row("b.mp4")))
+    (tmp_path / "elsewhere").mkdir()
+    moved = load_dataset(write(tmp_path / "elsewhere", row(), row("b.mp4")))
+    other = load_dataset(write(tmp_path, row(), row("b.mp4", answer="that")))
+    assert fingerprint(one) == fingerprint(moved) != fingerprint(other)
