@@ -60,11 +60,11 @@ def evaluate_command(
     except KeyboardInterrupt:
         notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
-    _write(results, output, config.to_dict())
+    written = _write(results, output, config.to_dict())
     if as_json:
-        print(((output / "results.json").read_text(encoding="utf-8")), end="")
+        print((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
-        _show(results, output)
+        _show(results, output, written)
 
 
 def _data(data: Path | None, shapes: int | None, first_seed: int, output: Path) -> Path:
@@ -111,7 +111,8 @@ def _parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), parse_assignments(_names(assignments))
 
 
-def _write(results: Results, output: Path, config: dict[str, Any]) -> None:
+def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
+    """Write the results in every form; the names of the files."""
     from aot.files import write_whole
     from aot.report import versions
 
@@ -119,19 +120,22 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> None:
     texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
     for name, text in texts.items():
         write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), overwrite=True)  # type: ignore[misc]
+    written = ["answers.jsonl", *texts]
     try:
         from aot.evaluation.plot import plot_accuracy
 
-        for suffix in (".svg", ".png"):
-            plot_accuracy(results, output / f"accuracy{suffix}")
+        for name in ("accuracy.svg", "accuracy.png"):
+            plot_accuracy(results, output / name)
+            written.append(name)
     except ImportError:
         notify(['no plot: matplotlib is not installed; pip install "aot[plot]" and run the same command again'])
+    return written
 
 
-def _show(results: Results, output: Path) -> None:
+def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot_cli.render import accuracy_table, family_table, print_result
 
     plain = results.to_dict()
     print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain))
     print(f"{results.questions} questions about {results.videos} videos")
-    print(f"{output}: results.json, results.csv, answers.jsonl, accuracy.svg, accuracy.png")
+    print(f"{output}: {', '.join(written)}")
