@@ -123,6 +123,7 @@ def save_folder(network: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = vocabulary()
     network.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner only
     ends = {f"{name}_token_id": tokens.index(token) for name, token in
             (("bos", "<|endoftext|>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>"))}  # fmt: skip
     GenerationConfig(**ends).save_pretrained(folder)
