@@ -56,7 +56,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
     settings = config.aot.clips
-    grouped = config.compresses and config.aot.inter.enabled
+    is_aot = config.compresses and config.method == "aot"
+    grouped = is_aot and config.aot.inter.enabled
     fixed = settings.mode == "fixed" or not grouped
     notices = list(plan.notices)
     if not fixed:
@@ -66,8 +67,10 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     side = _TOKENS_PER_SIDE[assumed]
     before = frames * side**2
     budget = config.token_budget(frames, side**2)
-    if config.is_exact and budget < len(clips):
-        notices.append(f"{budget} tokens are too few for {len(clips)} clips: a higher --ratio is needed")
+    needed = len(clips) if is_aot else 1
+    if config.is_exact and budget < needed:
+        told = f"for {needed} clips" if is_aot else "to answer from"
+        notices.append(f"{budget} tokens are too few {told}: a higher --ratio is needed")
     after: int | str = budget if config.is_exact else "as many as the content gives"
     return {
         "video": asdict(index.info),
@@ -125,7 +128,7 @@ def show(source: str, found: dict[str, Any]) -> None:
     parts: list[Any] = [fact_table(title, _video_facts(found["video"])), ""]
     if "model" in found:
         parts += [fact_table("tokens", _token_facts(found)), ""]
-    if found["clips"]:
+    if any(len(clip["members"]) > 1 for clip in found["clips"]):
         parts += ["keyframe groupings", clip_table(found["clips"])]
     else:
         parts.append("sampled at " + " ".join(f"{t:.2f}" for t in found["timestamps_s"]) + " s")

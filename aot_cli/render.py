@@ -64,14 +64,15 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
     ):  # fmt: skip
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max((frame["kept"] for frame in frames), default=0) or 1
+    grouped = not all(frame["is_keyframe"] for frame in frames)
     for frame in frames:
-        similarity = frame["similarity"]
+        similarity, is_key = frame["similarity"], grouped and frame["is_keyframe"]
         bar = "█" * round(5 * frame["kept"] / most)
         table.add_row(
             str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
-            "key" if frame["is_keyframe"] else "", "" if similarity is None else f"{similarity:.3f}",
+            "key" if is_key else "", "" if similarity is None else f"{similarity:.3f}",
             str(frame["own"]), str(frame["distinct"]), str(frame["merged"]), str(frame["kept"]),
-            f"{frame['retention']:6.1%} {bar}", style="bold" if frame["is_keyframe"] else None,
+            f"{frame['retention']:6.1%} {bar}", style="bold" if is_key else None,
         )  # fmt: skip
     return table
 

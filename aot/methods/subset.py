@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from aot.core.grid import pool, pooled_grid
+from aot.errors import ConfigError
 from aot.types import Clip, CompressedTokens, Role, VisualTokens
 
 __all__ = ["evenly", "keep_subset", "pooled_cells"]
@@ -19,23 +22,31 @@ def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
 
 def evenly(count: int, wanted: int) -> Tensor:
     """`wanted` of 0 .. count - 1, the middles of as many equal stretches, int64 and ascending."""
-    return ((2 * torch.arange(wanted) + 1) * count) // (2 * wanted) if wanted else torch.arange(0)
+    return ((2 * torch.arange(wanted) + 1) * count) // max(2 * wanted, 1)
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor) -> CompressedTokens:
-    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them."""
+    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them.
+
+    Raises:
+        ConfigError: nothing would be kept.
+    """
+    frames, per_frame = pooled_cells(tokens)
+    if not len(kept):
+        least = math.ceil(1000 / (frames * per_frame)) / 1000
+        raise ConfigError(f"the ratio leaves none of {frames * per_frame} tokens; use --ratio {least:g} or more")
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     pooled = pool(tokens.features, tokens.grid, tokens.pool)
     index = kept.to(pooled.device)
-    cell = (index % (rows * cols)).to(torch.int32)
+    cell = (index % per_frame).to(torch.int32)
     return CompressedTokens(
         features=pooled.flatten(0, 1)[index],
-        frame=(index // (rows * cols)).to(torch.int32),
+        frame=(index // per_frame).to(torch.int32),
         row=cell // cols,
         col=cell % cols,
         role=torch.full_like(cell, Role.KEPT, dtype=torch.uint8),
         mass=torch.ones(len(index), device=pooled.device),
         grid=(rows, cols),
         timestamps_s=tokens.timestamps_s,
-        clips=Clip.runs(len(pooled), 1),
+        clips=Clip.runs(frames, 1),
     )

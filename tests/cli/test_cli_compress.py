@@ -56,6 +56,20 @@ def test_json_is_the_report(run_aot: Aot, small: tuple[str, ...], clip_file: Pat
     assert found["kept_tokens"] == found["budget_tokens"]
 
 
+@pytest.mark.parametrize("method", ["random", "uniform", "attention", "frames"])
+def test_baselines_keep_exactly_the_budget(run_aot: Aot, small: tuple[str, ...], clip_file: Path, method: str) -> None:
+    for name in ("a.pt", "b.pt"):
+        arguments = ("-o", name, "--method", method, "--ratio", "0.13", "--json", *small)
+        report = run_aot("compress", clip_file, *arguments).json
+        assert report["kept_tokens"] == report["budget_tokens"] == 26
+        assert sum(frame["own"] for frame in report["frames"]) == 26
+    a, b = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
+    assert torch.equal(a["features"], b["features"])
+    place = a["frame"] * 25 + a["row"] * 5 + a["col"]
+    assert (place.diff() > 0).all()
+    assert (a["mass"] == 1).all() and (a["role"] == 0).all()
+
+
 def test_force_replaces(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     Path("t.pt").write_text("old")
     assert run_aot("compress", clip_file, "-o", "t.pt", "--force", *small).code == 0

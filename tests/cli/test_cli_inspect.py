@@ -75,4 +75,15 @@ def test_predictions_are_those_of_compression(run_aot: Aot, clip_file: Path) -> 
     assert predicted() == (2, 157)
     assert predicted("--method", "none") == predicted("--ratio", "1") == (8, 8 * 196)
     assert predicted("--budget", "paper") == (2, "as many as the content gives")
+    assert predicted("--method", "uniform") == predicted("--method", "frames", "--clips", "dynamic") == (8, 157)
     assert "too few" in run_aot("inspect", clip_file, "--ratio", "0.0001").err
+    assert "too few" in run_aot("inspect", clip_file, "--method", "random", "--ratio", "0.0001").err
+    assert "too few" not in run_aot("inspect", clip_file, "--method", "random", "--ratio", "0.001").err
+
+
+def test_methods_without_clips_show_none(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    for model in ((), small):
+        run = run_aot("inspect", clip_file, "--method", "attention", *model)
+        assert "keyframe groupings" not in run.out
+        assert "sampled at 0.00" in run.out
+        assert " key " not in run.out

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aot.config import METHOD_NAMES, Config, RandomConfig
 from aot.core.grid import pool, pooled_grid
+from aot.errors import ConfigError
 from aot.methods import METHODS, build_method
 from aot.types import CompressedTokens, Pooling, VisualTokens
 
@@ -46,7 +47,7 @@ def test_the_table_is_what_the_configuration_allows() -> None:
 def test_budgets_are_exact_and_tokens_unchanged(name: str, frames: int, share: float, side: int) -> None:
     tokens = video(frames, side)
     pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
-    budget = round(share * len(pooled))
+    budget = max(1, round(share * len(pooled)))
     result = kept(name, tokens, budget)
     index = flat(result)
     assert len(index) == budget
@@ -84,7 +85,6 @@ def test_attention_takes_the_earlier_of_equals() -> None:
 @pytest.mark.parametrize(
     ("budget", "per_frame"),
     [
-        (0, []),
         (4, [(3, 4)]),
         (9, [(3, 9)]),
         (18, [(1, 9), (4, 9)]),
@@ -112,6 +112,13 @@ def test_random_favours_no_token() -> None:
         counts[flat(kept("random", video(4, seed=seed), 9))] += 1
     assert abs(counts.mean() - 100) < 1e-9
     assert np.abs(counts - 100).max() < 5 * np.sqrt(100 * 0.75)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_keeping_nothing_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"none of 36 tokens; use --ratio 0\.028 or more"):
+        kept(name, video(4), 0)
+    assert Config(ratio=0.028).token_budget(4, 9) == 1
 
 
 def test_the_grid_is_the_pooled_one() -> None:
