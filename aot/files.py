@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aot.errors import OutputError, first_line
 
-__all__ = ["check_writable", "write_whole"]
+__all__ = ["check_writable", "make_folder", "write_whole"]
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -31,6 +31,20 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; pass --force to replace it")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written to; choose another with -o")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        OutputError: a file has that name, or the place cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"{path} is a file; name a folder") from None
+    except OSError as error:
+        raise _explained(path, error) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:

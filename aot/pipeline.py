@@ -7,22 +7,31 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from aot.config import Config
+from aot.config import Config, SamplingConfig
 from aot.core.clips import neighbour_similarity
 from aot.errors import NumericsError, TokensFileError
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
-from aot.types import CompressedTokens, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
 from aot.video import decode
 
-__all__ = ["Compression", "answer", "check_same_model", "compress_video"]
+__all__ = [
+    "Compression",
+    "StageClock",
+    "answer",
+    "check_same_model",
+    "compress_tokens",
+    "compress_video",
+    "encode_video",
+]
 
 
 class StageProgress(Protocol):
@@ -51,26 +60,48 @@ def compress_video(
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
-    method = build_method(config)
-    clock = _StageClock(torch.device(model.placement["device"]))
+    clock = StageClock(torch.device(model.placement["device"]))
+    frames, visual = encode_video(path, model, config.sampling, build_method(config).needs, clock, on_progress)
+    on_progress("compress", 0, 1)
+    tokens = compress_tokens(visual, model, config, clock)
+    on_progress("compress", 1, 1)
+    return Compression(tokens, _report(tokens, visual, frames, model, config, clock))
+
+
+def encode_video(
+    path: str | Path,
+    model: VideoModel,
+    sampling: SamplingConfig,
+    needs: Needs,
+    clock: StageClock,
+    on_progress: StageProgress = _silent,
+) -> tuple[VideoFrames, VisualTokens]:
+    """The sampled frames of one video, and its tokens before compression with all that `needs` names.
+
+    Raises:
+        VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
+    """
     with explained_memory():
         with clock.stage("decode"):
-            frames = decode(
-                path,
-                config.sampling,
-                size=model.image_size,
-                on_frame=lambda done, total: on_progress("decode", done, total),
-            )
+            on_frame = partial(on_progress, "decode")
+            frames = decode(path, sampling, size=model.image_size, on_frame=on_frame)
         with clock.stage("encode"):
-            visual = model.encode(frames, method.needs, on_frame=lambda done, total: on_progress("encode", done, total))
-        budget = config.token_budget(len(frames.pixels), model.tokens_per_frame)
-        with clock.stage("compress"):
-            on_progress("compress", 0, 1)
-            tokens = method.compress(visual, budget)
-            on_progress("compress", 1, 1)
+            visual = model.encode(frames, needs, on_frame=partial(on_progress, "encode"))
+    return frames, visual
+
+
+def compress_tokens(visual: VisualTokens, model: VideoModel, config: Config, clock: StageClock) -> CompressedTokens:
+    """What the method of `config` keeps of a video.
+
+    Raises:
+        ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+    """
+    budget = config.token_budget(len(visual.features), model.tokens_per_frame)
+    with explained_memory(), clock.stage("compress"):
+        tokens = build_method(config).compress(visual, budget)
     if not torch.isfinite(tokens.features).all():
         raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
-    return Compression(tokens, _report(tokens, visual, frames, budget, model, config, clock))
+    return tokens
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
@@ -93,8 +124,8 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
         )
 
 
-class _StageClock:
-    """Times stages and remembers the peak memory of the device they run on."""
+class StageClock:
+    """Times stages and remembers the peak memory of the device they run on. stage_ms: the latest of each name."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -128,10 +159,9 @@ def _report(
     tokens: CompressedTokens,
     visual: VisualTokens,
     frames: VideoFrames,
-    budget: int,
     model: VideoModel,
     config: Config,
-    clock: _StageClock,
+    clock: StageClock,
 ) -> RetentionReport:
     embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
     rows = frame_retention(tokens, model.tokens_per_frame, neighbour_similarity(embeddings).tolist())
@@ -140,7 +170,7 @@ def _report(
     identity = model.identity
     return RetentionReport(
         visual_tokens=total,
-        budget_tokens=budget if config.is_exact else None,
+        budget_tokens=config.token_budget(len(rows), model.tokens_per_frame) if config.is_exact else None,
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,

@@ -19,7 +19,8 @@ __all__ = ["evaluate_command"]
 
 _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
-_FIRST_SEED = 1_000_000  # training draws from 40,000,000 up; development looked at 0 to 2000
+_FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
+_FEW_VIDEOS = 10
 
 
 @command(SAMPLING, MODEL, GENERATION)
@@ -30,12 +31,16 @@ def evaluate_command(
         Path | None, typer.Argument(help="Questions as JSONL: video, question, answer [, options, family, id].")
     ] = None,
     shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="So many clips of the bundled world.")] = None,
-    first_seed: Annotated[int, typer.Option("--first-seed", help="Seed of the first drawn clip.")] = _FIRST_SEED,
+    first_seed: Annotated[
+        int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
+    ] = _FIRST_SEED,
     methods: Annotated[str, typer.Option("--methods", help="Comma-separated.")] = _METHODS,
     ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1).")] = _RATIOS,
     variant: Annotated[
         list[str] | None,
-        typer.Option("--variant", metavar="NAME:PATH=VALUE,...", help="aot with other settings. Repeatable."),
+        typer.Option(
+            "--variant", metavar="NAME:PATH=VALUE,...", help="aot with other settings, at every ratio. Repeatable."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first so many videos.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away the answers in the folder.")] = False,
@@ -55,12 +60,14 @@ def evaluate_command(
         with StageBars() as bars:
             results = evaluate(
                 items, model, conditions, output, restart=restart,
-                on_progress=lambda done, total: bars("videos", done, total),
+                on_progress=lambda done, total: bars("evaluate", done, total),
             )  # fmt: skip
     except KeyboardInterrupt:
         notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
     written = _write(results, output, config.to_dict())
+    if results.videos < _FEW_VIDEOS:
+        notify([f"intervals from {results.videos} videos are rough; {_FEW_VIDEOS} or more make them worth reading"])
     if as_json:
         print((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
@@ -70,11 +77,13 @@ def evaluate_command(
 def _data(data: Path | None, shapes: int | None, first_seed: int, output: Path) -> Path:
     """The data set's file; drawn first if it is to be of the bundled world."""
     from aot.errors import ConfigError
+    from aot.files import make_folder
 
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     if data is not None:
         return data
+    make_folder(output)
     return _draw(shapes or 0, first_seed, output)
 
 
@@ -113,10 +122,11 @@ def _parse_variant(text: str) -> tuple[str, dict[str, Any]]:
 
 def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     """Write the results in every form; the names of the files."""
+    from aot.evaluation.scoring import SCORING
     from aot.files import write_whole
     from aot.report import versions
 
-    plain = {**results.to_dict(), "config": config, "versions": versions()}
+    plain = {**results.to_dict(), "scoring": SCORING, "config": config, "versions": versions()}
     texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
     for name, text in texts.items():
         write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), overwrite=True)  # type: ignore[misc]
@@ -133,9 +143,13 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _show(results: Results, output: Path, written: list[str]) -> None:
+    from aot.evaluation.scoring import SCORING
     from aot_cli.render import accuracy_table, family_table, print_result
 
     plain = results.to_dict()
-    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain))
-    print(f"{results.questions} questions about {results.videos} videos")
+    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain), SCORING)
+    print(
+        f"{results.questions} questions about {results.videos} videos of {results.visual_tokens:.0f} visual tokens; "
+        f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"
+    )
     print(f"{output}: {', '.join(written)}")

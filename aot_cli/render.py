@@ -106,17 +106,21 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
 
 
 def accuracy_table(results: Mapping[str, Any]) -> Table:
-    """One row per condition: accuracies in percent, paired differences, tokens and times per video."""
+    """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for name in ("ratio", "tokens", "micro %", "95 % interval", "macro %", "against none", "compress ms", "answer ms"):
+    for name in (
+        "ratio", "tokens", "micro %", "95 % interval", "macro %", "- none", "- random", "compress ms", "1st token ms",
+        "answer ms",
+    ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     for row in results["conditions"]:
-        micro, lost = row["micro"], row["against"].get("none")
+        micro = row["micro"]
         table.add_row(
             row["name"], f"{row['ratio']:.0%}", f"{row['kept_tokens']:.0f}", _percent(micro["mean"]),
             f"{_percent(micro['low'])} to {_percent(micro['high'])}", _percent(row["macro"]["mean"]),
-            f"{100 * lost['mean']:+.1f}" if lost else "", f"{row['compress_ms']:.1f}", f"{row['answer_ms']:.0f}",
+            *(_difference(row["against"].get(name)) for name in ("none", "random")),
+            *(f"{row[name]:.1f}" for name in ("compress_ms", "first_token_ms", "answer_ms")),
         )  # fmt: skip
     return table
 
@@ -131,6 +135,14 @@ def family_table(results: Mapping[str, Any]) -> Table:
         values = (f"{100 * row['families'][name]['mean']:.0f}" for name in results["families"])
         table.add_row(row["name"], f"{row['ratio']:.0%}", *values)
     return table
+
+
+def _difference(paired: Mapping[str, Any] | None) -> str:
+    """A paired difference in points, with an asterisk if its interval does not hold zero."""
+    if paired is None:
+        return ""
+    micro = paired["micro"]
+    return f"{100 * micro['mean']:+.1f}{'*' if micro['low'] > 0 or micro['high'] < 0 else ' '}"
 
 
 def _percent(share: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aot.errors import OutputError
-from aot.files import check_writable, write_whole
+from aot.files import check_writable, make_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -142,6 +142,18 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
             check_writable(tmp_path / "a.txt", overwrite=False)
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_folders_are_made_or_explained(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file; name a folder"):
+        make_folder(tmp_path / "file")
+    for bad in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError, match="could not be written"):
+            make_folder(bad)
 
 
 def test_check_writable_leaves_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aot.evaluation.conditions import Condition, build_conditions
 from aot.evaluation.dataset import Item, load_dataset
-from aot.evaluation.evaluate import evaluate
 from aot.evaluation.results import Results, summarise
+from aot.evaluation.run import evaluate
 
 __all__ = ["Condition", "Item", "Results", "build_conditions", "evaluate", "load_dataset", "summarise"]

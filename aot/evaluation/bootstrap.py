@@ -26,7 +26,8 @@ class Resampling:
     """The same draws of videos for every condition, so that differences are paired.
 
     groups: the video of every question, 0 .. V - 1; families: its family, 0 .. T - 1. Scores are arrays of one number
-    per question.
+    per question; for a paired difference, the difference of two conditions' scores. The interval is Efron's percentile
+    interval of the cluster bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8).
     """
 
     def __init__(self, groups: Sequence[int], families: Sequence[int], draws: int = 2000, seed: int = 0) -> None:
@@ -43,10 +44,6 @@ class Resampling:
     def macro(self, scores: Floats) -> Interval:
         """Mean over families of their means."""
         return _interval(self._means(scores)[1])
-
-    def micro_difference(self, scores: Floats, others: Floats) -> Interval:
-        """Mean over questions of scores - others."""
-        return self.micro(scores - others)
 
     def family(self, scores: Floats, family: int) -> Interval:
         """Mean over the questions of one family."""

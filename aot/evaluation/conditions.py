@@ -35,18 +35,18 @@ def build_conditions(
     ratios: Sequence[float],
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Condition, ...]:
-    """Every method, and every variant (settings merged into `config`), at every ratio; "none" once.
+    """Every method, and every variant (`aot` with settings merged into `config`), at every ratio; "none" once.
 
     Raises:
         ConfigError: a method or setting that is not there, a name given twice, or a variant that changes more than how
             tokens become fewer.
     """
-    named = {name: {"method": name} for name in methods}
+    named: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods}
     for name, settings in (variants or {}).items():
         if name in named or name in METHOD_NAMES:
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
         _check_variant(name, settings)
-        named[name] = dict(settings)
+        named[name] = {"method": "aot", **settings}
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
         own = build_config(merge_settings(config.to_dict(), settings))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
 
-__all__ = ["Item", "fingerprint", "load_dataset", "videos_of"]
+__all__ = ["Item", "by_video", "fingerprint", "load_dataset"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PROBLEMS = 10
@@ -54,79 +56,109 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
     Raises:
         ConfigError: listing the first ten lines that are wrong or whose video is missing.
     """
+    items: dict[str, Item] = {}
+    there: dict[Path, bool] = {}
     problems: list[str] = []
-    items = list(_items(path, problems))
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            problems.append(f"{path.name}: the id {item.id!r} is there twice")
-        seen.add(item.id)
-    problems += [f"{path.name}: there is no video {video}" for video in videos_of(items) if not video.is_file()]
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        item = _parse(line, path.parent, number)
+        wrong = item if isinstance(item, str) else _misfit(item, items, there)
+        if wrong:
+            problems.append(f"{path.name}, line {number}: {wrong}")
+        elif isinstance(item, Item):
+            items[item.id] = item
     if problems:
         more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
         raise ConfigError(*problems[:_MOST_PROBLEMS], *more)
     if not items:
         raise ConfigError(f"{path} holds no questions; it needs one JSON object a line")
-    chosen = videos_of(items)[:limit_videos]
-    return tuple(item for video in chosen for item in items if item.video == video)
+    return tuple(chain.from_iterable(list(by_video(items.values()).values())[:limit_videos]))
 
 
-def videos_of(items: Sequence[Item]) -> list[Path]:
-    """Every video once, in the order of the data set."""
-    return list(dict.fromkeys(item.video for item in items))
+def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
+    """The questions of every video, in the order of the data set."""
+    videos: dict[Path, list[Item]] = {}
+    for item in items:
+        videos.setdefault(item.video, []).append(item)
+    return videos
 
 
 def fingerprint(items: Sequence[Item]) -> str:
-    """A hash of all questions and answers, whatever folder they are in."""
-    told = [(item.id, item.video.name, item.prompt, item.answer, item.family) for item in items]
+    """A hash of all questions and answers and of the videos' names and sizes, whatever folder they are in."""
+    sizes = {video: video.stat().st_size for video in by_video(items)}
+    told = [(i.id, i.video.name, sizes[i.video], i.prompt, i.answer, i.family) for i in items]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-def _items(path: Path, problems: list[str]) -> Iterator[Item]:
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            problems.append(f"{path.name}, line {number}: not a JSON object")
-            continue
-        wrong = _problem(row)
-        if wrong:
-            problems.append(f"{path.name}, line {number}: {wrong}")
-            continue
-        item = Item(
-            id=str(row.get("id", number)),
-            video=path.parent / Path(row["video"]).expanduser(),
-            question=row["question"],
-            answer=row["answer"],
-            options=tuple(row.get("options") or ()),
-            family=row.get("family", "all"),
-        )
-        if item.options and item.right_option is None:
-            problems.append(f"{path.name}, line {number}: the answer {item.answer!r} is none of the options")
-        yield item
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which also splits at separators that JSON allows within a text.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; it needs one JSON object a line") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _parse(line: str, folder: Path, number: int) -> Item | str:
+    """The question on a line, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return "not a JSON object"
+    wrong = _problem(row)
+    if wrong:
+        return wrong
+    item = Item(
+        id=str(row.get("id", number)),
+        video=folder / row["video"],
+        question=row["question"],
+        answer=row["answer"],
+        options=tuple(row.get("options") or ()),
+        family=row.get("family", "all"),
+    )
+    if item.options and item.right_option is None:
+        return f"the answer {item.answer!r} is none of the options"
+    return item
+
+
 def _problem(row: Any) -> str | None:
-    """What is wrong with a line."""
+    """What is wrong with the types of a line."""
     if not isinstance(row, dict):
         return "not a JSON object"
     for key in ("video", "question", "answer"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
+        if not _is_text(row.get(key)) or not row[key].strip():
             return f"{key} must be text"
-    if not isinstance(row.get("family", ""), str):
+    if not _is_text(row.get("family", "")):
         return "family must be text"
+    if not _is_text(row.get("id", "")) and type(row["id"]) is not int:
+        return "id must be text or a whole number"
     options = row.get("options") or []
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+    if not isinstance(options, list) or not all(map(_is_text, options)):
         return "options must be a list of texts"
+    if len(set(options)) < len(options):
+        return "two options are the same"
     return f"at most {len(_LETTERS)} options can be told apart" if len(options) > len(_LETTERS) else None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written to a file; JSON can spell half a character."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _misfit(item: Item, items: Mapping[str, Item], there: dict[Path, bool]) -> str | None:
+    """What is wrong with a question beside the others; `there` remembers which videos exist."""
+    if item.id in items:
+        return f"the id {item.id!r} was there before"
+    if item.video in there:
+        return None  # a missing video is told once
+    there[item.video] = _is_file(item.video)
+    return None if there[item.video] else f"there is no video {item.video}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # for instance a name that is too long
+        return False

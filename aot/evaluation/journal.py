@@ -9,65 +9,76 @@ from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError, OutputError
-from aot.files import write_whole
+from aot.evaluation.dataset import Item
+from aot.files import make_folder, write_whole
 
 __all__ = ["Answered", "Journal"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one condition made of one video: every question's answer and score, in the data set's order.
+    """One question under one condition.
 
-    compress_ms: of the video. answer_ms: of all its questions together.
+    budget_tokens: what the ratio promised; None where nothing is promised. The times are of the video under this
+    condition, the same for all its questions: first_token_ms and answer_ms of its first question, asked alone as
+    `aot ask` does; the others are then answered together.
     """
 
     video: str
     condition: str
+    id: str
+    predicted: str
+    score: float
     kept_tokens: int
     visual_tokens: int
+    budget_tokens: int | None
+    decode_ms: float
+    encode_ms: float
     compress_ms: float
+    first_token_ms: float
     answer_ms: float
-    ids: tuple[str, ...]
-    predicted: tuple[str, ...]
-    scores: tuple[float, ...]
 
 
 class Journal:
-    """answers.jsonl, one line for a video and a condition, and run.json, what they belong to."""
+    """answers.jsonl, one line a question and condition, and run.json, what they belong to.
+
+    done: (condition, id of the question) -> its answer.
+    """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
         """Open or begin a folder. `run`: plain values that must not change, with the conditions' settings under
         "conditions", to which more may be added.
 
         Raises:
-            ConfigError: the folder holds answers of a run that differs.
+            ConfigError: the folder holds answers of a run that differs, or damaged ones.
+            OutputError: the folder cannot be written to.
         """
         self.answers, self.description = folder / "answers.jsonl", folder / "run.json"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if restart:
             self.answers.unlink(missing_ok=True)
             self.description.unlink(missing_ok=True)
-        before = _read_description(self.description)
-        plain = json.loads(json.dumps(run))
-        conditions = {**before.get("conditions", {}), **plain["conditions"]} if before else plain["conditions"]
+        before, plain = _read_description(self.description), json.loads(json.dumps(run))
         if before:
             _check_same(before, plain, folder)
+        conditions = {**before.get("conditions", {}), **plain["conditions"]}
         text = json.dumps({**plain, "conditions": conditions}, indent=2) + "\n"
         write_whole(self.description, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
-        self.done = {(each.video, each.condition): each for each in _read_answers(self.answers)}
+        self.done = {(each.condition, each.id): each for each in _read_answers(self.answers)}
 
-    def add(self, answered: Answered) -> None:
-        """Write one line, at once."""
+    def add(self, answers: Sequence[Answered]) -> None:
+        """Write one line for each, at once."""
+        lines = "".join(json.dumps(asdict(answered), ensure_ascii=False) + "\n" for answered in answers)
         try:
             with self.answers.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(answered), ensure_ascii=False) + "\n")
+                file.write(lines)
         except OSError as error:
             raise OutputError(f"{self.answers} could not be written: {error.strerror}") from error
-        self.done[answered.video, answered.condition] = answered
+        self.done |= {(answered.condition, answered.id): answered for answered in answers}
 
-    def lacks(self, video: str, conditions: Sequence[str]) -> list[str]:
-        """Those of the conditions that this video has no answers for."""
-        return [condition for condition in conditions if (video, condition) not in self.done]
+    def missing(self, condition: str, items: Sequence[Item]) -> list[Item]:
+        """Those of the items that the condition has not answered."""
+        return [item for item in items if (condition, item.id) not in self.done]
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -105,10 +116,7 @@ def _read_answers(path: Path) -> list[Answered]:
     whole = raw[: raw.rfind(b"\n") + 1]
     if whole != raw:
         write_whole(path, lambda target: target.write_bytes(whole), overwrite=True)
-    return [_parse(line) for line in whole.decode("utf-8").split("\n")[:-1]]
-
-
-def _parse(line: str) -> Answered:
-    row = json.loads(line)
-    lists: dict[str, Any] = {key: tuple(row.pop(key)) for key in ("ids", "predicted", "scores")}
-    return Answered(**row, **lists)
+    try:
+        return [Answered(**json.loads(line)) for line in whole.decode("utf-8").split("\n")[:-1]]
+    except (ValueError, TypeError):
+        raise ConfigError(f"{path} is damaged; pass --restart to begin again") from None

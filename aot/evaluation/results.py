@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,28 @@ from numpy.typing import NDArray
 
 from aot.evaluation.bootstrap import Interval, Resampling
 from aot.evaluation.conditions import Condition
-from aot.evaluation.dataset import Item, videos_of
+from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered
 
-__all__ = ["ConditionResult", "Results", "summarise"]
+__all__ = ["ConditionResult", "Difference", "Results", "summarise"]
 
 _REFERENCES = ("none", "random")
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """Paired differences of two conditions' accuracies."""
+
+    micro: Interval
+    macro: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """One condition. micro: mean over questions; macro: mean over families; against: paired micro differences to `none`
-    and to `random` at the same ratio, where those were run. Accuracies from 0 to 1, tokens per video, times per video
-    (median), answering all its questions together.
+    """One condition. micro: mean over questions; macro: mean over families; against: differences to `none` and to
+    `random` at the same ratio, where those were run. Accuracies from 0 to 1; tokens are means over videos,
+    budget_tokens what the ratio promises (None: nothing); times are medians over videos, those of the answer for one
+    question alone.
     """
 
     name: str
@@ -34,20 +43,26 @@ class ConditionResult:
     micro: Interval
     macro: Interval
     families: Mapping[str, Interval]
-    against: Mapping[str, Interval]
+    against: Mapping[str, Difference]
     kept_tokens: float
-    visual_tokens: float
+    budget_tokens: float | None
     compress_ms: float
+    first_token_ms: float
     answer_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All conditions over the same questions. families: how many questions each has."""
+    """All conditions over the same questions. families: how many questions each has; visual_tokens: mean over videos,
+    before compression; decode_ms and encode_ms: medians over videos, the same for all conditions.
+    """
 
     videos: int
     questions: int
     families: Mapping[str, int]
+    visual_tokens: float
+    decode_ms: float
+    encode_ms: float
     conditions: tuple[ConditionResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,14 +85,18 @@ def summarise(
 ) -> Results:
     """Results of conditions that have answered every item."""
     names = sorted({item.family for item in items})
-    videos = {video: number for number, video in enumerate(videos_of(items))}
+    videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
-    rows = {each.key: [answered[str(video), each.key] for video in videos] for each in conditions}
-    scores = {key: np.array([s for row in answers for s in row.scores]) for key, answers in rows.items()}
+    scores = {each.key: np.array([answered[each.key, item.id].score for item in items]) for each in conditions}
+    rows = {each.key: [answered[each.key, own[0].id] for own in by_video(items).values()] for each in conditions}
+    shared = rows[conditions[0].key]
     return Results(
         videos=len(videos),
         questions=len(items),
         families={name: sum(item.family == name for item in items) for name in names},
+        visual_tokens=fmean(row.visual_tokens for row in shared),
+        decode_ms=median(row.decode_ms for row in shared),
+        encode_ms=median(row.encode_ms for row in shared),
         conditions=tuple(_summarise(each, rows[each.key], scores, names, resampling) for each in conditions),
     )
 
@@ -90,6 +109,7 @@ def _summarise(
     resampling: Resampling,
 ) -> ConditionResult:
     own = scores[condition.key]
+    budgets = [row.budget_tokens for row in rows if row.budget_tokens is not None]
     references = {name: "none" if name == "none" else f"{name}@{condition.ratio:g}" for name in _REFERENCES}
     return ConditionResult(
         name=condition.name,
@@ -98,24 +118,27 @@ def _summarise(
         macro=resampling.macro(own),
         families={name: resampling.family(own, number) for number, name in enumerate(families)},
         against={
-            name: resampling.micro_difference(own, scores[key])
+            name: Difference(resampling.micro(own - scores[key]), resampling.macro(own - scores[key]))
             for name, key in references.items()
             if key in scores and key != condition.key
         },
-        kept_tokens=sum(row.kept_tokens for row in rows) / len(rows),
-        visual_tokens=sum(row.visual_tokens for row in rows) / len(rows),
+        kept_tokens=fmean(row.kept_tokens for row in rows),
+        budget_tokens=fmean(budgets) if budgets else None,
         compress_ms=median(row.compress_ms for row in rows),
+        first_token_ms=median(row.first_token_ms for row in rows),
         answer_ms=median(row.answer_ms for row in rows),
     )
 
 
-def _flat(result: ConditionResult) -> dict[str, str | float]:
-    row: dict[str, str | float] = {"name": result.name, "ratio": result.ratio}
+def _flat(result: ConditionResult) -> dict[str, str | float | None]:
+    row: dict[str, str | float | None] = {"name": result.name, "ratio": result.ratio}
     measured = {"micro": result.micro, "macro": result.macro}
     measured |= {f"family {name}": interval for name, interval in result.families.items()}
-    measured |= {f"against {name}": interval for name, interval in result.against.items()}
+    for name, difference in result.against.items():
+        measured |= {f"micro against {name}": difference.micro, f"macro against {name}": difference.macro}
     for name, interval in measured.items():
         row |= {name: round(interval.mean, 4), f"{name} low": round(interval.low, 4)}
         row |= {f"{name} high": round(interval.high, 4)}
-    row |= {"kept_tokens": round(result.kept_tokens, 1), "visual_tokens": round(result.visual_tokens, 1)}
-    return row | {"compress_ms": round(result.compress_ms, 2), "answer_ms": round(result.answer_ms, 2)}
+    row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
+    times = {"compress_ms": result.compress_ms, "first_token_ms": result.first_token_ms, "answer_ms": result.answer_ms}
+    return row | {name: round(value, 2) for name, value in times.items()}

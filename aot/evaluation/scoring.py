@@ -7,7 +7,12 @@ from collections import Counter
 
 from aot.evaluation.dataset import Item
 
-__all__ = ["normalise", "score"]
+__all__ = ["SCORING", "normalise", "score"]
+
+SCORING = (
+    "micro: mean over questions; macro: mean over families; 1 or 0 for an answer that is right or not, but for the "
+    "family describe, in both means, the share of right sentences"
+)
 
 _DESCRIPTION = "describe"
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cli_run import Aot
+
+from aot.evaluation.journal import Answered, Journal
 
 QUICK = ("--ratios", "0.5", "--methods", "none,random,aot", "--max-new-tokens", "6")
 
@@ -20,6 +23,7 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     assert [row["kept_tokens"] for row in results["conditions"]] == [200, 100, 100]
     assert results["videos"] == 2
     assert results["config"]["model"]["name"]
+    assert "share of right sentences" in results["scoring"]
     assert "torch" in results["versions"]
     written = {path.name for path in Path("out").iterdir()}
     assert written >= {"results.json", "results.csv", "answers.jsonl", "run.json", "accuracy.svg", "accuracy.png"}
@@ -29,8 +33,9 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     again = run_aot("eval", "--shapes", "2", "-o", "out", *small, *QUICK)
     assert again.code == 0, again.err
     assert Path("out/answers.jsonl").read_bytes() == answers
-    assert "against none" in again.out
-    assert "describe" in again.out
+    for words in ("95 % interval", "- none", "- random", "1st token ms", "describe", "micro: mean over questions"):
+        assert words in again.out
+    assert "from 2 videos are rough" in again.err
 
 
 def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
@@ -44,6 +49,41 @@ def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path)
     assert run.code == 0, run.err
     assert [row["name"] for row in run.json["conditions"]] == ["none", "random", "aot", "once"]
     assert run.json["families"] == {"all": 1, "colour": 1}
+
+    asked = run_aot("ask", clip_file, "what colour is it?", "--ratio", "0.5", "--max-new-tokens", "6", "--json", *small)
+    answers = [json.loads(line) for line in Path("out/answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    found = {(row["condition"], row["id"]): row["predicted"] for row in answers}
+    assert len(answers) == len(found) == 8
+    assert found["aot@0.5", "2"] == asked.json["answer"]
+
+
+def test_an_interrupt_leaves_what_can_be_gone_on_with(
+    run_aot: Aot, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("eval", "--shapes", "1", "-o", "out", *small, *QUICK)
+    add = Journal.add
+
+    def interrupted(self: Journal, answers: Sequence[Answered]) -> None:
+        add(self, answers)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add", interrupted)
+        run = run_aot(*arguments)
+    assert run.code == 130
+    assert "the answers so far are in out; the same command goes on from there" in run.err
+    assert not Path("out/results.json").exists()
+    before = Path("out/answers.jsonl").read_bytes()
+    assert run_aot(*arguments).code == 0
+    assert Path("out/answers.jsonl").read_bytes().startswith(before)
+
+
+def test_a_file_in_place_of_the_folder(run_aot: Aot, small: tuple[str, ...]) -> None:
+    Path("out").write_text("mine")
+    run = run_aot("eval", "--shapes", "1", "-o", "out", *small)
+    assert run.code == 1
+    assert run.err == "aot: out is a file; name a folder\n"
+    assert Path("out").read_text() == "mine"
 
 
 def test_without_matplotlib_there_is_all_but_the_plot(

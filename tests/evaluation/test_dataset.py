@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aot.errors import ConfigError
-from aot.evaluation.dataset import Item, fingerprint, load_dataset, videos_of
+from aot.evaluation.dataset import Item, by_video, fingerprint, load_dataset
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -33,14 +33,15 @@ def test_rows_become_items_grouped_by_video(tmp_path: Path) -> None:
     assert (one.id, one.video, one.family) == ("1", tmp_path / "a.mp4", "all")
     assert (two.id, two.question) == ("4", "who?")
     assert (three.id, three.video, three.family) == ("mine", tmp_path / "b.mp4", "count")
-    assert videos_of([one, two, three]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert by_video([one, two, three]) == {tmp_path / "a.mp4": [one, two], tmp_path / "b.mp4": [three]}
     assert len(load_dataset(path, limit_videos=1)) == 2
 
 
 def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
     path = write(
         tmp_path, "{", [1], {"video": "a.mp4"}, row(answer=3), row(options="ab"), row(options=["x", "y"], answer="z"),
-        row("none.mp4"), row(family=4),
+        row("none.mp4"), row(family=4), row("none.mp4"), row("x" * 300), row(id=True), row(question="\ud800"),
+        row(options=["x", "x"]),
     )  # fmt: skip
     assert problems(path) == (
         "questions.jsonl, line 1: not a JSON object",
@@ -49,13 +50,27 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         "questions.jsonl, line 4: answer must be text",
         "questions.jsonl, line 5: options must be a list of texts",
         "questions.jsonl, line 6: the answer 'z' is none of the options",
+        f"questions.jsonl, line 7: there is no video {tmp_path / 'none.mp4'}",
         "questions.jsonl, line 8: family must be text",
-        f"questions.jsonl: there is no video {tmp_path / 'none.mp4'}",
+        f"questions.jsonl, line 10: there is no video {tmp_path / ('x' * 300)}",
+        "questions.jsonl, line 11: id must be text or a whole number",
+        "and 2 more",
     )
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:
-    assert problems(write(tmp_path, row(id="x"), row(id="x"))) == ("questions.jsonl: the id 'x' is there twice",)
+    said = problems(write(tmp_path, row(id="x"), row(id="x"), row(), row(id=3)))
+    assert said == (
+        "questions.jsonl, line 2: the id 'x' was there before",
+        "questions.jsonl, line 4: the id '3' was there before",
+    )
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"video": "a.mp4", "question": "what\u2028is\u0085this?", "answer": "it"}')
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n")
+    (item,) = load_dataset(path)
+    assert item.question == "what\u2028is\u0085this?"
 
 
 def test_ten_problems_are_enough(tmp_path: Path) -> None:
@@ -98,3 +113,5 @@ def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
     moved = load_dataset(write(tmp_path / "elsewhere", row(), row("b.mp4")))
     other = load_dataset(write(tmp_path, row(), row("b.mp4", answer="that")))
     assert fingerprint(one) == fingerprint(moved) != fingerprint(other)
+    (tmp_path / "a.mp4").write_bytes(b"another video")
+    assert fingerprint(one) != fingerprint(moved)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aot.config import Config, build_config
 from aot.errors import ConfigError
 from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset
+from aot.evaluation.dataset import by_video
+from aot.evaluation.plot import plot_accuracy, spread
 from aot.models import VideoModel
 from aot.pipeline import compress_video
+from aot.report import versions
 from aot.shapes.clips import write_questions
+from aot.types import VideoFrames, VisualTokens
 
 BASE = build_config({"sampling": {"frames": 4}, "generation": {"max_new_tokens": 8}})
 CONDITIONS = build_conditions(BASE, ["none", "random", "aot"], [0.5, 0.2])
@@ -33,46 +42,96 @@ def whole(items: tuple[Item, ...], small_model: VideoModel, tmp_path_factory: py
     return folder
 
 
-def answers(folder: Path) -> dict[tuple[str, str], list[str]]:
-    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len({(row["video"], row["condition"]) for row in rows}) == len(rows)
-    return {(row["video"], row["condition"]): row["predicted"] for row in rows}
+def answers(folder: Path) -> dict[tuple[str, str], str]:
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert len({(row["id"], row["condition"]) for row in rows}) == len(rows)
+    return {(row["id"], row["condition"]): row["predicted"] for row in rows}
 
 
 def test_every_condition_answers_every_question(items: tuple[Item, ...], whole: Path) -> None:
-    found = answers(whole)
-    videos = {str(item.video) for item in items}
-    assert set(found) == {(video, condition.key) for video in videos for condition in CONDITIONS}
-    assert sum(map(len, found.values())) == len(items) * len(CONDITIONS)
+    assert set(answers(whole)) == {(item.id, condition.key) for item in items for condition in CONDITIONS}
 
 
 def test_answers_are_those_of_the_pipeline(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
     found = answers(whole)
     for condition in CONDITIONS:
         kept = compress_video(items[0].video, small_model, condition.config)
-        alone = "".join(small_model.generate(kept.tokens, items[0].prompt, BASE.generation))
-        assert found[str(items[0].video), condition.key][0] == alone
+        for item in items[:3]:
+            assert item.video == items[0].video
+            alone = "".join(small_model.generate(kept.tokens, item.prompt, BASE.generation))
+            assert found[item.id, condition.key] == alone
+
+
+def test_a_video_is_decoded_and_encoded_once(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = type(small_model).encode
+
+    def counted(self: VideoModel, frames: VideoFrames, *more: Any, **named: Any) -> VisualTokens:
+        encoded.append(frames.source.path)
+        return encode(self, frames, *more, **named)
+
+    monkeypatch.setattr(type(small_model), "encode", counted)
+    needy = {"dynamic": {"aot": {"clips": {"mode": "dynamic"}}}}
+    evaluate(items, small_model, build_conditions(BASE, ["attention", "aot"], [0.5], needy), tmp_path)
+    assert encoded == [str(video) for video in by_video(items)]
 
 
 def test_cut_off_and_resumed_is_uninterrupted(
     items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path
 ) -> None:
     def stop(done: int, total: int) -> None:
-        if done == 2:
+        if done == len(CONDITIONS) + 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(items, small_model, CONDITIONS, tmp_path, on_progress=stop)
-    with (tmp_path / "answers.jsonl").open("a", encoding="utf-8") as torn:
-        torn.write('{"video": "shapes-5.mp4", "cond')
+    journal = tmp_path / "answers.jsonl"
+    some = journal.read_bytes()
+    assert 0 < len(some) < len((whole / "answers.jsonl").read_bytes())
+    journal.write_bytes(some[:-40])  # killed while writing: some questions of a condition are there, one is torn
     results = evaluate(items, small_model, CONDITIONS, tmp_path)
     assert answers(tmp_path) == answers(whole)
+    uninterrupted = evaluate(items, small_model, CONDITIONS, whole)
+    for one, other in zip(results.conditions, uninterrupted.conditions, strict=True):
+        assert (one.micro, one.macro, one.families, one.against) == (
+            other.micro, other.macro, other.families, other.against
+        )  # fmt: skip
     assert [result.kept_tokens for result in results.conditions] == [100, 50, 20, 50, 20]
+    assert [result.budget_tokens for result in results.conditions] == [100, 50, 20, 50, 20]
+
+
+def test_the_data_may_be_elsewhere_by_now(
+    items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (whole / "answers.jsonl").read_bytes()
+    monkeypatch.chdir(items[0].video.parent)
+    evaluate([replace(item, video=Path(item.video.name)) for item in items], small_model, CONDITIONS, whole)
+    assert (whole / "answers.jsonl").read_bytes() == before
+
+
+def test_a_damaged_journal_is_one_error(items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:
+    conditions = build_conditions(BASE, ["uniform"], [0.5])
+    evaluate(items[:1], small_model, conditions, tmp_path)
+    for name, content in (("answers.jsonl", "{}\n"), ("answers.jsonl", "nonsense\n"), ("run.json", "{")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ConfigError, match="damaged; pass --restart"):
+            evaluate(items[:1], small_model, conditions, tmp_path)
+    evaluate(items[:1], small_model, conditions, tmp_path, restart=True)
+
+
+def test_times_are_those_of_one_question(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
+    results = evaluate(items, small_model, CONDITIONS, whole)
+    assert results.decode_ms > 0 and results.encode_ms > 0 and results.visual_tokens == 100
+    for result in results.conditions:
+        assert 0 < result.first_token_ms < result.answer_ms
+        assert result.compress_ms > 0
 
 
 def test_what_is_there_is_not_done_again(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
     class Locked:
-        identity, tokens_per_frame = small_model.identity, small_model.tokens_per_frame
+        identity = small_model.identity
 
     before = (whole / "answers.jsonl").read_bytes()
     evaluate(items, Locked(), CONDITIONS, whole)  # type: ignore[arg-type]
@@ -91,7 +150,7 @@ def test_conditions_may_be_added(items: tuple[Item, ...], small_model: VideoMode
     ("settings", "named"),
     [
         ({"sampling": {"frames": 3}}, "config.sampling.frames"),
-        ({"aot": {"clips": {"frames": 2}}}, "conditions.aot@0.5"),
+        ({"aot": {"clips": {"frames": 2}}}, "conditions.aot@0.5.aot.clips.frames"),
     ],
 )
 def test_other_settings_need_another_folder(
@@ -104,6 +163,16 @@ def test_other_settings_need_another_folder(
     assert evaluate(items, small_model, changed, tmp_path, restart=True).questions == len(items)
 
 
+def test_other_versions_need_another_folder(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions = build_conditions(BASE, ["uniform"], [0.5])
+    evaluate(items[:1], small_model, conditions, tmp_path)
+    monkeypatch.setattr("aot.evaluation.run.versions", lambda: {**versions(), "torch": "0"})
+    with pytest.raises(ConfigError, match=r"versions\.torch"):
+        evaluate(items[:1], small_model, conditions, tmp_path)
+
+
 def test_results_are_paired(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
     results = evaluate(items, small_model, CONDITIONS, whole)
     by_key = {(result.name, result.ratio): result for result in results.conditions}
@@ -112,7 +181,9 @@ def test_results_are_paired(items: tuple[Item, ...], whole: Path, small_model: V
     for ratio in (0.5, 0.2):
         difference = by_key["aot", ratio].against
         assert set(difference) == {"none", "random"}
-        assert difference["none"].mean == pytest.approx(by_key["aot", ratio].micro.mean - full.micro.mean)
+        for mean in ("micro", "macro"):
+            one, other = getattr(by_key["aot", ratio], mean).mean, getattr(full, mean).mean
+            assert getattr(difference["none"], mean).mean == pytest.approx(one - other)
     assert sum(results.families.values()) == results.questions == len(items)
 
 
@@ -123,20 +194,33 @@ def test_csv_has_a_row_per_condition(items: tuple[Item, ...], whole: Path, small
     rows = list(csv.DictReader(results.to_csv().splitlines()))
     assert [(row["name"], float(row["ratio"])) for row in rows] == [(c.name, c.ratio) for c in results.conditions]
     assert float(rows[2]["micro"]) == pytest.approx(results.conditions[2].micro.mean, abs=1e-4)
-    assert rows[0]["against none"] == ""
+    assert rows[0]["micro against none"] == ""
+    assert rows[1]["macro against none"] != ""
 
 
-def test_plots_are_written_whole(
-    items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path
-) -> None:
-    from aot.evaluation.plot import plot_accuracy
-
+def test_plots_are_written_whole(items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path) -> None:
     results = evaluate(items, small_model, CONDITIONS, whole)
     for name in ("one.svg", "two.svg", "one.png"):
         plot_accuracy(results, tmp_path / name)
     text = (tmp_path / "one.svg").read_text()
     assert "<svg" in text
+    assert all(f"<!-- {words} -->" in text for words in ("random", "aot", "all tokens"))
+    assert text == (tmp_path / "two.svg").read_text() or "url(#" in text
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@given(st.lists(st.floats(0, 100), max_size=8), st.floats(0.1, 10))
+def test_names_are_moved_apart_in_their_order(heights: list[float], gap: float) -> None:
+    placed = spread(heights, gap)
+    ordered = [place for _, place in sorted(zip(heights, placed, strict=True))]
+    assert all(b - a >= gap - 1e-6 for a, b in pairwise(ordered))
+    assert sum(placed) == pytest.approx(sum(heights), abs=1e-6)
+    assert spread(placed, gap * 0.999) == pytest.approx(placed)
+
+
+def test_names_that_are_apart_stay() -> None:
+    assert spread([9.0, 1.0, 5.0], 2.0) == [9.0, 1.0, 5.0]
+    assert spread([5.0, 5.0, 50.0], 2.0) == [4.0, 6.0, 50.0]
 
 
 def names(conditions: tuple[Condition, ...]) -> list[str]:
@@ -149,6 +233,12 @@ def test_conditions_are_methods_by_ratios() -> None:
     assert names(made) == ["aot@0.25", "aot@0.1", "none", "uniform@0.25", "uniform@0.1", "x@0.25", "x@0.1"]
     assert not made[-1].config.aot.intra.enabled
     assert made[-1].config.method == "aot"
+
+
+def test_variants_are_of_aot_unless_they_say_so() -> None:
+    variants = {"plain": {"aot": {"intra": {"enabled": False}}}, "lot": {"method": "random", "random": {"seed": 1}}}
+    made = build_conditions(Config(method="uniform"), [], [0.1], variants)
+    assert [(condition.name, condition.config.method) for condition in made] == [("plain", "aot"), ("lot", "random")]
 
 
 def test_ratio_one_is_none_by_another_name() -> None:
