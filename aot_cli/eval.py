@@ -21,6 +21,7 @@ _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
 _FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
 _FEW_VIDEOS = 10
+_DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
 
 
 @command(SAMPLING, MODEL, GENERATION)
@@ -147,7 +148,7 @@ def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot_cli.render import accuracy_table, family_table, print_result
 
     plain = results.to_dict()
-    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain), SCORING)
+    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain), SCORING, _DIFFERENCES)
     print(
         f"{results.questions} questions about {results.videos} videos of {results.visual_tokens:.0f} visual tokens; "
         f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"

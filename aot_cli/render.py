@@ -110,7 +110,7 @@ def accuracy_table(results: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for name in (
-        "ratio", "tokens", "micro %", "95 % interval", "macro %", "- none", "- random", "compress ms", "1st token ms",
+        "ratio", "tokens", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms", "1st token ms",
         "answer ms",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)

@@ -14,6 +14,8 @@ from aot.files import make_folder, write_whole
 
 __all__ = ["Answered", "Journal"]
 
+_MOST_DIFFERENCES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -46,8 +48,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Open or begin a folder. `run`: plain values that must not change, with the conditions' settings under
-        "conditions", to which more may be added.
+        """Open or begin a folder. `run`: plain values that must not change, under "data", "model", "config", "versions"
+        and "conditions"; only to the last more may be added.
 
         Raises:
             ConfigError: the folder holds answers of a run that differs, or damaged ones.
@@ -58,10 +60,10 @@ class Journal:
         if restart:
             self.answers.unlink(missing_ok=True)
             self.description.unlink(missing_ok=True)
-        before, plain = _read_description(self.description), json.loads(json.dumps(run))
-        if before:
-            _check_same(before, plain, folder)
-        conditions = {**before.get("conditions", {}), **plain["conditions"]}
+        plain = json.loads(json.dumps(run))
+        before = _read_description(self.description) or plain
+        _check_same(before, plain, folder)
+        conditions = {**before["conditions"], **plain["conditions"]}
         text = json.dumps({**plain, "conditions": conditions}, indent=2) + "\n"
         write_whole(self.description, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
         self.done = {(each.condition, each.id): each for each in _read_answers(self.answers)}
@@ -81,27 +83,33 @@ class Journal:
         return [item for item in items if (condition, item.id) not in self.done]
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
-        return {}
+        return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {part: found[part] for part in ("data", "model", "config", "versions", "conditions")}
+    except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path} is damaged; pass --restart to begin again") from None
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    known = {key: value for key, value in now["conditions"].items() if key in before["conditions"]}
-    then = {**before, "conditions": {key: before["conditions"][key] for key in known}}
-    differing = sorted(_differences(then, {**now, "conditions": known}))
+    conditions = [key for key in now["conditions"] if key in before["conditions"]]
+    differing = {
+        *_differences(before["config"], now["config"]),
+        *(path for key in conditions for path in _differences(before["conditions"][key], now["conditions"][key])),
+        *(path for part in ("data", "model", "versions") for path in _differences(before[part], now[part], part)),
+    }
     if differing:
+        told = [*sorted(differing)[:_MOST_DIFFERENCES], *["..."] * (len(differing) > _MOST_DIFFERENCES)]
         raise ConfigError(
-            f"{folder} holds answers of another run ({', '.join(differing[:3])} differ); "
+            f"{folder} holds answers of another run, with another {', '.join(told)}; "
             "choose another folder with -o, or pass --restart to throw them away"
         )
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Paths of the plain values that differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = {*one, *other}
         return [d for key in keys for d in _differences(one.get(key), other.get(key), f"{path}.{key}".strip("."))]

@@ -10,8 +10,8 @@ from aot.evaluation.dataset import Item
 __all__ = ["SCORING", "normalise", "score"]
 
 SCORING = (
-    "micro: mean over questions; macro: mean over families; 1 or 0 for an answer that is right or not, but for the "
-    "family describe, in both means, the share of right sentences"
+    "micro: mean over questions; macro: mean over families; both include the family describe by its share of right "
+    "sentences"
 )
 
 _DESCRIPTION = "describe"

@@ -33,7 +33,7 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     again = run_aot("eval", "--shapes", "2", "-o", "out", *small, *QUICK)
     assert again.code == 0, again.err
     assert Path("out/answers.jsonl").read_bytes() == answers
-    for words in ("95 % interval", "- none", "- random", "1st token ms", "describe", "micro: mean over questions"):
+    for words in ("95 % interval", "vs none", "vs random", "1st token ms", "describe", "micro: mean over questions"):
         assert words in again.out
     assert "from 2 videos are rough" in again.err
 
@@ -128,5 +128,5 @@ def test_another_run_needs_another_folder(run_aot: Aot, small: tuple[str, ...]) 
     assert run_aot(*arguments, *small).code == 0
     run = run_aot(*arguments, *small, "--seed", "3")
     assert run.code == 2
-    assert "config.generation.seed" in run.err
+    assert "another generation.seed;" in run.err
     assert run_aot(*arguments, *small, "--seed", "3", "--restart").code == 0

@@ -114,7 +114,12 @@ def test_the_data_may_be_elsewhere_by_now(
 def test_a_damaged_journal_is_one_error(items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:
     conditions = build_conditions(BASE, ["uniform"], [0.5])
     evaluate(items[:1], small_model, conditions, tmp_path)
-    for name, content in (("answers.jsonl", "{}\n"), ("answers.jsonl", "nonsense\n"), ("run.json", "{")):
+    for name, content in (
+        ("answers.jsonl", "{}\n"),
+        ("answers.jsonl", "nonsense\n"),
+        ("run.json", "{"),
+        ("run.json", "[1]"),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(ConfigError, match="damaged; pass --restart"):
             evaluate(items[:1], small_model, conditions, tmp_path)
@@ -149,8 +154,9 @@ def test_conditions_may_be_added(items: tuple[Item, ...], small_model: VideoMode
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"sampling": {"frames": 3}}, "config.sampling.frames"),
-        ({"aot": {"clips": {"frames": 2}}}, "conditions.aot@0.5.aot.clips.frames"),
+        ({"sampling": {"frames": 3}}, "another sampling.frames;"),
+        ({"aot": {"clips": {"frames": 2}}}, "another aot.clips.frames;"),
+        ({"sampling": {"frames": 3}, "aot": {"clips": {"frames": 2}}}, "another aot.clips.frames, sampling.frames;"),
     ],
 )
 def test_other_settings_need_another_folder(
