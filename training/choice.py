@@ -30,7 +30,7 @@ def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) 
     kind = rng.random()
     if kind < full_share:
         return Choice(torch.arange(tokens).expand(batch, -1), 0.0)
-    kept = int(np.exp(rng.uniform(np.log(40), np.log(0.5 * tokens))))
+    kept = int(np.exp(rng.uniform(np.log(40), np.log(0.7 * tokens))))
     noise = torch.from_numpy(rng.random((batch, tokens)))
     random_share, merge_share = 0.12, 0.3
     if rng.random() < random_share:

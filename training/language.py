@@ -28,12 +28,14 @@ from training.tower import normalise
 
 __all__ = ["LanguageLesson"]
 
-# A thing's token looks at its tokens in earlier frames, then at those of the first frame it is in and of this one.
+# A visual token looks at the one before it, which tells where a frame begins; a thing's token looks at its tokens in
+# earlier frames, then at those of the first frame it is in and of this one.
+_BEFORE_LAYER, _BEFORE_HEAD = 0, slice(0, 1)
 _EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
 _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
-_TOLD_LAYER = 3  # hidden state (number of blocks before it) that knows how a visual token's thing moved
+_OPENS_LAYER, _TOLD_LAYER = 1, 3  # hidden states (blocks before them) that know where a frame begins, and the rest
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230
 _PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
@@ -49,6 +51,7 @@ class LanguageLesson(nn.Module):
         self.index = {token: number for number, token in enumerate(vocabulary())}
         self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
         self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2))
+        self.opens, self.beat = nn.Linear(WIDTH, 2), nn.Linear(WIDTH, BEATS)
         self.places = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(4))
         self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
         self.weights: dict[int, Tensor] = {}
@@ -62,7 +65,7 @@ class LanguageLesson(nn.Module):
     ) -> tuple[Tensor, None]:
         scores = (query * scaling) @ key.mT
         weights = scores.add_(mask).softmax(-1)
-        if module.layer_idx in (_EARLIER_LAYER, _TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
+        if module.layer_idx in (_BEFORE_LAYER, _EARLIER_LAYER, _TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
             self.weights[module.layer_idx] = weights
         return (weights @ value).transpose(1, 2), None
 
@@ -86,7 +89,8 @@ class LanguageLesson(nn.Module):
             "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
             "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
             "track": self._track_loss(kept["thing"], kept["beat"], first),
-            "told": 1.0 * self._told_loss(states[_TOLD_LAYER][:, first : first + visual.shape[1]], kept),
+            "time": self._time_loss([state[:, first : prefix - 1] for state in states], kept["beat"]),
+            "told": 1.0 * self._told_loss(states[_TOLD_LAYER][:, first : prefix - 1], kept),
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
         facts = {name: loss.item() for name, loss in losses.items()}
@@ -174,12 +178,16 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
-        """A thing's tokens look at those of the same thing: in earlier frames, in its first frame, and in their own."""
+        """A token looks at the one before it, a thing's tokens at those of the same thing: in earlier frames, in its
+        first frame, and in their own.
+        """
         stop = first + thing.shape[1]
         same = same_thing(thing)
         beats = beat[:, None, :].expand_as(same)
         opening = beats.masked_fill(~same, BEATS).amin(-1, keepdim=True)
+        before = torch.eye(thing.shape[1], dtype=torch.bool).roll(1, 0).tril(-1)[None]
         wanted = (
+            (_BEFORE_LAYER, _BEFORE_HEAD, before.expand_as(same)),
             (_EARLIER_LAYER, _EARLIER_HEADS, same & (beats < beat[:, :, None])),
             (_TRACK_LAYER, _FIRST_HEAD, same & (beats == opening)),
             (_TRACK_LAYER, _NOW_HEAD, same & (beats == beat[:, :, None])),
@@ -190,6 +198,14 @@ class LanguageLesson(nn.Module):
             mass = (looks * target[:, None]).sum(-1).transpose(1, 2)[target.any(-1)]
             losses.append(-(mass + 1e-4).log().mean())
         return 0.1 * torch.stack(losses).sum()
+
+    def _time_loss(self, states: list[Tensor], beat: Tensor) -> Tensor:
+        """Visual tokens tell whether they open a frame, and then which frame it is: without this the model cannot tell
+        what is gone at the end.
+        """
+        opens = F.pad(beat.diff(dim=1) > 0, (1, 0), value=True).long()
+        opening = F.cross_entropy(self.opens(states[_OPENS_LAYER]).mT, opens)
+        return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_TOLD_LAYER]).mT, beat)
 
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
         known = kept | {"first": is_first(kept["thing"])}
