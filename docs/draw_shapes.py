@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
             axes.set_axis_off()
     for axes, time in zip(rows[0], frames.timestamps_s, strict=True):
         axes.set_title(f"{time:.1f} s", fontsize=10)
-    figure.savefig(Path(__file__).parent / "shapes.png", dpi=100)
+    figure.savefig(Path(__file__).parent / "shapes.png", dpi=85)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Which model answers when none is named, told from a Hugging Face cache of our own making."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aot.config import ModelConfig
+from aot.models import load_model
+from aot.models.default import BUNDLED, default_model
+from aot.models.loading import location
+
+SMALL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+LARGE = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+Cached = Callable[..., None]
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cached:
+    """cached(repository, files): as if the hub client had fetched them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def put(repository: str, files: dict[str, str]) -> None:
+        folder = tmp_path / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / "main").write_text("abc")
+        for name, content in files.items():
+            path = folder / "snapshots" / "abc" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+    return put
+
+
+def index(*shards: str) -> str:
+    return json.dumps({"weight_map": {f"layer.{number}": shard for number, shard in enumerate(shards)}})
+
+
+def test_an_empty_cache_gives_the_bundled_model(cached: Cached) -> None:
+    assert default_model() == BUNDLED
+
+
+def test_a_cached_model_comes_first(cached: Cached) -> None:
+    cached(SMALL, {"config.json": "{}", "model.safetensors": ""})
+    assert default_model() == SMALL
+
+
+def test_of_two_the_smaller_one(cached: Cached) -> None:
+    cached(LARGE, {"config.json": "{}", "model.safetensors.index.json": index("a.safetensors"), "a.safetensors": ""})
+    assert default_model() == LARGE
+    cached(SMALL, {"config.json": "{}", "model.safetensors": ""})
+    assert default_model() == SMALL
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": "{}"},
+        {"model.safetensors": ""},
+        {"config.json": "{}", "model.safetensors.index.json": index("a.st", "b.st"), "a.st": ""},
+    ],
+    ids=["no weights", "no configuration", "half of the shards"],
+)
+def test_an_unfinished_download_does_not_count(cached: Cached, files: dict[str, str]) -> None:
+    cached(LARGE, files)
+    assert default_model() == BUNDLED
+
+
+def test_the_bundled_model_is_found_by_its_name_and_stays_so_called() -> None:
+    model = load_model(ModelConfig(name="shapes", device="cpu"))
+    assert model.identity.name == "shapes"
+    assert model.tokens_per_frame == 64
+    assert (Path(location(ModelConfig(name="shapes"))) / "config.json").is_file()
+
+
+def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, small_folder: Path) -> None:
+    monkeypatch.setenv("HOME", str(small_folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(small_folder.parent))
+    assert load_model(ModelConfig(name=f"~/{small_folder.name}", device="cpu")).tokens_per_frame == 25
