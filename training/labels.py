@@ -26,10 +26,14 @@ def same_thing(thing: Tensor) -> Tensor:
     return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
 
 
-def is_first(thing: Tensor) -> Tensor:
-    """1 where no earlier token shows the same thing, so that things can be counted; background is ignored."""
-    first = ~same_thing(thing).tril(-1).any(-1)
-    return torch.where(thing >= 0, first.long(), IGNORE)
+def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
+    """1 where no earlier token (of the same beat) shows the same thing, so that things can be counted; background is
+    ignored.
+    """
+    earlier = same_thing(thing).tril(-1)
+    if beat is not None:
+        earlier &= beat[:, :, None] == beat[:, None, :]
+    return torch.where(thing >= 0, (~earlier.any(-1)).long(), IGNORE)
 
 
 def end_cells(thing: Thing) -> list[int]:

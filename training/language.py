@@ -50,7 +50,7 @@ class LanguageLesson(nn.Module):
         network.model.vision_tower.requires_grad_(False)
         self.index = {token: number for number, token in enumerate(vocabulary())}
         self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
-        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2))
+        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2, 2))
         self.opens, self.beat = nn.Linear(WIDTH, 2), nn.Linear(WIDTH, BEATS)
         self.places = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(4))
         self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
@@ -208,9 +208,10 @@ class LanguageLesson(nn.Module):
         return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_TOLD_LAYER]).mT, beat)
 
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        known = kept | {"first": is_first(kept["thing"])}
+        thing = kept["thing"]
+        known = kept | {"first": is_first(thing), "leads": is_first(thing, kept["beat"])}
         losses = []
-        for head, name in zip(self.told, ("motion", "late", "turned", "first"), strict=True):
+        for head, name in zip(self.told, ("motion", "late", "turned", "first", "leads"), strict=True):
             wanted = known[name] != IGNORE
             if wanted.any():
                 losses.append(F.cross_entropy(head(states[wanted]), known[name][wanted]))

@@ -96,6 +96,8 @@ def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
 
 def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
     """Where the question names each thing it is about; where it names none, its last word stands for the thing."""
+    if qa.kind == "exists" and not qa.reference:
+        return _nearly_named(words, qa, scene)
     places = []
     for number in qa.reference:
         thing = scene.things[number]
@@ -107,6 +109,13 @@ def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int
             place = len(words) - 2
         places.append((place, number))
     return places
+
+
+def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
+    """What is not there has the shape of something else: one looks at that, and sees the wrong colour."""
+    color, shape = qa.named[0].split()
+    alike = [number for number, thing in enumerate(scene.things) if thing.shape == shape]
+    return [(_find(words, color, shape), alike[0])] if len(alike) == 1 else []
 
 
 def _find(words: list[str], color: str, shape: str) -> int:

@@ -56,5 +56,7 @@ def test_token_labels_tell_things_apart() -> None:
 def test_the_first_token_of_a_thing() -> None:
     thing = torch.tensor([[-1, 0, 0, 1, -1, 0, 1]])
     assert is_first(thing).tolist() == [[IGNORE, 1, 0, 1, IGNORE, 0, 0]]
+    beat = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
+    assert is_first(thing, beat).tolist() == [[IGNORE, 1, 0, 1, IGNORE, 1, 1]]
     assert same_thing(thing)[0, 1].tolist() == [False, True, True, False, False, True, False]
     assert not same_thing(thing)[0, 0].any()
