@@ -13,12 +13,11 @@ inputs, which keeps activations near one.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +34,8 @@ from transformers import (
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+
+from training.processor import write_json, write_processor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,16 +56,6 @@ PATCH_SIZE = 4
 HEADS = 4
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 WEIGHTS = "model.safetensors"
-
-# Renders what the hub's template renders: the role, then images, videos and texts, without newlines after turns.
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
-    "{% for kind in ['image', 'video', 'text'] %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', kind) %}"
-    "{{ '\n' + part['text'] if kind == 'text' else '<' + kind + '>' }}"
-    "{% endfor %}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 # (pattern of weight names, gain), first match wins; a matrix that none matches has gain 1. Queries and keys
 # get more than the rest, so that attention picks favourites. Chosen by trial: for seeds 0 to 3 and 27 x 27
@@ -133,7 +124,8 @@ def make_checkpoint(
     _save(model, folder, dtype)
     _rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
     _write_tokenizer(folder)
-    _write_processor(folder, grid)
+    side = grid * PATCH_SIZE
+    write_processor(folder, side, grid, _pinpoints(side))
     return folder
 
 
@@ -274,10 +266,6 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     new.replace(folder / WEIGHTS)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _write_tokenizer(folder: Path) -> None:
     """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
@@ -286,10 +274,10 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[]).backend_tokenizer
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "vocab.json", vocab)
+    write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    _write_json(folder / "added_tokens.json", added)
-    _write_json(
+    write_json(folder / "added_tokens.json", added)
+    write_json(
         folder / "tokenizer_config.json",
         {
             "add_prefix_space": False,
@@ -307,46 +295,3 @@ def _write_tokenizer(folder: Path) -> None:
             "unk_token": None,
         },
     )
-
-
-def _write_processor(folder: Path, grid: int) -> None:
-    side = grid * PATCH_SIZE
-    pixels = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "processor_class": "LlavaOnevisionProcessor",
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": {"height": side, "width": side},
-    }
-    image = {
-        "do_pad": True,
-        "image_grid_pinpoints": _pinpoints(side),
-        "image_processor_type": "LlavaOnevisionImageProcessor",
-    }
-    processor = {
-        "image_token": "<image>",
-        "num_image_tokens": grid * grid,
-        "processor_class": "LlavaOnevisionProcessor",
-        "video_token": "<video>",
-        "vision_aspect_ratio": "anyres_max_9",
-        "vision_feature_select_strategy": "full",
-    }
-    _write_json(folder / "preprocessor_config.json", {**pixels, **image})
-    _write_json(
-        folder / "video_preprocessor_config.json", {**pixels, "video_processor_type": "LlavaOnevisionVideoProcessor"}
-    )
-    _write_json(folder / "processor_config.json", processor)
-    _write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
-
-
-if __name__ == "__main__":
-    import sys
-
-    if len(sys.argv) != 2:
-        sys.exit("usage: python tests/tiny_checkpoint.py FOLDER")
-    print(make_checkpoint(Path(sys.argv[1])))

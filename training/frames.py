@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aot.shapes.clips import FRAMES_PER_SECOND
 from aot.shapes.render import render, visible_share
-from aot.shapes.world import BEATS, COLORS, RADII, SHAPES, SIDE, SIZES, Scene, Thing, sample_background, sample_scene
+from aot.shapes.world import BEATS, COLORS, RADII, SHAPES, SIZES, Scene, Thing, sample_background, sample_scene
+from aot.video.sampling import spread
 
 __all__ = ["LabelledVideo", "crowded_frames", "labelled_video", "sample_times"]
 
 Array = NDArray[Any]
-FRAMES_PER_SECOND = 8
 _SEEN = 0.25  # a cell belongs to the thing that covers at least this share of it
 
 
@@ -31,8 +32,7 @@ class LabelledVideo:
 
 def sample_times(frames: int) -> tuple[float, ...]:
     """The times, in beats, of the frames that an even sampling of the mp4 yields."""
-    last = BEATS * FRAMES_PER_SECOND - 1
-    return tuple(int(k * last / (frames - 1)) / FRAMES_PER_SECOND for k in range(frames))
+    return tuple(index / FRAMES_PER_SECOND for index in spread(BEATS * FRAMES_PER_SECOND, frames))
 
 
 def labelled_video(seed: int, frames: int, grid: int) -> LabelledVideo:
@@ -87,6 +87,5 @@ def _as_filmed(frames: Array, rng: np.random.Generator) -> Array:
     for axis in (1, 2):
         values = (1 - blur) * values + blur / 2 * (np.roll(values, 1, axis) + np.roll(values, -1, axis))
     values = values * rng.uniform(0.9, 1.1) + rng.uniform(-8, 8)
-    assert values.shape[1] == SIDE
     pictures: Array = values.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
     return pictures

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aot.core.grid import pool, pooled_grid
-from aot.shapes.world import BEATS, COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
+from aot.shapes.world import COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
 from aot.types import Pooling
 from training.frames import LabelledVideo
 from training.network import FATES, GRID
@@ -44,14 +44,8 @@ def end_cells(thing: Thing) -> list[int]:
 
 def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
     """Index of the thing's word in every group of `GROUPS`."""
-    if thing.flashes:
-        fate = "flashes"
-    elif thing.turns:
-        fate = "turns"
-    elif video.scene.cut is not None:
-        fate = "stays"
-    else:
-        fate = "appears" if thing.first > 0 else "disappears" if thing.stop < BEATS else "stays"
+    lasts = video.scene.cut is not None and not thing.flashes
+    fate = "turns" if thing.turns else "stays" if lasts else thing.fate
     return (
         COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size),
         list(MOTIONS).index(thing.motion), FATES.index(fate),

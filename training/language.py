@@ -90,7 +90,7 @@ class LanguageLesson(nn.Module):
             "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
             "track": self._track_loss(kept["thing"], kept["beat"], first),
             "time": self._time_loss([state[:, first : prefix - 1] for state in states], kept["beat"]),
-            "told": 1.0 * self._told_loss(states[_TOLD_LAYER][:, first : prefix - 1], kept),
+            "told": self._told_loss(states[_TOLD_LAYER][:, first : prefix - 1], kept),
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
         facts = {name: loss.item() for name, loss in losses.items()}
@@ -236,7 +236,7 @@ class LanguageLesson(nn.Module):
         reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
         return {
             "look": -0.2 * (on_thing + 1e-4).log().mean(),
-            "know": 1.0 * self._word_loss(states[video, prefix + row], targets),
+            "know": self._word_loss(states[video, prefix + row], targets),
             "place": 0.6 * self._place_loss(states[video, prefix + row], places),
             "read": -0.1 * (reads + 1e-4).log().mean(),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import (
 
 from aot.shapes.questions import NUMBERS, WORDINGS
 from aot.shapes.world import COLORS, MOTIONS, SHAPES, SIDE, SIZES
+from training.processor import write_json, write_processor
 
 __all__ = ["GRID", "SPECIAL_TOKENS", "build_network", "build_tokenizer", "save_folder", "vocabulary"]
 
@@ -33,6 +33,15 @@ _ANSWERS = (
     "yes no top bottom left right up down still nowhere before after the is and small large moves scene changes . ,"
 )
 _PROMPT = "system user assistant you are a an helpful"
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "processor_class": "LlavaOnevisionProcessor",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": "<unk>",
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 8192,
+}
 
 
 def vocabulary() -> list[str]:
@@ -61,9 +70,23 @@ def build_network(seed: int) -> LlavaOnevisionForConditionalGeneration:
       and Kolter 2023), so that a token attends to tokens like itself from the first step.
     """
     torch.manual_seed(seed)
+    network = LlavaOnevisionForConditionalGeneration(_architecture())
+    with torch.no_grad():
+        network.model.image_newline.normal_(0, WIDTH**-0.5)
+        network.model.vision_tower.embeddings.position_embedding.weight.copy_(_sine_positions())
+        for layer in network.model.language_model.layers:
+            attention = layer.self_attn
+            half = attention.q_proj.weight.shape[0] // 2
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight.normal_(0, WIDTH**-0.5)
+            attention.k_proj.weight[:half] = attention.q_proj.weight[:half]
+    return network
+
+
+def _architecture() -> LlavaOnevisionConfig:
     tokens = vocabulary()
     index = {token: tokens.index(token) for token in SPECIAL_TOKENS}
-    config = LlavaOnevisionConfig(
+    return LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
             hidden_size=TOWER_WIDTH,
             intermediate_size=3 * TOWER_WIDTH,
@@ -95,17 +118,6 @@ def build_network(seed: int) -> LlavaOnevisionForConditionalGeneration:
         image_grid_pinpoints=[[SIDE, SIDE]],
         tie_word_embeddings=True,
     )
-    network = LlavaOnevisionForConditionalGeneration(config)
-    with torch.no_grad():
-        network.model.image_newline.normal_(0, WIDTH**-0.5)
-        network.model.vision_tower.embeddings.position_embedding.weight.copy_(_sine_positions())
-        for layer in network.model.language_model.layers:
-            attention = layer.self_attn
-            half = attention.q_proj.weight.shape[0] // 2
-            for projection in (attention.q_proj, attention.k_proj):
-                projection.weight.normal_(0, WIDTH**-0.5)
-            attention.k_proj.weight[:half] = attention.q_proj.weight[:half]
-    return network
 
 
 def _sine_positions(scale: float = 0.35) -> Tensor:
@@ -128,57 +140,5 @@ def save_folder(network: Any, folder: Path) -> None:
             (("bos", "<|endoftext|>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>"))}  # fmt: skip
     GenerationConfig(**ends).save_pretrained(folder)
     build_tokenizer().save(str(folder / "tokenizer.json"))
-    for name, content in _side_files().items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _side_files() -> dict[str, dict[str, Any]]:
-    pixels = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-        "processor_class": "LlavaOnevisionProcessor",
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": {"height": SIDE, "width": SIDE},
-    }
-    return {
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "processor_class": "LlavaOnevisionProcessor",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": "<unk>",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 8192,
-        },
-        "preprocessor_config.json": {
-            **pixels,
-            "do_pad": True,
-            "image_grid_pinpoints": [[SIDE, SIDE]],
-            "image_processor_type": "LlavaOnevisionImageProcessor",
-        },
-        "video_preprocessor_config.json": {**pixels, "video_processor_type": "LlavaOnevisionVideoProcessor"},
-        "processor_config.json": {
-            "image_token": "<image>",
-            "num_image_tokens": GRID * GRID,
-            "processor_class": "LlavaOnevisionProcessor",
-            "video_token": "<video>",
-            "vision_aspect_ratio": "anyres_max_9",
-            "vision_feature_select_strategy": "full",
-        },
-        "chat_template.json": {"chat_template": _CHAT_TEMPLATE},
-    }
-
-
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
-    "{% for kind in ['image', 'video', 'text'] %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', kind) %}"
-    "{{ '\n' + part['text'] if kind == 'text' else '<' + kind + '>' }}"
-    "{% endfor %}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+    write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
+    write_processor(folder, SIDE, GRID, [[SIDE, SIDE]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -79,7 +79,7 @@ def _answerable(qa: QA, seen: Sequence[bool]) -> bool:
 
 def _reworded(qa: QA, rng: np.random.Generator) -> QA:
     text = word(qa.kind, int(rng.integers(len(WORDINGS[qa.kind]))), qa.named)
-    return QA(qa.kind, text, qa.answer, qa.reference, qa.named)
+    return replace(qa, question=text)
 
 
 def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:

@@ -44,7 +44,6 @@ def run_stage(
     schedule: Schedule,
     folder: Path,
     checkpoint_every_s: float = 60.0,
-    on_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train every parameter of `lesson` that wants a gradient; go on from `folder/name.pt` if it is there.
 
@@ -71,8 +70,6 @@ def run_stage(
             if (step + 1) % _LOG_EVERY == 0:
                 _log(folder, name, step + 1, time.monotonic() - started_at, sums)
                 sums.clear()
-            if on_step:
-                on_step(step + 1)
             if time.monotonic() - saved_at > checkpoint_every_s or step + 1 == schedule.steps:
                 _save(lesson, optimizer, step + 1, checkpoint)
                 saved_at = time.monotonic()

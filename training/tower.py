@@ -1,4 +1,4 @@
-"""Stage 1: teach the vision tower what every patch shows. The three heads are thrown away afterwards."""
+"""Stage 1: teach the vision tower what every patch shows. The heads are thrown away afterwards."""
 
 from __future__ import annotations
 

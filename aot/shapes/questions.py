@@ -116,7 +116,7 @@ def _call(scene: Scene, thing: Thing, *, by_shape: bool = False) -> str | None:
 
 def _single(scene: Scene) -> Iterator[QA]:
     """Questions about one thing."""
-    colors = Counter(color for thing in scene.things for color in {thing.color, thing.turns or thing.color})
+    colors = Counter(color for thing in scene.things for color in {*thing.colors})
     for thing in scene.things:
         shape = _call(scene, thing, by_shape=True)
         if shape and not thing.turns:
@@ -155,8 +155,8 @@ def _counts(scene: Scene) -> Iterator[QA]:
 def _exists(scene: Scene) -> Iterator[QA]:
     """One thing that is there and one that is not, though its colour and its shape are."""
     steady = [thing for thing in scene.things if not thing.turns]
-    seen = {color for thing in scene.things for color in (thing.color, thing.turns) if color}
-    pairs = {(color, thing.shape) for thing in scene.things for color in (thing.color, thing.turns) if color}
+    seen = {color for thing in scene.things for color in thing.colors}
+    pairs = {(color, thing.shape) for thing in scene.things for color in thing.colors}
     if steady:
         thing = steady[scene.seed % len(steady)]
         yield _qa(scene, "exists", [thing.name], "yes", [thing])
@@ -171,8 +171,7 @@ def _orders(scene: Scene) -> Iterator[QA]:
     named = [(thing, name) for thing in scene.things if (name := _call(scene, thing)) and not thing.flashes]
     if scene.cut is None:
         for thing, name in named:
-            kind = "appear" if thing.first > 0 else "disappear" if thing.stop < BEATS else "stay"
-            yield _qa(scene, "order_whole", [name], f"{kind}s", [thing])
+            yield _qa(scene, "order_whole", [name], thing.fate, [thing])
     for one, first in named:
         for other, second in named:
             turn = [first, second] if (scene.seed + one.first) % 2 else [second, first]

@@ -16,11 +16,7 @@ ALL = [(scene, qa) for scene in SCENES for qa in questions(scene)]
 def meant(scene: Scene, name: str) -> Thing:
     """The one thing that the words can mean, whichever colour it has at the time."""
     words = name.removeprefix("the ").split()
-    found = [
-        thing
-        for thing in scene.things
-        if all(w == thing.shape or w in (thing.color, thing.turns) for w in words)
-    ]
+    found = [thing for thing in scene.things if all(w == thing.shape or w in (thing.color, thing.turns) for w in words)]
     assert len(found) == 1, f"{name} means {len(found)} things"
     return found[0]
 

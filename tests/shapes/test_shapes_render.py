@@ -52,7 +52,7 @@ def test_shapes_differ_from_each_other() -> None:
 def test_the_triangle_and_the_star_point_up() -> None:
     for shape in ("triangle", "star"):
         rows = visible_share(lone(shape).things[0], 0.0, 90).sum(1)
-        upper, lower = rows[: 50].nonzero()[0], rows[50:].nonzero()[0]
+        upper, lower = rows[:50].nonzero()[0], rows[50:].nonzero()[0]
         assert rows[upper[0] : upper[0] + 3].sum() < rows[50 + lower[-1] - 2 : 50 + lower[-1] + 1].sum()
 
 
