@@ -16,7 +16,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from aot.errors import ConfigError
 
 __all__ = [
+    "BUNDLED_MODEL",
     "METHOD_NAMES",
+    "REAL_MODEL",
     "AOTConfig",
     "AnchorConfig",
     "ClipConfig",
@@ -35,6 +37,10 @@ __all__ = [
 
 MethodName = Literal["aot", "none", "random", "uniform", "attention", "frames"]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+
+# Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
+BUNDLED_MODEL = "shapes"
+REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
 
 
 def _check(**rules: tuple[bool, str]) -> None:

@@ -17,6 +17,7 @@ from aot_cli.run import compress_with_progress
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.shapes.questions import QA
+    from aot.shapes.world import Scene
 
 __all__ = ["demo"]
 
@@ -35,17 +36,20 @@ def demo(
 
     aot demo
     """
+    from aot.config import BUNDLED_MODEL, REAL_MODEL
+    from aot.files import make_folder
     from aot.settings import resolve_config
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
 
     started = time.perf_counter()
     clip, tokens = output / "clip.mp4", output / "tokens.pt"
-    output.mkdir(parents=True, exist_ok=True)
-    write_clip(sample_scene(_SEED), clip)
-    config = resolve_config({}, "shapes", folder=output)
+    make_folder(output)
+    scene = sample_scene(_SEED)
+    write_clip(scene, clip)
+    config = resolve_config({}, BUNDLED_MODEL, folder=output)
     found = describe_video(str(clip), config)
-    report, answers = _ask_both_ways(clip, tokens, config)
+    report, answers = _ask_both_ways(scene, clip, tokens, config)
     seconds = time.perf_counter() - started
     if as_json:
         facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
@@ -53,10 +57,12 @@ def demo(
     else:
         _show(clip, tokens, found, report, answers)
         print(f"{seconds:.0f} s in all. Watch {clip}, and ask it something of your own. Real videos need a real model:")
-        print("--model llava-hf/llava-onevision-qwen2-0.5b-ov-hf (fetched once, 1.8 GB).")
+        print(f"--model {REAL_MODEL} (fetched once, 1.8 GB).")
 
 
-def _ask_both_ways(clip: Path, tokens: Path, config: Config) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def _ask_both_ways(
+    scene: Scene, clip: Path, tokens: Path, config: Config
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The report of the compression, and every question's right answer and the model's two."""
     from aot.pipeline import answer
     from aot.tokens_file import save_tokens
@@ -65,24 +71,23 @@ def _ask_both_ways(clip: Path, tokens: Path, config: Config) -> tuple[dict[str, 
     _, everything = compress_with_progress(str(clip), replace(config, method="none"), model)
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
-    for qa in _questions():
-        row = {"question": qa.question.replace(" ?", "?"), "right": _as_spoken(qa.answer)}
+    for qa in _questions(scene):
+        row = {"question": _as_spoken(qa.question), "right": _as_spoken(qa.answer)}
         for name, given in (("all", everything), ("kept", kept)):
             row[name] = "".join(answer(model, given.tokens, row["question"], config))
         rows.append(row)
     return kept.report.to_dict(), rows
 
 
-def _questions() -> list[QA]:
+def _questions(scene: Scene) -> list[QA]:
     from aot.shapes.questions import questions
-    from aot.shapes.world import sample_scene
 
-    asked = {qa.kind: qa for qa in questions(sample_scene(_SEED))}
+    asked = {qa.kind: qa for qa in questions(scene)}
     return [asked[kind] for kind in _KINDS]
 
 
 def _as_spoken(text: str) -> str:
-    return text.replace(" .", ".")
+    return text.replace(" .", ".").replace(" ?", "?")
 
 
 def _show(

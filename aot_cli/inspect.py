@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_video", "inspect_command", "show"]
 
-_TOKENS_PER_SIDE = {"shapes": 8, "LLaVA-OneVision": 14}  # 15 x 15 and 27 x 27 patches, pooled
-
 
 @command(SAMPLING, MODEL, COMPRESSION)
 def inspect_command(
@@ -49,6 +47,7 @@ def inspect_command(
 
 def describe_video(source: str, config: Config) -> dict[str, Any]:
     """What is known of a video without a model."""
+    from aot.config import BUNDLED_MODEL
     from aot.types import Clip
     from aot.video import plan_frames, probe
 
@@ -63,8 +62,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     if not fixed:
         notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
     clips = Clip.runs(frames, settings.frames if grouped else 1) if fixed else ()
-    assumed = "shapes" if config.model.name == "shapes" else "LLaVA-OneVision"
-    side = _TOKENS_PER_SIDE[assumed]
+    bundled = config.model.name == BUNDLED_MODEL
+    assumed, side = (BUNDLED_MODEL, 8) if bundled else ("LLaVA-OneVision", 14)  # 15 x 15 and 27 x 27 patches, pooled
     before = frames * side**2
     budget = config.token_budget(frames, side**2)
     needed = len(clips) if is_aot else 1

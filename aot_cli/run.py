@@ -16,24 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["compress_with_progress", "config_for_video", "config_with_model", "load_with_progress"]
 
-_REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
-
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
     """The configuration with a model in it; where the user named none, one line says which is used.
 
     The bundled model looks at as many frames as it was trained on, unless something else is asked for.
     """
-    from aot.config import merge_settings
-    from aot.models.default import BUNDLED, default_model
+    from aot.config import BUNDLED_MODEL, merge_settings
+    from aot.models.default import default_model
     from aot.settings import preset_settings
 
     config = given.config(base)
     name = config.model.name or default_model()
-    defaults = preset_settings("shapes") if name == BUNDLED else {"model": {"name": name}}
+    defaults = preset_settings(name) if name == BUNDLED_MODEL else {"model": {"name": name}}
     if config.model.name is None:
-        notify([_introduce(name, bundled=name == BUNDLED)])
-    elif name != BUNDLED:
+        notify([_introduce(name, bundled=name == BUNDLED_MODEL)])
+    elif name != BUNDLED_MODEL:
         return config
     return given.config(merge_settings(base or {}, defaults))
 
@@ -47,9 +45,11 @@ def config_for_video(source: str, given: Given) -> Config:
 def _introduce(name: str, *, bundled: bool) -> str:
     if not bundled:
         return f"no model is set; {name} is in the cache and answers; --model or AOT_MODEL chooses another"
+    from aot.config import REAL_MODEL
+
     return (
         "no model is set, so the bundled shapes model answers: it sees drawn circles, squares, triangles, stars and "
-        f"crosses and how they move, nothing of the real world; for that, --model {_REAL_MODEL} (1.8 GB)"
+        f"crosses and how they move, nothing of the real world; for that, --model {REAL_MODEL} (1.8 GB)"
     )
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         from training.language import LanguageLesson
 
         lesson = LanguageLesson(network, options.seed + 1, options.language_steps)
-        run_stage("language", lesson, Schedule(options.language_steps, 1.3e-3, warmup=150), folder)
+        run_stage("language", lesson, Schedule(options.language_steps, 1.3e-3, matrix_peak=4e-3), folder)
     save_folder(network, folder / "model")
     print(folder / "model")
 
@@ -39,7 +39,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tower-steps", type=int, default=1000)
-    parser.add_argument("--language-steps", type=int, default=2500)
+    parser.add_argument("--language-steps", type=int, default=2400)
     return parser.parse_args()
 
 

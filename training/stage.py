@@ -14,6 +14,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from training.muon import Muon
+
 __all__ = ["Schedule", "run_stage"]
 
 _LOG_EVERY = 20
@@ -23,19 +25,24 @@ Lesson = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps of AdamW, learning rate `peak` after `warmup` steps and falling along a cosine to a fiftieth of it."""
+    """Learning rates rise to their peaks over `warmup` steps and fall along a cosine to a fiftieth of them.
+
+    `matrix_peak` is for the matrices within layers, by Muon; without it AdamW trains them too.
+    """
 
     steps: int
     peak: float
+    matrix_peak: float | None = None
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
 
-    def rate(self, step: int) -> float:
+    def height(self, step: int) -> float:
+        """Share of the peak, up to 1."""
         if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def run_stage(
@@ -49,21 +56,22 @@ def run_stage(
 
     `lesson(step)` gives the loss and plain facts, which are averaged into `folder/log.jsonl`.
     """
-    optimizer = _optimizer(lesson, schedule)
+    optimizers = _optimizers(lesson, schedule)
     checkpoint = folder / f"{name}.pt"
-    first = _resume(lesson, optimizer, checkpoint)
+    first = _resume(lesson, optimizers, checkpoint)
     saved_at = started_at = time.monotonic()
     sums: dict[str, list[float]] = defaultdict(list)
     with _progress() as progress:
         bar = progress.add_task(name, total=schedule.steps, completed=first)
         for step in range(first, schedule.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate(step)
             loss, facts = lesson(step)
-            optimizer.zero_grad()
+            lesson.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(lesson.parameters(), schedule.clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * schedule.height(step)
+                optimizer.step()
             for key, value in {"loss": loss.item(), **facts}.items():
                 sums[key].append(value)
             progress.update(bar, completed=step + 1)
@@ -71,32 +79,40 @@ def run_stage(
                 _log(folder, name, step + 1, time.monotonic() - started_at, sums)
                 sums.clear()
             if time.monotonic() - saved_at > checkpoint_every_s or step + 1 == schedule.steps:
-                _save(lesson, optimizer, step + 1, checkpoint)
+                _save(lesson, optimizers, step + 1, checkpoint)
                 saved_at = time.monotonic()
 
 
-def _optimizer(lesson: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    wanted = [p for p in lesson.parameters() if p.requires_grad]
+def _optimizers(lesson: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    wanted = {name: p for name, p in lesson.named_parameters() if p.requires_grad}
+    inner = {name: p for name, p in wanted.items() if schedule.matrix_peak and p.ndim == 2 and ".layers." in name}
+    outer = [p for name, p in wanted.items() if name not in inner]
     groups = [
-        {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in outer if p.ndim >= 2], "peak": schedule.peak, "weight_decay": schedule.weight_decay},
+        {"params": [p for p in outer if p.ndim < 2], "peak": schedule.peak, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.98))
+    adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    if not inner:
+        return [adam]
+    matrices = {"params": list(inner.values()), "peak": schedule.matrix_peak, "weight_decay": schedule.weight_decay}
+    return [adam, Muon([matrices])]
 
 
-def _resume(lesson: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+def _resume(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> int:
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)
     lesson.load_state_dict(state["lesson"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return int(state["step"])
 
 
-def _save(lesson: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+def _save(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, checkpoint: Path) -> None:
     """Whole or not at all: a kill while writing leaves the last checkpoint."""
     partial = checkpoint.with_suffix(".partial")
-    torch.save({"lesson": lesson.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"lesson": lesson.state_dict(), "optimizers": states, "step": step}, partial)
     partial.replace(checkpoint)
 
 

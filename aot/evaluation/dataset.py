@@ -45,7 +45,11 @@ class Item:
         """Index of the right option; the answer may be its letter or its text."""
         if self.answer in self.options:
             return self.options.index(self.answer)
-        place = _LETTERS.find(self.answer.upper()) if len(self.answer) == 1 else -1
+        return self.option_of(self.answer) if len(self.answer) == 1 else None
+
+    def option_of(self, letter: str) -> int | None:
+        """Index of the option that a letter stands for."""
+        place = _LETTERS.find(letter.upper())
         return place if 0 <= place < len(self.options) else None
 
 

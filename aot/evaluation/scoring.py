@@ -44,8 +44,7 @@ def _chosen(item: Item, predicted: str) -> int | None:
         if normalise(option) == wanted:
             return index
     letter = re.match(r"\s*\(?([A-Za-z])(?:[.):,]|\s*$)", predicted)
-    place = ord(letter[1].upper()) - ord("A") if letter else -1
-    return place if 0 <= place < len(item.options) else None
+    return item.option_of(letter[1]) if letter else None
 
 
 def _sentence_share(wanted: str, predicted: str) -> float:

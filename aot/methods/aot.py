@@ -20,6 +20,7 @@ from aot.core.grid import pool, pooled_grid
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
 from aot.errors import ConfigError
+from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
 from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
 
 __all__ = ["AnchorTransport"]
@@ -101,13 +102,12 @@ class AnchorTransport:
         if self.config.budget == "paper":
             return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
         if budget < len(clips):
-            pooled_cells = tokens.features.shape[0] * math.prod(pooled_grid(tokens.grid, tokens.pool))
-            least = math.ceil(1000 * len(clips) / pooled_cells) / 1000
+            least = least_ratio(len(clips), math.prod(pooled_cells(tokens)))
             raise ConfigError(
                 f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
                 f"use --ratio {least:g} or more{self._longer_clips()}"
             )
-        saliency = pool(tokens.saliency[settings.deep_layer][..., None], tokens.grid, tokens.pool)[..., 0]
+        saliency = pooled_saliency(tokens, settings.deep_layer)
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)
 
     def _phase_one(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from aot.core.grid import pool
-from aot.methods.subset import keep_subset
+from aot.methods.subset import keep_subset, pooled_saliency
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["TopAttention"]
@@ -21,6 +20,5 @@ class TopAttention:
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; of equal ones the earlier."""
-        saliency = pool(tokens.saliency[self.layer][..., None], tokens.grid, tokens.pool).flatten()
-        ranked = saliency.sort(descending=True, stable=True).indices
+        ranked = pooled_saliency(tokens, self.layer).flatten().sort(descending=True, stable=True).indices
         return keep_subset(tokens, ranked[:budget].sort().values)

@@ -11,13 +11,23 @@ from aot.core.grid import pool, pooled_grid
 from aot.errors import ConfigError
 from aot.types import Clip, CompressedTokens, Role, VisualTokens
 
-__all__ = ["evenly", "keep_subset", "pooled_cells"]
+__all__ = ["evenly", "keep_subset", "least_ratio", "pooled_cells", "pooled_saliency"]
 
 
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
     """(F, n): frames, and tokens per frame after pooling."""
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     return tokens.features.shape[0], rows * cols
+
+
+def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:
+    """Attention that each pooled token received in block `layer`, the mean of its patches' [F, n]."""
+    return pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
+
+
+def least_ratio(kept: int, total: int) -> float:
+    """The least ratio with three decimals that leaves `kept` of `total` tokens."""
+    return math.ceil(1000 * kept / total) / 1000
 
 
 def evenly(count: int, wanted: int) -> Tensor:
@@ -33,8 +43,8 @@ def keep_subset(tokens: VisualTokens, kept: Tensor) -> CompressedTokens:
     """
     frames, per_frame = pooled_cells(tokens)
     if not len(kept):
-        least = math.ceil(1000 / (frames * per_frame)) / 1000
-        raise ConfigError(f"the ratio leaves none of {frames * per_frame} tokens; use --ratio {least:g} or more")
+        total = frames * per_frame
+        raise ConfigError(f"the ratio leaves none of {total} tokens; use --ratio {least_ratio(1, total):g} or more")
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     pooled = pool(tokens.features, tokens.grid, tokens.pool)
     index = kept.to(pooled.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aot.config import ModelConfig
+from aot.config import REAL_MODEL, ModelConfig
 from aot.errors import ModelError
 from aot.models.base import Answer, ModelIdentity, VideoModel
 
@@ -18,9 +18,7 @@ def load_model(config: ModelConfig) -> VideoModel:
         ModelError: none is named, or it is unknown, not cached while offline, incomplete or unsupported.
     """
     if not config.name:
-        raise ModelError(
-            "no model is set; pass --model (for instance llava-hf/llava-onevision-qwen2-0.5b-ov-hf) or set AOT_MODEL"
-        )
+        raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
     from aot.models.loading import read_model_config
 
     description = read_model_config(config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from aot.models.loading import BUNDLED
+from aot.config import BUNDLED_MODEL, REAL_MODEL
 
-__all__ = ["BUNDLED", "default_model"]
+__all__ = ["default_model"]
 
 # From the smallest: it fits wherever a larger one does.
 _CACHEABLE = (
-    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    REAL_MODEL,
     "llava-hf/llava-onevision-qwen2-0.5b-si-hf",
     "llava-hf/llava-onevision-qwen2-7b-ov-hf",
     "llava-hf/llava-onevision-qwen2-7b-ov-chat-hf",
@@ -20,7 +20,7 @@ _CACHEABLE = (
 
 def default_model() -> str:
     """The smallest LLaVA-OneVision that lies whole in the Hugging Face cache, otherwise the bundled shapes model."""
-    return next((name for name in _CACHEABLE if _is_cached(name)), BUNDLED)
+    return next((name for name in _CACHEABLE if _is_cached(name)), BUNDLED_MODEL)
 
 
 def _is_cached(name: str) -> bool:

@@ -183,13 +183,13 @@ class LlavaOnevision:
     @torch.inference_mode()
     def answers(self, tokens: CompressedTokens, questions: Sequence[str], options: GenerationConfig) -> list[str]:
         """The answer to every question; the video is read once."""
-        prompts = [self.prompt(tokens, question) for question in questions]
         video = self.network.config.video_token_index
-        if not prompts:
+        suffixes = [split_prompt(self.tokenizer, self.config.template, text, video)[1] for text in questions]
+        if not suffixes:
             return []
-        ids, embeddings = prompts[0]
-        stop = int((ids[0] == video).nonzero()[-1]) + 1
-        suffixes = [ids[0, stop:].tolist() for ids, _ in prompts]
+        longest = max(range(len(suffixes)), key=lambda number: len(suffixes[number]))
+        ids, embeddings = self.prompt(tokens, questions[longest])
+        stop = ids.shape[1] - len(suffixes[longest])
         return list(
             answer_together(self.network, self.tokenizer, ids[:, :stop], embeddings[:, :stop], suffixes, options)
         )

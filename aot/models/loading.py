@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aot.config import ModelConfig
+from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 
 __all__ = [
-    "BUNDLED",
     "explained",
     "fingerprint",
     "hub_arguments",
@@ -37,12 +36,9 @@ __all__ = [
 ]
 
 
-BUNDLED = "shapes"  # the model that ships with the package; a folder of that name is reached as ./shapes
-
-
 def location(config: ModelConfig) -> str:
     """Where the loaders look: the folder or hub id that `config.name` stands for."""
-    if config.name == BUNDLED:
+    if config.name == BUNDLED_MODEL:
         return str(files("aot.shapes") / "model")
     return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)
 

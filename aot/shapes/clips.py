@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
-from aot.files import write_whole
+from aot.files import make_folder, write_whole
 from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import BEATS, Scene, sample_scene
@@ -40,7 +40,7 @@ def write_clip(scene: Scene, path: Path) -> None:
 
 def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int], None] = lambda done: None) -> Path:
     """Write a clip for every seed and `questions.jsonl`, the data set that `aot eval` reads; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lines = []
     for done, seed in enumerate(seeds, 1):
         scene = sample_scene(seed)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aot.config import ModelConfig
+from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.models import load_model
-from aot.models.default import BUNDLED, default_model
+from aot.models.default import default_model
 from aot.models.loading import location
 
 SMALL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
@@ -40,7 +40,7 @@ def index(*shards: str) -> str:
 
 
 def test_an_empty_cache_gives_the_bundled_model(cached: Cached) -> None:
-    assert default_model() == BUNDLED
+    assert default_model() == BUNDLED_MODEL
 
 
 def test_a_cached_model_comes_first(cached: Cached) -> None:
@@ -66,7 +66,7 @@ def test_of_two_the_smaller_one(cached: Cached) -> None:
 )
 def test_an_unfinished_download_does_not_count(cached: Cached, files: dict[str, str]) -> None:
     cached(LARGE, files)
-    assert default_model() == BUNDLED
+    assert default_model() == BUNDLED_MODEL
 
 
 def test_the_bundled_model_is_found_by_its_name_and_stays_so_called() -> None:

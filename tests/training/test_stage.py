@@ -18,18 +18,18 @@ class Line(nn.Module):
     def __init__(self, cut_off_at: int | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layer = nn.Linear(4, 1)
+        self.layers = nn.ModuleList([nn.Linear(4, 1)])  # so named that its matrix is one within layers
         self.cut_off_at = cut_off_at
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
         if step == self.cut_off_at:
             raise KeyboardInterrupt
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
-        loss = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
+        loss = (self.layers[0](x) - x.sum(1, keepdim=True)).square().mean()
         return loss, {"step_was": float(step)}
 
 
-SCHEDULE = Schedule(60, 0.05, warmup=5)
+SCHEDULE = Schedule(60, 0.05, matrix_peak=0.5, warmup=5)
 
 
 def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
         run_stage("line", parts, SCHEDULE, tmp_path / "parts", checkpoint_every_s=0.0)
     resumed = Line()
     run_stage("line", resumed, SCHEDULE, tmp_path / "parts", checkpoint_every_s=0.0)
-    assert torch.equal(whole.layer.weight, resumed.layer.weight)
+    assert torch.equal(whole.layers[0].weight, resumed.layers[0].weight)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -59,7 +59,7 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_the_rate_rises_then_falls_to_a_fiftieth() -> None:
-    rates = [SCHEDULE.rate(step) for step in range(60)]
-    assert max(rates) == pytest.approx(0.05)
-    assert rates.index(max(rates)) in (4, 5)
-    assert SCHEDULE.rate(60) == pytest.approx(0.001)
+    heights = [SCHEDULE.height(step) for step in range(60)]
+    assert max(heights) == pytest.approx(1)
+    assert heights.index(max(heights)) in (4, 5)
+    assert SCHEDULE.height(60) == pytest.approx(0.02)
