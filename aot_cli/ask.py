@@ -12,7 +12,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_for_video, load_with_progress
+from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, tell_unknown_words
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -46,6 +46,7 @@ def ask(
     tokens_given = is_tokens_file(source)
     config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
     notify(report["notices"])
+    tell_unknown_words(model, questions)
     answers = [
         _answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions
     ]
@@ -77,8 +78,10 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
             asked = [line.strip() for line in sys.stdin if line.strip()]
         except UnicodeDecodeError:
             raise ConfigError("the questions on stdin are not UTF-8 text; give one question per line") from None
-    if not asked or any(not text.strip() for text in asked):
+    if not asked:
         raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
+    if any(not text.strip() for text in asked):
+        raise ConfigError("a question is empty; ask something")
     if question and Path(question).suffix and Path(question).is_file():
         raise ConfigError(f"the question {question} is a file; give one video, then the question")
     return asked

@@ -71,6 +71,8 @@ def _cache() -> dict[str, Any]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
+    from aot.models.default import default_model
+
     try:
         held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
@@ -80,4 +82,5 @@ def _cache() -> dict[str, Any]:
         "models": ", ".join(held) or "none",
         "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
         "AOT_MODEL": os.environ.get("AOT_MODEL", "not set"),
+        "without --model": os.environ.get("AOT_MODEL") or default_model(),
     }

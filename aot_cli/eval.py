@@ -10,7 +10,7 @@ import typer
 
 from aot_cli.console import StageBars, notify
 from aot_cli.options import GENERATION, MODEL, SAMPLING, Given, command, parse_assignments
-from aot_cli.run import config_with_model, load_with_progress
+from aot_cli.run import config_with_model, load_with_progress, tell_unknown_words
 
 if TYPE_CHECKING:
     from aot.evaluation import Results
@@ -36,7 +36,7 @@ def evaluate_command(
         int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
     ] = _FIRST_SEED,
     methods: Annotated[str, typer.Option("--methods", help="Comma-separated.")] = _METHODS,
-    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1).")] = _RATIOS,
+    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1].")] = _RATIOS,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,20 +51,28 @@ def evaluate_command(
 
     aot eval --shapes 50 -o results --model shapes
     """
+    from aot.errors import ConfigError
     from aot.evaluation import build_conditions, evaluate, load_dataset
+    from aot.files import make_folder
 
     config = config_with_model(given)
-    conditions = build_conditions(config, _names(methods), _numbers(ratios), dict(map(_parse_variant, variant or [])))
-    items = load_dataset(_data(data, shapes, first_seed, output), limit)
+    conditions = build_conditions(config, _names(methods), _numbers(ratios), _variants(variant or []))
+    if (data is None) == (shapes is None):
+        raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
+    items = load_dataset(data, limit) if data else ()
+    make_folder(output)
     model = load_with_progress(config)
+    items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
+    tell_unknown_words(model, [item.prompt for item in items])
     try:
         with StageBars() as bars:
             results = evaluate(
-                items, model, conditions, output, restart=restart,
+                items, model, conditions, output, restart=restart, on_notice=lambda notice: notify([notice]),
                 on_progress=lambda done, total: bars("evaluate", done, total),
             )  # fmt: skip
     except KeyboardInterrupt:
-        notify([f"the answers so far are in {output}; the same command goes on from there"])
+        if (output / "answers.jsonl").is_file():
+            notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
     written = _write(results, output, config.to_dict())
     if results.videos < _FEW_VIDEOS:
@@ -75,28 +83,12 @@ def evaluate_command(
         _show(results, output, written)
 
 
-def _data(data: Path | None, shapes: int | None, first_seed: int, output: Path) -> Path:
-    """The data set's file; drawn first if it is to be of the bundled world."""
-    from aot.errors import ConfigError
-    from aot.files import make_folder
-
-    if (data is None) == (shapes is None):
-        raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
-    if data is not None:
-        return data
-    make_folder(output)
-    return _draw(shapes or 0, first_seed, output)
-
-
 def _draw(shapes: int, first_seed: int, output: Path) -> Path:
     from aot.shapes.clips import write_questions
 
-    folder = output / f"clips-{first_seed}-{shapes}"
-    if (folder / "questions.jsonl").is_file():  # written last, so the clips are whole
-        return folder / "questions.jsonl"
     with StageBars() as bars:
         seeds = range(first_seed, first_seed + shapes)
-        return write_questions(folder, seeds, lambda done: bars("draw clips", done, shapes))
+        return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
 
 
 def _names(text: str) -> list[str]:
@@ -112,13 +104,18 @@ def _numbers(text: str) -> list[float]:
         raise ConfigError(f"--ratios {text} are not numbers with commas between them, for instance 0.25,0.1") from None
 
 
-def _parse_variant(text: str) -> tuple[str, dict[str, Any]]:
+def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
     from aot.errors import ConfigError
 
-    name, colon, assignments = text.partition(":")
-    if not colon or not name.strip():
-        raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
-    return name.strip(), parse_assignments(_names(assignments))
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, colon, assignments = (part.strip() for part in text.partition(":"))
+        if not colon or not name:
+            raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
+        if name in found:
+            raise ConfigError(f"two variants are called {name}; give one another name")
+        found[name] = parse_assignments(_names(assignments))
+    return found
 
 
 def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
@@ -145,10 +142,10 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
 
 def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot.evaluation.scoring import SCORING
-    from aot_cli.render import accuracy_table, family_table, print_result
+    from aot_cli.render import accuracy_tables, family_tables, print_result
 
     plain = results.to_dict()
-    print_result(accuracy_table(plain), "accuracy by family, %", family_table(plain), SCORING, _DIFFERENCES)
+    print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), SCORING, _DIFFERENCES)
     print(
         f"{results.questions} questions about {results.videos} videos of {results.visual_tokens:.0f} visual tokens; "
         f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
-    "accuracy_table",
+    "accuracy_tables",
     "answer_table",
     "clip_table",
     "fact_table",
-    "family_table",
+    "family_tables",
     "frame_table",
     "print_result",
     "print_side",
@@ -25,17 +25,22 @@ __all__ = [
 
 def print_result(*parts: RenderableType) -> None:
     """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
-    _print(Console(highlight=False), parts)
+    _print(_console(), parts)
 
 
 def print_side(*parts: RenderableType) -> None:
     """To stderr."""
-    _print(Console(stderr=True, highlight=False), parts)
+    _print(_console(stderr=True), parts)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 def _print(console: Console, parts: Iterable[RenderableType]) -> None:
-    if not console.is_terminal:
-        console.width = 160
     for part in parts:
         console.print(part)
 
@@ -105,44 +110,75 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
     return table
 
 
-def accuracy_table(results: Mapping[str, Any]) -> Table:
+def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
     """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    for name in (
-        "ratio", "tokens", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms", "1st token ms",
-        "answer ms",
-    ):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
+    several = results["videos"] > 1  # one video says nothing of how much videos differ
+    columns: dict[str, list[str]] = {
+        name: []
+        for name in (
+            "tokens", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms", "1st token ms",
+            "answer ms",
+        )
+    }  # fmt: skip
     for row in results["conditions"]:
         micro = row["micro"]
-        table.add_row(
-            row["name"], f"{row['ratio']:.0%}", f"{row['kept_tokens']:.0f}", _percent(micro["mean"]),
-            f"{_percent(micro['low'])} to {_percent(micro['high'])}", _percent(row["macro"]["mean"]),
-            *(_difference(row["against"].get(name)) for name in ("none", "random")),
+        values = (
+            f"{row['kept_tokens']:.0f}", _percent(micro["mean"]),
+            f"{_percent(micro['low'])} to {_percent(micro['high'])}" if several else "", _percent(row["macro"]["mean"]),
+            *(_difference(row["against"].get(name), several) for name in ("none", "random")),
             *(f"{row[name]:.1f}" for name in ("compress_ms", "first_token_ms", "answer_ms")),
         )  # fmt: skip
-    return table
+        for cells, value in zip(columns.values(), values, strict=True):
+            cells.append(value)
+    return _condition_tables(results, columns)
 
 
-def family_table(results: Mapping[str, Any]) -> Table:
+def family_tables(results: Mapping[str, Any]) -> list[Table]:
     """One row per condition: accuracy in percent of every family of questions; their numbers in the first row."""
+    columns = {
+        name: [str(questions), *(f"{100 * row['families'][name]['mean']:.0f}" for row in results["conditions"])]
+        for name, questions in results["families"].items()
+    }
+    return _condition_tables(results, columns, questions=True)
+
+
+def _condition_tables(
+    results: Mapping[str, Any], columns: Mapping[str, Sequence[str]], *, questions: bool = False
+) -> list[Table]:
+    """The columns behind method and ratio: in one table, or in as many as it takes to fit the terminal."""
+    heads = [("questions", "")] * questions + [(row["name"], f"{row['ratio']:.0%}") for row in results["conditions"]]
+    fixed = max(len(name) for name, _ in [("method", ""), *heads]) + 8
+    room = _console().width - fixed
+    groups: list[list[str]] = [[]]
+    used = 0
+    for name, cells in columns.items():
+        width = max(map(len, (name, *cells))) + 2
+        if used + width > room and groups[-1]:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += width
+    return [_condition_table(heads, {name: columns[name] for name in group}, dim_first=questions) for group in groups]
+
+
+def _condition_table(
+    heads: Sequence[tuple[str, str]], columns: Mapping[str, Sequence[str]], *, dim_first: bool
+) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("method", "ratio", *results["families"]):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    table.add_row("questions", "", *map(str, results["families"].values()), style="dim")
-    for row in results["conditions"]:
-        values = (f"{100 * row['families'][name]['mean']:.0f}" for name in results["families"])
-        table.add_row(row["name"], f"{row['ratio']:.0%}", *values)
+    for name in ("method", "ratio", *columns):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    for number, head in enumerate(heads):
+        cells = (values[number] for values in columns.values())
+        table.add_row(*head, *cells, style="dim" if dim_first and number == 0 else None)
     return table
 
 
-def _difference(paired: Mapping[str, Any] | None) -> str:
+def _difference(paired: Mapping[str, Any] | None, several: bool) -> str:
     """A paired difference in points, with an asterisk if its interval does not hold zero."""
     if paired is None:
         return ""
     micro = paired["micro"]
-    return f"{100 * micro['mean']:+.1f}{'*' if micro['low'] > 0 or micro['high'] < 0 else ' '}"
+    return f"{100 * micro['mean']:+.1f}{'*' if several and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from aot.pipeline import Compression
     from aot_cli.options import Given
 
-__all__ = ["compress_with_progress", "config_for_video", "config_with_model", "load_with_progress"]
+__all__ = [
+    "compress_with_progress",
+    "config_for_video",
+    "config_with_model",
+    "load_with_progress",
+    "tell_unknown_words",
+]
+
+
+_MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
@@ -51,6 +60,14 @@ def _introduce(name: str, *, bundled: bool) -> str:
         "no model is set, so the bundled shapes model answers: it sees drawn circles, squares, triangles, stars and "
         f"crosses and how they move, nothing of the real world; for that, --model {REAL_MODEL} (1.8 GB)"
     )
+
+
+def tell_unknown_words(model: VideoModel, questions: Iterable[str]) -> None:
+    """One line about words that the model cannot read, if there are any."""
+    unknown = list(dict.fromkeys(word for question in questions for word in model.unknown_words(question)))
+    if unknown:
+        more = f" and {len(unknown) - _MOST_WORDS} more" if len(unknown) > _MOST_WORDS else ""
+        notify([f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"])
 
 
 def load_with_progress(config: Config) -> VideoModel:

@@ -26,7 +26,9 @@ ARROWS = {
     "aot.models": {"aot.core", "aot.memory"},
     "aot.report": set(),
     "aot.shapes": {"aot.files"},
-    "aot.evaluation": {"aot.files", "aot.memory", "aot.methods", "aot.models", "aot.pipeline", "aot.report"},
+    "aot.evaluation": {
+        "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.pipeline", "aot.report", "aot.video",
+    },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.video"},
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},

@@ -52,10 +52,10 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """One token a word, lower case, punctuation apart; unknown words are all the same."""
+    """One token a word, lower case, American spelling, punctuation apart; unknown words are all the same."""
     tokens = {token: index for index, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("colour", "color")])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])

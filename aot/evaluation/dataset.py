@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
 
-__all__ = ["Item", "by_video", "fingerprint", "load_dataset"]
+__all__ = ["Item", "by_video", "load_dataset"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PROBLEMS = 10
@@ -22,7 +22,7 @@ _MOST_PROBLEMS = 10
 @dataclass(frozen=True, slots=True)
 class Item:
     """One question. id: unique in the data set. options: the choices, if it is multiple choice; family: what kind of
-    question it is, for the columns of a table.
+    question it is, for the columns of a table; video_bytes: the size of its file.
     """
 
     id: str
@@ -31,6 +31,13 @@ class Item:
     answer: str
     options: tuple[str, ...] = ()
     family: str = "all"
+    video_bytes: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that matters: not the id, nor the folder that the video is in."""
+        facts = (self.video.name, self.video_bytes, self.prompt, self.answer, self.family)
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property
     def prompt(self) -> str:
@@ -61,17 +68,17 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
         ConfigError: listing the first ten lines that are wrong or whose video is missing.
     """
     items: dict[str, Item] = {}
-    there: dict[Path, bool] = {}
+    sizes: dict[Path, int | None] = {}
     problems: list[str] = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         item = _parse(line, path.parent, number)
-        wrong = item if isinstance(item, str) else _misfit(item, items, there)
+        wrong = item if isinstance(item, str) else _misfit(item, items, sizes)
         if wrong:
             problems.append(f"{path.name}, line {number}: {wrong}")
         elif isinstance(item, Item):
-            items[item.id] = item
+            items[item.id] = replace(item, video_bytes=sizes[item.video] or 0)
     if problems:
         more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
         raise ConfigError(*problems[:_MOST_PROBLEMS], *more)
@@ -86,13 +93,6 @@ def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
     for item in items:
         videos.setdefault(item.video, []).append(item)
     return videos
-
-
-def fingerprint(items: Sequence[Item]) -> str:
-    """A hash of all questions and answers and of the videos' names and sizes, whatever folder they are in."""
-    sizes = {video: video.stat().st_size for video in by_video(items)}
-    told = [(i.id, i.video.name, sizes[i.video], i.prompt, i.answer, i.family) for i in items]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _lines(path: Path) -> list[str]:
@@ -132,6 +132,8 @@ def _problem(row: Any) -> str | None:
     if not isinstance(row, dict):
         return "not a JSON object"
     for key in ("video", "question", "answer"):
+        if key not in row:
+            return f"{key} is missing"
         if not _is_text(row.get(key)) or not row[key].strip():
             return f"{key} must be text"
     if not _is_text(row.get("family", "")):
@@ -151,18 +153,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _misfit(item: Item, items: Mapping[str, Item], there: dict[Path, bool]) -> str | None:
-    """What is wrong with a question beside the others; `there` remembers which videos exist."""
+def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:
+    """What is wrong with a question beside the others; `sizes` remembers the videos' files, None for a missing one."""
     if item.id in items:
         return f"the id {item.id!r} was there before"
-    if item.video in there:
+    if item.video in sizes:
         return None  # a missing video is told once
-    there[item.video] = _is_file(item.video)
-    return None if there[item.video] else f"there is no video {item.video}"
+    sizes[item.video] = _file_bytes(item.video)
+    return f"there is no video {item.video}" if sizes[item.video] is None else None
 
 
-def _is_file(path: Path) -> bool:
+def _file_bytes(path: Path) -> int | None:
     try:
-        return path.is_file()
+        return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):  # for instance a name that is too long
-        return False
+        return None

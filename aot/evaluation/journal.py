@@ -21,14 +21,16 @@ _MOST_DIFFERENCES = 5
 class Answered:
     """One question under one condition.
 
-    budget_tokens: what the ratio promised; None where nothing is promised. The times are of the video under this
-    condition, the same for all its questions: first_token_ms and answer_ms of its first question, asked alone as
-    `aot ask` does; the others are then answered together.
+    item: the fingerprint of the question; budget_tokens: what the ratio promised, None where nothing is promised. The
+    times are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its
+    first question, asked alone as `aot ask` does; the others are then answered together.
     """
 
+    item: str
     video: str
+    question: str
+    answer: str
     condition: str
-    id: str
     predicted: str
     score: float
     kept_tokens: int
@@ -42,14 +44,14 @@ class Answered:
 
 
 class Journal:
-    """answers.jsonl, one line a question and condition, and run.json, what they belong to.
+    """answers.jsonl, one line a question and condition, and run.json, what they depend on beside their data.
 
-    done: (condition, id of the question) -> its answer.
+    Questions are known by their fingerprints, so a data set may grow, shrink and change order between runs.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Open or begin a folder. `run`: plain values that must not change, under "data", "model", "config", "versions"
-        and "conditions"; only to the last more may be added.
+        """Open or begin a folder. `run`: plain values that must not change, under "model", "config", "versions" and
+        "conditions"; only to the last more may be added.
 
         Raises:
             ConfigError: the folder holds answers of a run that differs, or damaged ones.
@@ -66,7 +68,7 @@ class Journal:
         conditions = {**before["conditions"], **plain["conditions"]}
         text = json.dumps({**plain, "conditions": conditions}, indent=2) + "\n"
         write_whole(self.description, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
-        self.done = {(each.condition, each.id): each for each in _read_answers(self.answers)}
+        self._held = {(each.condition, each.item): each for each in _read_answers(self.answers)}
 
     def add(self, answers: Sequence[Answered]) -> None:
         """Write one line for each, at once."""
@@ -76,11 +78,15 @@ class Journal:
                 file.write(lines)
         except OSError as error:
             raise OutputError(f"{self.answers} could not be written: {error.strerror}") from error
-        self.done |= {(answered.condition, answered.id): answered for answered in answers}
+        self._held |= {(answered.condition, answered.item): answered for answered in answers}
+
+    def answer(self, condition: str, item: Item) -> Answered | None:
+        """The condition's answer, if it is there."""
+        return self._held.get((condition, item.fingerprint))
 
     def missing(self, condition: str, items: Sequence[Item]) -> list[Item]:
         """Those of the items that the condition has not answered."""
-        return [item for item in items if (condition, item.id) not in self.done]
+        return [item for item in items if self.answer(condition, item) is None]
 
 
 def _read_description(path: Path) -> dict[str, Any] | None:
@@ -88,7 +94,7 @@ def _read_description(path: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {part: found[part] for part in ("data", "model", "config", "versions", "conditions")}
+        return {part: found[part] for part in ("model", "config", "versions", "conditions")}
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path} is damaged; pass --restart to begin again") from None
 
@@ -98,7 +104,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
     differing = {
         *_differences(before["config"], now["config"]),
         *(path for key in conditions for path in _differences(before["conditions"][key], now["conditions"][key])),
-        *(path for part in ("data", "model", "versions") for path in _differences(before[part], now[part], part)),
+        *(path for part in ("model", "versions") for path in _differences(before[part], now[part], part)),
     }
     if differing:
         told = [*sorted(differing)[:_MOST_DIFFERENCES], *["..."] * (len(differing) > _MOST_DIFFERENCES)]

@@ -81,14 +81,15 @@ class Results:
 
 
 def summarise(
-    items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[tuple[str, str], Answered]
+    items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[str, Sequence[Answered]]
 ) -> Results:
-    """Results of conditions that have answered every item."""
+    """Results of conditions from each one's answers to all items, in their order."""
     names = sorted({item.family for item in items})
     videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
-    scores = {each.key: np.array([answered[each.key, item.id].score for item in items]) for each in conditions}
-    rows = {each.key: [answered[each.key, own[0].id] for own in by_video(items).values()] for each in conditions}
+    scores = {key: np.array([row.score for row in rows]) for key, rows in answered.items()}
+    firsts = [next(place for place, item in enumerate(items) if item.video == video) for video in videos]
+    rows = {key: [own[place] for place in firsts] for key, own in answered.items()}
     shared = rows[conditions[0].key]
     return Results(
         videos=len(videos),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from aot.errors import VideoError
 from aot.evaluation.conditions import Condition
-from aot.evaluation.dataset import Item, by_video, fingerprint
+from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
@@ -20,8 +20,11 @@ from aot.models import VideoModel
 from aot.pipeline import StageClock, compress_tokens, encode_video
 from aot.report import versions
 from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.video import probe
 
 __all__ = ["evaluate"]
+
+_MOST_PROBLEMS = 10
 
 Progress = Callable[[int, int], None]  # (done, total), in videos times conditions
 
@@ -34,33 +37,52 @@ def evaluate(
     *,
     restart: bool = False,
     on_progress: Progress = lambda done, total: None,
+    on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Results:
     """Answer every item under every condition; what `folder` already holds is not done again.
 
     Raises:
         ConfigError: `folder` holds answers of another run, or a ratio leaves too little of a video.
-        VideoError, MemoryLimitError, NumericsError: a video cannot be read, or what it gives cannot be used.
+        VideoError: videos that cannot be opened, told before the first is answered; or one that does not decode.
+        MemoryLimitError, NumericsError: what a video gives cannot be used.
         OutputError: `folder` cannot be written to.
     """
-    journal = Journal(folder, _description(items, model, conditions), restart=restart)
+    journal = Journal(folder, _description(model, conditions), restart=restart)
     videos = by_video(items)
+    missing = {
+        video: [(each, left) for each in conditions if (left := journal.missing(each.key, asked))]
+        for video, asked in videos.items()
+    }
+    _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
-    for number, (video, asked) in enumerate(videos.items()):
-        missing = [(each, left) for each in conditions if (left := journal.missing(each.key, asked))]
-        done = (number + 1) * len(conditions) - len(missing)
+    for number, (video, undone) in enumerate(missing.items(), 1):
+        done = number * len(conditions) - len(undone)
         on_progress(done, total)
-        for extra, answers in enumerate(_answer_video(video, model, missing), 1):
+        for extra, answers in enumerate(_answer_video(video, model, undone, on_notice), 1):
             journal.add(answers)
             on_progress(done + extra, total)
-    return summarise(items, conditions, journal.done)
+    found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in conditions}
+    return summarise(items, conditions, found)
 
 
-def _description(items: Sequence[Item], model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
+def _check_videos(videos: Sequence[Path]) -> None:
+    """Better now than hours later."""
+    problems = []
+    for video in videos:
+        try:
+            probe(video)
+        except VideoError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        raise VideoError("; ".join(problems[:_MOST_PROBLEMS]) + more)
+
+
+def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
     """What the answers depend on, and so must not change between them."""
     shared = conditions[0].config.to_dict()
     del shared["model"]["offline"]
     return {
-        "data": fingerprint(items),
         "model": {"name": model.identity.name, "fingerprint": model.identity.fingerprint},
         "config": {part: shared[part] for part in ("sampling", "model", "generation")},
         "versions": versions(),
@@ -72,14 +94,19 @@ def _description(items: Sequence[Item], model: VideoModel, conditions: Sequence[
 
 
 def _answer_video(
-    video: Path, model: VideoModel, missing: Sequence[tuple[Condition, Sequence[Item]]]
+    video: Path,
+    model: VideoModel,
+    missing: Sequence[tuple[Condition, Sequence[Item]]],
+    on_notice: Callable[[str], None],
 ) -> Iterator[list[Answered]]:
     """The missing answers of each condition, from one encoding that has all that any of the methods needs."""
     if not missing:
         return
     clock = StageClock(torch.device(model.placement["device"]))
     needs = _union([build_method(condition.config).needs for condition, _ in missing])
-    _, visual = encode_video(video, model, missing[0][0].config.sampling, needs, clock)
+    frames, visual = encode_video(video, model, missing[0][0].config.sampling, needs, clock)
+    for notice in frames.notices:
+        on_notice(f"{video.name}: {notice}")
     for condition, items in missing:
         yield _answer(items, model, condition, visual, clock)
 
@@ -98,23 +125,26 @@ def _answer(
         first, first_token_ms, answer_ms = _timed_answer(model, tokens, items[0], condition)
         others = model.answers(tokens, [item.prompt for item in items[1:]], config.generation)
     frames = len(visual.features)
-    shared = Answered(
-        video=items[0].video.name,
-        condition=condition.key,
-        id="",
-        predicted="",
-        score=0.0,
-        kept_tokens=len(tokens.features),
-        visual_tokens=frames * model.tokens_per_frame,
-        budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.is_exact else None,
-        decode_ms=clock.stage_ms["decode"],
-        encode_ms=clock.stage_ms["encode"],
-        compress_ms=clock.stage_ms["compress"],
-        first_token_ms=first_token_ms,
-        answer_ms=answer_ms,
-    )
-    predictions = zip(items, [first, *others], strict=True)
-    return [replace(shared, id=item.id, predicted=text, score=score(item, text)) for item, text in predictions]
+    return [
+        Answered(
+            item=item.fingerprint,
+            video=item.video.name,
+            question=item.question,
+            answer=item.answer,
+            condition=condition.key,
+            predicted=text,
+            score=score(item, text),
+            kept_tokens=len(tokens.features),
+            visual_tokens=frames * model.tokens_per_frame,
+            budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.is_exact else None,
+            decode_ms=clock.stage_ms["decode"],
+            encode_ms=clock.stage_ms["encode"],
+            compress_ms=clock.stage_ms["compress"],
+            first_token_ms=first_token_ms,
+            answer_ms=answer_ms,
+        )
+        for item, text in zip(items, [first, *others], strict=True)
+    ]
 
 
 def _timed_answer(

@@ -14,13 +14,15 @@ SCORING = (
     "sentences"
 )
 
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DESCRIPTION = "describe"
 
 
 def normalise(text: str) -> str:
-    """Case, spaces, final punctuation and a leading article do not matter."""
+    """Case, spaces, final punctuation and a leading article do not matter, nor whether "three" is 3."""
     words = " ".join(text.casefold().split()).strip(" .,;:!?\"'`")
-    return re.sub(r"^(the|a|an) ", "", words)
+    spelled = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in words.split()]
+    return re.sub(r"^(the|a|an) ", "", " ".join(spelled))
 
 
 def score(item: Item, predicted: str) -> float:

@@ -83,6 +83,15 @@ class LlavaOnevision:
             "vision_blocks": len(attention_modules(tower)),
         }
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that the tokenizer has no token for; none where it knows every byte."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or not self.tokenizer.is_fast:
+            return []
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [text[first:stop] for token, (first, stop) in places if token == unknown]
+
     @torch.inference_mode()
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector over the frames, a few at a time.

@@ -68,7 +68,8 @@ def explained(config: ModelConfig) -> Iterator[None]:
             ) from error
         raise ModelError(
             f"{name} is neither a local folder nor a model that can be fetched now; "
-            f"check the name, --revision and the network ({first_line(error)})"
+            f"check the name, --revision and the network, or use the bundled --model {BUNDLED_MODEL} "
+            f"({first_line(error)})"
         ) from error
     except AOTError:
         raise
@@ -92,6 +93,8 @@ def _check_local(config: ModelConfig) -> None:
     """A path that is meant to be local should not be looked up on the hub."""
     path = Path(location(config))
     looks_local = location(config).startswith(("/", "./", "../")) or path.exists()
+    if looks_local and not path.exists():
+        raise ModelError(f"there is no folder {config.name}; check the path")
     if looks_local and not (path / "config.json").is_file():
         raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")
 

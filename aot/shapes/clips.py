@@ -39,13 +39,17 @@ def write_clip(scene: Scene, path: Path) -> None:
 
 
 def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int], None] = lambda done: None) -> Path:
-    """Write a clip for every seed and `questions.jsonl`, the data set that `aot eval` reads; returns its path."""
+    """Write a clip for every seed and `questions.jsonl`, the data set that `aot eval` reads; returns its path.
+
+    Clips that are there already stay.
+    """
     make_folder(folder)
     lines = []
     for done, seed in enumerate(seeds, 1):
         scene = sample_scene(seed)
         name = f"shapes-{seed}.mp4"
-        write_clip(scene, folder / name)
+        if not (folder / name).is_file():
+            write_clip(scene, folder / name)
         for qa in questions(scene):
             row = {"video": name, "question": qa.question, "answer": qa.answer, "family": qa.family}
             lines.append(json.dumps(row) + "\n")

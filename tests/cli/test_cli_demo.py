@@ -61,6 +61,12 @@ def test_no_model_is_the_bundled_model_and_it_sees(run_aot: Aot) -> None:
     assert run.json["model"]["name"] == "shapes"
 
 
+def test_words_it_does_not_know_are_told(run_aot: Aot, clip_file: Path) -> None:
+    run = run_aot("ask", clip_file, "what does the dog do?", "-q", "what happens?", "--model", "shapes")
+    assert run.code == 0, run.err
+    assert run.err == "aot: note: shapes does not know: dog\n"
+
+
 def test_what_is_asked_for_wins(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_aot("compress", clip_file, "-o", "t.pt", "--frames", "5", "--json")
     assert run.json["visual_tokens"] == 5 * 64

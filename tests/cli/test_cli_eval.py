@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,42 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     assert "from 2 videos are rough" in again.err
 
 
+def test_a_folder_grows(run_aot: Aot, small: tuple[str, ...]) -> None:
+    rest = ("-o", "out", *small, "--methods", "uniform", "--ratios", "0.5", "--max-new-tokens", "2")
+    assert run_aot("eval", "--shapes", "1", *rest).code == 0
+    before = Path("out/answers.jsonl").read_bytes()
+    more = run_aot("eval", "--shapes", "2", *rest, "--json")
+    assert more.json["videos"] == 2
+    assert Path("out/answers.jsonl").read_bytes().startswith(before)
+    assert {path.name for path in Path("out/clips").iterdir()} == {
+        "questions.jsonl", "shapes-10000000.mp4", "shapes-10000001.mp4"
+    }  # fmt: skip
+
+
+def test_narrow_terminals_get_more_tables_and_lose_nothing(
+    run_aot: Aot, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("eval", "--shapes", "1", "-o", "out", *small, *QUICK)
+    wide = run_aot(*arguments)
+    assert wide.code == 0, wide.err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = run_aot(*arguments)
+    assert "…" not in narrow.out
+    tables = narrow.out.split("micro: mean over questions")[0]
+    words = [re.sub(r"\x1b\[[0-9;]*m", "", text).split() for text in (wide.out, tables)]
+    assert {word for word in words[1] if word[0].isdigit()} <= set(words[0])
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in tables.splitlines()) <= 60
+    for column in ("tokens", "micro %", "macro %", "vs random", "answer ms", "describe", "where"):
+        assert column in tables
+
+
+def test_one_video_says_nothing_of_how_videos_differ(run_aot: Aot, small: tuple[str, ...]) -> None:
+    run = run_aot("eval", "--shapes", "1", "-o", "out", *small, *QUICK)
+    assert " to " not in run.out.split("accuracy by family")[0]
+    assert not re.search(r"\d\*", run.out)
+
+
 def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     rows = [
         {"video": str(clip_file), "question": "what moves?", "answer": "B", "options": ["a wave", "a square"]},
@@ -52,9 +89,9 @@ def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path)
 
     asked = run_aot("ask", clip_file, "what colour is it?", "--ratio", "0.5", "--max-new-tokens", "6", "--json", *small)
     answers = [json.loads(line) for line in Path("out/answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    found = {(row["condition"], row["id"]): row["predicted"] for row in answers}
+    found = {(row["condition"], row["question"]): row["predicted"] for row in answers}
     assert len(answers) == len(found) == 8
-    assert found["aot@0.5", "2"] == asked.json["answer"]
+    assert found["aot@0.5", "what colour is it?"] == asked.json["answer"]
 
 
 def test_an_interrupt_leaves_what_can_be_gone_on_with(
@@ -110,6 +147,7 @@ def test_without_matplotlib_there_is_all_but_the_plot(
         (("--shapes", "1", "--methods", ""), "nothing to compare"),
         (("--shapes", "1", "--variant", "aot.inter.enabled=false"), "NAME:PATH=VALUE"),
         (("--shapes", "1", "--variant", "x:sampling.frames=3"), "same for all conditions"),
+        (("--shapes", "1", "--variant", "x:ratio=1", "--variant", "x:ratio=1"), "two variants are called x"),
     ],
 )
 def test_bad_requests_leave_nothing(

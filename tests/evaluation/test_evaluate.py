@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aot.config import Config, build_config
-from aot.errors import ConfigError
+from aot.errors import ConfigError, VideoError
 from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset
 from aot.evaluation.dataset import by_video
 from aot.evaluation.plot import plot_accuracy, spread
@@ -44,12 +44,12 @@ def whole(items: tuple[Item, ...], small_model: VideoModel, tmp_path_factory: py
 
 def answers(folder: Path) -> dict[tuple[str, str], str]:
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    assert len({(row["id"], row["condition"]) for row in rows}) == len(rows)
-    return {(row["id"], row["condition"]): row["predicted"] for row in rows}
+    assert len({(row["item"], row["condition"]) for row in rows}) == len(rows)
+    return {(row["item"], row["condition"]): row["predicted"] for row in rows}
 
 
 def test_every_condition_answers_every_question(items: tuple[Item, ...], whole: Path) -> None:
-    assert set(answers(whole)) == {(item.id, condition.key) for item in items for condition in CONDITIONS}
+    assert set(answers(whole)) == {(item.fingerprint, condition.key) for item in items for condition in CONDITIONS}
 
 
 def test_answers_are_those_of_the_pipeline(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_pipeline(items: tuple[Item, ...], whole: Path,
         for item in items[:3]:
             assert item.video == items[0].video
             alone = "".join(small_model.generate(kept.tokens, item.prompt, BASE.generation))
-            assert found[item.id, condition.key] == alone
+            assert found[item.fingerprint, condition.key] == alone
 
 
 def test_a_video_is_decoded_and_encoded_once(
@@ -109,6 +109,52 @@ def test_the_data_may_be_elsewhere_by_now(
     monkeypatch.chdir(items[0].video.parent)
     evaluate([replace(item, video=Path(item.video.name)) for item in items], small_model, CONDITIONS, whole)
     assert (whole / "answers.jsonl").read_bytes() == before
+
+
+def test_a_data_set_may_grow_and_change_its_order(
+    items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path
+) -> None:
+    conditions = build_conditions(BASE, ["uniform"], [0.5])
+    some = [item for item in items if item.video != items[0].video]
+    evaluate(some, small_model, conditions, tmp_path)
+    before = (tmp_path / "answers.jsonl").read_bytes()
+    grown = [replace(item, id=f"new {item.id}") for item in reversed(items)]
+    assert evaluate(grown, small_model, conditions, tmp_path).questions == len(items)
+    after = (tmp_path / "answers.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert len(answers(tmp_path)) == len(items)
+    assert evaluate(some, small_model, conditions, tmp_path).questions == len(some)
+    assert (tmp_path / "answers.jsonl").read_bytes() == after
+
+
+def test_another_answer_or_video_is_another_question(items: tuple[Item, ...]) -> None:
+    one = items[0]
+    changed = [
+        replace(one, answer="other"), replace(one, question="other?"), replace(one, options=("a", "b")),
+        replace(one, family="other"), replace(one, video=Path("other.mp4")), replace(one, video_bytes=1),
+    ]  # fmt: skip
+    assert one.video_bytes == one.video.stat().st_size
+    assert len({item.fingerprint for item in [one, *changed]}) == 7
+    assert replace(one, id="other", video=Path(one.video.name)).fingerprint == one.fingerprint
+
+
+def test_what_is_no_video_is_told_before_the_first_answer(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path
+) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").touch()
+    bad = [replace(items[0], id=name, video=tmp_path / name) for name in ("text.mp4", "empty.mp4")]
+    with pytest.raises(VideoError, match=r"text\.mp4 .*; .*empty\.mp4 "):
+        evaluate([*items, *bad], small_model, build_conditions(BASE, ["uniform"], [0.5]), tmp_path / "out")
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+def test_notices_of_a_video_are_passed_on(items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:
+    told: list[str] = []
+    many = build_config({**BASE.to_dict(), "sampling": {"frames": 70}})  # more than the clip has
+    evaluate(items[:1], small_model, build_conditions(many, ["frames"], [0.1]), tmp_path, on_notice=told.append)
+    assert len(told) == 1
+    assert told[0].startswith(f"{items[0].video.name}: ")
 
 
 def test_a_damaged_journal_is_one_error(items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:

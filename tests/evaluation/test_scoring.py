@@ -17,7 +17,8 @@ def item(answer: str, *options: str, family: str = "all") -> Item:
     [
         ("red", "red", True), ("red", " Red.", True), ("the red star", "red star", True), ("red", "a red", True),
         ("top left", "top  left!", True), ("red", "red star", False), ("red", "", False), ("theatre", "atre", False),
-        ("no", "No, it is not", False),
+        ("no", "No, it is not", False), ("3", "three", True), ("three", "3.", True), ("3", "four", False),
+        ("two red stars", "2 red stars", True),
     ],
 )  # fmt: skip
 def test_free_answers(answer: str, predicted: str, right: bool) -> None:

@@ -76,6 +76,17 @@ def test_the_bundled_model_is_found_by_its_name_and_stays_so_called() -> None:
     assert (Path(location(ModelConfig(name="shapes"))) / "config.json").is_file()
 
 
+def test_it_says_which_words_it_cannot_read() -> None:
+    model = load_model(ModelConfig(name="shapes", device="cpu"))
+    assert model.unknown_words("What color is the dog, and the orange circles?") == ["dog", "circles"]
+    assert model.unknown_words("What colour is the star?") == []
+
+
+def test_british_spelling_is_read_as_american() -> None:
+    tokenizer = load_model(ModelConfig(name="shapes", device="cpu")).tokenizer  # type: ignore[attr-defined]
+    assert tokenizer("Which COLOUR is it?")["input_ids"] == tokenizer("which color is it ?")["input_ids"]
+
+
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, small_folder: Path) -> None:
     monkeypatch.setenv("HOME", str(small_folder.parent))
     monkeypatch.setenv("USERPROFILE", str(small_folder.parent))

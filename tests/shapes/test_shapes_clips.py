@@ -47,3 +47,11 @@ def test_the_data_set_asks_every_question_of_every_scene(tmp_path: Path) -> None
     assert rows == expected
     assert told == [1, 2]
     assert sorted(p.name for p in path.parent.iterdir()) == ["questions.jsonl", "shapes-4.mp4", "shapes-8.mp4"]
+
+
+def test_clips_that_are_there_are_not_drawn_again(tmp_path: Path) -> None:
+    write_questions(tmp_path, [4])
+    (tmp_path / "shapes-4.mp4").write_bytes(b"as it was")
+    path = write_questions(tmp_path, [4, 8])
+    assert (tmp_path / "shapes-4.mp4").read_bytes() == b"as it was"
+    assert {json.loads(line)["video"] for line in path.read_text().splitlines()} == {"shapes-4.mp4", "shapes-8.mp4"}
