@@ -56,7 +56,7 @@ def test_no_name_says_how_to_give_one() -> None:
         load_model(ModelConfig())
 
 
-@pytest.mark.parametrize("make", [str, lambda path: f"{path}/nope", lambda path: os.path.relpath(path)])
+@pytest.mark.parametrize("make", [str, lambda path: os.path.relpath(path)])
 def test_a_folder_without_a_config_is_not_looked_up(make: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not a model folder: there is no config\.json"):
         load_model(config(make(tmp_path)))
@@ -64,7 +64,7 @@ def test_a_folder_without_a_config_is_not_looked_up(make: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["./nope", "../nope", "~/nope", "/nope"])
 def test_a_path_that_is_not_there(name: str) -> None:
-    with pytest.raises(ModelError, match="is not a model folder"):
+    with pytest.raises(ModelError, match="there is no folder"):
         load_model(config(name))
 
 

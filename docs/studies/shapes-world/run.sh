@@ -15,4 +15,4 @@ aot eval --shapes 200 --first-seed 4000000 -o "$results/ablations" --model shape
     --variant mass-token:aot.intra.mass=token \
     --variant keyframe-once:aot.inter.keyframe=original \
     --variant keyframe-merged:aot.inter.keyframe=merged \
-    --variant dynamic:aot.clips.mode=dynamic
+    --variant dynamic:aot.clips.mode=dynamic,aot.clips.segments=2
