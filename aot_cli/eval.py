@@ -55,11 +55,11 @@ def evaluate_command(
     from aot.evaluation import build_conditions, evaluate, load_dataset
     from aot.files import make_folder
 
-    config = config_with_model(given)
-    conditions = build_conditions(config, _names(methods), _numbers(ratios), _variants(variant or []))
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
+    config = config_with_model(given)
+    conditions = build_conditions(config, _names(methods), _numbers(ratios), _variants(variant or []))
     make_folder(output)
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
