@@ -51,8 +51,8 @@ def test_ids_are_those_of_the_whole_text(tokenizer: Any, video_id: int, template
 
 @given(question=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_survives(tokenizer: Any, video_id: int, question: str) -> None:
-    if not question.strip():
-        return
+    if not question.strip() or any(word in question for word in tokenizer.get_added_vocab()):
+        return  # refused, as other tests show
     _, after = split_prompt(tokenizer, "hf", question, video_id)
     plain = tokenizer(f"\n{question.strip()}", add_special_tokens=False)["input_ids"]
     assert after[: len(plain)] == plain
