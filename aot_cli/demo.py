@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-_SEED = 184  # a scene with motion and a flash
-_KINDS = ("describe", "flash", "motion")
+_SEED = 125  # a scene with motion and a change of colour
+_KINDS = ("describe", "change", "motion")
 
 
 @command()
