@@ -77,7 +77,7 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--set", "nonsense"), 2, "PATH=VALUE"),
         (("--preset", "nope"), 2, "valid: default"),
         (("--device", "tpu"), 2, "auto, cpu"),
-        (("--model", "./nope"), 4, "config.json"),
+        (("--model", "./nope"), 4, "there is no folder"),
         (("--model", "someone/something", "--offline"), 4, "offline"),
     ],
 )
