@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every number of ../shapes-world.md: sh docs/studies/shapes-world/run.sh RESULTS
-# About an hour on two cores. Cut it off whenever you like; it goes on where it was.
+# About an hour and a half on two cores. Cut it off whenever you like; it goes on where it was.
 set -e
 results=${1:?name a folder for the results}
 
