@@ -64,7 +64,9 @@ def _introduce(name: str, *, bundled: bool) -> str:
 
 def tell_unknown_words(model: VideoModel, questions: Iterable[str]) -> None:
     """One line about words that the model cannot read, if there are any."""
-    unknown = list(dict.fromkeys(word for question in questions for word in model.unknown_words(question)))
+    unknown = list(
+        dict.fromkeys(word for question in dict.fromkeys(questions) for word in model.unknown_words(question))
+    )
     if unknown:
         more = f" and {len(unknown) - _MOST_WORDS} more" if len(unknown) > _MOST_WORDS else ""
         notify([f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"])
