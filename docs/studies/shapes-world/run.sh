@@ -16,3 +16,12 @@ aot eval --shapes 200 --first-seed 4000000 -o "$results/ablations" --model shape
     --variant keyframe-once:aot.inter.keyframe=original \
     --variant keyframe-merged:aot.inter.keyframe=merged \
     --variant dynamic:aot.clips.mode=dynamic,aot.clips.segments=2
+
+# The second model: sh run.sh RESULTS MODEL, with what `python -m training --seed 1` left.
+second=${2:-}
+[ -n "$second" ] || exit 0
+aot eval --shapes 500 --first-seed 3000000 --frames 8 -o "$results/full-1" --model "$second" --methods none
+aot eval --shapes 200 --first-seed 4000000 --frames 8 -o "$results/methods-1" --model "$second" --ratios 0.1 \
+    --variant aot-last:aot.anchors.deep_layer=-1 \
+    --variant attention-last:method=attention,aot.anchors.deep_layer=-1
+python docs/studies/shapes-world/saliency.py shapes "$second"
