@@ -94,6 +94,8 @@ def test_interrupt_leaves_nothing(
 ) -> None:
     import aot.models.llava_onevision as family
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
     def interrupted(*args: Any, **kwargs: Any) -> None:
         if where == "save":
             Path(args[1]).write_bytes(b"half")
@@ -104,6 +106,7 @@ def test_interrupt_leaves_nothing(
     else:
         monkeypatch.setattr(family.LlavaOnevision, "encode", interrupted)
     run = run_aot("compress", clip_file, "-o", "t.pt", *small)
+    signal.signal(signal.SIGINT, before)
     assert run.code == 130
     assert run.err == "aot: interrupted\n"
     assert not list(Path().iterdir())
