@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from aot.types import Pooling
 
-__all__ = ["patch_distances", "pool", "pooled_grid", "window_ids"]
+__all__ = ["patch_distances", "pool", "pooled_grid", "pooling_weights", "window_ids"]
 
 
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
@@ -62,3 +62,9 @@ def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
     else:
         image = functional.avg_pool2d(image, pooling.stride)
     return image.permute(0, 2, 3, 1).reshape(frames, -1, width)
+
+
+def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
+    """`pool` as a matrix, float64 [n, N]: every pooled token is a weighted sum of its frame's patches."""
+    patches = grid[0] * grid[1]
+    return pool(torch.eye(patches, dtype=torch.float64)[None], grid, pooling)[0]

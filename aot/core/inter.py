@@ -55,9 +55,8 @@ class DistinctRule:
 
 @dataclass(frozen=True, slots=True)
 class ClipTransport:
-    """distinct: bool [F, n], later frames' tokens that changed. merged: [C, n, D], each clip's keyframe with
-    its kept cells replaced by what they are after absorbing the rest. mass: [C, n] float32, 1 plus what each
-    keyframe token absorbed.
+    """distinct: bool [F, P], later frames' tokens that changed. merged: [C, P, D], each clip's keyframe tokens after
+    absorbing the rest. mass: [C, P] float32, 1 plus what each of them absorbed; 0 where there is none.
     """
 
     distinct: Tensor
@@ -67,7 +66,7 @@ class ClipTransport:
 
 def transport_within_clips(
     tokens: Tensor,
-    kept: Tensor,
+    valid: Tensor,
     clips: Sequence[Clip],
     rule: DistinctRule,
     *,
@@ -86,22 +85,22 @@ def transport_within_clips(
         Y <- (Y + lambda sum_x p[x, y] x) / (1 + lambda sum_x p[x, y])
 
     Args:
-        tokens: [F, n, D] after pooling. kept: bool [F, n], the cells that take part.
+        tokens: [F, P, D] kept tokens after pooling. valid: bool [F, P], false where a frame has fewer.
         clips: consecutive runs of frames that cover all F.
     """
-    table = _ClipTable.build(kept, clips)
     dtype = decision_dtype(tokens)
-    key_values, key_valid = table.gather(tokens, table.keyframes, dtype)
+    keyframes, lengths = _table(clips, tokens.device)
+    key_values, key_valid = tokens[keyframes].to(dtype), valid[keyframes]
     mass = key_valid.to(dtype)
-    distinct = torch.zeros_like(kept)
-    for offset in range(1, table.longest):
-        frames, present = table.frames_at(offset)
-        values, valid = table.gather(tokens, frames, dtype)
-        valid = valid & present[:, None]
-        cost = _inter_cost(values, key_values, valid, key_valid) * temporal_weight(offset, sigma_frames)
+    distinct = torch.zeros_like(valid)
+    for offset in range(1, max(map(len, clips))):
+        present = lengths > offset
+        frames = keyframes + offset * present
+        values, here = tokens[frames].to(dtype), valid[frames] & present[:, None]
+        cost = _inter_cost(values, key_values, here, key_valid) * temporal_weight(offset, sigma_frames)
         plan = sinkhorn(
             cost,
-            _uniform(valid, dtype),
+            _uniform(here, dtype),
             _uniform(key_valid, dtype),
             epsilon=epsilon,
             max_iterations=max_iterations,
@@ -109,19 +108,19 @@ def transport_within_clips(
             stopping=stopping,
         ).plan
         share = plan / plan.sum(-1, keepdim=True).clamp_min(1e-9)
-        changed = rule.select(share.amax(-1), valid, frames)
-        table.scatter_mask(distinct, frames, changed)
-        absorbed = share * (lambda_inter * (valid & ~changed)[..., None])
+        changed = rule.select(share.amax(-1), here, frames)
+        distinct[frames] |= changed  # a clip that is too short stands at its keyframe, where nothing is distinct
+        absorbed = share * (lambda_inter * (here & ~changed)[..., None])
         absorbed_mass = absorbed.sum(1)
         key_values = (key_values + absorbed.mT @ values) / (1 + absorbed_mass)[..., None]
         mass = mass + absorbed_mass
-    keyframe_tokens = tokens[table.keyframes]
-    ones = torch.ones(keyframe_tokens.shape[:2], device=tokens.device)
-    return ClipTransport(
-        distinct,
-        merged=table.place(keyframe_tokens, key_values),
-        mass=table.place(ones[..., None], mass[..., None]).squeeze(-1),
-    )
+    return ClipTransport(distinct, key_values.to(tokens.dtype), mass.float())
+
+
+def _table(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Keyframes [C] and lengths [C]."""
+    rows = torch.tensor([(clip.first, len(clip)) for clip in clips], device=device)
+    return rows[:, 0], rows[:, 1]
 
 
 def _uniform(valid: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,46 +133,3 @@ def _inter_cost(sources: Tensor, anchors: Tensor, source_valid: Tensor, anchor_v
     pairs = source_valid[:, :, None] & anchor_valid[:, None, :]
     least = cost.masked_fill(~pairs, torch.inf).amin((1, 2), keepdim=True)
     return torch.where(pairs, cost - least, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _ClipTable:
-    """Kept cells of every frame, padded to the fullest frame (P), and the frames of every clip."""
-
-    cells: Tensor  # [F, P] kept cells in raster order, then padding
-    valid: Tensor  # [F, P]
-    keyframes: Tensor  # [C]
-    lengths: Tensor  # [C]
-    longest: int
-
-    @classmethod
-    def build(cls, kept: Tensor, clips: Sequence[Clip]) -> _ClipTable:
-        counts = kept.sum(1)
-        fullest = int(counts.max())
-        cells = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :fullest]
-        valid = torch.arange(fullest, device=kept.device) < counts[:, None]
-        keyframes = torch.tensor([clip.first for clip in clips], device=kept.device)
-        lengths = torch.tensor([len(clip) for clip in clips], device=kept.device)
-        return cls(cells, valid, keyframes, lengths, max(len(clip) for clip in clips))
-
-    def frames_at(self, offset: int) -> tuple[Tensor, Tensor]:
-        """The frame `offset` after each keyframe, and whether the clip is that long."""
-        present = self.lengths > offset
-        return self.keyframes + offset * present, present
-
-    def gather(self, tokens: Tensor, frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Kept tokens of one frame per clip [C, P, D], zero where padded, and their validity [C, P]."""
-        valid = self.valid[frames]
-        values = tokens[frames[:, None], self.cells[frames]].to(dtype)
-        return values * valid[..., None], valid
-
-    def scatter_mask(self, mask: Tensor, frames: Tensor, chosen: Tensor) -> None:
-        """Set mask [F, n] at the chosen [C, P] cells of `frames`."""
-        clip, place = chosen.nonzero(as_tuple=True)
-        mask[frames[clip], self.cells[frames[clip], place]] = True
-
-    def place(self, keyframe_values: Tensor, kept_values: Tensor) -> Tensor:
-        """A copy of keyframe_values [C, n, D] with the keyframes' kept cells set to kept_values [C, P, D]."""
-        clip, place = self.valid[self.keyframes].nonzero(as_tuple=True)
-        cell = self.cells[self.keyframes[clip], place]
-        return keyframe_values.index_put((clip, cell), kept_values[clip, place].to(keyframe_values.dtype))

@@ -1,19 +1,41 @@
-"""Phase I transport: within each frame, the unselected patches' information moves into the anchors."""
+"""Phase I transport: within each frame, the unselected patches' information moves into the anchors.
+
+Every new anchor is a weighted sum of its frame's patches, and so is every pooled token. Both together are one matrix
+per frame, so the features are read twice (to compare and to sum) and never copied.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.core.cost import cosine_similarity, working_dtype
 from aot.core.grid import patch_distances
+from aot.core.products import cosine_to_anchors, weighted_sums
 from aot.core.sinkhorn import sinkhorn
 from aot.types import TransportPlan
 
-__all__ = ["transport_within_frames"]
+__all__ = ["FrameTransport", "transport_within_frames"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTransport:
+    """What every anchor becomes. anchor_index: [F, M] patches. mixing: [F, M, N], the weight of each of the frame's
+    patches in the new anchor; rows sum to 1. plan: [F, N, M], zero for the anchors themselves.
+    """
+
+    anchor_index: Tensor
+    mixing: Tensor
+    plan: TransportPlan
+
+    def pooled(self, features: Tensor, pooling: Tensor) -> Tensor:
+        """Rows `pooling` [F, P, N] of the frames' features [F, N, D] with the anchors replaced: [F, P, D]."""
+        index = self.anchor_index[:, None, :].expand(-1, pooling.shape[1], -1)
+        of_anchors = pooling.gather(2, index)
+        return weighted_sums(pooling.scatter(2, index, 0.0) + of_anchors @ self.mixing, features)
 
 
 def transport_within_frames(
@@ -30,8 +52,8 @@ def transport_within_frames(
     max_iterations: int = 100,
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
-) -> tuple[Tensor, TransportPlan | None]:
-    """Update the anchors of every frame in place of their old values (docs/algorithm.md, section 2).
+) -> FrameTransport | None:
+    """How the anchors of every frame change (docs/algorithm.md, section 2).
 
         C = 1 - cos(x_u, x_a) + spatial_weight * |position_u - position_a|, T = sinkhorn(C)
         ot_a = (x_a + lambda sum_u T[u, a] x_u) / (1 + lambda sum_u T[u, a])
@@ -39,32 +61,26 @@ def transport_within_frames(
         x_a <- (1 - nearest_blend) ot_a + nearest_blend near_a
 
     Args:
-        features: [F, N, D] after the projector, before pooling; not modified.
+        features: [F, N, D] after the projector, before pooling.
         anchors: bool [F, N] with exactly `anchor_count` true in every frame.
         mass: "plan", total mass 1 per frame (published); "token", one unit per unselected patch.
 
     Returns:
-        Features with the anchors replaced, in the dtype given, and the plan [F, U, M] (None if
-        every patch is an anchor, when there is nothing to move).
+        None if every patch is an anchor, when there is nothing to move.
     """
-    frames, patches, width = features.shape
-    if anchor_count == patches:
-        return features, None
-    order = anchors.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    anchor_index, source_index = order[:, :anchor_count], order[:, anchor_count:]
-    dtype = working_dtype(features)
-    anchor_values = _take(features, anchor_index).to(dtype)
-    source_values = _take(features, source_index).to(dtype)
-    similarity = cosine_similarity(source_values, anchor_values)
+    if anchor_count == features.shape[1]:
+        return None
+    index = anchors.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :anchor_count]
+    similarity = cosine_to_anchors(features, index)
     cost = 1 - similarity
     if spatial_weight:
-        distance = patch_distances(grid).to(dtype).to(features.device)
-        cost += spatial_weight * distance[source_index[:, :, None], anchor_index[:, None, :]]
-    n_sources = patches - anchor_count
+        cost += spatial_weight * patch_distances(grid).to(cost)[index].mT
+    sources = (~anchors).to(cost.dtype)
+    n_sources = features.shape[1] - anchor_count
     solved = sinkhorn(
         cost,
-        cost.new_full((frames, n_sources), 1 / n_sources),
-        cost.new_full((frames, anchor_count), 1 / anchor_count),
+        sources / n_sources,
+        cost.new_full(index.shape, 1 / anchor_count),
         epsilon=epsilon,
         max_iterations=max_iterations,
         tolerance=tolerance,
@@ -72,24 +88,13 @@ def transport_within_frames(
         joint=True,
     )
     unit = float(n_sources) if mass == "token" else 1.0
-    own_share, weights = _blend(solved.plan * (lambda_intra * unit), similarity, nearest_blend)
-    updated = own_share[..., None] * anchor_values + weights.mT @ source_values
-    index = anchor_index[..., None].expand(-1, -1, width)
-    return features.scatter(1, index, updated.to(features.dtype)), solved
+    nearest = functional.one_hot(similarity.argmax(-1), anchor_count) * sources[:, :, None]
+    mixing, own_share = _blend(solved.plan * (lambda_intra * unit), nearest, nearest_blend)
+    return FrameTransport(index, mixing.scatter(1, index[:, None, :], own_share[:, None, :]).mT, solved)
 
 
-def _blend(moved: Tensor, similarity: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
-    """Both averages as one set of weights: the anchor's own share [F, M] and each source's [F, U, M]."""
-    moved_mass = 1 + moved.sum(1)
-    own_share = (1 - nearest_blend) / moved_mass
-    weights = moved * own_share[:, None, :]
-    if nearest_blend:
-        nearest = functional.one_hot(similarity.argmax(-1), similarity.shape[-1]).to(moved.dtype)
-        nearest_share = nearest_blend / (1 + nearest.sum(1))
-        own_share = own_share + nearest_share
-        weights = weights + nearest * nearest_share[:, None, :]
-    return own_share, weights
-
-
-def _take(features: Tensor, index: Tensor) -> Tensor:
-    return features.gather(1, index[..., None].expand(-1, -1, features.shape[-1]))
+def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
+    """Both averages as one set of weights: each source's share of every anchor [F, N, M] and the anchor's own [F, M]."""
+    moved_share = (1 - nearest_blend) / (1 + moved.sum(1))
+    nearest_share = nearest_blend / (1 + nearest.sum(1))
+    return moved * moved_share[:, None, :] + nearest * nearest_share[:, None, :], moved_share + nearest_share

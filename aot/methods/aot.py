@@ -15,10 +15,12 @@ from torch import Tensor
 from aot.config import AOTConfig
 from aot.core.anchors import AnchorRanking, rank_patches
 from aot.core.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
+from aot.core.cells import KeptCells
 from aot.core.clips import dynamic_clips
-from aot.core.grid import pool, pooled_grid
+from aot.core.grid import pool, pooled_grid, pooling_weights
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
+from aot.core.products import take_rows
 from aot.errors import ConfigError
 from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
 from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
@@ -52,10 +54,10 @@ class AnchorTransport:
         ranking = rank_patches(shallow, deep, tokens.grid, anchors.windows_per_side)
         clips = self._clips(tokens)
         allocation = self._allocate(tokens, ranking, clips, budget)
-        features, plan = self._phase_one(tokens, ranking, allocation.anchors)
-        pooled = pool(features, tokens.grid, tokens.pool)
-        moved = self._phase_two(pooled, allocation, clips)
-        features, frame, cell, role, mass = _emit(pooled, allocation, clips, moved, self.config.inter.keyframe)
+        cells = KeptCells.build(allocation.kept)
+        pooled, plan = self._phase_one(tokens, ranking, allocation.anchors, cells)
+        moved = self._phase_two(pooled, cells, allocation, clips)
+        features, frame, cell, role, mass = _emit(pooled, cells, allocation, clips, moved, self.config.inter.keyframe)
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
         return CompressedTokens(
             features=features,
@@ -111,24 +113,33 @@ class AnchorTransport:
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)
 
     def _phase_one(
-        self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int
+        self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int, cells: KeptCells
     ) -> tuple[Tensor, TransportPlan | None]:
+        """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features, and the plan."""
         settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
-        if not settings.enabled:
-            return tokens.features, None
-        return transport_within_frames(
-            tokens.features,
-            ranking.select(anchors, local_ratio),
-            ranking.total(anchors, local_ratio),
-            tokens.grid,
-            spatial_weight=settings.spatial_weight,
-            nearest_blend=settings.nearest_blend,
-            lambda_intra=settings.lambda_intra,
-            mass=settings.mass,
-            **asdict(settings.transport),
+        moved = (
+            transport_within_frames(
+                tokens.features,
+                ranking.select(anchors, local_ratio),
+                ranking.total(anchors, local_ratio),
+                tokens.grid,
+                spatial_weight=settings.spatial_weight,
+                nearest_blend=settings.nearest_blend,
+                lambda_intra=settings.lambda_intra,
+                mass=settings.mass,
+                **asdict(settings.transport),
+            )
+            if settings.enabled
+            else None
         )
+        if moved is None:
+            return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None
+        pooling = pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index]
+        return moved.pooled(tokens.features, pooling).to(tokens.features.dtype), moved.plan
 
-    def _phase_two(self, pooled: Tensor, allocation: Allocation, clips: tuple[Clip, ...]) -> ClipTransport:
+    def _phase_two(
+        self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
+    ) -> ClipTransport:
         settings = self.config.inter
         if allocation.distinct is not None:
             rule = DistinctRule("count", counts=torch.tensor(allocation.distinct, device=pooled.device))
@@ -138,7 +149,7 @@ class AnchorTransport:
             rule = DistinctRule("threshold", level=settings.tau)
         return transport_within_clips(
             pooled,
-            allocation.kept,
+            cells.valid,
             clips,
             rule,
             sigma_frames=settings.sigma_frames,
@@ -161,7 +172,12 @@ class AnchorTransport:
 
 
 def _emit(
-    pooled: Tensor, allocation: Allocation, clips: tuple[Clip, ...], moved: ClipTransport, keyframe: str
+    pooled: Tensor,
+    cells: KeptCells,
+    allocation: Allocation,
+    clips: tuple[Clip, ...],
+    moved: ClipTransport,
+    keyframe: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features, frame, cell, role and mass of every kept token in reading order (docs/algorithm.md, section 4).
 
@@ -174,24 +190,25 @@ def _emit(
     several = lengths > 1
     merged_only = several & (keyframe == "merged")
     merged_too = several & (torch.tensor(allocation.copies, device=device) == 2)
-    shown = torch.zeros_like(allocation.kept)
-    shown[keyframes[~merged_only]] = allocation.kept[keyframes[~merged_only]]
+    shown = moved.distinct.clone()
+    shown[keyframes] = cells.valid[keyframes] & ~merged_only[:, None]
     clip_of_frame = torch.repeat_interleave(torch.arange(len(clips), device=device), lengths)
 
-    frame, cell = (shown | moved.distinct).nonzero(as_tuple=True)
-    is_distinct = moved.distinct[frame, cell]
+    frame, place = shown.nonzero(as_tuple=True)
+    is_distinct = moved.distinct[frame, place]
     own_role = torch.where(several[clip_of_frame[frame]], int(Role.KEYFRAME), int(Role.KEPT))
     role = torch.where(is_distinct, int(Role.DISTINCT), own_role)
 
     merging = merged_only | merged_too
-    merged_clip, merged_cell = (allocation.kept[keyframes] & merging[:, None]).nonzero(as_tuple=True)
-    place = torch.where(merged_only, 0, 2)[merged_clip]
+    merged_clip, merged_place = (cells.valid[keyframes] & merging[:, None]).nonzero(as_tuple=True)
+    turn = torch.where(merged_only, 0, 2)[merged_clip]
 
-    order = torch.cat([clip_of_frame[frame] * 3 + is_distinct, merged_clip * 3 + place]).argsort(stable=True)
+    order = torch.cat([clip_of_frame[frame] * 3 + is_distinct, merged_clip * 3 + turn]).argsort(stable=True)
+    merged_frame = keyframes[merged_clip]
     return (
-        torch.cat([pooled[frame, cell], moved.merged[merged_clip, merged_cell]])[order],
-        torch.cat([frame, keyframes[merged_clip]])[order],
-        torch.cat([cell, merged_cell])[order],
+        torch.cat([pooled[frame, place], moved.merged[merged_clip, merged_place]])[order],
+        torch.cat([frame, merged_frame])[order],
+        torch.cat([cells.index[frame, place], cells.index[merged_frame, merged_place]])[order],
         torch.cat([role, torch.full_like(merged_clip, Role.MERGED)])[order].to(torch.uint8),
-        torch.cat([torch.ones(len(frame), device=device), moved.mass[merged_clip, merged_cell]])[order],
+        torch.cat([torch.ones(len(frame), device=device), moved.mass[merged_clip, merged_place]])[order],
     )

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
 
+from aot.core.cells import KeptCells
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
+from aot.core.products import take_rows
 from aot.types import Clip
 
 Array = oracle.Array
@@ -37,7 +39,21 @@ def clips_of(lengths: Sequence[int]) -> tuple[Clip, ...]:
 def transport(
     tokens: Array, kept: torch.Tensor, clips: Sequence[Clip], rule: DistinctRule, **settings: Any
 ) -> ClipTransport:
-    return transport_within_clips(torch.from_numpy(tokens), kept, clips, rule, **settings)
+    return moved_tokens(torch.from_numpy(tokens), kept, clips, rule, **settings)
+
+
+def moved_tokens(
+    tokens: torch.Tensor, kept: torch.Tensor, clips: Sequence[Clip], rule: DistinctRule, **settings: Any
+) -> ClipTransport:
+    """The result laid out as cells [F, n] and [C, n], with what is not kept as it was."""
+    cells = KeptCells.build(kept)
+    moved = transport_within_clips(take_rows(tokens, cells.index), cells.valid, clips, rule, **settings)
+    keyframes = [clip.first for clip in clips]
+    distinct, merged, mass = torch.zeros_like(kept), tokens[keyframes], torch.ones(len(clips), kept.shape[1])
+    distinct[kept] = moved.distinct[cells.valid]
+    merged[kept[keyframes]] = moved.merged[cells.valid[keyframes]]
+    mass[kept[keyframes]] = moved.mass[cells.valid[keyframes]]
+    return ClipTransport(distinct, merged, mass)
 
 
 def kept_tokens(tokens: Array, kept: torch.Tensor, clip: Clip) -> list[Array]:
@@ -115,7 +131,7 @@ def test_transport_settings_arrive(epsilon: float, tolerance: float, max_iterati
 def test_lower_precision_decides_in_float64(dtype: torch.dtype, name: str) -> None:
     (tokens, kept), clips = video(LENGTHS[0], seed=5), clips_of(LENGTHS[0])
     rounded = torch.from_numpy(tokens).to(dtype)
-    moved = transport_within_clips(rounded, kept, clips, QUANTILE)
+    moved = moved_tokens(rounded, kept, clips, QUANTILE)
     assert moved.merged.dtype == dtype
     assert_is_the_oracles(moved, rounded.double().numpy(), kept, clips, name, keep_ratio=0.3)
 
@@ -156,11 +172,11 @@ def test_cells_that_are_not_kept_stay_out() -> None:
 
 def test_the_input_stays_whole() -> None:
     (tokens, kept), clips = video([4, 2]), clips_of([4, 2])
-    given_tokens, given_kept = torch.from_numpy(tokens), kept.clone()
-    before = given_tokens.clone()
-    transport_within_clips(given_tokens, given_kept, clips, QUANTILE)
-    assert torch.equal(given_tokens, before)
-    assert torch.equal(given_kept, kept)
+    values, valid = torch.from_numpy(tokens), kept.clone()
+    before = values.clone()
+    transport_within_clips(values, valid, clips, QUANTILE)
+    assert torch.equal(values, before)
+    assert torch.equal(valid, kept)
 
 
 @settings(max_examples=25)

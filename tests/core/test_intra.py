@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tolerances import assert_close
 
 from aot.core.intra import transport_within_frames
+from aot.types import TransportPlan
 
 Array = oracle.Array
 Grid = tuple[int, int]
@@ -34,8 +35,17 @@ def indices(anchors: torch.Tensor) -> list[list[int]]:
 
 
 def transport(features: Array, anchors: torch.Tensor, grid: Grid, **settings: Any) -> torch.Tensor:
-    count = int(anchors[0].sum())
-    return transport_within_frames(torch.from_numpy(features), anchors, count, grid, **settings)[0]
+    return moved_features(torch.from_numpy(features), anchors, grid, **settings)[0]
+
+
+def moved_features(
+    features: torch.Tensor, anchors: torch.Tensor, grid: Grid, **settings: Any
+) -> tuple[torch.Tensor, TransportPlan]:
+    """All features with the anchors replaced: pooling that leaves every patch alone."""
+    moved = transport_within_frames(features, anchors, int(anchors[0].sum()), grid, **settings)
+    assert moved is not None
+    alone = torch.eye(features.shape[1], dtype=moved.mixing.dtype).expand(len(features), -1, -1)
+    return moved.pooled(features, alone), moved.plan
 
 
 @pytest.mark.parametrize("mass", ["plan", "token"])
@@ -64,9 +74,9 @@ def test_every_grid_is_the_oracles(grid: Grid, epsilon: float) -> None:
     for count in {1, patches // 3, patches - 1} - {0}:
         features, anchors = frames_of(grid, frames=2), anchors_of(grid, count, frames=2)
         expected, iterations = oracle.intra(features, indices(anchors), grid, epsilon=epsilon)
-        got, plan = transport_within_frames(torch.from_numpy(features), anchors, count, grid, epsilon=epsilon)
-        assert plan is not None
-        assert plan.plan.shape == (2, patches - count, count)
+        got, plan = moved_features(torch.from_numpy(features), anchors, grid, epsilon=epsilon)
+        assert plan.plan.shape == (2, patches, count)
+        assert not plan.plan[anchors].any()
         assert plan.iterations.tolist() == [iterations] * 2  # the frames stop as one
         assert_close(got, expected, "float64")
 
@@ -78,8 +88,7 @@ def test_golden_frames(row: oracle.Golden) -> None:
     anchors = torch.zeros(4, 729, dtype=torch.bool)
     for t, of_frame in enumerate(chosen):
         anchors[t, of_frame] = True
-    moved, plan = transport_within_frames(torch.from_numpy(u), anchors, row.anchors_per_frame, oracle.GOLDEN_GRID)
-    assert plan is not None
+    moved, plan = moved_features(torch.from_numpy(u), anchors, oracle.GOLDEN_GRID)
     assert plan.iterations.tolist() == [row.intra_iterations] * 4
     assert moved.sum().item() == pytest.approx(row.intra_sum, abs=1e-5, rel=0)
     assert moved[0, row.lowest_anchor, :4].tolist() == pytest.approx(row.lowest_anchor_after_intra, abs=1e-6, rel=0)
@@ -90,35 +99,31 @@ def test_lower_precision(dtype: torch.dtype, name: str) -> None:
     grid = (9, 9)
     features, anchors = torch.from_numpy(frames_of(grid)).to(dtype), anchors_of(grid, 20)
     expected, _ = oracle.intra(features.double().numpy(), indices(anchors), grid)
-    moved, plan = transport_within_frames(features, anchors, 20, grid)
-    assert plan is not None
-    assert (moved.dtype, plan.plan.dtype) == (dtype, torch.float32)
+    moved, plan = moved_features(features, anchors, grid)
+    assert (moved.dtype, plan.plan.dtype) == (torch.float32, torch.float32)
     assert_close(moved, expected, name)
 
 
 def test_marginal_stopping_meets_the_rows() -> None:
     grid = (6, 6)
-    _, plan = transport_within_frames(
+    anchors = anchors_of(grid, 9)
+    _, plan = moved_features(
         torch.from_numpy(frames_of(grid)),
-        anchors_of(grid, 9),
-        9,
+        anchors,
         grid,
         stopping="marginal",
         tolerance=1e-4,
         max_iterations=1000,
     )
-    assert plan is not None
     assert plan.converged.all()
-    assert ((plan.plan.sum(2) - 1 / 27).abs().sum(1) < 1e-4).all()
+    assert ((plan.plan.sum(2) - ~anchors / 27).abs().sum(1) < 1e-4).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lambda_0_leaves_everything_alone(dtype: torch.dtype) -> None:
     grid = (5, 5)
     features = torch.from_numpy(frames_of(grid)).to(dtype)
-    moved, _ = transport_within_frames(
-        features, anchors_of(grid, 7), 7, grid, lambda_intra=0.0, nearest_blend=0.0, mass="token"
-    )
+    moved, _ = moved_features(features, anchors_of(grid, 7), grid, lambda_intra=0.0, nearest_blend=0.0, mass="token")
     assert torch.equal(moved, features)
 
 
@@ -127,8 +132,8 @@ def test_unselected_patches_stay_to_the_bit_and_the_input_whole(dtype: torch.dty
     grid = (6, 5)
     features, anchors = torch.from_numpy(frames_of(grid)).to(dtype), anchors_of(grid, 8)
     before, before_anchors = features.clone(), anchors.clone()
-    moved, _ = transport_within_frames(features, anchors, 8, grid, mass="token")
-    assert torch.equal(moved[~anchors], before[~anchors])
+    moved, _ = moved_features(features, anchors, grid, mass="token")
+    assert torch.equal(moved[~anchors].to(dtype), before[~anchors])
     assert (moved[anchors] != before[anchors]).any(-1).all()
     assert torch.equal(features, before)
     assert torch.equal(anchors, before_anchors)
@@ -136,9 +141,7 @@ def test_unselected_patches_stay_to_the_bit_and_the_input_whole(dtype: torch.dty
 
 def test_nothing_moves_where_every_patch_is_an_anchor() -> None:
     features = torch.from_numpy(frames_of((3, 4)))
-    moved, plan = transport_within_frames(features, torch.ones(3, 12, dtype=torch.bool), 12, (3, 4))
-    assert plan is None
-    assert torch.equal(moved, features)
+    assert transport_within_frames(features, torch.ones(3, 12, dtype=torch.bool), 12, (3, 4)) is None
 
 
 def test_zero_and_opposite_patches() -> None:
