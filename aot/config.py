@@ -52,7 +52,7 @@ def _check(**rules: tuple[bool, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """Which frames of the video are looked at.
+    """Which frames of the video are looked at, and how many are held and compressed at once (`segment_frames`).
 
     `frames` are spread evenly over the range (LLaVA's linspace); `fps` instead takes that many per
     second, thinned evenly to `max_frames`. `spacing` "time" spreads `frames` evenly in seconds
@@ -64,6 +64,7 @@ class SamplingConfig:
     start_s: float | None = None
     end_s: float | None = None
     max_frames: int = 256
+    segment_frames: int = 64
     spacing: Literal["index", "time"] = "index"
     decoder: Literal["pyav", "decord"] = "pyav"
 
@@ -75,6 +76,7 @@ class SamplingConfig:
             start_s=(start >= 0, f"must not be negative, got {start}"),
             end_s=(end is None or start < end, f"must be after the start ({start:g} s), got {end}"),
             max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
+            segment_frames=(self.segment_frames >= 1, f"must be at least 1, got {self.segment_frames}"),
         )
 
 

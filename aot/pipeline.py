@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from aot.config import Config, SamplingConfig
-from aot.core.clips import neighbour_similarity
-from aot.errors import NumericsError, TokensFileError
+from aot.config import Config
+from aot.errors import TokensFileError
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
-from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
-from aot.video import decode
+from aot.segments import EncodedVideo, SegmentCompressor
+from aot.stages import StageClock, StageProgress, silent
+from aot.types import CompressedTokens
 
-__all__ = [
-    "Compression",
-    "StageClock",
-    "answer",
-    "check_same_model",
-    "compress_tokens",
-    "compress_video",
-    "encode_video",
-]
-
-
-class StageProgress(Protocol):
-    """Told how far each stage is: "decode", "encode", "compress"."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
+__all__ = ["Compression", "answer", "check_same_model", "compress_video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,55 +32,23 @@ class Compression:
 
 
 def compress_video(
-    path: str | Path, model: VideoModel, config: Config, on_progress: StageProgress = _silent
+    path: str | Path, model: VideoModel, config: Config, on_progress: StageProgress = silent
 ) -> Compression:
-    """Decode, encode and compress one video.
+    """Decode, encode and compress one video, segment by segment.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
-    frames, visual = encode_video(path, model, config.sampling, build_method(config).needs, clock, on_progress)
-    on_progress("compress", 0, 1)
-    tokens = compress_tokens(visual, model, config, clock)
-    on_progress("compress", 1, 1)
-    return Compression(tokens, _report(tokens, visual, frames, model, config, clock))
-
-
-def encode_video(
-    path: str | Path,
-    model: VideoModel,
-    sampling: SamplingConfig,
-    needs: Needs,
-    clock: StageClock,
-    on_progress: StageProgress = _silent,
-) -> tuple[VideoFrames, VisualTokens]:
-    """The sampled frames of one video, and its tokens before compression with all that `needs` names.
-
-    Raises:
-        VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
-    """
-    with explained_memory():
-        with clock.stage("decode"):
-            on_frame = partial(on_progress, "decode")
-            frames = decode(path, sampling, size=model.image_size, on_frame=on_frame)
-        with clock.stage("encode"):
-            visual = model.encode(frames, needs, on_frame=partial(on_progress, "encode"))
-    return frames, visual
-
-
-def compress_tokens(visual: VisualTokens, model: VideoModel, config: Config, clock: StageClock) -> CompressedTokens:
-    """What the method of `config` keeps of a video.
-
-    Raises:
-        ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
-    """
-    budget = config.token_budget(len(visual.features), model.tokens_per_frame)
-    with explained_memory(), clock.stage("compress"):
-        tokens = build_method(config).compress(visual, budget)
-    if not torch.isfinite(tokens.features).all():
-        raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
-    return tokens
+    video = EncodedVideo(path, model, config.sampling, build_method(config).needs, clock, on_progress)
+    compressor = SegmentCompressor(model, config)
+    with closing(video.segments()) as segments:
+        for visual in segments:
+            compressor.add(visual, clock)
+            del visual  # before the next segment is made
+            on_progress("compress", video.frames, video.planned)
+    tokens = compressor.tokens()
+    return Compression(tokens, _report(tokens, video, model, config, clock))
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
@@ -124,48 +71,11 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
         )
 
 
-class StageClock:
-    """Times stages and remembers the peak memory of the device they run on. stage_ms: the latest of each name."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stage_ms: dict[str, float] = {}
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        self.stage_ms[name] = (time.perf_counter() - start) * 1e3
-
-    def peak_bytes(self) -> dict[str, int]:
-        peaks = {}
-        if sys.platform != "win32":
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        if self.device.type == "cuda":
-            peaks["device"] = torch.cuda.max_memory_allocated(self.device)
-        return peaks
-
-
 def _report(
-    tokens: CompressedTokens,
-    visual: VisualTokens,
-    frames: VideoFrames,
-    model: VideoModel,
-    config: Config,
-    clock: StageClock,
+    tokens: CompressedTokens, video: EncodedVideo, model: VideoModel, config: Config, clock: StageClock
 ) -> RetentionReport:
-    embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
-    rows = frame_retention(tokens, model.tokens_per_frame, neighbour_similarity(embeddings).tolist())
-    total = len(frames.pixels) * model.tokens_per_frame
+    rows = frame_retention(tokens, model.tokens_per_frame, video.similarity)
+    total = video.frames * model.tokens_per_frame
     kept = len(tokens.features)
     identity = model.identity
     return RetentionReport(
@@ -174,7 +84,7 @@ def _report(
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,
-        stage_ms=clock.stage_ms,
+        stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
         peak_bytes=clock.peak_bytes(),
         facts=dict(tokens.facts),
         model={
@@ -183,12 +93,12 @@ def _report(
             "fingerprint": identity.fingerprint,
             "width": tokens.features.shape[1],
             **model.placement,
-            "saliency_blocks": list(model.saliency_blocks(tuple(visual.saliency))),
+            "saliency_blocks": list(model.saliency_blocks(build_method(config).needs.saliency_layers)),
         },
-        video=asdict(frames.source),
+        video=asdict(video.source),
         config=config.to_dict(),
         versions=versions(),
-        notices=(*frames.notices, *_retention_notices(config, rows)),
+        notices=(*video.notices, *_retention_notices(config, rows)),
     )
 
 

@@ -76,6 +76,9 @@ SAMPLING = (
         Setting("sampling.start_s", float, "Begin here.", ("--start",), "SECONDS"),
         Setting("sampling.end_s", float, "End here.", ("--end",), "SECONDS"),
         Setting("sampling.max_frames", int, "Most frames --fps may give."),
+        Setting(
+            "sampling.segment_frames", int, "Frames held and compressed at once; longer videos take no more memory."
+        ),
         Setting("sampling.spacing", str, "Even in frame numbers or in seconds.", (), "index|time"),
         Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),
     ),

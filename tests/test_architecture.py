@@ -25,12 +25,14 @@ ARROWS = {
     "aot.methods": {"aot.core"},
     "aot.models": {"aot.core", "aot.memory"},
     "aot.report": set(),
+    "aot.stages": set(),
+    "aot.segments": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
     "aot.shapes": {"aot.files"},
     "aot.evaluation": {
-        "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.pipeline", "aot.report", "aot.video",
+        "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages", "aot.video",
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
-    "aot.pipeline": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.video"},
+    "aot.pipeline": {"aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages"},
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.evaluation", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings", "aot.shapes",

@@ -13,8 +13,9 @@ import torch
 
 from aot.config import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig, ModelConfig, SamplingConfig
 from aot.errors import ConfigError, MemoryLimitError, TokensFileError, VideoError
+from aot.memory import explained_memory
 from aot.models.llava_onevision import LlavaOnevision
-from aot.pipeline import Compression, answer, check_same_model, compress_video, explained_memory
+from aot.pipeline import Compression, answer, check_same_model, compress_video
 from aot.tokens_file import SUFFIXES, load_tokens, save_tokens
 from aot.types import Role
 

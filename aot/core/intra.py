@@ -94,7 +94,7 @@ def transport_within_frames(
 
 
 def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
-    """Both averages as one set of weights: each source's share of every anchor [F, N, M] and the anchor's own [F, M]."""
+    """Both averages as one set of weights: sources' shares of every anchor [F, N, M] and the anchor's own [F, M]."""
     moved_share = (1 - nearest_blend) / (1 + moved.sum(1))
     nearest_share = nearest_blend / (1 + nearest.sum(1))
     return moved * moved_share[:, None, :] + nearest * nearest_share[:, None, :], moved_share + nearest_share

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from aot.evaluation.scoring import score
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models import VideoModel
-from aot.pipeline import StageClock, compress_tokens, encode_video
 from aot.report import versions
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.segments import EncodedVideo, SegmentCompressor
+from aot.stages import StageClock
+from aot.types import CompressedTokens, Needs
 from aot.video import probe
 
 __all__ = ["evaluate"]
@@ -102,13 +104,20 @@ def _answer_video(
     """The missing answers of each condition, from one encoding that has all that any of the methods needs."""
     if not missing:
         return
-    clock = StageClock(torch.device(model.placement["device"]))
+    device = torch.device(model.placement["device"])
+    clock, clocks = StageClock(device), [StageClock(device) for _ in missing]
+    compressors = [SegmentCompressor(model, condition.config) for condition, _ in missing]
     needs = _union([build_method(condition.config).needs for condition, _ in missing])
-    frames, visual = encode_video(video, model, missing[0][0].config.sampling, needs, clock)
-    for notice in frames.notices:
+    encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
+    with closing(encoded.segments()) as segments:
+        for visual in segments:
+            for compressor, own in zip(compressors, clocks, strict=True):
+                compressor.add(visual, own)
+            del visual  # before the next segment is made
+    for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
-    for condition, items in missing:
-        yield _answer(items, model, condition, visual, clock)
+    for (condition, items), compressor, own in zip(missing, compressors, clocks, strict=True):
+        yield _answer(items, model, condition, compressor.tokens(), encoded.frames, clock.stage_ms | own.stage_ms)
 
 
 def _union(needs: Sequence[Needs]) -> Needs:
@@ -117,14 +126,17 @@ def _union(needs: Sequence[Needs]) -> Needs:
 
 
 def _answer(
-    items: Sequence[Item], model: VideoModel, condition: Condition, visual: VisualTokens, clock: StageClock
+    items: Sequence[Item],
+    model: VideoModel,
+    condition: Condition,
+    tokens: CompressedTokens,
+    frames: int,
+    stage_ms: Mapping[str, float],
 ) -> list[Answered]:
     config = condition.config
-    tokens = compress_tokens(visual, model, config, clock)
     with explained_memory():
         first, first_token_ms, answer_ms = _timed_answer(model, tokens, items[0], condition)
         others = model.answers(tokens, [item.prompt for item in items[1:]], config.generation)
-    frames = len(visual.features)
     return [
         Answered(
             item=item.fingerprint,
@@ -137,9 +149,9 @@ def _answer(
             kept_tokens=len(tokens.features),
             visual_tokens=frames * model.tokens_per_frame,
             budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.is_exact else None,
-            decode_ms=clock.stage_ms["decode"],
-            encode_ms=clock.stage_ms["encode"],
-            compress_ms=clock.stage_ms["compress"],
+            decode_ms=stage_ms["decode"],
+            encode_ms=stage_ms["encode"],
+            compress_ms=stage_ms["compress"],
             first_token_ms=first_token_ms,
             answer_ms=answer_ms,
         )

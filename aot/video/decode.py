@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import time
+from collections.abc import Callable
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aot.errors import VideoError
 from aot.types import VideoFrames
 from aot.video import decode_decord, decode_pyav
+from aot.video.ahead import read_ahead
 from aot.video.picture import resize
 from aot.video.probe import index_file
 from aot.video.sampling import plan_frames
 from aot.video.source import open_source, source_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator
+    from collections.abc import Collection, Generator, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -24,17 +29,15 @@ if TYPE_CHECKING:
     from aot.video.probe import FrameIndex
     from aot.video.sampling import FramePlan
 
-__all__ = ["decode"]
+__all__ = ["FrameStream", "decode", "open_frames"]
 
 _READERS = {"pyav": decode_pyav.read_pictures, "decord": decode_decord.read_pictures}
 
+OnFrame = Callable[[int, int], None]  # (done, planned)
+
 
 def decode(
-    path: str | Path,
-    sampling: SamplingConfig,
-    *,
-    size: tuple[int, int] | None = None,
-    on_frame: Callable[[int, int], None] | None = None,
+    path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, on_frame: OnFrame | None = None
 ) -> VideoFrames:
     """Decode the frames `sampling` asks for, at `size` (rows, cols), or at the source's own size if None.
 
@@ -44,45 +47,100 @@ def decode(
         VideoError: the file is unreadable, the range holds no frame, or none of its frames decodes.
         ConfigError: the decoder asked for is not installed.
     """
+    with open_frames(path, sampling, size=size) as stream:
+        (frames,) = stream.segments(stream.planned, on_frame)
+    return replace(frames, notices=stream.notices)
+
+
+@contextmanager
+def open_frames(
+    path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, ahead: int = 0
+) -> Iterator[FrameStream]:
+    """The frames of `decode`, to be read piece by piece; a thread decodes up to `ahead` frames before they are wanted.
+
+    Raises:
+        VideoError: the file is unreadable, or the range holds no frame.
+    """
     with open_source(path) as file:
         index = index_file(file, source_name(path))
         plan = plan_frames(index, sampling)
         with closing(_READERS[sampling.decoder](file, index, plan.positions)) as pictures:
-            pixels, intact, damaged = _collect(pictures, len(plan.positions), size, on_frame)
-    kept = intact | damaged
-    if pixels is None:
-        raise VideoError(
-            f"none of the {len(plan.positions)} frames sampled from {index.info.path} can be decoded: "
-            "copy the file again, or choose another --start and --end"
-        )
-    times = tuple(t for position, t in zip(plan.positions, plan.timestamps_s, strict=True) if position in kept)
-    notices = (*_header_notice(index), *plan.notices, *_damage_notices(plan, kept, damaged))
-    return VideoFrames(pixels[: len(kept)], times, index.info, notices)
+            stream = FrameStream(index, plan, pictures, size)
+            if not ahead:
+                yield stream
+                return
+            with closing(read_ahead(stream.images, ahead)) as stream.images:
+                yield stream
 
 
-def _collect(
-    pictures: Generator[Picture, None, None],
-    planned: int,
-    size: tuple[int, int] | None,
-    on_frame: Callable[[int, int], None] | None,
-) -> tuple[Tensor | None, set[int], set[int]]:
-    """Pixels [planned, 3, H, W] (None: no picture came), and the positions of the intact and damaged ones."""
-    import torch
+class FrameStream:
+    """The sampled frames of an open video. source: what it is; planned: how many frames were chosen; images: what is
+    left of them, at their final size; decode_ms: what it took so far.
+    """
 
-    pixels: Tensor | None = None
-    intact: set[int] = set()
-    damaged: set[int] = set()
-    for done, picture in enumerate(pictures):
-        image = resize(picture.rgb, size)
-        if pixels is None:
-            # Without a size, the first frame's holds for all: a stream may change it midway.
-            size = (image.shape[1], image.shape[2])
-            pixels = torch.empty((planned, 3, *size), dtype=torch.uint8)
-        pixels[done] = image
-        (damaged if picture.damaged else intact).add(picture.position)
-        if on_frame is not None:
-            on_frame(done + 1, planned)
-    return pixels, intact, damaged
+    def __init__(
+        self,
+        index: FrameIndex,
+        plan: FramePlan,
+        pictures: Generator[Picture, None, None],
+        size: tuple[int, int] | None,
+    ) -> None:
+        self.source, self.planned = index.info, len(plan.positions)
+        self.images = self._resized(pictures, size)
+        self.decode_ms = 0.0
+        self._index, self._plan = index, plan
+        self._kept: set[int] = set()
+        self._damaged: set[int] = set()
+
+    def segments(self, length: int, on_frame: OnFrame | None = None) -> Iterator[VideoFrames]:
+        """Runs of `length` frames, the last may be shorter; once only.
+
+        Raises:
+            VideoError: none of the frames decodes.
+            ConfigError: the decoder asked for is not installed.
+        """
+        import torch
+
+        times = dict(zip(self._plan.positions, self._plan.timestamps_s, strict=True))
+        while chosen := min(length, self.planned - len(self._kept)):
+            pixels: Tensor | None = None
+            positions: list[int] = []
+            for position, image in islice(self.images, chosen):
+                if pixels is None:
+                    pixels = torch.empty((chosen, *image.shape), dtype=torch.uint8)
+                pixels[len(positions)] = image
+                positions.append(position)
+                self._kept.add(position)
+                if on_frame is not None:
+                    on_frame(len(self._kept), self.planned)
+            if pixels is None:
+                break
+            yield VideoFrames(pixels[: len(positions)], tuple(times[position] for position in positions), self.source)
+        if not self._kept:
+            raise VideoError(
+                f"none of the {self.planned} frames sampled from {self.source.path} can be decoded: "
+                "copy the file again, or choose another --start and --end"
+            )
+
+    def _resized(
+        self, pictures: Generator[Picture, None, None], size: tuple[int, int] | None
+    ) -> Generator[tuple[int, Tensor], None, None]:
+        """Position and image [3, H, W] of every frame that decodes."""
+        start = time.perf_counter()
+        for picture in pictures:
+            image = resize(picture.rgb, size)
+            size = (image.shape[1], image.shape[2])  # the first frame's holds for all: a stream may change it midway
+            if picture.damaged:
+                self._damaged.add(picture.position)
+            self.decode_ms += (time.perf_counter() - start) * 1e3
+            yield picture.position, image
+            start = time.perf_counter()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """One sentence for each thing the user should know, when all segments were read."""
+        damage = _damage_notices(self._plan, self._kept, self._damaged)
+        return (*_header_notice(self._index), *self._plan.notices, *damage)
 
 
 def _header_notice(index: FrameIndex) -> tuple[str, ...]:

@@ -1,0 +1,141 @@
+"""A video of any length in constant memory: decoded, encoded and compressed a segment of frames at a time.
+
+The paper's videos are one segment. The budget is exact for every segment, and so for the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import Config, SamplingConfig
+from aot.core.clips import neighbour_similarity
+from aot.errors import NumericsError
+from aot.memory import explained_memory
+from aot.methods import build_method
+from aot.models.base import VideoModel
+from aot.stages import StageClock, StageProgress, silent
+from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
+from aot.video import open_frames
+
+__all__ = ["EncodedVideo", "SegmentCompressor"]
+
+
+class EncodedVideo:
+    """A video's tokens before compression, a segment at a time, while a thread decodes the next.
+
+    After `segments`: source and notices; frames, how many were encoded; similarity, the cosine of each frame's
+    embedding with the next one's (the features' means where no embedding was asked for).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: VideoModel,
+        sampling: SamplingConfig,
+        needs: Needs,
+        clock: StageClock,
+        on_progress: StageProgress = silent,
+    ) -> None:
+        self._path, self._model, self._sampling, self._needs = path, model, sampling, needs
+        self._clock, self._on_progress = clock, on_progress
+        self._last: Tensor | None = None
+        self.frames, self.planned = 0, 0
+        self.similarity: list[float] = []
+        self.source: VideoInfo
+        self.notices: tuple[str, ...] = ()
+
+    def segments(self) -> Generator[VisualTokens, None, None]:
+        """The tokens of each segment.
+
+        Raises:
+            VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
+        """
+        length, size = self._sampling.segment_frames, self._model.image_size
+        with explained_memory(), open_frames(self._path, self._sampling, size=size, ahead=length) as stream:
+            self.source, self.planned = stream.source, stream.planned
+            for frames in stream.segments(length, lambda done, planned: self._on_progress("decode", done, planned)):
+                with self._clock.stage("encode"):
+                    visual = self._model.encode(frames, self._needs, on_frame=self._tell_encoded)
+                self.frames += len(frames.pixels)
+                self._compare(visual)
+                yield visual
+                del visual, frames  # before the next are made
+            self.notices = stream.notices
+            self._clock.stage_ms["decode"] = stream.decode_ms
+
+    def _tell_encoded(self, done: int, total: int) -> None:
+        self._on_progress("encode", self.frames + done, self.planned)
+
+    def _compare(self, visual: VisualTokens) -> None:
+        embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
+        joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
+        self.similarity += neighbour_similarity(joined).tolist()
+        self._last = embeddings[-1:]
+
+
+class SegmentCompressor:
+    """Keeps of every segment what the method chooses, exactly the ratio of all frames so far."""
+
+    def __init__(self, model: VideoModel, config: Config) -> None:
+        self._method, self._config, self._per_frame = build_method(config), config, model.tokens_per_frame
+        self._frames, self._budget = 0, 0
+        self._parts: list[CompressedTokens] = []
+
+    def add(self, visual: VisualTokens, clock: StageClock) -> None:
+        """Compress the next segment.
+
+        Raises:
+            ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+        """
+        self._frames += len(visual.features)
+        budget = self._config.token_budget(self._frames, self._per_frame)
+        with explained_memory(), clock.stage("compress"):
+            tokens = self._method.compress(visual, budget - self._budget)
+        self._budget = budget
+        if not torch.isfinite(tokens.features).all():
+            raise NumericsError(
+                "compression overflowed; the model's features are too large for float32, check its files"
+            )
+        self._parts.append(tokens)
+
+    def tokens(self) -> CompressedTokens:
+        """What was kept of all segments, frames and clips numbered through."""
+        return _join(self._parts)
+
+
+def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
+    if len(parts) == 1:
+        return parts[0]
+    firsts = [0, *accumulate(len(part.timestamps_s) for part in parts[:-1])]
+    return CompressedTokens(
+        features=torch.cat([part.features for part in parts]),
+        frame=torch.cat([part.frame + first for part, first in zip(parts, firsts, strict=True)]),
+        row=torch.cat([part.row for part in parts]),
+        col=torch.cat([part.col for part in parts]),
+        role=torch.cat([part.role for part in parts]),
+        mass=torch.cat([part.mass for part in parts]),
+        grid=parts[0].grid,
+        timestamps_s=tuple(time for part in parts for time in part.timestamps_s),
+        clips=tuple(
+            Clip(first + clip.first, first + clip.stop)
+            for part, first in zip(parts, firsts, strict=True)
+            for clip in part.clips
+        ),
+        facts=_join_facts([part.facts for part in parts]),
+    )
+
+
+def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One value where all segments agree, otherwise the least and the most."""
+    joined: dict[str, Any] = {}
+    for name in facts[0]:
+        values = [each[name] for each in facts]
+        agree = all(value == values[0] for value in values)
+        joined[name] = values[0] if agree else f"{min(values)} to {max(values)}"
+    return joined

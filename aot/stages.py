@@ -1,0 +1,55 @@
+"""How far a run is, how long its stages took and how much memory they needed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+__all__ = ["StageClock", "StageProgress", "silent"]
+
+
+class StageProgress(Protocol):
+    """Told how far each stage is: "decode", "encode", "compress"."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+class StageClock:
+    """Times stages and remembers the peak memory of the device they run on. stage_ms: the sum for each name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stage_ms: dict[str, float] = defaultdict(float)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        self.stage_ms[name] += (time.perf_counter() - start) * 1e3
+
+    def peak_bytes(self) -> dict[str, int]:
+        peaks = {}
+        if sys.platform != "win32":
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if self.device.type == "cuda":
+            peaks["device"] = torch.cuda.max_memory_allocated(self.device)
+        return peaks

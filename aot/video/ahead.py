@@ -1,0 +1,60 @@
+"""Reading ahead in a thread, so that decoding and encoding happen at the same time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["read_ahead"]
+
+T = TypeVar("T")
+_LOOK_S = 0.1  # how often a thread that waits for room looks whether anyone still wants its items
+
+
+def read_ahead(items: Generator[T, None, None], depth: int = 1) -> Generator[T, None, None]:
+    """The same items, of which up to `depth` wait already made; an exception comes at its place.
+
+    Closing this generator early ends the thread after the item it is making, and closes `items`.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, ready, stop), name="aot-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = ready.get()
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _fill(
+    items: Generator[T, None, None], ready: queue.Queue[tuple[T | None, BaseException | None]], stop: threading.Event
+) -> None:
+    def put(item: T | None, end: BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((item, end), timeout=_LOOK_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    with closing(items):
+        try:
+            for item in items:
+                if not put(item, None):
+                    return
+            put(None, StopIteration())
+        except BaseException as error:  # handed to the reading thread, which raises it
+            put(None, error)

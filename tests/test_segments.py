@@ -1,0 +1,181 @@
+"""A video in segments is the video at once, and no more than a segment is held."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aot.config import AOTConfig, ClipConfig, Config, MethodName, SamplingConfig
+from aot.errors import ConfigError, VideoError
+from aot.methods import build_method
+from aot.models.llava_onevision import LlavaOnevision
+from aot.pipeline import compress_video
+from aot.types import CompressedTokens, VideoFrames, VisualTokens
+from aot.video import decode
+from aot.video.ahead import read_ahead
+
+FRAMES = 11
+METHODS: tuple[MethodName, ...] = ("aot", "random", "uniform", "attention", "frames", "none")
+
+
+def config(method: MethodName, segment_frames: int, **more: Any) -> Config:
+    return Config(method=method, ratio=0.3, sampling=SamplingConfig(FRAMES, segment_frames=segment_frames), **more)
+
+
+def part_of(visual: VisualTokens, first: int, stop: int) -> VisualTokens:
+    embeddings = visual.frame_embeddings
+    return replace(
+        visual,
+        features=visual.features[first:stop],
+        timestamps_s=visual.timestamps_s[first:stop],
+        saliency={layer: values[first:stop] for layer, values in visual.saliency.items()},
+        frame_embeddings=None if embeddings is None else embeddings[first:stop],
+    )
+
+
+def at_once(clip: Path, model: LlavaOnevision, settings: Config) -> list[tuple[int, CompressedTokens]]:
+    """The whole video decoded and encoded, then cut: each segment's first frame and its kept tokens."""
+    method, length = build_method(settings), settings.sampling.segment_frames
+    visual = model.encode(decode(clip, settings.sampling, size=model.image_size), method.needs)
+    parts, before = [], 0
+    for first in range(0, FRAMES, length):
+        stop = min(first + length, FRAMES)
+        budget = settings.token_budget(stop, model.tokens_per_frame)
+        parts.append((first, method.compress(part_of(visual, first, stop), budget - before)))
+        before = budget
+    return parts
+
+
+@pytest.mark.parametrize("segment_frames", [1, 4, 5, 11, 64])
+@pytest.mark.parametrize("method", METHODS)
+def test_segments_are_the_video_at_once(
+    clip_file: Path, small_model: LlavaOnevision, method: MethodName, segment_frames: int
+) -> None:
+    settings = config(method, segment_frames)
+    found = compress_video(clip_file, small_model, settings).tokens
+    parts = at_once(clip_file, small_model, settings)
+    for name in ("features", "row", "col", "role", "mass"):
+        assert torch.equal(getattr(found, name), torch.cat([getattr(part, name) for _, part in parts])), name
+    assert torch.equal(found.frame, torch.cat([part.frame + first for first, part in parts]))
+    assert [(clip.first, clip.stop) for clip in found.clips] == [
+        (first + clip.first, first + clip.stop) for first, part in parts for clip in part.clips
+    ]
+    assert found.timestamps_s == tuple(t for _, part in parts for t in part.timestamps_s)
+
+
+@pytest.mark.parametrize("ratio", [0.08, 0.1, 0.33])
+@pytest.mark.parametrize("segment_frames", [1, 3, 4, 64])
+def test_the_budget_is_exact_for_the_whole(
+    clip_file: Path, small_model: LlavaOnevision, ratio: float, segment_frames: int
+) -> None:
+    settings = replace(config("aot", segment_frames), ratio=ratio)
+    result = compress_video(clip_file, small_model, settings)
+    assert len(result.tokens.features) == round(ratio * FRAMES * 25) == result.report.budget_tokens
+    assert sum(frame.kept for frame in result.report.frames) == result.report.kept_tokens
+
+
+def test_the_report_is_of_the_whole(clip_file: Path, small_model: LlavaOnevision) -> None:
+    whole, cut = (compress_video(clip_file, small_model, config("aot", length)).report for length in (64, 4))
+    assert [frame.similarity for frame in cut.frames] == pytest.approx([frame.similarity for frame in whole.frames])
+    assert [frame.timestamp_s for frame in cut.frames] == [frame.timestamp_s for frame in whole.frames]
+    assert [frame.clip for frame in cut.frames] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert cut.facts["clip_mode"] == "fixed"
+    assert cut.visual_tokens == FRAMES * 25
+    assert min(cut.stage_ms[name] for name in ("decode", "encode", "compress")) > 0
+
+
+def test_facts_that_differ_are_a_range(clip_file: Path, small_model: LlavaOnevision) -> None:
+    dynamic = AOTConfig(clips=ClipConfig(mode="dynamic", segments=2))
+    facts = compress_video(clip_file, small_model, config("aot", 5, aot=dynamic)).report.facts
+    assert facts["frame_embeddings"] == "mean of the frame's features"
+    assert all(" to " in str(value) or not isinstance(value, str) or value for value in facts.values())
+
+
+def test_one_segment_is_held_at_a_time(
+    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    most = []
+    encode = LlavaOnevision.encode
+
+    def watched(self: LlavaOnevision, frames: VideoFrames, *rest: Any, **named: Any) -> VisualTokens:
+        most.append(sum(each() is not None for each in held))
+        visual = encode(self, frames, *rest, **named)
+        held.extend([weakref.ref(visual.features), weakref.ref(frames.pixels)])
+        return visual
+
+    monkeypatch.setattr(LlavaOnevision, "encode", watched)
+    compress_video(clip_file, small_model, config("attention", 2))
+    assert most == [0] * 6
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.05])
+def test_a_failure_ends_the_decoding_thread(clip_file: Path, small_model: LlavaOnevision, ratio: float) -> None:
+    with pytest.raises(ConfigError, match="--ratio"):
+        compress_video(clip_file, small_model, replace(config("aot", 1), ratio=ratio / 2))
+    assert not [thread for thread in threading.enumerate() if thread.name == "aot-ahead"]
+
+
+def test_progress_is_over_the_whole_video(clip_file: Path, small_model: LlavaOnevision) -> None:
+    calls: list[tuple[str, int, int]] = []
+    compress_video(clip_file, small_model, config("uniform", 4), lambda *call: calls.append(call))
+    for stage in ("decode", "encode", "compress"):
+        steps = [done for name, done, total in calls if name == stage]
+        assert {total for name, _, total in calls if name == stage} == {FRAMES}
+        assert all(a < b for a, b in pairwise(steps))
+        assert steps[-1] == FRAMES
+
+
+# --- Reading ahead
+
+
+def test_items_come_in_order_and_ahead() -> None:
+    made: list[int] = []
+
+    def numbers() -> Generator[int, None, None]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    with closing(read_ahead(numbers(), 3)) as items:
+        assert next(items) == 0
+        while len(made) < 5:
+            pass
+        assert list(items) == list(range(1, 50))
+
+
+def test_an_exception_comes_at_its_place() -> None:
+    def broken() -> Generator[int, None, None]:
+        yield 1
+        raise VideoError("torn")
+
+    items = read_ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(VideoError, match="torn"):
+        next(items)
+
+
+def test_leaving_early_closes_what_was_read() -> None:
+    closed = threading.Event()
+
+    def endless() -> Generator[int, None, None]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    items = read_ahead(endless(), 2)
+    next(items)
+    items.close()
+    assert closed.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "aot-ahead"]
