@@ -86,7 +86,8 @@ class ModelConfig:
 
     name: a Hugging Face id or a local folder. siglip_head: a SigLIP checkpoint (id or folder) whose
     pooling head gives the frame embeddings of dynamic clips. newline: LLaVA-OneVision ends the video
-    with one learned newline token ("one_token"); "none" drops it, as the published script does.
+    with one learned newline token ("one_token"); "none" drops it, as the published script does. encode_batch_frames:
+    frames in the vision tower at once; None takes as many as fit into the device's free memory.
     """
 
     name: str | None = None
@@ -97,7 +98,7 @@ class ModelConfig:
     template: Literal["native", "hf"] = "native"
     newline: Literal["one_token", "none"] = "one_token"
     siglip_head: str | None = None
-    encode_batch_frames: int = 8
+    encode_batch_frames: int | None = None
 
     def __post_init__(self) -> None:
         base = self.device.partition(":")[0]
@@ -106,7 +107,10 @@ class ModelConfig:
                 base in {"auto", "cpu", "cuda", "mps"},
                 f"must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}",
             ),
-            encode_batch_frames=(self.encode_batch_frames >= 1, "must be at least 1"),
+            encode_batch_frames=(
+                self.encode_batch_frames is None or self.encode_batch_frames >= 1,
+                f"must be at least 1, got {self.encode_batch_frames}",
+            ),
         )
 
 

@@ -9,9 +9,14 @@ import torch
 
 from aot.errors import MemoryLimitError
 
-__all__ = ["explained_memory"]
+__all__ = ["explained_memory", "is_out_of_memory"]
 
 _PHRASES = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a failure of any library means that memory did not suffice."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(p in str(error) for p in _PHRASES)
 
 
 @contextmanager
@@ -23,8 +28,7 @@ def explained_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and not any(phrase in str(error) for phrase in _PHRASES):
+        if not is_out_of_memory(error):
             raise
         raise MemoryLimitError(
             "out of memory; use fewer --frames, a smaller --encode-batch, --dtype bfloat16, or a smaller model"

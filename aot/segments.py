@@ -63,10 +63,11 @@ class EncodedVideo:
                 with self._clock.stage("encode"):
                     visual = self._model.encode(frames, self._needs, on_frame=self._tell_encoded)
                 self.frames += len(frames.pixels)
+                self.notices += tuple(notice for notice in visual.notices if notice not in self.notices)
                 self._compare(visual)
                 yield visual
                 del visual, frames  # before the next are made
-            self.notices = stream.notices
+            self.notices = (*stream.notices, *self.notices)
             self._clock.stage_ms["decode"] = stream.decode_ms
 
     def _tell_encoded(self, done: int, total: int) -> None:

@@ -104,6 +104,7 @@ class VisualTokens:
     saliency: block index -> [F, N] float32, the attention each patch receives (mean over heads of
         the sum over queries).
     frame_embeddings: [F, E] or None, for finding scene changes; `embedding_source` names their origin.
+    notices: one sentence for each thing about the encoding that the user should know.
     """
 
     features: Tensor
@@ -113,6 +114,7 @@ class VisualTokens:
     saliency: Mapping[int, Tensor]
     frame_embeddings: Tensor | None = None
     embedding_source: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

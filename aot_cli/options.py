@@ -95,7 +95,9 @@ MODEL = (
         Setting(
             "model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"
         ),
-        Setting("model.encode_batch_frames", int, "Frames encoded at once.", ("--encode-batch",)),
+        Setting(
+            "model.encode_batch_frames", int, "Frames encoded at once; by itself as many as fit.", ("--encode-batch",)
+        ),
     ),
 )
 COMPRESSION = (

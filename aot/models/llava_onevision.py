@@ -18,6 +18,7 @@ from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
 from aot.models.batch import answer_together
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
 from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
@@ -100,34 +101,56 @@ class LlavaOnevision:
             NumericsError: the features hold NaN or infinite values.
         """
         total = len(frames.pixels)
-        features: list[Tensor] = []
+        notices: list[str] = []
+        stops: list[int] = []
         embeddings: list[Tensor] = []
+        features: Tensor | None = None
         with recorded_saliency(self.network.model.vision_tower, needs.saliency_layers) as saliency:
-            for first in range(0, total, self.config.encode_batch_frames):
-                batch = frames.pixels[first : first + self.config.encode_batch_frames]
-                hidden = self._tower_features(self.normalise(batch))
-                features.append(self.network.model.multi_modal_projector(hidden))
-                if needs.frame_embeddings:
-                    embeddings.append(self._frame_embedding(hidden, features[-1]))
+
+            def encode(first: int, stop: int) -> tuple[Tensor, Tensor | None]:
+                for batches in saliency.values():
+                    del batches[len(stops) :]  # what a failed pass left
+                hidden = self._tower_features(self.normalise(frames.pixels[first:stop]))
+                projected = self.network.model.multi_modal_projector(hidden)
+                return projected, self._frame_embedding(hidden, projected) if needs.frame_embeddings else None
+
+            for first, (projected, embedding) in micro_batches(total, self._batch_size(), encode, notices.append):
+                if features is None:
+                    features = projected.new_empty(total, *projected.shape[1:])
+                stops.append(first + len(projected))
+                features[first : stops[-1]] = projected
+                if embedding is not None:
+                    embeddings.append(embedding)
                 if on_frame:
-                    on_frame(first + len(batch), total)
-        joined = torch.cat(features)
+                    on_frame(stops[-1], total)
+        assert features is not None
         received = {layer: torch.cat(batches) for layer, batches in saliency.items()}
-        if not all(torch.isfinite(values).all() for values in (joined, *received.values())):
+        if not all(torch.isfinite(values).all() for values in (features, *received.values())):
             raise NumericsError(
                 "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
                 "and check the model's files if it stays"
             )
         source = "siglip head" if self.config.siglip_head else "mean of the frame's features"
         return VisualTokens(
-            features=joined,
+            features=features,
             grid=self.grid,
             pool=self.pool,
             timestamps_s=frames.timestamps_s,
             saliency=received,
             frame_embeddings=torch.cat(embeddings) if embeddings else None,
             embedding_source=source if embeddings else None,
+            notices=tuple(notices),
         )
+
+    def _batch_size(self) -> int:
+        if self.config.encode_batch_frames is not None:
+            return self.config.encode_batch_frames
+        vision = self.network.config.vision_config
+        # Queries, keys, values, the residual, its norm and the MLP's two sides, and float32 for one softmax.
+        widths = 5 * vision.hidden_size + 2 * vision.intermediate_size + self.network.config.text_config.hidden_size
+        patches = self.grid[0] * self.grid[1]
+        softmax = 4 * vision.num_attention_heads * patches**2
+        return batch_size_for(self.network.device, patches * widths * self.network.dtype.itemsize + softmax)
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         """The block each layer number refers to in this tower."""
