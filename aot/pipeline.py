@@ -20,7 +20,7 @@ from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import CompressedTokens
 
-__all__ = ["Compression", "answer", "check_same_model", "compress_video"]
+__all__ = ["Compression", "answer", "answer_each", "check_same_model", "compress_video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,19 @@ def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: C
     """Begin an answer; iterate over it for its text."""
     with explained_memory():
         return model.generate(tokens, question, config.generation)
+
+
+def answer_each(
+    model: VideoModel, tokens: CompressedTokens, questions: Sequence[str], config: Config
+) -> Iterator[Answer]:
+    """Begin an answer to one question after the other; the language model reads the video once for all."""
+    if len(questions) == 1:
+        yield answer(model, tokens, questions[0], config)
+        return
+    with explained_memory():
+        reading = model.read(tokens)
+        for question in questions:
+            yield reading.generate(question, config.generation)
 
 
 def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:

@@ -16,7 +16,7 @@ from aot_cli.run import compress_with_progress, config_for_video, load_with_prog
 
 if TYPE_CHECKING:
     from aot.config import Config
-    from aot.models import VideoModel
+    from aot.models import Answer, VideoModel
     from aot.types import CompressedTokens
 
 __all__ = ["ask"]
@@ -47,9 +47,7 @@ def ask(
     config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
     notify(report["notices"])
     tell_unknown_words(model, questions)
-    answers = [
-        _answer(model, tokens, text, config, stream=not as_json, heading=len(questions) > 1) for text in questions
-    ]
+    answers = _answers(model, tokens, questions, config, stream=not as_json)
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:
         print_json(
@@ -113,17 +111,24 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     return config, file.tokens, dict(file.report), model
 
 
-def _answer(
-    model: VideoModel, tokens: CompressedTokens, question: str, config: Config, *, stream: bool, heading: bool
-) -> dict[str, Any]:
-    """Ask one question; stream the text to stdout as it comes."""
-    from aot.pipeline import answer
+def _answers(
+    model: VideoModel, tokens: CompressedTokens, questions: list[str], config: Config, *, stream: bool
+) -> list[dict[str, Any]]:
+    """Ask every question; stream the texts to stdout as they come."""
+    from aot.pipeline import answer_each
 
-    start = time.perf_counter()
+    replies = answer_each(model, tokens, questions, config)
+    found = []
+    for question in questions:
+        start = time.perf_counter()
+        if stream and len(questions) > 1:
+            print(f"Q: {question}\nA: ", end="", flush=True)
+        found.append(_told(question, next(replies), start, stream=stream))
+    return found
+
+
+def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[str, Any]:
     text = ""
-    if stream and heading:
-        print(f"Q: {question}\nA: ", end="", flush=True)
-    reply = answer(model, tokens, question, config)
     for piece in reply:
         text += piece
         if stream:

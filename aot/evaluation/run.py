@@ -136,7 +136,7 @@ def _answer(
     config = condition.config
     with explained_memory():
         first, first_token_ms, answer_ms = _timed_answer(model, tokens, items[0], condition)
-        others = model.answers(tokens, [item.prompt for item in items[1:]], config.generation)
+        others = model.read(tokens).answers([item.prompt for item in items[1:]], config.generation)
     return [
         Answered(
             item=item.fingerprint,

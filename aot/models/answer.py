@@ -27,16 +27,23 @@ def sampling_arguments(options: GenerationConfig) -> dict[str, Any]:
 class StreamedAnswer:
     """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread.
 
-    The prompt goes in as embeddings [1, L, D]; its ids [1, L] are there for the checkpoint's own generation
-    settings, whose repetition penalty counts the words of the prompt.
+    The prompt's ids [1, L] count for a repetition penalty of the checkpoint. What is read are its embeddings [1, L, D],
+    or, with the keys and values of its beginning in `cache`, the ids behind that.
     """
 
     def __init__(
-        self, network: nn.Module, tokenizer: Any, prompt_ids: Tensor, prompt: Tensor, options: GenerationConfig
+        self,
+        network: nn.Module,
+        tokenizer: Any,
+        prompt_ids: Tensor,
+        options: GenerationConfig,
+        *,
+        embeddings: Tensor | None = None,
+        cache: Any = None,
     ) -> None:
         self.network, self.tokenizer, self.options = network, tokenizer, options
-        self.prompt_ids, self.prompt = prompt_ids, prompt
-        self.prompt_tokens = prompt.shape[1]
+        self.prompt_ids, self.embeddings, self.cache = prompt_ids, embeddings, cache
+        self.prompt_tokens = prompt_ids.shape[1]
         self._stop = threading.Event()
         self._steps = 0
         self._first_token_at: float | None = None
@@ -80,7 +87,7 @@ class StreamedAnswer:
 
         self.network.generate(  # type: ignore[operator]
             input_ids=self.prompt_ids,
-            inputs_embeds=self.prompt,
+            **({"inputs_embeds": self.embeddings} if self.cache is None else {"past_key_values": self.cache}),
             attention_mask=torch.ones_like(self.prompt_ids),
             max_new_tokens=self.options.max_new_tokens,
             streamer=streamer,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from aot.config import GenerationConfig
 from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
 
-__all__ = ["Answer", "ModelIdentity", "Progress", "VideoModel"]
+__all__ = ["Answer", "ModelIdentity", "Progress", "Reading", "VideoModel"]
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -43,6 +43,14 @@ class Answer(Protocol):
     def __iter__(self) -> Iterator[str]: ...
 
 
+class Reading(Protocol):
+    """A video that the language model has read, for several questions."""
+
+    def generate(self, question: str, options: GenerationConfig) -> Answer: ...
+
+    def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]: ...
+
+
 class VideoModel(Protocol):
     """One family of video LLMs.
 
@@ -70,4 +78,4 @@ class VideoModel(Protocol):
 
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> Answer: ...
 
-    def answers(self, tokens: CompressedTokens, questions: Sequence[str], options: GenerationConfig) -> list[str]: ...
+    def read(self, tokens: CompressedTokens) -> Reading: ...

@@ -5,7 +5,6 @@ Vision tower, projector, the model's own bilinear pooling (as data), one newline
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from aot.core.grid import pooled_grid
 from aot.errors import ConfigError, NumericsError
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
-from aot.models.batch import answer_together
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
+from aot.models.reading import Reading
 from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
 from aot.models.siglip_head import SiglipHead
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VisualTokens
@@ -184,21 +183,29 @@ class LlavaOnevision:
         Raises:
             ConfigError: the prompt is longer than the model's context.
         """
+        prefix_ids, prefix = self._prefix(tokens)
+        suffix = torch.tensor([self._suffix(question, prefix.shape[1])], device=prefix.device)
+        embedded = self.network.get_input_embeddings()(suffix)
+        return torch.cat([prefix_ids, suffix], 1), torch.cat([prefix, embedded], 1)
+
+    def _prefix(self, tokens: CompressedTokens) -> tuple[Tensor, Tensor]:
+        """Ids and embeddings of everything up to and with the video, which is the same for every question."""
         video = self.network.config.video_token_index
         visual = self._visual(tokens)
-        before, after = split_prompt(self.tokenizer, self.config.template, question, video)
-        self._check_length(len(before) + len(visual) + len(after))
-        ids = torch.tensor([[*before, *[video] * len(visual), *after]], device=self.network.device)
-        embeddings: Tensor = self.network.get_input_embeddings()(ids)
-        return ids, embeddings.masked_scatter((ids == video)[..., None], visual)
+        before, _ = split_prompt(self.tokenizer, self.config.template, "?", video)
+        ids = torch.tensor([[*before, *[video] * len(visual)]], device=self.network.device)
+        return ids, torch.cat([self.network.get_input_embeddings()(ids[:, : len(before)]), visual[None]], 1)
 
-    def _check_length(self, length: int) -> None:
-        limit = self.network.config.text_config.max_position_embeddings
+    def _suffix(self, question: str, prefix_length: int) -> list[int]:
+        """Ids behind the video."""
+        _, after = split_prompt(self.tokenizer, self.config.template, question, self.network.config.video_token_index)
+        limit, length = self.network.config.text_config.max_position_embeddings, prefix_length + len(after)
         if length > limit:
             raise ConfigError(
                 f"the prompt has {length} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
             )
+        return after
 
     def _visual(self, tokens: CompressedTokens) -> Tensor:
         """What the language model sees of the video [K or K + 1, D]."""
@@ -210,18 +217,11 @@ class LlavaOnevision:
     @torch.inference_mode()
     def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
-        return StreamedAnswer(self.network, self.tokenizer, *self.prompt(tokens, question), options)
+        ids, embeddings = self.prompt(tokens, question)
+        return StreamedAnswer(self.network, self.tokenizer, ids, options, embeddings=embeddings)
 
     @torch.inference_mode()
-    def answers(self, tokens: CompressedTokens, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """The answer to every question; the video is read once."""
-        video = self.network.config.video_token_index
-        suffixes = [split_prompt(self.tokenizer, self.config.template, text, video)[1] for text in questions]
-        if not suffixes:
-            return []
-        longest = max(range(len(suffixes)), key=lambda number: len(suffixes[number]))
-        ids, embeddings = self.prompt(tokens, questions[longest])
-        stop = ids.shape[1] - len(suffixes[longest])
-        return list(
-            answer_together(self.network, self.tokenizer, ids[:, :stop], embeddings[:, :stop], suffixes, options)
-        )
+    def read(self, tokens: CompressedTokens) -> Reading:
+        """Let the language model read the video, for several questions."""
+        ids, prefix = self._prefix(tokens)
+        return Reading(self.network, self.tokenizer, ids, prefix, lambda text: self._suffix(text, prefix.shape[1]))

@@ -35,7 +35,18 @@ def test_together_is_alone(small_model: VideoModel, ratio: float) -> None:
     tokens = kept(small_model, ratio)
     expected = alone(small_model, tokens)
     assert len(set(expected)) > 1
-    assert small_model.answers(tokens, QUESTIONS, GREEDY) == expected
+    assert small_model.read(tokens).answers(QUESTIONS, GREEDY) == expected
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.2])
+def test_one_after_the_other_is_alone(small_model: VideoModel, ratio: float) -> None:
+    tokens = kept(small_model, ratio)
+    reading = small_model.read(tokens)
+    replies = [reading.generate(question, GREEDY) for question in QUESTIONS]
+    assert ["".join(reply) for reply in replies] == alone(small_model, tokens)
+    single = small_model.generate(tokens, QUESTIONS[0], GREEDY)
+    assert replies[0].prompt_tokens == single.prompt_tokens
+    assert "".join(single) and replies[0].output_tokens == single.output_tokens
 
 
 def test_under_a_repetition_penalty_too(small_folder: Path, tmp_path: Path) -> None:
@@ -45,7 +56,7 @@ def test_under_a_repetition_penalty_too(small_folder: Path, tmp_path: Path) -> N
     (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 1.5}))
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
     tokens = kept(model, 0.2)
-    assert model.answers(tokens, QUESTIONS, GREEDY) == alone(model, tokens)
+    assert model.read(tokens).answers(QUESTIONS, GREEDY) == alone(model, tokens)
 
 
 def test_the_video_is_read_once(small_model: VideoModel) -> None:
@@ -59,14 +70,14 @@ def test_the_video_is_read_once(small_model: VideoModel) -> None:
         return forward(*arguments, inputs_embeds=inputs_embeds, **named)
 
     with patch.object(language, "forward", counted):
-        small_model.answers(tokens, QUESTIONS, GREEDY)
+        small_model.read(tokens).answers(QUESTIONS, GREEDY)
     assert [length > 100 for length in lengths] == [True] + [False] * (len(lengths) - 1)
 
 
 def test_no_questions_no_answers(small_model: VideoModel) -> None:
-    assert small_model.answers(kept(small_model, 0.2), [], GREEDY) == []
+    assert small_model.read(kept(small_model, 0.2)).answers([], GREEDY) == []
 
 
 def test_an_empty_question_is_refused(small_model: VideoModel) -> None:
     with pytest.raises(ConfigError, match="empty"):
-        small_model.answers(kept(small_model, 0.2), ["What moves?", " "], GREEDY)
+        small_model.read(kept(small_model, 0.2)).answers(["What moves?", " "], GREEDY)

@@ -1,0 +1,76 @@
+"""A video that the language model has read once: all questions share its keys and values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import GenerationConfig
+from aot.models.answer import StreamedAnswer, sampling_arguments
+
+__all__ = ["Reading"]
+
+_TOGETHER = 16  # questions in one forward pass
+
+
+class Reading:
+    """Answers are those of the whole prompt, but for rounding.
+
+    prefix [1, P, D] are the embeddings of everything up to and with the video, prefix_ids [1, P] their ids, which a
+    repetition penalty of the checkpoint counts; `suffix_of` gives the token ids that follow for a question.
+    """
+
+    def __init__(
+        self, network: Any, tokenizer: Any, prefix_ids: Tensor, prefix: Tensor, suffix_of: Callable[[str], list[int]]
+    ) -> None:
+        self._network, self._tokenizer = network, tokenizer
+        self._prefix_ids, self._suffix_of = prefix_ids, suffix_of
+        self._cache = network.model.language_model(inputs_embeds=prefix, use_cache=True).past_key_values
+
+    def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
+        """Begin an answer; its text comes as it is written.
+
+        Raises:
+            ConfigError: the question is empty or too long, or holds one of the model's control words.
+        """
+        suffix = torch.tensor([self._suffix_of(question)], device=self._prefix_ids.device)
+        ids = torch.cat([self._prefix_ids, suffix], 1)
+        return StreamedAnswer(self._network, self._tokenizer, ids, options, cache=copy.deepcopy(self._cache))
+
+    @torch.inference_mode()
+    def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
+        """The answer to every question, several in one pass.
+
+        Raises:
+            ConfigError: as `generate`.
+        """
+        suffixes = [self._suffix_of(question) for question in questions]
+        groups = [suffixes[first : first + _TOGETHER] for first in range(0, len(suffixes), _TOGETHER)]
+        return [text for group in groups for text in self._answer(group, options)]
+
+    def _answer(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[str]:
+        """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
+        longest = max(map(len, suffixes))
+        pad, first = self._tokenizer.pad_token_id, self._prefix_ids.shape[1]
+        padded = [[pad] * (longest - len(suffix)) + list(suffix) for suffix in suffixes]
+        prefix = self._prefix_ids.expand(len(suffixes), -1)
+        ids = torch.cat([prefix, torch.tensor(padded, device=prefix.device)], 1)
+        mask = torch.ones_like(ids)
+        for row, suffix in enumerate(suffixes):
+            mask[row, first : first + longest - len(suffix)] = 0
+        shared = copy.deepcopy(self._cache)
+        shared.batch_repeat_interleave(len(suffixes))
+        written = self._network.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=shared,
+            max_new_tokens=options.max_new_tokens,
+            num_beams=1,
+            pad_token_id=pad,
+            **sampling_arguments(options),
+        )
+        return list(self._tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True))
