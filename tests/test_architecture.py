@@ -28,6 +28,7 @@ ARROWS = {
     "aot.stages": set(),
     "aot.segments": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
     "aot.shapes": {"aot.files"},
+    "aot.bench": {"aot.core", "aot.methods", "aot.models", "aot.pipeline"},
     "aot.evaluation": {
         "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages", "aot.video",
     },
@@ -35,8 +36,8 @@ ARROWS = {
     "aot.pipeline": {"aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages"},
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-        "aot", "aot.evaluation", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings", "aot.shapes",
-        "aot.tokens_file", "aot.video",
+        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings",
+        "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

@@ -55,8 +55,8 @@ class AnchorTransport:
         clips = self._clips(tokens)
         allocation = self._allocate(tokens, ranking, clips, budget)
         cells = KeptCells.build(allocation.kept)
-        pooled, plan = self._phase_one(tokens, ranking, allocation.anchors, cells)
-        moved = self._phase_two(pooled, cells, allocation, clips)
+        pooled, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
+        moved = self.phase_two(pooled, cells, allocation, clips)
         features, frame, cell, role, mass = _emit(pooled, cells, allocation, clips, moved, self.config.inter.keyframe)
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
         return CompressedTokens(
@@ -112,7 +112,7 @@ class AnchorTransport:
         saliency = pooled_saliency(tokens, settings.deep_layer)
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)
 
-    def _phase_one(
+    def phase_one(
         self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int, cells: KeptCells
     ) -> tuple[Tensor, TransportPlan | None]:
         """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features, and the plan."""
@@ -137,7 +137,7 @@ class AnchorTransport:
         pooling = pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index]
         return moved.pooled(tokens.features, pooling).to(tokens.features.dtype), moved.plan
 
-    def _phase_two(
+    def phase_two(
         self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
     ) -> ClipTransport:
         settings = self.config.inter

@@ -1,0 +1,89 @@
+"""Models of the real sizes with random weights, made on the device: timings need no download.
+
+What they answer is noise; how long it takes is what the real checkpoint takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from aot.config import BUNDLED_MODEL, ModelConfig
+from aot.models import load_model
+from aot.models.base import ModelIdentity, VideoModel
+from aot.models.llava_onevision import LlavaOnevision
+from aot.models.loading import pick_device, pick_dtype
+
+__all__ = ["SYNTHETIC", "synthetic_model"]
+
+# Hidden size, MLP, layers, heads, heads of keys and values, vocabulary: the published config.json of each.
+_LANGUAGE = {
+    "onevision-0.5b": (896, 4864, 24, 14, 2, 152000),
+    "onevision-7b": (3584, 18944, 28, 28, 4, 152128),
+}
+SYNTHETIC = ("shapes", *_LANGUAGE)
+
+
+def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
+    """LLaVA-OneVision of the size `name` with random weights, or the bundled model itself."""
+    bundled = load_model(ModelConfig(name=BUNDLED_MODEL, device="cpu"))
+    assert isinstance(bundled, LlavaOnevision)
+    if name == BUNDLED_MODEL:
+        return load_model(replace(config, name=BUNDLED_MODEL))
+    device = pick_device(config.device)
+    network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
+    return LlavaOnevision(network, bundled.tokenizer, config, ModelIdentity(f"random {name}", None, f"random {name}"))
+
+
+def _architecture(name: str, bundled: Any) -> Any:
+    """The published sizes, with the special tokens of the bundled tokenizer, which serves all of them."""
+    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+    hidden, intermediate, layers, heads, key_heads, vocabulary = _LANGUAGE[name]
+    return LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=26,
+            num_attention_heads=16,
+            image_size=384,
+            patch_size=14,
+            vision_use_head=False,
+        ),
+        text_config=Qwen2Config(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=key_heads,
+            max_position_embeddings=32768,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            tie_word_embeddings=name == "onevision-0.5b",
+            eos_token_id=vocabulary - 1,  # never said, so that every answer has the same length
+            pad_token_id=bundled.text_config.pad_token_id,
+        ),
+        image_token_index=bundled.image_token_index,
+        video_token_index=bundled.video_token_index,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=name == "onevision-0.5b",
+    )
+
+
+def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Weights drawn on the device in the dtype they stay in, so that no larger copy is ever held."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            torch.manual_seed(0)
+            network = LlavaOnevisionForConditionalGeneration(architecture)
+    finally:
+        torch.set_default_dtype(before)
+    network.set_attn_implementation("sdpa")
+    return network.eval().requires_grad_(False)

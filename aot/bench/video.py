@@ -1,0 +1,118 @@
+"""From file to answer, compressed and uncompressed in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from aot.bench.timing import Figure, PeakMemory, peak_memory
+from aot.config import Config
+from aot.models.base import VideoModel
+from aot.pipeline import compress_video
+
+__all__ = ["ArmTimes", "VideoTimes", "time_video"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One way from the file to the answer. first_token_ms: from the start to the first word."""
+
+    decode_ms: float
+    encode_ms: float
+    compress_ms: float
+    prefill_ms: float
+    first_token_ms: float
+    tokens_per_s: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTimes:
+    """One method. Stage times in milliseconds by name; memory in bytes above what was held before, the most of all
+    rounds.
+    """
+
+    name: str
+    prompt_tokens: int
+    kept_tokens: int
+    figures: Mapping[str, Figure]
+    host_bytes: int | None
+    device_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTimes:
+    """arms: uncompressed first. speedup: uncompressed / compressed, round by round."""
+
+    frames: int
+    visual_tokens: int
+    rounds: int
+    arms: tuple[ArmTimes, ArmTimes]
+    speedup: Mapping[str, Figure]
+
+
+def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
+    """Run the whole program on `clip` with `config` and with method none, in turns, after one of each to warm up."""
+    settings = (replace(config, method="none"), config)
+    runs: tuple[list[_Run], list[_Run]] = ([], [])
+    peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
+    told = [_answer(clip, model, each, question)[1:] for each in settings]
+    for number in range(rounds):
+        for arm in (0, 1) if number % 2 == 0 else (1, 0):
+            with peak_memory(torch.device(model.placement["device"])) as peak:
+                run, _, _, _ = _answer(clip, model, settings[arm], question)
+            runs[arm].append(run)
+            peaks[arm].append(peak)
+    (_, visual_tokens, _), (_, _, _) = told
+    arms = tuple(
+        ArmTimes(
+            name=each.method,
+            prompt_tokens=prompt,
+            kept_tokens=kept,
+            figures={name: Figure.of([getattr(run, name) for run in own]) for name in _Run.__slots__},
+            host_bytes=_most([peak.host for peak in held]),
+            device_bytes=_most([peak.device for peak in held]),
+        )
+        for each, (kept, _, prompt), own, held in zip(settings, told, runs, peaks, strict=True)
+    )
+    return VideoTimes(
+        frames=visual_tokens // model.tokens_per_frame,
+        visual_tokens=visual_tokens,
+        rounds=rounds,
+        arms=(arms[0], arms[1]),
+        speedup={
+            name: Figure.of([getattr(a, name) / getattr(b, name) for a, b in zip(*runs, strict=True)])
+            for name in ("prefill_ms", "first_token_ms", "total_ms")
+        },
+    )
+
+
+def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, int, int, int]:
+    """One run; kept tokens, visual tokens, and tokens of the prompt."""
+    start = time.perf_counter()
+    result = compress_video(clip, model, config)
+    asked = time.perf_counter()
+    reply = model.generate(result.tokens, question, config.generation)
+    for _ in reply:
+        pass
+    end = time.perf_counter()
+    first = reply.first_token_at or end
+    stages = result.report.stage_ms
+    run = _Run(
+        decode_ms=stages["decode"],
+        encode_ms=stages["encode"],
+        compress_ms=stages["compress"],
+        prefill_ms=(first - asked) * 1e3,
+        first_token_ms=(first - start) * 1e3,
+        tokens_per_s=(reply.output_tokens - 1) / (end - first) if reply.output_tokens > 1 else 0.0,
+        total_ms=(end - start) * 1e3,
+    )
+    return run, result.report.kept_tokens, result.report.visual_tokens, reply.prompt_tokens
+
+
+def _most(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,158 @@
+"""`aot bench`: time and memory, compressed against uncompressed, or of the compressor alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, prepare_libraries, print_json
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.run import config_with_model, load_with_progress
+
+if TYPE_CHECKING:
+    from aot.config import Config
+    from aot.models import VideoModel
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Time and memory: from `video` to answer, or of the `compressor` alone.", no_args_is_help=True)
+
+_ANSWER_TOKENS = 32
+_DEMO_SEED = 184
+
+
+@app.command("video")
+@command(SAMPLING, MODEL, COMPRESSION, GENERATION)
+def bench_video(
+    given: Given,
+    clip: Annotated[Path | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option("--synthetic", metavar="shapes|onevision-0.5b|onevision-7b",
+                     help="A model of this size with random weights: timings need no download."),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each, in turns.")] = 5,
+    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "what happens?",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:  # fmt: skip
+    """From file to answer, with all tokens and with those kept, in turns: medians, spread, and the paired speed-up.
+
+    aot bench video --synthetic shapes
+    """
+    from aot.bench import time_video
+    from aot.report import versions
+
+    base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
+    config, model = _model(given, synthetic, base)
+    with _clip(clip) as path, StageBars() as bars, bars.stage("bench"):
+        times = time_video(path, model, config, question, rounds)
+    found = {
+        **asdict(times),
+        "model": {"name": model.identity.name, **model.placement},
+        "config": config.to_dict(),
+        "environment": _environment(model.placement["device"]) | versions(),
+    }
+    if as_json:
+        print_json(found)
+        return
+    from aot_cli.render import bench_table, print_result
+
+    print_result(bench_table(found), _stamp(found["environment"]))
+
+
+@app.command("compressor")
+@command()
+def bench_compressor(
+    frames: Annotated[int, typer.Option("--frames", min=1, help="F.")] = 32,
+    side: Annotated[int, typer.Option("--grid", min=2, help="g, patches per side.")] = 27,
+    width: Annotated[int, typer.Option("--width", min=1, help="D.")] = 3584,
+    anchors: Annotated[int, typer.Option("--anchors", min=1, help="M per frame.")] = 126,
+    ratio: Annotated[float, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = 0.1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the features: float32, bfloat16 or float16.")] = "float32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs, after one to warm up.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Both phases of AOT on random features: times, memory beyond the features, and the share of a copy's bandwidth.
+
+    aot bench compressor --frames 32 --width 3584
+    """
+    from aot.bench import CompressorSize, time_compressor
+    from aot.config import Config, ModelConfig
+    from aot.models.loading import pick_device, pick_dtype
+    from aot.report import versions
+
+    Config(ratio=ratio)
+    ModelConfig(device=device)
+    place = pick_device(device)
+    size = CompressorSize(frames, side, width, anchors, ratio)
+    with StageBars() as bars, bars.stage("bench"):
+        times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
+    found = {
+        **asdict(times), "size": asdict(size), "device": str(place), "dtype": dtype,
+        "environment": _environment(str(place)) | versions(),
+    }  # fmt: skip
+    if as_json:
+        print_json(found)
+        return
+    from aot_cli.render import compressor_table, print_result
+
+    print_result(compressor_table(found), _stamp(found["environment"]))
+
+
+def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[Config, VideoModel]:
+    if synthetic is None:
+        config = config_with_model(given, base)
+        return config, load_with_progress(config)
+    from aot.bench import SYNTHETIC, synthetic_model
+    from aot.config import BUNDLED_MODEL, merge_settings
+    from aot.errors import ConfigError
+    from aot.settings import preset_settings
+
+    if synthetic not in SYNTHETIC:
+        raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
+    if synthetic == BUNDLED_MODEL:
+        base = merge_settings(base, preset_settings(BUNDLED_MODEL))
+    config = given.config(base)
+    prepare_libraries(offline=True)
+    with StageBars() as bars, bars.stage("make model"):
+        return config, synthetic_model(synthetic, replace(config.model, name=None))
+
+
+@contextmanager
+def _clip(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    from aot.shapes.clips import write_clip
+    from aot.shapes.world import sample_scene
+
+    with tempfile.TemporaryDirectory(prefix="aot-") as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(sample_scene(_DEMO_SEED), path)
+        yield path
+
+
+def _environment(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import os
+    import platform
+
+    import torch
+
+    is_cuda = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine()
+    return {"device": device, "device_name": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def _stamp(environment: dict[str, Any]) -> str:
+    return (
+        f"{environment['device']} ({environment['device_name']}), {environment['threads']} threads, "
+        f"torch {environment['torch']}, transformers {environment['transformers']}"
+    )
