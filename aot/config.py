@@ -117,13 +117,15 @@ class ModelConfig:
 @dataclass(frozen=True, slots=True)
 class TransportConfig:
     """Sinkhorn. stopping "published" ends when mean |r - r_previous| < tolerance, which fires after
-    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1).
+    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1). solver "auto" takes the
+    Triton kernel on CUDA devices, "torch" never does.
     """
 
     epsilon: float = 0.1
     max_iterations: int = 100
     tolerance: float = 1e-2
     stopping: Literal["published", "marginal"] = "published"
+    solver: Literal["auto", "torch"] = "auto"
 
     def __post_init__(self) -> None:
         _check(

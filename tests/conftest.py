@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, so before everything else
+import torch
+
+# Both are read when transformers and triton are imported, so they are set before everything else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from tiny_checkpoint import make_checkpoint
 

@@ -91,7 +91,7 @@ def copies_per_clip(clips: Sequence[Clip], copies: int) -> tuple[int, ...]:
 
 def kept_cells(votes: Tensor) -> Tensor:
     """Cells whose pooled anchor mask is at least 0.5, and each frame's highest one (docs/algorithm.md, section 3)."""
-    best = torch.nn.functional.one_hot(votes.argmax(-1), votes.shape[-1]).bool()
+    best = votes.argmax(-1, keepdim=True) == torch.arange(votes.shape[-1], device=votes.device)
     return (votes >= 0.5) | best
 
 

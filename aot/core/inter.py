@@ -76,6 +76,7 @@ def transport_within_clips(
     max_iterations: int = 100,
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
+    solver: Literal["auto", "torch"] = "auto",
 ) -> ClipTransport:
     """Match every later frame to its clip's keyframe Y, all clips at once (docs/algorithm.md, section 4).
 
@@ -106,6 +107,7 @@ def transport_within_clips(
             max_iterations=max_iterations,
             tolerance=tolerance,
             stopping=stopping,
+            solver=solver,
         ).plan
         share = plan / plan.sum(-1, keepdim=True).clamp_min(1e-9)
         changed = rule.select(share.amax(-1), here, frames)

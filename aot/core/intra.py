@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aot.core.grid import patch_distances
 from aot.core.products import cosine_to_anchors, weighted_sums
@@ -52,6 +51,7 @@ def transport_within_frames(
     max_iterations: int = 100,
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
+    solver: Literal["auto", "torch"] = "auto",
 ) -> FrameTransport | None:
     """How the anchors of every frame change (docs/algorithm.md, section 2).
 
@@ -85,10 +85,12 @@ def transport_within_frames(
         max_iterations=max_iterations,
         tolerance=tolerance,
         stopping=stopping,
+        solver=solver,
         joint=True,
     )
     unit = float(n_sources) if mass == "token" else 1.0
-    nearest = functional.one_hot(similarity.argmax(-1), anchor_count) * sources[:, :, None]
+    columns = torch.arange(anchor_count, device=features.device)
+    nearest = (similarity.argmax(-1, keepdim=True) == columns) * sources[:, :, None]
     mixing, own_share = _blend(solved.plan * (lambda_intra * unit), nearest, nearest_blend)
     return FrameTransport(index, mixing.scatter(1, index[:, None, :], own_share[:, None, :]).mT, solved)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -25,6 +27,7 @@ def sinkhorn(
     tolerance: float = 1e-2,
     stopping: Literal["published", "marginal"] = "published",
     joint: bool = False,
+    solver: Literal["auto", "torch"] = "auto",
 ) -> TransportPlan:
     """Solve B transport problems: min <T, C> - epsilon H(T) with T 1 = row_weights, T' 1 = column_weights.
 
@@ -39,7 +42,47 @@ def sinkhorn(
             with weights of 1/S this fires after about two iterations, docs/algorithm.md, section 2); "marginal" ends
             it when the L1 error of the row sums is below tolerance.
         joint: the published rule averages over the rows of the whole batch, which then stops as one (Phase I).
+        solver: "auto" takes the Triton kernel on CUDA devices, "torch" never does.
     """
+    marginal = stopping == "marginal"
+    if solver == "auto" and cost.device.type == "cuda" and _has_triton():
+        from aot.core.sinkhorn_kernel import solve
+    else:
+        solve = _solve
+    plan, iterations, converged = solve(
+        cost,
+        row_weights,
+        column_weights,
+        epsilon=epsilon,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        marginal=marginal,
+        joint=joint and not marginal,
+    )
+    row_error = (plan.sum(-1) - row_weights).abs().sum(-1)
+    column_error = (plan.sum(-2) - column_weights).abs().sum(-1)
+    if marginal:
+        converged |= row_error < tolerance
+    return TransportPlan(plan, row_error + column_error, iterations, converged)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _solve(
+    cost: Tensor,
+    row_weights: Tensor,
+    column_weights: Tensor,
+    *,
+    epsilon: float,
+    max_iterations: int,
+    tolerance: float,
+    marginal: bool,
+    joint: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Plan [B, S, A], iterations [B] and whether the rule fired [B]."""
     valid_rows, valid_columns = row_weights > 0, column_weights > 0
     row_counts = valid_rows.sum(-1)
     tiny = torch.finfo(cost.dtype).tiny  # for an underflowed denominator; its mass shows up as marginal error
@@ -54,12 +97,12 @@ def sinkhorn(
     converged = row_counts == 0
     for step in range(max_iterations):
         row_sums = _multiply(kernel, c)
-        if stopping == "marginal" and step > 0:
+        if marginal and step > 0:
             converged |= (r * row_sums - row_weights).abs().sum(-1) < tolerance
         r_next = row_weights / row_sums.clamp_min(tiny)
         c_next = column_weights / _multiply(kernel.mT, r_next).clamp_min(tiny)
         going = ~converged
-        if stopping == "published":
+        if not marginal:
             change = ((r_next - r).abs() * unshift).sum(-1)
             change, count = (change.sum(), row_counts.sum()) if joint else (change, row_counts)
             converged = converged | (change / count.clamp_min(1) < tolerance)
@@ -69,12 +112,7 @@ def sinkhorn(
         # Off the CPU reading the flag stalls the queue, so it is read seldom.
         if (cost.device.type == "cpu" or step in _LOOKS) and converged.all():
             break
-    plan = r[:, :, None] * kernel * c[:, None, :]
-    row_error = (plan.sum(-1) - row_weights).abs().sum(-1)
-    column_error = (plan.sum(-2) - column_weights).abs().sum(-1)
-    if stopping == "marginal":
-        converged |= row_error < tolerance
-    return TransportPlan(plan, row_error + column_error, iterations, converged)
+    return r[:, :, None] * kernel * c[:, None, :], iterations, converged
 
 
 def _multiply(matrices: Tensor, vectors: Tensor) -> Tensor:
