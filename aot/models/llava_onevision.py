@@ -5,6 +5,7 @@ Vision tower, projector, the model's own bilinear pooling (as data), one newline
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class LlavaOnevision:
         self.identity = identity
         self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config))
         self._siglip_head: SiglipHead | None = None
+        self._batch_frames = config.encode_batch_frames
 
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> LlavaOnevision:
@@ -101,34 +103,34 @@ class LlavaOnevision:
         """
         total = len(frames.pixels)
         notices: list[str] = []
-        stops: list[int] = []
+        finite: list[Tensor] = []
         embeddings: list[Tensor] = []
         features: Tensor | None = None
+
+        def remember(size: int) -> None:
+            self._batch_frames = size
+            notices.append(f"out of memory; going on with {size} frames encoded at once (see --encode-batch)")
+
         with recorded_saliency(self.network.model.vision_tower, needs.saliency_layers) as saliency:
 
-            def encode(first: int, stop: int) -> tuple[Tensor, Tensor | None]:
+            def encode(first: int, stop: int) -> tuple[Tensor, Tensor]:
                 for batches in saliency.values():
-                    del batches[len(stops) :]  # what a failed pass left
+                    del batches[len(finite) :]  # what a failed pass left
                 hidden = self._tower_features(self.normalise(frames.pixels[first:stop]))
-                projected = self.network.model.multi_modal_projector(hidden)
-                return projected, self._frame_embedding(hidden, projected) if needs.frame_embeddings else None
+                return hidden, self.network.model.multi_modal_projector(hidden)
 
-            for first, (projected, embedding) in micro_batches(total, self._batch_size(), encode, notices.append):
+            for first, (hidden, projected) in micro_batches(total, self._batch_size(), encode, remember):
                 if features is None:
                     features = projected.new_empty(total, *projected.shape[1:])
-                stops.append(first + len(projected))
-                features[first : stops[-1]] = projected
-                if embedding is not None:
-                    embeddings.append(embedding)
+                features[first : first + len(projected)] = projected
+                finite.append(torch.isfinite(projected).all())
+                if needs.frame_embeddings:
+                    embeddings.append(self._frame_embedding(hidden, projected))
                 if on_frame:
-                    on_frame(stops[-1], total)
+                    on_frame(first + len(projected), total)
         assert features is not None
         received = {layer: torch.cat(batches) for layer, batches in saliency.items()}
-        if not all(torch.isfinite(values).all() for values in (features, *received.values())):
-            raise NumericsError(
-                "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
-                "and check the model's files if it stays"
-            )
+        _refuse_nonsense(finite, received)
         source = "siglip head" if self.config.siglip_head else "mean of the frame's features"
         return VisualTokens(
             features=features,
@@ -142,8 +144,8 @@ class LlavaOnevision:
         )
 
     def _batch_size(self) -> int:
-        if self.config.encode_batch_frames is not None:
-            return self.config.encode_batch_frames
+        if self._batch_frames is not None:
+            return self._batch_frames
         vision = self.network.config.vision_config
         # Queries, keys, values, the residual, its norm and the MLP's two sides, and float32 for one softmax.
         widths = 5 * vision.hidden_size + 2 * vision.intermediate_size + self.network.config.text_config.hidden_size
@@ -225,3 +227,16 @@ class LlavaOnevision:
         """Let the language model read the video, for several questions."""
         ids, prefix = self._prefix(tokens)
         return Reading(self.network, self.tokenizer, ids, prefix, lambda text: self._suffix(text, prefix.shape[1]))
+
+
+def _refuse_nonsense(finite: Sequence[Tensor], saliency: Mapping[int, Tensor]) -> None:
+    """
+    Raises:
+        NumericsError: a flag is false, or a saliency is not finite.
+    """
+    flags = [*finite, *(torch.isfinite(values).all() for values in saliency.values())]
+    if not torch.stack(flags).all():
+        raise NumericsError(
+            "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
+            "and check the model's files if it stays"
+        )

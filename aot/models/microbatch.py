@@ -28,12 +28,12 @@ def batch_size_for(device: torch.device, frame_bytes: int) -> int:
 
 
 def micro_batches(
-    total: int, size: int, run: Callable[[int, int], T], on_notice: Callable[[str], None]
+    total: int, size: int, run: Callable[[int, int], T], on_fewer: Callable[[int], None]
 ) -> Iterator[tuple[int, T]]:
     """Yield (first, run(first, stop)) for runs of up to `size` of `total` frames.
 
-    Where memory does not suffice the size is halved and the same frames are tried again; a failure with one frame at a
-    time is raised.
+    Where memory does not suffice the size is halved, `on_fewer` is told the new one, and the same frames are tried
+    again; a failure with one frame at a time is raised.
     """
     first = 0
     while first < total:
@@ -44,10 +44,8 @@ def micro_batches(
                 raise
             result = None
         if result is None:  # not in the handler, whose traceback still holds the activations
-            on_notice(
-                f"out of memory with {size} frames encoded at once; going on with {size // 2} (see --encode-batch)"
-            )
             size //= 2
+            on_fewer(size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
