@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,8 @@ def compress_video(
     """
     clock = StageClock(torch.device(model.placement["device"]))
     video = EncodedVideo(path, model, config.sampling, build_method(config).needs, clock, on_progress)
-    compressor = SegmentCompressor(model, config)
-    with closing(video.segments()) as segments:
-        for visual in segments:
-            compressor.add(visual, clock)
-            del visual  # before the next segment is made
-            on_progress("compress", video.frames, video.planned)
+    compressor = SegmentCompressor(model, config, clock)
+    video.compress([compressor])
     tokens = compressor.tokens()
     return Compression(tokens, _report(tokens, video, model, config, clock))
 

@@ -6,6 +6,7 @@ The paper's videos are one segment. The budget is exact for every segment, and s
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from aot.config import Config, SamplingConfig
 from aot.core.clips import neighbour_similarity
 from aot.errors import NumericsError
 from aot.memory import explained_memory
-from aot.methods import build_method
+from aot.methods import Method, build_method
 from aot.models.base import VideoModel
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
@@ -50,6 +51,19 @@ class EncodedVideo:
         self.source: VideoInfo
         self.notices: tuple[str, ...] = ()
 
+    def compress(self, compressors: Sequence[SegmentCompressor]) -> None:
+        """Give every segment to all `compressors`; none is held longer.
+
+        Raises:
+            VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+        """
+        with closing(self.segments()) as segments:
+            for visual in segments:
+                for compressor in compressors:
+                    compressor.add(visual)
+                del visual  # before the next segment is made
+                self._on_progress("compress", self.frames, self.planned)
+
     def segments(self) -> Generator[VisualTokens, None, None]:
         """The tokens of each segment.
 
@@ -81,14 +95,17 @@ class EncodedVideo:
 
 
 class SegmentCompressor:
-    """Keeps of every segment what the method chooses, exactly the ratio of all frames so far."""
+    """Keeps of every segment what the method (that of `config` unless given) chooses, exactly the ratio of all frames
+    so far. `clock` has the time.
+    """
 
-    def __init__(self, model: VideoModel, config: Config) -> None:
-        self._method, self._config, self._per_frame = build_method(config), config, model.tokens_per_frame
+    def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:
+        self._method, self._config, self._clock = method or build_method(config), config, clock
+        self._per_frame = model.tokens_per_frame
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
 
-    def add(self, visual: VisualTokens, clock: StageClock) -> None:
+    def add(self, visual: VisualTokens) -> None:
         """Compress the next segment.
 
         Raises:
@@ -96,7 +113,7 @@ class SegmentCompressor:
         """
         self._frames += len(visual.features)
         budget = self._config.token_budget(self._frames, self._per_frame)
-        with explained_memory(), clock.stage("compress"):
+        with explained_memory(), self._clock.stage("compress"):
             tokens = self._method.compress(visual, budget - self._budget)
         self._budget = budget
         if not torch.isfinite(tokens.features).all():

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["StageClock", "StageProgress", "silent"]
+__all__ = ["StageClock", "StageProgress", "silent", "synchronize"]
 
 
 class StageProgress(Protocol):
@@ -22,6 +22,14 @@ class StageProgress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class StageClock:
@@ -37,10 +45,7 @@ class StageClock:
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+        synchronize(self.device)
         self.stage_ms[name] += (time.perf_counter() - start) * 1e3
 
     def peak_bytes(self) -> dict[str, int]:

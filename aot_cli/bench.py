@@ -61,7 +61,8 @@ def bench_video(
     if as_json:
         print_json(found)
         return
-    from aot_cli.render import bench_table, print_result
+    from aot_cli.render import print_result
+    from aot_cli.render_bench import bench_table
 
     print_result(bench_table(found), _stamp(found["environment"]))
 
@@ -101,7 +102,8 @@ def bench_compressor(
     if as_json:
         print_json(found)
         return
-    from aot_cli.render import compressor_table, print_result
+    from aot_cli.render import print_result
+    from aot_cli.render_bench import compressor_table
 
     print_result(compressor_table(found), _stamp(found["environment"]))
 

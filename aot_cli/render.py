@@ -13,9 +13,7 @@ from rich.text import Text
 __all__ = [
     "accuracy_tables",
     "answer_table",
-    "bench_table",
     "clip_table",
-    "compressor_table",
     "fact_table",
     "family_tables",
     "frame_table",
@@ -185,50 +183,3 @@ def _difference(paired: Mapping[str, Any] | None, several: bool) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def bench_table(found: Mapping[str, Any]) -> Table:
-    """One row per stage: uncompressed, compressed, and how much faster; medians with least and most."""
-    plain, kept = found["arms"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for arm in (plain, kept):
-        table.add_column(f"{arm['name']}, {arm['kept_tokens']} tokens", justify="right", no_wrap=True)
-    table.add_column("faster", justify="right", no_wrap=True)
-    names = {
-        "decode_ms": "decode ms", "encode_ms": "encode ms", "compress_ms": "compress ms", "prefill_ms": "prefill ms",
-        "first_token_ms": "to the first token ms", "tokens_per_s": "then tokens per s", "total_ms": "total ms",
-    }  # fmt: skip
-    for name, title in names.items():
-        speedup = found["speedup"].get(name)
-        cells = (_spread(arm["figures"][name]) for arm in (plain, kept))
-        table.add_row(title, *cells, f"{speedup['median']:.2f} x" if speedup else "")
-    for name, title in (("host_bytes", "peak host MB"), ("device_bytes", "peak device MB")):
-        if plain[name] is not None:
-            table.add_row(title, *(f"{arm[name] / 1e6:.0f}" for arm in (plain, kept)), "")
-    return table
-
-
-def compressor_table(found: Mapping[str, Any]) -> Table:
-    """What both phases take."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right", no_wrap=True)
-    for name, title in (
-        ("phase_one_ms", "phase I ms"), ("phase_two_ms", "phase II ms"), ("rest_ms", "selection and order ms"),
-        ("total_ms", "whole ms"),
-    ):  # fmt: skip
-        table.add_row(title, _spread(found[name]))
-    extra = found["extra_host_bytes"] if found["extra_device_bytes"] is None else found["extra_device_bytes"]
-    table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.0f}")
-    if extra is not None:
-        table.add_row("peak beyond them", f"{extra / 1e6:.0f} MB, {extra / found['feature_bytes']:.2f} x")
-    table.add_row("copy GB/s", f"{found['copy_bytes_per_s'] / 1e9:.1f}")
-    table.add_row("features once through, share of a copy", f"{found['of_copy']:.1%}")
-    return table
-
-
-def _spread(figure: Mapping[str, float]) -> str:
-    """Median (least to most)."""
-    digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 1 else 3
-    return f"{figure['median']:.{digits}f} ({figure['least']:.{digits}f} to {figure['most']:.{digits}f})"

@@ -28,7 +28,7 @@ ARROWS = {
     "aot.stages": set(),
     "aot.segments": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
     "aot.shapes": {"aot.files"},
-    "aot.bench": {"aot.core", "aot.methods", "aot.models", "aot.pipeline"},
+    "aot.bench": {"aot.core", "aot.methods", "aot.models", "aot.segments", "aot.stages"},
     "aot.evaluation": {
         "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages", "aot.video",
     },

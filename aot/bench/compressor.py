@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 
+from aot.bench.phases import PHASES, TimedPhases
 from aot.bench.timing import Figure, copy_bytes_per_second, elapsed_ms, peak_memory
-from aot.config import AnchorConfig, AOTConfig
+from aot.config import AnchorConfig, AOTConfig, InterConfig, IntraConfig, TransportConfig
+from aot.core.grid import pooled_grid
 from aot.methods.aot import AnchorTransport
+from aot.stages import StageClock
 from aot.types import Pooling, VisualTokens
 
 __all__ = ["CompressorSize", "CompressorTimes", "time_compressor"]
@@ -29,15 +34,12 @@ class CompressorSize:
 
 @dataclass(frozen=True, slots=True)
 class CompressorTimes:
-    """total_ms is of whole runs, the phases' of others, in which the device is waited for between them.
-
-    of_copy: the features' bytes once through in `total_ms.median`, as a share of what a plain copy reaches.
+    """figures: total_ms of whole runs; phase_one_ms, phase_two_ms and rest_ms of others, in which the device is waited
+    for between them; on CUDA devices torch_solver_ms too, a whole run without the Triton kernel.
+    of_copy: the features' bytes once through in the median total, as a share of what a plain copy reaches.
     """
 
-    total_ms: Figure
-    phase_one_ms: Figure
-    phase_two_ms: Figure
-    rest_ms: Figure
+    figures: Mapping[str, Figure]
     kept_tokens: int
     feature_bytes: int
     extra_host_bytes: int | None
@@ -47,34 +49,48 @@ class CompressorTimes:
 
 
 def time_compressor(size: CompressorSize, device: torch.device, dtype: torch.dtype, rounds: int = 7) -> CompressorTimes:
-    """Both phases of AOT, `rounds` times after one to warm up."""
+    """Both phases of AOT, `rounds` times in turns after one to warm up."""
     visual = _random_tokens(size, device, dtype)
-    settings = AOTConfig(anchors=AnchorConfig(count=size.anchors))
-    budget = round(size.ratio * size.frames * ((size.side + 1) // 2) ** 2)
-    method = AnchorTransport(settings, size.ratio)
+    budget = round(size.ratio * size.frames * math.prod(pooled_grid(visual.grid, visual.pool)))
+    method = AnchorTransport(_settings(size), size.ratio)
+    without_kernel = AnchorTransport(_settings(size, solver="torch"), size.ratio)
     with peak_memory(device) as peak:
         kept = method.compress(visual, budget)
-    whole, one, two, rest = [], [], [], []
+    runs: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        whole.append(elapsed_ms(lambda: method.compress(visual, budget), device))
-        timed = _Timed(settings, size.ratio, device)
-        total = elapsed_ms(lambda timed=timed: timed.compress(visual, budget), device)  # type: ignore[misc]
-        one.append(timed.phase_ms["one"])
-        two.append(timed.phase_ms["two"])
-        rest.append(total - one[-1] - two[-1])
-    copy_rate, bytes_read = copy_bytes_per_second(device), visual.features.nbytes
+        runs["total_ms"].append(elapsed_ms(lambda: method.compress(visual, budget), device))
+        if device.type == "cuda":
+            runs["torch_solver_ms"].append(elapsed_ms(lambda: without_kernel.compress(visual, budget), device))
+        for name, value in _phases_ms(size, visual, budget).items():
+            runs[name].append(value)
+    figures = {name: Figure.of(values) for name, values in runs.items()}
+    copy_rate = copy_bytes_per_second(device)
     return CompressorTimes(
-        total_ms=Figure.of(whole),
-        phase_one_ms=Figure.of(one),
-        phase_two_ms=Figure.of(two),
-        rest_ms=Figure.of(rest),
+        figures=figures,
         kept_tokens=len(kept.features),
-        feature_bytes=bytes_read,
+        feature_bytes=visual.features.nbytes,
         extra_host_bytes=peak.host if device.type == "cpu" else None,
         extra_device_bytes=peak.device,
         copy_bytes_per_s=copy_rate,
-        of_copy=bytes_read / (Figure.of(whole).median / 1e3) / copy_rate,
+        of_copy=visual.features.nbytes / (figures["total_ms"].median / 1e3) / copy_rate,
     )
+
+
+def _settings(size: CompressorSize, solver: Literal["auto", "torch"] = "auto") -> AOTConfig:
+    transport = TransportConfig(solver=solver)
+    return AOTConfig(
+        anchors=AnchorConfig(count=size.anchors),
+        intra=IntraConfig(transport=transport),
+        inter=InterConfig(transport=transport),
+    )
+
+
+def _phases_ms(size: CompressorSize, visual: VisualTokens, budget: int) -> dict[str, float]:
+    clock = StageClock(visual.features.device)
+    timed = TimedPhases(_settings(size), size.ratio, clock)
+    total = elapsed_ms(lambda: timed.compress(visual, budget), clock.device)
+    phases = {f"{name}_ms": clock.stage_ms[name] for name in PHASES}
+    return phases | {"rest_ms": total - sum(phases.values())}
 
 
 def _random_tokens(size: CompressorSize, device: torch.device, dtype: torch.dtype) -> VisualTokens:
@@ -97,23 +113,3 @@ def _random_tokens(size: CompressorSize, device: torch.device, dtype: torch.dtyp
 def _layers() -> tuple[int, int]:
     anchors = AnchorConfig()
     return anchors.shallow_layer, anchors.deep_layer
-
-
-class _Timed(AnchorTransport):
-    """Waits for the device after each phase, and remembers how long it took."""
-
-    def __init__(self, config: AOTConfig, ratio: float, device: torch.device) -> None:
-        super().__init__(config, ratio)
-        self.device = device
-        self.phase_ms: dict[str, float] = {}
-
-    def phase_one(self, *arguments: Any) -> Any:
-        return self._timed("one", super().phase_one, arguments)
-
-    def phase_two(self, *arguments: Any) -> Any:
-        return self._timed("two", super().phase_two, arguments)
-
-    def _timed(self, phase: str, run: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        found: list[Any] = []
-        self.phase_ms[phase] = elapsed_ms(lambda: found.append(run(*arguments)), self.device)
-        return found[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,9 @@ from statistics import median
 
 import torch
 
-__all__ = ["Figure", "PeakMemory", "copy_bytes_per_second", "elapsed_ms", "peak_memory", "synchronize"]
+from aot.stages import synchronize
+
+__all__ = ["Figure", "PeakMemory", "copy_bytes_per_second", "elapsed_ms", "peak_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +38,6 @@ class PeakMemory:
 
     host: int | None = None
     device: int | None = None
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
@@ -75,9 +71,13 @@ def copy_bytes_per_second(device: torch.device, size: int = 2**28, rounds: int =
 
 
 def _reset_host() -> int | None:
-    """Linux can forget a process's peak; the bytes held now."""
+    """Linux can forget a process's peak; the bytes held now, without what was freed but not given back."""
     if sys.platform != "linux":
         return None
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    if trim is not None:
+        trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status_bytes("VmRSS")

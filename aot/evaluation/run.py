@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -106,14 +105,12 @@ def _answer_video(
         return
     device = torch.device(model.placement["device"])
     clock, clocks = StageClock(device), [StageClock(device) for _ in missing]
-    compressors = [SegmentCompressor(model, condition.config) for condition, _ in missing]
+    compressors = [
+        SegmentCompressor(model, condition.config, own) for (condition, _), own in zip(missing, clocks, strict=True)
+    ]
     needs = _union([build_method(condition.config).needs for condition, _ in missing])
     encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
-    with closing(encoded.segments()) as segments:
-        for visual in segments:
-            for compressor, own in zip(compressors, clocks, strict=True):
-                compressor.add(visual, own)
-            del visual  # before the next segment is made
+    encoded.compress(compressors)
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for (condition, items), compressor, own in zip(missing, compressors, clocks, strict=True):

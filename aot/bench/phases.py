@@ -1,0 +1,41 @@
+"""AOT with a clock around each of its phases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aot.config import AOTConfig, Config
+from aot.methods import build_method
+from aot.methods.aot import AnchorTransport
+from aot.methods.base import Method
+from aot.stages import StageClock, synchronize
+
+__all__ = ["PHASES", "TimedPhases", "timed_method"]
+
+PHASES = ("phase_one", "phase_two")
+
+
+class TimedPhases(AnchorTransport):
+    """Waits for the device before and after each phase; `clock` has their times."""
+
+    def __init__(self, config: AOTConfig, ratio: float, clock: StageClock) -> None:
+        super().__init__(config, ratio)
+        self._clock = clock
+
+    def phase_one(self, *arguments: Any) -> Any:
+        """As AnchorTransport's."""
+        return self._timed("phase_one", super().phase_one, arguments)
+
+    def phase_two(self, *arguments: Any) -> Any:
+        """As AnchorTransport's."""
+        return self._timed("phase_two", super().phase_two, arguments)
+
+    def _timed(self, name: str, run: Any, arguments: tuple[Any, ...]) -> Any:
+        synchronize(self._clock.device)
+        with self._clock.stage(name):
+            return run(*arguments)
+
+
+def timed_method(config: Config, clock: StageClock) -> Method:
+    """The method of `config`; AOT with its phases on `clock`."""
+    return TimedPhases(config.aot, config.ratio, clock) if config.method == "aot" else build_method(config)

@@ -1,0 +1,62 @@
+"""Tables of `aot bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+__all__ = ["bench_table", "compressor_table"]
+
+
+def bench_table(found: Mapping[str, Any]) -> Table:
+    """One row per stage: uncompressed, compressed, and how much faster; medians with least and most."""
+    plain, kept = found["arms"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for arm in (plain, kept):
+        table.add_column(f"{arm['name']}, {arm['kept_tokens']} tokens", justify="right", no_wrap=True)
+    table.add_column("faster", justify="right", no_wrap=True)
+    names = {
+        "decode_ms": "decode ms (beside the rest)", "encode_ms": "encode ms", "compress_ms": "compress ms",
+        "phase_one_ms": "  of it phase I", "phase_two_ms": "  of it phase II", "prefill_ms": "prefill ms",
+        "first_token_ms": "file to first token ms", "total_ms": "file to last token ms",
+        "tokens_per_s": "tokens per s after the first",
+    }  # fmt: skip
+    for name, title in names.items():
+        speedup = found["speedup"].get(name)
+        cells = (_spread(arm["figures"][name]) for arm in (plain, kept))
+        table.add_row(title, *cells, f"{speedup['median']:.2f} x" if speedup else "")
+    for name, title in (("host_bytes", "peak host MB"), ("device_bytes", "peak device MB")):
+        if plain[name] is not None:
+            table.add_row(title, *(f"{arm[name] / 1e6:.0f}" for arm in (plain, kept)), "")
+    return table
+
+
+def compressor_table(found: Mapping[str, Any]) -> Table:
+    """What both phases take."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right", no_wrap=True)
+    titles = {
+        "phase_one_ms": "phase I ms", "phase_two_ms": "phase II ms", "rest_ms": "selection and order ms",
+        "total_ms": "whole ms", "torch_solver_ms": "whole ms, without the Triton kernel",
+    }  # fmt: skip
+    for name, title in titles.items():
+        if name in found["figures"]:
+            table.add_row(title, _spread(found["figures"][name]))
+    extra = found["extra_host_bytes"] if found["extra_device_bytes"] is None else found["extra_device_bytes"]
+    table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.0f}")
+    if extra is not None:
+        table.add_row("peak beyond them", f"{extra / 1e6:.0f} MB, {extra / found['feature_bytes']:.2f} x")
+    table.add_row("copy GB/s", f"{found['copy_bytes_per_s'] / 1e9:.1f}")
+    table.add_row("features once through, share of a copy", f"{found['of_copy']:.1%}")
+    return table
+
+
+def _spread(figure: Mapping[str, float]) -> str:
+    """Median (least to most)."""
+    digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 1 else 3
+    return f"{figure['median']:.{digits}f} ({figure['least']:.{digits}f} to {figure['most']:.{digits}f})"

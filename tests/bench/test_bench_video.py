@@ -1,0 +1,84 @@
+"""The benchmark runs what the commands run, and its figures belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video
+from aot.bench.phases import TimedPhases, timed_method
+from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
+from aot.methods.attention import TopAttention
+from aot.models.llava_onevision import LlavaOnevision
+from aot.pipeline import compress_video
+from aot.stages import StageClock
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(ratio=0.2, sampling=SamplingConfig(8), generation=GenerationConfig(max_new_tokens=4))
+
+
+def test_both_arms_are_timed_in_turns(small_model: LlavaOnevision, clip_file: Path, config: Config) -> None:
+    times = time_video(clip_file, small_model, config, "what happens?", rounds=3)
+    plain, kept = times.arms
+    assert (plain.name, kept.name) == ("none", "aot")
+    assert (times.frames, times.visual_tokens, plain.kept_tokens, kept.kept_tokens) == (8, 200, 200, 40)
+    assert plain.prompt_tokens - kept.prompt_tokens == 160
+    for arm in times.arms:
+        stages = {name: figure.median for name, figure in arm.figures.items()}
+        assert all(figure.least <= figure.median <= figure.most for figure in arm.figures.values())
+        assert stages["encode_ms"] + stages["compress_ms"] + stages["prefill_ms"] < 1.5 * stages["first_token_ms"]
+        assert stages["first_token_ms"] < stages["total_ms"]
+    phases = kept.figures["phase_one_ms"].median, kept.figures["phase_two_ms"].median
+    assert 0 < sum(phases) < 1.5 * kept.figures["compress_ms"].median
+    assert plain.figures["phase_one_ms"].most == 0
+    ratio = times.speedup["total_ms"]
+    assert ratio.least <= plain.figures["total_ms"].median / kept.figures["total_ms"].median * 3
+
+
+def test_timed_phases_change_nothing(small_model: LlavaOnevision, clip_file: Path, config: Config) -> None:
+    clock = StageClock(CPU)
+    method = timed_method(config, clock)
+    assert isinstance(method, TimedPhases)
+    expected = compress_video(clip_file, small_model, config).tokens
+    from aot.segments import EncodedVideo, SegmentCompressor
+
+    compressor = SegmentCompressor(small_model, config, clock, method)
+    EncodedVideo(clip_file, small_model, config.sampling, method.needs, clock).compress([compressor])
+    assert torch.equal(compressor.tokens().features, expected.features)
+    assert clock.stage_ms["compress"] >= clock.stage_ms["phase_one"] + clock.stage_ms["phase_two"] > 0
+
+
+def test_a_method_without_phases_is_itself() -> None:
+    assert isinstance(timed_method(Config(method="attention"), StageClock(CPU)), TopAttention)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compressor_alone(dtype: torch.dtype) -> None:
+    size = CompressorSize(frames=5, side=9, width=16, anchors=14, ratio=0.2)
+    times = time_compressor(size, CPU, dtype, rounds=2)
+    assert times.kept_tokens == round(0.2 * 5 * 25)
+    assert times.feature_bytes == 5 * 81 * 16 * dtype.itemsize
+    assert set(times.figures) == {"total_ms", "phase_one_ms", "phase_two_ms", "rest_ms"}
+    assert times.of_copy > 0
+
+
+def test_a_synthetic_model_has_the_published_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built on the meta device, which holds no numbers: seven billion of them have no room here."""
+    from aot.bench import synthetic
+
+    monkeypatch.setattr(synthetic, "pick_device", lambda name: torch.device("meta"))
+    billions = {}
+    for name in SYNTHETIC[1:]:
+        model = synthetic_model(name, ModelConfig(dtype="bfloat16"))
+        assert isinstance(model, LlavaOnevision)
+        assert (model.grid, model.tokens_per_frame, model.image_size) == ((27, 27), 196, (384, 384))
+        assert model.placement["vision_blocks"] == 26
+        billions[name] = sum(weights.numel() for weights in model.network.parameters()) / 1e9
+    assert billions["onevision-7b"] == pytest.approx(8.03, abs=0.02)
+    assert billions["onevision-0.5b"] == pytest.approx(0.89, abs=0.02)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli_run import Aot
+
+
+def test_the_bundled_model_is_timed_end_to_end(run_aot: Aot) -> None:
+    run = run_aot("bench", "video", "--synthetic", "shapes", "--rounds", "1", "--ratio", "0.2", "--json")
+    assert run.code == 0, run.err
+    plain, kept = run.json["arms"]
+    assert (plain["name"], kept["name"]) == ("none", "aot")
+    assert kept["kept_tokens"] == round(0.2 * run.json["visual_tokens"])
+    assert run.json["environment"]["threads"] >= 1
+    assert run.json["config"]["ratio"] == 0.2
+
+
+def test_a_clip_and_a_model_of_ones_own(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
+    run = run_aot("bench", "video", clip_file, "--model", small_folder, "--rounds", "1", "--frames", "4")
+    assert run.code == 0, run.err
+    for line in ("decode ms", "encode ms", "of it phase I", "of it phase II", "prefill ms", "file to first token ms"):
+        assert line in run.out
+    assert "torch" in run.out
+
+
+def test_the_compressor_alone(run_aot: Aot) -> None:
+    sizes = ("--frames", "4", "--grid", "9", "--width", "16", "--anchors", "14", "--rounds", "1")
+    run = run_aot("bench", "compressor", *sizes)
+    assert run.code == 0, run.err
+    assert "phase II ms" in run.out and "copy GB/s" in run.out
+    found = run_aot("bench", "compressor", *sizes, "--json").json
+    assert found["size"]["width"] == 16
+    assert found["figures"]["total_ms"]["median"] > 0
+
+
+def test_an_unknown_size_is_told_with_those_there_are(run_aot: Aot) -> None:
+    run = run_aot("bench", "video", "--synthetic", "gpt-5")
+    assert run.code == 2
+    assert "shapes, onevision-0.5b, onevision-7b" in run.err
+
+
+def test_a_ratio_that_is_none_is_refused(run_aot: Aot) -> None:
+    run = run_aot("bench", "compressor", "--ratio", "3")
+    assert run.code == 2
+    assert "ratio" in run.err
