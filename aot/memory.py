@@ -1,17 +1,40 @@
-"""Running out of memory, told as one error whatever library noticed it."""
+"""How much memory the process holds, and running out of it, told as one error whatever library noticed."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from aot.errors import MemoryLimitError
 
-__all__ = ["explained_memory", "is_out_of_memory"]
+__all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
 _PHRASES = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+
+
+def peak_bytes() -> int | None:
+    """The most main memory this process has held; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    if sys.platform == "linux":
+        return _status_bytes("VmHWM")  # ru_maxrss begins with what the parent process held
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def held_bytes() -> int:
+    """The main memory this process holds now. Linux only."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,6 @@ from aot.methods import Method, build_method
 from aot.models.base import VideoModel
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
-from aot.video import open_frames
 
 __all__ = ["EncodedVideo", "SegmentCompressor"]
 
@@ -70,6 +69,8 @@ class EncodedVideo:
         Raises:
             VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
         """
+        from aot.video import open_frames  # not above: a tokens file is asked without a decoder
+
         length, size = self._sampling.segment_frames, self._model.image_size
         with explained_memory(), open_frames(self._path, self._sampling, size=size, ahead=length) as stream:
             self.source, self.planned = stream.source, stream.planned

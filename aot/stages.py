@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+
+from aot.memory import peak_bytes
 
 __all__ = ["StageClock", "StageProgress", "silent", "synchronize"]
 
@@ -49,12 +50,8 @@ class StageClock:
         self.stage_ms[name] += (time.perf_counter() - start) * 1e3
 
     def peak_bytes(self) -> dict[str, int]:
-        peaks = {}
-        if sys.platform != "win32":
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        host = peak_bytes()
+        peaks = {} if host is None else {"host": host}
         if self.device.type == "cuda":
             peaks["device"] = torch.cuda.max_memory_allocated(self.device)
         return peaks

@@ -57,6 +57,8 @@ def compressor_table(found: Mapping[str, Any]) -> Table:
 
 
 def _spread(figure: Mapping[str, float]) -> str:
-    """Median (least to most)."""
+    """Median (least to most); nothing for a stage that was not there."""
+    if not figure["most"]:
+        return ""
     digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 1 else 3
     return f"{figure['median']:.{digits}f} ({figure['least']:.{digits}f} to {figure['most']:.{digits}f})"

@@ -25,10 +25,10 @@ ARROWS = {
     "aot.methods": {"aot.core"},
     "aot.models": {"aot.core", "aot.memory"},
     "aot.report": set(),
-    "aot.stages": set(),
+    "aot.stages": {"aot.memory"},
     "aot.segments": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
     "aot.shapes": {"aot.files"},
-    "aot.bench": {"aot.core", "aot.methods", "aot.models", "aot.segments", "aot.stages"},
+    "aot.bench": {"aot.core", "aot.memory", "aot.methods", "aot.models", "aot.segments", "aot.stages"},
     "aot.evaluation": {
         "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages", "aot.video",
     },

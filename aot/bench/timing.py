@@ -14,6 +14,7 @@ from statistics import median
 
 import torch
 
+from aot.memory import held_bytes, peak_bytes
 from aot.stages import synchronize
 
 __all__ = ["Figure", "PeakMemory", "copy_bytes_per_second", "elapsed_ms", "peak_memory"]
@@ -57,7 +58,7 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     yield peak
     synchronize(device)
     if held_host is not None:
-        peak.host = _status_bytes("VmHWM") - held_host
+        peak.host = (peak_bytes() or 0) - held_host
     if held_device is not None:
         peak.device = torch.cuda.max_memory_allocated(device) - held_device
 
@@ -80,14 +81,9 @@ def _reset_host() -> int | None:
         trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _status_bytes("VmRSS")
+        return held_bytes()
     except OSError:
         return None
-
-
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _reset_device(device: torch.device) -> int | None:
