@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from aot.core.kernels import runs_triton
 from aot.types import TransportPlan
 
 __all__ = ["sinkhorn"]
@@ -45,7 +44,7 @@ def sinkhorn(
         solver: "auto" takes the Triton kernel on CUDA devices, "torch" never does.
     """
     marginal = stopping == "marginal"
-    if solver == "auto" and cost.device.type == "cuda" and _has_triton():
+    if solver == "auto" and runs_triton(cost.device):
         from aot.core.sinkhorn_kernel import solve
     else:
         solve = _solve
@@ -64,11 +63,6 @@ def sinkhorn(
     if marginal:
         converged |= row_error < tolerance
     return TransportPlan(plan, row_error + column_error, iterations, converged)
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _solve(

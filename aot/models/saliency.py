@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aot.core.kernels import runs_triton
+
 __all__ = ["attention_modules", "recorded_saliency", "resolve_layer"]
 
 _NAME = "aot_saliency"
@@ -53,6 +55,10 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """[B, H, N, d] queries and keys to [B, N] float32: attention each key receives."""
+    if runs_triton(query.device):
+        from aot.models.saliency_kernel import received_attention as fused
+
+        return fused(query, key, scaling)
     frames = []
     for q, k in zip(query, key, strict=True):
         attention = torch.softmax((q.float() * scaling) @ k.float().mT, dim=-1)

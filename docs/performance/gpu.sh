@@ -13,8 +13,8 @@ measure() {
     aot "$@" | tee "$out/$name.txt"
 }
 
-# The kernel against its twin, compiled and run for real.
-python -m pytest -q tests/core/test_sinkhorn_kernel.py | tee "$out/kernel-tests.txt"
+# The kernels against their twins, compiled and run for real.
+python -m pytest -q tests/core/test_sinkhorn_kernel.py tests/models/test_saliency_kernel.py | tee "$out/kernel-tests.txt"
 
 measure compressor-bfloat16 bench compressor --device cuda --dtype bfloat16 --rounds 30
 measure compressor-float32 bench compressor --device cuda --dtype float32 --rounds 30
