@@ -121,15 +121,25 @@ class VisualTokens:
 class TransportPlan:
     """A Sinkhorn plan and how far it got; not converging is data, not an exception.
 
-    plan: [B, S, A], mass moved from source s to anchor a.
-    marginal_error: [B], L1 distance of the row and the column sums from their marginals.
+    plan: [B, S, A], mass moved from source s to anchor a. row_weights [B, S] and column_weights [B, A]: its marginals.
     iterations: [B]. converged: [B] bool, whether the stopping rule fired.
     """
 
     plan: Tensor
-    marginal_error: Tensor
+    row_weights: Tensor
+    column_weights: Tensor
     iterations: Tensor
     converged: Tensor
+
+    @property
+    def row_error(self) -> Tensor:
+        """[B], L1 distance of the row sums from their marginal."""
+        return (self.plan.sum(-1) - self.row_weights).abs().sum(-1)
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """[B], L1 distance of the row and the column sums from their marginals."""
+        return self.row_error + (self.plan.sum(-2) - self.column_weights).abs().sum(-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for the device."""
-
+class _Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
@@ -20,3 +22,17 @@ class Syncs(TorchDispatchMode):
         if name in ("_local_scalar_dense", "nonzero", "equal"):
             self.seen[name] += 1
         return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counted_syncs() -> Iterator[Counter[str]]:
+    """How often each way of reading a device's numbers was used within the context."""
+    waits = _Waits()
+    read = torch.Tensor.tolist
+
+    def tolist(self: torch.Tensor) -> Any:
+        waits.seen["tolist"] += 1
+        return read(self)
+
+    with patch.object(torch.Tensor, "tolist", tolist), waits:
+        yield waits.seen

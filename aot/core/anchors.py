@@ -71,12 +71,12 @@ def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_p
         raise ValueError(
             f"saliency: expected two [F, {patches}] tensors, got {list(shallow.shape)} and {list(deep.shape)}"
         )
-    windows = window_ids(grid, min(windows_per_side, *grid)).to(shallow.device)
+    windows = window_ids(grid, min(windows_per_side, *grid))
     sizes = torch.bincount(windows)
+    starts = (sizes.cumsum(0) - sizes)[windows.sort(stable=True).values].to(shallow.device)
     by_saliency = shallow.argsort(dim=1, descending=True, stable=True)
-    by_window = windows[by_saliency].argsort(dim=1, stable=True)
+    by_window = windows.to(shallow.device)[by_saliency].argsort(dim=1, stable=True)
     grouped = by_saliency.gather(1, by_window)
-    starts = (sizes.cumsum(0) - sizes)[windows.sort(stable=True).values]
     place = (torch.arange(patches, device=shallow.device) - starts).expand_as(grouped)
     return AnchorRanking(
         window_rank=torch.empty_like(grouped).scatter(1, grouped, place),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -72,11 +73,13 @@ def allocate(
     clip_copies = copies_per_clip(clips, copies)
     if budget < sum(clip_copies):
         clip_copies = copies_per_clip(clips, 1)
-    plan = _Fit(budget, clips, clip_copies, votes_for)
+    selected = cache(lambda anchors: _Selection.of(votes_for(anchors)))  # looking at one stalls a device's queue
+    plan = _Fit(budget, clips, clip_copies, selected)
     anchors = plan.search(min(anchors, most_anchors), most_anchors)
-    votes = votes_for(anchors)
-    kept = plan.trim(kept_cells(votes), votes, saliency)
-    counts = kept.sum(1).tolist()
+    kept, counts = selected(anchors).kept, selected(anchors).counts
+    if plan.base(counts) > budget:
+        kept = plan.trim(selected(anchors), saliency)
+        counts = kept.sum(1).tolist()
     rest = budget - plan.base(counts)
     later = list(counts)
     for clip in clips:
@@ -117,11 +120,25 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Selection:
+    """votes and kept: [F, n]. counts: kept cells of each frame."""
+
+    votes: Tensor
+    kept: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, votes: Tensor) -> _Selection:
+        kept = kept_cells(votes)
+        return cls(votes, kept, kept.sum(1).tolist())
+
+
+@dataclass(frozen=True, slots=True)
 class _Fit:
     budget: int
     clips: Sequence[Clip]
     copies: Sequence[int]
-    votes_for: Callable[[int], Tensor]
+    selected: Callable[[int], _Selection]
 
     def base(self, counts: Sequence[int]) -> int:
         """Tokens that the keyframes alone cost."""
@@ -144,19 +161,18 @@ class _Fit:
         return _bisect(start, most, lambda m: self._bounds(m)[1] >= self.budget)
 
     def _bounds(self, anchors: int) -> tuple[int, int]:
-        counts = kept_cells(self.votes_for(anchors)).sum(1).tolist()
+        counts = self.selected(anchors).counts
         return self.base(counts), self.capacity(counts)
 
-    def trim(self, kept: Tensor, votes: Tensor, saliency: Tensor) -> Tensor:
+    def trim(self, selection: _Selection, saliency: Tensor) -> Tensor:
         """Drop keyframe cells with the fewest votes, then the least saliency, until the keyframes fit.
 
         Each keyframe keeps its first cell in that order reversed, so no clip is lost.
         """
-        excess = self.base(kept.sum(1).tolist()) - self.budget
-        if excess <= 0:
-            return kept
+        excess = self.base(selection.counts) - self.budget
         candidates: list[tuple[float, float, int, int, int]] = []
-        here_kept, here_votes, here_saliency = (values.tolist() for values in (kept, votes, saliency))
+        tables = (selection.kept, selection.votes, saliency)
+        here_kept, here_votes, here_saliency = (values.tolist() for values in tables)
         for clip, copies in zip(self.clips, self.copies, strict=True):
             frame = clip.first
             cells = [cell for cell, is_kept in enumerate(here_kept[frame]) if is_kept]
@@ -168,8 +184,8 @@ class _Fit:
                 break
             dropped.append((-frame, -cell))
             excess -= copies
-        trimmed = kept.clone()
-        trimmed[tuple(torch.tensor(dropped, device=kept.device).T)] = False
+        trimmed = selection.kept.clone()
+        trimmed[tuple(torch.tensor(dropped, device=trimmed.device).T)] = False
         return trimmed
 
 

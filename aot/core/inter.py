@@ -92,6 +92,7 @@ def transport_within_clips(
     dtype = decision_dtype(tokens)
     keyframes, lengths = _table(clips, tokens.device)
     key_values, key_valid = tokens[keyframes].to(dtype), valid[keyframes]
+    key_weights = _uniform(key_valid, dtype)
     mass = key_valid.to(dtype)
     distinct = torch.zeros_like(valid)
     for offset in range(1, max(map(len, clips))):
@@ -102,7 +103,7 @@ def transport_within_clips(
         plan = sinkhorn(
             cost,
             _uniform(here, dtype),
-            _uniform(key_valid, dtype),
+            key_weights,
             epsilon=epsilon,
             max_iterations=max_iterations,
             tolerance=tolerance,

@@ -58,11 +58,10 @@ def sinkhorn(
         marginal=marginal,
         joint=joint and not marginal,
     )
-    row_error = (plan.sum(-1) - row_weights).abs().sum(-1)
-    column_error = (plan.sum(-2) - column_weights).abs().sum(-1)
-    if marginal:
-        converged |= row_error < tolerance
-    return TransportPlan(plan, row_error + column_error, iterations, converged)
+    solved = TransportPlan(plan, row_weights, column_weights, iterations, converged)
+    if marginal:  # the last update may have done it
+        converged |= solved.row_error < tolerance
+    return solved
 
 
 def _solve(

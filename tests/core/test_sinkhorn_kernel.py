@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from compile_kernels import AMPERE, HOPPER, Job, cubin_bytes
-from syncs import Syncs
+from syncs import counted_syncs
 from tolerances import assert_close
 
 from aot.core import sinkhorn as torch_version
@@ -95,12 +95,12 @@ def test_any_layout(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_host_never_waits_in_the_solver(kernel: Any, monkeypatch: pytest.MonkeyPatch, joint: bool) -> None:
     for name in ("scaling_kernel", "plan_kernel"):  # the interpreter reads back what a device would not
         monkeypatch.setattr(kernel, name, {(3,): _skip, (3, 1): _skip})
-    with Syncs() as syncs:
+    with counted_syncs() as seen:
         kernel.solve(
             *problems(torch.float32, (8, 8, 8), 4),
             epsilon=0.1, max_iterations=100, tolerance=1e-2, marginal=False, joint=joint,
         )  # fmt: skip
-    assert not syncs.seen
+    assert not seen
 
 
 def _skip(*args: Any, **kwargs: Any) -> None:

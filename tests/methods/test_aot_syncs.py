@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from syncs import Syncs
+from syncs import counted_syncs
 from synthetic_tokens import random_tokens
 
 from aot.config import AOTConfig
@@ -24,8 +24,8 @@ def test_as_seldom_for_many_frames_as_for_few(monkeypatch: pytest.MonkeyPatch) -
     seen = []
     for frames in (8, 24):
         visual = random_tokens(0, frames)
-        with Syncs() as syncs:
+        with counted_syncs() as syncs:
             AnchorTransport(AOTConfig(), 0.25).compress(visual, round(0.25 * frames * 196))
-        seen.append(syncs.seen)
+        seen.append(syncs)
     assert seen[0] == seen[1]
     assert sum(seen[0].values()) <= 8
