@@ -14,20 +14,20 @@ _CHUNKS = 8  # a converted copy is an eighth of the frames at a time
 
 def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
     """weights [F, P, N] @ features [F, N, D]: [F, P, D] in the working dtype."""
-    dtype = working_dtype(features)
-    weights = weights.to(dtype)
-    if features.dtype == dtype:
-        return weights @ features
-    return torch.cat([w @ x.to(dtype) for w, x in zip(_chunks(weights), _chunks(features), strict=True)])
+    weights = weights.to(working_dtype(features))
+    if features.dtype == weights.dtype or not _takes_halves(features.device):
+        return _product(weights, features)
+    # What rounding to the features' dtype takes from the weights is a second set of weights.
+    rounded = weights.to(features.dtype)
+    lost = (weights - rounded).to(features.dtype)
+    of_rounded, of_lost = _product(torch.cat([rounded, lost], 1), features).chunk(2, 1)
+    return of_rounded + of_lost
 
 
 def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
     """Cosine of every patch [F, N, D] with its frame's anchors [F, M]: [F, N, M]; zero vectors give 0."""
-    dtype = working_dtype(features)
-    norms = torch.linalg.vector_norm(features, dim=-1, dtype=dtype).clamp_min(1e-12)
-    anchors = take_rows(features, anchor_index).to(dtype)
-    chunked = zip(*map(_chunks, (features, anchors)), strict=True) if features.dtype != dtype else [(features, anchors)]
-    products = torch.cat([x.to(dtype) @ a.mT for x, a in chunked])
+    norms = torch.linalg.vector_norm(features, dim=-1, dtype=working_dtype(features)).clamp_min(1e-12)
+    products = _product(features, take_rows(features, anchor_index).mT)
     return products.div_(norms[:, :, None]).div_(norms.gather(1, anchor_index)[:, None, :])
 
 
@@ -36,5 +36,17 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
-def _chunks(values: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(values, max(1, len(values) // _CHUNKS))
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, summed up in the working dtype: that of both, or float32 where one is in half precision."""
+    dtype = torch.promote_types(working_dtype(left), working_dtype(right))
+    if left.dtype == right.dtype == dtype:
+        return left @ right
+    if left.dtype == right.dtype and _takes_halves(left.device):
+        return torch.bmm(left, right, out_dtype=dtype)
+    chunks = (torch.split(values, max(1, len(values) // _CHUNKS)) for values in (left, right))
+    return torch.cat([a.to(dtype) @ b.to(dtype) for a, b in zip(*chunks, strict=True)])
+
+
+def _takes_halves(device: torch.device) -> bool:
+    """Whether torch multiplies half-precision matrices into float32 there (CUDA, from torch 2.8 or so)."""
+    return device.type == "cuda" and "out_dtype" in (torch.bmm.__doc__ or "")
