@@ -52,7 +52,7 @@ def _check(**rules: tuple[bool, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """Which frames of the video are looked at, and how many are held and compressed at once (`segment_frames`).
+    """Which frames of the video are looked at, and how many are held and compressed at once (up to `segment_frames`).
 
     `frames` are spread evenly over the range (LLaVA's linspace); `fps` instead takes that many per
     second, thinned evenly to `max_frames`. `spacing` "time" spreads `frames` evenly in seconds
@@ -250,12 +250,17 @@ class GenerationConfig:
     """How the answer is decoded. temperature 0 is greedy."""
 
     max_new_tokens: int = 256
+    min_new_tokens: int = 0
     temperature: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check(
             max_new_tokens=(self.max_new_tokens >= 1, "must be at least 1"),
+            min_new_tokens=(
+                0 <= self.min_new_tokens <= self.max_new_tokens,
+                f"must be in 0 .. max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}",
+            ),
             temperature=(0 <= self.temperature < math.inf, "must not be negative"),
             seed=(0 <= self.seed < 2**63, f"must be in 0 .. 2^63 - 1, got {self.seed}"),
         )

@@ -151,10 +151,11 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
 
 
 def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One value where all segments agree, otherwise the least and the most."""
+    """One value where all segments agree, otherwise the least and the most of those that have one."""
     joined: dict[str, Any] = {}
     for name in facts[0]:
         values = [each[name] for each in facts]
         agree = all(value == values[0] for value in values)
-        joined[name] = values[0] if agree else f"{min(values)} to {max(values)}"
+        known = [value for value in values if value is not None]
+        joined[name] = values[0] if agree else f"{min(known)} to {max(known)}"
     return joined

@@ -7,21 +7,25 @@ import weakref
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from aot.config import AOTConfig, ClipConfig, Config, MethodName, SamplingConfig
+from aot.config import Config, MethodName, SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.methods import build_method
 from aot.models.llava_onevision import LlavaOnevision
 from aot.pipeline import compress_video
+from aot.segments import _join_facts
 from aot.types import CompressedTokens, VideoFrames, VisualTokens
 from aot.video import decode
 from aot.video.ahead import read_ahead
+from aot.video.sampling import segment_lengths
 
 FRAMES = 11
 METHODS: tuple[MethodName, ...] = ("aot", "random", "uniform", "attention", "frames", "none")
@@ -47,8 +51,7 @@ def at_once(clip: Path, model: LlavaOnevision, settings: Config) -> list[tuple[i
     method, length = build_method(settings), settings.sampling.segment_frames
     visual = model.encode(decode(clip, settings.sampling, size=model.image_size), method.needs)
     parts, before = [], 0
-    for first in range(0, FRAMES, length):
-        stop = min(first + length, FRAMES)
+    for first, stop in pairwise([0, *accumulate(segment_lengths(FRAMES, length))]):
         budget = settings.token_budget(stop, model.tokens_per_frame)
         parts.append((first, method.compress(part_of(visual, first, stop), budget - before)))
         before = budget
@@ -87,17 +90,45 @@ def test_the_report_is_of_the_whole(clip_file: Path, small_model: LlavaOnevision
     whole, cut = (compress_video(clip_file, small_model, config("aot", length)).report for length in (64, 4))
     assert [frame.similarity for frame in cut.frames] == pytest.approx([frame.similarity for frame in whole.frames])
     assert [frame.timestamp_s for frame in cut.frames] == [frame.timestamp_s for frame in whole.frames]
-    assert [frame.clip for frame in cut.frames] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert [frame.clip for frame in cut.frames] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert cut.facts["clip_mode"] == "fixed"
     assert cut.visual_tokens == FRAMES * 25
     assert min(cut.stage_ms[name] for name in ("decode", "encode", "compress")) > 0
 
 
 def test_facts_that_differ_are_a_range(clip_file: Path, small_model: LlavaOnevision) -> None:
-    dynamic = AOTConfig(clips=ClipConfig(mode="dynamic", segments=2))
-    facts = compress_video(clip_file, small_model, config("aot", 5, aot=dynamic)).report.facts
-    assert facts["frame_embeddings"] == "mean of the frame's features"
-    assert all(" to " in str(value) or not isinstance(value, str) or value for value in facts.values())
+    facts = compress_video(clip_file, small_model, config("aot", 5)).report.facts
+    assert facts["clip_mode"] == "fixed"
+    low, high = str(facts["intra_marginal_error"]).split(" to ")
+    assert 0 < float(low) < float(high)
+
+
+def test_a_segment_without_a_fact_does_not_count() -> None:
+    """Where all patches are anchors nothing is transported, and there are no iterations."""
+    joined = _join_facts([{"iterations": None}, {"iterations": 3}, {"iterations": 2}])
+    assert joined == {"iterations": "2 to 3"}
+    assert _join_facts([{"iterations": None}, {"iterations": None}]) == {"iterations": None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("frames", [17, 18, 19, 20, 23, 24])
+def test_a_short_rest_does_not_make_a_ratio_too_small(
+    clip_file: Path, small_model: LlavaOnevision, method: MethodName, frames: int
+) -> None:
+    settings = Config(method=method, ratio=0.02, sampling=SamplingConfig(frames, segment_frames=16))
+    kept = compress_video(clip_file, small_model, settings).report.kept_tokens
+    assert method == "none" or kept == round(0.02 * frames * 25)
+
+
+@given(st.integers(1, 700), st.integers(1, 70))
+def test_segments_are_few_and_about_equal(frames: int, most: int) -> None:
+    lengths = segment_lengths(frames, most)
+    assert sum(lengths) == frames
+    assert len(lengths) == -(-frames // most)
+    assert max(lengths) <= most
+    assert min(lengths) > 0 and max(lengths) - min(lengths) <= (8 if most % 8 == 0 and most > 8 else 1)
+    if most % 8 == 0 and most > 8:
+        assert all(length % 8 == 0 for length in lengths[:-1])
 
 
 def test_one_segment_is_held_at_a_time(

@@ -37,6 +37,16 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
+class _Counts:
+    """Frames sampled; tokens kept, of the prompt, and written."""
+
+    frames: int
+    kept: int
+    prompt: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
 class ArmTimes:
     """One method. Stage times in milliseconds by name; memory in bytes above what was held before, the most of all
     rounds.
@@ -45,6 +55,7 @@ class ArmTimes:
     name: str
     prompt_tokens: int
     kept_tokens: int
+    output_tokens: int
     figures: Mapping[str, Figure]
     host_bytes: int | None
     device_bytes: int | None
@@ -62,34 +73,27 @@ class VideoTimes:
 
 
 def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
-    """Run the whole program on `clip` with `config` and with method none, in turns, after one of each to warm up."""
-    settings = (replace(config, method="none"), config)
+    """Run the whole program on `clip` with `config` and with method none, in turns, after one of each to warm up.
+
+    Both write `max_new_tokens` words, so that their times compare.
+    """
+    words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
+    settings = (replace(config, method="none", generation=words), replace(config, generation=words))
+    counts = [_answer(clip, model, each, question)[1] for each in settings]
     runs: tuple[list[_Run], list[_Run]] = ([], [])
     peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
-    told = [_answer(clip, model, each, question)[1:] for each in settings]
     for number in range(rounds):
         for arm in (0, 1) if number % 2 == 0 else (1, 0):
             with peak_memory(torch.device(model.placement["device"])) as peak:
-                run, _, _, _ = _answer(clip, model, settings[arm], question)
+                run, _ = _answer(clip, model, settings[arm], question)
             runs[arm].append(run)
             peaks[arm].append(peak)
-    (_, visual_tokens, _), (_, _, _) = told
-    arms = tuple(
-        ArmTimes(
-            name=each.method,
-            prompt_tokens=prompt,
-            kept_tokens=kept,
-            figures={name: Figure.of([getattr(run, name) for run in own]) for name in _Run.__slots__},
-            host_bytes=_most([peak.host for peak in held]),
-            device_bytes=_most([peak.device for peak in held]),
-        )
-        for each, (kept, _, prompt), own, held in zip(settings, told, runs, peaks, strict=True)
-    )
+    plain, kept = (_arm(*each) for each in zip(settings, counts, runs, peaks, strict=True))
     return VideoTimes(
-        frames=visual_tokens // model.tokens_per_frame,
-        visual_tokens=visual_tokens,
+        frames=counts[0].frames,
+        visual_tokens=counts[0].frames * model.tokens_per_frame,
         rounds=rounds,
-        arms=(arms[0], arms[1]),
+        arms=(plain, kept),
         speedup={
             name: Figure.of([getattr(a, name) / getattr(b, name) for a, b in zip(*runs, strict=True)])
             for name in ("encode_ms", "prefill_ms", "first_token_ms", "total_ms")
@@ -97,8 +101,19 @@ def time_video(clip: Path, model: VideoModel, config: Config, question: str, rou
     )
 
 
-def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, int, int, int]:
-    """One run; kept tokens, visual tokens, and tokens of the prompt."""
+def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[PeakMemory]) -> ArmTimes:
+    return ArmTimes(
+        name=config.method,
+        prompt_tokens=counts.prompt,
+        kept_tokens=counts.kept,
+        output_tokens=counts.output,
+        figures={name: Figure.of([getattr(run, name) for run in runs]) for name in _Run.__slots__},
+        host_bytes=_most([peak.host for peak in peaks]),
+        device_bytes=_most([peak.device for peak in peaks]),
+    )
+
+
+def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
     start = time.perf_counter()
     clock = StageClock(torch.device(model.placement["device"]))
     method = timed_method(config, clock)
@@ -119,7 +134,7 @@ def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tup
         tokens_per_s=(reply.output_tokens - 1) / (end - first) if reply.output_tokens > 1 else 0.0,
         total_ms=(end - start) * 1e3,
     )
-    return run, len(tokens.features), video.frames * model.tokens_per_frame, reply.prompt_tokens
+    return run, _Counts(video.frames, len(tokens.features), reply.prompt_tokens, reply.output_tokens)
 
 
 def _most(values: Sequence[int | None]) -> int | None:

@@ -1,7 +1,7 @@
 """Phase I transport: within each frame, the unselected patches' information moves into the anchors.
 
 Every new anchor is a weighted sum of its frame's patches, and so is every pooled token. Both together are one matrix
-per frame, so the features are read twice (to compare and to sum) and never copied.
+per frame, so no changed copy of the features is ever made.
 """
 
 from __future__ import annotations

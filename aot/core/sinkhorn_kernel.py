@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from aot.core.kernels import on_device
+
 __all__ = ["plan_kernel", "scaling_kernel", "solve"]
 
 _FIRST_LOOK = 10  # joint batches go on beyond only if they must; the published rule fires after 2 to 9 iterations
@@ -34,9 +36,8 @@ def solve(
     slots = max_iterations + 1 if joint else 2
     cost, row_weights, column_weights = cost.contiguous(), row_weights.contiguous(), column_weights.contiguous()
     batch, sources, anchors = cost.shape
-    columns = triton.next_power_of_2(anchors)
-    rows = min(_TILE_BYTES // cost.dtype.itemsize // columns, triton.next_power_of_2(sources))
-    tile = {"tile_rows": max(1, rows), "tile_columns": columns}
+    columns = max(16, triton.next_power_of_2(anchors))
+    tile = {"tile_rows": max(1, _TILE_BYTES // cost.dtype.itemsize // columns), "tile_columns": columns}
     row_counts = (row_weights > 0).sum(-1)
     counts = (row_counts.sum().expand(batch) if joint else row_counts).clamp_min(1).to(cost.dtype)
     plan, unshift = torch.empty_like(cost), torch.empty_like(row_weights)
@@ -50,28 +51,30 @@ def solve(
         return (criterion.sum(1, keepdim=True).expand_as(criterion) if joint else criterion) < tolerance
 
     bounds = [0, *([_FIRST_LOOK] if joint and max_iterations > _FIRST_LOOK else []), max_iterations]
-    for first, last in pairwise(bounds):
-        if first:
-            stopped = fired().any()
-        scaling_kernel[(batch,)](
-            cost, row_weights, column_weights, counts,
-            plan, unshift, r_history, c_history, criterion, stopped,
-            batch, sources, anchors, slots, first, last,
-            epsilon=epsilon, tolerance=tolerance, smallest=torch.finfo(cost.dtype).tiny,
-            marginal=marginal, joint=joint, **tile, num_warps=8,
-        )  # fmt: skip
-    met = fired() & (row_counts > 0)
-    converged = met.any(0)
-    # The published rule looks behind an iteration, the marginal one ahead of it.
-    at = met.to(torch.uint8).argmax(0) + (not marginal)
-    iterations = torch.where(converged, at, max_iterations * (row_counts > 0)).to(torch.int32)
-    plan_kernel[(batch, triton.cdiv(sources, tile["tile_rows"]))](
-        plan, r_history, c_history, iterations, batch, sources, anchors, slots, **tile
-    )
+    with on_device(cost.device):
+        for first, last in pairwise(bounds):
+            if first:
+                stopped = fired().any()
+            scaling_kernel[(batch,)](
+                cost, row_weights, column_weights, counts,
+                plan, unshift, r_history, c_history, criterion, stopped,
+                batch, sources, anchors, slots, first, last,
+                epsilon=epsilon, tolerance=tolerance, smallest=torch.finfo(cost.dtype).tiny,
+                marginal=marginal, joint=joint, **tile, num_warps=8,
+            )  # fmt: skip
+        met = fired() & (row_counts > 0)
+        converged = met.any(0)
+        # The published rule looks behind an iteration, the marginal one ahead of it.
+        at = met.to(torch.uint8).argmax(0) + (not marginal)
+        iterations = torch.where(converged, at, max_iterations * (row_counts > 0)).to(torch.int32)
+        plan_kernel[(batch, triton.cdiv(sources, tile["tile_rows"]))](
+            plan, r_history, c_history, iterations, batch, sources, anchors, slots, **tile
+        )
     return plan, iterations, converged | (row_counts == 0)
 
 
-@triton.jit
+# Sizes change from segment to segment; a kernel of its own for each would be compiled while the user waits.
+@triton.jit(do_not_specialize=["batch", "sources", "anchors", "slots", "first", "last"])
 def scaling_kernel(
     cost, row_weights, column_weights, counts,
     kernel, unshift, r_history, c_history, criterion, stopped,
@@ -82,7 +85,7 @@ def scaling_kernel(
     """Iterations `first` to `last` of one problem; from 0 it makes the kernel matrix too. Every iteration reads the
     matrix once, for the rows and, with their new scaling, for the columns.
     """
-    problem = tl.program_id(0)
+    problem = tl.program_id(0).to(tl.int64)  # so are all places made of it
     if tl.load(stopped):
         return
     dtype: tl.constexpr = cost.dtype.element_ty
@@ -90,7 +93,7 @@ def scaling_kernel(
     columns = tl.arange(0, tile_columns)
     in_columns = columns < anchors
     column_weight = tl.load(column_weights + problem * anchors + columns, mask=in_columns, other=0.0)
-    matrix, rows_at = problem.to(tl.int64) * sources * anchors, problem * sources
+    matrix, rows_at = problem * sources * anchors, problem * sources
     if first == 0:
         for start in range(0, sources, tile_rows):
             rows = start + tl.arange(0, tile_rows)
@@ -113,8 +116,8 @@ def scaling_kernel(
     step = first
     going = True
     while going & (step < last):
-        r_now = r_history + step % slots * batch * sources + rows_at
-        r_then = r_history + (step + 1) % slots * batch * sources + rows_at
+        r_now = r_history + (step % slots * batch + problem) * sources
+        r_then = r_history + ((step + 1) % slots * batch + problem) * sources
         column_sums = tl.zeros((tile_columns,), dtype)
         change = tl.zeros((tile_rows,), dtype)
         for start in range(0, sources, tile_rows):
@@ -125,14 +128,14 @@ def scaling_kernel(
             weight = tl.load(row_weights + rows_at + rows, mask=in_rows, other=0.0)
             r = tl.load(r_now + rows, mask=in_rows, other=0.0)
             row_sums = tl.sum(gibbs * c[None, :], axis=1)
-            r_next = weight / tl.maximum(row_sums, tiny)
+            r_next = weight / tl.maximum(row_sums, tiny, propagate_nan=tl.PropagateNan.ALL)
             tl.store(r_then + rows, r_next, mask=in_rows)
             if marginal:
                 change += tl.abs(r * row_sums - weight)
             else:
                 change += tl.abs(r_next - r) * tl.load(unshift + rows_at + rows, mask=in_rows, other=0.0)
             column_sums += tl.sum(gibbs * r_next[:, None], axis=0)
-        c = column_weight / tl.maximum(column_sums, tiny)
+        c = column_weight / tl.maximum(column_sums, tiny, propagate_nan=tl.PropagateNan.ALL)
         tl.store(c_history + ((step + 1) % slots * batch + problem) * anchors + columns, c, mask=in_columns)
         measure = tl.sum(change, axis=0)
         if not marginal:
@@ -141,12 +144,12 @@ def scaling_kernel(
             measure = tl.full((), float("inf"), dtype)
         tl.store(criterion + step * batch + problem, measure)
         if not joint:
-            going = measure >= tl.full((), tolerance, dtype)
+            going = (measure < tl.full((), tolerance, dtype)) == 0  # so not-a-number goes on
         tl.debug_barrier()
         step += 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "sources", "anchors", "slots"])
 def plan_kernel(
     kernel,
     r_history,
@@ -160,12 +163,12 @@ def plan_kernel(
     tile_columns: tl.constexpr,
 ):
     """diag(r) K diag(c) in place of K, with the vectors of each problem's last iteration."""
-    problem = tl.program_id(0)
+    problem = tl.program_id(0).to(tl.int64)
     state = tl.load(iterations + problem) % slots * batch + problem
     rows = tl.program_id(1) * tile_rows + tl.arange(0, tile_rows)
     columns = tl.arange(0, tile_columns)
     inside = (rows < sources)[:, None] & (columns < anchors)[None, :]
-    places = kernel + problem.to(tl.int64) * sources * anchors + rows[:, None] * anchors + columns[None, :]
+    places = kernel + problem * sources * anchors + rows[:, None] * anchors + columns[None, :]
     r = tl.load(r_history + state * sources + rows, mask=rows < sources, other=0.0)
     c = tl.load(c_history + state * anchors + columns, mask=columns < anchors, other=0.0)
     tl.store(places, r[:, None] * tl.load(places, mask=inside, other=0.0) * c[None, :], mask=inside)

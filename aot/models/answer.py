@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +14,28 @@ from torch import Tensor, nn
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
 
-__all__ = ["StreamedAnswer", "sampling_arguments"]
+__all__ = ["StreamedAnswer", "copied_cache", "generation_arguments"]
 
 _PATIENCE_S = 2.0  # how long to wait for a thread that was told to stop; a forward pass cannot be interrupted
 
 
-def sampling_arguments(options: GenerationConfig) -> dict[str, Any]:
-    """How `generate` picks words; torch is seeded for it."""
+def generation_arguments(options: GenerationConfig) -> dict[str, Any]:
+    """How `generate` picks words and how many; torch is seeded for it."""
     torch.manual_seed(options.seed)
-    return {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
+    sampled = options.temperature > 0
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "do_sample": sampled,
+        **({"temperature": options.temperature} if sampled else {}),
+        **({"min_new_tokens": options.min_new_tokens} if options.min_new_tokens else {}),
+    }
+
+
+def copied_cache(cache: Any) -> Any:
+    """A cache that grows on its own. What it holds so far is shared: growing makes new tensors."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
 
 
 class StreamedAnswer:
@@ -85,16 +99,17 @@ class StreamedAnswer:
     def _generate(self, streamer: Any) -> None:
         from transformers import StoppingCriteriaList
 
+        has_begun = self.cache is not None
+        read = {"past_key_values": copied_cache(self.cache)} if has_begun else {"inputs_embeds": self.embeddings}
         self.network.generate(  # type: ignore[operator]
             input_ids=self.prompt_ids,
-            **({"inputs_embeds": self.embeddings} if self.cache is None else {"past_key_values": self.cache}),
+            **read,
             attention_mask=torch.ones_like(self.prompt_ids),
-            max_new_tokens=self.options.max_new_tokens,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([self._after_step]),
             num_beams=1,  # beams cannot be streamed
             pad_token_id=self.tokenizer.pad_token_id,
-            **sampling_arguments(self.options),
+            **generation_arguments(self.options),
         )
 
     def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:

@@ -147,8 +147,9 @@ class LlavaOnevision:
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
-        # Queries, keys, values, the residual, its norm and the MLP's two sides, and float32 for one softmax.
-        widths = 5 * vision.hidden_size + 2 * vision.intermediate_size + self.network.config.text_config.hidden_size
+        # Every block's output; queries, keys, values, residual, norm and both sides of an MLP; one softmax in float32.
+        hidden = (vision.num_hidden_layers + 5) * vision.hidden_size + 2 * vision.intermediate_size
+        widths = hidden + self.network.config.text_config.hidden_size
         patches = self.grid[0] * self.grid[1]
         softmax = 4 * vision.num_attention_heads * patches**2
         return batch_size_for(self.network.device, patches * widths * self.network.dtype.itemsize + softmax)

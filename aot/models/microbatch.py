@@ -40,11 +40,11 @@ def micro_batches(
         try:
             result = run(first, min(first + size, total))
         except (MemoryError, RuntimeError, OSError) as error:
-            if size == 1 or not is_out_of_memory(error):
+            if min(size, total - first) == 1 or not is_out_of_memory(error):
                 raise
             result = None
         if result is None:  # not in the handler, whose traceback still holds the activations
-            size //= 2
+            size = min(size, total - first) // 2
             on_fewer(size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

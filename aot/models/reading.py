@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.answer import StreamedAnswer, sampling_arguments
+from aot.models.answer import StreamedAnswer, copied_cache, generation_arguments
 
 __all__ = ["Reading"]
 
@@ -29,7 +29,12 @@ class Reading:
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._prefix_ids, self._suffix_of = prefix_ids, suffix_of
-        self._cache = network.model.language_model(inputs_embeds=prefix, use_cache=True).past_key_values
+        self._prefix = prefix
+
+    @cached_property
+    def _cache(self) -> Any:
+        with torch.inference_mode():
+            return self._network.model.language_model(inputs_embeds=self._prefix, use_cache=True).past_key_values
 
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written.
@@ -39,7 +44,7 @@ class Reading:
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix_ids.device)
         ids = torch.cat([self._prefix_ids, suffix], 1)
-        return StreamedAnswer(self._network, self._tokenizer, ids, options, cache=copy.deepcopy(self._cache))
+        return StreamedAnswer(self._network, self._tokenizer, ids, options, cache=self._cache)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
@@ -62,15 +67,14 @@ class Reading:
         mask = torch.ones_like(ids)
         for row, suffix in enumerate(suffixes):
             mask[row, first : first + longest - len(suffix)] = 0
-        shared = copy.deepcopy(self._cache)
+        shared = copied_cache(self._cache)
         shared.batch_repeat_interleave(len(suffixes))
         written = self._network.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=shared,
-            max_new_tokens=options.max_new_tokens,
             num_beams=1,
             pad_token_id=pad,
-            **sampling_arguments(options),
+            **generation_arguments(options),
         )
         return list(self._tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True))

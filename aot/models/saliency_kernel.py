@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from aot.core.kernels import on_device
+
 __all__ = ["attention_sums_kernel", "received_attention"]
 
 _TILE = 64
@@ -19,12 +21,14 @@ _TILE = 64
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """[B, H, N, d] queries and keys to [B, N] float32; see `aot.models.saliency.received_attention`."""
     batch, heads, patches, width = query.shape
-    tiles = triton.cdiv(patches, _TILE)
+    tile = _TILE if query.dtype.itemsize == 2 else _TILE // 2  # a full tile of float32 does not fit into registers
+    tiles = triton.cdiv(patches, tile)
     sums = query.new_empty(batch, heads * tiles, patches, dtype=torch.float32)
-    attention_sums_kernel[(batch, heads, tiles)](
-        query, key, sums, *query.stride(), *key.stride(), heads, patches, width, scaling,
-        tile=_TILE, tile_width=max(16, triton.next_power_of_2(width)),
-    )  # fmt: skip
+    with on_device(query.device):
+        attention_sums_kernel[(batch, heads, tiles)](
+            query, key, sums, *query.stride(), *key.stride(), heads, patches, width, scaling,
+            tile=tile, tile_width=max(16, triton.next_power_of_2(width)), num_warps=8, num_stages=1,
+        )  # fmt: skip
     return sums.sum(1) / heads
 
 

@@ -15,7 +15,7 @@ from aot.video import decode_decord, decode_pyav
 from aot.video.ahead import read_ahead
 from aot.video.picture import resize
 from aot.video.probe import index_file
-from aot.video.sampling import plan_frames
+from aot.video.sampling import plan_frames, segment_lengths
 from aot.video.source import open_source, source_name
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class FrameStream:
         self._kept: set[int] = set()
         self._damaged: set[int] = set()
 
-    def segments(self, length: int, on_frame: OnFrame | None = None) -> Iterator[VideoFrames]:
-        """Runs of `length` frames, the last may be shorter; once only.
+    def segments(self, most: int, on_frame: OnFrame | None = None) -> Iterator[VideoFrames]:
+        """Runs of up to `most` frames, about equally long; once only.
 
         Raises:
             VideoError: none of the frames decodes.
@@ -102,7 +102,7 @@ class FrameStream:
         import torch
 
         times = dict(zip(self._plan.positions, self._plan.timestamps_s, strict=True))
-        while chosen := min(length, self.planned - len(self._kept)):
+        for chosen in segment_lengths(self.planned, most):
             pixels: Tensor | None = None
             positions: list[int] = []
             for position, image in islice(self.images, chosen):

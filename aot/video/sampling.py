@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from aot.config import SamplingConfig
     from aot.video.probe import FrameIndex
 
-__all__ = ["FramePlan", "plan_frames"]
+__all__ = ["FramePlan", "plan_frames", "segment_lengths"]
+
+_UNIT = 8  # frames: clips of 2, 4 or 8 are not cut by the end of a segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +126,15 @@ def _evenly_in_time(
     return sorted(shown), (
         f"only {len(shown)} different frames are shown at the {frames} evenly spaced times; using these",
     )
+
+
+def segment_lengths(frames: int, most: int) -> list[int]:
+    """Lengths of as few runs of up to `most` frames as will do, about equally long: a short last one could not keep the
+    share that the whole can.
+    """
+    unit = _UNIT if most % _UNIT == 0 and most > _UNIT else 1
+    units, runs = math.ceil(frames / unit), math.ceil(frames / most)
+    longer = units % runs  # come last, as the last unit may not be full
+    lengths = [unit * (units // runs + (number >= runs - longer)) for number in range(runs)]
+    lengths[-1] -= unit * units - frames
+    return lengths

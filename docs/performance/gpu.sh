@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/bin/bash
 # Every figure of docs/performance.md that needs a CUDA GPU, in under eight minutes on an H100; no download.
-#   sh docs/performance/gpu.sh [FOLDER]
+#   bash docs/performance/gpu.sh [FOLDER]
 # Prints the tables and leaves them in FOLDER.
-set -eu
+set -euo pipefail
 out=${1:-gpu-figures}
 mkdir -p "$out"
 

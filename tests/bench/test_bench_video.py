@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video
+from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video, video
 from aot.bench.phases import TimedPhases, timed_method
+from aot.bench.timing import Figure
 from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
 from aot.models.llava_onevision import LlavaOnevision
@@ -29,6 +31,7 @@ def test_both_arms_are_timed_in_turns(small_model: LlavaOnevision, clip_file: Pa
     assert (plain.name, kept.name) == ("none", "aot")
     assert (times.frames, times.visual_tokens, plain.kept_tokens, kept.kept_tokens) == (8, 200, 200, 40)
     assert plain.prompt_tokens - kept.prompt_tokens == 160
+    assert plain.output_tokens == kept.output_tokens == 4
     for arm in times.arms:
         stages = {name: figure.median for name, figure in arm.figures.items()}
         assert all(figure.least <= figure.median <= figure.most for figure in arm.figures.values())
@@ -37,8 +40,26 @@ def test_both_arms_are_timed_in_turns(small_model: LlavaOnevision, clip_file: Pa
     phases = kept.figures["phase_one_ms"].median, kept.figures["phase_two_ms"].median
     assert 0 < sum(phases) < 1.5 * kept.figures["compress_ms"].median
     assert plain.figures["phase_one_ms"].most == 0
-    ratio = times.speedup["total_ms"]
-    assert ratio.least <= plain.figures["total_ms"].median / kept.figures["total_ms"].median * 3
+
+
+def test_the_arms_take_turns_and_ratios_are_of_one_round(
+    small_model: LlavaOnevision, clip_file: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    answer = video._answer
+
+    def recorded(
+        clip: Path, model: LlavaOnevision, settings: Config, question: str
+    ) -> tuple[video._Run, video._Counts]:
+        order.append(settings.method)
+        run, counts = answer(clip, model, settings, question)
+        total_ms = 100.0 * len(order) if settings.method == "none" else 10.0
+        return replace(run, total_ms=total_ms), counts
+
+    monkeypatch.setattr(video, "_answer", recorded)
+    times = time_video(clip_file, small_model, config, "what happens?", rounds=3)
+    assert order == ["none", "aot", "none", "aot", "aot", "none", "none", "aot"]
+    assert times.speedup["total_ms"] == Figure(60.0, 30.0, 70.0)
 
 
 def test_timed_phases_change_nothing(small_model: LlavaOnevision, clip_file: Path, config: Config) -> None:

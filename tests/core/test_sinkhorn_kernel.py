@@ -91,6 +91,13 @@ def test_any_layout(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(found.plan, expected.plan, "float32")
 
 
+def test_what_is_not_a_number_does_not_converge(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost, row_weights, column_weights = problems(torch.float32, (5, 5), 5)
+    cost[0, 1, 1] = torch.nan
+    expected, found = both(kernel, monkeypatch, (cost, row_weights, column_weights))
+    assert found.converged.tolist() == expected.converged.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_host_never_waits_in_the_solver(kernel: Any, monkeypatch: pytest.MonkeyPatch, joint: bool) -> None:
     for name in ("scaling_kernel", "plan_kernel"):  # the interpreter reads back what a device would not

@@ -45,6 +45,12 @@ def test_the_size_is_halved_until_it_fits(error: Callable[[], Exception]) -> Non
     assert sizes == [4, 2]
 
 
+def test_a_size_beyond_what_is_left_is_no_new_try() -> None:
+    sizes: list[int] = []
+    assert len(list(micro_batches(3, 64, room_for(1), sizes.append))) == 3
+    assert sizes == [1]
+
+
 def test_one_frame_too_many_is_the_end() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         list(micro_batches(4, 4, room_for(0), lambda _: None))
@@ -109,7 +115,7 @@ def test_what_fits_is_remembered(small_model: LlavaOnevision, clip_file: Path, s
     config = Config(ratio=0.3, sampling=SamplingConfig(11, segment_frames=4))
     model = LlavaOnevision(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
     found = compress_video(clip_file, model, config).report.notices
-    assert len([notice for notice in found if "out of memory" in notice]) == 2  # 8 to 4 to 2, in the first segment
+    assert len([notice for notice in found if "out of memory" in notice]) == 1  # in the first segment of four frames
     assert model._batch_size() == 2
 
 

@@ -74,8 +74,22 @@ def test_the_video_is_read_once(small_model: VideoModel) -> None:
     assert [length > 100 for length in lengths] == [True] + [False] * (len(lengths) - 1)
 
 
-def test_no_questions_no_answers(small_model: VideoModel) -> None:
-    assert small_model.read(kept(small_model, 0.2)).answers([], GREEDY) == []
+def test_no_questions_no_answers_and_nothing_read(small_model: VideoModel) -> None:
+    reading = small_model.read(kept(small_model, 0.2))
+    with patch.object(small_model.network.model.language_model, "forward", None):  # type: ignore[attr-defined]
+        assert reading.answers([], GREEDY) == []
+
+
+def test_an_answer_to_a_read_video_can_be_read_again(small_model: VideoModel) -> None:
+    reply = small_model.read(kept(small_model, 0.2)).generate(QUESTIONS[0], GREEDY)
+    first = "".join(reply)
+    assert first and "".join(reply) == first
+
+
+def test_no_fewer_words_than_asked_for(small_model: VideoModel) -> None:
+    exactly = GenerationConfig(max_new_tokens=9, min_new_tokens=9)
+    reply = small_model.generate(kept(small_model, 0.2), QUESTIONS[0], exactly)
+    assert "".join(reply) and reply.output_tokens == 9
 
 
 def test_an_empty_question_is_refused(small_model: VideoModel) -> None:
