@@ -112,7 +112,7 @@ def test_a_video_that_did_not_fit_at_first_gives_the_same_tokens(
 
 def test_what_fits_is_remembered(small_model: LlavaOnevision, clip_file: Path, starved: Callable[[int], None]) -> None:
     starved(2)
-    config = Config(ratio=0.3, sampling=SamplingConfig(11, segment_frames=4))
+    config = Config(ratio=0.3, sampling=SamplingConfig(8, segment_frames=4))
     model = LlavaOnevision(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
     found = compress_video(clip_file, model, config).report.notices
     assert len([notice for notice in found if "out of memory" in notice]) == 1  # in the first segment of four frames
