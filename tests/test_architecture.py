@@ -42,8 +42,8 @@ ARROWS = {
 }  # fmt: skip
 CORE_SEES = {"aot.types"}
 KNOWN_TO_CORE = {
-    "__future__", "aot", "collections", "dataclasses", "functools", "importlib", "itertools", "math", "torch", "triton",
-    "typing",
+    "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
+    "torch", "triton", "typing", "warnings",
 }  # fmt: skip
 
 

@@ -34,7 +34,9 @@ def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
         return load_model(replace(config, name=BUNDLED_MODEL))
     device = pick_device(config.device)
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
-    return LlavaOnevision(network, bundled.tokenizer, config, ModelIdentity(f"random {name}", None, f"random {name}"))
+    identity = ModelIdentity(f"random {name}", None, f"random {name}")
+    # Files beside the weights are the bundled model's: nothing is asked of the hub.
+    return LlavaOnevision(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
 
 def _architecture(name: str, bundled: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
 
 def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
     """Cosine of every patch [F, N, D] with its frame's anchors [F, M]: [F, N, M]; zero vectors give 0."""
-    norms = torch.linalg.vector_norm(features, dim=-1, dtype=working_dtype(features)).clamp_min(1e-12)
+    norms = _norms(features).clamp_min(1e-12)
     products = _product(features, take_rows(features, anchor_index).mT)
     return products.div_(norms[:, :, None]).div_(norms.gather(1, anchor_index)[:, None, :])
 
@@ -43,8 +45,19 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
     if left.dtype == right.dtype and _takes_halves(left.device):
         return torch.bmm(left, right, out_dtype=dtype)
-    chunks = (torch.split(values, max(1, len(values) // _CHUNKS)) for values in (left, right))
-    return torch.cat([a.to(dtype) @ b.to(dtype) for a, b in zip(*chunks, strict=True)])
+    return torch.cat([a.to(dtype) @ b.to(dtype) for a, b in zip(_chunks(left), _chunks(right), strict=True)])
+
+
+def _norms(features: Tensor) -> Tensor:
+    """Lengths [F, N] of features [F, N, D] in the working dtype."""
+    dtype = working_dtype(features)
+    # Off CUDA, `dtype=` converts all of its input before the first sum.
+    parts = [features] if features.is_cuda or features.dtype == dtype else _chunks(features)
+    return torch.cat([torch.linalg.vector_norm(part, dim=-1, dtype=dtype) for part in parts])
+
+
+def _chunks(values: Tensor) -> Sequence[Tensor]:
+    return torch.split(values, max(1, len(values) // _CHUNKS))
 
 
 def _takes_halves(device: torch.device) -> bool:
