@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from aot.errors import ConfigError
+from aot.registry import METHODS, names
 
 __all__ = [
     "BUNDLED_MODEL",
-    "METHOD_NAMES",
     "REAL_MODEL",
     "AOTConfig",
     "AnchorConfig",
@@ -27,23 +27,21 @@ __all__ = [
     "InterConfig",
     "IntraConfig",
     "ModelConfig",
-    "RandomConfig",
     "SamplingConfig",
     "TransportConfig",
     "build_config",
+    "build_settings",
+    "check",
     "merge_settings",
 ]
 
-
-MethodName = Literal["aot", "none", "random", "uniform", "attention", "frames"]
-METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
 
 
-def _check(**rules: tuple[bool, str]) -> None:
+def check(**rules: tuple[bool, str]) -> None:
     """Raise one ConfigError that lists every failed rule as `name message`."""
     failed = [f"{name} {message}" for name, (holds, message) in rules.items() if not holds]
     if failed:
@@ -70,7 +68,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         start, end = self.start_s or 0.0, self.end_s
-        _check(
+        check(
             frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
             fps=(self.fps is None or 0 < self.fps < math.inf, f"must be above 0, got {self.fps}"),
             start_s=(start >= 0, f"must not be negative, got {start}"),
@@ -102,7 +100,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         base = self.device.partition(":")[0]
-        _check(
+        check(
             device=(
                 base in {"auto", "cpu", "cuda", "mps"},
                 f"must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}",
@@ -128,7 +126,7 @@ class TransportConfig:
     solver: Literal["auto", "torch"] = "auto"
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             epsilon=(self.epsilon >= 1e-3, f"must be at least 0.001, got {self.epsilon}"),
             max_iterations=(self.max_iterations >= 1, "must be at least 1"),
             tolerance=(self.tolerance > 0, "must be above 0"),
@@ -149,7 +147,7 @@ class AnchorConfig:
     deep_layer: int = -2
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             count=(self.count is None or self.count >= 1, f"must be at least 1, got {self.count}"),
             local_ratio=(0 <= self.local_ratio <= 1, f"must be in [0, 1], got {self.local_ratio}"),
             windows_per_side=(self.windows_per_side >= 1, "must be at least 1"),
@@ -171,7 +169,7 @@ class IntraConfig:
     transport: TransportConfig = field(default_factory=TransportConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             spatial_weight=(self.spatial_weight >= 0, "must not be negative"),
             nearest_blend=(0 <= self.nearest_blend <= 1, "must be in [0, 1]"),
             lambda_intra=(self.lambda_intra >= 0, "must not be negative"),
@@ -195,7 +193,7 @@ class InterConfig:
     transport: TransportConfig = field(default_factory=TransportConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             sigma_frames=(self.sigma_frames > 0, "must be above 0"),
             lambda_inter=(self.lambda_inter >= 0, "must not be negative"),
             keep_ratio=(0 <= self.keep_ratio <= 1, f"must be in [0, 1], got {self.keep_ratio}"),
@@ -215,7 +213,7 @@ class ClipConfig:
     threshold: float = 0.8
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
             segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
             threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
@@ -236,16 +234,6 @@ class AOTConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomConfig:
-    """The baseline that draws tokens by lot."""
-
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check(seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"))
-
-
-@dataclass(frozen=True, slots=True)
 class GenerationConfig:
     """How the answer is decoded. temperature 0 is greedy."""
 
@@ -255,7 +243,7 @@ class GenerationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             max_new_tokens=(self.max_new_tokens >= 1, "must be at least 1"),
             min_new_tokens=(
                 0 <= self.min_new_tokens <= self.max_new_tokens,
@@ -268,20 +256,24 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method."""
+    """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method. methods: settings of
+    methods by name, for instance {"fastvid": {"blend": 0.7}}; those of AOT are in `aot`.
+    """
 
     ratio: float = 0.1
-    method: MethodName = "aot"
+    method: str = "aot"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     aot: AOTConfig = field(default_factory=AOTConfig)
-    random: RandomConfig = field(default_factory=RandomConfig)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        strange = [name for name in self.methods if not _is_method(name)]
+        check(
             ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"),
-            method=(self.method in METHOD_NAMES, f"must be one of {', '.join(METHOD_NAMES)}, got {self.method!r}"),
+            method=(_is_method(self.method), f"must be one of {', '.join(names())}, got {self.method!r}"),
+            methods=(not strange, f"has no method {', '.join(strange)} (valid: {', '.join(names())})"),
         )
 
     @property
@@ -290,9 +282,9 @@ class Config:
         return self.method != "none" and self.ratio < 1
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the ratio is met to the token; otherwise the content decides."""
-        if self.method == "aot":
+    def has_budget(self) -> bool:
+        """Whether the ratio says how many tokens are kept; otherwise the content decides, or all are."""
+        if self.method in {"aot", "aot-dyn"}:
             return self.ratio == 1 or self.aot.budget == "exact"
         return self.ratio == 1 or self.method != "none"
 
@@ -303,6 +295,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Every resolved value, as plain types."""
         return asdict(self)
+
+
+def _is_method(name: str) -> bool:
+    return name in METHODS or name in names()  # plug-ins are looked for only where the first is not enough
 
 
 Settings = Mapping[str, Any]
@@ -328,11 +324,20 @@ def build_config(settings: Settings) -> Config:
     Raises:
         ConfigError: listing every unknown key (with the valid ones), ill-typed and out-of-range value.
     """
+    return build_settings(Config, settings)
+
+
+def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:
+    """Build a frozen dataclass `cls` that checks itself; `path` leads to it, for messages.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
     problems: list[str] = []
-    config = _build(Config, settings, "", problems)
+    built = _build(cls, settings, path, problems)
     if problems:
         raise ConfigError(*problems)
-    return config  # type: ignore[no-any-return]
+    return built  # type: ignore[no-any-return]
 
 
 def _build(cls: type[T], settings: Settings, path: str, problems: list[str]) -> Any:
@@ -356,6 +361,8 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
         problems.append(f"{path} must be a group of settings, got {reprlib.repr(value)}")
         return _REJECTED
+    if get_origin(hint) is Mapping:
+        return _convert_groups(value, path, problems)
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
         if get_origin(option) is Literal and value in get_args(option):
@@ -366,6 +373,14 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             return value
     problems.append(f"{path} must be {_describe(options)}, got {reprlib.repr(value)}")
     return _REJECTED
+
+
+def _convert_groups(value: Any, path: str, problems: list[str]) -> Any:
+    """Groups of settings by name, whose owners check them."""
+    groups = value if isinstance(value, Mapping) else {"": value}
+    wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
+    problems += [f"{path}.{name} must be a group of settings".replace(". ", " ") for name in wrong]
+    return _REJECTED if wrong else {name: dict(group) for name, group in groups.items()}
 
 
 def _is_number(value: Any) -> bool:

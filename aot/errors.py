@@ -2,6 +2,7 @@
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
+    │   └── BudgetError  a method cannot keep as few tokens as asked
     ├── VideoError       the video cannot be opened, holds no picture, or does not decode
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 __all__ = [
     "AOTError",
+    "BudgetError",
     "ConfigError",
     "MemoryLimitError",
     "ModelError",
@@ -37,6 +39,10 @@ class ConfigError(AOTError):
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class BudgetError(ConfigError):
+    """A method cannot keep as few tokens of this video as asked."""
 
 
 class VideoError(AOTError):

@@ -88,7 +88,7 @@ def _report(
     identity = model.identity
     return RetentionReport(
         visual_tokens=total,
-        budget_tokens=config.token_budget(len(rows), model.tokens_per_frame) if config.is_exact else None,
+        budget_tokens=config.token_budget(len(rows), model.tokens_per_frame) if config.has_budget else None,
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,
@@ -114,5 +114,5 @@ def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterat
     empty = sum(not row.kept for row in rows)
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
-    if config.compresses and not config.is_exact and config.aot.anchors.count:
+    if config.compresses and not config.has_budget and config.aot.anchors.count:
         yield "with budget paper the anchors and the content decide how much is kept, not the ratio"

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -88,12 +88,27 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method needs the encoder to record: saliency of these blocks (negative counts from the last),
-    and whether an embedding of each frame is wanted.
+    """What a method needs the encoder to record.
+
+    saliency_layers, key_layers: the attention received in these blocks, and their keys (negative counts from the last).
+    frame_embeddings: an embedding of each frame. pooling_attention: what SigLIP's pooling head looks at.
     """
 
     saliency_layers: tuple[int, ...] = ()
+    key_layers: tuple[int, ...] = ()
     frame_embeddings: bool = False
+    pooling_attention: bool = False
+
+    @classmethod
+    def union(cls, needs: Iterable[Needs]) -> Needs:
+        """All that any of them needs."""
+        every = list(needs)
+        return cls(
+            tuple(sorted({layer for each in every for layer in each.saliency_layers})),
+            tuple(sorted({layer for each in every for layer in each.key_layers})),
+            any(each.frame_embeddings for each in every),
+            any(each.pooling_attention for each in every),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,10 @@ class VisualTokens:
     features: [F, N, D] after the projector, before pooling, raster order.
     saliency: block index -> [F, N] float32, the attention each patch receives (mean over heads of
         the sum over queries).
-    frame_embeddings: [F, E] or None, for finding scene changes; `embedding_source` names their origin.
+    keys: block index -> [F, N, heads, d], the keys of a block.
+    frame_embeddings: [F, E] or None, for finding scene changes. pooling_attention: [F, N] or None, how much SigLIP's
+        pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
+        received in the last block, of the same sum. `embedding_source` names the origin of both.
     notices: one sentence for each thing about the encoding that the user should know.
     """
 
@@ -112,7 +130,9 @@ class VisualTokens:
     pool: Pooling
     timestamps_s: tuple[float, ...]
     saliency: Mapping[int, Tensor]
+    keys: Mapping[int, Tensor] = field(default_factory=dict)
     frame_embeddings: Tensor | None = None
+    pooling_attention: Tensor | None = None
     embedding_source: str | None = None
     notices: tuple[str, ...] = ()
 
@@ -164,7 +184,7 @@ class Role(IntEnum):
     KEPT = 0  # selected in its frame; no transport across frames
     KEYFRAME = 1  # a keyframe's own token
     DISTINCT = 2  # a later frame's token that has changed since the keyframe
-    MERGED = 3  # a keyframe's token after absorbing what the later frames repeat
+    MERGED = 3  # a token after absorbing others; in AOT a keyframe's, and what the later frames repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +193,7 @@ class CompressedTokens:
 
     features: [K, D]. frame, row, col: [K] int32, where each token came from (pooled grid).
     role: [K] uint8, values of `Role`. mass: [K] float32, how many pooled tokens it stands for:
-    1, or 1 plus what it absorbed from later frames. facts: plain values that explain the result in a
+    1, or 1 plus what it absorbed. facts: plain values that explain the result in a
     report (anchors per frame, iterations, ...).
     """
 

@@ -97,7 +97,8 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     file = load_tokens(source)
     made = file.config
     base = {"model": {"template": made.model.template, "newline": made.model.newline}}
-    config = replace(given.config(base), ratio=made.ratio, method=made.method, sampling=made.sampling, aot=made.aot)
+    how = {part: getattr(made, part) for part in ("ratio", "method", "sampling", "aot", "methods")}
+    config = replace(given.config(base), **how)
     if config.model.name is None:
         notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))

@@ -67,10 +67,10 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     before = frames * side**2
     budget = config.token_budget(frames, side**2)
     needed = len(clips) if is_aot else 1
-    if config.is_exact and budget < needed:
+    if config.has_budget and budget < needed:
         told = f"for {needed} clips" if is_aot else "to answer from"
         notices.append(f"{budget} tokens are too few {told}: a higher --ratio is needed")
-    after: int | str = budget if config.is_exact else "as many as the content gives"
+    after: int | str = budget if config.has_budget else "as many as the content gives"
     return {
         "video": asdict(index.info),
         "timestamps_s": list(plan.timestamps_s),

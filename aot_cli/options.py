@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aot.config import METHOD_NAMES, Config
+from aot.config import Config
 from aot.errors import ConfigError
 from aot.settings import resolve_config
 from aot_cli.console import explained_errors
@@ -104,7 +104,7 @@ COMPRESSION = (
     "Compression",
     (
         Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1].", ("--ratio", "-r")),
-        Setting("method", str, "How tokens become fewer.", (), "|".join(METHOD_NAMES)),
+        Setting("method", str, "How tokens become fewer; see `aot methods`.", (), "NAME"),
         Setting("aot.budget", str, "Meet the ratio exactly, or let content decide.", (), "exact|paper"),
         Setting("aot.anchors.count", int, "Anchors per frame, before pooling.", ("--anchors",)),
         Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes.",

@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each part may import besides itself; every part may import the foundations.
-FOUNDATIONS = {"aot.types", "aot.errors", "aot.config"}
+FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry"}
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
-    "aot.config": {"aot.errors"},
+    "aot.registry": {"aot.errors"},
+    "aot.config": {"aot.errors", "aot.registry"},
     "aot.settings": set(),
     "aot.files": set(),
     "aot.memory": set(),

@@ -24,6 +24,7 @@ from aot.config import (
     merge_settings,
 )
 from aot.errors import ConfigError
+from aot.methods import build_method
 
 NAN = float("nan")
 
@@ -140,7 +141,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
     )
     expected = [
         "ratio must be in (0, 1], got 2",
-        "unknown setting colour (valid: ratio, method, sampling, model, aot, random, generation)",
+        "unknown setting colour (valid: ratio, method, sampling, model, aot, methods, generation)",
         "sampling.frames must be a whole number, got 'many'",
         "sampling.fps must be above 0, got -1",
         "unknown setting sampling.every "
@@ -252,3 +253,13 @@ def test_merging_groups_is_associative(layers: list[dict[str, Any]]) -> None:
     together = merge_settings(first, second, third)
     assert merge_settings(merge_settings(first, second), third) == together
     assert merge_settings(first, merge_settings(second, third)) == together
+
+
+def test_settings_of_methods_are_groups_by_name() -> None:
+    assert build_config({"methods": {"random": {"seed": 1}}}).methods == {"random": {"seed": 1}}
+    assert "methods.random must be a group of settings" in message({"methods": {"random": 3}})
+    assert "methods must be a group of settings" in message({"methods": 3})
+    assert "methods has no method magic" in message({"methods": {"magic": {}}})
+    config = build_config({"method": "random", "methods": {"random": {"seed": -1, "sead": 2}}})
+    with pytest.raises(ConfigError, match=r"unknown setting methods\.random\.sead \(valid: seed\).*seed must be in 0"):
+        build_method(config)

@@ -38,4 +38,5 @@ class TimedPhases(AnchorTransport):
 
 def timed_method(config: Config, clock: StageClock) -> Method:
     """The method of `config`; AOT with its phases on `clock`."""
-    return TimedPhases(config.aot, config.ratio, clock) if config.method == "aot" else build_method(config)
+    timed = config.method == "aot" and config.compresses
+    return TimedPhases(config.aot, config.ratio, clock) if timed else build_method(config)

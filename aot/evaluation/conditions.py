@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aot.config import METHOD_NAMES, Config, build_config, merge_settings
+from aot.config import Config, build_config, merge_settings
 from aot.errors import ConfigError
+from aot.registry import names
 
 __all__ = ["Condition", "build_conditions"]
 
@@ -43,7 +44,7 @@ def build_conditions(
     """
     named: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods}
     for name, settings in (variants or {}).items():
-        if name in named or name in METHOD_NAMES:
+        if name in named or name in names():
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
         _check_variant(name, settings)
         named[name] = {"method": "aot", **settings}

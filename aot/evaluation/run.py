@@ -88,7 +88,7 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
         "config": {part: shared[part] for part in ("sampling", "model", "generation")},
         "versions": versions(),
         "conditions": {
-            each.key: {part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "random")}
+            each.key: {part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "methods")}
             for each in conditions
         },
     }
@@ -108,18 +108,13 @@ def _answer_video(
     compressors = [
         SegmentCompressor(model, condition.config, own) for (condition, _), own in zip(missing, clocks, strict=True)
     ]
-    needs = _union([build_method(condition.config).needs for condition, _ in missing])
+    needs = Needs.union(build_method(condition.config).needs for condition, _ in missing)
     encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
     encoded.compress(compressors)
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for (condition, items), compressor, own in zip(missing, compressors, clocks, strict=True):
         yield _answer(items, model, condition, compressor.tokens(), encoded.frames, clock.stage_ms | own.stage_ms)
-
-
-def _union(needs: Sequence[Needs]) -> Needs:
-    layers = sorted({layer for need in needs for layer in need.saliency_layers})
-    return Needs(tuple(layers), any(need.frame_embeddings for need in needs))
 
 
 def _answer(
@@ -145,7 +140,7 @@ def _answer(
             score=score(item, text),
             kept_tokens=len(tokens.features),
             visual_tokens=frames * model.tokens_per_frame,
-            budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.is_exact else None,
+            budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.has_budget else None,
             decode_ms=stage_ms["decode"],
             encode_ms=stage_ms["encode"],
             compress_ms=stage_ms["compress"],

@@ -1,29 +1,27 @@
-"""How tokens become fewer: one file per method, and the table that names them."""
+"""How tokens become fewer: one file per method; `aot.registry` names them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any
+from aot.config import Config, build_settings
+from aot.errors import ConfigError
+from aot.methods.base import Method, MethodCard
+from aot.registry import find
 
-from aot.config import Config
-from aot.methods.base import Method
-
-__all__ = ["METHODS", "Method", "build_method"]
-
-# name: where its class is, and what of the configuration it is made of
-METHODS: dict[str, tuple[str, str, Callable[[Config], tuple[Any, ...]]]] = {
-    "aot": ("aot", "AnchorTransport", lambda config: (config.aot, config.ratio)),
-    "none": ("none", "NoCompression", lambda config: ()),
-    "random": ("random", "RandomTokens", lambda config: (config.random.seed,)),
-    "uniform": ("uniform", "Uniform", lambda config: ()),
-    "attention": ("attention", "TopAttention", lambda config: (config.aot.anchors.deep_layer,)),
-    "frames": ("frames", "FewerFrames", lambda config: ()),
-}
+__all__ = ["Method", "MethodCard", "build_method"]
 
 
 def build_method(config: Config) -> Method:
-    """The method `config` asks for; ratio 1 always means none."""
-    module, name, arguments = METHODS[config.method if config.compresses else "none"]
-    method: Method = getattr(import_module(f"aot.methods.{module}"), name)(*arguments(config))
-    return method
+    """The method `config` asks for, made of its settings; ratio 1 always means none.
+
+    Raises:
+        ConfigError: there is no such method, or a setting of it is unknown or out of range.
+    """
+    name = config.method if config.compresses else "none"
+    kind, settings = find(name), config.methods.get(name, {})
+    if hasattr(kind, "from_config"):
+        if settings:
+            raise ConfigError(f"methods.{name} has no settings of its own; those of {name} are under aot")
+        method: Method = kind.from_config(config)
+        return method
+    built: Method = build_settings(kind, settings, f"methods.{name}.")
+    return built

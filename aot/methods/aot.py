@@ -7,12 +7,13 @@ content, as in the code behind the published numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aot.config import AOTConfig
+from aot.config import AOTConfig, Config
 from aot.core.anchors import AnchorRanking, rank_patches
 from aot.core.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
 from aot.core.cells import KeptCells
@@ -21,19 +22,26 @@ from aot.core.grid import pool, pooled_grid, pooling_weights
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
 from aot.core.products import take_rows
-from aot.errors import ConfigError
+from aot.errors import BudgetError
+from aot.methods.base import MethodCard
 from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
 from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
 
-__all__ = ["AnchorTransport"]
+__all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 
 
 class AnchorTransport:
     """Both phases of AOT for any frame count, grid and device."""
 
+    card: ClassVar = MethodCard("before and after pooling", "arXiv 2603.01400, CVPR 2026")
+
     def __init__(self, config: AOTConfig, ratio: float) -> None:
         self.config = config
         self.ratio = ratio
+
+    @classmethod
+    def from_config(cls, config: Config) -> AnchorTransport:
+        return cls(config.aot, config.ratio)
 
     @property
     def needs(self) -> Needs:
@@ -47,7 +55,7 @@ class AnchorTransport:
         """Keep exactly `budget` tokens (`budget: exact`), or what the content gives (`budget: paper`).
 
         Raises:
-            ConfigError: the budget is below one token per clip.
+            BudgetError: the budget is below one token per clip.
         """
         anchors = self.config.anchors
         shallow, deep = (tokens.saliency[layer] for layer in (anchors.shallow_layer, anchors.deep_layer))
@@ -105,7 +113,7 @@ class AnchorTransport:
             return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
         if budget < len(clips):
             least = least_ratio(len(clips), math.prod(pooled_cells(tokens)))
-            raise ConfigError(
+            raise BudgetError(
                 f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
                 f"use --ratio {least:g} or more{self._longer_clips()}"
             )
@@ -169,6 +177,16 @@ class AnchorTransport:
             "intra_iterations": None if plan is None else int(plan.iterations.max()),
             "intra_marginal_error": None if plan is None else float(plan.marginal_error.max()),
         }
+
+
+class DynamicAnchorTransport(AnchorTransport):
+    """AOT with clips that end where the picture changes."""
+
+    card: ClassVar = replace(AnchorTransport.card, remark="clips end where the picture changes")
+
+    @classmethod
+    def from_config(cls, config: Config) -> AnchorTransport:
+        return cls(replace(config.aot, clips=replace(config.aot.clips, mode="dynamic")), config.ratio)
 
 
 def _emit(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_saliency
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["TopAttention"]
 
 
+@dataclass(frozen=True)
 class TopAttention:
-    """The most salient tokens of the whole video, by the attention received in one block of the tower."""
+    """The most salient tokens of the whole video, by the attention received in block `layer` of the tower."""
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+    card: ClassVar = MethodCard("after pooling", remark="the most attended")
+
+    layer: int = -2
 
     @property
     def needs(self) -> Needs:

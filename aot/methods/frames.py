@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
+from aot.methods.base import MethodCard
 from aot.methods.subset import evenly, keep_subset, pooled_cells
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FewerFrames"]
 
 
+@dataclass(frozen=True)
 class FewerFrames:
     """As many whole frames as the budget pays for, evenly spread; the rest goes to one more, thinned."""
 
-    needs = Needs()
+    card: ClassVar = MethodCard("after pooling", remark="all tokens of fewer frames")
+    needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; the thinned frame is the last of those chosen."""

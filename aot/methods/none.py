@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
+from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_cells
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["NoCompression"]
 
 
+@dataclass(frozen=True)
 class NoCompression:
     """Keeps all F * n tokens whatever the budget; the baseline, and what ratio 1 means."""
 
-    needs = Needs()
+    card: ClassVar = MethodCard("nowhere", exact=False, remark="keeps all tokens")
+    needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         frames, per_frame = pooled_cells(tokens)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from aot.config import check
+from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_cells
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["RandomTokens"]
 
 
+@dataclass(frozen=True)
 class RandomTokens:
     """A random subset of the video's tokens, another one for every video.
 
@@ -19,10 +24,13 @@ class RandomTokens:
     device or dtype may draw differently.
     """
 
-    needs = Needs()
+    card: ClassVar = MethodCard("after pooling", remark="by lot")
+    needs: ClassVar = Needs()
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens."""

@@ -1,17 +1,18 @@
-"""What methods that only select have in common: kept tokens are the model's pooled tokens, unchanged."""
+"""What methods have in common: the model's pooled tokens, and kept ones with where they came from."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from aot.core.grid import pool, pooled_grid
-from aot.errors import ConfigError
+from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, VisualTokens
 
-__all__ = ["evenly", "keep_subset", "least_ratio", "pooled_cells", "pooled_saliency"]
+__all__ = ["check_budget", "evenly", "keep_subset", "kept_tokens", "least_ratio", "pooled_cells", "pooled_saliency"]
 
 
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
@@ -35,28 +36,60 @@ def evenly(count: int, wanted: int) -> Tensor:
     return ((2 * torch.arange(wanted) + 1) * count) // max(2 * wanted, 1)
 
 
-def keep_subset(tokens: VisualTokens, kept: Tensor) -> CompressedTokens:
-    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them.
+def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:
+    """
+    Raises:
+        BudgetError: fewer than `least` tokens are asked for; `why` (a clause) is part of the message.
+    """
+    if budget >= max(least, 1):
+        return
+    total = math.prod(pooled_cells(tokens))
+    asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
+    raise BudgetError(f"{asked}; use --ratio {least_ratio(max(least, 1), total):g} or more")
+
+
+def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
+    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them, unchanged.
 
     Raises:
-        ConfigError: nothing would be kept.
+        BudgetError: nothing would be kept.
     """
-    frames, per_frame = pooled_cells(tokens)
-    if not len(kept):
-        total = frames * per_frame
-        raise ConfigError(f"the ratio leaves none of {total} tokens; use --ratio {least_ratio(1, total):g} or more")
-    rows, cols = pooled_grid(tokens.grid, tokens.pool)
-    pooled = pool(tokens.features, tokens.grid, tokens.pool)
+    pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
     index = kept.to(pooled.device)
+    return kept_tokens(tokens, pooled[index], index, clips=clips)
+
+
+def kept_tokens(
+    tokens: VisualTokens,
+    features: Tensor,
+    index: Tensor,
+    *,
+    mass: Tensor | None = None,
+    clips: Sequence[Clip] | None = None,
+    facts: Mapping[str, int | float | str | bool | None] | None = None,
+) -> CompressedTokens:
+    """Features [K, D] as kept tokens, in this order, each at its place `index` [K] of all F * n pooled ones.
+
+    mass [K]: for how many pooled tokens each stands (1 unless given); above 1 it is a merged token. clips: how the
+    frames were grouped, each on its own unless given.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    check_budget(tokens, len(index))
+    frames, per_frame = pooled_cells(tokens)
+    rows, cols = pooled_grid(tokens.grid, tokens.pool)
     cell = (index % per_frame).to(torch.int32)
+    mass = torch.ones(len(index), device=features.device) if mass is None else mass.to(torch.float32)
     return CompressedTokens(
-        features=pooled.flatten(0, 1)[index],
+        features=features.to(tokens.features.dtype),
         frame=(index // per_frame).to(torch.int32),
         row=cell // cols,
         col=cell % cols,
-        role=torch.full_like(cell, Role.KEPT, dtype=torch.uint8),
-        mass=torch.ones(len(index), device=pooled.device),
+        role=torch.where(mass > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8),
+        mass=mass,
         grid=(rows, cols),
         timestamps_s=tokens.timestamps_s,
-        clips=Clip.runs(frames, 1),
+        clips=tuple(clips) if clips is not None else Clip.runs(frames, 1),
+        facts=dict(facts or {}),
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aot.methods.base import MethodCard
 from aot.methods.subset import evenly, keep_subset, pooled_cells
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["Uniform"]
 
 
+@dataclass(frozen=True)
 class Uniform:
     """Even strides through all F * n tokens, frame by frame and row by row."""
 
-    needs = Needs()
+    card: ClassVar = MethodCard("after pooling", remark="an even lattice")
+    needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens."""

@@ -21,11 +21,13 @@ from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
 from aot.models.reading import Reading
-from aot.models.saliency import attention_modules, recorded_saliency, resolve_layer
+from aot.models.saliency import attention_modules, recorded_attention, resolve_layer
 from aot.models.siglip_head import SiglipHead
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["LlavaOnevision"]
+
+_WITHOUT_HEAD = "mean of the frame's features"
 
 
 class LlavaOnevision:
@@ -105,17 +107,20 @@ class LlavaOnevision:
         notices: list[str] = []
         finite: list[Tensor] = []
         embeddings: list[Tensor] = []
+        looked_at: list[Tensor] = []
         features: Tensor | None = None
 
         def remember(size: int) -> None:
             self._batch_frames = size
             notices.append(f"out of memory; going on with {size} frames encoded at once (see --encode-batch)")
 
-        with recorded_saliency(self.network.model.vision_tower, needs.saliency_layers) as saliency:
+        layers = needs.saliency_layers
+        if needs.pooling_attention and not self.config.siglip_head and -1 not in layers:
+            layers = (*layers, -1)
+        with recorded_attention(self.network.model.vision_tower, layers, needs.key_layers) as recording:
 
             def encode(first: int, stop: int) -> tuple[Tensor, Tensor]:
-                for batches in saliency.values():
-                    del batches[len(finite) :]  # what a failed pass left
+                recording.forget(len(finite))  # what a failed pass left
                 hidden = self._tower_features(self.normalise(frames.pixels[first:stop]))
                 return hidden, self.network.model.multi_modal_projector(hidden)
 
@@ -125,21 +130,27 @@ class LlavaOnevision:
                 features[first : first + len(projected)] = projected
                 finite.append(torch.isfinite(projected).all())
                 if needs.frame_embeddings:
-                    embeddings.append(self._frame_embedding(hidden, projected))
+                    embeddings.append(self._head(hidden)(hidden) if self.config.siglip_head else projected.mean(1))
+                if needs.pooling_attention and self.config.siglip_head:
+                    looked_at.append(self._head(hidden).attention(hidden))
                 if on_frame:
                     on_frame(first + len(projected), total)
         assert features is not None
-        received = {layer: torch.cat(batches) for layer, batches in saliency.items()}
+        received = {layer: torch.cat(batches) for layer, batches in recording.saliency.items()}
         _refuse_nonsense(finite, received)
-        source = "siglip head" if self.config.siglip_head else "mean of the frame's features"
+        if needs.pooling_attention:
+            attention = torch.cat(looked_at) if looked_at else received[-1] / received[-1].sum(-1, keepdim=True)
+        told = needs.frame_embeddings or needs.pooling_attention
         return VisualTokens(
             features=features,
             grid=self.grid,
             pool=self.pool,
             timestamps_s=frames.timestamps_s,
             saliency=received,
+            keys={layer: torch.cat(batches) for layer, batches in recording.keys.items()},
             frame_embeddings=torch.cat(embeddings) if embeddings else None,
-            embedding_source=source if embeddings else None,
+            pooling_attention=attention if needs.pooling_attention else None,
+            embedding_source=("siglip head" if self.config.siglip_head else _WITHOUT_HEAD) if told else None,
             notices=tuple(notices),
         )
 
@@ -172,12 +183,10 @@ class LlavaOnevision:
         selected = torch.cat([states[layer] for layer in wanted], dim=-1)
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
-    def _frame_embedding(self, hidden: Tensor, features: Tensor) -> Tensor:
-        if not self.config.siglip_head:
-            return features.mean(1)
+    def _head(self, hidden: Tensor) -> SiglipHead:
         if self._siglip_head is None:
             self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
-        return self._siglip_head(hidden)
+        return self._siglip_head
 
     def prompt(self, tokens: CompressedTokens, question: str) -> tuple[Tensor, Tensor]:
         """Token ids [1, L], the video token standing for every kept token and the newline, and their

@@ -1,4 +1,4 @@
-"""Saliency of chosen vision blocks, read while the tower runs its usual attention kernel.
+"""Saliency and keys of chosen vision blocks, read while the tower runs its usual attention kernel.
 
 For an encoder without CLS token the saliency of a patch is the attention it receives: the mean over
 heads of the sum over queries (docs/algorithm.md, section 0). No attention matrix larger than one frame's is held.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,25 +16,41 @@ from torch import Tensor, nn
 
 from aot.core.kernels import runs_triton
 
-__all__ = ["attention_modules", "recorded_saliency", "resolve_layer"]
+__all__ = ["Recording", "attention_modules", "recorded_attention", "resolve_layer"]
 
 _NAME = "aot_saliency"
 _PUBLISHED_DEPTH = 26  # blocks in LLaVA-OneVision's tower, which the published layer numbers refer to
 
 
-class _Recorder:
-    """What one attention module has received so far, and the kernel that does the attending."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """By layer, one tensor per forward pass: saliency [B, N], and keys [B, N, heads, d]."""
 
-    def __init__(self, kernel: Any, wanted: bool) -> None:
+    saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
+    keys: Mapping[int, list[Tensor]] = field(default_factory=dict)
+
+    def forget(self, passes: int) -> None:
+        """Drop what was recorded after the first `passes`."""
+        for batches in (*self.saliency.values(), *self.keys.values()):
+            del batches[passes:]
+
+
+class _Recorder:
+    """What one attention module has shown so far, and the kernel that does the attending."""
+
+    def __init__(self, kernel: Any, *, saliency: bool, keys: bool) -> None:
         self.kernel = kernel
-        self.wanted = wanted
-        self.batches: list[Tensor] = []
+        self.wants_saliency, self.wants_keys = saliency, keys
+        self.saliency: list[Tensor] = []
+        self.keys: list[Tensor] = []
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> Any:
-        if self.wanted:
-            self.batches.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
+        if self.wants_saliency:
+            self.saliency.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
+        if self.wants_keys:
+            self.keys.append(key.transpose(1, 2).clone())
         return self.kernel(module, query, key, value, mask, **kwargs)
 
 
@@ -71,31 +88,37 @@ def _attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def recorded_saliency(tower: Any, layers: tuple[int, ...]) -> Iterator[Mapping[int, list[Tensor]]]:
-    """Within the context, forward passes of `tower` append the saliency of `layers`, [B, N] per pass.
+def recorded_attention(
+    tower: Any, saliency_layers: tuple[int, ...], key_layers: tuple[int, ...] = ()
+) -> Iterator[Recording]:
+    """Within the context, forward passes of `tower` append to the recording.
 
     The tower's attention setting is put back afterwards, also after an exception. Layers are the
     names the caller uses; see `resolve_layer`.
     """
-    if not layers:
-        yield {}
+    if not saliency_layers and not key_layers:
+        yield Recording()
         return
     from transformers import AttentionInterface
 
     modules = attention_modules(tower)
-    indices = {layer: resolve_layer(layer, len(modules)) for layer in layers}
+    indices = {layer: resolve_layer(layer, len(modules)) for layer in (*saliency_layers, *key_layers)}
+    salient, keyed = ({indices[layer] for layer in layers} for layers in (saliency_layers, key_layers))
     before = tower.config._attn_implementation
     outer = {module: _active[module] for module in modules if module in _active}
     kernel = None if before == _NAME else AttentionInterface()["sdpa" if before == "eager" else before]
     mine = {
-        module: _Recorder(kernel or outer[module].attend, place in indices.values())
+        module: _Recorder(kernel or outer[module].attend, saliency=place in salient, keys=place in keyed)
         for place, module in enumerate(modules)
     }
     AttentionInterface.register(_NAME, _attend)
     try:
         _active.update(mine)
         tower.set_attn_implementation(_NAME)
-        yield {layer: mine[modules[place]].batches for layer, place in indices.items()}
+        yield Recording(
+            {layer: mine[modules[indices[layer]]].saliency for layer in saliency_layers},
+            {layer: mine[modules[indices[layer]]].keys for layer in key_layers},
+        )
     finally:
         for module in mine:
             del _active[module]

@@ -6,6 +6,7 @@ LLaVA checkpoints leave it out; its weights come from the SigLIP checkpoint the 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,3 +63,10 @@ class SiglipHead:
         """[F, N, D_v] tower features to [F, D_v]."""
         pooled: Tensor = self.head(self.post_layernorm(features))
         return pooled
+
+    def attention(self, features: Tensor) -> Tensor:
+        """How much the head looks at each patch, mean over heads: [F, N, D_v] to [F, N] float32, sums to 1."""
+        normed = self.post_layernorm(features)
+        head: Any = self.head
+        weights: Tensor = head.attention(head.probe.expand(len(features), -1, -1), normed, normed)[1][:, 0]
+        return weights.float()

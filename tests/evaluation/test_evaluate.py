@@ -288,7 +288,10 @@ def test_conditions_are_methods_by_ratios() -> None:
 
 
 def test_variants_are_of_aot_unless_they_say_so() -> None:
-    variants = {"plain": {"aot": {"intra": {"enabled": False}}}, "lot": {"method": "random", "random": {"seed": 1}}}
+    variants = {
+        "plain": {"aot": {"intra": {"enabled": False}}},
+        "lot": {"method": "random", "methods": {"random": {"seed": 1}}},
+    }
     made = build_conditions(Config(method="uniform"), [], [0.1], variants)
     assert [(condition.name, condition.config.method) for condition in made] == [("plain", "aot"), ("lot", "random")]
 

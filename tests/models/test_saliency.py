@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.models import saliency as module
-from aot.models.saliency import attention_modules, received_attention, recorded_saliency, resolve_layer
+from aot.models.saliency import attention_modules, received_attention, recorded_attention, resolve_layer
 from aot.types import Needs
 
 if TYPE_CHECKING:
@@ -97,15 +97,15 @@ def test_resolve_layer_examples(layer: int, depth: int, block: int) -> None:
 
 def test_layers_asked_for_twice_under_two_names(tower: Any, pixels: Tensor) -> None:
     depth = len(attention_modules(tower))
-    with recorded_saliency(tower, (5, 5 - depth)) as recorded:
+    with recorded_attention(tower, (5, 5 - depth)) as recorded:
         run(tower, pixels)
-    assert [len(batches) for batches in recorded.values()] == [1, 1]
-    assert torch.equal(recorded[5][0], recorded[5 - depth][0])
+    assert [len(batches) for batches in recorded.saliency.values()] == [1, 1]
+    assert torch.equal(recorded.saliency[5][0], recorded.saliency[5 - depth][0])
 
 
 def test_everything_is_put_back(tower: Any, pixels: Tensor) -> None:
     before, plain = tower.config._attn_implementation, run(tower, pixels)
-    with recorded_saliency(tower, LAYERS):
+    with recorded_attention(tower, LAYERS):
         assert tower.config._attn_implementation != before
     assert tower.config._attn_implementation == before
     assert not module._active
@@ -114,7 +114,7 @@ def test_everything_is_put_back(tower: Any, pixels: Tensor) -> None:
 
 def test_everything_is_put_back_after_an_exception(tower: Any, pixels: Tensor) -> None:
     before = tower.config._attn_implementation
-    with pytest.raises(KeyboardInterrupt), recorded_saliency(tower, LAYERS):
+    with pytest.raises(KeyboardInterrupt), recorded_attention(tower, LAYERS):
         run(tower, pixels)
         raise KeyboardInterrupt
     assert tower.config._attn_implementation == before
@@ -130,7 +130,7 @@ def test_nothing_is_left_if_the_setting_cannot_be_changed(tower: Any, monkeypatc
         change(name)
 
     monkeypatch.setattr(tower, "set_attn_implementation", refuse)
-    with pytest.raises(ValueError, match="aot"), recorded_saliency(tower, LAYERS):
+    with pytest.raises(ValueError, match="aot"), recorded_attention(tower, LAYERS):
         pass
     assert tower.config._attn_implementation == before
     assert not module._active
@@ -138,28 +138,28 @@ def test_nothing_is_left_if_the_setting_cannot_be_changed(tower: Any, monkeypatc
 
 def test_no_layers_touch_nothing(tower: Any) -> None:
     before = tower.config._attn_implementation
-    with recorded_saliency(tower, ()) as recorded:
+    with recorded_attention(tower, ()) as recorded:
         assert tower.config._attn_implementation == before
-    assert recorded == {}
+    assert not recorded.saliency and not recorded.keys
 
 
 def test_a_second_use_starts_afresh(tower: Any, pixels: Tensor) -> None:
     values = []
     for _ in range(2):
-        with recorded_saliency(tower, (5,)) as recorded:
+        with recorded_attention(tower, (5,)) as recorded:
             run(tower, pixels)
             run(tower, pixels[:1])
-        assert [batch.shape[0] for batch in recorded[5]] == [2, 1]
-        values.append(recorded[5][0])
+        assert [batch.shape[0] for batch in recorded.saliency[5]] == [2, 1]
+        values.append(recorded.saliency[5][0])
     assert torch.equal(*values)
 
 
 def test_nested_use_records_in_both(tower: Any, pixels: Tensor) -> None:
     before = tower.config._attn_implementation
-    with recorded_saliency(tower, (5,)) as outer:
-        with recorded_saliency(tower, (-2,)) as inner:
+    with recorded_attention(tower, (5,)) as outer:
+        with recorded_attention(tower, (-2,)) as inner:
             run(tower, pixels)
         run(tower, pixels)
-    assert (len(inner[-2]), len(outer[5])) == (1, 2)
+    assert (len(inner.saliency[-2]), len(outer.saliency[5])) == (1, 2)
     assert tower.config._attn_implementation == before
     assert not module._active
