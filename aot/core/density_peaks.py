@@ -33,8 +33,8 @@ def density_peak_scores(features: Tensor, neighbours: int) -> Tensor:
     density = density + _JITTER * torch.linspace(1, 0, count, dtype=values.dtype, device=values.device)
     denser = density[:, None, :] > density[:, :, None]
     greatest = distances.flatten(1).amax(-1)[:, None, None]
-    separation = torch.where(denser, distances, greatest).amin(-1)
-    return density * separation
+    scores: Tensor = density * torch.where(denser, distances, greatest).amin(-1)
+    return scores
 
 
 def density_peaks(features: Tensor, clusters: int, neighbours: int) -> Tensor:
