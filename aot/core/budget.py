@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aot.types import Clip
 
-__all__ = ["Allocation", "allocate", "anchors_for_ratio", "copies_per_clip", "kept_cells", "spread"]
+__all__ = ["Allocation", "allocate", "anchors_for_ratio", "copies_per_clip", "even_shares", "kept_cells", "spread"]
 
 # (share of tokens kept, anchors of 729 patches): the published settings, joined by straight lines.
 _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 205), (1.0, 729))
@@ -117,6 +117,12 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
+
+
+def even_shares(total: int, parts: int) -> tuple[int, ...]:
+    """Share `total` equally among `parts` >= 1; what cannot be shared goes to parts at even distances."""
+    edges = [(2 * part * total + parts) // (2 * parts) for part in range(parts + 1)]
+    return tuple(stop - start for start, stop in pairwise(edges))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import oracle
@@ -11,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aot.core.anchors import rank_patches
-from aot.core.budget import Allocation, allocate, anchors_for_ratio, kept_cells, spread
+from aot.core.budget import Allocation, allocate, anchors_for_ratio, even_shares, kept_cells, spread
 from aot.core.grid import pool
 from aot.types import Clip, Pooling
 
@@ -50,6 +51,23 @@ def test_more_tokens_take_no_fewer_anchors(ratios: list[float], patches: int) ->
 
 
 # Sharing
+
+
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_even_shares_differ_by_one_and_keep_their_distance(total: int, parts: int) -> None:
+    shares = even_shares(total, parts)
+    assert sum(shares) == total
+    assert len(shares) == parts
+    assert max(shares) - min(shares) <= 1
+    larger = [part for part, share in enumerate(shares) if share > min(shares)]
+    gaps = [later - earlier for earlier, later in pairwise(larger)]
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_even_shares_begin_and_end_alike() -> None:
+    assert even_shares(3, 12) == (0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0)
+    assert even_shares(8, 3) == (3, 2, 3)
+    assert even_shares(1, 5) == (0, 0, 1, 0, 0)
 
 
 @given(st.lists(st.integers(0, 60), max_size=12), st.data())
