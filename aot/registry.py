@@ -27,6 +27,7 @@ METHODS = MappingProxyType(
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "fastvid": "aot.methods.fastvid:FastVid",
+        "flashvid": "aot.methods.flashvid:FlashVid",
     }
 )
 _TABLES = {"methods": METHODS}

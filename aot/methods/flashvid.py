@@ -1,0 +1,204 @@
+"""FlashVID before the language model: diverse attended tokens, and trees of similar tokens across frames.
+
+The outer part of arXiv 2602.08024 (docs/methods.md). The published method keeps a quarter more than the ratio here and
+prunes that inside the language model; here the ratio is what enters the language model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aot.config import check
+from aot.core.budget import even_shares, spread
+from aot.core.clips import dynamic_clips
+from aot.core.cost import working_dtype
+from aot.core.density_peaks import density_peaks
+from aot.core.diversity import max_min_picks
+from aot.core.grid import pool
+from aot.core.temporal_trees import merge_trees, nearest_before
+from aot.methods.base import MethodCard
+from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
+from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+
+__all__ = ["FlashVid"]
+
+
+@dataclass(frozen=True)
+class FlashVid:
+    """Diverse tokens of each frame (ADTS), and the rest merged along time (TSTM), then within frames.
+
+    segments, threshold: a cut after the segments - 1 least similar pairs of frames, and wherever the similarity is
+    below the threshold. diverse_share: of a frame's tokens, the share chosen for diversity. link_similarity: a token
+    more similar to one of the frame before becomes part of it. neighbours: of the density peaks. expansion: how much
+    more than the ratio is kept, with `paper_exact` only.
+
+    A budget is met to the token: frames get equal shares (`even_shares`), of which ceil(diverse_share * share) are
+    for diverse tokens. A segment's remaining tokens are spread over its frames in proportion to the trees that begin
+    there, and only so many links hold, the most similar first, that there are as many trees. With `paper_exact` every
+    frame gets ceil(expansion * budget / F); trees are divided by the number of their root's children plus one; a
+    segment of one frame also clusters its diverse tokens, so that places repeat; diverse tokens may repeat.
+    """
+
+    card: ClassVar = MethodCard(
+        "after pooling",
+        "arXiv 2602.08024, ICLR 2026",
+        remark="diverse tokens and trees across frames; without the pruning inside the language model",
+    )
+    # The published mean over queries is this sum over them / N; no choice depends on the factor.
+    needs: ClassVar = Needs(saliency_layers=(-1,))
+
+    segments: int = 8
+    threshold: float = 0.9
+    diverse_share: float = 0.7
+    link_similarity: float = 0.8
+    neighbours: int = 7
+    expansion: float = 1.25
+    paper_exact: bool = False
+
+    def __post_init__(self) -> None:
+        check(
+            segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
+            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
+            diverse_share=(0 <= self.diverse_share <= 1, f"must be in [0, 1], got {self.diverse_share}"),
+            link_similarity=(-1 <= self.link_similarity <= 1, f"must be in [-1, 1], got {self.link_similarity}"),
+            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
+            expansion=(1 <= self.expansion < math.inf, f"must be at least 1, got {self.expansion}"),
+        )
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens; with `paper_exact`, about `expansion` times as many.
+
+        Raises:
+            BudgetError: there is nothing to keep.
+        """
+        features = pool(tokens.features, tokens.grid, tokens.pool)
+        frames, per_frame, width = features.shape
+        check_budget(tokens, budget)
+        values = features.to(working_dtype(features))
+        clips = dynamic_clips(values.mean(1), self.segments, self.threshold)
+        if budget >= frames * per_frame:
+            return keep_subset(tokens, torch.arange(frames * per_frame), clips)
+        shares = self._shares(budget, frames, per_frame)
+        diverse_counts = [math.ceil(self.diverse_share * share) for share in shares]
+        diverse = self._diverse(values, pooled_saliency(tokens, -1), diverse_counts, clips)
+        free = torch.ones(frames, per_frame, dtype=torch.bool, device=diverse.device)
+        free.view(-1)[diverse] = False
+        similarity, parent = nearest_before(values, free)
+        linked = self._linked(similarity, shares, clips)
+        trees, sizes = merge_trees(values, parent, linked, children_count_once=self.paper_exact)
+        roots = self._roots(free & ~linked, clips)
+        rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
+        clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
+        merged, places, mass = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        index, order = torch.cat([diverse, places]).sort(stable=True)
+        return kept_tokens(
+            tokens,
+            torch.cat([features.reshape(-1, width)[diverse], merged.to(features.dtype)])[order],
+            index,
+            mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
+            clips=clips,
+            facts={"diverse_tokens": len(diverse), "merged_tokens": len(places)},
+        )
+
+    def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
+        """Tokens of every frame before they are spread over its segment."""
+        if self.paper_exact:
+            return (min(math.ceil(self.expansion * budget / frames), per_frame),) * frames
+        return even_shares(budget, frames)
+
+    def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
+        """The `counts` [F] diverse tokens of every frame, ascending indices into all F * n.
+
+        A token's distances are 1 - cosine, times its attention, times its product with the mean of its segment.
+        """
+        unit = functional.normalize(values, dim=-1)
+        relevance = [_within(values, clip) @ _within(values, clip).mean((0, 1)) for clip in clips]
+        weights = attention.to(values.dtype) * torch.cat(relevance)
+        distances = (1 - unit @ unit.mT) * weights[:, None, :]
+        distances.diagonal(dim1=1, dim2=2).zero_()
+        picks = max_min_picks(distances, max(counts), repeats=self.paper_exact)
+        first = torch.arange(len(values), device=picks.device)[:, None] * values.shape[1]
+        wanted = torch.arange(picks.shape[1], device=picks.device) < torch.tensor(counts, device=picks.device)[:, None]
+        return (first + picks)[wanted].sort().values
+
+    def _linked(self, similarity: Tensor, shares: Sequence[int], clips: Sequence[Clip]) -> Tensor:
+        """Which tokens become part of one in the frame before, by their similarity to it [F, n]: bool [F, n].
+
+        In a segment, no more than leave as many trees as there are tokens to keep.
+        """
+        linked = similarity > self.link_similarity
+        for clip in clips:
+            linked[clip.first] = False
+            own = _within(similarity, clip)[1:].flatten()
+            room = len(clip) * similarity.shape[1] - sum(shares[clip.first : clip.stop])
+            if _within(linked, clip).sum() <= room:
+                continue
+            ranked = own.sort(descending=True, stable=True)
+            if self.paper_exact:
+                held = own > (ranked.values[room - 1] if room else torch.inf)
+            else:
+                held = ranked.indices.argsort() < room
+            linked[clip.first + 1 : clip.stop] = held.view(len(clip) - 1, -1)
+        return linked
+
+    def _roots(self, roots: Tensor, clips: Sequence[Clip]) -> Tensor:
+        """The tokens to be clustered, bool [F, n]: where trees begin, and with `paper_exact` all of a lone frame."""
+        for clip in clips:
+            roots[clip.first] |= self.paper_exact and len(clip) == 1
+        return roots
+
+    def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
+        """How many clusters every frame's roots form."""
+        clusters: list[int] = []
+        for clip in clips:
+            own = roots[clip.first : clip.stop]
+            wanted = min(sum(rest[clip.first : clip.stop]), sum(own))
+            if self.paper_exact:
+                clusters += [math.ceil(Fraction(count * wanted, max(sum(own), 1))) for count in own]
+            else:
+                clusters += spread(wanted, own)
+        return clusters
+
+
+def _within(values: Tensor, clip: Clip) -> Tensor:
+    return values[clip.first : clip.stop]
+
+
+def _cluster_frames(
+    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbours: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The chosen tokens of every frame in that many clusters: means [K, D], centres' indices into all F * n, masses.
+
+    values: [F, n, D]. sizes: [F, n], how many tokens each stands for. chosen: bool [F, n], at least as many as
+    `clusters` [F].
+    """
+    means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
+    for frame, count in enumerate(clusters):
+        if count == 0:
+            continue
+        cells = chosen[frame].nonzero()[:, 0]
+        centres, belongs = _nearest_peaks(values[frame, cells], count, neighbours)
+        means.append(belongs.mT @ values[frame, cells] / belongs.sum(0)[:, None])
+        places.append(frame * values.shape[1] + cells[centres])
+        masses.append(belongs.mT @ sizes[frame, cells])
+    return torch.cat(means), torch.cat(places), torch.cat(masses)
+
+
+def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Density peaks int64 [K] of values [m, D], ascending, and which peak each token belongs to: 0 or 1, [m, K].
+
+    That is the nearest one, and a peak's own cluster is its own.
+    """
+    peaks = density_peaks(values[None], clusters, min(neighbours, clusters))[0].sort().values
+    nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+    numbers = torch.arange(clusters, device=values.device)
+    nearest[peaks] = numbers
+    return peaks, (nearest[:, None] == numbers).to(values.dtype)
