@@ -27,6 +27,7 @@ METHODS = MappingProxyType(
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "holitom": "aot.methods.holitom:HoliTom",
+        "prunevid": "aot.methods.prunevid:PruneVid",
     }
 )
 _TABLES = {"methods": METHODS}
