@@ -28,6 +28,8 @@ METHODS = MappingProxyType(
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "fastvid": "aot.methods.fastvid:FastVid",
         "flashvid": "aot.methods.flashvid:FlashVid",
+        "holitom": "aot.methods.holitom:HoliTom",
+        "prunevid": "aot.methods.prunevid:PruneVid",
     }
 )
 _TABLES = {"methods": METHODS}

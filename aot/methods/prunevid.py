@@ -1,0 +1,128 @@
+"""PruneVid before the language model: alike frames, what is static in them, and clusters of both kinds of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aot.config import check
+from aot.core.cost import working_dtype
+from aot.core.density_peaks import density_peaks
+from aot.core.frame_clusters import alike_frame_clips
+from aot.core.grid import pool
+from aot.core.peak_clusters import members_of
+from aot.core.redundancy import Quota, Redundancy, position_similarity, share_out
+from aot.methods.base import MethodCard
+from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.types import CompressedTokens, Needs, VisualTokens
+
+__all__ = ["PruneVid"]
+
+_LEAST_CLUSTERED = 15  # a smaller set of tokens stays as it is
+
+
+@dataclass(frozen=True)
+class PruneVid:
+    """Stage A of PruneVid: everything it does before the language model.
+
+    Frames are clustered into segments; positions alike over a segment give one token, the mean. Static tokens of a
+    segment and dynamic ones of a frame are merged into the means of clusters around density peaks.
+
+    Exactly the budget: the share of clusters is solved for it, so every set of tokens, small ones too, gives clusters
+    in proportion to its size (largest remainder, but one at least while it lasts). Where averaging alone leaves fewer
+    tokens than the budget, the least alike positions become dynamic again, until it is enough.
+
+    frame_cluster_share: clusters of frames per frame. static_similarity: mean cosine between a segment's frames above
+    which a position is static. neighbours: tokens that make a density. paper_exact: clusters of tokens per token are
+    `token_cluster_share`, rounded down, whatever the budget; a set of fewer than 15 stays as it is.
+    """
+
+    card: ClassVar = MethodCard("after pooling", "arXiv 2412.16117, ACL Findings 2025", remark="its stage A")
+    needs: ClassVar = Needs()
+
+    frame_cluster_share: float = 0.25
+    static_similarity: float = 0.8
+    token_cluster_share: float = 0.5
+    neighbours: int = 7
+    paper_exact: bool = False
+
+    def __post_init__(self) -> None:
+        frame_share, token_share = self.frame_cluster_share, self.token_cluster_share
+        check(
+            frame_cluster_share=(0 < frame_share <= 1, f"must be in (0, 1], got {frame_share}"),
+            static_similarity=(-1 <= self.static_similarity <= 1, f"must be in [-1, 1], got {self.static_similarity}"),
+            token_cluster_share=(0 < token_share <= 1, f"must be in (0, 1], got {token_share}"),
+            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
+        )
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Segment by segment the static tokens, then the dynamic ones frame by frame; clusters best centre first.
+
+        A token is at the place of its cluster's centre, a static one in the first frame of its segment.
+
+        Raises:
+            BudgetError: no token is asked for, or (paper_exact) none is left.
+        """
+        check_budget(tokens, budget)
+        total = math.prod(pooled_cells(tokens))
+        if budget >= total:
+            return keep_subset(tokens, torch.arange(total))
+        features = pool(tokens.features, tokens.grid, tokens.pool)
+        features = features.to(working_dtype(features)).contiguous()  # pooling leaves strides behind
+        redundancy = self._segment(features)
+        if self.paper_exact:
+            quotas = tuple(self._published_quota(quota) for quota in redundancy.capacity())
+        else:
+            redundancy = redundancy.with_room_for(budget)
+            quotas = share_out(budget, redundancy.capacity())
+        values, place, mass = (torch.cat(part) for part in zip(*self._emit(features, redundancy, quotas), strict=True))
+        facts = {"segments": len(redundancy.clips), "static_positions": sum(q.static for q in redundancy.capacity())}
+        return kept_tokens(tokens, values, place, mass=mass, clips=redundancy.clips, facts=facts)
+
+    def _segment(self, features: Tensor) -> Redundancy:
+        """Segments and static positions of features [F, n, D]."""
+        frames = len(features)
+        clusters = max(int(self.frame_cluster_share * frames), 1)
+        clips = alike_frame_clips(features.mean(1), clusters, min(self.neighbours, frames))
+        similarity = (position_similarity(features[clip.first : clip.stop]) for clip in clips)
+        return Redundancy.above(self.static_similarity, clips, similarity)
+
+    def _published_quota(self, capacity: Quota) -> Quota:
+        def clusters(count: int) -> int:
+            return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)
+
+        return Quota(clusters(capacity.static), tuple(clusters(count) for count in capacity.dynamic))
+
+    def _emit(
+        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, place and mass of each segment's static tokens, then of its frames' dynamic ones."""
+        places = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
+        for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
+            same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
+            means = features[clip.first : clip.stop, same].mean(0)
+            values, place, mass = self._clustered(means[None], places[clip.first, same][None], quota.static)
+            yield values, place, mass * len(clip)
+            first = clip.first
+            for clusters, alike in groupby(quota.dynamic):  # frames of a segment differ by one cluster at most
+                stop = first + len(list(alike))
+                yield self._clustered(features[first:stop, different], places[first:stop, different], clusters)
+                first = stop
+
+    def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Each set of values [B, m, D] as `clusters` means [B * clusters, D], with places of centres, and sizes."""
+        count = values.shape[1]
+        if clusters in (0, count):
+            values, place = values[:, :clusters], place[:, :clusters]
+            return values.flatten(0, 1), place.flatten(), values.new_ones(place.numel())
+        centres = density_peaks(values, clusters, min(self.neighbours, count))
+        members = members_of(values, centres)
+        sizes = members.sum(-1)
+        means = members @ values / sizes[..., None]
+        return means.flatten(0, 1), place.gather(1, centres).flatten(), sizes.flatten()
