@@ -26,6 +26,7 @@ METHODS = MappingProxyType(
         "frames": "aot.methods.frames:FewerFrames",
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
+        "vidcom2": "aot.methods.vidcom2:VidCom2",
     }
 )
 _TABLES = {"methods": METHODS}
