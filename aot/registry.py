@@ -27,6 +27,7 @@ METHODS = MappingProxyType(
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "vidcom2": "aot.methods.vidcom2:VidCom2",
+        "evs": "aot.methods.evs:EfficientVideoSampling",
     }
 )
 _TABLES = {"methods": METHODS}
