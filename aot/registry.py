@@ -28,6 +28,7 @@ METHODS = MappingProxyType(
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "vidcom2": "aot.methods.vidcom2:VidCom2",
         "evs": "aot.methods.evs:EfficientVideoSampling",
+        "dycoke": "aot.methods.dycoke:DyCoke",
     }
 )
 _TABLES = {"methods": METHODS}
