@@ -30,6 +30,9 @@ METHODS = MappingProxyType(
         "flashvid": "aot.methods.flashvid:FlashVid",
         "holitom": "aot.methods.holitom:HoliTom",
         "prunevid": "aot.methods.prunevid:PruneVid",
+        "vidcom2": "aot.methods.vidcom2:VidCom2",
+        "evs": "aot.methods.evs:EfficientVideoSampling",
+        "dycoke": "aot.methods.dycoke:DyCoke",
     }
 )
 _TABLES = {"methods": METHODS}
