@@ -26,6 +26,7 @@ METHODS = MappingProxyType(
         "frames": "aot.methods.frames:FewerFrames",
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
+        "visionzip": "aot.methods.visionzip:VisionZip",
     }
 )
 _TABLES = {"methods": METHODS}
