@@ -27,6 +27,7 @@ METHODS = MappingProxyType(
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "visionzip": "aot.methods.visionzip:VisionZip",
+        "simplecluster": "aot.methods.simplecluster:SimpleCluster",
         "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
     }
 )
