@@ -28,6 +28,7 @@ METHODS = MappingProxyType(
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "visionzip": "aot.methods.visionzip:VisionZip",
         "simplecluster": "aot.methods.simplecluster:SimpleCluster",
+        "vqtoken": "aot.methods.vqtoken:VQToken",
         "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
     }
 )
