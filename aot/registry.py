@@ -27,6 +27,7 @@ METHODS = MappingProxyType(
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
         "visionzip": "aot.methods.visionzip:VisionZip",
+        "prumerge": "aot.methods.prumerge:PruMerge",
         "simplecluster": "aot.methods.simplecluster:SimpleCluster",
         "vqtoken": "aot.methods.vqtoken:VQToken",
         "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
