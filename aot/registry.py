@@ -33,6 +33,11 @@ METHODS = MappingProxyType(
         "vidcom2": "aot.methods.vidcom2:VidCom2",
         "evs": "aot.methods.evs:EfficientVideoSampling",
         "dycoke": "aot.methods.dycoke:DyCoke",
+        "visionzip": "aot.methods.visionzip:VisionZip",
+        "prumerge": "aot.methods.prumerge:PruMerge",
+        "simplecluster": "aot.methods.simplecluster:SimpleCluster",
+        "vqtoken": "aot.methods.vqtoken:VQToken",
+        "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
     }
 )
 _TABLES = {"methods": METHODS}

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from aot.types import Pooling
 
-__all__ = ["patch_distances", "pool", "pooled_grid", "pooling_weights", "window_ids"]
+__all__ = ["cells_of_patches", "patch_distances", "pool", "pooled_grid", "pooling_weights", "window_ids"]
 
 
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
@@ -68,3 +68,19 @@ def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
     """`pool` as a matrix, float64 [n, N]: every pooled token is a weighted sum of its frame's patches."""
     patches = grid[0] * grid[1]
     return pool(torch.eye(patches, dtype=torch.float64)[None], grid, pooling)[0]
+
+
+def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
+    """The pooled cell that contains the centre of each patch, int64 [N], both in raster order; of two that share it the
+    later. Patches that pooling drops are in the last row or column.
+    """
+    sizes = zip(grid, pooled_grid(grid, pooling), strict=True)
+    rows, cols = (_axis_cells(size, pooled, pooling) for size, pooled in sizes)
+    return (rows[:, None] * pooled_grid(grid, pooling)[1] + cols[None, :]).flatten()
+
+
+def _axis_cells(size: int, pooled: int, pooling: Pooling) -> Tensor:
+    places = torch.arange(size)
+    if pooling.kind == "average":
+        return (places // pooling.stride).clamp_max(pooled - 1)
+    return (2 * places + 1) * pooled // (2 * size)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import assert_close
 
-from aot.core.grid import patch_distances, pool, pooled_grid, window_ids
+from aot.core.grid import cells_of_patches, patch_distances, pool, pooled_grid, pooling_weights, window_ids
 from aot.types import Pooling
 
 Grid = tuple[int, int]
@@ -104,3 +104,18 @@ def test_no_pooling() -> None:
 def test_a_wrong_number_of_patches_is_named(kind: oracle.PoolKind) -> None:
     with pytest.raises(ValueError, match=r"axis 1 of values: expected 3 \* 4 patches, got 11"):
         pool(torch.zeros(2, 11, 3), (3, 4), Pooling(kind))
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "average", "none"])
+@pytest.mark.parametrize("grid", [(27, 27), (5, 8), (6, 9)])
+def test_patches_lie_in_the_cell_they_weigh_most_in(grid: tuple[int, int], kind: str) -> None:
+    pooling = Pooling(kind)  # type: ignore[arg-type]
+    weights = pooling_weights(grid, pooling)
+    cells = cells_of_patches(grid, pooling)
+    own = weights[cells, torch.arange(len(cells))]
+    assert torch.allclose(own, weights.amax(0))
+    rows, cols = pooled_grid(grid, pooling)
+    assert cells[0] == 0
+    assert cells[-1] == rows * cols - 1
+    assert (cells.view(grid).diff(dim=1) >= 0).all()
+    assert (cells.view(grid).diff(dim=0) >= 0).all()

@@ -1,0 +1,78 @@
+"""ToMe on pooled tokens: similar tokens of a frame are merged, round after round, until the budget is met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aot.config import check
+from aot.core.cost import working_dtype
+from aot.core.grid import pool
+from aot.core.soft_matching import match_pairs, merge_matched
+from aot.methods.base import MethodCard
+from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
+from aot.methods.subset import check_budget, keep_subset, pooled_cells
+from aot.types import CompressedTokens, Needs, VisualTokens
+
+__all__ = ["PooledTokenMerging"]
+
+
+@dataclass(frozen=True)
+class PooledTokenMerging:
+    """Bipartite soft matching (arXiv 2210.09461) of each frame's pooled tokens, as the baseline of other papers.
+
+    In every round tokens at even places look for the most similar one at an odd place, and the best pairs become
+    their mean, weighted by how many tokens each stands for; at most `merged_share` of a frame's tokens disappear in a
+    round. Tokens come in the order of the mean place of their members, each placed where the one is that absorbed the
+    others. Budgets are exact: equal shares, for the first frames one more if it must be.
+
+    There is no published program for video; ToMe itself merges inside the vision tower, by keys.
+    """
+
+    card: ClassVar = MethodCard("after pooling", source="arXiv 2210.09461, ICLR 2023", remark="merges within frames")
+    needs: ClassVar = Needs()
+
+    merged_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(merged_share=(0 < self.merged_share <= 0.5, f"must be in (0, 0.5], got {self.merged_share}"))
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens.
+
+        Raises:
+            BudgetError: the budget is 0.
+        """
+        check_budget(tokens, budget)
+        frames, per_frame = pooled_cells(tokens)
+        if budget >= frames * per_frame:
+            return keep_subset(tokens, torch.arange(frames * per_frame))
+        features = pool(tokens.features, tokens.grid, tokens.pool)
+        shares = equal_shares(frames, per_frame, budget)
+        parts = [(run, self._merge(features[run.first : run.stop], share)) for run, share in shares]
+        return joined_frames(tokens, parts, {"rounds": max(len(self._rounds(per_frame, share)) for _, share in shares)})
+
+    def _rounds(self, count: int, share: int) -> list[int]:
+        """How many of `count` tokens disappear in each round until `share` are left."""
+        rounds = []
+        while count > share:
+            rounds.append(min(max(1, int(count * self.merged_share)), count - share))
+            count -= rounds[-1]
+        return rounds
+
+    def _merge(self, features: Tensor, share: int) -> FrameTokens:
+        """`share` tokens of each frame of features [f, n, D]."""
+        frames, count = features.shape[:2]
+        cell = torch.arange(count, device=features.device).expand(frames, count)
+        mean_place = cell[..., None].to(working_dtype(features))
+        mass = torch.ones_like(mean_place[..., 0])
+        for merges in self._rounds(count, share):
+            target = match_pairs(features, merges)
+            mean_place = merge_matched(mean_place, mass, target)[0]
+            features, mass, stays = merge_matched(features, mass, target)
+            cell = cell.gather(1, stays)
+        order = mean_place[..., 0].sort(dim=-1, stable=True).indices
+        return FrameTokens(features, cell, mass).ordered(order)

@@ -1,0 +1,112 @@
+"""VisionZip for video: each frame's most attended tokens, and a few that gather the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aot.config import check
+from aot.core.cost import cosine_similarity, working_dtype
+from aot.core.grid import pool
+from aot.core.products import take_rows, weighted_sums
+from aot.methods.base import MethodCard
+from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
+from aot.methods.subset import check_budget, keep_subset, pooled_cells, pooled_saliency
+from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+
+__all__ = ["VisionZip"]
+
+
+@dataclass(frozen=True)
+class VisionZip:
+    """Dominant and contextual tokens of every frame (arXiv 2412.04467, as later papers run it on video).
+
+    Of a frame's S tokens, int(S * `dominant_share`) are those that received most attention in block `layer`,
+    unchanged. At even strides through the others stand the contextual tokens; all that remain go to the contextual
+    token with the most similar key (block `layer`, mean over heads), which becomes itself plus their mean. This sum,
+    about twice as long as other tokens, is what is published. Dominant tokens come first, both kinds in raster order;
+    where the model pools by averages, all are in one raster order, because that model marks the ends of rows.
+
+    Budgets are exact: S is an equal share, for the first frames one more if it must be. `paper_exact` gives every frame
+    the same S, the nearest to the budget, and on average-pooled grids repeats the published slip by which dominant
+    tokens in raster order take the places of dominant tokens in the order of attention.
+    """
+
+    card: ClassVar = MethodCard("after pooling", source="arXiv 2412.04467, CVPR 2025")
+
+    dominant_share: float = 54 / 64
+    layer: int = -1
+    paper_exact: bool = False
+
+    def __post_init__(self) -> None:
+        check(dominant_share=(0 <= self.dominant_share < 1, f"must be in [0, 1), got {self.dominant_share}"))
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens, or S per frame with `paper_exact`.
+
+        Raises:
+            BudgetError: the budget is 0.
+        """
+        check_budget(tokens, budget)
+        frames, per_frame = pooled_cells(tokens)
+        if budget >= frames * per_frame:
+            return keep_subset(tokens, torch.arange(frames * per_frame))
+        features = pool(tokens.features, tokens.grid, tokens.pool)
+        attention = pooled_saliency(tokens, self.layer)
+        keys = tokens.keys[self.layer]
+        metric = pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
+        shares = equal_shares(frames, per_frame, budget)
+        if self.paper_exact:
+            shares = ((Clip(0, frames), max(1, round(budget / frames))),)
+        parts = []
+        for run, share in shares:
+            where = slice(run.first, run.stop)
+            zipped = self._zip(features[where], attention[where], metric[where], share, tokens.pool.kind == "average")
+            parts.append((run, zipped))
+        dominant = [int(share * self.dominant_share) for _, share in shares]
+        return joined_frames(tokens, parts, {"most_dominant_per_frame": max(dominant)})
+
+    def _zip(self, features: Tensor, attention: Tensor, metric: Tensor, share: int, raster: bool) -> FrameTokens:
+        """`share` tokens of each of f frames: features [f, n, D], attention [f, n], metric [f, n, d]."""
+        dominant = int(share * self.dominant_share)
+        ranked = attention.sort(dim=-1, descending=True, stable=True).indices
+        best = ranked[:, :dominant].sort(-1).values
+        targets, others = _targets(ranked[:, dominant:].sort(-1).values, share - dominant)
+        weights, members = _gathering(metric, targets, others)
+        zipped = FrameTokens(
+            torch.cat([take_rows(features, best), weighted_sums(weights, features)], 1),
+            torch.cat([best, targets], 1),
+            torch.cat([torch.ones_like(best, dtype=members.dtype), 1 + members], 1),
+        )
+        if not raster:
+            return zipped
+        said = ranked[:, :dominant] if self.paper_exact else best
+        return zipped.ordered(torch.cat([said, targets], 1).sort(-1).indices)
+
+
+def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of each frame's indices `rest` [f, m] every so manyth from the first, [f, count], and the others."""
+    chosen = torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)
+    is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device).index_fill_(0, chosen, True)
+    return rest[:, chosen], rest[:, ~is_target]
+
+
+def _gathering(metric: Tensor, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """How contextual tokens are made of a frame's n tokens, [f, count, n]: 1 of the target and the mean of those of
+    `others` [f, o] whose metric is most similar to it; and how many these are, [f, count].
+    """
+    similarity = cosine_similarity(take_rows(metric, targets), take_rows(metric, others))
+    nearest = similarity.argmax(1, keepdim=True)
+    assigned = (nearest == torch.arange(targets.shape[1], device=metric.device)[:, None]).to(similarity.dtype)
+    members = assigned.sum(-1)
+    shares = assigned / members.clamp_min(1)[..., None]
+    weights = shares.new_zeros(*shares.shape[:2], metric.shape[1])
+    weights.scatter_(2, others[:, None].expand_as(shares), shares)
+    return weights.scatter_(2, targets[..., None], 1.0), members
