@@ -13,7 +13,7 @@ from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
-_PHRASES = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+_PHRASES = ("can't allocate memory", "you tried to allocate", "out of memory", "Cannot allocate memory")
 
 
 def peak_bytes() -> int | None:

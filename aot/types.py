@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -176,6 +177,16 @@ class Clip:
     def runs(cls, frames: int, length: int) -> tuple[Clip, ...]:
         """Consecutive clips of `length` frames; the last may be shorter (docs/algorithm.md, section 4)."""
         return tuple(cls(first, min(first + length, frames)) for first in range(0, frames, length))
+
+    @classmethod
+    def runs_within(cls, segments: Sequence[int], length: int) -> tuple[Clip, ...]:
+        """The runs of each segment, one segment after the other; `segments` are their lengths in frames."""
+        firsts = accumulate(segments, initial=0)
+        return tuple(
+            cls(first + clip.first, first + clip.stop)
+            for first, frames in zip(firsts, segments, strict=False)
+            for clip in cls.runs(frames, length)
+        )
 
 
 class Role(IntEnum):

@@ -12,7 +12,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, tell_unknown_words
+from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -45,8 +45,8 @@ def ask(
     questions = _questions(source, question, more)
     tokens_given = is_tokens_file(source)
     config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
-    notify(report["notices"])
-    tell_unknown_words(model, questions)
+    notices = [*report["notices"], *unknown_words(model, questions)]
+    notify(notices)
     answers = _answers(model, tokens, questions, config, stream=not as_json)
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:
@@ -55,7 +55,8 @@ def ask(
                 "answer": answers[0]["answer"],
                 "answers": answers,
                 "source": source,
-                **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention", "notices")},
+                **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention")},
+                "notices": notices,
                 "stage_ms": stage_ms,
                 "model": report["model"] | model.placement,
                 "config": config.to_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, prepare_libraries, print_json
+from aot_cli.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import config_with_model, load_with_progress
+from aot_cli.run import check_video, config_with_model, load_with_progress
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -25,6 +25,7 @@ app = typer.Typer(help="Time and memory: from `video` to answer, or of the `comp
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
+_BUSY = 2.0  # times the quickest of equal runs
 
 
 @app.command("video")
@@ -46,10 +47,15 @@ def bench_video(
     aot bench video --synthetic shapes
     """
     from aot.bench import time_video
+    from aot.errors import ConfigError
     from aot.report import versions
 
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
+    if clip:
+        check_video(str(clip))
     config, model = _model(given, synthetic, base)
+    if not config.compresses:
+        raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
     with _clip(clip) as path, StageBars() as bars, bars.stage("bench"):
         times = time_video(path, model, config, question, rounds)
     found = {
@@ -64,16 +70,17 @@ def bench_video(
     from aot_cli.render import print_result
     from aot_cli.render_bench import bench_table
 
-    print_result(bench_table(found), _stamp(found["environment"]))
+    print_result(bench_table(found), f"{model.identity.name}, {_stamp(found['environment'])}")
+    _warn_if_busy(found["arms"][0]["figures"]["total_ms"])
 
 
 @app.command("compressor")
 @command()
 def bench_compressor(
-    frames: Annotated[int, typer.Option("--frames", min=1, help="F.")] = 32,
-    side: Annotated[int, typer.Option("--grid", min=2, help="g, patches per side.")] = 27,
-    width: Annotated[int, typer.Option("--width", min=1, help="D.")] = 3584,
-    anchors: Annotated[int, typer.Option("--anchors", min=1, help="M per frame.")] = 126,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames F.")] = 32,
+    side: Annotated[int, typer.Option("--grid", min=2, help="Patches per side g.")] = 27,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width D of the features.")] = 3584,
+    anchors: Annotated[int, typer.Option("--anchors", min=1, help="Anchors M per frame.")] = 126,
     ratio: Annotated[float, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = 0.1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the features: float32, bfloat16 or float16.")] = "float32",
@@ -85,15 +92,18 @@ def bench_compressor(
     aot bench compressor --frames 32 --width 3584
     """
     from aot.bench import CompressorSize, time_compressor
-    from aot.config import Config, ModelConfig
+    from aot.config import build_config
+    from aot.errors import ConfigError
+    from aot.memory import explained_memory
     from aot.models.loading import pick_device, pick_dtype
     from aot.report import versions
 
-    Config(ratio=ratio)
-    ModelConfig(device=device)
+    build_config({"ratio": ratio, "model": {"device": device, "dtype": dtype}})
+    if anchors > side**2:
+        raise ConfigError(f"--anchors {anchors} is more than the {side**2} patches of a {side} x {side} --grid")
     place = pick_device(device)
     size = CompressorSize(frames, side, width, anchors, ratio)
-    with StageBars() as bars, bars.stage("bench"):
+    with explained_memory(), StageBars() as bars, bars.stage("bench"):
         times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
     found = {
         **asdict(times), "size": asdict(size), "device": str(place), "dtype": dtype,
@@ -106,6 +116,7 @@ def bench_compressor(
     from aot_cli.render_bench import compressor_table
 
     print_result(compressor_table(found), _stamp(found["environment"]))
+    _warn_if_busy(found["figures"]["total_ms"])
 
 
 def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[Config, VideoModel]:
@@ -117,6 +128,8 @@ def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[C
     from aot.errors import ConfigError
     from aot.settings import preset_settings
 
+    if "name" in given.settings.get("model", {}):
+        raise ConfigError("--synthetic and --model name two models; give one")
     if synthetic not in SYNTHETIC:
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
     if synthetic == BUNDLED_MODEL:
@@ -141,6 +154,13 @@ def _clip(given: Path | None) -> Iterator[Path]:
         yield path
 
 
+def _warn_if_busy(figure: Mapping[str, float]) -> None:
+    """One line where equal runs took very different times."""
+    if figure["most"] > _BUSY * figure["least"]:
+        spread = f"{figure['least']:.0f} to {figure['most']:.0f} ms"
+        notify([f"equal runs took {spread}: something else runs on this machine; measure again when it is quiet"])
+
+
 def _environment(device: str) -> dict[str, Any]:
     """What the numbers were measured on."""
     import os
@@ -154,7 +174,8 @@ def _environment(device: str) -> dict[str, Any]:
 
 
 def _stamp(environment: dict[str, Any]) -> str:
+    threads = environment["threads"]
     return (
-        f"{environment['device']} ({environment['device_name']}), {environment['threads']} threads, "
+        f"{environment['device']} ({environment['device_name']}), {threads} thread{'s' * (threads > 1)}, "
         f"torch {environment['torch']}, transformers {environment['transformers']}"
     )

@@ -10,7 +10,7 @@ import typer
 
 from aot_cli.console import StageBars, notify
 from aot_cli.options import GENERATION, MODEL, SAMPLING, Given, command, parse_assignments
-from aot_cli.run import config_with_model, load_with_progress, tell_unknown_words
+from aot_cli.run import config_with_model, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
     from aot.evaluation import Results
@@ -63,7 +63,7 @@ def evaluate_command(
     make_folder(output)
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
-    tell_unknown_words(model, [item.prompt for item in items])
+    notify(unknown_words(model, [item.prompt for item in items]))
     try:
         with StageBars() as bars:
             results = evaluate(

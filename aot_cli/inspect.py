@@ -49,7 +49,7 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     """What is known of a video without a model."""
     from aot.config import BUNDLED_MODEL
     from aot.types import Clip
-    from aot.video import plan_frames, probe
+    from aot.video import plan_frames, probe, segment_lengths
 
     index = probe(source)
     plan = plan_frames(index, config.sampling)
@@ -61,7 +61,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     notices = list(plan.notices)
     if not fixed:
         notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
-    clips = Clip.runs(frames, settings.frames if grouped else 1) if fixed else ()
+    lengths = segment_lengths(frames, config.sampling.segment_frames) if fixed else []
+    clips = Clip.runs_within(lengths, settings.frames if grouped else 1)
     bundled = config.model.name == BUNDLED_MODEL
     assumed, side = (BUNDLED_MODEL, 8) if bundled else ("LLaVA-OneVision", 14)  # 15 x 15 and 27 x 27 patches, pooled
     before = frames * side**2

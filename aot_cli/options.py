@@ -77,7 +77,9 @@ SAMPLING = (
         Setting("sampling.end_s", float, "End here.", ("--end",), "SECONDS"),
         Setting("sampling.max_frames", int, "Most frames --fps may give."),
         Setting(
-            "sampling.segment_frames", int, "Frames held and compressed at once; longer videos take no more memory."
+            "sampling.segment_frames",
+            int,
+            "Frames held and compressed at once; clips end with them. Longer videos take no more memory.",
         ),
         Setting("sampling.spacing", str, "Even in frame numbers or in seconds.", (), "index|time"),
         Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),

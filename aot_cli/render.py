@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+_LONG_TABLE = 40  # rows; twice as many are shown whole
+_TAIL = 8
+
+
 def print_result(*parts: RenderableType) -> None:
     """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
     _print(_console(), parts)
@@ -61,7 +65,7 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per frame: what was kept, with a bar."""
+    """One row per frame: what was kept, with a bar; of very many the first and the last."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, justify in (
         ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similar", "right"),
@@ -70,7 +74,12 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max((frame["kept"] for frame in frames), default=0) or 1
     grouped = not all(frame["is_keyframe"] for frame in frames)
-    for frame in frames:
+    left_out = len(frames) - _LONG_TABLE if len(frames) > 2 * _LONG_TABLE else 0
+    for number, frame in enumerate(frames):
+        if left_out and number == _LONG_TABLE - _TAIL:
+            table.add_row("...", f"{left_out} more")
+        if left_out and _LONG_TABLE - _TAIL <= number < len(frames) - _TAIL:
+            continue
         similarity, is_key = frame["similarity"], grouped and frame["is_keyframe"]
         bar = "█" * round(5 * frame["kept"] / most)
         table.add_row(

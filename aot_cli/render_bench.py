@@ -40,6 +40,9 @@ def compressor_table(found: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
+    size = found["size"]
+    table.add_row("frames, patches, width", f"{size['frames']}, {size['side']} x {size['side']}, {size['width']}")
+    table.add_row("anchors, tokens kept", f"{size['anchors']}, {found['kept_tokens']}")
     titles = {
         "phase_one_ms": "phase I ms", "phase_two_ms": "phase II ms", "rest_ms": "selection and order ms",
         "total_ms": "whole ms", "torch_solver_ms": "whole ms, without the Triton kernel",
@@ -48,9 +51,9 @@ def compressor_table(found: Mapping[str, Any]) -> Table:
         if name in found["figures"]:
             table.add_row(title, _spread(found["figures"][name]))
     extra = found["extra_host_bytes"] if found["extra_device_bytes"] is None else found["extra_device_bytes"]
-    table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.0f}")
+    table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.3g}")
     if extra is not None:
-        table.add_row("peak beyond them", f"{extra / 1e6:.0f} MB, {extra / found['feature_bytes']:.2f} x")
+        table.add_row("peak beyond them", f"{extra / 1e6:.3g} MB, {extra / found['feature_bytes']:.2f} x")
     table.add_row("copy GB/s", f"{found['copy_bytes_per_s'] / 1e9:.1f}")
     table.add_row("features once through, share of a copy", f"{found['of_copy']:.1%}")
     return table

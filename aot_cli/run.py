@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from aot_cli.options import Given
 
 __all__ = [
+    "check_video",
     "compress_with_progress",
     "config_for_video",
     "config_with_model",
     "load_with_progress",
-    "tell_unknown_words",
+    "unknown_words",
 ]
 
 
@@ -47,7 +48,7 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
 
 def config_for_video(source: str, given: Given) -> Config:
     """`config_with_model` for one video, which is looked at before anything is said or loaded."""
-    _check_video(source)
+    check_video(source)
     return config_with_model(given)
 
 
@@ -62,14 +63,13 @@ def _introduce(name: str, *, bundled: bool) -> str:
     )
 
 
-def tell_unknown_words(model: VideoModel, questions: Iterable[str]) -> None:
-    """One line about words that the model cannot read, if there are any."""
+def unknown_words(model: VideoModel, questions: Iterable[str]) -> list[str]:
+    """A notice about words that the model cannot read, if there are any."""
     unknown = list(
         dict.fromkeys(word for question in dict.fromkeys(questions) for word in model.unknown_words(question))
     )
-    if unknown:
-        more = f" and {len(unknown) - _MOST_WORDS} more" if len(unknown) > _MOST_WORDS else ""
-        notify([f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"])
+    more = f" and {len(unknown) - _MOST_WORDS} more" if len(unknown) > _MOST_WORDS else ""
+    return [f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"] if unknown else []
 
 
 def load_with_progress(config: Config) -> VideoModel:
@@ -92,7 +92,11 @@ def compress_with_progress(
         return model, compress_video(source, model, config, bars)
 
 
-def _check_video(path: str) -> None:
+def check_video(path: str) -> None:
+    """
+    Raises:
+        VideoError: `path` is no video, or a tokens file.
+    """
     from aot.tokens_file import is_tokens_file
     from aot.video import probe
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aot.video.decode import decode, open_frames
 from aot.video.probe import FrameIndex, probe
-from aot.video.sampling import FramePlan, plan_frames
+from aot.video.sampling import FramePlan, plan_frames, segment_lengths
 from aot.video.source import open_source
 
-__all__ = ["FrameIndex", "FramePlan", "decode", "open_frames", "open_source", "plan_frames", "probe"]
+__all__ = ["FrameIndex", "FramePlan", "decode", "open_frames", "open_source", "plan_frames", "probe", "segment_lengths"]

@@ -107,10 +107,7 @@ def _per_second(
     chosen = [k for k, now, later in zip(candidates, before, before[1:], strict=False) if later > now]
     if len(chosen) <= sampling.max_frames:
         return chosen, ()
-    notice = (
-        f"{fps:g} frames per second make {len(chosen)} frames; "
-        f"thinned evenly to {sampling.max_frames} (see --max-frames)"
-    )
+    notice = f"--fps {fps:g} makes {len(chosen)} frames; thinned evenly to {sampling.max_frames} (see --max-frames)"
     return [chosen[k] for k in spread(len(chosen), sampling.max_frames)], (notice,)
 
 

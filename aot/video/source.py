@@ -79,7 +79,7 @@ def _copy_stream(path: str | Path, copy: Path) -> None:
     except OSError as error:
         raise VideoError(f"{name} cannot be copied to {copy.parent} ({error.strerror}): name a file instead") from error
     if copy.stat().st_size == 0:
-        raise VideoError(f"{name} is empty: the command before the pipe wrote nothing")
+        raise VideoError(f"{name} is empty: nothing was written to it")
 
 
 @contextmanager

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from cli_run import Aot
+
+from aot_cli.bench import _warn_if_busy
 
 
 def test_the_bundled_model_is_timed_end_to_end(run_aot: Aot) -> None:
@@ -43,3 +46,31 @@ def test_a_ratio_that_is_none_is_refused(run_aot: Aot) -> None:
     run = run_aot("bench", "compressor", "--ratio", "3")
     assert run.code == 2
     assert "ratio" in run.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("compressor", "--dtype", "float64"), "must be auto or float32 or bfloat16 or float16, got 'float64'"),
+        (("compressor", "--grid", "4", "--anchors", "17"), "--anchors 17 is more than the 16 patches"),
+        (("video", "--synthetic", "shapes", "--model", "shapes"), "name two models"),
+        (("video", "--synthetic", "shapes", "--method", "none"), "keep all tokens"),
+    ],
+)
+def test_lines_that_mean_nothing_are_refused(run_aot: Aot, line: tuple[str, ...], said: str) -> None:
+    done = run_aot("bench", *line)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_more_memory_than_there_is(run_aot: Aot) -> None:
+    done = run_aot("bench", "compressor", "--frames", "2000000000", "--width", "3584")
+    assert done.code == 5
+    assert "out of memory" in done.err
+
+
+def test_a_busy_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    _warn_if_busy({"median": 2.0, "least": 1.0, "most": 2.0})
+    assert capsys.readouterr().err == ""
+    _warn_if_busy({"median": 2.0, "least": 1.0, "most": 2.1})
+    assert "measure again when it is quiet" in capsys.readouterr().err

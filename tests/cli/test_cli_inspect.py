@@ -87,3 +87,12 @@ def test_methods_without_clips_show_none(run_aot: Aot, small: tuple[str, ...], c
         assert "keyframe groupings" not in run.out
         assert "sampled at 0.00" in run.out
         assert " key " not in run.out
+
+
+def test_groupings_end_with_their_segment(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
+    """What is foretold without a model is what compressing does."""
+    settings = ("--frames", "11", "--segment-frames", "5")
+    told = run_aot("inspect", clip_file, *settings, "--json").json["clips"]
+    assert [clip["keyframe"] for clip in told] == [0, 3, 7]
+    done = run_aot("inspect", clip_file, *settings, "--model", small_folder, "--ratio", "0.3", "--json").json["clips"]
+    assert told == done

@@ -144,7 +144,7 @@ def test_asking_for_the_own_rate_takes_every_frame_despite_rounding() -> None:
 def test_frames_per_second_are_thinned_evenly() -> None:
     plan = plan_frames(TEN_PER_SECOND, SamplingConfig(fps=10, max_frames=4))
     assert plan.positions == (0, 33, 66, 99)
-    assert plan.notices == ("10 frames per second make 100 frames; thinned evenly to 4 (see --max-frames)",)
+    assert plan.notices == ("--fps 10 makes 100 frames; thinned evenly to 4 (see --max-frames)",)
 
 
 def test_max_frames_does_not_limit_frames() -> None:
