@@ -29,6 +29,7 @@ METHODS = MappingProxyType(
         "vidcom2": "aot.methods.vidcom2:VidCom2",
         "evs": "aot.methods.evs:EfficientVideoSampling",
         "dycoke": "aot.methods.dycoke:DyCoke",
+        "unified-stc": "aot.methods.unified_stc:UnifiedSpatiotemporal",
     }
 )
 _TABLES = {"methods": METHODS}
