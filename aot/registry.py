@@ -30,6 +30,7 @@ METHODS = MappingProxyType(
         "evs": "aot.methods.evs:EfficientVideoSampling",
         "dycoke": "aot.methods.dycoke:DyCoke",
         "unified-stc": "aot.methods.unified_stc:UnifiedSpatiotemporal",
+        "framefusion": "aot.methods.framefusion:FrameFusion",
     }
 )
 _TABLES = {"methods": METHODS}
