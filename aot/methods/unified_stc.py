@@ -60,7 +60,8 @@ class UnifiedSpatiotemporal:
         frames, values = len(pooled), pooled.to(working_dtype(pooled)).flatten(0, 1)
         budget = min(budget, len(values))
         clusters = round(self.recycled_share * budget) if budget < len(values) else 0
-        taken, unlike = self._take(values, pooled_saliency(tokens, _LAST).flatten(), budget - clusters)
+        attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
+        taken, unlike = self._take(values, attention, budget - clusters)
         rest = _others(taken, len(values))
         centres, means, sizes = self._recycle(values[rest], clusters)
         index = torch.cat([taken, rest[centres]])
