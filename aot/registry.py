@@ -38,6 +38,8 @@ METHODS = MappingProxyType(
         "simplecluster": "aot.methods.simplecluster:SimpleCluster",
         "vqtoken": "aot.methods.vqtoken:VQToken",
         "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
+        "unified-stc": "aot.methods.unified_stc:UnifiedSpatiotemporal",
+        "framefusion": "aot.methods.framefusion:FrameFusion",
     }
 )
 _TABLES = {"methods": METHODS}

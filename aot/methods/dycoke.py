@@ -20,7 +20,7 @@ from aot.core.grid import pool
 from aot.core.quotas import least_per_frame
 from aot.errors import BudgetError
 from aot.methods.base import MethodCard
-from aot.methods.subset import check_budget, keep_subset, pooled_cells
+from aot.methods.subset import check_budget, kept_tokens, pooled_cells
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["DyCoke", "compared_frames", "similarity_to_frames"]
@@ -61,10 +61,11 @@ class DyCoke:
         compared = compared_frames(frames, self.paper_exact)
         counts = self._published_counts(compared, per_frame) if self.paper_exact else _counts(tokens, compared, budget)
         counts_per_frame = torch.tensor(counts)
-        similarity = similarity_to_frames(pool(tokens.features, tokens.grid, tokens.pool), compared)
+        pooled = pool(tokens.features, tokens.grid, tokens.pool)
+        similarity = similarity_to_frames(pooled, compared)
         similarity[counts_per_frame.to(similarity.device) == per_frame] = 0  # equals stay in raster order
-        kept = least_per_frame(similarity, counts_per_frame)
-        return keep_subset(tokens, kept, clips=Clip.runs(frames, _GROUP_FRAMES))
+        index = least_per_frame(similarity, counts_per_frame)
+        return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=Clip.runs(frames, _GROUP_FRAMES))
 
     def _published_counts(self, compared: Sequence[int], per_frame: int) -> list[int]:
         if len(compared) == 1:
@@ -92,11 +93,11 @@ def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
 
     pooled: [F, n, D]. compared: F frame numbers, see `compared_frames`.
     """
-    values = pooled.to(working_dtype(pooled))
+    unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     pairs = [(frame, other) for frame, other in enumerate(compared) if frame != other]
-    frame, other = torch.tensor(pairs, dtype=torch.int64, device=values.device).view(-1, 2).unbind(1)
-    similarity = values.new_zeros(values.shape[:2])
-    similarity[frame] = functional.cosine_similarity(values[frame], values[other], dim=-1)
+    frame, other = torch.tensor(pairs, dtype=torch.int64, device=pooled.device).view(-1, 2).unbind(1)
+    similarity = unit.new_zeros(unit.shape[:2])
+    similarity[frame] = (unit[frame] * unit[other]).sum(-1)
     return similarity
 
 

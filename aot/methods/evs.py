@@ -12,7 +12,7 @@ from torch.nn import functional
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.methods.base import MethodCard
-from aot.methods.subset import check_budget, keep_subset, pooled_cells
+from aot.methods.subset import check_budget, kept_tokens, pooled_cells
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["EfficientVideoSampling", "change_since_last_frame"]
@@ -42,9 +42,10 @@ class EfficientVideoSampling:
         if self.paper_exact:
             budget = max(budget, per_frame)
         check_budget(tokens, budget, least=per_frame, why=" for the whole first frame that evs keeps")
-        change = change_since_last_frame(pool(tokens.features, tokens.grid, tokens.pool))
-        ranked = change.flatten().sort(descending=True, stable=True).indices
-        return keep_subset(tokens, ranked[:budget].sort().values, clips=[Clip(0, frames)])
+        pooled = pool(tokens.features, tokens.grid, tokens.pool)
+        ranked = change_since_last_frame(pooled).flatten().sort(descending=True, stable=True).indices
+        index = ranked[:budget].sort().values
+        return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=[Clip(0, frames)])
 
 
 def change_since_last_frame(pooled: Tensor) -> Tensor:
@@ -52,6 +53,6 @@ def change_since_last_frame(pooled: Tensor) -> Tensor:
 
     pooled: [F, n, D].
     """
-    values = pooled.to(working_dtype(pooled))
-    change = 1 - functional.cosine_similarity(values[1:], values[:-1], dim=-1)
-    return torch.cat([change.new_full((1, values.shape[1]), _FIRST_FRAME), change])
+    unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
+    change = 1 - (unit[1:] * unit[:-1]).sum(-1)
+    return torch.cat([change.new_full((1, pooled.shape[1]), _FIRST_FRAME), change])

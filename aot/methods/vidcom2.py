@@ -14,7 +14,7 @@ from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.quotas import bounded_shares, least_per_frame
 from aot.methods.base import MethodCard
-from aot.methods.subset import check_budget, keep_subset
+from aot.methods.subset import check_budget, kept_tokens
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VidCom2", "centre_likeness", "frame_shares", "steady_directions"]
@@ -61,7 +61,8 @@ class VidCom2:
         else:
             total, least = min(budget, frames * per_frame), int(budget >= frames)
             counts = torch.tensor(bounded_shares(total, shares.tolist(), least, per_frame))
-        return keep_subset(tokens, least_per_frame(of_video + of_frame, counts).sort().values)
+        index = least_per_frame(of_video + of_frame, counts).sort().values
+        return kept_tokens(tokens, pooled.flatten(0, 1)[index], index)
 
 
 def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
