@@ -16,13 +16,11 @@ from aot.core.density_peaks import density_peak_scores, density_peaks
 def straight_line(x: np.ndarray, neighbours: int) -> list[float]:
     count, width = x.shape
     d = [[math.sqrt(float(((x[i] - x[j]) ** 2).sum())) / math.sqrt(width) for j in range(count)] for i in range(count)]
-    step = 1e-6 / (count - 1) if count > 1 else 0.0
-    density = [
-        math.exp(-sum(v * v for v in sorted(d[i])[:neighbours]) / neighbours) + 1e-6 - step * i for i in range(count)
-    ]
+    density = [(math.exp(-sum(v * v for v in sorted(d[i])[:neighbours]) / neighbours), -i) for i in range(count)]
     far = max(max(row) for row in d)
     return [
-        density[i] * min([d[i][j] for j in range(count) if density[j] > density[i]], default=far) for i in range(count)
+        density[i][0] * min([d[i][j] for j in range(count) if density[j] > density[i]], default=far)
+        for i in range(count)
     ]
 
 
@@ -40,6 +38,14 @@ def test_one_centre_in_each_cloud() -> None:
     clouds = torch.randn(3, 1, 4, generator=generator) * 20 + torch.randn(3, 10, 4, generator=generator)
     centres = density_peaks(clouds.reshape(1, 30, 4), 3, 5)
     assert sorted((centres[0] // 10).tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_identical_tokens_are_one_peak(dtype: torch.dtype) -> None:
+    """As in a still video: ten groups of twenty equal tokens have ten peaks, each a group's first token."""
+    clouds = torch.randn(10, 1, 64, generator=torch.Generator().manual_seed(0), dtype=dtype).expand(10, 20, 64)
+    centres = density_peaks(clouds.reshape(1, 200, 64), 10, 5)
+    assert sorted(centres[0].tolist()) == list(range(0, 200, 20))
 
 
 def test_equal_tokens_come_in_order() -> None:

@@ -12,11 +12,10 @@ def peak_scores(x: oracle.Array, neighbours: int) -> list[float]:
     """Density times separation of each row; of equal densities the lower row's is the greater."""
     count, width = x.shape
     d = [[float(math.dist(a, b)) / math.sqrt(width) for b in x] for a in x]
-    density = [math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours) for row in d]
-    density = [rho + 1e-6 * (1 - i / max(count - 1, 1)) for i, rho in enumerate(density)]
+    density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
     farthest = max(max(row) for row in d)
     return [
-        density[i] * min((d[i][j] for j in range(count) if density[j] > density[i]), default=farthest)
+        density[i][0] * min((d[i][j] for j in range(count) if density[j] > density[i]), default=farthest)
         for i in range(count)
     ]
 

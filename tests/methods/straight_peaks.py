@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 
-JITTER = 1e-6
-
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True)))
@@ -21,16 +19,12 @@ def best_centres(points: list[np.ndarray], clusters: int, neighbours: int) -> li
     """Indices of the centres, best first."""
     count = len(points)
     d = [[distance(a, b) / math.sqrt(len(a)) for b in points] for a in points]
-    step = JITTER / (count - 1) if count > 1 else 0.0
-    density = [
-        math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours) + JITTER - step * i
-        for i, row in enumerate(d)
-    ]
+    density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
     farthest = max(max(row) for row in d)
     score = []
     for i in range(count):
         denser = [d[i][j] for j in range(count) if density[j] > density[i]]
-        score.append(density[i] * min(denser, default=farthest))
+        score.append(density[i][0] * min(denser, default=farthest))
     return sorted(range(count), key=lambda i: (-score[i], i))[:clusters]
 
 
