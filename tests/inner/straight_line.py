@@ -216,7 +216,8 @@ def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *,
             run.gone |= {row for place, row in enumerate(there) if place not in kept}
 
         if fractions and fractions[-1] < fade_out:
-            return prune()
+            prune()
+            return
         states = run.hidden[0].double().numpy()
         cells = zip(run.rows.tokens.row.tolist(), run.rows.tokens.col.tolist(), strict=True)
         place = dict(zip(run.rows.visual, cells, strict=True))
@@ -229,7 +230,8 @@ def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *,
             similar = sorted(alike, key=lambda row: (-alike[row], row))[:count]
             finished.append(True)
         elif spare and layers * cost - sum(shares) - share * (1 - fraction) <= 0:
-            return prune()
+            prune()
+            return
         else:
             fractions.append(fraction)
             shares.append(share * (1 - fraction))
@@ -244,6 +246,5 @@ def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *,
             merged[first] = states[members].mean(0)
         run.gone |= set(similar)
         run.hidden = torch.from_numpy(merged)[None].to(run.hidden.dtype)
-        return None
 
     return rule
