@@ -23,8 +23,8 @@ class PruneVidInner(OneDrop):
     that have run forget the others too.
 
     Shares are rounded so that round(keep * m) of all m are kept; with `paper_exact` each is truncated. A token counts
-    as static when it is in the first frame of a clip of several and stands for at least as many tokens as the clip has
-    frames, as PruneVid's first half makes them.
+    as static when it is in the first frame of a clip of several and stands for tokens of all its frames, a multiple of
+    their number, as PruneVid's first half makes them.
     """
 
     card: ClassVar = InnerCard("after layer 10", "arXiv 2412.16117, ACL Findings 2025", remark="PruneVid's stage B")
@@ -58,6 +58,6 @@ def _groups(state: State) -> Tensor:
         first[clip.first : clip.stop], length[clip.first : clip.stop] = clip.first, len(clip)
     frame = state.frame
     opening, frames = (values.to(frame.device)[frame] for values in (first, length))
-    is_static = (frames > 1) & (frame == opening) & (state.mass >= frames)
+    is_static = (frames > 1) & (frame == opening) & (state.mass >= frames) & (state.mass % frames == 0)
     numbers: Tensor = torch.unique(2 * frame + ~is_static, return_inverse=True)[1]
     return numbers

@@ -189,7 +189,7 @@ def prunevid_groups(tokens: CompressedTokens) -> list[list[int]]:
     groups: dict[tuple[int, str], list[int]] = {}
     for token, (frame, mass) in enumerate(zip(tokens.frame.tolist(), tokens.mass.tolist(), strict=True)):
         (clip,) = [clip for clip in tokens.clips if clip.first <= frame < clip.stop]
-        static = len(clip) > 1 and frame == clip.first and mass >= len(clip)
+        static = len(clip) > 1 and frame == clip.first and mass in range(len(clip), 1000, len(clip))
         groups.setdefault((frame, "static" if static else "dynamic"), []).append(token)
     return list(groups.values())
 
