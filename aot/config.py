@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from aot.errors import ConfigError
-from aot.registry import METHODS, names
+from aot.registry import INNER, METHODS, names
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -24,6 +24,7 @@ __all__ = [
     "ClipConfig",
     "Config",
     "GenerationConfig",
+    "InnerConfig",
     "InterConfig",
     "IntraConfig",
     "ModelConfig",
@@ -255,6 +256,26 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class InnerConfig:
+    """A reduction inside the language model, after any method. budget "total": the ratio is the mean over its layers
+    of the visual tokens in each, so the method keeps more; "extra": the method keeps the ratio, and the reduction saves
+    on top, with its published constants. settings: of reductions by name, for instance {"fastv": {"layer": 3}}.
+    """
+
+    name: str | None = None
+    budget: Literal["total", "extra"] = "total"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        strange = [name for name in self.settings if not _is_inner(name)]
+        valid = ", ".join(names("inner"))
+        check(
+            name=(self.name is None or _is_inner(self.name), f"must be one of {valid}, got {self.name!r}"),
+            settings=(not strange, f"has no inner reduction {', '.join(strange)} (valid: {valid})"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method. methods: settings of
     methods by name, for instance {"fastvid": {"blend": 0.7}}; those of AOT are in `aot`.
@@ -266,6 +287,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     aot: AOTConfig = field(default_factory=AOTConfig)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    inner: InnerConfig = field(default_factory=InnerConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
@@ -278,8 +300,18 @@ class Config:
 
     @property
     def compresses(self) -> bool:
-        """Whether tokens are dropped at all; otherwise the stock model answers."""
+        """Whether tokens are dropped before the language model."""
         return self.method != "none" and self.ratio < 1
+
+    @property
+    def reduces_inside(self) -> bool:
+        """Whether tokens are dropped inside the language model."""
+        return self.inner.name is not None and (self.ratio < 1 or self.inner.budget == "extra")
+
+    @property
+    def label(self) -> str:
+        """The method, with the inner reduction behind a plus."""
+        return f"{self.method}+{self.inner.name}" if self.inner.name else self.method
 
     @property
     def has_budget(self) -> bool:
@@ -299,6 +331,10 @@ class Config:
 
 def _is_method(name: str) -> bool:
     return name in METHODS or name in names()  # plug-ins are looked for only where the first is not enough
+
+
+def _is_inner(name: str) -> bool:
+    return name in INNER or name in names("inner")
 
 
 Settings = Mapping[str, Any]

@@ -11,6 +11,7 @@ import torch
 
 from aot.config import Config
 from aot.errors import TokensFileError
+from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
@@ -49,18 +50,20 @@ def compress_video(
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
     """Begin an answer; iterate over it for its text."""
     with explained_memory():
-        return model.generate(tokens, question, config.generation)
+        return model.generate(tokens, question, config.generation, build_inner(config, model.language_layers))
 
 
 def answer_each(
     model: VideoModel, tokens: CompressedTokens, questions: Sequence[str], config: Config
 ) -> Iterator[Answer]:
-    """Begin an answer to one question after the other; the language model reads the video once for all."""
+    """Begin an answer to one question after the other; the language model reads the video once for all, unless it
+    drops some of it as the question tells.
+    """
     if len(questions) == 1:
         yield answer(model, tokens, questions[0], config)
         return
     with explained_memory():
-        reading = model.read(tokens)
+        reading = model.read(tokens, build_inner(config, model.language_layers))
         for question in questions:
             yield reading.generate(question, config.generation)
 
@@ -83,12 +86,13 @@ def _report(
     tokens: CompressedTokens, video: EncodedVideo, model: VideoModel, config: Config, clock: StageClock
 ) -> RetentionReport:
     rows = frame_retention(tokens, model.tokens_per_frame, video.similarity)
+    outer = outer_config(config, model.language_layers)
     total = video.frames * model.tokens_per_frame
     kept = len(tokens.features)
     identity = model.identity
     return RetentionReport(
         visual_tokens=total,
-        budget_tokens=config.token_budget(len(rows), model.tokens_per_frame) if config.has_budget else None,
+        budget_tokens=outer.token_budget(len(rows), model.tokens_per_frame) if outer.has_budget else None,
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["METHODS", "find", "names"]
+__all__ = ["INNER", "METHODS", "find", "names"]
 
-Kind = Literal["methods"]
+Kind = Literal["methods", "inner"]
 
 METHODS = MappingProxyType(
     {
@@ -42,7 +42,18 @@ METHODS = MappingProxyType(
         "framefusion": "aot.methods.framefusion:FrameFusion",
     }
 )
-_TABLES = {"methods": METHODS}
+INNER = MappingProxyType(
+    {
+        "fastv": "aot.inner.fastv:FastV",
+        "pyramiddrop": "aot.inner.pyramiddrop:PyramidDrop",
+        "holitom": "aot.inner.holitom:HoliTomInner",
+        "prunevid": "aot.inner.prunevid:PruneVidInner",
+        "flashvid": "aot.inner.flashvid:FlashVidInner",
+        "framefusion": "aot.inner.framefusion:FrameFusion",
+    }
+)
+_TABLES = {"methods": METHODS, "inner": INNER}
+_NOUNS = {"methods": "method", "inner": "inner reduction"}
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:
@@ -61,7 +72,7 @@ def find(name: str, kind: Kind = "methods") -> Any:
         return getattr(import_module(module), attribute)
     plugged_in = _plugged_in(kind)
     if name not in plugged_in:
-        raise ConfigError(f"there is no {kind.removesuffix('s')} {name!r} (valid: {', '.join(names(kind))})")
+        raise ConfigError(f"there is no {_NOUNS[kind]} {name!r} (valid: {', '.join(names(kind))})")
     try:
         return plugged_in[name].load()
     except Exception as error:  # whatever a stranger's module does at import

@@ -14,7 +14,7 @@ from typing import Any
 
 from aot.types import CompressedTokens, Role
 
-__all__ = ["FrameRetention", "RetentionReport", "frame_retention", "versions"]
+__all__ = ["FrameRetention", "RetentionReport", "frame_retention", "language_model_load", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,13 @@ def frame_retention(
                 )
             )
     return tuple(rows)
+
+
+def language_model_load(layer_tokens: Sequence[int], visual_tokens: int) -> float:
+    """The mean over the language model's layers of the share of all `visual_tokens` that each has read; without a
+    reduction inside it, the retention.
+    """
+    return sum(layer_tokens) / (len(layer_tokens) * visual_tokens)
 
 
 def versions() -> dict[str, str]:

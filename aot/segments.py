@@ -17,6 +17,7 @@ from torch import Tensor
 from aot.config import Config, SamplingConfig
 from aot.core.clips import neighbour_similarity
 from aot.errors import NumericsError
+from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
 from aot.models.base import VideoModel
@@ -97,11 +98,12 @@ class EncodedVideo:
 
 class SegmentCompressor:
     """Keeps of every segment what the method (that of `config` unless given) chooses, exactly the ratio of all frames
-    so far. `clock` has the time.
+    so far, or more where a reduction inside the language model follows. `clock` has the time.
     """
 
     def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:
-        self._method, self._config, self._clock = method or build_method(config), config, clock
+        self._config, self._clock = outer_config(config, model.language_layers), clock
+        self._method = method or build_method(self._config)
         self._per_frame = model.tokens_per_frame
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []

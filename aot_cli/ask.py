@@ -39,7 +39,7 @@ def ask(
 
     aot ask clip.mp4 "what happens?"
     """
-    from aot.report import versions
+    from aot.report import language_model_load, versions
     from aot.tokens_file import is_tokens_file
 
     questions = _questions(source, question, more)
@@ -48,6 +48,7 @@ def ask(
     notices = [*report["notices"], *unknown_words(model, questions)]
     notify(notices)
     answers = _answers(model, tokens, questions, config, stream=not as_json)
+    layer_tokens = [reply.pop("layer_tokens") for reply in answers]
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:
         print_json(
@@ -57,6 +58,7 @@ def ask(
                 "source": source,
                 **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention")},
                 "notices": notices,
+                "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
                 "stage_ms": stage_ms,
                 "model": report["model"] | model.placement,
                 "config": config.to_dict(),
@@ -98,12 +100,13 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     file = load_tokens(source)
     made = file.config
     base = {"model": {"template": made.model.template, "newline": made.model.newline}}
-    how = {part: getattr(made, part) for part in ("ratio", "method", "sampling", "aot", "methods")}
-    config = replace(given.config(base), **how)
+    asked = given.config(base)
+    config = _with_tokens(source, asked, made)
     if config.model.name is None:
         notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
-    ignored = sorted({"ratio", "method", "sampling", "aot", "random"} & set(given.settings))
+    fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
+    ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
     model = load_with_progress(config)
@@ -111,6 +114,26 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
 
     check_same_model(file.report, model)
     return config, file.tokens, dict(file.report), model
+
+
+def _with_tokens(source: str, asked: Config, made: Config) -> Config:
+    """What is asked for, but with what made the tokens. A reduction inside the language model other than the one they
+    were made for saves on top of what they have lost.
+    """
+    how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
+    if asked.inner.name is None:
+        return replace(asked, **how, ratio=made.ratio, inner=made.inner)
+    if _is_whole(asked, made):
+        return replace(asked, **how)
+    if asked.inner != made.inner:
+        notify([f"{source} is already compressed; {asked.inner.name} drops more of it inside the language model"])
+        asked = replace(asked, inner=replace(asked.inner, budget="extra"))
+    return replace(asked, **how, ratio=made.ratio)
+
+
+def _is_whole(asked: Config, made: Config) -> bool:
+    """Whether the ratio is still to be met: all tokens are there, and a reduction is asked for."""
+    return asked.inner.name is not None and made.method == "none"
 
 
 def _answers(
@@ -142,6 +165,7 @@ def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[s
         "answer": text,
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
+        "layer_tokens": reply.layer_tokens,
         "first_token_ms": None if reply.first_token_at is None else (reply.first_token_at - start) * 1e3,
         "total_ms": (time.perf_counter() - start) * 1e3,
     }

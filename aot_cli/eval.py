@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify
-from aot_cli.options import GENERATION, MODEL, SAMPLING, Given, command, parse_assignments
+from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, parse_assignments
 from aot_cli.run import config_with_model, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _FEW_VIDEOS = 10
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
 
 
-@command(SAMPLING, MODEL, GENERATION)
+@command(SAMPLING, MODEL, INNER, GENERATION)
 def evaluate_command(
     given: Given,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plot.")],
@@ -35,7 +35,9 @@ def evaluate_command(
     first_seed: Annotated[
         int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
     ] = _FIRST_SEED,
-    methods: Annotated[str, typer.Option("--methods", help="Comma-separated.")] = _METHODS,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Comma-separated; none+fastv is none with --inner fastv.")
+    ] = _METHODS,
     ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1].")] = _RATIOS,
     variant: Annotated[
         list[str] | None,

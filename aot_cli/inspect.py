@@ -72,6 +72,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
         told = f"for {needed} clips" if is_aot else "to answer from"
         notices.append(f"{budget} tokens are too few {told}: a higher --ratio is needed")
     after: int | str = budget if config.has_budget else "as many as the content gives"
+    if config.reduces_inside and config.inner.budget == "total":
+        after = f"more than the ratio, since {config.inner.name} follows; --model tells how many"
     return {
         "video": asdict(index.info),
         "timestamps_s": list(plan.timestamps_s),

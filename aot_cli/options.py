@@ -16,10 +16,21 @@ import typer
 
 from aot.config import Config
 from aot.errors import ConfigError
+from aot.registry import names
 from aot.settings import resolve_config
 from aot_cli.console import explained_errors
 
-__all__ = ["COMPRESSION", "GENERATION", "MODEL", "SAMPLING", "Given", "Setting", "command", "parse_assignments"]
+__all__ = [
+    "COMPRESSION",
+    "GENERATION",
+    "INNER",
+    "MODEL",
+    "SAMPLING",
+    "Given",
+    "Setting",
+    "command",
+    "parse_assignments",
+]
 
 
 _DEFAULTS = Config()
@@ -102,11 +113,16 @@ MODEL = (
         ),
     ),
 )
+_INNER = Setting(
+    "inner.name", str, f"A reduction inside the language model too: {', '.join(names('inner'))}.", ("--inner",), "NAME"
+)
+INNER = ("Compression", (_INNER,))
 COMPRESSION = (
     "Compression",
     (
         Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1].", ("--ratio", "-r")),
         Setting("method", str, "How tokens become fewer; see `aot methods`.", (), "NAME"),
+        _INNER,
         Setting("aot.budget", str, "Meet the ratio exactly, or let content decide.", (), "exact|paper"),
         Setting("aot.anchors.count", int, "Anchors per frame, before pooling.", ("--anchors",)),
         Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes.",

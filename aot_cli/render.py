@@ -125,14 +125,14 @@ def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
     columns: dict[str, list[str]] = {
         name: []
         for name in (
-            "tokens", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms", "1st token ms",
-            "answer ms",
+            "tokens", "load %", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms",
+            "1st token ms", "answer ms",
         )
     }  # fmt: skip
     for row in results["conditions"]:
         micro = row["micro"]
         values = (
-            f"{row['kept_tokens']:.0f}", _percent(micro["mean"]),
+            f"{row['kept_tokens']:.0f}", _percent(row["language_model_load"]), _percent(micro["mean"]),
             f"{_percent(micro['low'])} to {_percent(micro['high'])}" if several else "", _percent(row["macro"]["mean"]),
             *(_difference(row["against"].get(name), several) for name in ("none", "random")),
             *(f"{row[name]:.1f}" for name in ("compress_ms", "first_token_ms", "answer_ms")),

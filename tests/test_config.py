@@ -141,7 +141,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
     )
     expected = [
         "ratio must be in (0, 1], got 2",
-        "unknown setting colour (valid: ratio, method, sampling, model, aot, methods, generation)",
+        "unknown setting colour (valid: ratio, method, sampling, model, aot, methods, inner, generation)",
         "sampling.frames must be a whole number, got 'many'",
         "sampling.fps must be above 0, got -1",
         "unknown setting sampling.every "

@@ -11,7 +11,8 @@ import torch
 
 from aot.bench.phases import PHASES, timed_method
 from aot.bench.timing import Figure, PeakMemory, peak_memory
-from aot.config import Config
+from aot.config import Config, InnerConfig
+from aot.inner import build_inner, outer_config
 from aot.models.base import VideoModel
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
@@ -78,7 +79,10 @@ def time_video(clip: Path, model: VideoModel, config: Config, question: str, rou
     Both write `max_new_tokens` words, so that their times compare.
     """
     words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
-    settings = (replace(config, method="none", generation=words), replace(config, generation=words))
+    settings = (
+        replace(config, method="none", inner=InnerConfig(), generation=words),
+        replace(config, generation=words),
+    )
     counts = [_answer(clip, model, each, question)[1] for each in settings]
     runs: tuple[list[_Run], list[_Run]] = ([], [])
     peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
@@ -103,7 +107,7 @@ def time_video(clip: Path, model: VideoModel, config: Config, question: str, rou
 
 def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[PeakMemory]) -> ArmTimes:
     return ArmTimes(
-        name=config.method,
+        name=config.label,
         prompt_tokens=counts.prompt,
         kept_tokens=counts.kept,
         output_tokens=counts.output,
@@ -116,13 +120,15 @@ def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[
 def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
     start = time.perf_counter()
     clock = StageClock(torch.device(model.placement["device"]))
-    method = timed_method(config, clock)
+    outer = outer_config(config, model.language_layers)
+    method = timed_method(outer, clock)
     video = EncodedVideo(clip, model, config.sampling, method.needs, clock)
-    compressor = SegmentCompressor(model, config, clock, method)
+    compressor = SegmentCompressor(model, outer, clock, method)
     video.compress([compressor])
     tokens = compressor.tokens()
     asked = time.perf_counter()
-    reply = model.generate(tokens, question, config.generation)
+    inner = build_inner(config, model.language_layers)
+    reply = model.generate(tokens, question, config.generation, inner)
     for _ in reply:
         pass
     end = time.perf_counter()

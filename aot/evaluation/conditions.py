@@ -22,12 +22,16 @@ class Condition:
 
     @property
     def ratio(self) -> float:
-        return self.config.ratio if self.config.compresses else 1.0
+        return self.config.ratio if self._is_reduced else 1.0
 
     @property
     def key(self) -> str:
         """Unique in a run, for instance "aot@0.1"; "none" has no ratio."""
-        return f"{self.name}@{self.ratio:g}" if self.config.compresses else self.name
+        return f"{self.name}@{self.ratio:g}" if self._is_reduced else self.name
+
+    @property
+    def _is_reduced(self) -> bool:
+        return self.config.compresses or self.config.reduces_inside
 
 
 def build_conditions(
@@ -38,11 +42,14 @@ def build_conditions(
 ) -> tuple[Condition, ...]:
     """Every method, and every variant (`aot` with settings merged into `config`), at every ratio; "none" once.
 
+    A method may be followed by a plus and a reduction inside the language model, as "none+fastv"; without, that of
+    `config` follows every method but "none", which stands for all tokens.
+
     Raises:
         ConfigError: a method or setting that is not there, a name given twice, or a variant that changes more than how
             tokens become fewer.
     """
-    named: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods}
+    named = dict(_parts(text, config.inner.name) for text in methods)
     for name, settings in (variants or {}).items():
         if name in named or name in names():
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
@@ -51,12 +58,19 @@ def build_conditions(
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
         own = build_config(merge_settings(config.to_dict(), settings))
-        for ratio in ratios if own.method != "none" else [1.0]:
+        for ratio in ratios if own.method != "none" or own.inner.name else [1.0]:
             condition = Condition(name, replace(own, ratio=ratio))
             conditions[condition.key] = condition
     if not conditions:
         raise ConfigError("there is nothing to compare; name at least one method and one ratio")
     return tuple(conditions.values())
+
+
+def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
+    """The name of a condition and the settings it stands for."""
+    method, _, named = text.partition("+")
+    own = named or (inner if method != "none" else None)
+    return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
 
 
 def _check_variant(name: str, settings: Mapping[str, Any]) -> None:

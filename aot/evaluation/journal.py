@@ -21,9 +21,10 @@ _MOST_DIFFERENCES = 5
 class Answered:
     """One question under one condition.
 
-    item: the fingerprint of the question; budget_tokens: what the ratio promised, None where nothing is promised. The
-    times are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its
-    first question, asked alone as `aot ask` does; the others are then answered together.
+    item: the fingerprint of the question; budget_tokens: what the ratio promised, None where nothing is promised;
+    language_model_load: the mean over the language model's layers of the share of all visual tokens in each. The times
+    are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its first
+    question, asked alone as `aot ask` does; the others are then answered together.
     """
 
     item: str
@@ -36,6 +37,7 @@ class Answered:
     kept_tokens: int
     visual_tokens: int
     budget_tokens: int | None
+    language_model_load: float
     decode_ms: float
     encode_ms: float
     compress_ms: float

@@ -34,8 +34,9 @@ class Difference:
 class ConditionResult:
     """One condition. micro: mean over questions; macro: mean over families; against: differences to `none` and to
     `random` at the same ratio, where those were run. Accuracies from 0 to 1; tokens are means over videos,
-    budget_tokens what the ratio promises (None: nothing); times are medians over videos, those of the answer for one
-    question alone.
+    budget_tokens what the ratio promises (None: nothing); language_model_load: the mean over videos and layers of the
+    share of all visual tokens that a layer of the language model reads; times are medians over videos, those of the
+    answer for one question alone.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ConditionResult:
     against: Mapping[str, Difference]
     kept_tokens: float
     budget_tokens: float | None
+    language_model_load: float
     compress_ms: float
     first_token_ms: float
     answer_ms: float
@@ -125,6 +127,7 @@ def _summarise(
         },
         kept_tokens=fmean(row.kept_tokens for row in rows),
         budget_tokens=fmean(budgets) if budgets else None,
+        language_model_load=fmean(row.language_model_load for row in rows),
         compress_ms=median(row.compress_ms for row in rows),
         first_token_ms=median(row.first_token_ms for row in rows),
         answer_ms=median(row.answer_ms for row in rows),
@@ -141,5 +144,6 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
         row |= {name: round(interval.mean, 4), f"{name} low": round(interval.low, 4)}
         row |= {f"{name} high": round(interval.high, 4)}
     row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
+    row |= {"language_model_load": round(result.language_model_load, 4)}
     times = {"compress_ms": result.compress_ms, "first_token_ms": result.first_token_ms, "answer_ms": result.answer_ms}
     return row | {name: round(value, 2) for name, value in times.items()}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from aot.config import Config
 from aot.errors import VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
+from aot.inner import InnerReduction, build_inner, outer_config
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models import VideoModel
-from aot.report import versions
+from aot.report import language_model_load, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
 from aot.types import CompressedTokens, Needs
@@ -88,7 +91,7 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
         "config": {part: shared[part] for part in ("sampling", "model", "generation")},
         "versions": versions(),
         "conditions": {
-            each.key: {part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "methods")}
+            each.key: {part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "methods", "inner")}
             for each in conditions
         },
     }
@@ -126,9 +129,12 @@ def _answer(
     stage_ms: Mapping[str, float],
 ) -> list[Answered]:
     config = condition.config
+    inner = build_inner(config, model.language_layers)
+    outer = outer_config(config, model.language_layers)
+    visual_tokens = frames * model.tokens_per_frame
     with explained_memory():
-        first, first_token_ms, answer_ms = _timed_answer(model, tokens, items[0], condition)
-        others = model.read(tokens).answers([item.prompt for item in items[1:]], config.generation)
+        first = _timed_answer(model, tokens, items[0], config, inner)
+        others = model.read(tokens, inner).answers([item.prompt for item in items[1:]], config.generation)
     return [
         Answered(
             item=item.fingerprint,
@@ -139,24 +145,35 @@ def _answer(
             predicted=text,
             score=score(item, text),
             kept_tokens=len(tokens.features),
-            visual_tokens=frames * model.tokens_per_frame,
-            budget_tokens=config.token_budget(frames, model.tokens_per_frame) if config.has_budget else None,
+            visual_tokens=visual_tokens,
+            budget_tokens=outer.token_budget(frames, model.tokens_per_frame) if outer.has_budget else None,
+            language_model_load=language_model_load(first.layer_tokens, visual_tokens),
             decode_ms=stage_ms["decode"],
             encode_ms=stage_ms["encode"],
             compress_ms=stage_ms["compress"],
-            first_token_ms=first_token_ms,
-            answer_ms=answer_ms,
+            first_token_ms=first.first_token_ms,
+            answer_ms=first.answer_ms,
         )
-        for item, text in zip(items, [first, *others], strict=True)
+        for item, text in zip(items, [first.text, *others], strict=True)
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """One answer as `aot ask` gives it, milliseconds to its first token and to its end, visual tokens in each layer."""
+
+    text: str
+    first_token_ms: float
+    answer_ms: float
+    layer_tokens: tuple[int, ...]
+
+
 def _timed_answer(
-    model: VideoModel, tokens: CompressedTokens, item: Item, condition: Condition
-) -> tuple[str, float, float]:
-    """One answer as `aot ask` gives it, and milliseconds to its first token and to its end."""
+    model: VideoModel, tokens: CompressedTokens, item: Item, config: Config, inner: InnerReduction | None
+) -> _First:
     start = time.perf_counter()
-    answer = model.generate(tokens, item.prompt, condition.config.generation)
+    answer = model.generate(tokens, item.prompt, config.generation, inner)
     text = "".join(answer)
     end = time.perf_counter()
-    return text, ((answer.first_token_at or end) - start) * 1e3, (end - start) * 1e3
+    first_token_ms = ((answer.first_token_at or end) - start) * 1e3
+    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
+
+if TYPE_CHECKING:
+    from aot.models.prefill import Prefilled
 
 __all__ = ["StreamedAnswer", "copied_cache", "generation_arguments"]
 
@@ -42,7 +45,8 @@ class StreamedAnswer:
     """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread.
 
     The prompt's ids [1, L] count for a repetition penalty of the checkpoint. What is read are its embeddings [1, L, D],
-    or, with the keys and values of its beginning in `cache`, the ids behind that.
+    or, with the keys and values of its beginning in `cache`, the ids behind that; `prefill` makes such a cache when the
+    answer begins. layer_tokens: visual tokens in each layer of the language model, if that is known before.
     """
 
     def __init__(
@@ -54,10 +58,14 @@ class StreamedAnswer:
         *,
         embeddings: Tensor | None = None,
         cache: Any = None,
+        prefill: Callable[[], Prefilled] | None = None,
+        layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self.network, self.tokenizer, self.options = network, tokenizer, options
         self.prompt_ids, self.embeddings, self.cache = prompt_ids, embeddings, cache
         self.prompt_tokens = prompt_ids.shape[1]
+        self._prefill = prefill
+        self._layer_tokens = layer_tokens
         self._stop = threading.Event()
         self._steps = 0
         self._first_token_at: float | None = None
@@ -69,6 +77,10 @@ class StreamedAnswer:
     @property
     def output_tokens(self) -> int:
         return self._steps
+
+    @property
+    def layer_tokens(self) -> tuple[int, ...]:
+        return self._layer_tokens
 
     def __iter__(self) -> Iterator[str]:
         from transformers import TextIteratorStreamer
@@ -99,8 +111,11 @@ class StreamedAnswer:
     def _generate(self, streamer: Any) -> None:
         from transformers import StoppingCriteriaList
 
-        has_begun = self.cache is not None
-        read = {"past_key_values": copied_cache(self.cache)} if has_begun else {"inputs_embeds": self.embeddings}
+        cache = self.cache
+        if self._prefill is not None:
+            prefilled = self._prefill()
+            cache, self._layer_tokens = prefilled.cache, prefilled.layer_tokens
+        read = {"inputs_embeds": self.embeddings} if cache is None else {"past_key_values": copied_cache(cache)}
         self.network.generate(  # type: ignore[operator]
             input_ids=self.prompt_ids,
             **read,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aot.config import GenerationConfig
+from aot.inner import InnerReduction
 from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
 
 __all__ = ["Answer", "ModelIdentity", "Progress", "Reading", "VideoModel"]
@@ -29,7 +30,8 @@ class Answer(Protocol):
     """An answer while it is being written: iterate for its text, piece by piece.
 
     prompt_tokens counts everything the language model reads, output_tokens what it has written so far;
-    first_token_at is when the first was there (`time.perf_counter`), which may be before its text is.
+    first_token_at is when the first was there (`time.perf_counter`), which may be before its text is. layer_tokens:
+    how many visual tokens each layer of the language model has read; empty while that is not known.
     """
 
     prompt_tokens: int
@@ -39,6 +41,9 @@ class Answer(Protocol):
 
     @property
     def first_token_at(self) -> float | None: ...
+
+    @property
+    def layer_tokens(self) -> tuple[int, ...]: ...
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -54,7 +59,8 @@ class Reading(Protocol):
 class VideoModel(Protocol):
     """One family of video LLMs.
 
-    image_size: (rows, cols) in pixels the frames must have. tokens_per_frame: n, after pooling.
+    image_size: (rows, cols) in pixels the frames must have. tokens_per_frame: n, after pooling. language_layers: of the
+    language model.
     """
 
     identity: ModelIdentity
@@ -64,6 +70,9 @@ class VideoModel(Protocol):
 
     @property
     def tokens_per_frame(self) -> int: ...
+
+    @property
+    def language_layers(self) -> int: ...
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]: ...
 
@@ -76,6 +85,12 @@ class VideoModel(Protocol):
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens: ...
 
-    def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> Answer: ...
+    def generate(
+        self,
+        tokens: CompressedTokens,
+        question: str,
+        options: GenerationConfig,
+        inner: InnerReduction | None = None,
+    ) -> Answer: ...
 
-    def read(self, tokens: CompressedTokens) -> Reading: ...
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading: ...

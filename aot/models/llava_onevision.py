@@ -6,6 +6,7 @@ Vision tower, projector, the model's own bilinear pooling (as data), one newline
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 from aot.config import GenerationConfig, ModelConfig
 from aot.core.grid import pooled_grid
 from aot.errors import ConfigError, NumericsError
+from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
-from aot.models.reading import Reading
+from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, recorded_attention, resolve_layer
 from aot.models.siglip_head import SiglipHead
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VisualTokens
@@ -76,6 +78,10 @@ class LlavaOnevision:
     def tokens_per_frame(self) -> int:
         rows, cols = pooled_grid(self.grid, self.pool)
         return rows * cols
+
+    @property
+    def language_layers(self) -> int:
+        return int(self.network.config.text_config.num_hidden_layers)
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -227,16 +233,39 @@ class LlavaOnevision:
         return torch.cat([features, self.network.model.image_newline[None]])
 
     @torch.inference_mode()
-    def generate(self, tokens: CompressedTokens, question: str, options: GenerationConfig) -> StreamedAnswer:
+    def generate(
+        self,
+        tokens: CompressedTokens,
+        question: str,
+        options: GenerationConfig,
+        inner: InnerReduction | None = None,
+    ) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written."""
         ids, embeddings = self.prompt(tokens, question)
-        return StreamedAnswer(self.network, self.tokenizer, ids, options, embeddings=embeddings)
+        if inner is None:
+            return StreamedAnswer(
+                self.network, self.tokenizer, ids, options, embeddings=embeddings, layer_tokens=self._in_layers(tokens)
+            )
+        from aot.models.prefill import VideoPrompt, prefill
+
+        first = ids[0].tolist().index(self.network.config.video_token_index)
+        prompt = VideoPrompt(embeddings, first, tokens, newline=self.config.newline != "none")
+        language = self.network.model.language_model
+        return StreamedAnswer(
+            self.network, self.tokenizer, ids, options, prefill=lambda: prefill(language, prompt, inner)
+        )
 
     @torch.inference_mode()
-    def read(self, tokens: CompressedTokens) -> Reading:
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
         """Let the language model read the video, for several questions."""
+        if inner is not None:
+            return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
         ids, prefix = self._prefix(tokens)
-        return Reading(self.network, self.tokenizer, ids, prefix, lambda text: self._suffix(text, prefix.shape[1]))
+        suffix_of = partial(self._suffix, prefix_length=prefix.shape[1])
+        return Reading(self.network, self.tokenizer, ids, prefix, suffix_of, self._in_layers(tokens))
+
+    def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
+        return (len(tokens.features),) * self.language_layers
 
 
 def _refuse_nonsense(finite: Sequence[Tensor], saliency: Mapping[int, Tensor]) -> None:

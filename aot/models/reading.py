@@ -1,4 +1,6 @@
-"""A video that the language model has read once: all questions share its keys and values."""
+"""A video for several questions. The language model reads it once, and all questions share its keys and values; where
+the question decides what is left of the video inside the language model, it is read anew for each.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,24 @@ from torch import Tensor
 from aot.config import GenerationConfig
 from aot.models.answer import StreamedAnswer, copied_cache, generation_arguments
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "ReadingAnew"]
 
 _TOGETHER = 16  # questions in one forward pass
+
+
+class ReadingAnew:
+    """Each question gets the answer that `ask` begins when it is asked alone."""
+
+    def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
+        self._ask = ask
+
+    def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
+        """As `Reading.generate`."""
+        return self._ask(question, options)
+
+    def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
+        """As `Reading.answers`, one after the other."""
+        return ["".join(self._ask(question, options)) for question in questions]
 
 
 class Reading:
@@ -22,14 +39,21 @@ class Reading:
 
     prefix [1, P, D] are the embeddings of everything up to and with the video, prefix_ids [1, P] their ids, which a
     repetition penalty of the checkpoint counts; `suffix_of` gives the token ids that follow for a question.
+    layer_tokens: visual tokens in each layer.
     """
 
     def __init__(
-        self, network: Any, tokenizer: Any, prefix_ids: Tensor, prefix: Tensor, suffix_of: Callable[[str], list[int]]
+        self,
+        network: Any,
+        tokenizer: Any,
+        prefix_ids: Tensor,
+        prefix: Tensor,
+        suffix_of: Callable[[str], list[int]],
+        layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._prefix_ids, self._suffix_of = prefix_ids, suffix_of
-        self._prefix = prefix
+        self._prefix, self._layer_tokens = prefix, layer_tokens
 
     @cached_property
     def _cache(self) -> Any:
@@ -44,7 +68,9 @@ class Reading:
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix_ids.device)
         ids = torch.cat([self._prefix_ids, suffix], 1)
-        return StreamedAnswer(self._network, self._tokenizer, ids, options, cache=self._cache)
+        return StreamedAnswer(
+            self._network, self._tokenizer, ids, options, cache=self._cache, layer_tokens=self._layer_tokens
+        )
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:

@@ -1,0 +1,54 @@
+"""How tokens become fewer inside the language model: one file per reduction; `aot.registry` names them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aot.config import Config, InnerConfig, build_settings
+from aot.errors import BudgetError
+from aot.inner.base import InnerCard, InnerReduction, Place, Reduction, State
+from aot.registry import find
+
+__all__ = ["InnerCard", "InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
+
+
+def build_inner(config: Config, layers: int) -> InnerReduction | None:
+    """The reduction inside a language model of `layers` layers that `config` asks for, None for none.
+
+    Raises:
+        ConfigError: a setting of it is unknown or out of range.
+        BudgetError: with `inner.budget` total, the ratio is below what it can come down to.
+    """
+    return _divide(config, layers)[1]
+
+
+def outer_config(config: Config, layers: int) -> Config:
+    """What is left to the method before the language model: `config` without its inner reduction, and with the ratio
+    that makes the mean load of the layers the asked one.
+
+    Raises:
+        ConfigError, BudgetError: as `build_inner`.
+    """
+    if not config.reduces_inside:
+        return config
+    return replace(config, ratio=_divide(config, layers)[0], inner=InnerConfig())
+
+
+def _divide(config: Config, layers: int) -> tuple[float, InnerReduction | None]:
+    """The method's ratio, and the reduction that follows it."""
+    if not config.reduces_inside or config.inner.name is None:
+        return config.ratio, None
+    name = config.inner.name
+    inner: InnerReduction = build_settings(
+        find(name, "inner"), config.inner.settings.get(name, {}), f"inner.settings.{name}."
+    )
+    alone = config.method == "none"
+    if config.inner.budget == "extra":
+        return 1.0 if alone else config.ratio, inner
+    outer = config.ratio / inner.load(layers)
+    if not alone and outer <= 1:
+        return outer, inner
+    try:
+        return 1.0, inner.with_load(config.ratio, layers)
+    except BudgetError as error:
+        raise BudgetError(*(f"{problem} or a --method other than none" for problem in error.problems)) from None

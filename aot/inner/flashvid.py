@@ -1,0 +1,28 @@
+"""FlashVID's second half (arXiv 2602.08024): one drop deep in the language model, with a larger share before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aot.inner.base import InnerCard, Reduction, State
+from aot.inner.one_drop import OneDrop, least_of
+
+__all__ = ["FlashVidInner"]
+
+_ROUNDING = 1e-9  # 0.3 * 10 is above 3
+
+
+@dataclass(frozen=True)
+class FlashVidInner(OneDrop):
+    """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on."""
+
+    card: ClassVar = InnerCard("before layer 20", "arXiv 2602.08024, ICLR 2026", remark="the half inside the model")
+
+    layer: int = 20
+    keep: float = 0.3
+
+    def reduce(self, state: State) -> Reduction:
+        scores = state.from_last()[state.visual]
+        return Reduction(state.visual[least_of(scores, math.ceil(self.keep * len(scores) - _ROUNDING))])

@@ -1,0 +1,213 @@
+"""Reading a prompt with fewer and fewer visual tokens: a Qwen2 decoder's own modules, layer by layer.
+
+Composed, never patched. The layers' caches then differ in length, which is no obstacle to decoding: a single query sees
+all keys of its layer, so it needs no mask, and its position is how many tokens were read, not how many are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.masking_utils import create_causal_mask
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from aot.inner import InnerReduction, Place, State
+from aot.types import CompressedTokens
+
+__all__ = ["Prefilled", "VideoPrompt", "attention_rows", "prefill"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPrompt:
+    """A prompt's embeddings [1, P, D]; from row `first` on stand `tokens`, with `newline` the learned newline, and then
+    the question.
+    """
+
+    embeddings: Tensor
+    first: int
+    tokens: CompressedTokens
+    newline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A prompt that was read, but for its last token, which `generate` reads again to begin with the answer.
+
+    layer_tokens: how many visual tokens were in each layer's attention.
+    """
+
+    cache: Any
+    layer_tokens: tuple[int, ...]
+
+
+@torch.inference_mode()
+def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Prefilled:
+    """Read the prompt with a Qwen2 model `language` (without its head).
+
+    Raises:
+        BudgetError: the reduction cannot come down to what is asked.
+    """
+    run = _Run(language, prompt, reduction)
+    for layer in range(len(language.layers)):
+        run.reduce(Place(layer))
+        run.attend(layer)
+        run.reduce(Place(layer, after_attention=True))
+        run.feed(layer)
+    return run.result()
+
+
+def attention_rows(
+    layer: Any, hidden: Tensor, rows: Tensor, rotary: tuple[Tensor, Tensor] | None, *, causal: bool = True
+) -> Tensor:
+    """Attention [H, R, T] that the rows [R] of a decoder layer's input [1, T, D] pay, softmax in float32.
+
+    rotary: cosines and sines [1, T, d] of the positions; None leaves positions out. Each row costs T * D, no more.
+    """
+    module = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    queries = module.q_proj(normed[:, rows]).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+    keys = module.k_proj(normed).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+    if rotary is not None:
+        of_rows = [values[:, rows] for values in rotary]
+        queries, _ = apply_rotary_pos_emb(queries, queries, *of_rows)
+        keys, _ = apply_rotary_pos_emb(keys, keys, *rotary)
+    grouped = queries[0].float().unflatten(0, (keys.shape[1], -1))  # heads that share a key head
+    logits = (grouped @ keys[0].float().mT[:, None] * module.scaling).flatten(0, 1)
+    if causal:
+        behind = torch.arange(hidden.shape[1], device=hidden.device) > rows[:, None]
+        logits = logits.masked_fill(behind, float("-inf"))
+    attention: Tensor = logits.softmax(-1)
+    return attention
+
+
+class _Run:
+    """One prompt on its way through the layers."""
+
+    def __init__(self, language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> None:
+        self._language, self._prompt, self._reduction = language, prompt, reduction
+        self._hidden = prompt.embeddings
+        self._length = prompt.embeddings.shape[1]
+        self._place = torch.arange(self._length, device=self._hidden.device)  # of every row, in the whole prompt
+        self._positions = self._place
+        self._cache = DynamicCache()
+        self._held: list[Tensor] = []  # the places that each layer has attended to
+        self._remembered: list[Tensor | None] = []  # those of them that it keeps, where they are fewer
+        self._attended: Tensor | None = None  # the input of the layer that attended last
+        self._places: Collection[Place] = reduction.places(len(language.layers))
+        self._notes: tuple[float, ...] = ()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What depends on the rows there are, the same for all layers until the next reduction."""
+        self._rotary = self._language.rotary_emb(self._hidden, self._positions[None])
+        self._mask = create_causal_mask(
+            config=self._language.config, inputs_embeds=self._hidden, attention_mask=None, past_key_values=None
+        )
+
+    def attend(self, number: int) -> None:
+        layer = self._language.layers[number]
+        attended, _ = layer.self_attn(
+            hidden_states=layer.input_layernorm(self._hidden),
+            position_embeddings=self._rotary,
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+        )
+        self._attended = self._hidden
+        self._hidden = self._hidden + attended
+        self._held.append(self._place)
+        self._remembered.append(None)
+
+    def feed(self, number: int) -> None:
+        layer = self._language.layers[number]
+        self._hidden = self._hidden + layer.mlp(layer.post_attention_layernorm(self._hidden))
+
+    def reduce(self, place: Place) -> None:
+        if place not in self._places:
+            return
+        found = self._reduction.reduce(self._state(place))
+        self._notes = found.notes
+        if found.done:
+            self._places = ()
+        kept = torch.ones(len(self._place), dtype=torch.bool, device=self._place.device)
+        kept[found.dropped] = False
+        hidden = self._hidden if found.hidden is None else found.hidden
+        self._hidden, self._place, self._attended = hidden[:, kept], self._place[kept], None
+        self._positions = self._positions[kept]
+        if found.packed:
+            # Only differences of positions matter, so a sequence without gaps may end where the whole one does, and
+            # decoding goes on from there in all layers.
+            self._positions = torch.arange(self._length - len(self._place), self._length, device=self._place.device)
+        if found.forgotten:
+            self._remembered = [self._place] * len(self._held)
+        self._arrange()
+
+    def _state(self, place: Place) -> State:
+        first, tokens = self._prompt.first, self._prompt.tokens
+        end = first + len(tokens.features)
+        visual = ((self._place >= first) & (self._place < end)).nonzero()[:, 0]
+        behind = (self._place >= end).nonzero()[:, 0]
+        is_newline = self._place[behind] == end if self._prompt.newline else torch.zeros_like(behind, dtype=torch.bool)
+
+        def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
+            number, hidden = (place.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
+            if hidden is None:
+                raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
+            layer = self._language.layers[number]
+            return attention_rows(layer, hidden, rows, self._rotary if rotary else None, causal=causal)
+
+        return State(
+            layer=place.layer,
+            layers=len(self._language.layers),
+            hidden=self._hidden,
+            visual=visual,
+            token=self._place[visual] - first,
+            newline=behind[is_newline],
+            question=behind[~is_newline],
+            tokens=tokens,
+            attention=attention,
+            notes=self._notes,
+        )
+
+    def result(self) -> Prefilled:
+        first, end = self._prompt.first, self._prompt.first + len(self._prompt.tokens.features)
+        self._cache.layers = [
+            _ThinnedLayer.of(layer, held, remembered, self._length)
+            for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
+        ]
+        counts = [int(((held >= first) & (held < end)).sum()) for held in self._held]
+        return Prefilled(self._cache, tuple(counts))
+
+
+class _ThinnedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of the prompt without its last token; their length counts those that were dropped, since
+    positions go on from it. Once the last token has attended, only those `remembered` are kept.
+    """
+
+    dropped: int
+    remembered: Tensor | None
+
+    @classmethod
+    def of(cls, layer: Any, held: Tensor, remembered: Tensor | None, length: int) -> _ThinnedLayer:
+        """From a layer that has seen the places `held` of a prompt, and is to keep those `remembered` (None: all)."""
+        thinned = cls()
+        thinned.lazy_initialization(layer.keys, layer.values)
+        thinned.keys, thinned.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
+        thinned.dropped = length - len(held)
+        thinned.remembered = None if remembered is None else torch.isin(held, remembered).nonzero()[:, 0]
+        return thinned
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        if self.remembered is not None:
+            self.dropped += keys.shape[-2] - len(self.remembered)
+            self.keys, self.values = keys[..., self.remembered, :], values[..., self.remembered, :]
+            self.remembered = None
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return int(super().get_seq_length()) + self.dropped

@@ -1,0 +1,188 @@
+"""Reading with fewer and fewer tokens is what the stock model does when it must not look at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import straight_line
+import torch
+from language import LAYERS, eager, language_model, prompt_of
+from straight_line import Rule
+
+from aot.inner import InnerCard, InnerReduction, Place, Reduction, State
+from aot.inner.fastv import FastV
+from aot.inner.flashvid import FlashVidInner
+from aot.inner.framefusion import FrameFusion
+from aot.inner.holitom import HoliTomInner
+from aot.inner.prunevid import PruneVidInner
+from aot.inner.pyramiddrop import PyramidDrop
+from aot.models.answer import copied_cache
+from aot.models.prefill import attention_rows, prefill
+
+NEW = 5
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+SEEDS = range(3)
+
+
+@dataclass(frozen=True)
+class KeepAll:
+    card: ClassVar = InnerCard("everywhere")
+
+    def load(self, layers: int) -> float:
+        return 1.0
+
+    def with_load(self, load: float, layers: int) -> KeepAll:
+        return self
+
+    def places(self, layers: int) -> Collection[Place]:
+        return {Place(layer, after) for layer in range(layers) for after in (False, True)}
+
+    def reduce(self, state: State) -> Reduction:
+        return Reduction(state.visual[:0])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return language_model()
+
+
+@pytest.fixture(scope="module")
+def twin(model: Any) -> Any:
+    return eager(model)
+
+
+def answer(model: Any, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [NEW, vocabulary] and the words of a greedy answer, as `generate` gives them."""
+    found = model.generate(
+        input_ids=ids,
+        past_key_values=copied_cache(cache),
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.cat(found.logits), found.sequences[:, ids.shape[1] :]
+
+
+def check(model: Any, twin: Any, seed: int, inner: InnerReduction, rule: Rule, forgets: bool = False) -> None:
+    ids, prompt, rows = prompt_of(model, seed)
+    prefilled = prefill(model.model, prompt, inner)
+    found, words = answer(model, ids, prefilled.cache)
+    forgotten = straight_line.logits(twin, prompt.embeddings, rows, rule)[1] if forgets else set()
+    embeddings = torch.cat([prompt.embeddings, model.get_input_embeddings()(words[:, :-1])], 1)
+    expected, _, counts = straight_line.logits(twin, embeddings, rows, rule, forgotten)
+    torch.testing.assert_close(found.double(), expected, **CLOSE)
+    assert prefilled.layer_tokens == tuple(counts)
+    again, _ = answer(model, ids, prefilled.cache)  # the cache is as it was
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_keeping_all_is_the_stock_model(model: Any, seed: int) -> None:
+    ids, prompt, _ = prompt_of(model, seed)
+    prefilled = prefill(model.model, prompt, KeepAll())
+    found, words = answer(model, ids, prefilled.cache)
+    stock = model.generate(
+        inputs_embeds=prompt.embeddings, max_new_tokens=NEW, do_sample=False, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    assert torch.equal(words, stock.sequences)
+    torch.testing.assert_close(found, torch.cat(stock.logits), **CLOSE)
+    assert prefilled.layer_tokens == (len(prompt.tokens.features),) * LAYERS
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("layer", "keep"), [(1, 0.5), (2, 0.2), (5, 0.8), (3, 0.01)])
+def test_fastv(model: Any, twin: Any, seed: int, layer: int, keep: float) -> None:
+    rule = straight_line.last_query_drop(layer, lambda m: max(round(keep * m), 1))
+    check(model, twin, seed, FastV(layer, keep), rule)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_flashvid(model: Any, twin: Any, seed: int) -> None:
+    rule = straight_line.last_query_drop(4, lambda m: int(np.ceil(0.3 * m)))
+    check(model, twin, seed, FlashVidInner(layer=4), rule)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("layer", "keep"), [(2, 0.5), (4, 0.15)])
+def test_holitom(model: Any, twin: Any, seed: int, layer: int, keep: float) -> None:
+    check(model, twin, seed, HoliTomInner(layer, keep), straight_line.holitom(layer, keep))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pyramiddrop(model: Any, twin: Any, seed: int) -> None:
+    """Before layers 2, 3 and 4 of six (1.5, 3 and 4.5, rounded to even), half of the 24 each time."""
+    check(model, twin, seed, PyramidDrop(), straight_line.pyramiddrop({2: 12, 3: 6, 4: 3}))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("layer", [2, 4])
+def test_prunevid(model: Any, twin: Any, seed: int, layer: int) -> None:
+    inner = PruneVidInner(layer, paper_exact=True)
+    check(model, twin, seed, inner, straight_line.prunevid(layer, 0.4), forgets=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("cost", "similarity", "fade_out", "exact"),
+    [(0.7, 0.6, 0.1, True), (0.5, 0.8, 0.1, True), (0.3, 0.9, 0, False), (0.2, 0.6, 0.1, False), (0.9, 0.3, 0.1, True)],
+)
+def test_framefusion(
+    model: Any, twin: Any, seed: int, cost: float, similarity: float, fade_out: float, exact: bool
+) -> None:
+    """Merging that fades out, that reaches the budget, and that would overdraw it."""
+    inner = FrameFusion(similarity, cost, fade_out, exact)
+    check(model, twin, seed, inner, straight_line.framefusion(cost, similarity, fade_out, LAYERS, spare=not exact))
+
+
+def test_attention_is_the_stock_one(model: Any, twin: Any) -> None:
+    _, prompt, rows = prompt_of(model, 0)
+    run = straight_line.Pass(twin, prompt.embeddings, rows, positions=torch.arange(rows.length))
+    layer = model.model.layers[0]
+    wanted = torch.tensor([3, 17, rows.length - 1])
+    rotary = model.model.rotary_emb(prompt.embeddings, run.positions[None])
+    found = attention_rows(layer, prompt.embeddings, wanted, rotary)
+    torch.testing.assert_close(found.double(), run.attend(twin.model.layers[0])[1][:, wanted], **CLOSE)
+    assert found.shape == (4, 3, rows.length)
+
+
+def test_attention_by_content_alone(model: Any) -> None:
+    _, prompt, rows = prompt_of(model, 1)
+    layer, wanted = model.model.layers[2], torch.tensor(rows.question)
+    found = attention_rows(layer, prompt.embeddings, wanted, None, causal=False)
+    expected = straight_line.content_attention(layer, prompt.embeddings[0].numpy())[:, wanted]
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), **CLOSE)
+
+
+def test_attention_of_a_layer_that_has_not_run_is_refused(model: Any) -> None:
+    class TooEarly(KeepAll):
+        def reduce(self, state: State) -> Reduction:
+            state.from_last()
+            return super().reduce(state)
+
+    with pytest.raises(ValueError, match="attended"):
+        prefill(model.model, prompt_of(model, 0)[1], TooEarly())
+
+
+def test_without_a_newline_the_question_begins_behind_the_video(model: Any) -> None:
+    _, prompt, rows = prompt_of(model, 0)
+    seen: list[State] = []
+
+    class Look(KeepAll):
+        def reduce(self, state: State) -> Reduction:
+            seen.append(state)
+            return super().reduce(state)
+
+    prefill(model.model, prompt, Look())
+    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([rows.newline], rows.question)
+    bare = type(prompt)(prompt.embeddings, prompt.first, prompt.tokens, newline=False)
+    seen.clear()
+    prefill(model.model, bare, Look())
+    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([], [rows.newline, *rows.question])
+    assert seen[0].token.tolist() == list(range(len(prompt.tokens.features)))
