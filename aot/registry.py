@@ -26,6 +26,8 @@ METHODS = MappingProxyType(
         "frames": "aot.methods.frames:FewerFrames",
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
+        "tome": "aot.methods.tome:ToMe",
+        "tempme": "aot.methods.tempme:TempMe",
     }
 )
 _TABLES = {"methods": METHODS}
