@@ -40,6 +40,8 @@ METHODS = MappingProxyType(
         "tome-pooled": "aot.methods.tome_pooled:PooledTokenMerging",
         "unified-stc": "aot.methods.unified_stc:UnifiedSpatiotemporal",
         "framefusion": "aot.methods.framefusion:FrameFusion",
+        "tome": "aot.methods.tome:ToMe",
+        "tempme": "aot.methods.tempme:TempMe",
     }
 )
 INNER = MappingProxyType(

@@ -114,7 +114,7 @@ class SegmentCompressor:
         Raises:
             ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
         """
-        self._frames += len(visual.features)
+        self._frames += len(visual.timestamps_s)
         budget = self._config.token_budget(self._frames, self._per_frame)
         with explained_memory(), self._clock.stage("compress"):
             tokens = self._method.compress(visual, budget - self._budget)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "BlockMerging",
     "Clip",
     "CompressedTokens",
+    "EncoderMerging",
+    "MergedPatches",
     "Needs",
     "Pooling",
     "Role",
@@ -88,28 +91,77 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockMerging:
+    """What one block of the vision tower merges, by bipartite soft matching.
+
+    join: so many consecutive sequences of tokens first become one. before: merges ahead of attention, by the block's
+    input; after: merges between attention and MLP, by the keys (their mean over heads).
+    """
+
+    join: int = 1
+    before: int = 0
+    after: int = 0
+
+
+class EncoderMerging(Protocol):
+    """Tokens become fewer inside the vision tower. Equal ones merge equally, and so share an encoding."""
+
+    def clips(self, frames: int) -> tuple[Clip, ...]:
+        """Which of a video's frames are encoded together."""
+        ...
+
+    def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
+        """What each of the tower's blocks does to a clip of `frames`, each of N patches and n tokens after pooling."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method needs the encoder to record.
+    """What a method needs the encoder to do.
 
     saliency_layers, key_layers: the attention received in these blocks, and their keys (negative counts from the last).
     frame_embeddings: an embedding of each frame. pooling_attention: what SigLIP's pooling head looks at.
+    merging: the tower merges tokens on the way, and then records nothing else.
     """
 
     saliency_layers: tuple[int, ...] = ()
     key_layers: tuple[int, ...] = ()
     frame_embeddings: bool = False
     pooling_attention: bool = False
+    merging: EncoderMerging | None = None
 
     @classmethod
     def union(cls, needs: Iterable[Needs]) -> Needs:
-        """All that any of them needs."""
+        """All that any of them needs.
+
+        Raises:
+            ValueError: they do not merge alike inside the tower.
+        """
         every = list(needs)
+        merging = every[0].merging if every else None
+        if any(each.merging != merging for each in every):
+            raise ValueError("needs: expected one way of merging inside the tower, got several")
         return cls(
             tuple(sorted({layer for each in every for layer in each.saliency_layers})),
             tuple(sorted({layer for each in every for layer in each.key_layers})),
             any(each.frame_embeddings for each in every),
             any(each.pooling_attention for each in every),
+            merging,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MergedPatches:
+    """What became of the patches in a tower that merges.
+
+    owner: [F, N] int64, the token each patch is part of. anchor: [T] int64, the patch (frame * N + patch) that the
+    others of a token were merged into. tower_share: the share of the patches that a block's MLP sees, the mean over
+    blocks.
+    """
+
+    owner: Tensor
+    anchor: Tensor
+    tower_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +176,8 @@ class VisualTokens:
         pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
         received in the last block, of the same sum. `embedding_source` names the origin of both.
     notices: one sentence for each thing about the encoding that the user should know.
+    merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
+        pooled any more, and grid and pool are what they would have been.
     """
 
     features: Tensor
@@ -136,6 +190,7 @@ class VisualTokens:
     pooling_attention: Tensor | None = None
     embedding_source: str | None = None
     notices: tuple[str, ...] = ()
+    merged: MergedPatches | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,8 @@ def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
     }
     if facts.get("anchors_per_frame"):
         described["anchors"] = f"{facts['anchors_per_frame']} per frame before pooling"
+    if facts.get("tower_share"):
+        described["vision tower"] = f"merges: {facts['tower_share']} of all tokens, mean over its blocks"
     if facts.get("frame_embeddings"):
         described["clips"] = f"{facts['clip_mode']}, by {facts['frame_embeddings']}"
     return described

@@ -36,7 +36,7 @@ class ConditionResult:
     `random` at the same ratio, where those were run. Accuracies from 0 to 1; tokens are means over videos,
     budget_tokens what the ratio promises (None: nothing); language_model_load: the mean over videos and layers of the
     share of all visual tokens that a layer of the language model reads; times are medians over videos, those of the
-    answer for one question alone.
+    answer for one question alone, that of encoding shared by all conditions that do not merge inside the tower.
     """
 
     name: str
@@ -48,6 +48,7 @@ class ConditionResult:
     kept_tokens: float
     budget_tokens: float | None
     language_model_load: float
+    encode_ms: float
     compress_ms: float
     first_token_ms: float
     answer_ms: float
@@ -56,7 +57,7 @@ class ConditionResult:
 @dataclass(frozen=True, slots=True)
 class Results:
     """All conditions over the same questions. families: how many questions each has; visual_tokens: mean over videos,
-    before compression; decode_ms and encode_ms: medians over videos, the same for all conditions.
+    before compression; decode_ms and encode_ms: medians over videos, of the first condition.
     """
 
     videos: int
@@ -128,6 +129,7 @@ def _summarise(
         kept_tokens=fmean(row.kept_tokens for row in rows),
         budget_tokens=fmean(budgets) if budgets else None,
         language_model_load=fmean(row.language_model_load for row in rows),
+        encode_ms=median(row.encode_ms for row in rows),
         compress_ms=median(row.compress_ms for row in rows),
         first_token_ms=median(row.first_token_ms for row in rows),
         answer_ms=median(row.answer_ms for row in rows),
@@ -145,5 +147,5 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
         row |= {f"{name} high": round(interval.high, 4)}
     row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
     row |= {"language_model_load": round(result.language_model_load, 4)}
-    times = {"compress_ms": result.compress_ms, "first_token_ms": result.first_token_ms, "answer_ms": result.answer_ms}
-    return row | {name: round(value, 2) for name, value in times.items()}
+    times = ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
+    return row | {name: round(getattr(result, name), 2) for name in times}

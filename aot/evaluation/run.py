@@ -1,4 +1,4 @@
-"""Running conditions over a data set: every video is decoded and encoded once for all of them."""
+"""Running conditions over a data set: every video is decoded and encoded once for all that can share it."""
 
 from __future__ import annotations
 
@@ -103,15 +103,32 @@ def _answer_video(
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
 ) -> Iterator[list[Answered]]:
-    """The missing answers of each condition, from one encoding that has all that any of the methods needs."""
-    if not missing:
-        return
+    """The missing answers of each condition, from one encoding that has all that any of the methods needs; methods that
+    merge inside the tower have one of their own.
+    """
+    needs = {condition.key: build_method(condition.config).needs for condition, _ in missing}
+    waiting = list(missing)
+    while waiting:
+        merging = needs[waiting[0][0].key].merging
+        alike = [each for each in waiting if needs[each[0].key].merging == merging]
+        waiting = [each for each in waiting if needs[each[0].key].merging != merging]
+        shared = Needs.union(needs[condition.key] for condition, _ in alike)
+        yield from _answer_encoding(video, model, shared, alike, on_notice)
+
+
+def _answer_encoding(
+    video: Path,
+    model: VideoModel,
+    needs: Needs,
+    missing: Sequence[tuple[Condition, Sequence[Item]]],
+    on_notice: Callable[[str], None],
+) -> Iterator[list[Answered]]:
+    """The missing answers of each condition, from one encoding."""
     device = torch.device(model.placement["device"])
     clock, clocks = StageClock(device), [StageClock(device) for _ in missing]
     compressors = [
         SegmentCompressor(model, condition.config, own) for (condition, _), own in zip(missing, clocks, strict=True)
     ]
-    needs = Needs.union(build_method(condition.config).needs for condition, _ in missing)
     encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
     encoded.compress(compressors)
     for notice in encoded.notices:

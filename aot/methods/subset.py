@@ -18,7 +18,7 @@ __all__ = ["check_budget", "evenly", "keep_subset", "kept_tokens", "least_ratio"
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
     """(F, n): frames, and tokens per frame after pooling."""
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
-    return tokens.features.shape[0], rows * cols
+    return len(tokens.timestamps_s), rows * cols
 
 
 def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
 from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, recorded_attention, resolve_layer
 from aot.models.siglip_head import SiglipHead
-from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["LlavaOnevision"]
 
@@ -109,6 +111,10 @@ class LlavaOnevision:
         Raises:
             NumericsError: the features hold NaN or infinite values.
         """
+        if needs.merging is not None:
+            if needs != Needs(merging=needs.merging):
+                raise ValueError(f"needs: expected nothing beside merging, got {needs}")
+            return self._encode_merged(frames, needs.merging, on_frame)
         total = len(frames.pixels)
         notices: list[str] = []
         finite: list[Tensor] = []
@@ -117,8 +123,7 @@ class LlavaOnevision:
         features: Tensor | None = None
 
         def remember(size: int) -> None:
-            self._batch_frames = size
-            notices.append(f"out of memory; going on with {size} frames encoded at once (see --encode-batch)")
+            notices.append(self._remember(size))
 
         layers = needs.saliency_layers
         if needs.pooling_attention and not self.config.siglip_head and -1 not in layers:
@@ -159,6 +164,50 @@ class LlavaOnevision:
             embedding_source=("siglip head" if self.config.siglip_head else _WITHOUT_HEAD) if told else None,
             notices=tuple(notices),
         )
+
+    def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
+        """As `encode`, with tokens that merge inside the tower; a clip's frames stay together."""
+        total, patches = len(frames.pixels), self.grid[0] * self.grid[1]
+        clips = merging.clips(total)
+        longest = max(len(clip) for clip in clips)
+        blocks = blocks_before_features(self.network.config)
+        video, notices = MergedVideo(), []
+
+        def encode(first: int, stop: int) -> list[tuple[Any, ...]]:
+            done = []
+            for length, batch in groupby(clips[first:stop], key=len):
+                run = list(batch)
+                plan = merging.plan(length, patches, self.tokens_per_frame, blocks)
+                pixels = self.normalise(frames.pixels[run[0].first : run[-1].stop])
+                tokens = run_merging_tower(self.network.model.vision_tower, pixels, plan)
+                done.append((tokens, self.network.model.multi_modal_projector(tokens.states), plan))
+            return done
+
+        def remember(size: int) -> None:
+            notices.append(self._remember(size * longest))
+
+        for _, done in micro_batches(len(clips), max(1, self._batch_size() // longest), encode, remember):
+            for tokens, projected, plan in done:
+                video.add(tokens, projected, plan, patches)
+            if on_frame:
+                on_frame(sum(len(owner) for owner in video.owner), total)
+        _refuse_nonsense([torch.isfinite(features).all() for features in video.features], {})
+        return VisualTokens(
+            features=torch.cat(video.features),
+            grid=self.grid,
+            pool=self.pool,
+            timestamps_s=frames.timestamps_s,
+            saliency={},
+            frame_embeddings=torch.cat(video.embeddings),
+            embedding_source=_WITHOUT_HEAD,
+            notices=tuple(notices),
+            merged=video.patches(),
+        )
+
+    def _remember(self, frames: int) -> str:
+        """Encode so many at once from now on; a sentence that says so."""
+        self._batch_frames = frames
+        return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
 
     def _batch_size(self) -> int:
         if self._batch_frames is not None:

@@ -22,7 +22,7 @@ from aot.models import VideoModel
 from aot.pipeline import compress_video
 from aot.report import versions
 from aot.shapes.clips import write_questions
-from aot.types import VideoFrames, VisualTokens
+from aot.types import Needs, VideoFrames, VisualTokens
 
 BASE = build_config({"sampling": {"frames": 4}, "generation": {"max_new_tokens": 8}})
 CONDITIONS = build_conditions(BASE, ["none", "random", "aot"], [0.5, 0.2])
@@ -76,6 +76,31 @@ def test_a_video_is_decoded_and_encoded_once(
     needy = {"dynamic": {"aot": {"clips": {"mode": "dynamic"}}}}
     evaluate(items, small_model, build_conditions(BASE, ["attention", "aot"], [0.5], needy), tmp_path)
     assert encoded == [str(video) for video in by_video(items)]
+
+
+def test_methods_that_merge_in_the_tower_are_encoded_on_their_own(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging = []
+    encode = type(small_model).encode
+
+    def counted(self: VideoModel, frames: VideoFrames, needs: Needs, *more: Any, **named: Any) -> VisualTokens:
+        merging.append(needs.merging)
+        return encode(self, frames, needs, *more, **named)
+
+    monkeypatch.setattr(type(small_model), "encode", counted)
+    same = {"again": {"method": "tome"}}
+    conditions = build_conditions(BASE, ["tome", "aot", "tempme", "uniform"], [0.5, 0.2], same)
+    one = [item for item in items if item.video == items[0].video]
+    results = evaluate(one, small_model, conditions, tmp_path)
+    assert len(merging) == 5 and len(set(merging)) == 5  # tome and tempme at two ratios, and all others together
+    assert [result.kept_tokens for result in results.conditions] == [50, 20] * 5
+    assert all(result.encode_ms > 0 for result in results.conditions)
+    found = answers(tmp_path)
+    for condition in conditions:
+        kept = compress_video(one[0].video, small_model, condition.config)
+        alone = "".join(small_model.generate(kept.tokens, one[0].prompt, BASE.generation))
+        assert found[one[0].fingerprint, condition.key] == alone
 
 
 def test_cut_off_and_resumed_is_uninterrupted(

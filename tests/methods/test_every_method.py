@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from merged_video import merged_video
 
 from aot.config import Config
 from aot.core.grid import pooled_grid
@@ -30,6 +31,8 @@ def video(method: Method, frames: int, grid: tuple[int, int], dtype: torch.dtype
 
     scene = torch.arange(frames) * 3 // max(frames, 1)
     features = noise(3, patches, 12)[scene] + 0.3 * noise(frames, patches, 12)
+    if needs.merging is not None:
+        return merged_video(needs.merging, features.to(dtype), grid)
     attention = torch.rand(frames, patches, generator=generator) + 0.1
     return VisualTokens(
         features=features.to(dtype),

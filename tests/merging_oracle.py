@@ -1,0 +1,49 @@
+"""Bipartite soft matching as ToMe publishes it, one token at a time in float64 (arXiv 2210.09461)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass
+class Token:
+    state: Array
+    patches: list[int]
+    anchor: int
+
+    @property
+    def size(self) -> int:
+        return len(self.patches)
+
+
+def straight_line_merge(tokens: list[Token], metric: list[Array], merges: int) -> list[Token]:
+    """The `merges` most similar pairs by metric, even place into odd; at most half at once, then again."""
+    while merges:
+        step = min(merges, len(tokens) // 2)
+        merges -= step
+        unit = [m / np.linalg.norm(m) for m in metric]
+        best = []
+        for a in range(0, len(tokens), 2):
+            similarity, b = max((float(unit[a] @ unit[b]), -b) for b in range(1, len(tokens), 2))
+            best.append((-similarity, a, -b))
+        into = {a: b for _, a, b in sorted(best)[:step]}
+        sources = [a for a in range(0, len(tokens), 2) if a not in into]
+        targets = list(range(1, len(tokens), 2))
+        groups = [[place, *(a for a in sorted(into) if into[a] == place)] for place in sources + targets]
+        sizes = [sum(tokens[i].size for i in group) for group in groups]
+        metric = [
+            sum(tokens[i].size * metric[i] for i in group) / size for group, size in zip(groups, sizes, strict=True)
+        ]
+        tokens = [
+            Token(
+                sum(tokens[i].size * tokens[i].state for i in group) / size,
+                [patch for i in group for patch in tokens[i].patches],
+                tokens[group[0]].anchor,
+            )
+            for group, size in zip(groups, sizes, strict=True)
+        ]
+    return tokens
