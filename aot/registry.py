@@ -26,6 +26,7 @@ METHODS = MappingProxyType(
         "frames": "aot.methods.frames:FewerFrames",
         "aot": "aot.methods.aot:AnchorTransport",
         "aot-dyn": "aot.methods.aot:DynamicAnchorTransport",
+        "standout": "aot.methods.standout:Standout",
         "fastvid": "aot.methods.fastvid:FastVid",
         "flashvid": "aot.methods.flashvid:FlashVid",
         "holitom": "aot.methods.holitom:HoliTom",

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
 
 __all__ = ["EncodedVideo", "SegmentCompressor"]
+
+
+class TakesSegments(Protocol):
+    def add(self, visual: VisualTokens) -> None: ...
 
 
 class EncodedVideo:
@@ -51,7 +55,7 @@ class EncodedVideo:
         self.source: VideoInfo
         self.notices: tuple[str, ...] = ()
 
-    def compress(self, compressors: Sequence[SegmentCompressor]) -> None:
+    def compress(self, compressors: Sequence[TakesSegments]) -> None:
         """Give every segment to all `compressors`; none is held longer.
 
         Raises:

@@ -36,7 +36,7 @@ def evaluate_command(
         int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
     ] = _FIRST_SEED,
     methods: Annotated[
-        str, typer.Option("--methods", help="Comma-separated; none+fastv is none with --inner fastv.")
+        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
     ] = _METHODS,
     ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1].")] = _RATIOS,
     variant: Annotated[
@@ -61,7 +61,7 @@ def evaluate_command(
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
     config = config_with_model(given)
-    conditions = build_conditions(config, _names(methods), _numbers(ratios), _variants(variant or []))
+    conditions = build_conditions(config, _methods(methods), _numbers(ratios), _variants(variant or []))
     make_folder(output)
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
@@ -91,6 +91,12 @@ def _draw(shapes: int, first_seed: int, output: Path) -> Path:
     with StageBars() as bars:
         seeds = range(first_seed, first_seed + shapes)
         return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
+
+
+def _methods(text: str) -> list[str]:
+    from aot.registry import names
+
+    return [*names(), *(f"none+{inner}" for inner in names("inner"))] if text.strip() == "all" else _names(text)
 
 
 def _names(text: str) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from aot.config import Config
-from aot.errors import VideoError
+from aot.errors import BudgetError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
@@ -23,10 +24,10 @@ from aot.models import VideoModel
 from aot.report import language_model_load, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
-from aot.types import CompressedTokens, Needs
+from aot.types import CompressedTokens, Needs, VisualTokens
 from aot.video import probe
 
-__all__ = ["evaluate"]
+__all__ = ["Refusal", "answer_video", "evaluate"]
 
 _MOST_PROBLEMS = 10
 
@@ -45,8 +46,10 @@ def evaluate(
 ) -> Results:
     """Answer every item under every condition; what `folder` already holds is not done again.
 
+    A condition whose method cannot keep as few tokens of some video is left out, with a notice.
+
     Raises:
-        ConfigError: `folder` holds answers of another run, or a ratio leaves too little of a video.
+        ConfigError: `folder` holds answers of another run, or no condition can be met.
         VideoError: videos that cannot be opened, told before the first is answered; or one that does not decode.
         MemoryLimitError, NumericsError: what a video gives cannot be used.
         OutputError: `folder` cannot be written to.
@@ -59,14 +62,23 @@ def evaluate(
     }
     _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
+    refused: dict[str, BudgetError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
-        for extra, answers in enumerate(_answer_video(video, model, undone, on_notice), 1):
-            journal.add(answers)
+        wanted = [each for each in undone if each[0].key not in refused]
+        for extra, answers in enumerate(answer_video(video, model, wanted, on_notice), 1):
+            if isinstance(answers, Refusal):
+                refused[answers.condition.key] = answers.error
+                on_notice(f"{answers.condition.key} is left out: {answers.error}")
+            else:
+                journal.add(answers)
             on_progress(done + extra, total)
-    found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in conditions}
-    return summarise(items, conditions, found)
+    met = [each for each in conditions if each.key not in refused]
+    if not met:
+        raise next(iter(refused.values()))
+    found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in met}
+    return summarise(items, met, found)
 
 
 def _check_videos(videos: Sequence[Path]) -> None:
@@ -97,14 +109,25 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
     }
 
 
-def _answer_video(
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A condition that cannot be met, and why."""
+
+    condition: Condition
+    error: BudgetError
+
+
+def answer_video(
     video: Path,
     model: VideoModel,
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
-) -> Iterator[list[Answered]]:
+) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each condition, from one encoding that has all that any of the methods needs; methods that
     merge inside the tower have one of their own.
+
+    Raises:
+        VideoError, MemoryLimitError, NumericsError: see `aot.errors`.
     """
     needs = {condition.key: build_method(condition.config).needs for condition, _ in missing}
     waiting = list(missing)
@@ -122,19 +145,46 @@ def _answer_encoding(
     needs: Needs,
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
-) -> Iterator[list[Answered]]:
+) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each condition, from one encoding."""
-    device = torch.device(model.placement["device"])
-    clock, clocks = StageClock(device), [StageClock(device) for _ in missing]
-    compressors = [
-        SegmentCompressor(model, condition.config, own) for (condition, _), own in zip(missing, clocks, strict=True)
-    ]
+    clock = StageClock(torch.device(model.placement["device"]))
+    attempts = [_Attempt(condition, items, model) for condition, items in missing]
     encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
-    encoded.compress(compressors)
+    encoded.compress(attempts)
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
-    for (condition, items), compressor, own in zip(missing, compressors, clocks, strict=True):
-        yield _answer(items, model, condition, compressor.tokens(), encoded.frames, clock.stage_ms | own.stage_ms)
+    for attempt in attempts:
+        if attempt.refusal:
+            yield attempt.refusal
+        else:
+            yield attempt.answer(encoded.frames, clock.stage_ms)
+
+
+class _Attempt:
+    """One condition on one video, until its method refuses the budget."""
+
+    def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel) -> None:
+        self._condition, self._items, self._model = condition, items, model
+        self._clock = StageClock(torch.device(model.placement["device"]))
+        self.refusal: Refusal | None = None
+        with self._refused():
+            self._compressor = SegmentCompressor(model, condition.config, self._clock)
+
+    def add(self, visual: VisualTokens) -> None:
+        if self.refusal is None:
+            with self._refused():
+                self._compressor.add(visual)
+
+    def answer(self, frames: int, stage_ms: Mapping[str, float]) -> list[Answered]:
+        times = stage_ms | self._clock.stage_ms
+        return _answer(self._items, self._model, self._condition, self._compressor.tokens(), frames, times)
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except BudgetError as error:
+            self.refusal = Refusal(self._condition, error)
 
 
 def _answer(
