@@ -9,6 +9,7 @@ from functools import cache
 from itertools import product
 from typing import Literal
 
+from aot.core.budget import spread
 from aot.types import BlockMerging
 
 __all__ = ["ClipShares", "block_counts", "clip_merging", "frame_merging", "joins_for"]
@@ -23,44 +24,24 @@ def block_counts(plan: Sequence[BlockMerging], frames: int, patches: int) -> lis
     return counts
 
 
-@cache
 def frame_merging(
     patches: int, target: int, blocks: int, schedule: Literal["constant", "linear"] = "constant"
 ) -> tuple[BlockMerging, ...]:
     """From `patches` to `target` tokens over `blocks` (ToMe, arXiv 2210.09461, section 3).
 
     "constant": equal merges in all blocks, what does not divide in the first; "linear": from twice the mean to none.
-    A matching merges half of the tokens at most, and what the last blocks cannot is shared among all. Blocks match as
-    often as the target needs: once in published sizes.
+    A block that is to merge more than half of its tokens, as the last may be, matches more than once.
 
     Raises:
         ValueError: target is not in 1 .. patches.
     """
     if not 1 <= target <= patches:
         raise ValueError(f"target: expected 1 to {patches} tokens, got {target}")
-    weights = [1.0] * blocks
+    weights = [1] * blocks
     if schedule == "linear" and blocks > 1:
-        weights = [2 * (1 - block / (blocks - 1)) for block in range(blocks)]
-    most = [patches if weight else 0 for weight in weights]
-    matchings = next(k for k in range(1, patches + 1) if _last(_capped(most, patches, k), patches) <= target)
-    asked = [0] * blocks
-    # One more merge asked for leaves one token less at the end, or none: no count is passed over.
-    while _last(_capped(asked, patches, matchings), patches) > target:
-        asked[max(range(blocks), key=lambda block: weights[block] / (2 * asked[block] + 1))] += 1
-    return tuple(BlockMerging(after=merges) for merges in _capped(asked, patches, matchings))
-
-
-def _capped(asked: Sequence[int], count: int, matchings: int) -> list[int]:
-    """The merges that so many matchings per block can do of those asked for."""
-    done = []
-    for wanted in asked:
-        done.append(min(wanted, count - math.ceil(count / 2**matchings)))
-        count -= done[-1]
-    return done
-
-
-def _last(merges: Sequence[int], count: int) -> int:
-    return count - sum(merges)
+        weights = list(range(blocks - 1, -1, -1))
+    total = patches - target
+    return tuple(BlockMerging(after=merges) for merges in spread(total, [total * weight for weight in weights]))
 
 
 @dataclass(frozen=True, slots=True)

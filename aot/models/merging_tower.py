@@ -58,8 +58,6 @@ def _attend(attention: Any, states: Tensor, tokens: MergingTokens) -> tuple[Tens
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     query, key, value = (project(states).view(heads).transpose(1, 2) for project in projections)
     bias = None if tokens.are_patches else tokens.sizes.log()[:, None, None].to(query.dtype)
-    if bias is not None:
-        bias = bias.expand(-1, -1, tokens.count, -1)  # some kernels do not broadcast over queries
     found = functional.scaled_dot_product_attention(query, key, value, bias, scale=attention.scale)
     return attention.out_proj(found.transpose(1, 2).flatten(2)), key.mean(1)
 

@@ -35,19 +35,14 @@ def test_published_rates_of_26_blocks(merges: int, left: int) -> None:
 def test_pooled_budgets_need_a_little_more(target: int, mean: float) -> None:
     merges = [step.after for step in frame_merging(729, target, 26)]
     assert sum(merges) / 26 == pytest.approx(mean, abs=0.05)
-    assert merges == sorted(merges, reverse=True)  # what is over goes to the first blocks
-    assert max(merges) - min(merges[:-1]) <= 1
-    assert merges[-1] <= (729 - sum(merges[:-1])) // 2
+    assert merges == sorted(merges, reverse=True)  # what does not divide goes to the first blocks
+    assert max(merges) - min(merges) <= 1
 
 
-def test_the_last_block_gives_what_it_cannot_merge_to_the_others() -> None:
-    assert [step.after for step in frame_merging(729, 20, 26)] == [28] * 14 + [27] * 11 + [20]
-
-
-def test_few_blocks_match_more_than_once() -> None:
-    merges = [step.after for step in frame_merging(225, 7, 4)]
-    assert merges == [66, 66, 65, 21]
-    assert [step.after for step in frame_merging(64, 1, 1)] == [63]
+def test_less_is_left_everywhere_for_a_smaller_target() -> None:
+    counts = [block_counts(frame_merging(225, target, 4), 1, 225) for target in (7, 16, 50)]
+    assert counts == [[170, 115, 61, 7], [172, 120, 68, 16], [181, 137, 93, 50]]
+    assert block_counts(frame_merging(64, 1, 1), 1, 64) == [1]
 
 
 def test_linear_begins_with_twice_the_mean_and_ends_with_none() -> None:
