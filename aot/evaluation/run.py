@@ -176,7 +176,7 @@ class _Attempt:
                 self._compressor.add(visual)
 
     def answer(self, frames: int, stage_ms: Mapping[str, float]) -> list[Answered]:
-        times = stage_ms | self._clock.stage_ms
+        times = {**stage_ms, **self._clock.stage_ms}
         return _answer(self._items, self._model, self._condition, self._compressor.tokens(), frames, times)
 
     @contextmanager
