@@ -5,6 +5,7 @@ A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -13,9 +14,24 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["INNER", "METHODS", "find", "names"]
+__all__ = ["INNER", "METHODS", "Card", "find", "names"]
 
 Kind = Literal["methods", "inner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What something of the registry says of itself in `aot methods`.
+
+    acts: where, for instance "after pooling". source: the paper; empty for a baseline. exact: whether any budget
+    is met to the token. remark: what a user must know, for instance the least ratio.
+    """
+
+    acts: str
+    source: str = ""
+    exact: bool = True
+    remark: str = ""
+
 
 METHODS = MappingProxyType(
     {

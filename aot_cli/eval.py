@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify
-from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, parse_assignments
+from aot_cli.options import (
+    GENERATION,
+    INNER,
+    MODEL,
+    SAMPLING,
+    Given,
+    command,
+    named_methods,
+    numbers,
+    parse_assignments,
+)
 from aot_cli.run import config_with_model, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
@@ -61,7 +71,7 @@ def evaluate_command(
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
     config = config_with_model(given)
-    conditions = build_conditions(config, _methods(methods), _numbers(ratios), _variants(variant or []))
+    conditions = build_conditions(config, named_methods(methods), numbers("--ratios", ratios), _variants(variant or []))
     make_folder(output)
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
@@ -93,25 +103,6 @@ def _draw(shapes: int, first_seed: int, output: Path) -> Path:
         return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
 
 
-def _methods(text: str) -> list[str]:
-    from aot.registry import names
-
-    return [*names(), *(f"none+{inner}" for inner in names("inner"))] if text.strip() == "all" else _names(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    from aot.errors import ConfigError
-
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError:
-        raise ConfigError(f"--ratios {text} are not numbers with commas between them, for instance 0.25,0.1") from None
-
-
 def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
     from aot.errors import ConfigError
 
@@ -122,7 +113,7 @@ def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
         if name in found:
             raise ConfigError(f"two variants are called {name}; give one another name")
-        found[name] = parse_assignments(_names(assignments))
+        found[name] = parse_assignments([part.strip() for part in assignments.split(",") if part.strip()])
     return found
 
 

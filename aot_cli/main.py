@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from aot import __version__
-from aot_cli import ask, bench, compress, demo, doctor, eval, inspect, presets
+from aot_cli import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
 
 __all__ = ["app"]
 
@@ -22,8 +22,10 @@ app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(compress.compress)
 app.command("inspect")(inspect.inspect_command)
+app.command()(compare.compare)
 app.command("eval")(eval.evaluate_command)
 app.add_typer(bench.app, name="bench")
+app.command("methods")(methods.list_methods)
 app.add_typer(presets.app, name="presets")
 app.command()(doctor.doctor)
 

@@ -217,6 +217,26 @@ _COMMON = [
 _DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
 
 
+def named_methods(text: str) -> list[str]:
+    """Methods with commas between them; "all" is every one, and every inner reduction after none."""
+    from aot.registry import names
+
+    every = [*names(), *(f"none+{inner}" for inner in names("inner"))]
+    return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(flag: str, text: str) -> list[float]:
+    """Numbers with commas between them.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"{flag} {text} are not numbers with commas between them, for instance 0.25,0.1") from None
+
+
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """`PATH=VALUE` texts as nested settings.
 

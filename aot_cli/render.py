@@ -13,7 +13,9 @@ from rich.text import Text
 __all__ = [
     "accuracy_tables",
     "answer_table",
+    "card_table",
     "clip_table",
+    "comparison_table",
     "fact_table",
     "family_tables",
     "frame_table",
@@ -106,6 +108,33 @@ def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
             str(first) if first == last else f"{first}-{last}",
             " ".join(seconds(t) for t in clip["timestamps_s"]),
         )  # fmt: skip
+    return table
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per method: tokens, the language model's load, times, memory of the answer, and the answer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("method", "tokens", "load", "encode ms", "compress ms", "1st token ms", "answer ms", "MB"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    table.add_column("answer", overflow="fold")
+    for row in rows:
+        times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
+        memory = "" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
+        head = (row["condition"], str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
+        table.add_row(*map(Text, (*head, *times, memory, row["answer"])))
+    return table
+
+
+def card_table(title: str, cards: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per method: where it acts, what it needs, whether budgets are exact, remark and paper."""
+    with_needs = any("needs" in card for card in cards)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in ("name", "acts", *(["needs"] if with_needs else []), "exact", "what it is", "paper"):
+        table.add_column(name, no_wrap=name == "name", overflow="fold")
+    for card in cards:
+        needs = [", ".join(card["needs"])] if with_needs else []
+        cells = (card["name"], card["acts"], *needs, "yes" if card["exact"] else "no", card["remark"], card["source"])
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -28,12 +28,15 @@ ARROWS = {
     "aot.models": {"aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
     "aot.stages": {"aot.memory"},
+    "aot.peak_memory": {"aot.memory", "aot.stages"},
     "aot.segments": {"aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
     "aot.shapes": {"aot.files"},
-    "aot.bench": {"aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.segments", "aot.stages"},
+    "aot.bench": {
+        "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
+    },
     "aot.evaluation": {
-        "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages",
-        "aot.video",
+        "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory", "aot.report",
+        "aot.segments", "aot.stages", "aot.video",
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
@@ -41,8 +44,8 @@ ARROWS = {
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.models", "aot.pipeline", "aot.report", "aot.settings",
-        "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.pipeline",
+        "aot.report", "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

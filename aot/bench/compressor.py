@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 
 from aot.bench.phases import PHASES, TimedPhases
-from aot.bench.timing import Figure, copy_bytes_per_second, elapsed_ms, peak_memory
+from aot.bench.timing import Figure, copy_bytes_per_second, elapsed_ms
 from aot.config import AnchorConfig, AOTConfig, InterConfig, IntraConfig, TransportConfig
 from aot.core.grid import pooled_grid
 from aot.methods.aot import AnchorTransport
+from aot.peak_memory import peak_memory
 from aot.stages import StageClock
 from aot.types import Pooling, VisualTokens
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from aot.bench.phases import PHASES, timed_method
-from aot.bench.timing import Figure, PeakMemory, peak_memory
+from aot.bench.timing import Figure
 from aot.config import Config, InnerConfig
 from aot.inner import build_inner, outer_config
 from aot.models.base import VideoModel
+from aot.peak_memory import PeakMemory, peak_memory
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 from aot.evaluation.conditions import Condition, build_conditions
 from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.results import Results, summarise
-from aot.evaluation.run import evaluate
+from aot.evaluation.run import Refusal, answer_video, evaluate
 
-__all__ = ["Condition", "Item", "Results", "build_conditions", "evaluate", "load_dataset", "summarise"]
+__all__ = [
+    "Condition",
+    "Item",
+    "Refusal",
+    "Results",
+    "answer_video",
+    "build_conditions",
+    "evaluate",
+    "load_dataset",
+    "summarise",
+]

@@ -24,7 +24,8 @@ class Answered:
     item: the fingerprint of the question; budget_tokens: what the ratio promised, None where nothing is promised;
     language_model_load: the mean over the language model's layers of the share of all visual tokens in each. The times
     are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its first
-    question, asked alone as `aot ask` does; the others are then answered together.
+    question, asked alone as `aot ask` does, and answer_bytes the memory that took beyond what was held, on the model's
+    device (None where it was not measured); the others are then answered together.
     """
 
     item: str
@@ -43,6 +44,7 @@ class Answered:
     compress_ms: float
     first_token_ms: float
     answer_ms: float
+    answer_bytes: int | None = None
 
 
 class Journal:

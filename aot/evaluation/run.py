@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from aot.inner import InnerReduction, build_inner, outer_config
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models import VideoModel
+from aot.peak_memory import PeakMemory, peak_memory
 from aot.report import language_model_load, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
@@ -122,9 +123,11 @@ def answer_video(
     model: VideoModel,
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
+    *,
+    measure_memory: bool = False,
 ) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each condition, from one encoding that has all that any of the methods needs; methods that
-    merge inside the tower have one of their own.
+    merge inside the tower have one of their own. Measuring memory costs time.
 
     Raises:
         VideoError, MemoryLimitError, NumericsError: see `aot.errors`.
@@ -136,7 +139,7 @@ def answer_video(
         alike = [each for each in waiting if needs[each[0].key].merging == merging]
         waiting = [each for each in waiting if needs[each[0].key].merging != merging]
         shared = Needs.union(needs[condition.key] for condition, _ in alike)
-        yield from _answer_encoding(video, model, shared, alike, on_notice)
+        yield from _answer_encoding(video, model, shared, alike, on_notice, measure_memory)
 
 
 def _answer_encoding(
@@ -145,6 +148,7 @@ def _answer_encoding(
     needs: Needs,
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
+    measure_memory: bool,
 ) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each condition, from one encoding."""
     clock = StageClock(torch.device(model.placement["device"]))
@@ -157,7 +161,7 @@ def _answer_encoding(
         if attempt.refusal:
             yield attempt.refusal
         else:
-            yield attempt.answer(encoded.frames, clock.stage_ms)
+            yield attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
 
 
 class _Attempt:
@@ -175,9 +179,9 @@ class _Attempt:
             with self._refused():
                 self._compressor.add(visual)
 
-    def answer(self, frames: int, stage_ms: Mapping[str, float]) -> list[Answered]:
-        times = {**stage_ms, **self._clock.stage_ms}
-        return _answer(self._items, self._model, self._condition, self._compressor.tokens(), frames, times)
+    def answer(self, frames: int, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
+        times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
+        return _answer(self._items, self._model, self._condition, tokens, frames, times, measure_memory)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
@@ -194,13 +198,14 @@ def _answer(
     tokens: CompressedTokens,
     frames: int,
     stage_ms: Mapping[str, float],
+    measure_memory: bool,
 ) -> list[Answered]:
     config = condition.config
     inner = build_inner(config, model.language_layers)
     outer = outer_config(config, model.language_layers)
     visual_tokens = frames * model.tokens_per_frame
     with explained_memory():
-        first = _timed_answer(model, tokens, items[0], config, inner)
+        first = _timed_answer(model, tokens, items[0], config, inner, measure_memory)
         others = model.read(tokens, inner).answers([item.prompt for item in items[1:]], config.generation)
     return [
         Answered(
@@ -220,6 +225,7 @@ def _answer(
             compress_ms=stage_ms["compress"],
             first_token_ms=first.first_token_ms,
             answer_ms=first.answer_ms,
+            answer_bytes=first.peak_bytes,
         )
         for item, text in zip(items, [first.text, *others], strict=True)
     ]
@@ -233,14 +239,23 @@ class _First:
     first_token_ms: float
     answer_ms: float
     layer_tokens: tuple[int, ...]
+    peak_bytes: int | None
 
 
 def _timed_answer(
-    model: VideoModel, tokens: CompressedTokens, item: Item, config: Config, inner: InnerReduction | None
+    model: VideoModel,
+    tokens: CompressedTokens,
+    item: Item,
+    config: Config,
+    inner: InnerReduction | None,
+    measure_memory: bool,
 ) -> _First:
-    start = time.perf_counter()
-    answer = model.generate(tokens, item.prompt, config.generation, inner)
-    text = "".join(answer)
-    end = time.perf_counter()
+    device = torch.device(model.placement["device"])
+    with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
+        start = time.perf_counter()
+        answer = model.generate(tokens, item.prompt, config.generation, inner)
+        text = "".join(answer)
+        end = time.perf_counter()
     first_token_ms = ((answer.first_token_at or end) - start) * 1e3
-    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens)
+    peak_bytes = peak.device if device.type == "cuda" else peak.host
+    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens, peak_bytes)

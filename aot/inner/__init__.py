@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from aot.config import Config, InnerConfig, build_settings
 from aot.errors import BudgetError
-from aot.inner.base import InnerCard, InnerReduction, Place, Reduction, State
+from aot.inner.base import InnerReduction, Place, Reduction, State
 from aot.registry import find
 
-__all__ = ["InnerCard", "InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
+__all__ = ["InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
 
 
 def build_inner(config: Config, layers: int) -> InnerReduction | None:

@@ -9,21 +9,12 @@ from typing import ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from aot.registry import Card
 from aot.types import CompressedTokens
 
-__all__ = ["PUBLISHED_LAYERS", "AttentionRows", "InnerCard", "InnerReduction", "Place", "Reduction", "State"]
+__all__ = ["PUBLISHED_LAYERS", "AttentionRows", "InnerReduction", "Place", "Reduction", "State"]
 
 PUBLISHED_LAYERS = 28  # of Qwen2-7B, which the published layer numbers refer to
-
-
-@dataclass(frozen=True, slots=True)
-class InnerCard:
-    """What a reduction says of itself; as `aot.methods.base.MethodCard`."""
-
-    acts: str
-    source: str = ""
-    exact: bool = True
-    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +107,7 @@ class InnerReduction(Protocol):
     another share; raises `BudgetError` where there is none. places: where `reduce` is called.
     """
 
-    card: ClassVar[InnerCard]
+    card: ClassVar[Card]
 
     def load(self, layers: int) -> float: ...
 

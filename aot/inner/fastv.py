@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.inner.base import InnerCard, Reduction, State
+from aot.inner.base import Reduction, State
 from aot.inner.one_drop import OneDrop, least_of
+from aot.registry import Card
 
 __all__ = ["FastV"]
 
@@ -17,7 +18,7 @@ class FastV(OneDrop):
     heads) go on, at their positions. `layer` is the paper's K, keep its 1 - R.
     """
 
-    card: ClassVar = InnerCard("before layer 2", "arXiv 2403.06764, ECCV 2024")
+    card: ClassVar = Card("before layer 2", "arXiv 2403.06764, ECCV 2024")
 
     layer: int = 2
     keep: float = 0.5

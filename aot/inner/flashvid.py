@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.inner.base import InnerCard, Reduction, State
+from aot.inner.base import Reduction, State
 from aot.inner.one_drop import OneDrop, least_of
+from aot.registry import Card
 
 __all__ = ["FlashVidInner"]
 
@@ -18,7 +19,7 @@ _ROUNDING = 1e-9  # 0.3 * 10 is above 3
 class FlashVidInner(OneDrop):
     """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on."""
 
-    card: ClassVar = InnerCard("before layer 20", "arXiv 2602.08024, ICLR 2026", remark="the half inside the model")
+    card: ClassVar = Card("before layer 20", "arXiv 2602.08024, ICLR 2026", remark="the half inside the model")
 
     layer: int = 20
     keep: float = 0.3

@@ -14,8 +14,9 @@ from torch.nn import functional
 from aot.config import check
 from aot.core.cost import working_dtype
 from aot.errors import BudgetError
-from aot.inner.base import InnerCard, Place, Reduction, State
+from aot.inner.base import Place, Reduction, State
 from aot.inner.one_drop import least_of, refuse_load
+from aot.registry import Card
 
 __all__ = ["FrameFusion", "Neighbours", "needed_sparsity"]
 
@@ -31,7 +32,7 @@ class FrameFusion:
     and a budget that is overdrawn is an error.
     """
 
-    card: ClassVar = InnerCard("in every layer, between attention and MLP", "arXiv 2501.01986, ICCV 2025")
+    card: ClassVar = Card("in every layer, between attention and MLP", "arXiv 2501.01986, ICCV 2025")
 
     similarity: float = 0.6
     cost: float = 0.3

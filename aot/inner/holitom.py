@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from aot.core.cost import cosine_similarity, working_dtype
-from aot.inner.base import InnerCard, Reduction, State
+from aot.inner.base import Reduction, State
 from aot.inner.one_drop import OneDrop, least_of
+from aot.registry import Card
 
 __all__ = ["HoliTomInner", "merge_in_turn"]
 
@@ -21,7 +22,7 @@ class HoliTomInner(OneDrop):
     merged into the most similar of them (`merge_in_turn`). The newline counts as one of the m, as published.
     """
 
-    card: ClassVar = InnerCard("before layer 18", "arXiv 2505.21334, NeurIPS 2025", remark="the half inside the model")
+    card: ClassVar = Card("before layer 18", "arXiv 2505.21334, NeurIPS 2025", remark="the half inside the model")
 
     layer: int = 18
     keep: float = 0.5

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from aot.core.budget import spread
-from aot.inner.base import InnerCard, Reduction, State
+from aot.inner.base import Reduction, State
 from aot.inner.one_drop import OneDrop
+from aot.registry import Card
 
 __all__ = ["PruneVidInner"]
 
@@ -27,7 +28,7 @@ class PruneVidInner(OneDrop):
     their number, as PruneVid's first half makes them.
     """
 
-    card: ClassVar = InnerCard("after layer 10", "arXiv 2412.16117, ACL Findings 2025", remark="PruneVid's stage B")
+    card: ClassVar = Card("after layer 10", "arXiv 2412.16117, ACL Findings 2025", remark="PruneVid's stage B")
 
     layer: int = 11
     keep: float = 0.4

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from aot.config import check
-from aot.inner.base import InnerCard, Place, Reduction, State
+from aot.inner.base import Place, Reduction, State
 from aot.inner.one_drop import least_of, refuse_load
+from aot.registry import Card
 
 __all__ = ["PyramidDrop"]
 
@@ -26,7 +27,7 @@ class PyramidDrop:
     from (1 + a + a^2 + a^3) / 4; where that has no solution, the first drop comes before layer 2.
     """
 
-    card: ClassVar = InnerCard("before layers 7, 14 and 21", "arXiv 2410.17247, CVPR 2025")
+    card: ClassVar = Card("before layers 7, 14 and 21", "arXiv 2410.17247, CVPR 2025")
 
     parts: int = 4
     keep: float = 0.5

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aot.config import Config, build_settings
 from aot.errors import ConfigError
-from aot.methods.base import Method, MethodCard
-from aot.registry import find
+from aot.methods.base import Method
+from aot.registry import Card, find
 
-__all__ = ["Method", "MethodCard", "build_method"]
+__all__ = ["Card", "Method", "build_method"]
 
 
 def build_method(config: Config) -> Method:

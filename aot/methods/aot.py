@@ -23,8 +23,8 @@ from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
 from aot.core.products import take_rows
 from aot.errors import BudgetError
-from aot.methods.base import MethodCard
 from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
 
 __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
@@ -33,7 +33,7 @@ __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 class AnchorTransport:
     """Both phases of AOT for any frame count, grid and device."""
 
-    card: ClassVar = MethodCard("before and after pooling", "arXiv 2603.01400, CVPR 2026")
+    card: ClassVar = Card("before and after pooling", "arXiv 2603.01400, CVPR 2026")
 
     def __init__(self, config: AOTConfig, ratio: float) -> None:
         self.config = config

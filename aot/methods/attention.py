@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_saliency
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["TopAttention"]
@@ -16,7 +16,7 @@ __all__ = ["TopAttention"]
 class TopAttention:
     """The most salient tokens of the whole video, by the attention received in block `layer` of the tower."""
 
-    card: ClassVar = MethodCard("after pooling", remark="the most attended")
+    card: ClassVar = Card("after pooling", remark="the most attended")
 
     layer: int = -2
 

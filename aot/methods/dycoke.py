@@ -19,8 +19,8 @@ from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.quotas import least_per_frame
 from aot.errors import BudgetError
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["DyCoke", "compared_frames", "similarity_to_frames"]
@@ -39,7 +39,7 @@ class DyCoke:
     frame of the last four whole, and the last of an odd number of frames out. prune_rate has no meaning otherwise.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "after pooling", "arXiv 2411.15024, CVPR 2025", remark="what differs; ratio 0.25 or more (whole frames)"
     )
     needs: ClassVar = Needs()

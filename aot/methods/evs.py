@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["EfficientVideoSampling", "change_since_last_frame"]
@@ -27,7 +27,7 @@ class EfficientVideoSampling:
     paper_exact: a budget below one frame is raised to it, rather than refused.
     """
 
-    card: ClassVar = MethodCard("after pooling", "arXiv 2510.14624", remark="what changed; needs one whole frame")
+    card: ClassVar = Card("after pooling", "arXiv 2510.14624", remark="what changed; needs one whole frame")
     needs: ClassVar = Needs()
 
     paper_exact: bool = False

@@ -21,8 +21,8 @@ from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peak_scores
 from aot.core.grid import pool
 from aot.core.products import take_rows
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FastVid"]
@@ -42,7 +42,7 @@ class FastVid:
     attended of its other frames. With `paper_exact` every frame gets floor(budget / F), and shares are rounded down.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "after pooling", "arXiv 2503.11187, NeurIPS 2025", remark="salient and context tokens by segment (OneVision's)"
     )
     needs: ClassVar = Needs(frame_embeddings=True, pooling_attention=True)

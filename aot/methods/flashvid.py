@@ -24,8 +24,8 @@ from aot.core.density_peaks import density_peaks
 from aot.core.diversity import max_min_picks
 from aot.core.grid import pool
 from aot.core.temporal_trees import merge_trees, nearest_before
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FlashVid"]
@@ -47,7 +47,7 @@ class FlashVid:
     segment of one frame also clusters its diverse tokens, so that places repeat; diverse tokens may repeat.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "after pooling",
         "arXiv 2602.08024, ICLR 2026",
         remark="diverse tokens and trees across frames; without the pruning inside the language model",

@@ -13,8 +13,8 @@ from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.groups import group_means
 from aot.core.temporal_merging import most_alike, similarity_to_previous
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FrameFusion"]
@@ -39,9 +39,7 @@ class FrameFusion:
       as many as the ratio says.
     """
 
-    card: ClassVar = MethodCard(
-        "after pooling", "arXiv 2501.01986, ICCV 2025", remark="its part before the language model"
-    )
+    card: ClassVar = Card("after pooling", "arXiv 2501.01986, ICCV 2025", remark="its part before the language model")
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
     threshold: float = 0.6

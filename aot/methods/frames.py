@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from aot.methods.base import MethodCard
 from aot.methods.subset import evenly, keep_subset, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FewerFrames"]
@@ -18,7 +18,7 @@ __all__ = ["FewerFrames"]
 class FewerFrames:
     """As many whole frames as the budget pays for, evenly spread; the rest goes to one more, thinned."""
 
-    card: ClassVar = MethodCard("after pooling", remark="all tokens of fewer frames")
+    card: ClassVar = Card("after pooling", remark="all tokens of fewer frames")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -18,8 +18,8 @@ from aot.core.density_peaks import density_peaks
 from aot.core.grid import pool
 from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, least_similarities, most_saving_clips, share_out
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells, pooled_saliency
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["HoliTom"]
@@ -45,7 +45,7 @@ class HoliTom:
     ranks dynamic tokens. paper_exact: counts as published, so more or fewer tokens than the budget.
     """
 
-    card: ClassVar = MethodCard("after pooling", "arXiv 2505.21334, NeurIPS 2025", remark="the part before the model")
+    card: ClassVar = Card("after pooling", "arXiv 2505.21334, NeurIPS 2025", remark="the part before the model")
 
     static_similarity: float | None = None
     centre_share: float = 0.6

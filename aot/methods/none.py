@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["NoCompression"]
@@ -18,7 +18,7 @@ __all__ = ["NoCompression"]
 class NoCompression:
     """Keeps all F * n tokens whatever the budget; the baseline, and what ratio 1 means."""
 
-    card: ClassVar = MethodCard("nowhere", exact=False, remark="keeps all tokens")
+    card: ClassVar = Card("nowhere", exact=False, remark="keeps all tokens")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -12,9 +12,9 @@ from aot.config import check
 from aot.core.cost import cosine_similarity, working_dtype
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
-from aot.methods.base import MethodCard
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
 from aot.methods.subset import check_budget, keep_subset, pooled_cells, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["PruMerge"]
@@ -40,9 +40,7 @@ class PruMerge:
     A kept token's mass counts its neighbours, which several may share, so that masses sum up to more than all tokens.
     """
 
-    card: ClassVar = MethodCard(
-        "after pooling", source="arXiv 2403.15388", remark="one token per frame sums up the rest"
-    )
+    card: ClassVar = Card("after pooling", source="arXiv 2403.15388", remark="one token per frame sums up the rest")
 
     plus: bool = False
     neighbours: int = 32

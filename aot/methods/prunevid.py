@@ -18,8 +18,8 @@ from aot.core.frame_clusters import alike_frame_clips
 from aot.core.grid import pool
 from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, position_similarity, share_out
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["PruneVid"]
@@ -43,7 +43,7 @@ class PruneVid:
     `token_cluster_share`, rounded down, whatever the budget; a set of fewer than 15 stays as it is.
     """
 
-    card: ClassVar = MethodCard("after pooling", "arXiv 2412.16117, ACL Findings 2025", remark="its stage A")
+    card: ClassVar = Card("after pooling", "arXiv 2412.16117, ACL Findings 2025", remark="its stage A")
     needs: ClassVar = Needs()
 
     frame_cluster_share: float = 0.25

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 
 from aot.config import check
-from aot.methods.base import MethodCard
 from aot.methods.subset import keep_subset, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["RandomTokens"]
@@ -24,7 +24,7 @@ class RandomTokens:
     device or dtype may draw differently.
     """
 
-    card: ClassVar = MethodCard("after pooling", remark="by lot")
+    card: ClassVar = Card("after pooling", remark="by lot")
     needs: ClassVar = Needs()
 
     seed: int = 0

@@ -12,8 +12,8 @@ from aot.core.cost import decision_dtype
 from aot.core.grid import pool, pooled_grid
 from aot.core.kmeans import cluster_means, cosine_kmeans
 from aot.core.rotary import rotated_by_place
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["SimpleCluster"]
@@ -32,7 +32,7 @@ class SimpleCluster:
     `iterations` rounds.
     """
 
-    card: ClassVar = MethodCard("after pooling", source="SimpleCluster, preprint, 2026", remark="clusters")
+    card: ClassVar = Card("after pooling", source="SimpleCluster, preprint, 2026", remark="clusters")
     needs: ClassVar = Needs()
 
     theta: float = 10_000.0

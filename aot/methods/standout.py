@@ -12,8 +12,8 @@ from typing import ClassVar
 from aot.config import check
 from aot.core.grid import pool
 from aot.core.standout import distinctiveness, spread_gains
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["Standout"]
@@ -28,7 +28,7 @@ class Standout:
     one in which much does, and two tokens of one thing only come after one of each.
     """
 
-    card: ClassVar = MethodCard("after pooling", "this project", remark="what differs from the video, spread in frames")
+    card: ClassVar = Card("after pooling", "this project", remark="what differs from the video, spread in frames")
     needs: ClassVar = Needs()
 
     emphasis: float = 2.0

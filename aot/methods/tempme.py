@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from aot.config import Config, check
 from aot.core.merging_schedules import ClipShares, clip_merging, joins_for
-from aot.methods.base import MethodCard
 from aot.methods.merged import as_sequences, merged_tokens
 from aot.methods.subset import check_budget
+from aot.registry import Card
 from aot.types import BlockMerging, Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["TempMe", "TempMeSettings"]
@@ -49,7 +49,7 @@ class TempMe:
     neither the low-rank adapters nor the clips' position embeddings, and no class token.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "inside the vision tower",
         "arXiv 2409.01156, ICLR 2025",
         remark="also makes encoding faster; the part without training, ported to SigLIP",

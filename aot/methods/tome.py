@@ -12,9 +12,9 @@ from aot.config import Config
 from aot.core.merging_schedules import frame_merging
 from aot.core.soft_matching import match_pairs
 from aot.core.token_merging import MergingTokens
-from aot.methods.base import MethodCard
 from aot.methods.merged import as_sequences, merged_tokens
 from aot.methods.subset import check_budget, evenly
+from aot.registry import Card
 from aot.types import BlockMerging, Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["ToMe", "ToMeSettings"]
@@ -35,7 +35,7 @@ class ToMe:
     matching, in frames spread evenly over the video.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "inside the vision tower", "arXiv 2210.09461, ICLR 2023", remark="also makes encoding faster; ported to SigLIP"
     )
     settings_type: ClassVar = ToMeSettings

@@ -12,9 +12,9 @@ from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.soft_matching import match_pairs, merge_matched
-from aot.methods.base import MethodCard
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
 from aot.methods.subset import check_budget, keep_subset, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["PooledTokenMerging"]
@@ -32,7 +32,7 @@ class PooledTokenMerging:
     There is no published program for video; ToMe itself merges inside the vision tower, by keys.
     """
 
-    card: ClassVar = MethodCard("after pooling", source="arXiv 2210.09461, ICLR 2023", remark="merges within frames")
+    card: ClassVar = Card("after pooling", source="arXiv 2210.09461, ICLR 2023", remark="merges within frames")
     needs: ClassVar = Needs()
 
     merged_share: float = 0.5

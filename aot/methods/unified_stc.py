@@ -17,8 +17,8 @@ from aot.core.dissimilar import admit_dissimilar
 from aot.core.grid import pool
 from aot.core.groups import group_means
 from aot.core.tiled_density_peaks import nearest_peak, tiled_density_peaks
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["UnifiedSpatiotemporal"]
@@ -37,9 +37,7 @@ class UnifiedSpatiotemporal:
     share of the budget is full, and where too few tokens are unlike each other, the most attended others fill it up.
     """
 
-    card: ClassVar = MethodCard(
-        "after pooling", "arXiv 2603.21957, CVPR 2026", remark="its part before the language model"
-    )
+    card: ClassVar = Card("after pooling", "arXiv 2603.21957, CVPR 2026", remark="its part before the language model")
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
     threshold: float = 0.7

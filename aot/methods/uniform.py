@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.methods.base import MethodCard
 from aot.methods.subset import evenly, keep_subset, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["Uniform"]
@@ -16,7 +16,7 @@ __all__ = ["Uniform"]
 class Uniform:
     """Even strides through all F * n tokens, frame by frame and row by row."""
 
-    card: ClassVar = MethodCard("after pooling", remark="an even lattice")
+    card: ClassVar = Card("after pooling", remark="an even lattice")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -13,8 +13,8 @@ from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.quotas import bounded_shares, least_per_frame
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, kept_tokens
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VidCom2", "centre_likeness", "frame_shares", "steady_directions"]
@@ -31,7 +31,7 @@ class VidCom2:
     its own, so that the number kept is the budget to within about half a percent.
     """
 
-    card: ClassVar = MethodCard("after pooling", "arXiv 2505.14454, EMNLP 2025", remark="least like the average")
+    card: ClassVar = Card("after pooling", "arXiv 2505.14454, EMNLP 2025", remark="least like the average")
     needs: ClassVar = Needs()
 
     channel_share: float = 0.5

@@ -12,9 +12,9 @@ from aot.config import check
 from aot.core.cost import cosine_similarity, working_dtype
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
-from aot.methods.base import MethodCard
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
 from aot.methods.subset import check_budget, keep_subset, pooled_cells, pooled_saliency
+from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VisionZip"]
@@ -35,7 +35,7 @@ class VisionZip:
     tokens in raster order take the places of dominant tokens in the order of attention.
     """
 
-    card: ClassVar = MethodCard("after pooling", source="arXiv 2412.04467, CVPR 2025")
+    card: ClassVar = Card("after pooling", source="arXiv 2412.04467, CVPR 2025")
 
     dominant_share: float = 54 / 64
     layer: int = -1

@@ -13,8 +13,8 @@ from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import cells_of_patches
 from aot.core.kmeans import Clustering, cluster_means, cosine_kmeans
-from aot.methods.base import MethodCard
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.registry import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VQToken"]
@@ -40,7 +40,7 @@ class VQToken:
     forgets where it began.
     """
 
-    card: ClassVar = MethodCard(
+    card: ClassVar = Card(
         "before pooling",
         source="arXiv 2503.16980, NeurIPS 2025",
         remark="codebook alone; length adaptive keeps fewer than the budget",

@@ -13,7 +13,7 @@ import torch
 from language import LAYERS, eager, language_model, prompt_of
 from straight_line import Rule
 
-from aot.inner import InnerCard, InnerReduction, Place, Reduction, State
+from aot.inner import InnerReduction, Place, Reduction, State
 from aot.inner.fastv import FastV
 from aot.inner.flashvid import FlashVidInner
 from aot.inner.framefusion import FrameFusion
@@ -22,6 +22,7 @@ from aot.inner.prunevid import PruneVidInner
 from aot.inner.pyramiddrop import PyramidDrop
 from aot.models.answer import copied_cache
 from aot.models.prefill import attention_rows, prefill
+from aot.registry import Card
 
 NEW = 5
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -30,7 +31,7 @@ SEEDS = range(3)
 
 @dataclass(frozen=True)
 class KeepAll:
-    card: ClassVar = InnerCard("everywhere")
+    card: ClassVar = Card("everywhere")
 
     def load(self, layers: int) -> float:
         return 1.0

@@ -1,0 +1,68 @@
+"""`aot compare`: one clip, one question, many methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aot_cli.console import StageBars, notify, print_json
+from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
+from aot_cli.run import config_for_video, load_with_progress, unknown_words
+
+__all__ = ["compare"]
+
+_METHODS = "none,random,attention,aot,standout,vidcom2,holitom,flashvid"
+_COLUMNS = (
+    "kept_tokens", "language_model_load", "encode_ms", "compress_ms", "first_token_ms", "answer_ms", "answer_bytes",
+)  # fmt: skip
+
+
+@command(SAMPLING, MODEL, INNER, GENERATION)
+def compare(
+    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    given: Given,
+    methods: Annotated[
+        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
+    ] = _METHODS,
+    ratios: Annotated[str, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated.")] = "0.1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Ask one question after every method, from one encoding of the video: answers, tokens, times, memory.
+
+    aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
+    """
+    from aot.evaluation import Item, Refusal, answer_video, build_conditions
+    from aot.report import versions
+
+    config = config_for_video(str(video), given)
+    conditions = build_conditions(config, named_methods(methods), numbers("--ratio", ratios))
+    model = load_with_progress(config)
+    notices: list[str] = [*unknown_words(model, [question])]
+    item = Item(id="compare", video=video, question=question, answer="")
+    rows: list[dict[str, Any]] = []
+    with StageBars() as bars:
+        todo = [(condition, [item]) for condition in conditions]
+        for done, found in enumerate(answer_video(video, model, todo, notices.append, measure_memory=True), 1):
+            bars("compare", done, len(conditions))
+            if isinstance(found, Refusal):
+                notices.append(f"{found.condition.key} is left out: {found.error}")
+            else:
+                answered = found[0]
+                own = {name: getattr(answered, name) for name in _COLUMNS}
+                rows.append({"condition": answered.condition, "answer": answered.predicted, **own})
+                shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
+    notify(notices)
+    if not rows:
+        from aot.errors import ConfigError
+
+        raise ConfigError("no method can keep so few tokens; use a higher --ratio")
+    if as_json:
+        told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
+        print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
+        return
+    from aot_cli.render import comparison_table, print_result
+
+    print_result(comparison_table(rows), f"{question}  ({shared['visual_tokens']} visual tokens)")
