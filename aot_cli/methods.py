@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,14 +22,15 @@ def list_methods(
     """What --method and --inner choose from: where each acts, what it needs, its paper, whether budgets are exact."""
     from aot.config import Config
     from aot.methods import build_method
-    from aot.registry import find, names
+    from aot.registry import names
+    from aot.types import Needs
 
     found: dict[str, list[dict[str, Any]]] = {"methods": [], "inner": []}
     for name in names():
-        needs = build_method(Config(method=name)).needs
-        found["methods"].append({**_describe(name, find(name).card), "needs": _needs(needs)})
-    for name in names("inner"):
-        found["inner"].append(_describe(name, find(name, "inner").card))
+        row = _describe(name, "methods")
+        needs = build_method(Config(method=name)).needs if row["acts"] else Needs()
+        found["methods"].append({**row, "needs": _needs(needs)})
+    found["inner"] = [_describe(name, "inner") for name in names("inner")]
     if as_json:
         print_json(found)
         return
@@ -40,7 +41,15 @@ def list_methods(
     )
 
 
-def _describe(name: str, card: Any) -> dict[str, Any]:
+def _describe(name: str, kind: Literal["methods", "inner"]) -> dict[str, Any]:
+    """Its card; of a plug-in that does not load, why."""
+    from aot.errors import ConfigError
+    from aot.registry import Card, find
+
+    try:
+        card: Card = find(name, kind).card
+    except ConfigError as error:
+        card = Card(acts="", exact=False, remark=str(error))
     return {"name": name, "acts": card.acts, "source": card.source, "exact": card.exact, "remark": card.remark}
 
 

@@ -107,7 +107,7 @@ def test_every_preset_is_valid_and_says_how_to_use_it(name: str) -> None:
     text = preset_text(name)
     settings: dict[str, Any] = yaml.safe_load(text)
     config = build_config(settings)
-    assert config.method == "aot"
+    assert config.method == "aot" or name.startswith("methods/")
     assert text.startswith("# aot ") and f"--preset {name}" in text.partition("\n\n")[0]
 
 

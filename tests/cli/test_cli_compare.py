@@ -1,0 +1,64 @@
+"""`aot compare` and `aot methods` through the real entry point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_run import Aot
+
+from aot.registry import INNER, METHODS
+
+
+def test_methods_side_by_side(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
+    line = ("compare", clip_file, "what happens?", *small, "--max-new-tokens", "3")
+    done = run_aot(*line, "--methods", "none,uniform,standout,tome,uniform+fastv", "--ratio", "0.4", "--json")
+    assert done.code == 0, done.err
+    rows = {row["condition"]: row for row in done.json["methods"]}
+    assert set(rows) == {"none", "uniform@0.4", "standout@0.4", "tome@0.4", "uniform+fastv@0.4"}
+    total = done.json["visual_tokens"]
+    assert rows["none"]["kept_tokens"] == total
+    assert rows["uniform@0.4"]["kept_tokens"] == rows["tome@0.4"]["kept_tokens"] == round(0.4 * total)
+    assert rows["uniform+fastv@0.4"]["language_model_load"] == pytest.approx(0.4, abs=0.02)
+    assert rows["uniform@0.4"]["encode_ms"] == rows["none"]["encode_ms"] != rows["tome@0.4"]["encode_ms"]
+    assert all(row["answer_bytes"] is None or row["answer_bytes"] >= 0 for row in rows.values())
+    shown = run_aot(*line, "--methods", "none,uniform", "--ratio", "0.4").out
+    assert "uniform@0.4" in shown
+    assert f"{total} visual tokens" in shown
+
+
+def test_what_cannot_be_met_is_left_out(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
+    line = ("compare", clip_file, "what?", *small, "--max-new-tokens", "1", "--ratio", "0.1")
+    done = run_aot(*line, "--methods", "dycoke,uniform")
+    assert done.code == 0
+    assert "dycoke@0.1 is left out" in done.err
+    assert "uniform@0.1" in done.out
+    alone = run_aot(*line, "--methods", "dycoke")
+    assert alone.code == 2
+    assert "no method can keep so few tokens" in alone.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--methods", "magic"), "must be one of"),
+        (("--ratio", "some"), "are not numbers with commas"),
+        (("--ratio", "2"), "must be in (0, 1]"),
+        (("--methods", ""), "nothing to compare"),
+    ],
+)
+def test_wrong_options(run_aot: Aot, clip_file: Path, options: tuple[str, ...], said: str) -> None:
+    done = run_aot("compare", clip_file, "what?", *options)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_every_method_is_listed(run_aot: Aot) -> None:
+    found = run_aot("methods", "--json").json
+    assert [row["name"] for row in found["methods"]][: len(METHODS)] == list(METHODS)
+    assert [row["name"] for row in found["inner"]][: len(INNER)] == list(INNER)
+    rows = {row["name"]: row for row in found["methods"]}
+    assert rows["aot"]["needs"] == ["attention in block 5, -2"]
+    assert rows["standout"]["needs"] == []
+    text = run_aot("methods").out
+    assert all(name in text for name in (*METHODS, *INNER))
