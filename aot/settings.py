@@ -10,8 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot.config import Config, Settings, build_config, merge_settings
+from aot.config import Config, build_config
 from aot.errors import ConfigError
+from aot.strict import Settings, merge_settings
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable

@@ -124,9 +124,10 @@ def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[C
         config = config_with_model(given, base)
         return config, load_with_progress(config)
     from aot.bench import SYNTHETIC, synthetic_model
-    from aot.config import BUNDLED_MODEL, merge_settings
+    from aot.config import BUNDLED_MODEL
     from aot.errors import ConfigError
     from aot.settings import preset_settings
+    from aot.strict import merge_settings
 
     if "name" in given.settings.get("model", {}):
         raise ConfigError("--synthetic and --model name two models; give one")

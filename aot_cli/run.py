@@ -32,9 +32,10 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
 
     The bundled model looks at as many frames as it was trained on, unless something else is asked for.
     """
-    from aot.config import BUNDLED_MODEL, merge_settings
+    from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
     from aot.settings import preset_settings
+    from aot.strict import merge_settings
 
     config = given.config(base)
     name = config.model.name or default_model()

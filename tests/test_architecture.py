@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each part may import besides itself; every part may import the foundations.
-FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry"}
+FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict"}
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
     "aot.registry": {"aot.errors"},
-    "aot.config": {"aot.errors", "aot.registry"},
+    "aot.strict": {"aot.errors"},
+    "aot.config": {"aot.errors", "aot.registry", "aot.strict"},
     "aot.settings": set(),
     "aot.files": set(),
     "aot.memory": set(),

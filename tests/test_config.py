@@ -21,10 +21,10 @@ from aot.config import (
     SamplingConfig,
     TransportConfig,
     build_config,
-    merge_settings,
 )
 from aot.errors import ConfigError
 from aot.methods import build_method
+from aot.strict import merge_settings
 
 NAN = float("nan")
 

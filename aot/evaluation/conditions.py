@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aot.config import Config, build_config, merge_settings
+from aot.config import Config, build_config
 from aot.errors import ConfigError
 from aot.registry import names
+from aot.strict import merge_settings
 
 __all__ = ["Condition", "build_conditions"]
 

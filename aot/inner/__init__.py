@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aot.config import Config, InnerConfig, build_settings
+from aot.config import Config, InnerConfig
 from aot.errors import BudgetError
 from aot.inner.base import InnerReduction, Place, Reduction, State
 from aot.registry import find
+from aot.strict import build_settings
 
 __all__ = ["InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
 

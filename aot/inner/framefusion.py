@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.errors import BudgetError
 from aot.inner.base import Place, Reduction, State
 from aot.inner.one_drop import least_of, refuse_load
 from aot.registry import Card
+from aot.strict import check
 
 __all__ = ["FrameFusion", "Neighbours", "needed_sparsity"]
 

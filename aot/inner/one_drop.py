@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from aot.config import check
 from aot.errors import BudgetError
 from aot.inner.base import PUBLISHED_LAYERS, Place
+from aot.strict import check
 
 __all__ = ["OneDrop", "least_of", "refuse_load", "resolve_layer"]
 

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aot.config import check
 from aot.inner.base import Place, Reduction, State
 from aot.inner.one_drop import least_of, refuse_load
 from aot.registry import Card
+from aot.strict import check
 
 __all__ = ["PyramidDrop"]
 

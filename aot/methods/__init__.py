@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from aot.config import Config, build_settings
+from aot.config import Config
 from aot.errors import ConfigError
 from aot.methods.base import Method
 from aot.registry import Card, find
+from aot.strict import build_settings
 
 __all__ = ["Card", "Method", "build_method"]
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.budget import spread
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
@@ -21,6 +20,7 @@ from aot.core.quotas import least_per_frame
 from aot.errors import BudgetError
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["DyCoke", "compared_frames", "similarity_to_frames"]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.budget import even_shares, spread
 from aot.core.clips import dynamic_clips
 from aot.core.cost import working_dtype
@@ -23,6 +22,7 @@ from aot.core.grid import pool
 from aot.core.products import take_rows
 from aot.methods.subset import check_budget, keep_subset, kept_tokens
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FastVid"]

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.budget import even_shares, spread
 from aot.core.clips import dynamic_clips
 from aot.core.cost import working_dtype
@@ -26,6 +25,7 @@ from aot.core.grid import pool
 from aot.core.temporal_trees import merge_trees, nearest_before
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FlashVid"]

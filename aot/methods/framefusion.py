@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.groups import group_means
 from aot.core.temporal_merging import most_alike, similarity_to_previous
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["FrameFusion"]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peaks
 from aot.core.grid import pool
@@ -20,6 +19,7 @@ from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, least_similarities, most_saving_clips, share_out
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells, pooled_saliency
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["HoliTom"]

@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peaks
 from aot.core.frame_clusters import alike_frame_clips
@@ -20,6 +19,7 @@ from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, position_similarity, share_out
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["PruneVid"]

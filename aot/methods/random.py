@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from aot.config import check
 from aot.methods.subset import keep_subset, pooled_cells
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["RandomTokens"]

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from aot.config import check
 from aot.core.cost import decision_dtype
 from aot.core.grid import pool, pooled_grid
 from aot.core.kmeans import cluster_means, cosine_kmeans
 from aot.core.rotary import rotated_by_place
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["SimpleCluster"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.config import check
 from aot.core.grid import pool
 from aot.core.standout import distinctiveness, spread_gains
 from aot.methods.subset import check_budget, kept_tokens
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["Standout"]

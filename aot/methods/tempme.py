@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from aot.config import Config, check
+from aot.config import Config
 from aot.core.merging_schedules import ClipShares, clip_merging, joins_for
 from aot.methods.merged import as_sequences, merged_tokens
 from aot.methods.subset import check_budget
 from aot.registry import Card
+from aot.strict import check
 from aot.types import BlockMerging, Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["TempMe", "TempMeSettings"]

@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.dissimilar import admit_dissimilar
 from aot.core.grid import pool
@@ -19,6 +18,7 @@ from aot.core.groups import group_means
 from aot.core.tiled_density_peaks import nearest_peak, tiled_density_peaks
 from aot.methods.subset import check_budget, kept_tokens, pooled_saliency
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["UnifiedSpatiotemporal"]

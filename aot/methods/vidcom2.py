@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.quotas import bounded_shares, least_per_frame
 from aot.methods.subset import check_budget, kept_tokens
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VidCom2", "centre_likeness", "frame_shares", "steady_directions"]

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.config import check
 from aot.core.cost import cosine_similarity, working_dtype
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
 from aot.methods.subset import check_budget, keep_subset, pooled_cells, pooled_saliency
 from aot.registry import Card
+from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VisionZip"]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.config import check
 from aot.core.cost import working_dtype
 from aot.core.grid import cells_of_patches
 from aot.core.kmeans import Clustering, cluster_means, cosine_kmeans
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.registry import Card
+from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VQToken"]

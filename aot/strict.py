@@ -1,0 +1,108 @@
+"""Strict building of frozen dataclasses from nested settings: every unknown key, wrong type and bad value at once."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from aot.errors import ConfigError
+
+__all__ = ["Settings", "build_settings", "check", "merge_settings"]
+
+Settings = Mapping[str, Any]
+T = TypeVar("T")
+_REJECTED = object()
+
+
+def check(**rules: tuple[bool, str]) -> None:
+    """Raise one ConfigError that lists every failed rule as `name message`."""
+    failed = [f"{name} {message}" for name, (holds, message) in rules.items() if not holds]
+    if failed:
+        raise ConfigError(*failed)
+
+
+def merge_settings(*layers: Settings) -> dict[str, Any]:
+    """Merge nested mappings; a later layer wins, key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = merge_settings(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:
+    """Build a frozen dataclass `cls` that checks itself; `path` leads to it, for messages.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
+    problems: list[str] = []
+    built = _build(cls, settings, path, problems)
+    if problems:
+        raise ConfigError(*problems)
+    return built  # type: ignore[no-any-return]
+
+
+def _build(cls: type[T], settings: Settings, path: str, problems: list[str]) -> Any:
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in names:
+            problems.append(f"unknown setting {path}{key} (valid: {', '.join(names)})")
+    given = {name: _convert(hints[name], settings[name], path + name, problems) for name in names if name in settings}
+    try:
+        return cls(**{name: value for name, value in given.items() if value is not _REJECTED})
+    except ConfigError as error:
+        problems.extend(path + problem for problem in error.problems)
+        return _REJECTED
+
+
+def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """`value` as the type `hint`, or _REJECTED with a problem noted. Ints pass as floats, nothing else bends."""
+    if is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
+        problems.append(f"{path} must be a group of settings, got {reprlib.repr(value)}")
+        return _REJECTED
+    if get_origin(hint) is Mapping:
+        return _convert_groups(value, path, problems)
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal and value in get_args(option):
+            return value
+        if option is float and _is_number(value):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    problems.append(f"{path} must be {_describe(options)}, got {reprlib.repr(value)}")
+    return _REJECTED
+
+
+def _convert_groups(value: Any, path: str, problems: list[str]) -> Any:
+    """Groups of settings by name, whose owners check them."""
+    groups = value if isinstance(value, Mapping) else {"": value}
+    wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
+    problems += [f"{path}.{name} must be a group of settings".replace(". ", " ") for name in wrong]
+    return _REJECTED if wrong else {name: dict(group) for name, group in groups.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can stand for a float: also "1e-3", which YAML 1.1 takes for text."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+", value) is not None
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def _describe(options: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words: list[Any] = []
+    for option in options:
+        words += get_args(option) if get_origin(option) is Literal else [names[option]]
+    return " or ".join(str(word) for word in words)
