@@ -56,7 +56,7 @@ def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
         raise ValueError(f"axis 1 of values: expected {grid[0]} * {grid[1]} patches, got {patches}")
     if pooling.kind == "none":
         return values
-    image = values.view(frames, *grid, width).permute(0, 3, 1, 2).contiguous()
+    image = values.view(frames, *grid, width).permute(0, 3, 1, 2)  # channels last: nothing is copied
     if pooling.kind == "bilinear":
         image = functional.interpolate(image, size=pooled_grid(grid, pooling), mode="bilinear")
     else:

@@ -76,7 +76,7 @@ class HoliTom:
         if budget >= total:
             return keep_subset(tokens, torch.arange(total))
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        features = features.to(working_dtype(features)).contiguous()  # pooling leaves strides behind
+        features = features.to(working_dtype(features))
         threshold = self._threshold(Fraction(budget, total))
         redundancy = _segment(features, threshold)
         if self.paper_exact:

@@ -74,7 +74,7 @@ class PruneVid:
         if budget >= total:
             return keep_subset(tokens, torch.arange(total))
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        features = features.to(working_dtype(features)).contiguous()  # pooling leaves strides behind
+        features = features.to(working_dtype(features))
         redundancy = self._segment(features)
         if self.paper_exact:
             quotas = tuple(self._published_quota(quota) for quota in redundancy.capacity())
