@@ -67,7 +67,7 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--ratio", "nan"), 2, "(0, 1]"),
         (("--ratio", "0.001"), 2, "clips"),
         (("--frames", "0"), 2, "at least 1"),
-        (("--method", "magic"), 2, "aot or none or random"),
+        (("--method", "magic"), 2, "must be one of none, random"),
         (("--frames", "8", "--fps", "2"), 2, "give one"),
         (("--set", "aot.budget=: ["), 2, "not valid YAML"),
         (("--set", "aot=1", "--set", "aot.budget=paper"), 2, "no group"),
