@@ -13,7 +13,7 @@ import typer
 
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import check_video, config_with_model, load_with_progress
+from aot_cli.run import check_video, config_with_model, load_with_progress, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -121,7 +121,7 @@ def bench_compressor(
 
 def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[Config, VideoModel]:
     if synthetic is None:
-        config = config_with_model(given, base)
+        config = refuse_selection(config_with_model(given, base))
         return config, load_with_progress(config)
     from aot.bench import SYNTHETIC, synthetic_model
     from aot.config import BUNDLED_MODEL, merge_settings
@@ -134,7 +134,7 @@ def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[C
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
     if synthetic == BUNDLED_MODEL:
         base = merge_settings(base, preset_settings(BUNDLED_MODEL))
-    config = given.config(base)
+    config = refuse_selection(given.config(base))
     prepare_libraries(offline=True)
     with StageBars() as bars, bars.stage("make model"):
         return config, synthetic_model(synthetic, replace(config.model, name=None))

@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_for_video
+from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 __all__ = ["compress"]
 
@@ -36,7 +36,7 @@ def compress(
     check_writable(output, overwrite=force)
     if report:
         _check_report(report, output, force)
-    _, result = compress_with_progress(video, config_for_video(video, given))
+    _, result = compress_with_progress(video, refuse_selection(config_for_video(video, given)))
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)
