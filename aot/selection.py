@@ -60,7 +60,7 @@ def check_questions(sampling: SamplingConfig, questions: Sequence[str]) -> None:
     """
     if sampling.select_frames is not None and not questions:
         raise ConfigError(
-            "--select-frames chooses frames by the question, and there is none here; "
+            "--select-frames chooses frames by the one question asked, which there is not here; "
             "use it with aot ask or aot compare, or leave it out"
         )
 

@@ -50,6 +50,7 @@ def bench_video(
     from aot.errors import ConfigError
     from aot.report import versions
 
+    refuse_selection(given)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     if clip:
         check_video(str(clip))
@@ -121,7 +122,7 @@ def bench_compressor(
 
 def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[Config, VideoModel]:
     if synthetic is None:
-        config = refuse_selection(config_with_model(given, base))
+        config = config_with_model(given, base)
         return config, load_with_progress(config)
     from aot.bench import SYNTHETIC, synthetic_model
     from aot.config import BUNDLED_MODEL, merge_settings
@@ -134,7 +135,7 @@ def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[C
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
     if synthetic == BUNDLED_MODEL:
         base = merge_settings(base, preset_settings(BUNDLED_MODEL))
-    config = refuse_selection(given.config(base))
+    config = given.config(base)
     prepare_libraries(offline=True)
     with StageBars() as bars, bars.stage("make model"):
         return config, synthetic_model(synthetic, replace(config.model, name=None))

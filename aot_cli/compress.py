@@ -32,11 +32,12 @@ def compress(
     from aot.files import check_writable
     from aot.tokens_file import check_suffix, save_tokens
 
+    refuse_selection(given)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:
         _check_report(report, output, force)
-    _, result = compress_with_progress(video, refuse_selection(config_for_video(video, given)))
+    _, result = compress_with_progress(video, config_for_video(video, given))
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)

@@ -67,10 +67,11 @@ def evaluate_command(
     from aot.evaluation import build_conditions, evaluate, load_dataset
     from aot.files import make_folder
 
+    refuse_selection(given)
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
-    config = refuse_selection(config_with_model(given))
+    config = config_with_model(given)
     conditions = build_conditions(config, named_methods(methods), numbers("--ratios", ratios), _variants(variant or []))
     make_folder(output)
     model = load_with_progress(config)

@@ -34,10 +34,10 @@ def inspect_command(
 
     if is_tokens_file(source):
         found = _describe_tokens(source)
-    elif getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE":
-        found = _describe_compression(source, refuse_selection(config_for_video(source, given)))
     else:
-        found = describe_video(source, refuse_selection(given.config()))
+        refuse_selection(given)
+        with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
+        found = _describe_compression(source, given) if with_model else describe_video(source, given.config())
     notify(found["notices"])
     if as_json:
         print_json(found)
@@ -88,8 +88,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _describe_compression(source: str, config: Config) -> dict[str, Any]:
-    _, result = compress_with_progress(source, config)
+def _describe_compression(source: str, given: Given) -> dict[str, Any]:
+    _, result = compress_with_progress(source, config_for_video(source, given))
     times = result.tokens.timestamps_s
     return {
         **result.report.to_dict(),

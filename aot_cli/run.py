@@ -93,17 +93,17 @@ def compress_with_progress(
         return model, compress_video(source, model, config, bars, questions)
 
 
-def refuse_selection(config: Config) -> Config:
-    """The configuration, of a command that has no question.
+def refuse_selection(given: Given) -> None:
+    """For a command that has no question, or several videos' questions, before it says or loads anything.
 
     Raises:
-        ConfigError: it has frames chosen by a question.
+        ConfigError: frames are to be chosen by a question.
     """
-    if config.sampling.select_frames is not None:  # otherwise not worth the import of torch
+    sampling = given.config().sampling
+    if sampling.select_frames is not None:  # otherwise not worth the import of torch
         from aot.selection import check_questions
 
-        check_questions(config.sampling, ())
-    return config
+        check_questions(sampling, ())
 
 
 def check_video(path: str) -> None:
