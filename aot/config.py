@@ -40,6 +40,10 @@ class SamplingConfig:
     `frames` are spread evenly over the range (LLaVA's linspace); `fps` instead takes that many per
     second, thinned evenly to `max_frames`. `spacing` "time" spreads `frames` evenly in seconds
     rather than in frame numbers, which differs when the frame rate varies.
+
+    `select_frames`: so many of the frames, those that the question is about, are compressed, and the others dropped;
+    two frames are not both chosen where (1 + cosine) / 2 of their embeddings is above `duplicate_similarity`, unless
+    too few are left.
     """
 
     frames: int = 32
@@ -50,6 +54,8 @@ class SamplingConfig:
     segment_frames: int = 64
     spacing: Literal["index", "time"] = "index"
     decoder: Literal["pyav", "decord"] = "pyav"
+    select_frames: int | None = None
+    duplicate_similarity: float = 0.95
 
     def __post_init__(self) -> None:
         start, end = self.start_s or 0.0, self.end_s
@@ -60,6 +66,14 @@ class SamplingConfig:
             end_s=(end is None or start < end, f"must be after the start ({start:g} s), got {end}"),
             max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
             segment_frames=(self.segment_frames >= 1, f"must be at least 1, got {self.segment_frames}"),
+            select_frames=(
+                self.select_frames is None or self.select_frames >= 1,
+                f"must be at least 1, got {self.select_frames}",
+            ),
+            duplicate_similarity=(
+                0 <= self.duplicate_similarity <= 1,
+                f"must be in [0, 1], got {self.duplicate_similarity}",
+            ),
         )
 
 

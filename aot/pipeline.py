@@ -32,15 +32,20 @@ class Compression:
 
 
 def compress_video(
-    path: str | Path, model: VideoModel, config: Config, on_progress: StageProgress = silent
+    path: str | Path,
+    model: VideoModel,
+    config: Config,
+    on_progress: StageProgress = silent,
+    questions: Sequence[str] = (),
 ) -> Compression:
-    """Decode, encode and compress one video, segment by segment.
+    """Decode, encode and compress one video, segment by segment. With `sampling.select_frames`, those of its frames
+    that score best for the questions, by the mean of each frame's scores.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
-    video = EncodedVideo(path, model, config.sampling, build_method(config).needs, clock, on_progress)
+    video = EncodedVideo(path, model, config.sampling, build_method(config).needs, clock, on_progress, questions)
     compressor = SegmentCompressor(model, config, clock)
     video.compress([compressor])
     tokens = compressor.tokens()
@@ -98,7 +103,7 @@ def _report(
         frames=rows,
         stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
         peak_bytes=clock.peak_bytes(),
-        facts=dict(tokens.facts),
+        facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
         model={
             "name": identity.name,
             "revision": identity.revision,

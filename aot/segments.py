@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +21,12 @@ from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
 from aot.models.base import VideoModel
+from aot.selection import FrameSelection, check_questions, select_frames
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
+
+if TYPE_CHECKING:
+    from aot.video import OpenVideo
 
 __all__ = ["EncodedVideo", "SegmentCompressor"]
 
@@ -35,7 +39,8 @@ class EncodedVideo:
     """A video's tokens before compression, a segment at a time, while a thread decodes the next.
 
     After `segments`: source and notices; frames, how many were encoded; similarity, the cosine of each frame's
-    embedding with the next one's (the features' means where no embedding was asked for).
+    embedding with the next one's (the features' means where no embedding was asked for); selection, where the sampling
+    has frames chosen, by `questions`, before all else.
     """
 
     def __init__(
@@ -46,13 +51,17 @@ class EncodedVideo:
         needs: Needs,
         clock: StageClock,
         on_progress: StageProgress = silent,
+        questions: Sequence[str] = (),
     ) -> None:
+        check_questions(sampling, questions)
+        self._questions = questions
         self._path, self._model, self._sampling, self._needs = path, model, sampling, needs
         self._clock, self._on_progress = clock, on_progress
         self._last: Tensor | None = None
         self.frames, self.planned = 0, 0
         self.similarity: list[float] = []
         self.source: VideoInfo
+        self.selection: FrameSelection | None = None
         self.notices: tuple[str, ...] = ()
 
     def compress(self, compressors: Sequence[TakesSegments]) -> None:
@@ -74,10 +83,26 @@ class EncodedVideo:
         Raises:
             VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
         """
-        from aot.video import open_frames  # not above: a tokens file is asked without a decoder
+        from aot.video import open_video  # not above: a tokens file is asked without a decoder
 
-        length, size = self._sampling.segment_frames, self._model.image_size
-        with explained_memory(), open_frames(self._path, self._sampling, size=size, ahead=length) as stream:
+        with explained_memory(), open_video(self._path, self._sampling) as video:
+            self._select(video)
+            yield from self._encoded(video)
+
+    def _select(self, video: OpenVideo) -> None:
+        self.selection = select_frames(
+            video,
+            self._model,
+            self._sampling,
+            self._questions,
+            self._clock,
+            lambda done, planned: self._on_progress("select", done, planned),
+        )
+
+    def _encoded(self, video: OpenVideo) -> Generator[VisualTokens, None, None]:
+        chosen, length = self.selection, self._sampling.segment_frames
+        times = chosen.timestamps_s if chosen else None
+        with video.frames(size=self._model.image_size, ahead=length, times_s=times) as stream:
             self.source, self.planned = stream.source, stream.planned
             for frames in stream.segments(length, lambda done, planned: self._on_progress("decode", done, planned)):
                 with self._clock.stage("encode"):
@@ -87,8 +112,9 @@ class EncodedVideo:
                 self._compare(visual)
                 yield visual
                 del visual, frames  # before the next are made
-            self.notices = (*stream.notices, *self.notices)
-            self._clock.stage_ms["decode"] = stream.decode_ms
+            of_selection = (*chosen.notices, chosen.told) if chosen else ()
+            self.notices = tuple(dict.fromkeys((*of_selection, *stream.notices, *self.notices)))
+            self._clock.stage_ms["decode"] += stream.decode_ms
 
     def _tell_encoded(self, done: int, total: int) -> None:
         self._on_progress("encode", self.frames + done, self.planned)

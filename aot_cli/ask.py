@@ -44,7 +44,9 @@ def ask(
 
     questions = _questions(source, question, more)
     tokens_given = is_tokens_file(source)
-    config, tokens, report, model = _from_tokens(source, given) if tokens_given else _from_video(source, given)
+    config, tokens, report, model = (
+        _from_tokens(source, given) if tokens_given else _from_video(source, given, questions)
+    )
     notices = [*report["notices"], *unknown_words(model, questions)]
     notify(notices)
     answers = _answers(model, tokens, questions, config, stream=not as_json)
@@ -57,6 +59,7 @@ def ask(
                 "answers": answers,
                 "source": source,
                 **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention")},
+                "timestamps_s": list(tokens.timestamps_s),
                 "notices": notices,
                 "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
                 "stage_ms": stage_ms,
@@ -88,9 +91,11 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
     return asked
 
 
-def _from_video(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
+def _from_video(
+    source: str, given: Given, questions: list[str]
+) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
     config = config_for_video(source, given)
-    model, result = compress_with_progress(source, config)
+    model, result = compress_with_progress(source, config, questions=questions)
     return config, result.tokens, result.report.to_dict(), model
 
 

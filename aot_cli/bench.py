@@ -13,7 +13,7 @@ import typer
 
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import check_video, config_with_model, load_with_progress
+from aot_cli.run import check_video, config_with_model, load_with_progress, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -50,6 +50,7 @@ def bench_video(
     from aot.errors import ConfigError
     from aot.report import versions
 
+    refuse_selection(given)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     if clip:
         check_video(str(clip))

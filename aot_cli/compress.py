@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_for_video
+from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 __all__ = ["compress"]
 
@@ -32,6 +32,7 @@ def compress(
     from aot.files import check_writable
     from aot.tokens_file import check_suffix, save_tokens
 
+    refuse_selection(given)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:

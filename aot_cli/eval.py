@@ -20,7 +20,7 @@ from aot_cli.options import (
     numbers,
     parse_assignments,
 )
-from aot_cli.run import config_with_model, load_with_progress, unknown_words
+from aot_cli.run import config_with_model, load_with_progress, refuse_selection, unknown_words
 
 if TYPE_CHECKING:
     from aot.evaluation import Results
@@ -67,6 +67,7 @@ def evaluate_command(
     from aot.evaluation import build_conditions, evaluate, load_dataset
     from aot.files import make_folder
 
+    refuse_selection(given)
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()

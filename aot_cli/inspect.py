@@ -10,7 +10,7 @@ import typer
 
 from aot_cli.console import notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.run import compress_with_progress, config_for_video
+from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -34,10 +34,10 @@ def inspect_command(
 
     if is_tokens_file(source):
         found = _describe_tokens(source)
-    elif getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE":
-        found = _describe_compression(source, config_for_video(source, given))
     else:
-        found = describe_video(source, given.config())
+        refuse_selection(given)
+        with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
+        found = _describe_compression(source, given) if with_model else describe_video(source, given.config())
     notify(found["notices"])
     if as_json:
         print_json(found)
@@ -88,8 +88,8 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _describe_compression(source: str, config: Config) -> dict[str, Any]:
-    _, result = compress_with_progress(source, config)
+def _describe_compression(source: str, given: Given) -> dict[str, Any]:
+    _, result = compress_with_progress(source, config_for_video(source, given))
     times = result.tokens.timestamps_s
     return {
         **result.report.to_dict(),
@@ -175,6 +175,8 @@ def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
     }
     if facts.get("anchors_per_frame"):
         described["anchors"] = f"{facts['anchors_per_frame']} per frame before pooling"
+    if facts.get("sampled_frames"):
+        described["frames"] = f"{facts['selected_frames']} of {facts['sampled_frames']}, by {facts['selected_by']}"
     if facts.get("tower_share"):
         described["vision tower"] = f"merges: {facts['tower_share']} of all tokens, mean over its blocks"
     if facts.get("frame_embeddings"):

@@ -93,6 +93,12 @@ SAMPLING = (
             "Frames held and compressed at once; clips end with them. Longer videos take no more memory.",
         ),
         Setting("sampling.spacing", str, "Even in frame numbers or in seconds.", (), "index|time"),
+        Setting(
+            "sampling.select_frames",
+            int,
+            "Compress only so many of the frames: those the question is about (aot ask and aot compare).",
+            metavar="K",
+        ),
         Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
@@ -20,6 +20,7 @@ __all__ = [
     "config_for_video",
     "config_with_model",
     "load_with_progress",
+    "refuse_selection",
     "unknown_words",
 ]
 
@@ -83,14 +84,27 @@ def load_with_progress(config: Config) -> VideoModel:
 
 
 def compress_with_progress(
-    source: str, config: Config, model: VideoModel | None = None
+    source: str, config: Config, model: VideoModel | None = None, questions: Sequence[str] = ()
 ) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video."""
+    """The model and what it makes of the video; `questions` may choose among its frames."""
     model = model or load_with_progress(config)
     from aot.pipeline import compress_video
 
     with StageBars() as bars:
-        return model, compress_video(source, model, config, bars)
+        return model, compress_video(source, model, config, bars, questions)
+
+
+def refuse_selection(given: Given) -> None:
+    """For a command that has no question, or several videos' questions, before it says or loads anything.
+
+    Raises:
+        ConfigError: frames are to be chosen by a question.
+    """
+    sampling = given.config().sampling
+    if sampling.select_frames is not None:  # otherwise not worth the import of torch
+        from aot.selection import check_questions
+
+        check_questions(sampling, ())
 
 
 def check_video(path: str) -> None:

@@ -30,14 +30,17 @@ ARROWS = {
     "aot.report": set(),
     "aot.stages": {"aot.memory"},
     "aot.peak_memory": {"aot.memory", "aot.stages"},
-    "aot.segments": {"aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.stages", "aot.video"},
+    "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
+    "aot.segments": {
+        "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.selection", "aot.stages", "aot.video",
+    },
     "aot.shapes": {"aot.files"},
     "aot.bench": {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
     "aot.evaluation": {
         "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory", "aot.report",
-        "aot.segments", "aot.stages", "aot.video",
+        "aot.segments", "aot.selection", "aot.stages", "aot.video",
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
@@ -46,7 +49,7 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.memory", "aot.methods", "aot.models", "aot.pipeline",
-        "aot.report", "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -139,7 +142,9 @@ def make_siglip_head(
     seed: int = 0,
     dtype: str = "float32",
 ) -> Path:
-    """Write a whole SigLIP checkpoint: `vision_model.head.*`, `vision_model.post_layernorm.*`, the text tower."""
+    """Write a whole SigLIP checkpoint: `vision_model.head.*`, `vision_model.post_layernorm.*`, the text tower with its
+    tokenizer.
+    """
     text = SiglipTextConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=hidden,
@@ -154,6 +159,7 @@ def make_siglip_head(
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     _fill(model, seed)
     _save(model, folder, dtype)
+    _write_siglip_tokenizer(folder)
     return folder
 
 
@@ -293,5 +299,28 @@ def _write_tokenizer(folder: Path) -> None:
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
+        },
+    )
+
+
+def _write_siglip_tokenizer(folder: Path) -> None:
+    """Write SigLIP's kind of tokenizer: lower case, no punctuation, single letters as SentencePiece pieces, an end."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(ord("a"), ord("z") + 1)), "▁red", "▁the"]
+    tokenizer = Tokenizer(Unigram([(piece, -1.0) for piece in pieces], unk_id=2, byte_fallback=False))
+    punctuation = normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), "")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), punctuation, normalizers.Strip()])
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ("</s>", "<unk>")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "do_lower_case": True,
+            "eos_token": "</s>",
+            "model_max_length": 64,
+            "pad_token": "</s>",
+            "tokenizer_class": "SiglipTokenizer",
+            "unk_token": "<unk>",
         },
     )

@@ -24,6 +24,7 @@ from aot.models import VideoModel
 from aot.peak_memory import PeakMemory, peak_memory
 from aot.report import language_model_load, versions
 from aot.segments import EncodedVideo, SegmentCompressor
+from aot.selection import check_questions
 from aot.stages import StageClock
 from aot.types import CompressedTokens, Needs, VisualTokens
 from aot.video import probe
@@ -50,11 +51,13 @@ def evaluate(
     A condition whose method cannot keep as few tokens of some video is left out, with a notice.
 
     Raises:
-        ConfigError: `folder` holds answers of another run, or no condition can be met.
+        ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one
+            question, where all of a video's are asked about one encoding.
         VideoError: videos that cannot be opened, told before the first is answered; or one that does not decode.
         MemoryLimitError, NumericsError: what a video gives cannot be used.
         OutputError: `folder` cannot be written to.
     """
+    check_questions(conditions[0].config.sampling, ())
     journal = Journal(folder, _description(model, conditions), restart=restart)
     videos = by_video(items)
     missing = {
@@ -153,7 +156,8 @@ def _answer_encoding(
     """The missing answers of each condition, from one encoding."""
     clock = StageClock(torch.device(model.placement["device"]))
     attempts = [_Attempt(condition, items, model) for condition, items in missing]
-    encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock)
+    questions = list(dict.fromkeys(item.prompt for _, items in missing for item in items))
+    encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock, questions=questions)
     encoded.compress(attempts)
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")

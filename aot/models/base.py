@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aot.config import GenerationConfig
 from aot.inner import InnerReduction
 from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
 
-__all__ = ["Answer", "ModelIdentity", "Progress", "Reading", "VideoModel"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Answer", "FrameScorer", "ModelIdentity", "Progress", "Reading", "ScoresFrames", "VideoModel"]
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -94,3 +97,28 @@ class VideoModel(Protocol):
     ) -> Answer: ...
 
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading: ...
+
+
+class FrameScorer(Protocol):
+    """How much the frames of a video that comes in pieces have to do with questions. by: what it goes by, in words."""
+
+    by: str
+
+    def add(self, visual: VisualTokens) -> None:
+        """The next frames, encoded with their embeddings."""
+        ...
+
+    def scores(self) -> Tensor:
+        """[F], of all frames that came, on the CPU; more is better."""
+        ...
+
+
+@runtime_checkable
+class ScoresFrames(Protocol):
+    """What a `VideoModel` may offer besides: to say which frames questions are about, without its language model's
+    layers.
+    """
+
+    def frame_scorer(self, questions: Sequence[str]) -> FrameScorer | None:
+        """Scores are means over the questions; None if they say nothing to look for."""
+        ...

@@ -19,14 +19,17 @@ from aot.errors import ConfigError, NumericsError
 from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity, Progress
+from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.preprocessing import pixel_statistics
 from aot.models.prompt import split_prompt
+from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, recorded_attention, resolve_layer
 from aot.models.siglip_head import SiglipHead
+from aot.models.siglip_text import SiglipText
 from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["LlavaOnevision"]
@@ -242,6 +245,23 @@ class LlavaOnevision:
         if self._siglip_head is None:
             self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
         return self._siglip_head
+
+    @torch.inference_mode()
+    def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
+        """By SigLIP's text tower where there is one, otherwise by the language model's input embeddings.
+
+        Raises:
+            ModelError: the text tower cannot be loaded.
+        """
+        table = self.network.get_input_embeddings().weight
+        by = "the question's own words"
+        if self.config.siglip_head:
+            text = SiglipText.load(self.config, table)
+            if text is not None:
+                return ByTextTower(text(questions), text.name)
+            by += f" ({self.config.siglip_head} has no text tower with a tokenizer.json)"
+        words = embed_words(self.tokenizer, table, questions)
+        return None if words is None else ByWords(words, by)
 
     def prompt(self, tokens: CompressedTokens, question: str) -> tuple[Tensor, Tensor]:
         """Token ids [1, L], the video token standing for every kept token and the newline, and their

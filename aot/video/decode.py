@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aot.video.probe import FrameIndex
     from aot.video.sampling import FramePlan
 
-__all__ = ["FrameStream", "decode", "open_frames"]
+__all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
 
 _READERS = {"pyav": decode_pyav.read_pictures, "decord": decode_decord.read_pictures}
 
@@ -61,11 +61,39 @@ def open_frames(
     Raises:
         VideoError: the file is unreadable, or the range holds no frame.
     """
+    with open_video(path, sampling) as video, video.frames(size=size, ahead=ahead) as stream:
+        yield stream
+
+
+@contextmanager
+def open_video(path: str | Path, sampling: SamplingConfig) -> Iterator[OpenVideo]:
+    """A video whose frames can be read more than once, even from standard input.
+
+    Raises:
+        VideoError: the file is unreadable, or the range holds no frame.
+    """
     with open_source(path) as file:
         index = index_file(file, source_name(path))
-        plan = plan_frames(index, sampling)
-        with closing(_READERS[sampling.decoder](file, index, plan.positions)) as pictures:
-            stream = FrameStream(index, plan, pictures, size)
+        yield OpenVideo(file, index, plan_frames(index, sampling), sampling.decoder)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVideo:
+    """A file and what is to be read of it."""
+
+    file: Path
+    index: FrameIndex
+    plan: FramePlan
+    decoder: str
+
+    @contextmanager
+    def frames(
+        self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
+    ) -> Iterator[FrameStream]:
+        """As `open_frames`; of the planned frames all, or those shown at `times_s`."""
+        plan = self.plan if times_s is None else self.plan.at(times_s)
+        with closing(_READERS[self.decoder](self.file, self.index, plan.positions)) as pictures:
+            stream = FrameStream(self.index, plan, pictures, size)
             if not ahead:
                 yield stream
                 return

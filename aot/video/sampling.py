@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from aot.errors import VideoError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from aot.config import SamplingConfig
     from aot.video.probe import FrameIndex
 
-__all__ = ["FramePlan", "plan_frames", "segment_lengths"]
+__all__ = ["FramePlan", "plan_frames", "segment_lengths", "spread"]
 
 _UNIT = 8  # frames: clips of 2, 4 or 8 are not cut by the end of a segment
 
@@ -32,6 +32,12 @@ class FramePlan:
     positions: tuple[int, ...]
     timestamps_s: tuple[float, ...]
     notices: tuple[str, ...] = ()
+
+    def at(self, times_s: Collection[float]) -> FramePlan:
+        """Those of the frames that are shown at these times."""
+        wanted = set(times_s)
+        chosen = [pair for pair in zip(self.positions, self.timestamps_s, strict=True) if pair[1] in wanted]
+        return FramePlan(tuple(p for p, _ in chosen), tuple(t for _, t in chosen), self.notices)
 
 
 def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:

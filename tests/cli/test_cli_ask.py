@@ -27,7 +27,7 @@ def test_tokens_answer_as_the_video_does(
     asked = run_aot("ask", clip_file, "what happens?", *small, *SHORT).out
     for name in ("t.pt", "t.safetensors"):
         assert run_aot("compress", clip_file, "-o", name, *small).code == 0
-    monkeypatch.setattr("aot.video.open_frames", None)  # neither decoded nor encoded again
+    monkeypatch.setattr("aot.video.open_video", None)  # neither decoded nor encoded again
     for name in ("t.pt", "t.safetensors"):
         assert run_aot("ask", name, "what happens?", *SHORT).out == asked
 

@@ -1,0 +1,126 @@
+"""Which of the sampled frames are compressed: those that questions are about.
+
+All sampled frames are encoded once for their scores, a segment at a time, and of each only its embedding and a few
+numbers are kept; the chosen ones are then decoded and encoded again, with all that a method needs. Keeping the features
+of frames that may still be chosen would not do in constant memory: a frame that gave way to one like it comes back when
+a better one takes that one's place, so until the end every frame may still be chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from aot.config import SamplingConfig
+from aot.core.frame_choice import choose_frames
+from aot.errors import ConfigError, NumericsError
+from aot.models.base import FrameScorer, ScoresFrames, VideoModel
+from aot.stages import StageClock
+from aot.types import Needs
+
+if TYPE_CHECKING:
+    from aot.video import OpenVideo
+
+__all__ = ["FrameSelection", "OnFrames", "check_questions", "select_frames"]
+
+OnFrames = Callable[[int, int], None]  # (done, planned)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSelection:
+    """timestamps_s: the chosen frames', ascending; frames: their places among the `sampled`. by: what they were
+    chosen by. notices: about all sampled frames.
+    """
+
+    timestamps_s: tuple[float, ...]
+    frames: tuple[int, ...]
+    sampled: int
+    by: str
+    notices: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """One sentence for the user."""
+        return f"{len(self.frames)} of {self.sampled} sampled frames were chosen, by {self.by}"
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """For a report."""
+        places = " ".join(map(str, self.frames))
+        return {"sampled_frames": self.sampled, "selected_frames": places, "selected_by": self.by}
+
+
+def check_questions(sampling: SamplingConfig, questions: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: frames are to be chosen, and there is no question.
+    """
+    if sampling.select_frames is not None and not questions:
+        raise ConfigError(
+            "--select-frames chooses frames by the one question asked, which there is not here; "
+            "use it with aot ask or aot compare, or leave it out"
+        )
+
+
+def select_frames(
+    video: OpenVideo,
+    model: VideoModel,
+    sampling: SamplingConfig,
+    questions: Sequence[str],
+    clock: StageClock,
+    on_frames: OnFrames,
+) -> FrameSelection | None:
+    """Choose `sampling.select_frames` frames by the mean of their scores for the questions; None if there are no more.
+
+    Raises:
+        ConfigError: the model cannot score frames.
+        VideoError, ModelError, NumericsError, MemoryLimitError: see `aot.errors`.
+    """
+    times, count = video.plan.timestamps_s, sampling.select_frames
+    if count is None or count >= len(times):
+        return None
+    if not isinstance(model, ScoresFrames):
+        raise ConfigError(f"{model.identity.name} cannot score frames; leave --select-frames out")
+    scorer = model.frame_scorer(questions)
+    if scorer is None:
+        from aot.video import spread
+
+        even = tuple(spread(len(times), count))
+        by = "an even spread, as no word of the question says what to look for"
+        return FrameSelection(tuple(times[frame] for frame in even), even, len(times), by)
+    return _best(video, model, sampling, count, scorer, clock, on_frames)
+
+
+def _best(
+    video: OpenVideo,
+    model: VideoModel,
+    sampling: SamplingConfig,
+    count: int,
+    scorer: FrameScorer,
+    clock: StageClock,
+    on_frames: OnFrames,
+) -> FrameSelection:
+    embeddings: list[torch.Tensor] = []
+    times: list[float] = []
+    notices: dict[str, None] = {}
+    with video.frames(size=model.image_size, ahead=sampling.segment_frames) as stream:
+        for frames in stream.segments(sampling.segment_frames):
+            with clock.stage("encode"):
+                visual = model.encode(frames, Needs(frame_embeddings=True))
+                scorer.add(visual)
+            assert visual.frame_embeddings is not None
+            embeddings.append(visual.frame_embeddings)
+            times += frames.timestamps_s
+            notices |= dict.fromkeys(visual.notices)
+            del visual, frames  # before the next are made
+            on_frames(len(times), stream.planned)
+        clock.stage_ms["decode"] += stream.decode_ms
+        told = (*stream.notices, *notices)
+    scores, joined = scorer.scores(), torch.cat(embeddings)
+    if not (scores.isfinite().all() and joined.isfinite().all()):
+        raise NumericsError("the frames' scores are not finite; try --dtype bfloat16 or --dtype float32")
+    chosen = tuple(choose_frames(scores, joined, count, sampling.duplicate_similarity))
+    return FrameSelection(tuple(times[frame] for frame in chosen), chosen, len(times), scorer.by, told)

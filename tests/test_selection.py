@@ -1,0 +1,151 @@
+"""Frames chosen by a question, from the file to the report."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aot.config import Config, SamplingConfig
+from aot.core.frame_choice import choose_frames
+from aot.errors import ConfigError
+from aot.methods import build_method
+from aot.models.llava_onevision import LlavaOnevision
+from aot.pipeline import compress_video
+from aot.selection import check_questions
+from aot.tokens_file import load_tokens, save_tokens
+from aot.types import Needs, VisualTokens
+from aot.video import decode
+
+FRAMES, CHOSEN = 11, 4
+QUESTION = "where is the red square?"
+
+
+def config(**more: Any) -> Config:
+    sampling = SamplingConfig(FRAMES, select_frames=CHOSEN, duplicate_similarity=more.pop("duplicate_similarity", 0.95))
+    return Config(ratio=0.3, sampling=replace(sampling, segment_frames=more.pop("segment_frames", 64)), **more)
+
+
+def straight(clip: Path, model: LlavaOnevision, settings: Config, questions: list[str]) -> list[int]:
+    """The choice from all frames at once."""
+    sampling = replace(settings.sampling, select_frames=None)
+    visual = model.encode(decode(clip, sampling, size=model.image_size), Needs(frame_embeddings=True))
+    scorer = model.frame_scorer(questions)
+    assert scorer is not None and visual.frame_embeddings is not None
+    scorer.add(visual)
+    return choose_frames(scorer.scores(), visual.frame_embeddings, CHOSEN, sampling.duplicate_similarity)
+
+
+@pytest.mark.parametrize("segment_frames", [1, 3, 64])
+@pytest.mark.parametrize("method", ["aot", "none", "random", "tome"])
+def test_the_chosen_frames_alone_are_compressed(
+    clip_file: Path, small_model: LlavaOnevision, method: str, segment_frames: int
+) -> None:
+    """The method gets what it would of a video with those frames only, however the video is cut into segments."""
+    settings = config(method=method, segment_frames=segment_frames)
+    if method == "tome" and segment_frames < CHOSEN:
+        pytest.skip("merges within segments")
+    result = compress_video(clip_file, small_model, settings, questions=[QUESTION])
+    chosen = straight(clip_file, small_model, settings, [QUESTION])
+    pictures = decode(clip_file, SamplingConfig(FRAMES), size=small_model.image_size)
+    times = tuple(pictures.timestamps_s[frame] for frame in chosen)
+    assert result.tokens.timestamps_s == times
+    assert [row.timestamp_s for row in result.report.frames] == list(times)
+    assert len(result.report.frames) == CHOSEN
+    assert result.report.visual_tokens == CHOSEN * 25
+    if method != "none":
+        assert len(result.tokens.features) == round(0.3 * CHOSEN * 25) == result.report.budget_tokens
+    if segment_frames == 64:
+        only = replace(pictures, pixels=pictures.pixels[chosen], timestamps_s=times)
+        built = build_method(settings)
+        expected = built.compress(small_model.encode(only, built.needs), len(result.tokens.features))
+        assert torch.equal(result.tokens.features, expected.features)
+
+
+def test_the_report_tells(clip_file: Path, small_model: LlavaOnevision, tmp_path: Path) -> None:
+    result = compress_video(clip_file, small_model, config(), questions=[QUESTION])
+    chosen = straight(clip_file, small_model, config(), [QUESTION])
+    assert result.report.facts["sampled_frames"] == FRAMES
+    assert result.report.facts["selected_frames"] == " ".join(map(str, chosen))
+    assert "4 of 11 sampled frames were chosen, by the question's own words" in result.report.notices
+    save_tokens(tmp_path / "t.pt", result.tokens, result.report)
+    file = load_tokens(tmp_path / "t.pt")
+    assert file.tokens.timestamps_s == result.tokens.timestamps_s
+    assert file.report["facts"]["selected_by"] == "the question's own words"
+    assert file.config == config()
+
+
+def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, small_model: LlavaOnevision) -> None:
+    def times(*questions: str) -> tuple[float, ...]:
+        return compress_video(clip_file, small_model, config(), questions=questions).tokens.timestamps_s
+
+    words = ("cat", "zebra", "moon", "tree", "xylophone", "house")
+    assert times(QUESTION) == times(QUESTION)
+    assert len({times(word) for word in words}) > 1
+    assert times(*words) == times(*words[::-1])
+
+
+def test_a_choice_among_no_more_frames_encodes_once(
+    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    encode = LlavaOnevision.encode
+
+    def counted(self: LlavaOnevision, *given: Any, **named: Any) -> VisualTokens:
+        calls.append(1)
+        return encode(self, *given, **named)
+
+    monkeypatch.setattr(LlavaOnevision, "encode", counted)
+    every = replace(config(), sampling=SamplingConfig(FRAMES, select_frames=FRAMES))
+    kept = compress_video(clip_file, small_model, every, questions=[QUESTION])
+    plain = compress_video(clip_file, small_model, replace(every, sampling=SamplingConfig(FRAMES)))
+    assert len(calls) == 2
+    assert torch.equal(kept.tokens.features, plain.tokens.features)
+    assert "selected_frames" not in kept.report.facts
+
+
+def test_a_question_without_a_word_to_go_by_spreads_evenly(clip_file: Path, small_model: LlavaOnevision) -> None:
+    result = compress_video(clip_file, small_model, config(), questions=["What happens in the video?"])
+    assert result.report.facts["selected_frames"] == "0 3 6 10"
+    assert any("even spread" in notice for notice in result.report.notices)
+
+
+def test_standard_input_is_read_twice(
+    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stdin:
+        buffer = io.BytesIO(clip_file.read_bytes())
+
+    expected = compress_video(clip_file, small_model, config(), questions=[QUESTION])
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    found = compress_video("-", small_model, config(), questions=[QUESTION])
+    assert torch.equal(found.tokens.features, expected.tokens.features)
+    assert found.report.video["path"] == "standard input"
+
+
+def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path, small_model: LlavaOnevision) -> None:
+    class Other:
+        def __getattr__(self, name: str) -> Any:
+            if name == "frame_scorer":
+                raise AttributeError(name)
+            return getattr(small_model, name)
+
+    with pytest.raises(ConfigError, match="--select-frames"):
+        compress_video(clip_file, small_model, config())
+    with pytest.raises(ConfigError, match="cannot score frames"):
+        compress_video(clip_file, Other(), config(), questions=[QUESTION])
+    check_questions(SamplingConfig(), [])
+
+
+def test_progress_and_times_hold_both_passes(clip_file: Path, small_model: LlavaOnevision) -> None:
+    calls: list[tuple[str, int, int]] = []
+    settings = config(segment_frames=4)
+    report = compress_video(clip_file, small_model, settings, lambda *call: calls.append(call), [QUESTION]).report
+    assert [call[1:] for call in calls if call[0] == "select"] == [(3, 11), (7, 11), (11, 11)]
+    assert [call for call in calls if call[0] == "encode"][-1] == ("encode", CHOSEN, CHOSEN)
+    assert min(report.stage_ms.values()) > 0
