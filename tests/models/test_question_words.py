@@ -61,4 +61,4 @@ def test_several_questions_score_their_mean(small_model: LlavaOnevision) -> None
         assert scorer is not None
         scorer.add(visual)
         scores.append(scorer.scores())
-    torch.testing.assert_close((scores[0] + scores[1]) / 2, scores[2])
+    torch.testing.assert_close((scores[0] + scores[1]) / 2, scores[2], rtol=1e-5, atol=1e-6)  # float32 features
