@@ -45,8 +45,8 @@ def compress_video(
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
-    video = EncodedVideo(path, model, config.sampling, build_method(config).needs, clock, on_progress, questions)
     compressor = SegmentCompressor(model, config, clock)
+    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions)
     video.compress([compressor])
     tokens = compressor.tokens()
     return Compression(tokens, _report(tokens, video, model, config, clock))

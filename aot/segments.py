@@ -138,6 +138,11 @@ class SegmentCompressor:
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
 
+    @property
+    def needs(self) -> Needs:
+        """What must be recorded of the segments."""
+        return self._method.needs
+
     def add(self, visual: VisualTokens) -> None:
         """Compress the next segment.
 

@@ -19,7 +19,6 @@ from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
 from aot.inner import InnerReduction, build_inner, outer_config
 from aot.memory import explained_memory
-from aot.methods import build_method
 from aot.models import VideoModel
 from aot.peak_memory import PeakMemory, peak_memory
 from aot.report import language_model_load, versions
@@ -135,29 +134,29 @@ def answer_video(
     Raises:
         VideoError, MemoryLimitError, NumericsError: see `aot.errors`.
     """
-    needs = {condition.key: build_method(condition.config).needs for condition, _ in missing}
-    waiting = list(missing)
+    attempts = [_Attempt(condition, items, model) for condition, items in missing]
+    yield from (each.refusal for each in attempts if each.refusal)
+    waiting = [each for each in attempts if not each.refusal]
     while waiting:
-        merging = needs[waiting[0][0].key].merging
-        alike = [each for each in waiting if needs[each[0].key].merging == merging]
-        waiting = [each for each in waiting if needs[each[0].key].merging != merging]
-        shared = Needs.union(needs[condition.key] for condition, _ in alike)
-        yield from _answer_encoding(video, model, shared, alike, on_notice, measure_memory)
+        merging = waiting[0].needs.merging
+        alike = [each for each in waiting if each.needs.merging == merging]
+        waiting = [each for each in waiting if each.needs.merging != merging]
+        yield from _answer_encoding(video, model, alike, on_notice, measure_memory)
 
 
 def _answer_encoding(
     video: Path,
     model: VideoModel,
-    needs: Needs,
-    missing: Sequence[tuple[Condition, Sequence[Item]]],
+    attempts: Sequence[_Attempt],
     on_notice: Callable[[str], None],
     measure_memory: bool,
 ) -> Iterator[list[Answered] | Refusal]:
-    """The missing answers of each condition, from one encoding."""
+    """The missing answers of each attempt, from one encoding."""
     clock = StageClock(torch.device(model.placement["device"]))
-    attempts = [_Attempt(condition, items, model) for condition, items in missing]
-    questions = list(dict.fromkeys(item.prompt for _, items in missing for item in items))
-    encoded = EncodedVideo(video, model, missing[0][0].config.sampling, needs, clock, questions=questions)
+    questions = list(dict.fromkeys(item.prompt for each in attempts for item in each.items))
+    needs = Needs.union(each.needs for each in attempts)
+    sampling = attempts[0].condition.config.sampling
+    encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions)
     encoded.compress(attempts)
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
@@ -172,11 +171,15 @@ class _Attempt:
     """One condition on one video, until its method refuses the budget."""
 
     def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel) -> None:
-        self._condition, self._items, self._model = condition, items, model
+        self.condition, self.items, self._model = condition, items, model
         self._clock = StageClock(torch.device(model.placement["device"]))
         self.refusal: Refusal | None = None
         with self._refused():
             self._compressor = SegmentCompressor(model, condition.config, self._clock)
+
+    @property
+    def needs(self) -> Needs:
+        return self._compressor.needs
 
     def add(self, visual: VisualTokens) -> None:
         if self.refusal is None:
@@ -185,14 +188,14 @@ class _Attempt:
 
     def answer(self, frames: int, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
         times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
-        return _answer(self._items, self._model, self._condition, tokens, frames, times, measure_memory)
+        return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
         try:
             yield
         except BudgetError as error:
-            self.refusal = Refusal(self._condition, error)
+            self.refusal = Refusal(self.condition, error)
 
 
 def _answer(

@@ -28,3 +28,13 @@ def test_a_reduction_inside_answers(run_aot: Aot, clip_file: Path, small: tuple[
     assert done.code == 0, done.err
     assert done.json["kept_tokens"] == round(0.5 * done.json["visual_tokens"])
     assert 0 < done.json["language_model_load"] < 0.5
+
+
+def test_the_tower_merges_to_what_the_reduction_inside_leaves(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...]
+) -> None:
+    """Half of the load with a reduction inside is more than half of the tokens before it."""
+    line = ("ask", clip_file, "what happens?", *small, *SHORT, "--inner", "flashvid", "--method")
+    merged, chosen = (run_aot(*line, name) for name in ("tome", "uniform"))
+    assert merged.code == chosen.code == 0, merged.err
+    assert merged.json["kept_tokens"] == chosen.json["kept_tokens"] > round(0.5 * merged.json["visual_tokens"])
