@@ -17,7 +17,7 @@ from aot.core.density_peaks import density_peaks
 from aot.core.grid import pool
 from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, least_similarities, most_saving_clips, share_out
-from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells, pooled_saliency
+from aot.methods.subset import kept_tokens, pooled_cells, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -71,10 +71,9 @@ class HoliTom:
         Raises:
             BudgetError: no token is asked for, or (paper_exact) none is left.
         """
-        check_budget(tokens, budget)
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
         total = math.prod(pooled_cells(tokens))
-        if budget >= total:
-            return keep_subset(tokens, torch.arange(total))
         features = pool(tokens.features, tokens.grid, tokens.pool)
         features = features.to(working_dtype(features))
         threshold = self._threshold(Fraction(budget, total))

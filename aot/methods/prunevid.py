@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +16,7 @@ from aot.core.frame_clusters import alike_frame_clips
 from aot.core.grid import pool
 from aot.core.peak_clusters import members_of
 from aot.core.redundancy import Quota, Redundancy, position_similarity, share_out
-from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.methods.subset import kept_tokens, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -69,10 +68,8 @@ class PruneVid:
         Raises:
             BudgetError: no token is asked for, or (paper_exact) none is left.
         """
-        check_budget(tokens, budget)
-        total = math.prod(pooled_cells(tokens))
-        if budget >= total:
-            return keep_subset(tokens, torch.arange(total))
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
         features = pool(tokens.features, tokens.grid, tokens.pool)
         features = features.to(working_dtype(features))
         redundancy = self._segment(features)

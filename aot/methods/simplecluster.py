@@ -11,7 +11,7 @@ from aot.core.cost import decision_dtype
 from aot.core.grid import pool, pooled_grid
 from aot.core.kmeans import cluster_means, cosine_kmeans
 from aot.core.rotary import rotated_by_place
-from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.methods.subset import kept_tokens, pooled_cells, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -52,11 +52,10 @@ class SimpleCluster:
         Raises:
             BudgetError: the budget is 0.
         """
-        check_budget(tokens, budget)
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
         frames, per_frame = pooled_cells(tokens)
         count = frames * per_frame
-        if budget >= count:
-            return keep_subset(tokens, torch.arange(count))
         features = pool(tokens.features, tokens.grid, tokens.pool)
         keys = rotated_by_place(features, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
         found = cosine_kmeans(keys, budget, iterations=self.iterations, seed=self.seed)

@@ -12,7 +12,16 @@ from aot.core.grid import pool, pooled_grid
 from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, VisualTokens
 
-__all__ = ["check_budget", "evenly", "keep_subset", "kept_tokens", "least_ratio", "pooled_cells", "pooled_saliency"]
+__all__ = [
+    "check_budget",
+    "evenly",
+    "keep_subset",
+    "kept_tokens",
+    "least_ratio",
+    "pooled_cells",
+    "pooled_saliency",
+    "whole_video",
+]
 
 
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
@@ -46,6 +55,17 @@ def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "
     total = math.prod(pooled_cells(tokens))
     asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
     raise BudgetError(f"{asked}; use --ratio {least_ratio(max(least, 1), total):g} or more")
+
+
+def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None = None) -> CompressedTokens | None:
+    """All pooled tokens where the budget is enough for them, else None.
+
+    Raises:
+        BudgetError: the budget is 0.
+    """
+    check_budget(tokens, budget)
+    total = math.prod(pooled_cells(tokens))
+    return keep_subset(tokens, torch.arange(total), clips) if budget >= total else None
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:

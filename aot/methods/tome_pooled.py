@@ -12,7 +12,7 @@ from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.soft_matching import match_pairs, merge_matched
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.methods.subset import check_budget, keep_subset, pooled_cells
+from aot.methods.subset import pooled_cells, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -46,10 +46,9 @@ class PooledTokenMerging:
         Raises:
             BudgetError: the budget is 0.
         """
-        check_budget(tokens, budget)
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
         frames, per_frame = pooled_cells(tokens)
-        if budget >= frames * per_frame:
-            return keep_subset(tokens, torch.arange(frames * per_frame))
         features = pool(tokens.features, tokens.grid, tokens.pool)
         shares = equal_shares(frames, per_frame, budget)
         parts = [(run, self._merge(features[run.first : run.stop], share)) for run, share in shares]

@@ -12,7 +12,7 @@ from aot.core.cost import cosine_similarity, working_dtype
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.methods.subset import check_budget, keep_subset, pooled_cells, pooled_saliency
+from aot.methods.subset import pooled_cells, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -54,10 +54,9 @@ class VisionZip:
         Raises:
             BudgetError: the budget is 0.
         """
-        check_budget(tokens, budget)
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
         frames, per_frame = pooled_cells(tokens)
-        if budget >= frames * per_frame:
-            return keep_subset(tokens, torch.arange(frames * per_frame))
         features = pool(tokens.features, tokens.grid, tokens.pool)
         attention = pooled_saliency(tokens, self.layer)
         keys = tokens.keys[self.layer]
