@@ -5,6 +5,7 @@ the question decides what is left of the video inside the language model, it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,9 @@ from aot.models.answer import StreamedAnswer, copied_cache, generation_arguments
 
 __all__ = ["Reading", "ReadingAnew"]
 
-_TOGETHER = 16  # questions in one forward pass
+_MOST_TOGETHER = 64  # questions in one forward pass
+_COPIES_BYTES = 2 << 30  # each of them has its own copy of the video's keys and values
+_SHORT = 6  # tokens; most answers are done by then, and do not wait for a long one beside them
 
 
 class ReadingAnew:
@@ -80,10 +83,28 @@ class Reading:
             ConfigError: as `generate`.
         """
         suffixes = [self._suffix_of(question) for question in questions]
-        groups = [suffixes[first : first + _TOGETHER] for first in range(0, len(suffixes), _TOGETHER)]
-        return [text for group in groups for text in self._answer(group, options)]
+        short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
+        written = self._write(suffixes, replace(options, max_new_tokens=short))
+        if short < options.max_new_tokens:
+            going_on = [row for row, ids in enumerate(written) if ids[-1] not in self._last_ids]
+            again = self._write([suffixes[row] for row in going_on], options)
+            for row, ids in zip(going_on, again, strict=True):
+                written[row] = ids
+        return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
-    def _answer(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[str]:
+    @cached_property
+    def _last_ids(self) -> set[int]:
+        ends = self._network.generation_config.eos_token_id
+        return {self._tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+
+    def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
+        if not suffixes:
+            return []
+        step = min(max(_COPIES_BYTES // _cache_bytes(self._cache), 1), _MOST_TOGETHER)
+        groups = [suffixes[first : first + step] for first in range(0, len(suffixes), step)]
+        return [ids for group in groups for ids in self._write_group(group, options)]
+
+    def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
         longest = max(map(len, suffixes))
         pad, first = self._tokenizer.pad_token_id, self._prefix_ids.shape[1]
@@ -103,4 +124,8 @@ class Reading:
             pad_token_id=pad,
             **generation_arguments(options),
         )
-        return list(self._tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True))
+        return list(written[:, ids.shape[1] :].tolist())
+
+
+def _cache_bytes(cache: Any) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from model_inputs import frames_for
 
+import aot.models.reading
 from aot.config import Config, GenerationConfig, ModelConfig
 from aot.errors import ConfigError
 from aot.methods import build_method
@@ -57,6 +58,18 @@ def test_under_a_repetition_penalty_too(small_folder: Path, tmp_path: Path) -> N
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
     tokens = kept(model, 0.2)
     assert model.read(tokens).answers(QUESTIONS, GREEDY) == alone(model, tokens)
+
+
+@pytest.mark.parametrize("copies_bytes", [0, 1 << 30])
+def test_a_long_answer_beside_short_ones(copies_bytes: int) -> None:
+    asked = ["what happens ?", "is there a red square ?", "how many objects are there in all ?"]
+    model = load_model(ModelConfig(name="shapes", device="cpu", dtype="float32"))
+    tokens = kept(model, 0.5)
+    options = GenerationConfig(max_new_tokens=30)
+    expected = ["".join(model.generate(tokens, question, options)) for question in asked]
+    assert sorted(len(text.split()) > 6 for text in expected) == [False, False, True]
+    with patch.object(aot.models.reading, "_COPIES_BYTES", copies_bytes):
+        assert model.read(tokens).answers(asked, options) == expected
 
 
 def test_the_video_is_read_once(small_model: VideoModel) -> None:
