@@ -82,9 +82,13 @@ class ModelConfig:
     """Which model, where and how it runs.
 
     name: a Hugging Face id or a local folder. siglip_head: a SigLIP checkpoint (id or folder) whose
-    pooling head gives the frame embeddings of dynamic clips. newline: LLaVA-OneVision ends the video
-    with one learned newline token ("one_token"); "none" drops it, as the published script does. encode_batch_frames:
-    frames in the vision tower at once; None takes as many as fit into the device's free memory.
+    pooling head gives the frame embeddings of dynamic clips. encode_batch_frames: frames in the vision tower at once;
+    None takes as many as fit into the device's free memory.
+
+    LLaVA's geometry, "auto" being what the checkpoint was trained with. pool: 2 x 2, "bilinear" (LLaVA-OneVision) or
+    "average" (LLaVA-Video). newline: a learned one behind the video ("one_token", LLaVA-OneVision), behind every row of
+    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published); "none" drops it, as the
+    published script does for LLaVA-OneVision. time_instruction: tell when the frames are, as LLaVA-Video's demo does.
     """
 
     name: str | None = None
@@ -93,7 +97,9 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     offline: bool = False
     template: Literal["native", "hf"] = "native"
-    newline: Literal["one_token", "none"] = "one_token"
+    pool: Literal["auto", "bilinear", "average"] = "auto"
+    newline: Literal["auto", "one_token", "grid", "every_row", "none"] = "auto"
+    time_instruction: bool = False
     siglip_head: str | None = None
     encode_batch_frames: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,14 +91,15 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
 def _report(
     tokens: CompressedTokens, video: EncodedVideo, model: VideoModel, config: Config, clock: StageClock
 ) -> RetentionReport:
-    rows = frame_retention(tokens, model.tokens_per_frame, video.similarity)
+    per_frame = math.prod(tokens.grid)
+    rows = frame_retention(tokens, per_frame, video.similarity)
     outer = outer_config(config, model.language_layers)
-    total = video.frames * model.tokens_per_frame
+    total = video.frames * per_frame
     kept = len(tokens.features)
     identity = model.identity
     return RetentionReport(
         visual_tokens=total,
-        budget_tokens=outer.token_budget(len(rows), model.tokens_per_frame) if outer.has_budget else None,
+        budget_tokens=outer.token_budget(len(rows), per_frame) if outer.has_budget else None,
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,

@@ -5,8 +5,10 @@ The paper's videos are one segment. The budget is exact for every segment, and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from aot.config import Config, SamplingConfig
 from aot.core.clips import neighbour_similarity
+from aot.core.grid import pooled_grid
 from aot.errors import NumericsError
 from aot.inner import outer_config
 from aot.memory import explained_memory
@@ -102,12 +105,14 @@ class EncodedVideo:
     def _encoded(self, video: OpenVideo) -> Generator[VisualTokens, None, None]:
         chosen, length = self.selection, self._sampling.segment_frames
         times = chosen.timestamps_s if chosen else None
-        with video.frames(size=self._model.image_size, ahead=length, times_s=times) as stream:
+        planned = len(times or video.plan.positions)
+        size = self._model.frame_size(video.index.info, planned)
+        with video.frames(size=size, ahead=length, times_s=times) as stream:
             self.source, self.planned = stream.source, stream.planned
             for frames in stream.segments(length, lambda done, planned: self._on_progress("decode", done, planned)):
                 with self._clock.stage("encode"):
                     visual = self._model.encode(frames, self._needs, on_frame=self._tell_encoded)
-                self.frames += len(frames.pixels)
+                self.frames += len(visual.timestamps_s)
                 self.notices += tuple(notice for notice in visual.notices if notice not in self.notices)
                 self._compare(visual)
                 yield visual
@@ -134,7 +139,6 @@ class SegmentCompressor:
     def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:
         self._config, self._clock = outer_config(config, model.language_layers), clock
         self._method = method or build_method(self._config)
-        self._per_frame = model.tokens_per_frame
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
 
@@ -150,7 +154,7 @@ class SegmentCompressor:
             ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
         """
         self._frames += len(visual.timestamps_s)
-        budget = self._config.token_budget(self._frames, self._per_frame)
+        budget = self._config.token_budget(self._frames, math.prod(pooled_grid(visual.grid, visual.pool)))
         with explained_memory(), self._clock.stage("compress"):
             tokens = self._method.compress(visual, budget - self._budget)
         self._budget = budget
@@ -158,7 +162,11 @@ class SegmentCompressor:
             raise NumericsError(
                 "compression overflowed; the model's features are too large for float32, check its files"
             )
-        self._parts.append(tokens)
+        deepstack = visual.deepstack
+        if deepstack is not None:
+            place = (tokens.row.long() * tokens.grid[1] + tokens.col.long()).to(deepstack.device)
+            deepstack = deepstack[:, tokens.frame.long().to(deepstack.device), place]
+        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack))
 
     def tokens(self) -> CompressedTokens:
         """What was kept of all segments, frames and clips numbered through."""
@@ -168,6 +176,7 @@ class SegmentCompressor:
 def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
     if len(parts) == 1:
         return parts[0]
+    deepstack = [part.deepstack for part in parts if part.deepstack is not None]
     firsts = [0, *accumulate(len(part.timestamps_s) for part in parts[:-1])]
     return CompressedTokens(
         features=torch.cat([part.features for part in parts]),
@@ -184,6 +193,8 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
             for clip in part.clips
         ),
         facts=_join_facts([part.facts for part in parts]),
+        duration_s=parts[0].duration_s,
+        deepstack=torch.cat(deepstack, 1) if deepstack else None,
     )
 
 

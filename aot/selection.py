@@ -106,14 +106,15 @@ def _best(
     embeddings: list[torch.Tensor] = []
     times: list[float] = []
     notices: dict[str, None] = {}
-    with video.frames(size=model.image_size, ahead=sampling.segment_frames) as stream:
+    size = model.frame_size(video.index.info, len(video.plan.positions))
+    with video.frames(size=size, ahead=sampling.segment_frames) as stream:
         for frames in stream.segments(sampling.segment_frames):
             with clock.stage("encode"):
                 visual = model.encode(frames, Needs(frame_embeddings=True))
                 scorer.add(visual)
             assert visual.frame_embeddings is not None
             embeddings.append(visual.frame_embeddings)
-            times += frames.timestamps_s
+            times += visual.timestamps_s
             notices |= dict.fromkeys(visual.notices)
             del visual, frames  # before the next are made
             on_frames(len(times), stream.planned)

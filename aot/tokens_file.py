@@ -63,10 +63,12 @@ def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *
     import torch
 
     check_suffix(path)
-    tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in ("features", *_PER_TOKEN)}
+    names = ("features", *_PER_TOKEN, *(["deepstack"] if tokens.deepstack is not None else []))
+    tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in names}
     meta = {
         "grid": list(tokens.grid),
         "timestamps_s": list(tokens.timestamps_s),
+        "duration_s": tokens.duration_s,
         "clips": [[clip.first, clip.stop] for clip in tokens.clips],
         "facts": dict(tokens.facts),
         "report": report.to_dict(),
@@ -187,12 +189,20 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     _require(bool(content["mass"].isfinite().all()), "mass must be finite")
     for name, limit in {"frame": len(timestamps), "row": rows, "col": cols, "role": len(Role)}.items():
         _require(bool(((content[name] >= 0) & (content[name] < limit)).all()), f"{name} must be in 0 .. {limit - 1}")
+    duration, deepstack = content.get("duration_s"), content.get("deepstack")
+    _require(duration is None or math.isfinite(duration), "the duration must be finite")
+    if deepstack is not None:
+        _require(deepstack.ndim == 3 and deepstack.shape[1:] == features.shape, "deepstack must be [layers, K, D]")
+        _require(deepstack.is_contiguous() and deepstack.dtype == features.dtype, "deepstack must be as features are")
+        _require(bool(deepstack.isfinite().all()), "deepstack must be finite")
     tokens = CompressedTokens(
         **{name: content[name] for name in ("features", *_PER_TOKEN)},
         grid=(rows, cols),
         timestamps_s=timestamps,
         clips=clips,
         facts=dict(content["facts"]),
+        duration_s=None if duration is None else float(duration),
+        deepstack=deepstack,
     )
     return TokensFile(tokens, report, build_config(report["config"]))
 

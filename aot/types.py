@@ -176,6 +176,8 @@ class VisualTokens:
         pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
         received in the last block, of the same sum. `embedding_source` names the origin of both.
     notices: one sentence for each thing about the encoding that the user should know.
+    duration_s: of the whole video, if known. deepstack: [layers, F, n, D] or None, features that the language model
+        adds to its first layers' output (Qwen3-VL).
     merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
         pooled any more, and grid and pool are what they would have been.
     """
@@ -190,6 +192,8 @@ class VisualTokens:
     pooling_attention: Tensor | None = None
     embedding_source: str | None = None
     notices: tuple[str, ...] = ()
+    duration_s: float | None = None
+    deepstack: Tensor | None = None
     merged: MergedPatches | None = None
 
 
@@ -260,7 +264,8 @@ class CompressedTokens:
     features: [K, D]. frame, row, col: [K] int32, where each token came from (pooled grid).
     role: [K] uint8, values of `Role`. mass: [K] float32, how many pooled tokens it stands for:
     1, or 1 plus what it absorbed. facts: plain values that explain the result in a
-    report (anchors per frame, iterations, ...).
+    report (anchors per frame, iterations, ...). duration_s and deepstack [layers, K, D]: of `VisualTokens`, the latter
+    at each token's own place.
     """
 
     features: Tensor
@@ -273,3 +278,5 @@ class CompressedTokens:
     timestamps_s: tuple[float, ...]
     clips: tuple[Clip, ...]
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
+    duration_s: float | None = None
+    deepstack: Tensor | None = None

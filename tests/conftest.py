@@ -20,7 +20,7 @@ from tiny_checkpoint import make_checkpoint
 
 from aot.config import ModelConfig
 from aot.models import load_model
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,19 +48,19 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("small"), grid=SMALL_GRID)
 
 
-def _load(folder: Path) -> LlavaOnevision:
+def _load(folder: Path) -> Llava:
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
-    assert isinstance(model, LlavaOnevision)
+    assert isinstance(model, Llava)
     return model
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_folder: Path) -> LlavaOnevision:
+def tiny_model(tiny_folder: Path) -> Llava:
     return _load(tiny_folder)
 
 
 @pytest.fixture(scope="session")
-def small_model(small_folder: Path) -> LlavaOnevision:
+def small_model(small_folder: Path) -> Llava:
     return _load(small_folder)
 
 

@@ -14,7 +14,7 @@ import torch
 from aot.config import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig, ModelConfig, SamplingConfig
 from aot.errors import ConfigError, MemoryLimitError, TokensFileError, VideoError
 from aot.memory import explained_memory
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.pipeline import Compression, answer, check_same_model, compress_video
 from aot.tokens_file import SUFFIXES, load_tokens, save_tokens
 from aot.types import Role
@@ -28,7 +28,7 @@ def with_ratio(ratio: float, frames: int = FRAMES, **aot: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def compression(clip_file: Path, small_model: LlavaOnevision) -> Compression:
+def compression(clip_file: Path, small_model: Llava) -> Compression:
     return compress_video(clip_file, small_model, CONFIG)
 
 
@@ -37,7 +37,7 @@ def compression(clip_file: Path, small_model: LlavaOnevision) -> Compression:
 
 @pytest.mark.parametrize("ratio", [0.03, 0.1, 0.25, 0.5, 0.99])
 @pytest.mark.parametrize("frames", [1, 5, 8])
-def test_the_ratio_is_met_to_the_token(clip_file: Path, small_model: LlavaOnevision, ratio: float, frames: int) -> None:
+def test_the_ratio_is_met_to_the_token(clip_file: Path, small_model: Llava, ratio: float, frames: int) -> None:
     if round(ratio * frames * 25) < -(-frames // 4):
         with pytest.raises(ConfigError, match=r"--ratio .*--clip-frames"):
             compress_video(clip_file, small_model, with_ratio(ratio, frames))
@@ -46,13 +46,13 @@ def test_the_ratio_is_met_to_the_token(clip_file: Path, small_model: LlavaOnevis
     assert len(result.tokens.features) == round(ratio * frames * 25) == result.report.kept_tokens
 
 
-def test_the_ratio_is_met_on_the_real_grid(clip_file: Path, tiny_model: LlavaOnevision) -> None:
+def test_the_ratio_is_met_on_the_real_grid(clip_file: Path, tiny_model: Llava) -> None:
     result = compress_video(clip_file, tiny_model, with_ratio(0.1, 4))
     assert len(result.tokens.features) == round(0.1 * 4 * 196)
 
 
 @pytest.mark.parametrize("method", ["none", "aot"])
-def test_ratio_one_keeps_everything(clip_file: Path, small_model: LlavaOnevision, method: str) -> None:
+def test_ratio_one_keeps_everything(clip_file: Path, small_model: Llava, method: str) -> None:
     result = compress_video(clip_file, small_model, replace(with_ratio(1.0), method=method))
     assert len(result.tokens.features) == FRAMES * 25
     assert set(result.tokens.role.tolist()) == {Role.KEPT}
@@ -72,7 +72,7 @@ def test_ratio_one_keeps_everything(clip_file: Path, small_model: LlavaOnevision
     ],
     ids=str,
 )
-def test_the_report_adds_up(clip_file: Path, small_model: LlavaOnevision, aot: dict[str, Any]) -> None:
+def test_the_report_adds_up(clip_file: Path, small_model: Llava, aot: dict[str, Any]) -> None:
     config = with_ratio(0.2, **aot)
     result = compress_video(clip_file, small_model, config)
     report, tokens = result.report, result.tokens
@@ -92,9 +92,7 @@ def test_the_report_adds_up(clip_file: Path, small_model: LlavaOnevision, aot: d
     assert report.stage_ms.keys() == {"decode", "encode", "compress"} and min(report.stage_ms.values()) > 0
 
 
-def test_the_report_names_video_and_model(
-    compression: Compression, clip_file: Path, small_model: LlavaOnevision
-) -> None:
+def test_the_report_names_video_and_model(compression: Compression, clip_file: Path, small_model: Llava) -> None:
     report = compression.report
     assert report.video["path"] == str(clip_file)
     assert (report.video["width"], report.video["height"], report.video["frames"]) == (160, 120, 24)
@@ -106,7 +104,7 @@ def test_the_report_names_video_and_model(
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == report.to_dict()
 
 
-def test_progress_only_goes_forward(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_progress_only_goes_forward(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
     compress_video(clip_file, small_model, CONFIG, lambda *call: calls.append(call))
     stages = list(dict.fromkeys(stage for stage, _, _ in calls))
@@ -124,17 +122,17 @@ def test_progress_only_goes_forward(clip_file: Path, small_model: LlavaOnevision
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_micro_batches_keep_the_same_tokens(
-    clip_file: Path, small_model: LlavaOnevision, compression: Compression, batch: int
+    clip_file: Path, small_model: Llava, compression: Compression, batch: int
 ) -> None:
     config = replace(small_model.config, encode_batch_frames=batch)
-    model = LlavaOnevision(small_model.network, small_model.tokenizer, config, small_model.identity)
+    model = Llava(small_model.network, small_model.tokenizer, config, small_model.identity)
     tokens = compress_video(clip_file, model, CONFIG).tokens
     for name in ("frame", "row", "col", "role"):
         assert torch.equal(getattr(tokens, name), getattr(compression.tokens, name)), name
     torch.testing.assert_close(tokens.features, compression.tokens.features, rtol=0, atol=1e-4)
 
 
-def test_twice_is_the_same(clip_file: Path, small_model: LlavaOnevision, compression: Compression) -> None:
+def test_twice_is_the_same(clip_file: Path, small_model: Llava, compression: Compression) -> None:
     again = compress_video(clip_file, small_model, CONFIG).tokens
     assert torch.equal(again.features, compression.tokens.features)
     assert torch.equal(again.mass, compression.tokens.mass)
@@ -145,7 +143,7 @@ def test_twice_is_the_same(clip_file: Path, small_model: LlavaOnevision, compres
 def test_saved_tokens_give_the_same_answer(
     clip_file: Path, small_folder: Path, tmp_path: Path, suffix: str, dtype: Any
 ) -> None:
-    model = LlavaOnevision.load(ModelConfig(name=str(small_folder), device="cpu", dtype=dtype), {})
+    model = Llava.load(ModelConfig(name=str(small_folder), device="cpu", dtype=dtype), {})
     fresh = compress_video(clip_file, model, CONFIG)
     path = tmp_path / f"tokens{suffix}"
     save_tokens(path, fresh.tokens, fresh.report)
@@ -155,7 +153,7 @@ def test_saved_tokens_give_the_same_answer(
     assert texts[0] == texts[1] != ""
 
 
-def test_the_answer_depends_on_the_kept_tokens(small_model: LlavaOnevision, compression: Compression) -> None:
+def test_the_answer_depends_on_the_kept_tokens(small_model: Llava, compression: Compression) -> None:
     other = replace(compression.tokens, features=-compression.tokens.features)
     texts = ["".join(answer(small_model, tokens, "What moves?", CONFIG)) for tokens in (compression.tokens, other)]
     assert texts[0] != texts[1]
@@ -164,12 +162,12 @@ def test_the_answer_depends_on_the_kept_tokens(small_model: LlavaOnevision, comp
 # --- What goes wrong
 
 
-def test_a_missing_video(small_model: LlavaOnevision, tmp_path: Path) -> None:
+def test_a_missing_video(small_model: Llava, tmp_path: Path) -> None:
     with pytest.raises(VideoError):
         compress_video(tmp_path / "nowhere.mp4", small_model, CONFIG)
 
 
-def test_tokens_of_another_model(compression: Compression, small_model: LlavaOnevision) -> None:
+def test_tokens_of_another_model(compression: Compression, small_model: Llava) -> None:
     report = compression.report.to_dict()
     check_same_model(report, small_model)
     report["model"]["fingerprint"] = "another"
@@ -209,7 +207,7 @@ def no_memory(*_: Any, **__: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_running_out_of_memory_while_encoding(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_running_out_of_memory_while_encoding(clip_file: Path, small_model: Llava) -> None:
     hook = small_model.network.model.vision_tower.register_forward_pre_hook(no_memory)
     try:
         with pytest.raises(MemoryLimitError):
@@ -219,7 +217,7 @@ def test_running_out_of_memory_while_encoding(clip_file: Path, small_model: Llav
 
 
 def test_running_out_of_memory_while_answering(
-    small_model: LlavaOnevision, compression: Compression, monkeypatch: pytest.MonkeyPatch
+    small_model: Llava, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_model.network, "generate", no_memory)
     reply = answer(small_model, compression.tokens, "What moves?", CONFIG)

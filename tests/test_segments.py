@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aot.config import Config, SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.methods import build_method
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.segments import _join_facts
 from aot.types import CompressedTokens, VideoFrames, VisualTokens
@@ -49,7 +49,7 @@ def part_of(visual: VisualTokens, first: int, stop: int) -> VisualTokens:
     )
 
 
-def at_once(clip: Path, model: LlavaOnevision, settings: Config) -> list[tuple[int, CompressedTokens]]:
+def at_once(clip: Path, model: Llava, settings: Config) -> list[tuple[int, CompressedTokens]]:
     """The whole video decoded and encoded, then cut: each segment's first frame and its kept tokens."""
     method, length = build_method(settings), settings.sampling.segment_frames
     visual = model.encode(decode(clip, settings.sampling, size=model.image_size), method.needs)
@@ -63,9 +63,7 @@ def at_once(clip: Path, model: LlavaOnevision, settings: Config) -> list[tuple[i
 
 @pytest.mark.parametrize("segment_frames", [1, 4, 5, 11, 64])
 @pytest.mark.parametrize("method", METHODS)
-def test_segments_are_the_video_at_once(
-    clip_file: Path, small_model: LlavaOnevision, method: str, segment_frames: int
-) -> None:
+def test_segments_are_the_video_at_once(clip_file: Path, small_model: Llava, method: str, segment_frames: int) -> None:
     settings = config(method, segment_frames)
     found = compress_video(clip_file, small_model, settings).tokens
     parts = at_once(clip_file, small_model, settings)
@@ -81,7 +79,7 @@ def test_segments_are_the_video_at_once(
 @pytest.mark.parametrize("ratio", [0.08, 0.1, 0.33])
 @pytest.mark.parametrize("segment_frames", [1, 3, 4, 64])
 def test_the_budget_is_exact_for_the_whole(
-    clip_file: Path, small_model: LlavaOnevision, ratio: float, segment_frames: int
+    clip_file: Path, small_model: Llava, ratio: float, segment_frames: int
 ) -> None:
     settings = replace(config("aot", segment_frames), ratio=ratio)
     result = compress_video(clip_file, small_model, settings)
@@ -89,7 +87,7 @@ def test_the_budget_is_exact_for_the_whole(
     assert sum(frame.kept for frame in result.report.frames) == result.report.kept_tokens
 
 
-def test_the_report_is_of_the_whole(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_the_report_is_of_the_whole(clip_file: Path, small_model: Llava) -> None:
     whole, cut = (compress_video(clip_file, small_model, config("aot", length)).report for length in (64, 4))
     assert [frame.similarity for frame in cut.frames] == pytest.approx([frame.similarity for frame in whole.frames])
     assert [frame.timestamp_s for frame in cut.frames] == [frame.timestamp_s for frame in whole.frames]
@@ -99,7 +97,7 @@ def test_the_report_is_of_the_whole(clip_file: Path, small_model: LlavaOnevision
     assert min(cut.stage_ms[name] for name in ("decode", "encode", "compress")) > 0
 
 
-def test_facts_that_differ_are_a_range(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_facts_that_differ_are_a_range(clip_file: Path, small_model: Llava) -> None:
     facts = compress_video(clip_file, small_model, config("aot", 5)).report.facts
     assert facts["clip_mode"] == "fixed"
     low, high = str(facts["intra_marginal_error"]).split(" to ")
@@ -116,7 +114,7 @@ def test_a_segment_without_a_fact_does_not_count() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("frames", [17, 18, 19, 20, 23, 24])
 def test_a_short_rest_does_not_make_a_ratio_too_small(
-    clip_file: Path, small_model: LlavaOnevision, method: str, frames: int
+    clip_file: Path, small_model: Llava, method: str, frames: int
 ) -> None:
     settings = Config(method=method, ratio=0.02, sampling=SamplingConfig(frames, segment_frames=16))
     kept = compress_video(clip_file, small_model, settings).report.kept_tokens
@@ -134,32 +132,30 @@ def test_segments_are_few_and_about_equal(frames: int, most: int) -> None:
         assert all(length % 8 == 0 for length in lengths[:-1])
 
 
-def test_one_segment_is_held_at_a_time(
-    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_segment_is_held_at_a_time(clip_file: Path, small_model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     most = []
-    encode = LlavaOnevision.encode
+    encode = Llava.encode
 
-    def watched(self: LlavaOnevision, frames: VideoFrames, *rest: Any, **named: Any) -> VisualTokens:
+    def watched(self: Llava, frames: VideoFrames, *rest: Any, **named: Any) -> VisualTokens:
         most.append(sum(each() is not None for each in held))
         visual = encode(self, frames, *rest, **named)
         held.extend([weakref.ref(visual.features), weakref.ref(frames.pixels)])
         return visual
 
-    monkeypatch.setattr(LlavaOnevision, "encode", watched)
+    monkeypatch.setattr(Llava, "encode", watched)
     compress_video(clip_file, small_model, config("attention", 2))
     assert most == [0] * 6
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.05])
-def test_a_failure_ends_the_decoding_thread(clip_file: Path, small_model: LlavaOnevision, ratio: float) -> None:
+def test_a_failure_ends_the_decoding_thread(clip_file: Path, small_model: Llava, ratio: float) -> None:
     with pytest.raises(ConfigError, match="--ratio"):
         compress_video(clip_file, small_model, replace(config("aot", 1), ratio=ratio / 2))
     assert not [thread for thread in threading.enumerate() if thread.name == "aot-ahead"]
 
 
-def test_progress_is_over_the_whole_video(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_progress_is_over_the_whole_video(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
     compress_video(clip_file, small_model, config("uniform", 4), lambda *call: calls.append(call))
     for stage in ("decode", "encode", "compress"):

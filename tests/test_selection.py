@@ -15,7 +15,7 @@ from aot.config import Config, SamplingConfig
 from aot.core.frame_choice import choose_frames
 from aot.errors import ConfigError
 from aot.methods import build_method
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.selection import check_questions
 from aot.tokens_file import load_tokens, save_tokens
@@ -31,7 +31,7 @@ def config(**more: Any) -> Config:
     return Config(ratio=0.3, sampling=replace(sampling, segment_frames=more.pop("segment_frames", 64)), **more)
 
 
-def straight(clip: Path, model: LlavaOnevision, settings: Config, questions: list[str]) -> list[int]:
+def straight(clip: Path, model: Llava, settings: Config, questions: list[str]) -> list[int]:
     """The choice from all frames at once."""
     sampling = replace(settings.sampling, select_frames=None)
     visual = model.encode(decode(clip, sampling, size=model.image_size), Needs(frame_embeddings=True))
@@ -44,7 +44,7 @@ def straight(clip: Path, model: LlavaOnevision, settings: Config, questions: lis
 @pytest.mark.parametrize("segment_frames", [1, 3, 64])
 @pytest.mark.parametrize("method", ["aot", "none", "random", "tome"])
 def test_the_chosen_frames_alone_are_compressed(
-    clip_file: Path, small_model: LlavaOnevision, method: str, segment_frames: int
+    clip_file: Path, small_model: Llava, method: str, segment_frames: int
 ) -> None:
     """The method gets what it would of a video with those frames only, however the video is cut into segments."""
     settings = config(method=method, segment_frames=segment_frames)
@@ -67,7 +67,7 @@ def test_the_chosen_frames_alone_are_compressed(
         assert torch.equal(result.tokens.features, expected.features)
 
 
-def test_the_report_tells(clip_file: Path, small_model: LlavaOnevision, tmp_path: Path) -> None:
+def test_the_report_tells(clip_file: Path, small_model: Llava, tmp_path: Path) -> None:
     result = compress_video(clip_file, small_model, config(), questions=[QUESTION])
     chosen = straight(clip_file, small_model, config(), [QUESTION])
     assert result.report.facts["sampled_frames"] == FRAMES
@@ -80,7 +80,7 @@ def test_the_report_tells(clip_file: Path, small_model: LlavaOnevision, tmp_path
     assert file.config == config()
 
 
-def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, small_model: Llava) -> None:
     def times(*questions: str) -> tuple[float, ...]:
         return compress_video(clip_file, small_model, config(), questions=questions).tokens.timestamps_s
 
@@ -91,16 +91,16 @@ def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, sm
 
 
 def test_a_choice_among_no_more_frames_encodes_once(
-    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
+    clip_file: Path, small_model: Llava, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    encode = LlavaOnevision.encode
+    encode = Llava.encode
 
-    def counted(self: LlavaOnevision, *given: Any, **named: Any) -> VisualTokens:
+    def counted(self: Llava, *given: Any, **named: Any) -> VisualTokens:
         calls.append(1)
         return encode(self, *given, **named)
 
-    monkeypatch.setattr(LlavaOnevision, "encode", counted)
+    monkeypatch.setattr(Llava, "encode", counted)
     every = replace(config(), sampling=SamplingConfig(FRAMES, select_frames=FRAMES))
     kept = compress_video(clip_file, small_model, every, questions=[QUESTION])
     plain = compress_video(clip_file, small_model, replace(every, sampling=SamplingConfig(FRAMES)))
@@ -109,15 +109,13 @@ def test_a_choice_among_no_more_frames_encodes_once(
     assert "selected_frames" not in kept.report.facts
 
 
-def test_a_question_without_a_word_to_go_by_spreads_evenly(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_a_question_without_a_word_to_go_by_spreads_evenly(clip_file: Path, small_model: Llava) -> None:
     result = compress_video(clip_file, small_model, config(), questions=["What happens in the video?"])
     assert result.report.facts["selected_frames"] == "0 3 6 10"
     assert any("even spread" in notice for notice in result.report.notices)
 
 
-def test_standard_input_is_read_twice(
-    clip_file: Path, small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_read_twice(clip_file: Path, small_model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BytesIO(clip_file.read_bytes())
 
@@ -128,7 +126,7 @@ def test_standard_input_is_read_twice(
     assert found.report.video["path"] == "standard input"
 
 
-def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path, small_model: Llava) -> None:
     class Other:
         def __getattr__(self, name: str) -> Any:
             if name == "frame_scorer":
@@ -142,7 +140,7 @@ def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path
     check_questions(SamplingConfig(), [])
 
 
-def test_progress_and_times_hold_both_passes(clip_file: Path, small_model: LlavaOnevision) -> None:
+def test_progress_and_times_hold_both_passes(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
     settings = config(segment_frames=4)
     report = compress_video(clip_file, small_model, settings, lambda *call: calls.append(call), [QUESTION]).report

@@ -13,7 +13,7 @@ import torch
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.models import load_model
 from aot.models.base import ModelIdentity, VideoModel
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.loading import pick_device, pick_dtype
 
 __all__ = ["SYNTHETIC", "synthetic_model"]
@@ -29,14 +29,14 @@ SYNTHETIC = ("shapes", *_LANGUAGE)
 def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
     """LLaVA-OneVision of the size `name` with random weights, or the bundled model itself."""
     bundled = load_model(ModelConfig(name=BUNDLED_MODEL, device="cpu"))
-    assert isinstance(bundled, LlavaOnevision)
+    assert isinstance(bundled, Llava)
     if name == BUNDLED_MODEL:
         return load_model(replace(config, name=BUNDLED_MODEL))
     device = pick_device(config.device)
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
     identity = ModelIdentity(f"random {name}", None, f"random {name}")
     # Files beside the weights are the bundled model's: nothing is asked of the hub.
-    return LlavaOnevision(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
+    return Llava(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
 
 def _architecture(name: str, bundled: Any) -> Any:

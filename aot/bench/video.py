@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,9 +41,10 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Frames sampled; tokens kept, of the prompt, and written."""
+    """Frames encoded; visual tokens, those kept, of the prompt, and written."""
 
     frames: int
+    visual: int
     kept: int
     prompt: int
     output: int
@@ -96,7 +98,7 @@ def time_video(clip: Path, model: VideoModel, config: Config, question: str, rou
     plain, kept = (_arm(*each) for each in zip(settings, counts, runs, peaks, strict=True))
     return VideoTimes(
         frames=counts[0].frames,
-        visual_tokens=counts[0].frames * model.tokens_per_frame,
+        visual_tokens=counts[0].visual,
         rounds=rounds,
         arms=(plain, kept),
         speedup={
@@ -141,7 +143,8 @@ def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tup
         tokens_per_s=(reply.output_tokens - 1) / (end - first) if reply.output_tokens > 1 else 0.0,
         total_ms=(end - start) * 1e3,
     )
-    return run, _Counts(video.frames, len(tokens.features), reply.prompt_tokens, reply.output_tokens)
+    visual = video.frames * math.prod(tokens.grid)
+    return run, _Counts(video.frames, visual, len(tokens.features), reply.prompt_tokens, reply.output_tokens)
 
 
 def _most(values: Sequence[int | None]) -> int | None:

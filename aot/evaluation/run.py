@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -210,7 +211,8 @@ def _answer(
     config = condition.config
     inner = build_inner(config, model.language_layers)
     outer = outer_config(config, model.language_layers)
-    visual_tokens = frames * model.tokens_per_frame
+    per_frame = math.prod(tokens.grid)
+    visual_tokens = frames * per_frame
     with explained_memory():
         first = _timed_answer(model, tokens, items[0], config, inner, measure_memory)
         others = model.read(tokens, inner).answers([item.prompt for item in items[1:]], config.generation)
@@ -225,7 +227,7 @@ def _answer(
             score=score(item, text),
             kept_tokens=len(tokens.features),
             visual_tokens=visual_tokens,
-            budget_tokens=outer.token_budget(frames, model.tokens_per_frame) if outer.has_budget else None,
+            budget_tokens=outer.token_budget(frames, per_frame) if outer.has_budget else None,
             language_model_load=language_model_load(first.layer_tokens, visual_tokens),
             decode_ms=stage_ms["decode"],
             encode_ms=stage_ms["encode"],

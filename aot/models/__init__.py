@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
+
 from aot.config import REAL_MODEL, ModelConfig
 from aot.errors import ModelError
 from aot.models.base import Answer, ModelIdentity, VideoModel
 
-__all__ = ["FAMILIES", "Answer", "ModelIdentity", "VideoModel", "load_model"]
+__all__ = ["FAMILIES", "Answer", "Family", "ModelIdentity", "VideoModel", "load_model"]
 
-FAMILIES = {"llava_onevision": "LLaVA-OneVision (llava-hf/llava-onevision-qwen2-*-ov-hf)"}
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """label: what it is called, with a name to load. module, cls: where it is."""
+
+    label: str
+    module: str
+    cls: str
+
+
+# By the `model_type` of a checkpoint's config.json.
+FAMILIES = {
+    "llava_onevision": Family(
+        "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.llava", "Llava"
+    ),
+}
 
 
 def load_model(config: ModelConfig) -> VideoModel:
@@ -24,10 +42,11 @@ def load_model(config: ModelConfig) -> VideoModel:
     description = read_model_config(config)
     kind = description.get("model_type")
     if kind not in FAMILIES:
-        supported = "; ".join(FAMILIES.values())
+        supported = "; ".join(family.label for family in FAMILIES.values())
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
     from aot.memory import explained_memory
-    from aot.models.llava_onevision import LlavaOnevision
 
+    family = FAMILIES[kind]
     with explained_memory():
-        return LlavaOnevision.load(config, description)
+        model: VideoModel = getattr(import_module(family.module), family.cls).load(config, description)
+    return model

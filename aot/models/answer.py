@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
+from aot.models.prompt import VideoPrompt
 
 if TYPE_CHECKING:
     from aot.models.prefill import Prefilled
@@ -41,29 +42,33 @@ def copied_cache(cache: Any) -> Any:
     return copied
 
 
+def read_but_last(language: Any, prompt: VideoPrompt) -> Any:
+    """The keys and values of all rows but the last, which `generate` reads to begin with the answer."""
+    return language(**prompt.language_inputs(prompt.ids.shape[1] - 1), use_cache=True).past_key_values
+
+
 class StreamedAnswer:
     """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread.
 
-    The prompt's ids [1, L] count for a repetition penalty of the checkpoint. What is read are its embeddings [1, L, D],
-    or, with the keys and values of its beginning in `cache`, the ids behind that; `prefill` makes such a cache when the
-    answer begins. layer_tokens: visual tokens in each layer of the language model, if that is known before.
+    The prompt's ids count for a repetition penalty of the checkpoint. What is read are its embeddings, or, with the
+    keys and values of its beginning in `cache`, the ids behind that; `prefill` makes such a cache when the answer
+    begins. layer_tokens: visual tokens in each layer of the language model, if that is known before.
     """
 
     def __init__(
         self,
         network: nn.Module,
         tokenizer: Any,
-        prompt_ids: Tensor,
+        prompt: VideoPrompt,
         options: GenerationConfig,
         *,
-        embeddings: Tensor | None = None,
         cache: Any = None,
         prefill: Callable[[], Prefilled] | None = None,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self.network, self.tokenizer, self.options = network, tokenizer, options
-        self.prompt_ids, self.embeddings, self.cache = prompt_ids, embeddings, cache
-        self.prompt_tokens = prompt_ids.shape[1]
+        self.prompt, self.cache = prompt, cache
+        self.prompt_tokens = prompt.ids.shape[1]
         self._prefill = prefill
         self._layer_tokens = layer_tokens
         self._stop = threading.Event()
@@ -111,21 +116,29 @@ class StreamedAnswer:
     def _generate(self, streamer: Any) -> None:
         from transformers import StoppingCriteriaList
 
-        cache = self.cache
-        if self._prefill is not None:
-            prefilled = self._prefill()
-            cache, self._layer_tokens = prefilled.cache, prefilled.layer_tokens
-        read = {"inputs_embeds": self.embeddings} if cache is None else {"past_key_values": copied_cache(cache)}
         self.network.generate(  # type: ignore[operator]
-            input_ids=self.prompt_ids,
-            **read,
-            attention_mask=torch.ones_like(self.prompt_ids),
+            input_ids=self.prompt.ids,
+            **self._read(),
+            attention_mask=torch.ones_like(self.prompt.ids),
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([self._after_step]),
             num_beams=1,  # beams cannot be streamed
             pad_token_id=self.tokenizer.pad_token_id,
             **generation_arguments(self.options),
         )
+
+    def _read(self) -> dict[str, Any]:
+        """What `generate` goes by beside the ids."""
+        cache, positions = self.cache, self.prompt.positions
+        if self._prefill is not None:
+            prefilled = self._prefill()
+            cache, self._layer_tokens = prefilled.cache, prefilled.layer_tokens
+        elif cache is None and positions is None:
+            return {"inputs_embeds": self.prompt.embeddings}
+        elif cache is None:
+            cache = read_but_last(self.network.model.language_model, self.prompt)  # type: ignore[union-attr]
+        read = {"past_key_values": copied_cache(cache)}
+        return read if positions is None else read | {"position_ids": positions}
 
     def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if not self._steps:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aot.config import GenerationConfig
 from aot.inner import InnerReduction
-from aot.types import CompressedTokens, Needs, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,17 +62,15 @@ class Reading(Protocol):
 class VideoModel(Protocol):
     """One family of video LLMs.
 
-    image_size: (rows, cols) in pixels the frames must have. tokens_per_frame: n, after pooling. language_layers: of the
-    language model.
+    temporal_patch: so many sampled frames become one of the F that are encoded. language_layers: of the language model.
     """
 
     identity: ModelIdentity
+    temporal_patch: int
 
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-    @property
-    def tokens_per_frame(self) -> int: ...
+    def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
+        """(rows, cols) in pixels that `frames` frames sampled from a video must have."""
+        ...
 
     @property
     def language_layers(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Reading a prompt with fewer and fewer visual tokens: a Qwen2 decoder's own modules, layer by layer.
+"""Reading a prompt with fewer and fewer visual tokens: a Qwen decoder's own modules, layer by layer.
 
 Composed, never patched. The layers' caches then differ in length, which is no obstacle to decoding: a single query sees
 all keys of its layer, so it needs no mask, and its position is how many tokens were read, not how many are held.
@@ -17,21 +17,9 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from aot.inner import InnerReduction, Place, State
-from aot.types import CompressedTokens
+from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
-__all__ = ["Prefilled", "VideoPrompt", "attention_rows", "prefill"]
-
-
-@dataclass(frozen=True, slots=True)
-class VideoPrompt:
-    """A prompt's embeddings [1, P, D]; from row `first` on stand `tokens`, with `newline` the learned newline, and then
-    the question.
-    """
-
-    embeddings: Tensor
-    first: int
-    tokens: CompressedTokens
-    newline: bool
+__all__ = ["Prefilled", "attention_rows", "prefill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +35,7 @@ class Prefilled:
 
 @torch.inference_mode()
 def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Prefilled:
-    """Read the prompt with a Qwen2 model `language` (without its head).
+    """Read the prompt with a Qwen2, Qwen2.5-VL or Qwen3-VL model `language` (without its head).
 
     Raises:
         BudgetError: the reduction cannot come down to what is asked.
@@ -70,8 +58,11 @@ def attention_rows(
     """
     module = layer.self_attn
     normed = layer.input_layernorm(hidden)
-    queries = module.q_proj(normed[:, rows]).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
-    keys = module.k_proj(normed).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+    queries = module.q_proj(normed[:, rows]).unflatten(-1, (-1, module.head_dim))
+    keys = module.k_proj(normed).unflatten(-1, (-1, module.head_dim))
+    if hasattr(module, "q_norm"):  # Qwen3
+        queries, keys = module.q_norm(queries), module.k_norm(keys)
+    queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
     if rotary is not None:
         of_rows = [values[:, rows] for values in rotary]
         queries, _ = apply_rotary_pos_emb(queries, queries, *of_rows)
@@ -93,7 +84,7 @@ class _Run:
         self._hidden = prompt.embeddings
         self._length = prompt.embeddings.shape[1]
         self._place = torch.arange(self._length, device=self._hidden.device)  # of every row, in the whole prompt
-        self._positions = self._place
+        self._positions = self._place[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
         self._cache = DynamicCache()
         self._held: list[Tensor] = []  # the places that each layer has attended to
         self._remembered: list[Tensor | None] = []  # those of them that it keeps, where they are fewer
@@ -104,7 +95,7 @@ class _Run:
 
     def _arrange(self) -> None:
         """What depends on the rows there are, the same for all layers until the next reduction."""
-        self._rotary = self._language.rotary_emb(self._hidden, self._positions[None])
+        self._rotary = self._language.rotary_emb(self._hidden, self._positions)
         self._mask = create_causal_mask(
             config=self._language.config, inputs_embeds=self._hidden, attention_mask=None, past_key_values=None
         )
@@ -125,6 +116,11 @@ class _Run:
     def feed(self, number: int) -> None:
         layer = self._language.layers[number]
         self._hidden = self._hidden + layer.mlp(layer.post_attention_layernorm(self._hidden))
+        deepstack = self._prompt.tokens.deepstack
+        if deepstack is not None and number < len(deepstack):
+            token = self._prompt.token[self._place]
+            added = deepstack[number].to(self._hidden.device, self._hidden.dtype)[token[token >= 0]]
+            self._hidden[:, token >= 0] += added
 
     def reduce(self, place: Place) -> None:
         if place not in self._places:
@@ -137,21 +133,20 @@ class _Run:
         kept[found.dropped] = False
         hidden = self._hidden if found.hidden is None else found.hidden
         self._hidden, self._place, self._attended = hidden[:, kept], self._place[kept], None
-        self._positions = self._positions[kept]
+        self._positions = self._positions[..., kept]
         if found.packed:
             # Only differences of positions matter, so a sequence without gaps may end where the whole one does, and
             # decoding goes on from there in all layers.
-            self._positions = torch.arange(self._length - len(self._place), self._length, device=self._place.device)
+            end = int(self._positions[..., -1].max()) + 1
+            packed = torch.arange(end - len(self._place), end, device=self._place.device)
+            self._positions = packed.expand_as(self._positions)
         if found.forgotten:
             self._remembered = [self._place] * len(self._held)
         self._arrange()
 
     def _state(self, place: Place) -> State:
-        first, tokens = self._prompt.first, self._prompt.tokens
-        end = first + len(tokens.features)
-        visual = ((self._place >= first) & (self._place < end)).nonzero()[:, 0]
-        behind = (self._place >= end).nonzero()[:, 0]
-        is_newline = self._place[behind] == end if self._prompt.newline else torch.zeros_like(behind, dtype=torch.bool)
+        token = self._prompt.token[self._place]
+        visual = (token >= 0).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
             number, hidden = (place.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
@@ -165,21 +160,20 @@ class _Run:
             layers=len(self._language.layers),
             hidden=self._hidden,
             visual=visual,
-            token=self._place[visual] - first,
-            newline=behind[is_newline],
-            question=behind[~is_newline],
-            tokens=tokens,
+            token=token[visual],
+            newline=(token == NEWLINE).nonzero()[:, 0],
+            question=((token == TEXT) & (self._place >= self._prompt.video_end)).nonzero()[:, 0],
+            tokens=self._prompt.tokens,
             attention=attention,
             notes=self._notes,
         )
 
     def result(self) -> Prefilled:
-        first, end = self._prompt.first, self._prompt.first + len(self._prompt.tokens.features)
         self._cache.layers = [
             _ThinnedLayer.of(layer, held, remembered, self._length)
             for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
         ]
-        counts = [int(((held >= first) & (held < end)).sum()) for held in self._held]
+        counts = [int((self._prompt.token[held] >= 0).sum()) for held in self._held]
         return Prefilled(self._cache, tuple(counts))
 
 

@@ -1,30 +1,84 @@
-"""Prompt templates, and cutting a prompt at the place where the video goes."""
+"""A prompt with a video in it: which of its rows are text, which visual tokens, which learned newlines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from aot.errors import ConfigError
+from aot.types import CompressedTokens
 
-__all__ = ["TEMPLATES", "split_prompt"]
+__all__ = ["NEWLINE", "TEXT", "Run", "VideoPrompt", "check_question", "in_reading_order", "text_ids"]
 
-# "native" is the text LLaVA-OneVision was trained with; "hf" what the hub's chat template yields.
-TEMPLATES = {
-    "native": (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n{video}\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    ),
-    "hf": "<|im_start|>user {video}\n{question}<|im_end|><|im_start|>assistant\n",
-}
+TEXT, NEWLINE = -1, -2
 
 
-def split_prompt(tokenizer: Any, template: str, question: str, video_token_id: int) -> tuple[list[int], list[int]]:
-    """Token ids before and after the video.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A piece of text, and what of the video comes behind it: numbers of kept tokens, or `NEWLINE`."""
 
-    The text is tokenised as a whole, so the ids are those of the stock processor.
+    text: str
+    rows: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPrompt:
+    """A prompt of P rows, as a language model reads it.
+
+    ids: [1, P], the video token's for everything visual. embeddings: [1, P, D]. token: [P] int64, which of the kept
+    `tokens` a row is; `TEXT` and `NEWLINE` are none. video_end: how many rows there are up to and with the video.
+    positions: [3, 1, P] in time, height and width, and the `next_position` of text behind; None stands for 0 .. P - 1.
+    """
+
+    ids: Tensor
+    embeddings: Tensor
+    token: Tensor
+    tokens: CompressedTokens
+    video_end: int
+    positions: Tensor | None = None
+    next_position: int = 0
+
+    def followed_by(self, ids: Tensor, embeddings: Tensor) -> VideoPrompt:
+        """With text behind it: ids [1, S], embeddings [1, S, D]."""
+        return replace(
+            self,
+            ids=torch.cat([self.ids, ids], 1),
+            embeddings=torch.cat([self.embeddings, embeddings], 1),
+            token=torch.cat([self.token, torch.full_like(ids[0], TEXT)]),
+            positions=self.positions_with(ids.shape[1]),
+            next_position=self.next_position + ids.shape[1],
+        )
+
+    def positions_with(self, count: int) -> Tensor | None:
+        """Positions of these rows and of `count` rows of text behind them."""
+        if self.positions is None:
+            return None
+        behind = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
+        return torch.cat([self.positions, behind.expand(3, 1, -1)], 2)
+
+    def language_inputs(self, rows: int | None = None) -> dict[str, Any]:
+        """What a language model (without its head) is called with to read the first `rows`, or all."""
+        inputs: dict[str, Any] = {"inputs_embeds": self.embeddings[:, :rows]}
+        if self.positions is not None:
+            inputs["position_ids"] = self.positions[..., :rows]
+        deepstack = self.tokens.deepstack
+        if deepstack is not None:
+            visual = self.token[:rows] >= 0
+            place = self.token[:rows][visual].to(deepstack.device)
+            inputs["visual_pos_masks"] = visual[None]
+            inputs["deepstack_visual_embeds"] = [features[place] for features in deepstack]
+        return inputs
+
+
+def check_question(tokenizer: Any, question: str) -> str:
+    """The question without blanks around it.
 
     Raises:
-        ConfigError: the question is empty, or holds one of the model's control words.
+        ConfigError: it is empty, or holds one of the model's control words.
     """
     question = question.strip()
     if not question:
@@ -36,8 +90,20 @@ def split_prompt(tokenizer: Any, template: str, question: str, video_token_id: i
     reserved = [word for word in tokenizer.get_added_vocab() if word in question]
     if reserved:
         raise ConfigError(f"the question contains {reserved[0]}, which the model reserves; leave it out")
-    video_token = tokenizer.convert_ids_to_tokens(video_token_id)
-    text = TEMPLATES[template].format(video=video_token, question=question)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    place = ids.index(video_token_id)
-    return ids[:place], ids[place + 1 :]
+    return question
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a piece of a prompt. Where the video goes it is cut in pieces, whose ids are those of the whole: its token
+    is merged with no neighbour.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ids
+
+
+def in_reading_order(tokens: CompressedTokens) -> list[int]:
+    """Numbers of the kept tokens by frame, row and column: the order in which the model read them all."""
+    rows, cols = tokens.grid
+    place = (tokens.frame.long() * rows + tokens.row.long()) * cols + tokens.col.long()
+    order: list[int] = place.argsort(stable=True).tolist()
+    return order

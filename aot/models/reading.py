@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aot.config import GenerationConfig
 from aot.models.answer import StreamedAnswer, copied_cache, generation_arguments
+from aot.models.prompt import VideoPrompt
 
 __all__ = ["Reading", "ReadingAnew"]
 
@@ -40,8 +41,7 @@ class ReadingAnew:
 class Reading:
     """Answers are those of the whole prompt, but for rounding.
 
-    prefix [1, P, D] are the embeddings of everything up to and with the video, prefix_ids [1, P] their ids, which a
-    repetition penalty of the checkpoint counts; `suffix_of` gives the token ids that follow for a question.
+    prefix: everything up to and with the video; `suffix_of` gives the token ids that follow for a question.
     layer_tokens: visual tokens in each layer.
     """
 
@@ -49,30 +49,30 @@ class Reading:
         self,
         network: Any,
         tokenizer: Any,
-        prefix_ids: Tensor,
-        prefix: Tensor,
+        prefix: VideoPrompt,
         suffix_of: Callable[[str], list[int]],
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
-        self._prefix_ids, self._suffix_of = prefix_ids, suffix_of
-        self._prefix, self._layer_tokens = prefix, layer_tokens
+        self._prefix, self._suffix_of, self._layer_tokens = prefix, suffix_of, layer_tokens
 
     @cached_property
     def _cache(self) -> Any:
         with torch.inference_mode():
-            return self._network.model.language_model(inputs_embeds=self._prefix, use_cache=True).past_key_values
+            read = self._network.model.language_model(**self._prefix.language_inputs(), use_cache=True)
+            return read.past_key_values
 
+    @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written.
 
         Raises:
             ConfigError: the question is empty or too long, or holds one of the model's control words.
         """
-        suffix = torch.tensor([self._suffix_of(question)], device=self._prefix_ids.device)
-        ids = torch.cat([self._prefix_ids, suffix], 1)
+        suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
+        prompt = self._prefix.followed_by(suffix, self._network.get_input_embeddings()(suffix))
         return StreamedAnswer(
-            self._network, self._tokenizer, ids, options, cache=self._cache, layer_tokens=self._layer_tokens
+            self._network, self._tokenizer, prompt, options, cache=self._cache, layer_tokens=self._layer_tokens
         )
 
     @torch.inference_mode()
@@ -107,9 +107,9 @@ class Reading:
     def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
         longest = max(map(len, suffixes))
-        pad, first = self._tokenizer.pad_token_id, self._prefix_ids.shape[1]
+        pad, first = self._tokenizer.pad_token_id, self._prefix.video_end
         padded = [[pad] * (longest - len(suffix)) + list(suffix) for suffix in suffixes]
-        prefix = self._prefix_ids.expand(len(suffixes), -1)
+        prefix = self._prefix.ids.expand(len(suffixes), -1)
         ids = torch.cat([prefix, torch.tensor(padded, device=prefix.device)], 1)
         mask = torch.ones_like(ids)
         for row, suffix in enumerate(suffixes):
@@ -122,9 +122,23 @@ class Reading:
             past_key_values=shared,
             num_beams=1,
             pad_token_id=pad,
+            **self._positions([len(suffix) for suffix in suffixes]),
             **generation_arguments(options),
         )
         return list(written[:, ids.shape[1] :].tolist())
+
+    def _positions(self, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Positions of padded suffixes where they are not those of the mask; padding has any."""
+        of_prefix = self._prefix.positions
+        if of_prefix is None:
+            return {}
+        longest, rows = max(lengths), []
+        for length in lengths:
+            whole = self._prefix.positions_with(length)
+            assert whole is not None
+            padding = whole[..., -1:].expand(-1, -1, longest - length)
+            rows.append(torch.cat([of_prefix, padding, whole[..., -length:]], 2))
+        return {"position_ids": torch.cat(rows, 1)}
 
 
 def _cache_bytes(cache: Any) -> int:

@@ -29,11 +29,6 @@ class Recording:
     saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
     keys: Mapping[int, list[Tensor]] = field(default_factory=dict)
 
-    def forget(self, passes: int) -> None:
-        """Drop what was recorded after the first `passes`."""
-        for batches in (*self.saliency.values(), *self.keys.values()):
-            del batches[passes:]
-
 
 class _Recorder:
     """What one attention module has shown so far, and the kernel that does the attending."""

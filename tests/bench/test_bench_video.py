@@ -13,7 +13,7 @@ from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
 from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.stages import StageClock
 
@@ -25,7 +25,7 @@ def config() -> Config:
     return Config(ratio=0.2, sampling=SamplingConfig(8), generation=GenerationConfig(max_new_tokens=4))
 
 
-def test_both_arms_are_timed_in_turns(small_model: LlavaOnevision, clip_file: Path, config: Config) -> None:
+def test_both_arms_are_timed_in_turns(small_model: Llava, clip_file: Path, config: Config) -> None:
     times = time_video(clip_file, small_model, config, "what happens?", rounds=3)
     plain, kept = times.arms
     assert (plain.name, kept.name) == ("none", "aot")
@@ -43,14 +43,12 @@ def test_both_arms_are_timed_in_turns(small_model: LlavaOnevision, clip_file: Pa
 
 
 def test_the_arms_take_turns_and_ratios_are_of_one_round(
-    small_model: LlavaOnevision, clip_file: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+    small_model: Llava, clip_file: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
     answer = video._answer
 
-    def recorded(
-        clip: Path, model: LlavaOnevision, settings: Config, question: str
-    ) -> tuple[video._Run, video._Counts]:
+    def recorded(clip: Path, model: Llava, settings: Config, question: str) -> tuple[video._Run, video._Counts]:
         order.append(settings.method)
         run, counts = answer(clip, model, settings, question)
         total_ms = 100.0 * len(order) if settings.method == "none" else 10.0
@@ -62,7 +60,7 @@ def test_the_arms_take_turns_and_ratios_are_of_one_round(
     assert times.speedup["total_ms"] == Figure(60.0, 30.0, 70.0)
 
 
-def test_timed_phases_change_nothing(small_model: LlavaOnevision, clip_file: Path, config: Config) -> None:
+def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config) -> None:
     clock = StageClock(CPU)
     method = timed_method(config, clock)
     assert isinstance(method, TimedPhases)
@@ -97,7 +95,7 @@ def test_a_synthetic_model_has_the_published_shape(monkeypatch: pytest.MonkeyPat
     billions = {}
     for name in SYNTHETIC[1:]:
         model = synthetic_model(name, ModelConfig(dtype="bfloat16"))
-        assert isinstance(model, LlavaOnevision)
+        assert isinstance(model, Llava)
         assert (model.grid, model.tokens_per_frame, model.image_size) == ((27, 27), 196, (384, 384))
         assert model.placement["vision_blocks"] == 26
         billions[name] = sum(weights.numel() for weights in model.network.parameters()) / 1e9

@@ -47,11 +47,11 @@ def test_json(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
 def test_several_questions_encode_once(
     run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import aot.models.llava_onevision as family
+    import aot.models.llava as family
 
     calls = []
-    encode = family.LlavaOnevision.encode
-    monkeypatch.setattr(family.LlavaOnevision, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    encode = family.Llava.encode
+    monkeypatch.setattr(family.Llava, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
     run = run_aot("ask", clip_file, "one?", "-q", "two?", "-q", "three?", *small, *SHORT)
     assert run.out.count("Q: ") == run.out.count("A: ") == 3
     assert len(calls) == 1

@@ -92,7 +92,7 @@ def test_dynamic_clips_say_what_compared_the_frames(run_aot: Aot, small: tuple[s
 def test_interrupt_leaves_nothing(
     run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    import aot.models.llava_onevision as family
+    import aot.models.llava as family
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
@@ -104,7 +104,7 @@ def test_interrupt_leaves_nothing(
     if where == "save":
         monkeypatch.setattr(torch, "save", interrupted)
     else:
-        monkeypatch.setattr(family.LlavaOnevision, "encode", interrupted)
+        monkeypatch.setattr(family.Llava, "encode", interrupted)
     run = run_aot("compress", clip_file, "-o", "t.pt", *small)
     signal.signal(signal.SIGINT, before)
     assert run.code == 130

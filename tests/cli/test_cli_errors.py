@@ -184,12 +184,12 @@ def test_full_disk(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkey
 
 
 def test_out_of_memory(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import aot.models.llava_onevision as family
+    import aot.models.llava as family
 
     def exhausted(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(family.LlavaOnevision, "_tower_features", exhausted)
+    monkeypatch.setattr(family.Llava, "_tower_features", exhausted)
     run = run_aot("ask", clip_file, "hi", *small)
     assert run.code == 5
     assert "--encode-batch" in one_line(run.err)

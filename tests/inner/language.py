@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import repeat_kv
 
-from aot.models.prefill import VideoPrompt
+from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 from aot.types import Clip, CompressedTokens
 
 LAYERS, WIDTH, GRID, FRAMES = 6, 32, (3, 3), 4
@@ -85,4 +85,5 @@ def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
         length=length,
         tokens=tokens,
     )
-    return ids, VideoPrompt(embeddings, BEFORE, tokens, newline=True), rows
+    token = torch.tensor([*[TEXT] * BEFORE, *range(count), NEWLINE, *[TEXT] * BEHIND])
+    return ids, VideoPrompt(ids, embeddings, token, tokens, BEFORE + count + 1), rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from aot.inner.prunevid import PruneVidInner
 from aot.inner.pyramiddrop import PyramidDrop
 from aot.models.answer import copied_cache
 from aot.models.prefill import attention_rows, prefill
+from aot.models.prompt import TEXT
 from aot.registry import Card
 
 NEW = 5
@@ -182,7 +183,9 @@ def test_without_a_newline_the_question_begins_behind_the_video(model: Any) -> N
 
     prefill(model.model, prompt, Look())
     assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([rows.newline], rows.question)
-    bare = type(prompt)(prompt.embeddings, prompt.first, prompt.tokens, newline=False)
+    without = prompt.token.clone()
+    without[rows.newline] = TEXT
+    bare = replace(prompt, token=without, video_end=rows.newline)
     seen.clear()
     prefill(model.model, bare, Look())
     assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([], [rows.newline, *rows.question])

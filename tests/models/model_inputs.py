@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.types import VideoFrames, VideoInfo
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PROMPTS = {
 QUESTION = "What moves?"
 
 
-def frames_for(model: LlavaOnevision, count: int = 4, seed: int = 0) -> VideoFrames:
+def frames_for(model: Llava, count: int = 4, seed: int = 0) -> VideoFrames:
     """`count` frames of noise at the size the model wants."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, *model.image_size), dtype=torch.uint8, generator=generator)
@@ -32,12 +32,12 @@ def frames_for(model: LlavaOnevision, count: int = 4, seed: int = 0) -> VideoFra
     return VideoFrames(pixels, times, info)
 
 
-def variant(model: LlavaOnevision, **changes: Any) -> LlavaOnevision:
+def variant(model: Llava, **changes: Any) -> Llava:
     """The same network under other settings."""
-    return LlavaOnevision(model.network, model.tokenizer, replace(model.config, **changes), model.identity)
+    return Llava(model.network, model.tokenizer, replace(model.config, **changes), model.identity)
 
 
-def stock_inputs(model: LlavaOnevision, frames: VideoFrames, prompt: str) -> dict[str, Tensor]:
+def stock_inputs(model: Llava, frames: VideoFrames, prompt: str) -> dict[str, Tensor]:
     """What transformers' own forward pass takes: every video slot in the ids, and [1, F, 3, S, S] in -1 .. 1."""
     count = len(frames.pixels) * model.tokens_per_frame + 1
     ids = model.tokenizer(prompt.replace("<video>", "<video>" * count), add_special_tokens=False)["input_ids"]

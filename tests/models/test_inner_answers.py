@@ -14,7 +14,7 @@ from aot.config import Config, GenerationConfig, ModelConfig, build_config
 from aot.inner import build_inner, outer_config
 from aot.methods import build_method
 from aot.models import load_model
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.registry import INNER
 from aot.report import language_model_load
 from aot.types import CompressedTokens
@@ -28,7 +28,7 @@ def config(name: str, method: str = "uniform", ratio: float = 0.4) -> Config:
     return build_config({"ratio": ratio, "method": method, "inner": {"name": name}})
 
 
-def tokens_for(model: LlavaOnevision, asked: Config) -> CompressedTokens:
+def tokens_for(model: Llava, asked: Config) -> CompressedTokens:
     outer = outer_config(asked, model.language_layers)
     method = build_method(outer)
     budget = outer.token_budget(FRAMES, model.tokens_per_frame)
@@ -36,7 +36,7 @@ def tokens_for(model: LlavaOnevision, asked: Config) -> CompressedTokens:
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_all_ways_to_ask_give_one_answer(small_model: LlavaOnevision, name: str) -> None:
+def test_all_ways_to_ask_give_one_answer(small_model: Llava, name: str) -> None:
     asked = config(name)
     tokens, inner = tokens_for(small_model, asked), build_inner(asked, small_model.language_layers)
     alone = ["".join(small_model.generate(tokens, question, GREEDY, inner)) for question in QUESTIONS]
@@ -48,7 +48,7 @@ def test_all_ways_to_ask_give_one_answer(small_model: LlavaOnevision, name: str)
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_the_load_is_the_ratio(small_model: LlavaOnevision, name: str) -> None:
+def test_the_load_is_the_ratio(small_model: Llava, name: str) -> None:
     """As near as whole tokens allow: one in each layer."""
     asked = config(name)
     tokens, inner = tokens_for(small_model, asked), build_inner(asked, small_model.language_layers)
@@ -62,8 +62,8 @@ def test_the_load_is_the_ratio(small_model: LlavaOnevision, name: str) -> None:
 
 
 @pytest.mark.parametrize("newline", ["one_token", "none"])
-def test_a_reduction_changes_what_is_read(small_model: LlavaOnevision, newline: str) -> None:
-    model = LlavaOnevision(
+def test_a_reduction_changes_what_is_read(small_model: Llava, newline: str) -> None:
+    model = Llava(
         small_model.network, small_model.tokenizer,
         ModelConfig(newline=newline), small_model.identity,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -85,7 +85,7 @@ def test_under_a_repetition_penalty(small_folder: Path, tmp_path: Path) -> None:
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 1.5}))
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
-    assert isinstance(model, LlavaOnevision)
+    assert isinstance(model, Llava)
     tokens = tokens_for(model, config("fastv"))
     whole = build_inner(
         build_config({"inner": {"name": "fastv", "budget": "extra", "settings": {"fastv": {"keep": 1}}}}), 3
@@ -97,7 +97,7 @@ def test_under_a_repetition_penalty(small_folder: Path, tmp_path: Path) -> None:
 
 def test_half_precision(small_folder: Path) -> None:
     model = load_model(ModelConfig(name=str(small_folder), device="cpu", dtype="bfloat16"))
-    assert isinstance(model, LlavaOnevision)
+    assert isinstance(model, Llava)
     for name in INNER:
         asked = config(name)
         reply = model.generate(tokens_for(model, asked), "hi?", GREEDY, build_inner(asked, model.language_layers))

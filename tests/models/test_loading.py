@@ -19,7 +19,7 @@ from torch import nn
 from aot.config import ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError
 from aot.models import load_model
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.loading import fingerprint, load_network, pick_device, pick_dtype
 
 
@@ -258,13 +258,13 @@ def network_class() -> type[nn.Module]:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_fingerprint_does_not_depend_on_the_dtype(small_folder: Path, small_model: LlavaOnevision, dtype: str) -> None:
+def test_fingerprint_does_not_depend_on_the_dtype(small_folder: Path, small_model: Llava, dtype: str) -> None:
     other = load_model(config(small_folder, dtype=dtype))
     assert other.identity == small_model.identity
     assert len(other.identity.fingerprint) == 16
 
 
-def test_fingerprint_depends_on_the_weights(tmp_path: Path, small_model: LlavaOnevision) -> None:
+def test_fingerprint_depends_on_the_weights(tmp_path: Path, small_model: Llava) -> None:
     other = load_model(config(make_checkpoint(tmp_path, grid=9, seed=1)))
     assert other.identity.fingerprint != small_model.identity.fingerprint
 

@@ -20,7 +20,7 @@ from aot.core.merging_schedules import block_counts
 from aot.core.token_merging import MergingTokens
 from aot.errors import ConfigError
 from aot.methods import build_method
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.merging_tower import _attend, _run_block, blocks_before_features, run_merging_tower
 from aot.types import BlockMerging, Needs, VisualTokens
 
@@ -69,7 +69,7 @@ def test_merging_nothing_is_the_stock_tower(tower: Any) -> None:
             assert found.are_patches
 
 
-def test_features_are_the_stock_models_when_nothing_merges(small_model: LlavaOnevision) -> None:
+def test_features_are_the_stock_models_when_nothing_merges(small_model: Llava) -> None:
     frames = frames_for(small_model, 5)
     network = small_model.network
     with torch.inference_mode():
@@ -180,7 +180,7 @@ def test_equal_patches_may_merge_and_nothing_changes(tower: Any) -> None:
 # --- Encoding a video
 
 
-def encoded(model: LlavaOnevision, method: str, frames: int, ratio: float = 0.3, **changes: Any) -> VisualTokens:
+def encoded(model: Llava, method: str, frames: int, ratio: float = 0.3, **changes: Any) -> VisualTokens:
     merging = build_method(Config(method=method, ratio=ratio)).needs
     return variant(model, **changes).encode(frames_for(model, frames), merging)
 
@@ -196,7 +196,7 @@ def assert_same(one: VisualTokens, other: VisualTokens) -> None:
 
 @pytest.mark.parametrize("frames", [1, 5, 11, 13])
 @pytest.mark.parametrize("method", ["tome", "tempme"])
-def test_what_a_merged_video_says_of_itself(small_model: LlavaOnevision, method: str, frames: int) -> None:
+def test_what_a_merged_video_says_of_itself(small_model: Llava, method: str, frames: int) -> None:
     tokens = encoded(small_model, method, frames)
     merged = tokens.merged
     assert merged is not None
@@ -211,31 +211,31 @@ def test_what_a_merged_video_says_of_itself(small_model: LlavaOnevision, method:
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 @pytest.mark.parametrize("method", ["tome", "tempme"])
-def test_batches_change_nothing(small_model: LlavaOnevision, method: str, batch: int) -> None:
+def test_batches_change_nothing(small_model: Llava, method: str, batch: int) -> None:
     one = encoded(small_model, method, 27, encode_batch_frames=batch)
     assert_same(one, encoded(small_model, method, 27, encode_batch_frames=24))
 
 
 @pytest.mark.parametrize(("method", "most", "told"), [("tome", 2, [8, 4, 2]), ("tempme", 12, [12])])
 def test_batches_that_do_not_fit_are_halved(
-    small_model: LlavaOnevision, monkeypatch: pytest.MonkeyPatch, method: str, most: int, told: list[int]
+    small_model: Llava, monkeypatch: pytest.MonkeyPatch, method: str, most: int, told: list[int]
 ) -> None:
     expected = encoded(small_model, method, 27)
     stock = small_model.normalise
 
-    def starved(self: LlavaOnevision, images: torch.Tensor) -> torch.Tensor:
+    def starved(self: Llava, images: torch.Tensor) -> torch.Tensor:
         if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return stock(images)
 
-    monkeypatch.setattr(LlavaOnevision, "normalise", starved)
+    monkeypatch.setattr(Llava, "normalise", starved)
     found = encoded(small_model, method, 27, encode_batch_frames=24 if method == "tempme" else 16)
     assert_same(found, expected)
     assert len(found.notices) == len(told)
     assert all(f"with {size} frames" in notice for size, notice in zip(told, found.notices, strict=True))
 
 
-def test_a_tower_that_merges_records_nothing_else(small_model: LlavaOnevision) -> None:
+def test_a_tower_that_merges_records_nothing_else(small_model: Llava) -> None:
     merging = build_method(Config(method="tome", ratio=0.3)).needs.merging
     with pytest.raises(ValueError, match="beside merging"):
         small_model.encode(frames_for(small_model, 1), Needs(saliency_layers=(-1,), merging=merging))
@@ -251,7 +251,7 @@ def test_needs_that_merge_differently_are_not_shared() -> None:
 
 
 @pytest.mark.parametrize("change", [{"vision_feature_layer": [-1, -2]}, {"vision_feature_select_strategy": "default"}])
-def test_features_of_several_blocks_are_refused(small_model: LlavaOnevision, change: dict[str, Any]) -> None:
+def test_features_of_several_blocks_are_refused(small_model: Llava, change: dict[str, Any]) -> None:
     config = deepcopy(small_model.network.config)
     for name, value in change.items():
         setattr(config, name, value)
@@ -259,7 +259,7 @@ def test_features_of_several_blocks_are_refused(small_model: LlavaOnevision, cha
         blocks_before_features(config)
 
 
-def test_features_of_an_earlier_block(small_model: LlavaOnevision) -> None:
+def test_features_of_an_earlier_block(small_model: Llava) -> None:
     config = deepcopy(small_model.network.config)
     config.vision_feature_layer = -2
     assert blocks_before_features(config) == blocks_before_features(small_model.network.config) - 1

@@ -9,7 +9,7 @@ import torch
 from aot.config import Config, SamplingConfig
 from aot.errors import MemoryLimitError
 from aot.models import microbatch
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.pipeline import compress_video
 
@@ -83,26 +83,26 @@ def starved(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """A vision tower that runs out of memory after it has attended, with more than so many frames."""
 
     def starve(most: int) -> None:
-        tower = LlavaOnevision._tower_features
+        tower = Llava._tower_features
 
-        def features(self: LlavaOnevision, pixels: torch.Tensor) -> torch.Tensor:
+        def features(self: Llava, pixels: torch.Tensor) -> torch.Tensor:
             hidden = tower(self, pixels)
             if len(pixels) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return hidden
 
-        monkeypatch.setattr(LlavaOnevision, "_tower_features", features)
+        monkeypatch.setattr(Llava, "_tower_features", features)
 
     return starve
 
 
 def test_a_video_that_did_not_fit_at_first_gives_the_same_tokens(
-    small_model: LlavaOnevision, clip_file: Path, starved: Callable[[int], None]
+    small_model: Llava, clip_file: Path, starved: Callable[[int], None]
 ) -> None:
     config = Config(ratio=0.3, sampling=SamplingConfig(11))
     expected = compress_video(clip_file, small_model, config)
     starved(2)
-    model = LlavaOnevision(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
+    model = Llava(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
     found = compress_video(clip_file, model, config)
     assert torch.allclose(found.tokens.features, expected.tokens.features, atol=1e-5)
     assert torch.equal(found.tokens.row, expected.tokens.row)
@@ -110,17 +110,17 @@ def test_a_video_that_did_not_fit_at_first_gives_the_same_tokens(
     assert [("with 4 frames" in notice, "with 2 frames" in notice) for notice in found_notices] == [(1, 0), (0, 1)]
 
 
-def test_what_fits_is_remembered(small_model: LlavaOnevision, clip_file: Path, starved: Callable[[int], None]) -> None:
+def test_what_fits_is_remembered(small_model: Llava, clip_file: Path, starved: Callable[[int], None]) -> None:
     starved(2)
     config = Config(ratio=0.3, sampling=SamplingConfig(8, segment_frames=4))
-    model = LlavaOnevision(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
+    model = Llava(small_model.network, small_model.tokenizer, small_model.config, small_model.identity)
     found = compress_video(clip_file, model, config).report.notices
     assert len([notice for notice in found if "out of memory" in notice]) == 1  # in the first segment of four frames
     assert model._batch_size() == 2
 
 
 def test_no_room_for_one_frame_is_told_with_a_remedy(
-    small_model: LlavaOnevision, clip_file: Path, starved: Callable[[int], None]
+    small_model: Llava, clip_file: Path, starved: Callable[[int], None]
 ) -> None:
     starved(0)
     with pytest.raises(MemoryLimitError, match="--frames"):

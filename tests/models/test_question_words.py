@@ -9,7 +9,7 @@ from model_inputs import frames_for
 from aot.config import ModelConfig
 from aot.models import load_model
 from aot.models.base import ScoresFrames
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.question_words import content_words, embed_words
 from aot.types import Needs
 
@@ -28,7 +28,7 @@ def test_words_that_frame_a_question_do_not_count(question: str, words: list[str
     assert content_words(question) == words
 
 
-def test_a_word_is_the_mean_of_its_tokens(small_model: LlavaOnevision) -> None:
+def test_a_word_is_the_mean_of_its_tokens(small_model: Llava) -> None:
     table = small_model.network.get_input_embeddings().weight
     words = embed_words(small_model.tokenizer, table, ["a red ox?"])
     assert words is not None and words.weights == (0.5, 0.5)
@@ -36,7 +36,7 @@ def test_a_word_is_the_mean_of_its_tokens(small_model: LlavaOnevision) -> None:
     torch.testing.assert_close(words.embeddings[0], table[ids].mean(0))
 
 
-def test_questions_count_the_same_whatever_their_words(small_model: LlavaOnevision) -> None:
+def test_questions_count_the_same_whatever_their_words(small_model: Llava) -> None:
     table = small_model.network.get_input_embeddings().weight
     words = embed_words(small_model.tokenizer, table, ["red ox", "red", "what happens?"])
     assert words is not None and words.weights == (0.75, 0.25)
@@ -44,7 +44,7 @@ def test_questions_count_the_same_whatever_their_words(small_model: LlavaOnevisi
 
 def test_unknown_words_do_not_count() -> None:
     model = load_model(ModelConfig(name="shapes", device="cpu"))
-    assert isinstance(model, LlavaOnevision) and isinstance(model, ScoresFrames)
+    assert isinstance(model, Llava) and isinstance(model, ScoresFrames)
     table = model.network.get_input_embeddings().weight
     words = embed_words(model.tokenizer, table, ["is there a giraffe near the red star?"])
     assert words is not None
@@ -53,7 +53,7 @@ def test_unknown_words_do_not_count() -> None:
     assert model.frame_scorer(["giraffe?", "what happens?"]) is None
 
 
-def test_several_questions_score_their_mean(small_model: LlavaOnevision) -> None:
+def test_several_questions_score_their_mean(small_model: Llava) -> None:
     visual = small_model.encode(frames_for(small_model, 6), Needs(frame_embeddings=True))
     scores = []
     for questions in (["red ox"], ["blue"], ["red ox", "blue"]):

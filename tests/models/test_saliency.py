@@ -17,18 +17,18 @@ from aot.models.saliency import attention_modules, received_attention, recorded_
 from aot.types import Needs
 
 if TYPE_CHECKING:
-    from aot.models.llava_onevision import LlavaOnevision
+    from aot.models.llava import Llava
 
 LAYERS = (5, -2)
 
 
 @pytest.fixture(scope="module")
-def tower(small_model: LlavaOnevision) -> Any:
+def tower(small_model: Llava) -> Any:
     return small_model.network.model.vision_tower
 
 
 @pytest.fixture(scope="module")
-def pixels(small_model: LlavaOnevision) -> Tensor:
+def pixels(small_model: Llava) -> Tensor:
     return small_model.normalise(frames_for(small_model, 2).pixels)
 
 
@@ -39,7 +39,7 @@ def run(tower: Any, pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("which", ["tiny", "small"])
 def test_equals_eager_attention_column_sums(which: str, request: pytest.FixtureRequest) -> None:
-    model: LlavaOnevision = request.getfixturevalue(f"{which}_model")
+    model: Llava = request.getfixturevalue(f"{which}_model")
     frames = frames_for(model, 1 if which == "tiny" else 3)
     visual = model.encode(frames, Needs(LAYERS))
     eager = LlavaOnevisionForConditionalGeneration.from_pretrained(
@@ -54,7 +54,7 @@ def test_equals_eager_attention_column_sums(which: str, request: pytest.FixtureR
     assert not torch.allclose(visual.saliency[5], attentions[4].sum(-2).mean(1), atol=1e-2)
 
 
-def test_recording_changes_no_feature(small_model: LlavaOnevision) -> None:
+def test_recording_changes_no_feature(small_model: Llava) -> None:
     frames = frames_for(small_model)
     plain = small_model.encode(frames, Needs()).features
     assert torch.equal(small_model.encode(frames, Needs(LAYERS)).features, plain)

@@ -20,7 +20,7 @@ from aot.models.siglip_head import SiglipHead
 from aot.types import Needs
 
 if TYPE_CHECKING:
-    from aot.models.llava_onevision import LlavaOnevision
+    from aot.models.llava import Llava
 
 WIDTH = 32
 
@@ -115,7 +115,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nope", "nobody/nothing-of-the-kind"])
-def test_a_head_that_is_not_there(name: str, small_model: LlavaOnevision) -> None:
+def test_a_head_that_is_not_there(name: str, small_model: Llava) -> None:
     model = variant(small_model, siglip_head=name)
     with pytest.raises(ModelError, match=r"nope|offline"):
         model.encode(frames_for(model, 1), Needs(frame_embeddings=True))

@@ -16,7 +16,7 @@ from aot.config import ModelConfig
 from aot.core.frame_choice import text_scores
 from aot.errors import ModelError
 from aot.models.frame_scores import ByTextTower, ByWords
-from aot.models.llava_onevision import LlavaOnevision
+from aot.models.llava import Llava
 from aot.models.siglip_text import SiglipText
 from aot.types import Needs
 
@@ -61,7 +61,7 @@ def test_takes_the_dtype_of_the_model(siglip_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("lacks", ["weights", "tokenizer", "config"])
-def test_without_a_text_tower_the_words_are_used(folder: Path, small_model: LlavaOnevision, lacks: str) -> None:
+def test_without_a_text_tower_the_words_are_used(folder: Path, small_model: Llava, lacks: str) -> None:
     if lacks == "weights":
         drop_weights(folder, "text_model.")
     elif lacks == "tokenizer":
@@ -90,7 +90,7 @@ def test_damage_is_explained(folder: Path) -> None:
         load(folder)
 
 
-def test_frames_are_scored_by_the_tower(siglip_folder: Path, small_model: LlavaOnevision) -> None:
+def test_frames_are_scored_by_the_tower(siglip_folder: Path, small_model: Llava) -> None:
     model = variant(small_model, siglip_head=str(siglip_folder))
     visual = model.encode(frames_for(model, 5), Needs(frame_embeddings=True))
     assert visual.frame_embeddings is not None
@@ -101,7 +101,7 @@ def test_frames_are_scored_by_the_tower(siglip_folder: Path, small_model: LlavaO
     torch.testing.assert_close(scorer.scores(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_other_widths_are_refused(tmp_path: Path, small_model: LlavaOnevision) -> None:
+def test_other_widths_are_refused(tmp_path: Path, small_model: Llava) -> None:
     visual = small_model.encode(frames_for(small_model, 1), Needs(frame_embeddings=True))
     with pytest.raises(ModelError, match="width 48"):
         ByTextTower(torch.zeros(1, 48), "some tower").add(visual)

@@ -21,31 +21,31 @@ from aot.models import load_model
 from aot.types import CompressedTokens, Needs, VideoFrames
 
 if TYPE_CHECKING:
-    from aot.models.llava_onevision import LlavaOnevision
+    from aot.models.llava import Llava
 
 GREEDY = GenerationConfig(max_new_tokens=24)
 FRAMES = 2
 
 
 @pytest.fixture(scope="module", params=["tiny", "small"])
-def model(request: pytest.FixtureRequest) -> LlavaOnevision:
+def model(request: pytest.FixtureRequest) -> Llava:
     return request.getfixturevalue(f"{request.param}_model")
 
 
 @pytest.fixture(scope="module")
-def stock(model: LlavaOnevision) -> Any:
+def stock(model: Llava) -> Any:
     return LlavaOnevisionForConditionalGeneration.from_pretrained(model.config.name, dtype="float32").eval()
 
 
 @pytest.fixture(scope="module")
-def stock_logits(model: LlavaOnevision, stock: Any) -> dict[str, torch.Tensor]:
+def stock_logits(model: Llava, stock: Any) -> dict[str, torch.Tensor]:
     """By template, for `frames_for(model, FRAMES)`."""
     inputs = {name: stock_inputs(model, frames_for(model, FRAMES), text) for name, text in PROMPTS.items()}
     with torch.inference_mode():
         return {name: stock(**each).logits for name, each in inputs.items()}
 
 
-def all_tokens(model: LlavaOnevision, frames: VideoFrames, config: Config | None = None) -> CompressedTokens:
+def all_tokens(model: Llava, frames: VideoFrames, config: Config | None = None) -> CompressedTokens:
     """Every token of the video, through `none` unless told otherwise."""
     config = config or Config(method="none")
     method = build_method(config)
@@ -54,13 +54,13 @@ def all_tokens(model: LlavaOnevision, frames: VideoFrames, config: Config | None
 
 
 @pytest.fixture(scope="module")
-def tokens(small_model: LlavaOnevision) -> CompressedTokens:
+def tokens(small_model: Llava) -> CompressedTokens:
     return all_tokens(small_model, frames_for(small_model))
 
 
 @torch.inference_mode()
-def logits(model: LlavaOnevision, tokens: CompressedTokens) -> torch.Tensor:
-    return model.network(inputs_embeds=model.prompt(tokens, QUESTION)[1]).logits
+def logits(model: Llava, tokens: CompressedTokens) -> torch.Tensor:
+    return model.network(inputs_embeds=model.prompt(tokens, QUESTION).embeddings).logits
 
 
 # --- Identity: all tokens kept is the stock model
@@ -68,21 +68,21 @@ def logits(model: LlavaOnevision, tokens: CompressedTokens) -> torch.Tensor:
 
 @pytest.mark.parametrize("template", ["native", "hf"])
 def test_logits_are_the_stock_models_bit_for_bit(
-    model: LlavaOnevision, stock_logits: dict[str, torch.Tensor], template: str
+    model: Llava, stock_logits: dict[str, torch.Tensor], template: str
 ) -> None:
     found = logits(variant(model, template=template), all_tokens(model, frames_for(model, FRAMES)))
     assert torch.equal(found, stock_logits[template])
     assert found.std() > 0.1  # the comparison is of something
 
 
-def test_logits_survive_micro_batches(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]) -> None:
+def test_logits_survive_micro_batches(model: Llava, stock_logits: dict[str, torch.Tensor]) -> None:
     """Kernels may round differently for other batch sizes, so not bit for bit."""
     found = logits(model, all_tokens(variant(model, encode_batch_frames=1), frames_for(model, FRAMES)))
     torch.testing.assert_close(found, stock_logits["native"], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("template", ["native", "hf"])
-def test_greedy_answer_is_the_stock_models(model: LlavaOnevision, stock: Any, template: str) -> None:
+def test_greedy_answer_is_the_stock_models(model: Llava, stock: Any, template: str) -> None:
     frames = frames_for(model, 2)
     inputs = stock_inputs(model, frames, PROMPTS[template])
     written = stock.generate(**inputs, max_new_tokens=GREEDY.max_new_tokens, do_sample=False)
@@ -107,19 +107,19 @@ def test_greedy_answer_under_a_repetition_penalty_is_the_stock_models(small_fold
     assert "".join(model.generate(all_tokens(model, frames), QUESTION, GREEDY)) == text
 
 
-def test_ratio_one_through_aot_is_the_stock_model(model: LlavaOnevision, stock_logits: dict[str, torch.Tensor]) -> None:
+def test_ratio_one_through_aot_is_the_stock_model(model: Llava, stock_logits: dict[str, torch.Tensor]) -> None:
     tokens = all_tokens(model, frames_for(model, FRAMES), Config(method="aot", ratio=1.0))
     assert torch.equal(logits(model, tokens), stock_logits["native"])
 
 
-def test_logits_depend_on_the_frames(model: LlavaOnevision) -> None:
+def test_logits_depend_on_the_frames(model: Llava) -> None:
     first, second = (logits(model, all_tokens(model, frames_for(model, 2, seed))) for seed in (0, 1))
     assert not torch.allclose(first, second, atol=1e-2)
 
 
-def test_newline_none_drops_just_the_newline(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
-    with_newline = small_model.prompt(tokens, QUESTION)[1][0]
-    without = variant(small_model, newline="none").prompt(tokens, QUESTION)[1][0]
+def test_newline_none_drops_just_the_newline(small_model: Llava, tokens: CompressedTokens) -> None:
+    with_newline = small_model.prompt(tokens, QUESTION).embeddings[0]
+    without = variant(small_model, newline="none").prompt(tokens, QUESTION).embeddings[0]
     assert len(with_newline) == len(without) + 1
     place = int((with_newline == small_model.network.model.image_newline).all(-1).nonzero())
     assert torch.equal(torch.cat([with_newline[:place], with_newline[place + 1 :]]), without)
@@ -129,13 +129,13 @@ def test_newline_none_drops_just_the_newline(small_model: LlavaOnevision, tokens
 # --- Encoding
 
 
-def test_geometry(tiny_model: LlavaOnevision, small_model: LlavaOnevision) -> None:
+def test_geometry(tiny_model: Llava, small_model: Llava) -> None:
     assert (tiny_model.grid, tiny_model.tokens_per_frame, tiny_model.image_size) == ((27, 27), 196, (108, 108))
     assert (small_model.grid, small_model.tokens_per_frame, small_model.image_size) == ((9, 9), 25, (36, 36))
     assert video_token_count(3, 9) == 3 * small_model.tokens_per_frame + 1
 
 
-def test_encode_counts_its_frames(small_model: LlavaOnevision) -> None:
+def test_encode_counts_its_frames(small_model: Llava) -> None:
     calls: list[tuple[int, int]] = []
     model = variant(small_model, encode_batch_frames=3)
     visual = model.encode(
@@ -164,13 +164,13 @@ def test_features_that_are_no_numbers_are_refused(small_folder: Path, value: flo
         model.encode(frames_for(model, 2), Needs())
 
 
-def test_frame_embedding_without_a_head_is_the_mean_and_says_so(small_model: LlavaOnevision) -> None:
+def test_frame_embedding_without_a_head_is_the_mean_and_says_so(small_model: Llava) -> None:
     visual = small_model.encode(frames_for(small_model, 3), Needs(frame_embeddings=True))
     assert visual.embedding_source == "mean of the frame's features"
     assert torch.equal(visual.frame_embeddings, visual.features.mean(1))
 
 
-def test_frame_embedding_uses_the_siglip_head_and_says_so(small_model: LlavaOnevision, tmp_path: Path) -> None:
+def test_frame_embedding_uses_the_siglip_head_and_says_so(small_model: Llava, tmp_path: Path) -> None:
     make_siglip_head(tmp_path, grid=9)
     model = variant(small_model, siglip_head=str(tmp_path), encode_batch_frames=2)
     frames = frames_for(model, 3)
@@ -195,9 +195,11 @@ def test_a_shallow_tower_answers(tmp_path: Path) -> None:
 # --- Generating
 
 
-def pieces_and_stock_text(model: LlavaOnevision, tokens: CompressedTokens, count: int) -> tuple[list[str], str, int]:
+def pieces_and_stock_text(model: Llava, tokens: CompressedTokens, count: int) -> tuple[list[str], str, int]:
     pieces = list(model.generate(tokens, QUESTION, GenerationConfig(max_new_tokens=count)))
-    ids = model.network.generate(inputs_embeds=model.prompt(tokens, QUESTION)[1], max_new_tokens=count, do_sample=False)
+    ids = model.network.generate(
+        inputs_embeds=model.prompt(tokens, QUESTION).embeddings, max_new_tokens=count, do_sample=False
+    )
     return pieces, model.tokenizer.decode(ids[0], skip_special_tokens=True), ids.shape[1]
 
 
@@ -212,7 +214,7 @@ def test_pieces_join_to_the_whole_text(tmp_path: Path, printable: bool, seed: in
     assert all(pieces)
 
 
-def test_output_tokens_count_the_end_token(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
+def test_output_tokens_count_the_end_token(small_model: Llava, tokens: CompressedTokens) -> None:
     answer = small_model.generate(tokens, QUESTION, GenerationConfig(max_new_tokens=40))
     assert answer.output_tokens == 0
     list(answer)
@@ -223,13 +225,13 @@ def streamers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "aot-answer"]
 
 
-def test_an_answer_can_be_read_again(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
+def test_an_answer_can_be_read_again(small_model: Llava, tokens: CompressedTokens) -> None:
     answer = small_model.generate(tokens, QUESTION, GREEDY)
     assert "".join(answer) == "".join(answer)
     assert answer.output_tokens <= GREEDY.max_new_tokens
 
 
-def test_leaving_early_stops_the_thread(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
+def test_leaving_early_stops_the_thread(small_model: Llava, tokens: CompressedTokens) -> None:
     pushed = spaced_answer(small_model)
     try:
         answer = small_model.generate(tokens, QUESTION, GenerationConfig(max_new_tokens=4000))
@@ -243,7 +245,7 @@ def test_leaving_early_stops_the_thread(small_model: LlavaOnevision, tokens: Com
     assert 0 < answer.output_tokens < 2000
 
 
-def spaced_answer(model: LlavaOnevision) -> Any:
+def spaced_answer(model: Llava) -> Any:
     """Make the model write spaces only, so that every token is a piece at once."""
     space = model.tokenizer.encode(" ")[0]
     return model.network.lm_head.register_forward_hook(
@@ -251,9 +253,7 @@ def spaced_answer(model: LlavaOnevision) -> Any:
     )
 
 
-def test_an_exception_while_generating_reaches_the_reader(
-    small_model: LlavaOnevision, tokens: CompressedTokens
-) -> None:
+def test_an_exception_while_generating_reaches_the_reader(small_model: Llava, tokens: CompressedTokens) -> None:
     answer = small_model.generate(tokens, QUESTION, GREEDY)
 
     def fail(*_: Any) -> None:
@@ -269,7 +269,7 @@ def test_an_exception_while_generating_reaches_the_reader(
     assert not streamers()
 
 
-def test_sampling_repeats_with_its_seed(small_model: LlavaOnevision, tokens: CompressedTokens) -> None:
+def test_sampling_repeats_with_its_seed(small_model: Llava, tokens: CompressedTokens) -> None:
     def said(seed: int) -> str:
         options = GenerationConfig(max_new_tokens=24, temperature=1.5, seed=seed)
         return "".join(small_model.generate(tokens, QUESTION, options))
@@ -279,10 +279,10 @@ def test_sampling_repeats_with_its_seed(small_model: LlavaOnevision, tokens: Com
 
 
 def test_a_prompt_beyond_the_context_is_refused(
-    small_model: LlavaOnevision, tokens: CompressedTokens, monkeypatch: pytest.MonkeyPatch
+    small_model: Llava, tokens: CompressedTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    length = small_model.prompt(tokens, QUESTION)[1].shape[1]
+    length = small_model.prompt(tokens, QUESTION).embeddings.shape[1]
     monkeypatch.setattr(small_model.network.config.text_config, "max_position_embeddings", length)
-    assert small_model.prompt(tokens, QUESTION)[1].shape[1] == length
+    assert small_model.prompt(tokens, QUESTION).embeddings.shape[1] == length
     with pytest.raises(ConfigError, match=rf"has {length + 1} tokens .* at most {length}.*--ratio"):
         small_model.generate(tokens, QUESTION + "!", GREEDY)

@@ -1,0 +1,204 @@
+"""What families share: everything behind the encoder. A model's own parts are called one by one, and never patched."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import GenerationConfig, ModelConfig
+from aot.errors import ConfigError
+from aot.inner import InnerReduction
+from aot.models.answer import StreamedAnswer
+from aot.models.base import ModelIdentity
+from aot.models.frame_scores import ByTextTower, ByWords
+from aot.models.preprocessing import pixel_statistics
+from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
+from aot.models.question_words import embed_words
+from aot.models.reading import Reading, ReadingAnew
+from aot.models.saliency import attention_modules, resolve_layer
+from aot.types import CompressedTokens, VideoInfo
+
+__all__ = ["ComposedModel"]
+
+
+class ComposedModel(ABC):
+    """A family says how frames are encoded and how the prompt is laid out around what is kept.
+
+    temporal_patch: so many sampled frames become one of the tower's.
+    """
+
+    temporal_patch = 1
+
+    def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.config = config
+        self.identity = identity
+        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config))
+        self._batch_frames = config.encode_batch_frames
+
+    @property
+    @abstractmethod
+    def tower(self) -> Any:
+        """The vision tower."""
+
+    @property
+    def language(self) -> Any:
+        """The language model without its head."""
+        return self.network.model.language_model
+
+    @property
+    @abstractmethod
+    def video_token(self) -> int:
+        """The id that stands for the video in a prompt."""
+
+    @abstractmethod
+    def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
+        """(rows, cols) in pixels that `frames` frames of a video must have."""
+
+    @abstractmethod
+    def _template(self) -> tuple[str, str]:
+        """The prompt before the video, and behind it with {question}."""
+
+    def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
+        """The video as it stands in the prompt."""
+        return [Run("", range(len(tokens.features)))]
+
+    def _newline(self) -> Tensor:
+        """The learned newline [D] of families that have one."""
+        raise NotImplementedError
+
+    def _positions(self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens) -> Any:
+        """Positions [3, 1, P] of the runs and the next one, where they are not 0 .. P - 1; texts are the runs' ids."""
+        return None
+
+    @property
+    def language_layers(self) -> int:
+        return int(self.network.config.text_config.num_hidden_layers)
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        return {
+            "device": str(self.network.device),
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+            "attention": self.tower.config._attn_implementation,
+            "vision_blocks": len(attention_modules(self.tower)),
+        }
+
+    def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """The block each layer number refers to in this tower."""
+        depth = len(attention_modules(self.tower))
+        return tuple(resolve_layer(layer, depth) for layer in layers)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that the tokenizer has no token for; none where it knows every byte."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or not self.tokenizer.is_fast:
+            return []
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [text[first:stop] for token, (first, stop) in places if token == unknown]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
+        values = pixels.to(self.network.device).float() / 255
+        return ((values - self.mean) / self.std).to(self.network.dtype)
+
+    def _remember(self, frames: int) -> str:
+        """Encode so many at once from now on; a sentence that says so."""
+        self._batch_frames = frames
+        return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
+
+    @torch.inference_mode()
+    def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
+        """By the language model's input embeddings of the questions' words."""
+        words = embed_words(self.tokenizer, self.network.get_input_embeddings().weight, questions)
+        return None if words is None else ByWords(words, "the question's own words")
+
+    @torch.inference_mode()
+    def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
+        """The whole prompt.
+
+        Raises:
+            ConfigError: the prompt is longer than the model's context, or the question cannot be asked.
+        """
+        prefix = self._prefix(tokens)
+        suffix = torch.tensor([self._suffix(question, prefix.video_end)], device=prefix.ids.device)
+        return prefix.followed_by(suffix, self.network.get_input_embeddings()(suffix))
+
+    def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
+        """Everything up to and with the video, which is the same for every question."""
+        before, _ = self._template()
+        runs = list(self._runs(tokens))
+        runs[0] = Run(before + runs[0].text, runs[0].rows)
+        texts = [text_ids(self.tokenizer, run.text) for run in runs]
+        rows, words = [], []
+        for text, run in zip(texts, runs, strict=True):
+            rows += [*[TEXT] * len(text), *run.rows]
+            words += [*text, *[self.video_token] * len(run.rows)]
+        device = self.network.get_input_embeddings().weight.device
+        token, ids = torch.tensor(rows, device=device), torch.tensor([words], device=device)
+        found = self._positions(texts, runs, tokens)
+        positions, following = found if found else (None, len(rows))
+        return VideoPrompt(ids, self._embedded(ids, token, tokens), token, tokens, len(rows), positions, following)
+
+    def _embedded(self, ids: Tensor, token: Tensor, tokens: CompressedTokens) -> Tensor:
+        """[1, P, D]"""
+        embed = self.network.get_input_embeddings()
+        embedded: Tensor = embed(ids.masked_fill(token != TEXT, 0))
+        features = tokens.features.to(embedded.device, embedded.dtype)
+        embedded[0, token >= 0] = features[token[token >= 0]]
+        if bool((token == NEWLINE).any()):
+            embedded[0, token == NEWLINE] = self._newline().to(embedded.device, embedded.dtype)
+        return embedded
+
+    def _suffix(self, question: str, prefix_length: int) -> list[int]:
+        """Ids behind the video."""
+        after = self._template()[1].replace("{question}", check_question(self.tokenizer, question))
+        ids = text_ids(self.tokenizer, after)
+        limit, length = self.network.config.text_config.max_position_embeddings, prefix_length + len(ids)
+        if length > limit:
+            raise ConfigError(
+                f"the prompt has {length} tokens but the model reads at most {limit}; "
+                "use a lower --ratio or fewer --frames"
+            )
+        return ids
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        tokens: CompressedTokens,
+        question: str,
+        options: GenerationConfig,
+        inner: InnerReduction | None = None,
+    ) -> StreamedAnswer:
+        """Begin an answer; its text comes as it is written."""
+        prompt = self.prompt(tokens, question)
+        if inner is None:
+            return StreamedAnswer(self.network, self.tokenizer, prompt, options, layer_tokens=self._in_layers(tokens))
+        from aot.models.prefill import prefill
+
+        return StreamedAnswer(
+            self.network, self.tokenizer, prompt, options, prefill=lambda: prefill(self.language, prompt, inner)
+        )
+
+    @torch.inference_mode()
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
+        """Let the language model read the video, for several questions."""
+        if inner is not None:
+            return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
+        prefix = self._prefix(tokens)
+        return Reading(
+            self.network,
+            self.tokenizer,
+            prefix,
+            lambda question: self._suffix(question, prefix.video_end),
+            self._in_layers(tokens),
+        )
+
+    def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
+        return (len(tokens.features),) * self.language_layers

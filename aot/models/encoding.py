@@ -1,0 +1,86 @@
+"""Running a vision tower over frames, a few at a time, and joining what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from aot.errors import NumericsError
+from aot.models.base import Progress
+from aot.models.microbatch import micro_batches
+
+__all__ = ["TowerPass", "refuse_nonsense", "run_tower"]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerPass:
+    """What a tower made of f frames; the fields are those of `VisualTokens`, with f for F."""
+
+    features: Tensor
+    saliency: Mapping[int, Tensor] = field(default_factory=dict)
+    keys: Mapping[int, Tensor] = field(default_factory=dict)
+    embeddings: Tensor | None = None
+    pooling_attention: Tensor | None = None
+    deepstack: Tensor | None = None
+
+
+def run_tower(
+    total: int,
+    batch: int,
+    run: Callable[[int, int], TowerPass],
+    on_fewer: Callable[[int], None],
+    on_frame: Progress | None,
+) -> TowerPass:
+    """`run(first, stop)` over `total` frames, up to `batch` at once.
+
+    Raises:
+        NumericsError: the features or saliencies hold NaN or infinite values.
+    """
+    parts: list[TowerPass] = []
+    features: Tensor | None = None  # one allocation, since they are most of what is held
+    finite: list[Tensor] = []
+    for first, part in micro_batches(total, batch, run, on_fewer):
+        if features is None:
+            features = part.features.new_empty(total, *part.features.shape[1:])
+        features[first : first + len(part.features)] = part.features
+        finite += [torch.isfinite(values).all() for values in (part.features, *part.saliency.values())]
+        parts.append(_without_features(part, features))
+        if on_frame:
+            on_frame(first + len(part.features), total)
+    assert features is not None
+    refuse_nonsense(finite)
+    return _joined(parts, features)
+
+
+def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
+    return TowerPass(whole, part.saliency, part.keys, part.embeddings, part.pooling_attention, part.deepstack)
+
+
+def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
+    def joined(values: list[Tensor | None], dim: int = 0) -> Tensor | None:
+        there = [value for value in values if value is not None]
+        return torch.cat(there, dim) if there else None
+
+    return TowerPass(
+        features,
+        {layer: torch.cat([part.saliency[layer] for part in parts]) for layer in parts[0].saliency},
+        {layer: torch.cat([part.keys[layer] for part in parts]) for layer in parts[0].keys},
+        joined([part.embeddings for part in parts]),
+        joined([part.pooling_attention for part in parts]),
+        joined([part.deepstack for part in parts], 1),
+    )
+
+
+def refuse_nonsense(finite: list[Tensor]) -> None:
+    """
+    Raises:
+        NumericsError: a flag is false.
+    """
+    if not torch.stack(finite).all():
+        raise NumericsError(
+            "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
+            "and check the model's files if it stays"
+        )

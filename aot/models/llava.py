@@ -1,0 +1,256 @@
+"""LLaVA-OneVision and LLaVA-Video: SigLIP, a projector, pooling between them and the language model, learned newlines.
+
+Both are one class of transformers, which reads LLaVA-OneVision's geometry into either; see `LlavaGeometry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import ModelConfig
+from aot.core.grid import pooled_grid
+from aot.models.base import ModelIdentity, Progress
+from aot.models.composed import ComposedModel
+from aot.models.encoding import TowerPass, refuse_nonsense, run_tower
+from aot.models.frame_scores import ByTextTower, ByWords
+from aot.models.llava_geometry import LlavaGeometry, time_instruction
+from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
+from aot.models.microbatch import batch_size_for, micro_batches
+from aot.models.prompt import Run
+from aot.models.saliency import recorded_attention
+from aot.models.siglip_head import SiglipHead
+from aot.models.siglip_text import SiglipText
+from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
+
+__all__ = ["TEMPLATES", "WITHOUT_HEAD", "Llava"]
+
+WITHOUT_HEAD = "mean of the frame's features"
+
+# Before the video and behind it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
+TEMPLATES = {
+    "native": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "hf": ("<|im_start|>user ", "\n{question}<|im_end|><|im_start|>assistant\n"),
+}
+
+
+class Llava(ComposedModel):
+    """LLaVA-OneVision 0.5B, 7B and 72B, and LLaVA-Video 7B and 72B."""
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        config: ModelConfig,
+        identity: ModelIdentity,
+        geometry: LlavaGeometry | None = None,
+    ) -> None:
+        super().__init__(network, tokenizer, config, identity)
+        self.geometry = (geometry or LlavaGeometry()).asked_for(config)
+        self._siglip_head: SiglipHead | None = None
+
+    @classmethod
+    def load(cls, config: ModelConfig, description: dict[str, Any]) -> Llava:
+        """Load network and tokenizer; `description` is the checkpoint's config.json."""
+        from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+
+        network = load_network(config, LlavaOnevisionForConditionalGeneration)
+        with explained(config):
+            arguments = hub_arguments(config)
+            tokenizer = AutoTokenizer.from_pretrained(location(config), trust_remote_code=False, **arguments)
+        identity = ModelIdentity(
+            name=str(config.name),
+            revision=description.get("_commit_hash"),
+            fingerprint=fingerprint(config, ("multi_modal_projector.linear_2.weight", "image_newline")),
+        )
+        return cls(network, tokenizer, config, identity, LlavaGeometry.of(config, description))
+
+    @property
+    def tower(self) -> Any:
+        return self.network.model.vision_tower
+
+    @property
+    def video_token(self) -> int:
+        return int(self.network.config.video_token_index)
+
+    @property
+    def pool(self) -> Pooling:
+        return self.geometry.pool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per side (rows, cols) before pooling, e.g. (27, 27)."""
+        vision = self.network.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        size = self.network.config.vision_config.image_size
+        return size, size
+
+    def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
+        return self.image_size
+
+    @property
+    def tokens_per_frame(self) -> int:
+        rows, cols = pooled_grid(self.grid, self.pool)
+        return rows * cols
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        return {**super().placement, "pooling": self.pool.kind, "newline": self.geometry.newline}
+
+    @torch.inference_mode()
+    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
+        """Run tower and projector over the frames, a few at a time.
+
+        Raises:
+            NumericsError: the features hold NaN or infinite values.
+        """
+        if needs.merging is not None:
+            if needs != Needs(merging=needs.merging):
+                raise ValueError(f"needs: expected nothing beside merging, got {needs}")
+            return self._encode_merged(frames, needs.merging, on_frame)
+        notices: list[str] = []
+        whole = run_tower(
+            len(frames.pixels),
+            self._batch_size(),
+            lambda first, stop: self._tower_pass(frames.pixels[first:stop], needs),
+            lambda size: notices.append(self._remember(size)),
+            on_frame,
+        )
+        told = needs.frame_embeddings or needs.pooling_attention
+        return VisualTokens(
+            features=whole.features,
+            grid=self.grid,
+            pool=self.pool,
+            timestamps_s=frames.timestamps_s,
+            saliency={layer: whole.saliency[layer] for layer in needs.saliency_layers},
+            keys=whole.keys,
+            frame_embeddings=whole.embeddings,
+            pooling_attention=whole.pooling_attention,
+            embedding_source=("siglip head" if self.config.siglip_head else WITHOUT_HEAD) if told else None,
+            notices=tuple(notices),
+            duration_s=frames.source.duration_s,
+        )
+
+    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+        with_head = self.config.siglip_head is not None
+        layers = needs.saliency_layers
+        if needs.pooling_attention and not with_head and -1 not in layers:
+            layers = (*layers, -1)
+        with recorded_attention(self.tower, layers, needs.key_layers) as recording:
+            hidden = self._tower_features(self.normalise(pixels))
+        features = self.network.model.multi_modal_projector(hidden)
+        saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
+        embeddings = attention = None
+        if needs.frame_embeddings:
+            embeddings = self._head(hidden)(hidden) if with_head else features.mean(1)
+        if needs.pooling_attention:
+            last = None if with_head else saliency[-1]
+            attention = self._head(hidden).attention(hidden) if last is None else last / last.sum(-1, keepdim=True)
+        keys = {layer: torch.cat(seen) for layer, seen in recording.keys.items()}
+        return TowerPass(features, saliency, keys, embeddings, attention)
+
+    def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
+        """As `encode`, with tokens that merge inside the tower; a clip's frames stay together."""
+        total, patches = len(frames.pixels), self.grid[0] * self.grid[1]
+        clips = merging.clips(total)
+        longest = max(len(clip) for clip in clips)
+        blocks = blocks_before_features(self.network.config)
+        video, notices = MergedVideo(), []
+
+        def encode(first: int, stop: int) -> list[tuple[Any, ...]]:
+            done = []
+            for length, batch in groupby(clips[first:stop], key=len):
+                run = list(batch)
+                plan = merging.plan(length, patches, self.tokens_per_frame, blocks)
+                pixels = self.normalise(frames.pixels[run[0].first : run[-1].stop])
+                tokens = run_merging_tower(self.network.model.vision_tower, pixels, plan)
+                done.append((tokens, self.network.model.multi_modal_projector(tokens.states), plan))
+            return done
+
+        def remember(size: int) -> None:
+            notices.append(self._remember(size * longest))
+
+        for _, done in micro_batches(len(clips), max(1, self._batch_size() // longest), encode, remember):
+            for tokens, projected, plan in done:
+                video.add(tokens, projected, plan, patches)
+            if on_frame:
+                on_frame(sum(len(owner) for owner in video.owner), total)
+        refuse_nonsense([torch.isfinite(features).all() for features in video.features])
+        return VisualTokens(
+            features=torch.cat(video.features),
+            grid=self.grid,
+            pool=self.pool,
+            timestamps_s=frames.timestamps_s,
+            saliency={},
+            frame_embeddings=torch.cat(video.embeddings),
+            embedding_source=WITHOUT_HEAD,
+            notices=tuple(notices),
+            duration_s=frames.source.duration_s,
+            merged=video.patches(),
+        )
+
+    def _batch_size(self) -> int:
+        if self._batch_frames is not None:
+            return self._batch_frames
+        vision = self.network.config.vision_config
+        # Every block's output; queries, keys, values, residual, norm and both sides of an MLP; one softmax in float32.
+        hidden = (vision.num_hidden_layers + 5) * vision.hidden_size + 2 * vision.intermediate_size
+        widths = hidden + self.network.config.text_config.hidden_size
+        patches = self.grid[0] * self.grid[1]
+        softmax = 4 * vision.num_attention_heads * patches**2
+        return batch_size_for(self.network.device, patches * widths * self.network.dtype.itemsize + softmax)
+
+    def _tower_features(self, pixels: Tensor) -> Tensor:
+        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them."""
+        layers = self.network.config.vision_feature_layer
+        wanted = [layers] if isinstance(layers, int) else list(layers)
+        states = self.network.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        selected = torch.cat([states[layer] for layer in wanted], dim=-1)
+        return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
+
+    def _head(self, hidden: Tensor) -> SiglipHead:
+        if self._siglip_head is None:
+            self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
+        return self._siglip_head
+
+    @torch.inference_mode()
+    def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
+        """By SigLIP's text tower where there is one, otherwise by the language model's input embeddings.
+
+        Raises:
+            ModelError: the text tower cannot be loaded.
+        """
+        words = super().frame_scorer(questions)
+        if not self.config.siglip_head:
+            return words
+        text = SiglipText.load(self.config, self.network.get_input_embeddings().weight)
+        if text is not None:
+            return ByTextTower(text(questions), text.name)
+        if words is not None:
+            words.by += f" ({self.config.siglip_head} has no text tower with a tokenizer.json)"
+        return words
+
+    def _template(self) -> tuple[str, str]:
+        return TEMPLATES[self.config.template]
+
+    def _newline(self) -> Tensor:
+        newline: Tensor = self.network.model.image_newline
+        return newline
+
+    def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
+        rows = self.geometry.rows(tokens)
+        if not self.config.time_instruction:
+            return [Run("", rows)]
+        return [Run("", rows), Run("\n" + time_instruction(tokens), [])]
