@@ -102,17 +102,21 @@ def make_checkpoint(
     grid: int = 27,
     width: int = 32,
     vision_layers: int = 7,
+    vision_width: int = 32,
+    vision_heads: int = HEADS,
     dtype: str = "float32",
     printable: bool = True,
+    tied: bool = False,
 ) -> Path:
     """Write a LLaVA-OneVision checkpoint with `grid` x `grid` patches and return its folder.
 
     With `printable` a greedy answer is made of printable ASCII and seldom ends before its limit; without
-    it, an answer is made of any bytes (mostly invalid UTF-8) and special tokens.
+    it, an answer is made of any bytes (mostly invalid UTF-8) and special tokens. So it is if the embeddings are `tied`
+    to the head.
     """
     config = LlavaOnevisionConfig(
-        vision_config=_vision_config(grid, 32, vision_layers, head=False),
-        text_config=_text_config(width),
+        vision_config=_vision_config(grid, vision_width, vision_layers, vision_heads, head=False),
+        text_config=_text_config(width, tied),
         image_token_index=_IDS["<image>"],
         video_token_index=_IDS["<video>"],
         projector_hidden_act="gelu",
@@ -122,7 +126,7 @@ def make_checkpoint(
     )
     model = LlavaOnevisionForConditionalGeneration(config)
     _fill(model, seed)
-    if printable:
+    if printable and not tied:
         _make_printable(model.lm_head.weight)
     _save(model, folder, dtype)
     _rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
@@ -155,7 +159,7 @@ def make_siglip_head(
         eos_token_id=_IDS["<|im_end|>"],
         pad_token_id=_IDS["<|endoftext|>"],
     )
-    vision = _vision_config(grid, hidden, vision_layers, head=True)
+    vision = _vision_config(grid, hidden, vision_layers, HEADS, head=True)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     _fill(model, seed)
     _save(model, folder, dtype)
@@ -188,19 +192,19 @@ def video_token_count(frames: int, grid: int = 27) -> int:
     return frames * ((grid + 1) // 2) ** 2 + 1
 
 
-def _vision_config(grid: int, hidden: int, layers: int, *, head: bool) -> SiglipVisionConfig:
+def _vision_config(grid: int, hidden: int, layers: int, heads: int, *, head: bool) -> SiglipVisionConfig:
     return SiglipVisionConfig(
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=HEADS,
+        num_attention_heads=heads,
         image_size=grid * PATCH_SIZE,
         patch_size=PATCH_SIZE,
         vision_use_head=head,
     )
 
 
-def _text_config(width: int) -> Qwen2Config:
+def _text_config(width: int, tied: bool = False) -> Qwen2Config:
     return Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=width,
@@ -210,7 +214,7 @@ def _text_config(width: int) -> Qwen2Config:
         num_key_value_heads=HEADS // 2,
         max_position_embeddings=32768,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         bos_token_id=_IDS["<|endoftext|>"],
         eos_token_id=_IDS["<|im_end|>"],
         pad_token_id=_IDS["<|endoftext|>"],

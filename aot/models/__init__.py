@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from aot.config import REAL_MODEL, ModelConfig
 from aot.errors import ModelError
@@ -26,7 +27,13 @@ FAMILIES = {
     "llava_onevision": Family(
         "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.llava", "Llava"
     ),
+    "llava_qwen": Family(
+        "the same as first published (lmms-lab/llava-onevision-qwen2-*-ov, lmms-lab/LLaVA-Video-7B-Qwen2)",
+        "aot.models.original_llava",
+        "OriginalLlava",
+    ),
 }
+_ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 
 def load_model(config: ModelConfig) -> VideoModel:
@@ -40,7 +47,7 @@ def load_model(config: ModelConfig) -> VideoModel:
     from aot.models.loading import read_model_config
 
     description = read_model_config(config)
-    kind = description.get("model_type")
+    kind = _kind(description)
     if kind not in FAMILIES:
         supported = "; ".join(family.label for family in FAMILIES.values())
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
@@ -50,3 +57,12 @@ def load_model(config: ModelConfig) -> VideoModel:
     with explained_memory():
         model: VideoModel = getattr(import_module(family.module), family.cls).load(config, description)
     return model
+
+
+def _kind(description: dict[str, Any]) -> str | None:
+    """A checkpoint's `model_type`. Those of the original LLaVAs mostly say "llava", another layout in transformers, but
+    the name of their architecture is their own.
+    """
+    kind: str | None = description.get("model_type")
+    architectures = description.get("architectures")
+    return "llava_qwen" if isinstance(architectures, list) and _ORIGINAL_LLAVA in architectures else kind

@@ -32,11 +32,14 @@ class LlavaGeometry:
     @classmethod
     def of(cls, config: ModelConfig, description: Mapping[str, Any]) -> LlavaGeometry:
         """A checkpoint's, by its config.json. LLaVA-Video's ports to transformers' layout do not say that they are one
-        but by their name.
+        but by their name. What its own says of pooling, bilinear, is a default of the training script.
         """
         named = str(description.get("_name_or_path") or "") + str(config.name)
-        is_video = description.get("mm_newline_position") == "grid" or "llava-video" in named.lower()
-        return cls(_AVERAGE, "grid") if is_video else cls()
+        position = description.get("mm_newline_position")
+        if position == "grid" or "llava-video" in named.lower():
+            return cls(_AVERAGE, "grid")
+        averages = description.get("mm_spatial_pool_mode") == "average"
+        return cls(_AVERAGE if averages else _BILINEAR, "none" if position == "no_token" else "one_token")
 
     def asked_for(self, config: ModelConfig) -> LlavaGeometry:
         """With what the user has set instead."""

@@ -24,6 +24,7 @@ from aot.memory import explained_memory
 
 __all__ = [
     "explained",
+    "find_file",
     "fingerprint",
     "hub_arguments",
     "load_network",
@@ -32,6 +33,8 @@ __all__ = [
     "pick_dtype",
     "read_json",
     "read_model_config",
+    "read_network",
+    "read_shapes",
     "read_weights",
 ]
 
@@ -101,7 +104,7 @@ def _check_local(config: ModelConfig) -> None:
 
 def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
     """A JSON file of the checkpoint; {} if it has none."""
-    path = _find(config, filename)
+    path = find_file(config, filename)
     with explained(config):
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
 
@@ -111,6 +114,22 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
 
     Raises:
         ModelError: a weight is missing (it would be random) or has another shape.
+    """
+    network, info = read_network(config, cls)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{config.name} lacks {len(missing)} weights ({missing[0]}, ...), so its answers would be random; "
+            "use a complete checkpoint in the transformers layout"
+        )
+    return network
+
+
+def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """As `load_network`, whatever is missing, with what transformers' loader says of the weights; `more` is for it.
+
+    Raises:
+        ModelError: a weight has another shape.
     """
     device = pick_device(config.device)
     with explained(config):
@@ -122,14 +141,9 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
             **hub_arguments(config),
+            **more,
         )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{config.name} lacks {len(missing)} weights ({missing[0]}, ...), so its answers would be random; "
-            "use a complete checkpoint in the transformers layout"
-        )
-    return network.eval().requires_grad_(False).to(device)
+    return network.eval().requires_grad_(False).to(device), info
 
 
 def pick_device(name: str) -> torch.device:
@@ -168,32 +182,50 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def read_weights(config: ModelConfig, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """The tensors whose names are wanted, as they are stored, from a single or a sharded safetensors checkpoint."""
-    from safetensors import safe_open
-
-    index = read_json(config, "model.safetensors.index.json")
     weights: dict[str, Tensor] = {}
     with explained(config):
-        places = index.get("weight_map") or {}
-        shards = {shard for key, shard in places.items() if wanted(key)} if places else {"model.safetensors"}
-        for shard in sorted(shards):
-            path = _find(config, shard)
-            if path is None:
-                raise ModelError(f"{config.name} has no {shard}; pass a checkpoint with safetensors weights")
-            with safe_open(str(path), framework="pt") as file:
-                weights |= {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
+        for file in _shards(config, wanted):
+            weights |= {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
     return weights
 
 
+def read_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a single or a sharded safetensors checkpoint, without reading them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    with explained(config):
+        for file in _shards(config, lambda key: True):
+            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _shards(config: ModelConfig, wanted: Callable[[str], bool]) -> Iterator[Any]:
+    """The safetensors files that hold wanted tensors, open."""
+    from safetensors import safe_open
+
+    places = read_json(config, "model.safetensors.index.json").get("weight_map") or {}
+    names = {shard for key, shard in places.items() if wanted(key)} if places else {"model.safetensors"}
+    for name in sorted(names):
+        path = find_file(config, name)
+        if path is None:
+            raise ModelError(
+                f"{config.name} has no {name}; pass a checkpoint with safetensors weights (others are never opened)"
+            )
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+
+
 def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
-    """Hash of the stored weights whose names end so: it does not depend on the dtype they are loaded in."""
+    """Hash of the stored weights whose names end so: it does not depend on the dtype they are loaded in. It is of their
+    float16, because that is how the hub's converted copies of bfloat16 checkpoints are stored.
+    """
     weights = read_weights(config, lambda key: key.endswith(suffixes))
     digest = hashlib.sha256()
     for _, weight in sorted(weights.items()):
-        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(weight.to(torch.float16).contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _find(config: ModelConfig, filename: str) -> Path | None:
+def find_file(config: ModelConfig, filename: str) -> Path | None:
     """Where a file of the checkpoint is, fetched if need be; None if it has no such file."""
     from transformers.utils import cached_file
 

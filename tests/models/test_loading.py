@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_files import Touch, edit_json
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import WEIGHTS, drop_weights, make_checkpoint, make_other_architecture
 from torch import nn
@@ -31,21 +32,6 @@ def config(folder: Path | str, **changes: Any) -> ModelConfig:
 def folder(small_folder: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(small_folder, tmp_path / "copy"))
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-
-
-class Touch:
-    """Creates a file when unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.marker),))
 
 
 # --- What cannot be found
