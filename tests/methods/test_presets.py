@@ -12,9 +12,10 @@ import synthetic_tokens as synthetic
 from aot.config import Config
 from aot.methods import build_method
 from aot.settings import preset_names, preset_text, resolve_config
-from aot.types import CompressedTokens
+from aot.types import CompressedTokens, Role
 
 FRAMES, PER_FRAME = 32, 196
+VIDEO_FRAMES, VIDEO_PER_FRAME = 64, 169  # LLaVA-Video's
 # Anchors before pooling: asked for (supplement of the paper) and what rounding makes of them.
 PUBLISHED = {
     "paper/onevision-r10-long": (108, 108),
@@ -23,6 +24,14 @@ PUBLISHED = {
     "paper/onevision-r20": (196, 188),
     "paper/onevision-r25": (205, 202),
 }
+PUBLISHED_FOR_VIDEO = {
+    "paper/video-r10": (108, 108),
+    "paper/video-r15": (144, 144),
+    "paper/video-r20": (176, 169),
+    "paper/video-r25": (198, 198),
+    "paper/video-r25-script": (180, 180),
+}
+OTHER_FRAMES = {"shapes": 8, "llava-video": VIDEO_FRAMES}
 
 
 def config_of(name: str) -> Config:
@@ -32,10 +41,21 @@ def config_of(name: str) -> Config:
 
 @cache
 def compressed(name: str) -> CompressedTokens:
-    shallow, deep, features = synthetic.golden_like(FRAMES)
-    tokens = synthetic.visual_tokens(shallow, deep, features, embeddings=features.mean(1))
+    """By a preset for LLaVA-OneVision, or for LLaVA-Video."""
+    is_video = "video" in name
+    frames, per_frame = (VIDEO_FRAMES, VIDEO_PER_FRAME) if is_video else (FRAMES, PER_FRAME)
+    shallow, deep, features = synthetic.golden_like(frames)
+    kind: oracle.PoolKind = "average" if is_video else "bilinear"
+    tokens = synthetic.visual_tokens(shallow, deep, features, kind=kind, embeddings=features.mean(1))
     config = config_of(name)
-    return build_method(config).compress(tokens, config.token_budget(FRAMES, PER_FRAME))
+    return build_method(config).compress(tokens, config.token_budget(frames, per_frame))
+
+
+def spans(name: str) -> tuple[int, int]:
+    """Percent of the tokens that a preset's header says are kept."""
+    text = preset_text(name).replace("\n#", "")
+    low, high = map(int, re.findall(r"about (\d+) to (\d+) % of the tokens", text)[0])
+    return low, high
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -43,23 +63,28 @@ def test_a_preset_resolves_and_begins_with_its_command(name: str) -> None:
     first = preset_text(name).splitlines()[0]
     assert first.startswith("# aot ")
     assert first.endswith(f"--preset {name}")
-    assert config_of(name).sampling.frames == (8 if name == "shapes" else FRAMES)
+    sampling = config_of(name).sampling
+    if name in PUBLISHED_FOR_VIDEO:
+        assert (sampling.fps, sampling.max_frames) == (1.0, VIDEO_FRAMES)
+    else:
+        assert (sampling.fps, sampling.frames) == (None, OTHER_FRAMES.get(name, FRAMES))
 
 
 def test_every_published_setting_has_its_preset() -> None:
-    assert {name for name in preset_names() if name.startswith("paper/")} == set(PUBLISHED)
+    published = {name for name in preset_names() if name.startswith("paper/")}
+    assert published == {*PUBLISHED, *PUBLISHED_FOR_VIDEO}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *PUBLISHED_FOR_VIDEO])
 def test_paper_presets_pick_the_published_anchors(name: str) -> None:
-    asked, anchors = PUBLISHED[name]
+    asked, anchors = (PUBLISHED | PUBLISHED_FOR_VIDEO)[name]
     facts = compressed(name).facts
     assert (facts["anchors_asked"], facts["anchors_per_frame"]) == (asked, anchors)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_paper_presets_keep_what_their_header_says(name: str) -> None:
-    low, high = map(int, re.findall(r"about (\d+) to (\d+) % of the tokens", preset_text(name))[0])
+    low, high = spans(name)
     retention = 100 * len(compressed(name).features) / (FRAMES * PER_FRAME)
     assert low <= retention <= high
     assert low - 1 <= 100 * config_of(name).ratio <= high + 1
@@ -74,6 +99,37 @@ def test_paper_presets_emit_what_the_oracle_emits(name: str) -> None:
     )
     kept = build_method(config_of(name)).compress(synthetic.visual_tokens(*synthetic.golden_like(8)), 0)
     assert synthetic.labels(kept) == [emitted[:4] for emitted in expected]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FOR_VIDEO)
+def test_paper_presets_for_llava_video_do_what_their_header_says(name: str) -> None:
+    """Without transport across frames more is kept than the ratio they are published under."""
+    low, high = spans(name)
+    kept, config = compressed(name), config_of(name)
+    assert low <= 100 * len(kept.features) / (VIDEO_FRAMES * VIDEO_PER_FRAME) <= high
+    assert 100 * config.ratio <= low
+    assert (config.model.newline, config.model.pool, config.model.time_instruction) == ("every_row", "auto", False)
+    assert kept.facts["clip_mode"] == "off"
+    assert set(kept.role.tolist()) == {Role.KEPT}
+    assert f"%, with both phases: --preset llava-video --ratio {config.ratio:g}." in preset_text(name)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FOR_VIDEO)
+def test_paper_presets_for_llava_video_emit_what_the_oracle_emits(name: str) -> None:
+    """Clips of one frame have no second phase."""
+    config = config_of(name)
+    assert config.aot.anchors.count is not None
+    videos = synthetic.golden_like(8)
+    expected = oracle.aot_paper(*videos, oracle.GOLDEN_GRID, config.aot.anchors.count, 0.5, 1, "average")
+    kept = build_method(config).compress(synthetic.visual_tokens(*videos, kind="average"), 0)
+    assert synthetic.labels(kept) == [emitted[:4] for emitted in expected]
+
+
+def test_the_preset_for_llava_video_meets_its_ratio_in_clips_of_eight() -> None:
+    kept, config = compressed("llava-video"), config_of("llava-video")
+    assert len(kept.features) == round(0.1 * VIDEO_FRAMES * VIDEO_PER_FRAME)
+    assert [len(clip) for clip in kept.clips] == [8] * 8
+    assert config.model.newline == "auto"
 
 
 @pytest.mark.parametrize("name", ["default", "dynamic"])
