@@ -71,8 +71,9 @@ def make_original(folder: Path, twin: Path, *, shards: int = 1, settings: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder, {_original(name): weight for name, weight in load_file(twin / WEIGHTS).items()}, shards)
     text = json.loads((twin / "config.json").read_text(encoding="utf-8"))["text_config"]
-    text = {**text, **text.pop("rope_parameters"), "sliding_window": 131072}
-    text = {key: value for key, value in text.items() if key not in ("layer_types", "rope_type")}
+    rope = text.pop("rope_parameters")
+    del text["layer_types"]
+    text |= {"rope_theta": rope["rope_theta"], "sliding_window": 131072}
     write_json(folder / "config.json", {**text, **_SETTINGS, **(settings or {})})
     shutil.copy(twin / "generation_config.json", folder)
     for name in _TOKENIZER:
