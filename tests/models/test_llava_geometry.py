@@ -242,14 +242,14 @@ def test_the_stock_forward_lays_it_out_as_onevision(model: Llava, stock: Any, ti
     """14 x 14 and one newline, whatever the name: why there is no stock model to compare with."""
     frames = frames_for(model, FRAMES)
     inputs = stock_inputs(tiny_model, frames, PROMPTS["native"])
-    with torch.inference_mode():
-        features = stock.model.get_video_features(inputs["pixel_values_videos"]).pooler_output
-    rows = features.reshape(-1, features.shape[-1])
-    assert torch.equal(rows[-1], stock.model.image_newline)
-    assert len(rows) == FRAMES * 196 + 1
+    slots = int((inputs["input_ids"] == model.video_token).sum())
     prompt = model.prompt(compress(model, frames, Config(method="none")), QUESTION)
-    assert int((prompt.token != -1).sum()) == FRAMES * 182
+    assert (slots, int((prompt.token != -1).sum())) == (FRAMES * 196 + 1, FRAMES * 182)
     assert int((prompt.token == NEWLINE).sum()) == FRAMES * SIDE
+    with torch.inference_mode():
+        assert stock(**inputs).logits.shape[1] == prompt.embeddings.shape[1] + slots - FRAMES * 182
+        with pytest.raises(ValueError, match="do not match"):
+            stock(input_ids=prompt.ids, pixel_values_videos=inputs["pixel_values_videos"])
 
 
 # --- The time instruction
