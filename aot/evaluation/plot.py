@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,87 @@ _DODGE = 1.015  # in the ratio, between the intervals of two methods
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
-    """Write micro accuracy with 95 % intervals as .svg or .png, one line per method; all tokens as a dashed line.
+    """Write micro accuracy with 95 % intervals as .svg or .png: one line per method, or one row where there are more
+    than can be told apart by colour; all tokens as a dashed line.
 
     Raises:
         ImportError: matplotlib is not installed (the extra `plot`).
     """
-    from matplotlib.figure import Figure
-
     lines: dict[str, list[ConditionResult]] = defaultdict(list)
     for result in sorted(results.conditions, key=lambda result: result.ratio):
         lines[result.name].append(result)
     full = lines.pop("none", None)
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    for number, points in enumerate(lines.values()):
-        _draw(axes, points, number, _DODGE ** (number - (len(lines) - 1) / 2))
-    if full:
-        axes.axhline(100 * full[0].micro.mean, color="#555555", linestyle="--", linewidth=1, zorder=1)
-        axes.annotate("all tokens", (0.01, 100 * full[0].micro.mean), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", xytext=(0, 4), color="#555555", fontsize=9)  # fmt: skip
-    _scale(axes, results, sorted({result.ratio for points in lines.values() for result in points}))
-    _name(axes, lines)
+    figure = (_rows if len(lines) > len(_COLORS) else _lines)(results, lines, full[0] if full else None)
 
     def write(target: Path) -> None:
         dated = {"Date": None} if path.suffix == ".svg" else {}  # the same results are the same file
         figure.savefig(target, format=path.suffix[1:], dpi=160, metadata=dated)
 
     write_whole(path, write, overwrite=True)
+
+
+def _lines(results: Results, lines: Mapping[str, Sequence[ConditionResult]], full: ConditionResult | None) -> Any:
+    """Accuracy over the share of tokens kept, a line per method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, points in enumerate(lines.values()):
+        _draw(axes, points, number, _DODGE ** (number - (len(lines) - 1) / 2))
+    if full:
+        axes.axhline(100 * full.micro.mean, color="#555555", linestyle="--", linewidth=1, zorder=1)
+        axes.annotate("all tokens", (0.01, 100 * full.micro.mean), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", xytext=(0, 4), color="#555555", fontsize=9)  # fmt: skip
+    _scale(axes, results, sorted({result.ratio for points in lines.values() for result in points}))
+    _name(axes, lines)
+    return figure
+
+
+def _rows(results: Results, lines: Mapping[str, Sequence[ConditionResult]], full: ConditionResult | None) -> Any:
+    """A row per method, the best on top, with a point for every ratio."""
+    from matplotlib.figure import Figure
+
+    ratios = sorted({result.ratio for points in lines.values() for result in points})
+    names = _best_last(lines)
+    figure = Figure(figsize=(7.2, 1.4 + 0.24 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, ratio in enumerate(ratios):
+        there = [(row, result) for row, name in enumerate(names) for result in lines[name] if result.ratio == ratio]
+        axes.errorbar(
+            [100 * result.micro.mean for _, result in there], [row for row, _ in there],
+            xerr=[[100 * (result.micro.mean - result.micro.low) for _, result in there],
+                  [100 * (result.micro.high - result.micro.mean) for _, result in there]],
+            color=_COLORS[number % len(_COLORS)], marker=_MARKERS[number % len(_MARKERS)], markersize=5, linewidth=0,
+            elinewidth=1.2, label=f"{100 * ratio:g} %",
+        )  # fmt: skip
+    if full:
+        axes.axvline(100 * full.micro.mean, color="#555555", linestyle="--", linewidth=1, zorder=1, label="all tokens")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.set_xlabel("questions answered right, %")
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(ratios) + 1, frameon=False, title=_about(results),
+                  title_fontsize=10, fontsize=9)  # fmt: skip
+    return figure
+
+
+def _best_last(lines: Mapping[str, Sequence[ConditionResult]]) -> list[str]:
+    """Names by how far a method is above the mean of all at the same ratio, on average over the ratios it has."""
+    at: dict[float, list[float]] = defaultdict(list)
+    for points in lines.values():
+        for result in points:
+            at[result.ratio].append(result.micro.mean)
+    lead = {
+        name: _mean([result.micro.mean - _mean(at[result.ratio]) for result in points])
+        for name, points in lines.items()
+    }
+    return sorted(lead, key=lambda name: lead[name])
+
+
+def _about(results: Results) -> str:
+    return f"{results.questions} questions about {results.videos} videos, 95 % intervals"
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
@@ -88,13 +142,13 @@ def _scale(axes: Any, results: Results, ratios: Sequence[float]) -> None:
         axes.set_xlim(ratios[0] / wide, ratios[-1] * wide**0.3)
     axes.set_xlabel("visual tokens kept")
     axes.set_ylabel("questions answered right, %")
-    axes.set_title(f"{results.questions} questions about {results.videos} videos, 95 % intervals", fontsize=10)
+    axes.set_title(_about(results), fontsize=10)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(axes: Any, lines: dict[str, list[ConditionResult]]) -> None:
+def _name(axes: Any, lines: Mapping[str, Sequence[ConditionResult]]) -> None:
     """Every method's name at the left of its line, where few tokens are kept and the lines are farthest apart."""
     low, high = axes.get_ylim()
     ends = [100 * points[0].micro.mean for points in lines.values()]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from aot.config import Config, build_config
 from aot.errors import ConfigError, VideoError
 from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset
+from aot.evaluation.bootstrap import Interval
 from aot.evaluation.dataset import by_video
 from aot.evaluation.plot import plot_accuracy, spread
 from aot.models import VideoModel
@@ -284,6 +285,20 @@ def test_plots_are_written_whole(items: tuple[Item, ...], whole: Path, small_mod
     assert all(f"<!-- {words} -->" in text for words in ("random", "aot", "all tokens"))
     assert text == (tmp_path / "two.svg").read_text() or "url(#" in text
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_many_methods_get_a_row_each_best_on_top(
+    items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path
+) -> None:
+    results = evaluate(items, small_model, CONDITIONS, whole)
+    point = next(result for result in results.conditions if result.name != "none")
+    names = [f"method-{k}" for k in range(12)]
+    made = [replace(point, name=name, micro=Interval(k / 20, k / 20, k / 20)) for k, name in enumerate(names)]
+    plot_accuracy(replace(results, conditions=(results.conditions[0], *made)), tmp_path / "rows.svg")
+    text = (tmp_path / "rows.svg").read_text()
+    assert "all tokens" in text
+    places = [text.index(f"<!-- {name} -->") for name in names]
+    assert places == sorted(places)  # ticks are written from the bottom up
 
 
 @given(st.lists(st.floats(0, 100), max_size=8), st.floats(0.1, 10))

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Every number of the tables in ../../methods.md: sh docs/studies/methods/run.sh RESULTS [SECOND_MODEL]
+# Five hours on two cores. Cut it off whenever you like; it goes on where it was. SECOND_MODEL is what
+# `python -m training --seed 1` leaves.
+set -e
+results=${1:?name a folder for the results}
+drawn="$results/clips"
+aot eval --shapes 500 --first-seed 16000000 -o "$results" --model shapes --methods none
+# "what happens?" takes as long as all other questions of a video together
+grep -v '"what happens ?"' "$drawn/questions.jsonl" > "$drawn/closed.jsonl"
+
+variants="--variant attention-last:method=attention,methods.attention.layer=-1 --variant aot-last:aot.anchors.deep_layer=-1"
+aot eval "$drawn/closed.jsonl" -o "$results/all" --model shapes --frames 8 --methods all --ratios 0.5,0.25,0.1,0.05 $variants
+python docs/studies/methods/table.py "$results/all" --plot docs/methods.svg
+if [ -n "$2" ]; then
+    few=none,random,attention,aot,aot-dyn,standout,vidcom2,evs,simplecluster,unified-stc,tome,tempme
+    aot eval "$drawn/closed.jsonl" -o "$results/second" --model "$2" --frames 8 --methods $few --ratios 0.25,0.1,0.05 $variants
+    python docs/studies/methods/table.py "$results/second"
+fi
