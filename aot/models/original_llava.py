@@ -133,9 +133,9 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
 
 def _is_spare(name: str) -> bool:
     """Whether a weight belongs to SigLIP behind LLaVA's features, so that it may be there or not."""
-    place = name.removeprefix("model.vision_tower.")
-    block = re.match(r"encoder\.layers\.(\d+)\.", place)
-    return int(block[1]) >= _BLOCKS if block else place.startswith(("post_layernorm.", "head."))
+    block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
+    behind = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
+    return int(block[1]) >= _BLOCKS if block else name.startswith(behind)
 
 
 def _original(name: str) -> str:
@@ -155,7 +155,7 @@ def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[st
         if description.get(key) not in supported:
             raise ModelError(
                 f"{name} has {key} {description.get(key)!r} in its config.json, which is not supported; "
-                f"use a checkpoint with {' or '.join(repr(value) for value in supported if value is not None)}"
+                f"use a checkpoint with {' or '.join('none' if value is None else repr(value) for value in supported)}"
             )
     text = {key: description[key] for key in _TEXT_SETTINGS if key in description}
     vocabulary = text["vocab_size"]
@@ -182,8 +182,8 @@ def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str
     positions = shape("embeddings.position_embedding.weight")[0]
     if width % _HEAD_WIDTH:
         raise ModelError(f"the vision tower of {name} is {width} wide; only SigLIP so400m (1152) is supported")
-    places = (re.match(r"encoder\.layers\.(\d+)", key.removeprefix(_TOWER)) for key in shapes)
-    blocks = [int(found[1]) for found in places if found]
+    block = re.compile(re.escape(_TOWER) + r"encoder\.layers\.(\d+)\.")
+    blocks = [int(found[1]) for found in map(block.match, shapes) if found]
     return {
         "hidden_size": width,
         "num_attention_heads": width // _HEAD_WIDTH,

@@ -234,19 +234,21 @@ def test_tokens_that_stand_for_pictures_are_in_the_vocabulary(vocabulary: int, t
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "supported"),
     [
-        ("mm_projector_type", "linear"),
-        ("mm_resampler_type", "spatial_pool"),
-        ("mm_newline_position", "frame"),
-        ("mm_spatial_pool_mode", "max"),
-        ("mm_spatial_pool_stride", 4),
-        ("add_faster_video", True),
+        ("mm_projector_type", "linear", "'mlp2x_gelu'"),
+        ("mm_resampler_type", "spatial_pool", "none"),
+        ("mm_newline_position", "frame", "'one_token' or 'grid' or 'no_token' or none"),
+        ("mm_spatial_pool_mode", "max", "'bilinear' or 'average' or none"),
+        ("mm_spatial_pool_stride", 4, "2 or none"),
+        ("add_faster_video", True, "False or none"),
     ],
 )
-def test_settings_of_other_models_are_refused(folder: Path, key: str, value: Any) -> None:
+def test_settings_of_other_models_are_refused(folder: Path, key: str, value: Any, supported: str) -> None:
     edit_json(folder / "config.json", **{key: value})
-    with pytest.raises(ModelError, match=rf"has {key} {value!r} in its config\.json.*; use a checkpoint with"):
+    with pytest.raises(
+        ModelError, match=rf"has {key} {value!r} in its config\.json.*; use a checkpoint with {supported}$"
+    ):
         load(folder)
 
 
@@ -312,6 +314,8 @@ def test_geometry(folder: Path, settings: dict[str, Any], pool: str, newline: st
         "lm_head.bias",
         TOWER + "encoder.layers.0.self_attn.relative.weight",
         "score.weight",
+        "head.mlp.fc1.weight",
+        "encoder.layers.26.mlp.fc1.weight",
     ],
 )
 def test_weights_without_a_place_are_refused(folder: Path, name: str) -> None:
