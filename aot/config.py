@@ -11,6 +11,7 @@ from aot.registry import INNER, METHODS, names
 from aot.strict import Settings, build_settings, check
 
 __all__ = [
+    "AOT_METHODS",
     "BUNDLED_MODEL",
     "REAL_MODEL",
     "AOTConfig",
@@ -31,6 +32,7 @@ __all__ = [
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
+AOT_METHODS = ("aot", "aot-dyn")  # those that the settings under `aot` are for
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +322,11 @@ class Config:
     @property
     def has_budget(self) -> bool:
         """Whether the ratio says how many tokens are kept; otherwise the content decides, or all are."""
-        if self.method in {"aot", "aot-dyn"}:
-            return self.ratio == 1 or self.aot.budget == "exact"
-        return self.ratio == 1 or self.method != "none"
+        if self.ratio == 1:
+            return True
+        if self.method in AOT_METHODS:
+            return self.aot.budget == "exact"
+        return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
         """round(R * F * n), newlines not counted: how many tokens the ratio promises."""

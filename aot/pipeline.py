@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from aot.config import Config
+from aot.config import AOT_METHODS, Config
 from aot.errors import TokensFileError
 from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
@@ -125,5 +125,8 @@ def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterat
     empty = sum(not row.kept for row in rows)
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
-    if config.compresses and not config.has_budget and config.aot.anchors.count:
-        yield "with budget paper the anchors and the content decide how much is kept, not the ratio"
+    if config.compresses and not config.has_budget:
+        if config.method not in AOT_METHODS:
+            yield f"with paper_exact, {config.method} keeps what its settings say, not the ratio"
+        elif config.aot.anchors.count:
+            yield "with budget paper the anchors and the content decide how much is kept, not the ratio"

@@ -27,22 +27,26 @@ def compare(
     methods: Annotated[
         str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
     ] = _METHODS,
-    ratios: Annotated[str, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated.")] = "0.1",
+    ratios: Annotated[
+        str | None, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated (default: 0.1, or as set).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Ask one question after every method, from one encoding of the video: answers, tokens, times, memory.
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
-    from aot.evaluation import Item, Refusal, answer_video, build_conditions
+    from aot.evaluation import Item, Refusal, answer_video, build_conditions, off_budget
     from aot.report import versions
 
-    config = config_for_video(str(video), given)
-    conditions = build_conditions(config, named_methods(methods), numbers("--ratio", ratios))
+    config = config_for_video(str(video), given, named_methods(methods))
+    shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
+    conditions = build_conditions(config, named_methods(methods), shares)
     model = load_with_progress(config)
-    notices: list[str] = [*unknown_words(model, [question])]
+    notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
     item = Item(id="compare", video=video, question=question, answer="")
     rows: list[dict[str, Any]] = []
+    of_key = {condition.key: condition for condition in conditions}
     with StageBars() as bars:
         todo = [(condition, [item]) for condition in conditions]
         for done, found in enumerate(answer_video(video, model, todo, notices.append, measure_memory=True), 1):
@@ -52,7 +56,9 @@ def compare(
             else:
                 answered = found[0]
                 own = {name: getattr(answered, name) for name in _COLUMNS}
-                rows.append({"condition": answered.condition, "answer": answered.predicted, **own})
+                asked = of_key[answered.condition]
+                head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio}
+                rows.append({**head, "answer": answered.predicted, **own})
                 shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
     notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
     notify(notices)
@@ -64,6 +70,6 @@ def compare(
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
         return
-    from aot_cli.render import comparison_table, print_result
+    from aot_cli.render import comparison, print_result
 
-    print_result(comparison_table(rows), f"{question}  ({shared['visual_tokens']} visual tokens)")
+    print_result(*comparison(question, rows))

@@ -30,7 +30,6 @@ __all__ = ["evaluate_command"]
 _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
 _FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
-_FEW_VIDEOS = 10
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
 
 
@@ -52,7 +51,10 @@ def evaluate_command(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            "--variant", metavar="NAME:PATH=VALUE,...", help="aot with other settings, at every ratio. Repeatable."
+            "--variant",
+            metavar="NAME:PATH=VALUE,...",
+            help="A method with other settings, at every ratio: lone:aot.inter.enabled=false, or "
+            "even:methods.fastvid.own_weight=0.5. Repeatable.",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first so many videos.")] = None,
@@ -64,7 +66,7 @@ def evaluate_command(
     aot eval --shapes 50 -o results --model shapes
     """
     from aot.errors import ConfigError
-    from aot.evaluation import build_conditions, evaluate, load_dataset
+    from aot.evaluation import build_conditions, evaluate, load_dataset, off_budget
     from aot.files import make_folder
 
     refuse_selection(given)
@@ -73,6 +75,7 @@ def evaluate_command(
     items = load_dataset(data, limit) if data else ()
     config = config_with_model(given)
     conditions = build_conditions(config, named_methods(methods), numbers("--ratios", ratios), _variants(variant or []))
+    notify(off_budget(conditions))
     make_folder(output)
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
@@ -88,8 +91,11 @@ def evaluate_command(
             notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
     written = _write(results, output, config.to_dict())
-    if results.videos < _FEW_VIDEOS:
-        notify([f"intervals from {results.videos} videos are rough; {_FEW_VIDEOS} or more make them worth reading"])
+    from aot_cli.render import FEW_VIDEOS
+
+    if results.videos < FEW_VIDEOS:
+        few = f"{results.videos} video{'s' * (results.videos > 1)}"
+        notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
     if as_json:
         print((output / "results.json").read_text(encoding="utf-8"), end="")
     else:

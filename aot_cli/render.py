@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "FEW_VIDEOS",
     "accuracy_tables",
     "answer_table",
     "card_table",
     "clip_table",
-    "comparison_table",
+    "comparison",
     "fact_table",
     "family_tables",
     "frame_table",
@@ -24,7 +25,7 @@ __all__ = [
     "seconds",
 ]
 
-
+FEW_VIDEOS = 10  # fewer do not tell how much videos differ
 _LONG_TABLE = 40  # rows; twice as many are shown whole
 _TAIL = 8
 
@@ -111,18 +112,30 @@ def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per method: tokens, the language model's load, times, memory of the answer, and the answer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("method", "tokens", "load", "encode ms", "compress ms", "1st token ms", "answer ms", "MB"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    table.add_column("answer", overflow="fold")
+def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The question, a row per method with tokens and costs, and every method's answer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
+        table.add_column(
+            name, justify="left" if name == "method" else "right", no_wrap=name != "method", overflow="fold"
+        )
+    answers = Table.grid(padding=(0, 2, 0, 0))
+    answers.add_column(no_wrap=True, style="dim")
+    answers.add_column(overflow="fold")
     for row in rows:
         times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
         memory = "" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
-        head = (row["condition"], str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
-        table.add_row(*map(Text, (*head, *times, memory, row["answer"])))
-    return table
+        head = (row["method"], f"{row['ratio']:.0%}", str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
+        table.add_row(*map(Text, (*head, *times, memory)))
+        answers.add_row(Text(row["condition"]), Text(row["answer"]))
+    return [Text(question), table, answers, "", Text(_COSTS, style="dim")]
+
+
+_COSTS = (
+    "load: share of the visual tokens that a layer of the language model reads, mean over layers. Times are of one "
+    "run, in milliseconds, and the first run is often the slowest; MB: memory of answering. A look, not a benchmark: "
+    "aot eval and aot bench measure."
+)
 
 
 def card_table(title: str, cards: Sequence[Mapping[str, Any]]) -> Table:
@@ -151,11 +164,12 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
 def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
     """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times."""
     several = results["videos"] > 1  # one video says nothing of how much videos differ
+    enough = results["videos"] >= FEW_VIDEOS
     columns: dict[str, list[str]] = {
         name: []
         for name in (
-            "tokens", "load %", "micro %", "95 % interval", "macro %", "vs none", "vs random", "compress ms",
-            "1st token ms", "answer ms",
+            "tokens", "load %", "micro %", "95 % interval", "macro %", "vs none", "vs random", "encode ms",
+            "compress ms", "1st token ms", "answer ms",
         )
     }  # fmt: skip
     for row in results["conditions"]:
@@ -163,8 +177,8 @@ def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
         values = (
             f"{row['kept_tokens']:.0f}", _percent(row["language_model_load"]), _percent(micro["mean"]),
             f"{_percent(micro['low'])} to {_percent(micro['high'])}" if several else "", _percent(row["macro"]["mean"]),
-            *(_difference(row["against"].get(name), several) for name in ("none", "random")),
-            *(f"{row[name]:.1f}" for name in ("compress_ms", "first_token_ms", "answer_ms")),
+            *(_difference(row["against"].get(name), enough) for name in ("none", "random")),
+            *(f"{row[name]:.1f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")),
         )  # fmt: skip
         for cells, value in zip(columns.values(), values, strict=True):
             cells.append(value)
@@ -185,7 +199,7 @@ def _condition_tables(
 ) -> list[Table]:
     """The columns behind method and ratio: in one table, or in as many as it takes to fit the terminal."""
     heads = [("questions", "")] * questions + [(row["name"], f"{row['ratio']:.0%}") for row in results["conditions"]]
-    fixed = max(len(name) for name, _ in [("method", ""), *heads]) + 8
+    fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
     room = _console().width - fixed
     groups: list[list[str]] = [[]]
     used = 0
@@ -211,12 +225,12 @@ def _condition_table(
     return table
 
 
-def _difference(paired: Mapping[str, Any] | None, several: bool) -> str:
-    """A paired difference in points, with an asterisk if its interval does not hold zero."""
+def _difference(paired: Mapping[str, Any] | None, enough: bool) -> str:
+    """A paired difference in points, with an asterisk if its interval does not hold zero, of enough videos."""
     if paired is None:
         return ""
     micro = paired["micro"]
-    return f"{100 * micro['mean']:+.1f}{'*' if several and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
+    return f"{100 * micro['mean']:+.1f}{'*' if enough and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
 
 
 def _percent(share: float) -> str:

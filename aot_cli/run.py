@@ -48,10 +48,24 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     return given.config(merge_settings(base or {}, defaults))
 
 
-def config_for_video(source: str, given: Given) -> Config:
-    """`config_with_model` for one video, which is looked at before anything is said or loaded."""
+def config_for_video(source: str, given: Given, methods: Sequence[str] | None = None) -> Config:
+    """`config_with_model` for one video, which is looked at before anything is said or loaded. A line tells of settings
+    given for other methods than those that compress it: `methods`, or that of the configuration.
+    """
     check_video(source)
-    return config_with_model(given)
+    config = config_with_model(given)
+    used = [name.partition("+")[0] for name in methods or [config.method]]
+    notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
+    return config
+
+
+def _unused(given: Given, methods: Sequence[str]) -> list[str]:
+    """Owners of settings that were given by flag or `--set` and are of none of `methods`."""
+    from aot.config import AOT_METHODS
+
+    owners = [name for name in given.settings.get("methods") or {} if name not in methods]
+    for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
+    return [*owners, "aot"] if for_aot else owners
 
 
 def _introduce(name: str, *, bundled: bool) -> str:

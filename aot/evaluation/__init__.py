@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aot.evaluation.conditions import Condition, build_conditions
+from aot.evaluation.conditions import Condition, build_conditions, off_budget
 from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.run import Refusal, answer_video, evaluate
@@ -16,5 +16,6 @@ __all__ = [
     "build_conditions",
     "evaluate",
     "load_dataset",
+    "off_budget",
     "summarise",
 ]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aot.config import Config, build_config
+from aot.config import AOT_METHODS, Config, build_config
 from aot.errors import ConfigError
 from aot.registry import names
 from aot.strict import merge_settings
 
-__all__ = ["Condition", "build_conditions"]
+__all__ = ["Condition", "build_conditions", "off_budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,9 @@ def build_conditions(
 ) -> tuple[Condition, ...]:
     """Every method, and every variant (`aot` with settings merged into `config`), at every ratio; "none" once.
 
-    A method may be followed by a plus and a reduction inside the language model, as "none+fastv"; without, that of
-    `config` follows every method but "none", which stands for all tokens.
+    A variant is of the method it names, or whose settings it sets, or else of "aot". A method may be followed by a plus
+    and a reduction inside the language model, as "none+fastv"; without, that of `config` follows every method but
+    "none", which stands for all tokens.
 
     Raises:
         ConfigError: a method or setting that is not there, a name given twice, or a variant that changes more than how
@@ -55,7 +56,7 @@ def build_conditions(
         if name in named or name in names():
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
         _check_variant(name, settings)
-        named[name] = {"method": "aot", **settings}
+        named[name] = {"method": _method_of(name, settings), **settings}
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
         own = build_config(merge_settings(config.to_dict(), settings))
@@ -72,6 +73,33 @@ def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
     method, _, named = text.partition("+")
     own = named or (inner if method != "none" else None)
     return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
+
+
+def off_budget(conditions: Sequence[Condition]) -> list[str]:
+    """A sentence for each name whose ratio does not say how much is kept."""
+    told: dict[str, str] = {}
+    for condition in conditions:
+        config = condition.config
+        if config.compresses and not config.has_budget:
+            told[condition.name] = "keeps what its settings say, whatever the ratio"
+        elif config.compresses and config.reduces_inside and config.inner.budget == "extra":
+            told[condition.name] = f"has {config.inner.name} save on top of the ratio (inner.budget: extra)"
+    return [f"{name} {what}" for name, what in told.items()]
+
+
+def _method_of(name: str, settings: Mapping[str, Any]) -> str:
+    """
+    Raises:
+        ConfigError: the settings are of another method than the variant is, or of several.
+    """
+    owners = list(settings.get("methods") or {})
+    method = settings.get("method") or (owners[0] if owners else "aot")
+    others = [owner for owner in owners if owner != method]
+    if "aot" in settings and method not in AOT_METHODS:
+        others.append("aot")
+    if others:
+        raise ConfigError(f"the variant {name} is of {method}, which has no settings of {others[0]}; leave those out")
+    return str(method)
 
 
 def _check_variant(name: str, settings: Mapping[str, Any]) -> None:

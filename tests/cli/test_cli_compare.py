@@ -24,7 +24,7 @@ def test_methods_side_by_side(run_aot: Aot, clip_file: Path, small: tuple[str, .
     assert all(row["answer_bytes"] is None or row["answer_bytes"] >= 0 for row in rows.values())
     shown = run_aot(*line, "--methods", "none,uniform", "--ratio", "0.4").out
     assert "uniform@0.4" in shown
-    assert f"{total} visual tokens" in shown
+    assert f"{total}" in shown and "what happens?" in shown
 
 
 def test_what_cannot_be_met_is_left_out(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
@@ -36,6 +36,39 @@ def test_what_cannot_be_met_is_left_out(run_aot: Aot, clip_file: Path, small: tu
     alone = run_aot(*line, "--methods", "dycoke")
     assert alone.code == 2
     assert "no method can keep so few tokens" in alone.err
+
+
+@pytest.mark.parametrize(
+    ("source", "ratio"),
+    [(("--set", "ratio=0.3"), 0.3), (("--preset", "paper/onevision-r25"), 0.25), ((), 0.1), (("-r", "0.5"), 0.5)],
+)
+def test_the_ratio_comes_from_wherever_it_is_set(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...], source: tuple[str, ...], ratio: float
+) -> None:
+    line = ("compare", clip_file, "what?", *small, "--methods", "uniform", "--max-new-tokens", "1", "--json", *source)
+    (row,) = run_aot(*line).json["methods"]
+    assert row["ratio"] == ratio
+    assert row["kept_tokens"] == round(ratio * 200)
+
+
+def test_notes_on_settings_that_do_nothing_or_replace_the_ratio(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...]
+) -> None:
+    settings = (
+        "--set",
+        "methods.evs.paper_exact=true",
+        "--set",
+        "methods.fastvid.own_weight=0.5",
+        "--clip-frames",
+        "2",
+    )
+    line = ("compare", clip_file, "what?", *small, "--methods", "evs,uniform", "--max-new-tokens", "1", *settings)
+    told = run_aot(*line, "--json").json["notices"]
+    assert "vidcom2 keeps what its settings say, whatever the ratio" in told
+    said = run_aot(*line).err
+    assert "settings of fastvid were given, which vidcom2, uniform will not use" in said
+    assert "settings of aot were given" in said
+    assert "settings of vidcom2" not in said
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     assert Path("out/answers.jsonl").read_bytes() == answers
     for words in ("95 % interval", "vs none", "vs random", "1st token ms", "describe", "micro: mean over questions"):
         assert words in again.out
-    assert "from 2 videos are rough" in again.err
+    assert "2 videos say little" in again.err
 
 
 def test_a_folder_grows(run_aot: Aot, small: tuple[str, ...]) -> None:
@@ -58,6 +58,10 @@ def test_narrow_terminals_get_more_tables_and_lose_nothing(
     wide = run_aot(*arguments)
     assert wide.code == 0, wide.err
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    for columns in range(61, 125, 9):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert "…" not in run_aot(*arguments).out
     monkeypatch.setenv("COLUMNS", "60")
     narrow = run_aot(*arguments)
     assert "…" not in narrow.out
@@ -147,6 +151,8 @@ def test_without_matplotlib_there_is_all_but_the_plot(
         (("--shapes", "1", "--methods", ""), "nothing to compare"),
         (("--shapes", "1", "--variant", "aot.inter.enabled=false"), "NAME:PATH=VALUE"),
         (("--shapes", "1", "--variant", "x:sampling.frames=3"), "same for all conditions"),
+        (("--shapes", "1", "--variant", "x:method=evs,methods.fastvid.own_weight=0.5"), "has no settings of fastvid"),
+        (("--shapes", "1", "--variant", "x:method=evs,aot.inter.enabled=false"), "has no settings of aot"),
         (("--shapes", "1", "--variant", "x:ratio=1", "--variant", "x:ratio=1"), "two variants are called x"),
     ],
 )

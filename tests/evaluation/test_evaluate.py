@@ -356,3 +356,14 @@ def test_conditions_that_make_no_sense(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         build_conditions(Config(), methods, ratios, variants)
+
+
+def test_a_variant_is_of_the_method_whose_settings_it_sets() -> None:
+    variants = {
+        "plain": {"aot": {"inter": {"enabled": False}}},
+        "even": {"methods": {"fastvid": {"own_weight": 0.5}}},
+        "named": {"method": "evs", "methods": {"evs": {"paper_exact": True}}},
+    }
+    built = {each.name: each.config for each in build_conditions(Config(), ["aot"], [0.5], variants)}
+    assert [built[name].method for name in ("plain", "even", "named")] == ["aot", "fastvid", "evs"]
+    assert [built[name].has_budget for name in ("plain", "even", "named")] == [True, True, False]
