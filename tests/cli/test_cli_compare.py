@@ -54,21 +54,14 @@ def test_the_ratio_comes_from_wherever_it_is_set(
 def test_notes_on_settings_that_do_nothing_or_replace_the_ratio(
     run_aot: Aot, clip_file: Path, small: tuple[str, ...]
 ) -> None:
-    settings = (
-        "--set",
-        "methods.evs.paper_exact=true",
-        "--set",
-        "methods.fastvid.own_weight=0.5",
-        "--clip-frames",
-        "2",
-    )
-    line = ("compare", clip_file, "what?", *small, "--methods", "evs,uniform", "--max-new-tokens", "1", *settings)
-    told = run_aot(*line, "--json").json["notices"]
-    assert "vidcom2 keeps what its settings say, whatever the ratio" in told
-    said = run_aot(*line).err
-    assert "settings of fastvid were given, which vidcom2, uniform will not use" in said
-    assert "settings of aot were given" in said
-    assert "settings of vidcom2" not in said
+    settings = ("methods.vidcom2.paper_exact=true", "methods.fastvid.own_weight=0.5", "aot.clips.frames=2")
+    given = [word for setting in settings for word in ("--set", setting)]
+    line = ("compare", clip_file, "what?", *small, "--methods", "vidcom2,uniform", "--max-new-tokens", "1", *given)
+    done = run_aot(*line, "--json")
+    assert "vidcom2 keeps what its settings say, whatever the ratio" in done.json["notices"]
+    assert "settings of fastvid were given, which vidcom2, uniform will not use" in done.err
+    assert "settings of aot were given" in done.err
+    assert "settings of vidcom2" not in done.err
 
 
 @pytest.mark.parametrize(
