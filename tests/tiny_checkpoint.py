@@ -41,6 +41,8 @@ from transformers import (
 from training.processor import write_json, write_processor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -49,10 +51,16 @@ __all__ = [
     "SPECIAL_TOKENS",
     "VOCAB_SIZE",
     "drop_weights",
+    "fill",
+    "leave_random_state",
     "make_checkpoint",
     "make_other_architecture",
+    "make_printable",
     "make_siglip_head",
+    "rename_weights",
+    "save",
     "video_token_count",
+    "write_tokenizer",
 ]
 
 PATCH_SIZE = 4
@@ -64,8 +72,8 @@ WEIGHTS = "model.safetensors"
 # get more than the rest, so that attention picks favourites. Chosen by trial: for seeds 0 to 3 and 27 x 27
 # patches, four videos times four questions give sixteen answers, and bfloat16 mostly the same first token.
 _GAINS = (
-    (re.compile(r"encoder\.layers\..*[qk]_proj\.weight"), 1.5),
-    (re.compile(r"patch_embedding\.weight|in_proj_weight"), 1.5),
+    (re.compile(r"encoder\.layers\..*[qk]_proj\.weight|attn\.qkv\.weight"), 1.5),
+    (re.compile(r"patch_embedding\.weight|patch_embed\.proj\.weight|in_proj_weight"), 1.5),
     (re.compile(r"[qk]_proj\.weight"), 3.0),
     (re.compile(r"(gate|up|down)_proj\.weight"), 1.5),
     (re.compile(r"\bo_proj\.weight|lm_head\.weight"), 2.0),
@@ -74,12 +82,12 @@ _GAINS = (
 # Weights drawn with a standard deviation of their own instead.
 _SCALES = (
     (re.compile(r"embed_tokens|token_embedding|image_newline|probe"), 1.0),
-    (re.compile(r"position_embedding"), 0.3),
+    (re.compile(r"position_embedding|pos_embed"), 0.3),
     (re.compile(r"bias|logit_scale"), 0.2),
 )
 _END_GAIN = 0.6
 
-_leave_random_state = torch.random.fork_rng(devices=[])
+leave_random_state = torch.random.fork_rng(devices=[])
 
 
 def _byte_symbols() -> tuple[str, ...]:
@@ -94,7 +102,7 @@ VOCAB_SIZE = len(BYTE_SYMBOLS) + len(SPECIAL_TOKENS)
 _IDS = {token: index for index, token in enumerate((*BYTE_SYMBOLS, *SPECIAL_TOKENS))}
 
 
-@_leave_random_state
+@leave_random_state
 def make_checkpoint(
     folder: Path,
     *,
@@ -121,18 +129,18 @@ def make_checkpoint(
         image_grid_pinpoints=_pinpoints(grid * PATCH_SIZE),
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    _fill(model, seed)
+    fill(model, seed)
     if printable:
-        _make_printable(model.lm_head.weight)
-    _save(model, folder, dtype)
-    _rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
-    _write_tokenizer(folder)
+        make_printable(model.lm_head.weight)
+    save(model, folder, dtype)
+    rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
+    write_tokenizer(folder)
     side = grid * PATCH_SIZE
     write_processor(folder, side, grid, _pinpoints(side))
     return folder
 
 
-@_leave_random_state
+@leave_random_state
 def make_siglip_head(
     folder: Path,
     *,
@@ -157,19 +165,19 @@ def make_siglip_head(
     )
     vision = _vision_config(grid, hidden, vision_layers, head=True)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    _fill(model, seed)
-    _save(model, folder, dtype)
+    fill(model, seed)
+    save(model, folder, dtype)
     _write_siglip_tokenizer(folder)
     return folder
 
 
-@_leave_random_state
+@leave_random_state
 def make_other_architecture(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     """Write a valid Qwen2 language model with its tokenizer: loadable, but no video model."""
     model = Qwen2ForCausalLM(_text_config(width))
-    _fill(model, seed)
-    _save(model, folder, "float32")
-    _write_tokenizer(folder)
+    fill(model, seed)
+    save(model, folder, "float32")
+    write_tokenizer(folder)
     return folder
 
 
@@ -223,7 +231,7 @@ def _pinpoints(side: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _fill(model: PreTrainedModel, seed: int) -> None:
+def fill(model: PreTrainedModel, seed: int) -> None:
     """Draw every weight from the seed and its own name, so that a new weight leaves the others alone."""
     for name, weight in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
@@ -232,7 +240,7 @@ def _fill(model: PreTrainedModel, seed: int) -> None:
 
 
 def _scaled(name: str, noise: Tensor) -> Tensor:
-    if "norm" in name and name.endswith(".weight"):
+    if re.search(r"norm|\bln_q\b", name) and name.endswith(".weight"):
         return 1 + 0.1 * noise
     for pattern, scale in _SCALES:
         if pattern.search(name):
@@ -242,7 +250,7 @@ def _scaled(name: str, noise: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _make_printable(head: Tensor) -> None:
+def make_printable(head: Tensor) -> None:
     """Zero the rows of `head` no printable answer needs (0 never beats 95 random logits); seldom end early."""
     end = _IDS["<|im_end|>"]
     speakable = {end, _IDS["Ġ"], *(_IDS[chr(code)] for code in range(ord("!"), ord("~") + 1))}
@@ -250,7 +258,7 @@ def _make_printable(head: Tensor) -> None:
     head[end] *= _END_GAIN
 
 
-def _save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
+def save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if model.can_generate():
@@ -259,7 +267,7 @@ def _save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
         ).save_pretrained(folder)
 
 
-def _rename_weights(folder: Path, old: str, new: str) -> None:
+def rename_weights(folder: Path, old: str, new: str) -> None:
     """Give weights the prefix they carry on the hub, which `save_pretrained` no longer writes but still reads."""
     weights = load_file(folder / WEIGHTS)
     _write_weights(folder, {(new + n[len(old) :] if n.startswith(old) else n): w for n, w in weights.items()})
@@ -272,13 +280,13 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     new.replace(folder / WEIGHTS)
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, processor: str = "LlavaOnevision") -> None:
     """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
-    added = {token: _IDS[token] for token in SPECIAL_TOKENS}
+    added = {token: len(vocab) + number for number, token in enumerate(special)}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[]).backend_tokenizer
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
@@ -295,7 +303,7 @@ def _write_tokenizer(folder: Path) -> None:
             "errors": "replace",
             "model_max_length": 32768,
             "pad_token": "<|endoftext|>",
-            "processor_class": "LlavaOnevisionProcessor",
+            "processor_class": f"{processor}Processor",
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,

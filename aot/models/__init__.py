@@ -26,6 +26,9 @@ FAMILIES = {
     "llava_onevision": Family(
         "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.llava", "Llava"
     ),
+    "qwen2_5_vl": Family("Qwen2.5-VL (Qwen/Qwen2.5-VL-*-Instruct)", "aot.models.qwen_families", "Qwen25VL"),
+    "qwen3_vl": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
+    "qwen3_vl_moe": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
 }
 
 
@@ -42,7 +45,7 @@ def load_model(config: ModelConfig) -> VideoModel:
     description = read_model_config(config)
     kind = description.get("model_type")
     if kind not in FAMILIES:
-        supported = "; ".join(family.label for family in FAMILIES.values())
+        supported = "; ".join(dict.fromkeys(family.label for family in FAMILIES.values()))
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
     from aot.memory import explained_memory
 
