@@ -51,16 +51,10 @@ __all__ = [
     "SPECIAL_TOKENS",
     "VOCAB_SIZE",
     "drop_weights",
-    "fill",
-    "leave_random_state",
     "make_checkpoint",
     "make_other_architecture",
-    "make_printable",
     "make_siglip_head",
-    "rename_weights",
-    "save",
     "video_token_count",
-    "write_tokenizer",
 ]
 
 PATCH_SIZE = 4
@@ -87,7 +81,7 @@ _SCALES = (
 )
 _END_GAIN = 0.6
 
-leave_random_state = torch.random.fork_rng(devices=[])
+_leave_random_state = torch.random.fork_rng(devices=[])
 
 
 def _byte_symbols() -> tuple[str, ...]:
@@ -102,7 +96,7 @@ VOCAB_SIZE = len(BYTE_SYMBOLS) + len(SPECIAL_TOKENS)
 _IDS = {token: index for index, token in enumerate((*BYTE_SYMBOLS, *SPECIAL_TOKENS))}
 
 
-@leave_random_state
+@_leave_random_state
 def make_checkpoint(
     folder: Path,
     *,
@@ -129,18 +123,18 @@ def make_checkpoint(
         image_grid_pinpoints=_pinpoints(grid * PATCH_SIZE),
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    fill(model, seed)
+    _fill(model, seed)
     if printable:
-        make_printable(model.lm_head.weight)
-    save(model, folder, dtype)
-    rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
-    write_tokenizer(folder)
+        _make_printable(model.lm_head.weight)
+    _save(model, folder, dtype)
+    _rename_weights(folder, "vision_tower.", "vision_tower.vision_model.")
+    _write_tokenizer(folder)
     side = grid * PATCH_SIZE
     write_processor(folder, side, grid, _pinpoints(side))
     return folder
 
 
-@leave_random_state
+@_leave_random_state
 def make_siglip_head(
     folder: Path,
     *,
@@ -165,19 +159,19 @@ def make_siglip_head(
     )
     vision = _vision_config(grid, hidden, vision_layers, head=True)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    fill(model, seed)
-    save(model, folder, dtype)
+    _fill(model, seed)
+    _save(model, folder, dtype)
     _write_siglip_tokenizer(folder)
     return folder
 
 
-@leave_random_state
+@_leave_random_state
 def make_other_architecture(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     """Write a valid Qwen2 language model with its tokenizer: loadable, but no video model."""
     model = Qwen2ForCausalLM(_text_config(width))
-    fill(model, seed)
-    save(model, folder, "float32")
-    write_tokenizer(folder)
+    _fill(model, seed)
+    _save(model, folder, "float32")
+    _write_tokenizer(folder)
     return folder
 
 
@@ -231,7 +225,7 @@ def _pinpoints(side: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def fill(model: PreTrainedModel, seed: int) -> None:
+def _fill(model: PreTrainedModel, seed: int) -> None:
     """Draw every weight from the seed and its own name, so that a new weight leaves the others alone."""
     for name, weight in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
@@ -250,7 +244,7 @@ def _scaled(name: str, noise: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def make_printable(head: Tensor) -> None:
+def _make_printable(head: Tensor) -> None:
     """Zero the rows of `head` no printable answer needs (0 never beats 95 random logits); seldom end early."""
     end = _IDS["<|im_end|>"]
     speakable = {end, _IDS["Ġ"], *(_IDS[chr(code)] for code in range(ord("!"), ord("~") + 1))}
@@ -258,7 +252,7 @@ def make_printable(head: Tensor) -> None:
     head[end] *= _END_GAIN
 
 
-def save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
+def _save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if model.can_generate():
@@ -267,7 +261,7 @@ def save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
         ).save_pretrained(folder)
 
 
-def rename_weights(folder: Path, old: str, new: str) -> None:
+def _rename_weights(folder: Path, old: str, new: str) -> None:
     """Give weights the prefix they carry on the hub, which `save_pretrained` no longer writes but still reads."""
     weights = load_file(folder / WEIGHTS)
     _write_weights(folder, {(new + n[len(old) :] if n.startswith(old) else n): w for n, w in weights.items()})
@@ -280,7 +274,7 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     new.replace(folder / WEIGHTS)
 
 
-def write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, processor: str = "LlavaOnevision") -> None:
+def _write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, processor: str = "LlavaOnevision") -> None:
     """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
     added = {token: len(vocab) + number for number, token in enumerate(special)}

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tiny_checkpoint import (
     BYTE_SYMBOLS,
     SPECIAL_TOKENS,
-    fill,
-    leave_random_state,
-    make_printable,
-    rename_weights,
-    save,
-    write_tokenizer,
+    _fill,
+    _leave_random_state,
+    _make_printable,
+    _rename_weights,
+    _save,
+    _write_tokenizer,
 )
 from transformers import (
     Qwen2_5_VLConfig,
@@ -63,7 +63,7 @@ _SPECIAL_IDS = {
 }
 
 
-@leave_random_state
+@_leave_random_state
 def make_qwen25_vl(folder: Path, *, seed: int = 0, dtype: str = "float32", most_tokens: int = 24) -> Path:
     """A frame of the most pixels has `most_tokens` tokens."""
     vision = {
@@ -77,8 +77,8 @@ def make_qwen25_vl(folder: Path, *, seed: int = 0, dtype: str = "float32", most_
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]}
     config = Qwen2_5_VLConfig(text_config={**_text(), "rope_parameters": rope}, vision_config=vision, **_SPECIAL_IDS)
     _write(Qwen2_5_VLForConditionalGeneration(config), folder, seed, dtype, "Qwen2_5_VL")
-    rename_weights(folder, "model.visual.", "visual.")
-    rename_weights(folder, "model.language_model.", "model.")
+    _rename_weights(folder, "model.visual.", "visual.")
+    _rename_weights(folder, "model.language_model.", "model.")
     _flatten(folder / "config.json")
     pixels = {"min_pixels": 4 * TOKEN_SIDE**2, "max_pixels": most_tokens * TOKEN_SIDE**2}
     image = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "image_processor_type": "Qwen2VLImageProcessor"}
@@ -86,9 +86,9 @@ def make_qwen25_vl(folder: Path, *, seed: int = 0, dtype: str = "float32", most_
     return folder
 
 
-@leave_random_state
+@_leave_random_state
 def make_qwen3_vl(
-    folder: Path, *, seed: int = 0, dtype: str = "float32", most_tokens: int = 48, experts: int = 0
+    folder: Path, *, seed: int = 0, dtype: str = "float32", most_tokens: int = 200, experts: int = 0
 ) -> Path:
     """All frames of a video together have the pixels of `most_tokens` tokens, counting both frames of a pair."""
     vision = {
@@ -146,10 +146,10 @@ def _sides() -> dict[str, int]:
 
 
 def _write(network: Any, folder: Path, seed: int, dtype: str, processor: str) -> None:
-    fill(network, seed)
-    make_printable(network.lm_head.weight)
-    save(network, folder, dtype)
-    write_tokenizer(folder, QWEN_TOKENS, processor)
+    _fill(network, seed)
+    _make_printable(network.lm_head.weight)
+    _save(network, folder, dtype)
+    _write_tokenizer(folder, QWEN_TOKENS, processor)
 
 
 def _flatten(path: Path) -> None:
