@@ -320,8 +320,8 @@ def by_token(model: QwenVL, values: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def blocks(model: QwenVL) -> dict[int, int]:
-    """Which block a layer number stands for: of Qwen2.5-VL's seven, 2 and 5 attend in full."""
-    return {0: 2, 3: 2, 4: 5, -1: 5, -5: 2} if is_25(model) else {0: 0, 3: 3, -1: 4, -4: 1}
+    """Which block a layer number stands for: of Qwen2.5-VL's seven, 1 and 5 attend in full."""
+    return {0: 1, 2: 1, 3: 5, -1: 5, -6: 1} if is_25(model) else {0: 0, 3: 3, -1: 4, -4: 1}
 
 
 @pytest.mark.parametrize(("size", "count"), SHAPES)
