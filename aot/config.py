@@ -85,7 +85,9 @@ class ModelConfig:
 
     name: a Hugging Face id or a local folder. siglip_head: a SigLIP checkpoint (id or folder) whose
     pooling head gives the frame embeddings of dynamic clips. encode_batch_frames: frames in the vision tower at once;
-    None takes as many as fit into the device's free memory.
+    None takes as many as fit into the device's free memory. frame_pixels: the most that a frame has where a model reads
+    any size (Qwen-VL), and so how many tokens: one for 28 x 28 pixels of two frames in Qwen2.5-VL, for 32 x 32 in
+    Qwen3-VL. None leaves it to the checkpoint, whose frames are often large.
 
     LLaVA's geometry, "auto" being what the checkpoint was trained with. pool: 2 x 2, "bilinear" (LLaVA-OneVision) or
     "average" (LLaVA-Video). newline: a learned one behind the video ("one_token", LLaVA-OneVision), behind every row of
@@ -104,6 +106,7 @@ class ModelConfig:
     time_instruction: bool = False
     siglip_head: str | None = None
     encode_batch_frames: int | None = None
+    frame_pixels: int | None = None
 
     def __post_init__(self) -> None:
         base = self.device.partition(":")[0]
@@ -115,6 +118,10 @@ class ModelConfig:
             encode_batch_frames=(
                 self.encode_batch_frames is None or self.encode_batch_frames >= 1,
                 f"must be at least 1, got {self.encode_batch_frames}",
+            ),
+            frame_pixels=(
+                self.frame_pixels is None or self.frame_pixels >= 1,
+                f"must be at least 1, got {self.frame_pixels}",
             ),
         )
 

@@ -2,7 +2,8 @@
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
-    │   └── BudgetError  a method cannot keep as few tokens as asked
+    │   ├── BudgetError  a method cannot keep as few tokens as asked
+    │   └── MethodError  a method needs what the model does not have
     ├── VideoError       the video cannot be opened, holds no picture, or does not decode
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
@@ -20,6 +21,7 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "MemoryLimitError",
+    "MethodError",
     "ModelError",
     "NumericsError",
     "OutputError",
@@ -43,6 +45,10 @@ class ConfigError(AOTError):
 
 class BudgetError(ConfigError):
     """A method cannot keep as few tokens of this video as asked."""
+
+
+class MethodError(ConfigError):
+    """A method needs what the model does not have."""
 
 
 class VideoError(AOTError):

@@ -19,7 +19,7 @@ __all__ = ["FrameRetention", "RetentionReport", "frame_retention", "language_mod
 
 @dataclass(frozen=True, slots=True)
 class FrameRetention:
-    """One sampled frame. kept = own + distinct + merged tokens that come from it; similarity: cosine of
+    """One encoded frame. kept = own + distinct + merged tokens that come from it; similarity: cosine of
     this frame's embedding with the frame before (None for the first).
     """
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from aot.config import Config, SamplingConfig
 from aot.core.clips import neighbour_similarity
 from aot.core.grid import pooled_grid
-from aot.errors import NumericsError
+from aot.errors import ConfigError, NumericsError
 from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
@@ -41,9 +41,9 @@ class TakesSegments(Protocol):
 class EncodedVideo:
     """A video's tokens before compression, a segment at a time, while a thread decodes the next.
 
-    After `segments`: source and notices; frames, how many were encoded; similarity, the cosine of each frame's
-    embedding with the next one's (the features' means where no embedding was asked for); selection, where the sampling
-    has frames chosen, by `questions`, before all else.
+    After `segments`: source and notices; frames, how many the encoder made of the `planned` sampled ones; similarity,
+    the cosine of each frame's embedding with the next one's (the features' means where no embedding was asked for);
+    selection, where the sampling has frames chosen, by `questions`, before all else.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class EncodedVideo:
         self._path, self._model, self._sampling, self._needs = path, model, sampling, needs
         self._clock, self._on_progress = clock, on_progress
         self._last: Tensor | None = None
+        self._sampled = 0
         self.frames, self.planned = 0, 0
         self.similarity: list[float] = []
         self.source: VideoInfo
@@ -78,17 +79,19 @@ class EncodedVideo:
                 for compressor in compressors:
                     compressor.add(visual)
                 del visual  # before the next segment is made
-                self._on_progress("compress", self.frames, self.planned)
+                self._on_progress("compress", self._sampled, self.planned)
 
     def segments(self) -> Generator[VisualTokens, None, None]:
         """The tokens of each segment.
 
         Raises:
+            ConfigError: the segments would part frames that the model reads together.
             VideoError, NumericsError, MemoryLimitError: see `aot.errors`.
         """
         from aot.video import open_video  # not above: a tokens file is asked without a decoder
 
         with explained_memory(), open_video(self._path, self._sampling) as video:
+            _check_uncut(len(video.plan.positions), self._sampling, self._model.temporal_patch)
             self._select(video)
             yield from self._encoded(video)
 
@@ -109,9 +112,10 @@ class EncodedVideo:
         size = self._model.frame_size(video.index.info, planned)
         with video.frames(size=size, ahead=length, times_s=times) as stream:
             self.source, self.planned = stream.source, stream.planned
-            for frames in stream.segments(length, lambda done, planned: self._on_progress("decode", done, planned)):
+            for frames in stream.segments(length, self._tell_decoded, self._model.temporal_patch):
                 with self._clock.stage("encode"):
                     visual = self._model.encode(frames, self._needs, on_frame=self._tell_encoded)
+                self._sampled += len(frames.timestamps_s)
                 self.frames += len(visual.timestamps_s)
                 self.notices += tuple(notice for notice in visual.notices if notice not in self.notices)
                 self._compare(visual)
@@ -121,8 +125,11 @@ class EncodedVideo:
             self.notices = tuple(dict.fromkeys((*of_selection, *stream.notices, *self.notices)))
             self._clock.stage_ms["decode"] += stream.decode_ms
 
+    def _tell_decoded(self, done: int, planned: int) -> None:
+        self._on_progress("decode", done, planned)
+
     def _tell_encoded(self, done: int, total: int) -> None:
-        self._on_progress("encode", self.frames + done, self.planned)
+        self._on_progress("encode", self._sampled + done, self.planned)
 
     def _compare(self, visual: VisualTokens) -> None:
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
@@ -131,14 +138,27 @@ class EncodedVideo:
         self._last = embeddings[-1:]
 
 
+def _check_uncut(frames: int, sampling: SamplingConfig, together: int) -> None:
+    length = sampling.segment_frames
+    if frames > length and length % together:
+        raise ConfigError(
+            f"this model reads {together} frames as one, and segments of {length} frames would part them; "
+            f"use --segment-frames {max(length - length % together, together)}"
+        )
+
+
 class SegmentCompressor:
     """Keeps of every segment what the method (that of `config` unless given) chooses, exactly the ratio of all frames
     so far, or more where a reduction inside the language model follows. `clock` has the time.
+
+    Raises:
+        MethodError: the method needs what the model does not have.
     """
 
     def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:
         self._config, self._clock = outer_config(config, model.language_layers), clock
         self._method = method or build_method(self._config)
+        model.check_needs(self._method.needs)
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
 

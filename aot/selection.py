@@ -8,6 +8,7 @@ a better one takes that one's place, so until the end every frame may still be c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ def select_frames(
     on_frames: OnFrames,
 ) -> FrameSelection | None:
     """Choose `sampling.select_frames` frames by the mean of their scores for the questions; None if there are no more.
+    Frames that the model reads together are chosen together, as many as fit.
 
     Raises:
         ConfigError: the model cannot score frames.
@@ -88,9 +90,9 @@ def select_frames(
     if scorer is None:
         from aot.video import spread
 
-        even = tuple(spread(len(times), count))
-        by = "an even spread, as no word of the question says what to look for"
-        return FrameSelection(tuple(times[frame] for frame in even), even, len(times), by)
+        together = _together([times], model.temporal_patch)
+        even = spread(len(together), max(count // model.temporal_patch, 1))
+        return _of_groups(together, even, "an even spread, as no word of the question says what to look for")
     return _best(video, model, sampling, count, scorer, clock, on_frames)
 
 
@@ -104,24 +106,42 @@ def _best(
     on_frames: OnFrames,
 ) -> FrameSelection:
     embeddings: list[torch.Tensor] = []
-    times: list[float] = []
+    times: list[tuple[float, ...]] = []
     notices: dict[str, None] = {}
     size = model.frame_size(video.index.info, len(video.plan.positions))
     with video.frames(size=size, ahead=sampling.segment_frames) as stream:
-        for frames in stream.segments(sampling.segment_frames):
+        for frames in stream.segments(sampling.segment_frames, together=model.temporal_patch):
             with clock.stage("encode"):
                 visual = model.encode(frames, Needs(frame_embeddings=True))
                 scorer.add(visual)
             assert visual.frame_embeddings is not None
             embeddings.append(visual.frame_embeddings)
-            times += visual.timestamps_s
+            times.append(frames.timestamps_s)
             notices |= dict.fromkeys(visual.notices)
             del visual, frames  # before the next are made
-            on_frames(len(times), stream.planned)
+            on_frames(sum(map(len, times)), stream.planned)
         clock.stage_ms["decode"] += stream.decode_ms
         told = (*stream.notices, *notices)
     scores, joined = scorer.scores(), torch.cat(embeddings)
     if not (scores.isfinite().all() and joined.isfinite().all()):
         raise NumericsError("the frames' scores are not finite; try --dtype bfloat16 or --dtype float32")
-    chosen = tuple(choose_frames(scores, joined, count, sampling.duplicate_similarity))
-    return FrameSelection(tuple(times[frame] for frame in chosen), chosen, len(times), scorer.by, told)
+    chosen = choose_frames(scores, joined, max(count // model.temporal_patch, 1), sampling.duplicate_similarity)
+    return _of_groups(_together(times, model.temporal_patch), chosen, scorer.by, told)
+
+
+def _together(segments: Sequence[Sequence[float]], count: int) -> list[list[tuple[int, float]]]:
+    """Places and times of frames that are read together, up to `count` of each segment."""
+    places = itertools.count()
+    return [
+        [(next(places), time) for time in times[first : first + count]]
+        for times in segments
+        for first in range(0, len(times), count)
+    ]
+
+
+def _of_groups(
+    groups: Sequence[Sequence[tuple[int, float]]], chosen: Sequence[int], by: str, told: tuple[str, ...] = ()
+) -> FrameSelection:
+    frames = [pair for group in chosen for pair in groups[group]]
+    sampled = sum(map(len, groups))
+    return FrameSelection(tuple(time for _, time in frames), tuple(place for place, _ in frames), sampled, by, told)

@@ -1,6 +1,6 @@
 """The nouns of the program, and the letters used for their sizes everywhere.
 
-F  frames                    g  patches per side of the vision tower's grid
+F  frames (Qwen-VL: pairs)   g  patches per side of the vision tower's grid
 N  patches per frame (g*g)   n  tokens per frame after the model's own pooling
 D  width of the language model
 M  anchors per frame         U  unselected patches per frame (N - M)

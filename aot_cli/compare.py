@@ -53,6 +53,7 @@ def compare(
             bars("compare", done, len(conditions))
             if isinstance(found, Refusal):
                 notices.append(f"{found.condition.key} is left out: {found.error}")
+                refused = found.error
             else:
                 answered = found[0]
                 own = {name: getattr(answered, name) for name in _COLUMNS}
@@ -63,8 +64,10 @@ def compare(
     notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
     notify(notices)
     if not rows:
-        from aot.errors import ConfigError
+        from aot.errors import ConfigError, MethodError
 
+        if isinstance(refused, MethodError):
+            raise refused
         raise ConfigError("no method can keep so few tokens; use a higher --ratio")
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}

@@ -117,6 +117,7 @@ MODEL = (
         Setting(
             "model.encode_batch_frames", int, "Frames encoded at once; by itself as many as fit.", ("--encode-batch",)
         ),
+        Setting("model.frame_pixels", int, "Most pixels of a frame, where a model reads any size.", (), "N"),
     ),
 )
 _INNER = Setting(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from tiny_checkpoint import make_checkpoint
+from tiny_qwen import make_qwen3_vl, make_qwen25_vl
 
 from aot.config import ModelConfig
 from aot.models import load_model
@@ -46,6 +47,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with 9 x 9 patches, 25 tokens per frame."""
     return make_checkpoint(tmp_path_factory.mktemp("small"), grid=SMALL_GRID)
+
+
+@pytest.fixture(scope="session")
+def qwen25_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen25_vl(tmp_path_factory.mktemp("qwen25"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen3_vl(tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen3_vl(tmp_path_factory.mktemp("qwen3_moe"), experts=4)
 
 
 def _load(folder: Path) -> Llava:

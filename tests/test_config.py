@@ -49,6 +49,7 @@ def message(settings: dict[str, Any]) -> str:
         (SamplingConfig, "max_frames", [0]),
         (ModelConfig, "device", ["gpu", "", "cudax", "tpu:0"]),
         (ModelConfig, "encode_batch_frames", [0]),
+        (ModelConfig, "frame_pixels", [0, -784]),
         (TransportConfig, "epsilon", [0.0, 9e-4, NAN]),
         (TransportConfig, "max_iterations", [0]),
         (TransportConfig, "tolerance", [0.0, NAN]),

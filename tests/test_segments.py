@@ -132,6 +132,16 @@ def test_segments_are_few_and_about_equal(frames: int, most: int) -> None:
         assert all(length % 8 == 0 for length in lengths[:-1])
 
 
+@given(st.integers(1, 700), st.integers(1, 70), st.integers(1, 5))
+def test_segments_part_nothing_that_belongs_together(frames: int, times: int, together: int) -> None:
+    most = times * together
+    lengths = segment_lengths(frames, most, together)
+    assert sum(lengths) == frames and len(lengths) == -(-frames // most)
+    assert min(lengths) > 0 and max(lengths) <= most
+    assert all(length % together == 0 for length in lengths[:-1])
+    assert segment_lengths(frames, frames + times, together) == [frames]
+
+
 def test_one_segment_is_held_at_a_time(clip_file: Path, small_model: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     most = []

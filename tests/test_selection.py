@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from aot.config import Config, SamplingConfig
+from aot.config import Config, ModelConfig, SamplingConfig
 from aot.core.frame_choice import choose_frames
 from aot.errors import ConfigError
 from aot.methods import build_method
+from aot.models import load_model
 from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.selection import check_questions
@@ -147,3 +148,35 @@ def test_progress_and_times_hold_both_passes(clip_file: Path, small_model: Llava
     assert [call[1:] for call in calls if call[0] == "select"] == [(3, 11), (7, 11), (11, 11)]
     assert [call for call in calls if call[0] == "encode"][-1] == ("encode", CHOSEN, CHOSEN)
     assert min(report.stage_ms.values()) > 0
+
+
+# --- A model that reads frames in pairs
+
+
+@pytest.mark.parametrize(("wanted", "pairs"), [(4, 2), (5, 2), (1, 1), (7, 3)])
+@pytest.mark.parametrize("segment_frames", [4, 64])
+@pytest.mark.parametrize("question", [QUESTION, "?"])
+@pytest.mark.parametrize("family", ["qwen25", "qwen3"])
+def test_frames_that_are_read_together_are_chosen_together(
+    clip_file: Path,
+    request: pytest.FixtureRequest,
+    family: str,
+    question: str,
+    segment_frames: int,
+    wanted: int,
+    pairs: int,
+) -> None:
+    folder = request.getfixturevalue(f"{family}_folder")
+    model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32", frame_pixels=600))
+    sampling = SamplingConfig(FRAMES, select_frames=wanted, segment_frames=segment_frames)
+    result = compress_video(clip_file, model, Config(method="none", sampling=sampling), questions=[question])
+    chosen = [int(place) for place in str(result.report.facts["selected_frames"]).split()]
+    firsts = chosen[::2]
+    assert len(firsts) == pairs == len(result.tokens.timestamps_s) and all(first % 2 == 0 for first in firsts)
+    assert chosen == [place for first in firsts for place in (first, first + 1) if place < FRAMES]
+    assert result.report.facts["sampled_frames"] == FRAMES
+    pictures = decode(clip_file, SamplingConfig(FRAMES), size=(16, 24))
+    times = tuple(pictures.timestamps_s[frame] for frame in chosen)
+    only = model.encode(replace(pictures, pixels=pictures.pixels[chosen], timestamps_s=times), Needs())
+    assert result.tokens.timestamps_s == only.timestamps_s
+    torch.testing.assert_close(result.tokens.features, only.features.flatten(0, 1), rtol=1e-4, atol=1e-4)

@@ -41,6 +41,8 @@ from transformers import (
 from training.processor import write_json, write_processor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -64,8 +66,8 @@ WEIGHTS = "model.safetensors"
 # get more than the rest, so that attention picks favourites. Chosen by trial: for seeds 0 to 3 and 27 x 27
 # patches, four videos times four questions give sixteen answers, and bfloat16 mostly the same first token.
 _GAINS = (
-    (re.compile(r"encoder\.layers\..*[qk]_proj\.weight"), 1.5),
-    (re.compile(r"patch_embedding\.weight|in_proj_weight"), 1.5),
+    (re.compile(r"encoder\.layers\..*[qk]_proj\.weight|attn\.qkv\.weight"), 1.5),
+    (re.compile(r"patch_embedding\.weight|patch_embed\.proj\.weight|in_proj_weight"), 1.5),
     (re.compile(r"[qk]_proj\.weight"), 3.0),
     (re.compile(r"(gate|up|down)_proj\.weight"), 1.5),
     (re.compile(r"\bo_proj\.weight|lm_head\.weight"), 2.0),
@@ -74,7 +76,7 @@ _GAINS = (
 # Weights drawn with a standard deviation of their own instead.
 _SCALES = (
     (re.compile(r"embed_tokens|token_embedding|image_newline|probe"), 1.0),
-    (re.compile(r"position_embedding"), 0.3),
+    (re.compile(r"position_embedding|pos_embed"), 0.3),
     (re.compile(r"bias|logit_scale"), 0.2),
 )
 _END_GAIN = 0.6
@@ -236,7 +238,7 @@ def _fill(model: PreTrainedModel, seed: int) -> None:
 
 
 def _scaled(name: str, noise: Tensor) -> Tensor:
-    if "norm" in name and name.endswith(".weight"):
+    if re.search(r"norm|\bln_q\b", name) and name.endswith(".weight"):
         return 1 + 0.1 * noise
     for pattern, scale in _SCALES:
         if pattern.search(name):
@@ -276,13 +278,13 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     new.replace(folder / WEIGHTS)
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, processor: str = "LlavaOnevision") -> None:
     """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
-    added = {token: _IDS[token] for token in SPECIAL_TOKENS}
+    added = {token: len(vocab) + number for number, token in enumerate(special)}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[]).backend_tokenizer
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
@@ -299,7 +301,7 @@ def _write_tokenizer(folder: Path) -> None:
             "errors": "replace",
             "model_max_length": 32768,
             "pad_token": "<|endoftext|>",
-            "processor_class": "LlavaOnevisionProcessor",
+            "processor_class": f"{processor}Processor",
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,

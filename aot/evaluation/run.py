@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aot.config import Config
-from aot.errors import BudgetError, VideoError
+from aot.errors import BudgetError, ConfigError, MethodError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
@@ -48,7 +48,8 @@ def evaluate(
 ) -> Results:
     """Answer every item under every condition; what `folder` already holds is not done again.
 
-    A condition whose method cannot keep as few tokens of some video is left out, with a notice.
+    A condition whose method cannot keep as few tokens of some video, or does not work with the model, is left out, with
+    a notice.
 
     Raises:
         ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one
@@ -66,7 +67,7 @@ def evaluate(
     }
     _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
-    refused: dict[str, BudgetError] = {}
+    refused: dict[str, ConfigError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
@@ -118,7 +119,7 @@ class Refusal:
     """A condition that cannot be met, and why."""
 
     condition: Condition
-    error: BudgetError
+    error: ConfigError
 
 
 def answer_video(
@@ -169,7 +170,7 @@ def _answer_encoding(
 
 
 class _Attempt:
-    """One condition on one video, until its method refuses the budget."""
+    """One condition on one video, until its method refuses the budget or the model."""
 
     def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel) -> None:
         self.condition, self.items, self._model = condition, items, model
@@ -195,7 +196,7 @@ class _Attempt:
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except BudgetError as error:
+        except (BudgetError, MethodError) as error:
             self.refusal = Refusal(self.condition, error)
 
 

@@ -32,6 +32,9 @@ FAMILIES = {
         "aot.models.original_llava",
         "OriginalLlava",
     ),
+    "qwen2_5_vl": Family("Qwen2.5-VL (Qwen/Qwen2.5-VL-*-Instruct)", "aot.models.qwen_families", "Qwen25VL"),
+    "qwen3_vl": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
+    "qwen3_vl_moe": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
 }
 _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
@@ -49,7 +52,7 @@ def load_model(config: ModelConfig) -> VideoModel:
     description = read_model_config(config)
     kind = _kind(description)
     if kind not in FAMILIES:
-        supported = "; ".join(family.label for family in FAMILIES.values())
+        supported = "; ".join(dict.fromkeys(family.label for family in FAMILIES.values()))
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
     from aot.memory import explained_memory
 

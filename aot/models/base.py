@@ -84,7 +84,16 @@ class VideoModel(Protocol):
         """Words that the tokenizer has no token for, so that the model reads something else in their place."""
         ...
 
-    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens: ...
+    def check_needs(self, needs: Needs) -> None:
+        """
+        Raises:
+            MethodError: something of it cannot be had from this model.
+        """
+        ...
+
+    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
+        """on_frame counts the sampled frames that are done."""
+        ...
 
     def generate(
         self,

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig, ModelConfig
-from aot.errors import ConfigError
+from aot.errors import ConfigError, MethodError
 from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity
 from aot.models.frame_scores import ByTextTower, ByWords
-from aot.models.preprocessing import pixel_statistics
+from aot.models.preprocessing import HALF, pixel_statistics
 from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
 from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, resolve_layer
-from aot.types import CompressedTokens, VideoInfo
+from aot.types import CompressedTokens, Needs, VideoInfo
 
 __all__ = ["ComposedModel"]
 
@@ -28,17 +28,21 @@ __all__ = ["ComposedModel"]
 class ComposedModel(ABC):
     """A family says how frames are encoded and how the prompt is laid out around what is kept.
 
-    temporal_patch: so many sampled frames become one of the tower's.
+    temporal_patch: so many sampled frames become one of the tower's. pixel_defaults: mean and standard deviation of the
+    channels that the tower was trained with, where a checkpoint's files do not say. merges_inside: whether tokens can
+    merge on their way through the tower.
     """
 
     temporal_patch = 1
+    merges_inside = False
+    pixel_defaults = HALF
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.config = config
         self.identity = identity
-        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config))
+        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config, *self.pixel_defaults))
         self._batch_frames = config.encode_batch_frames
 
     @property
@@ -93,6 +97,17 @@ class ComposedModel(ABC):
         """The block each layer number refers to in this tower."""
         depth = len(attention_modules(self.tower))
         return tuple(resolve_layer(layer, depth) for layer in layers)
+
+    def check_needs(self, needs: Needs) -> None:
+        """
+        Raises:
+            MethodError: something of it cannot be had from this model.
+        """
+        if needs.merging is not None and not self.merges_inside:
+            raise MethodError(
+                "methods that merge inside the vision tower work with SigLIP's, in LLaVA-OneVision and LLaVA-Video; "
+                f"use another --method for {self.identity.name}"
+            )
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that the tokenizer has no token for; none where it knows every byte."""

@@ -12,7 +12,9 @@ from aot.errors import NumericsError
 from aot.models.base import Progress
 from aot.models.microbatch import micro_batches
 
-__all__ = ["TowerPass", "refuse_nonsense", "run_tower"]
+__all__ = ["WITHOUT_HEAD", "TowerPass", "refuse_nonsense", "run_tower"]
+
+WITHOUT_HEAD = "mean of the frame's features"  # where frame embeddings come from if there is no SigLIP head
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def run_tower(
     """`run(first, stop)` over `total` frames, up to `batch` at once.
 
     Raises:
-        NumericsError: the features or saliencies hold NaN or infinite values.
+        NumericsError: the features, deepstack features or saliencies hold NaN or infinite values.
     """
     parts: list[TowerPass] = []
     features: Tensor | None = None  # one allocation, since they are most of what is held
@@ -46,7 +48,8 @@ def run_tower(
         if features is None:
             features = part.features.new_empty(total, *part.features.shape[1:])
         features[first : first + len(part.features)] = part.features
-        finite += [torch.isfinite(values).all() for values in (part.features, *part.saliency.values())]
+        deepstack = [] if part.deepstack is None else [part.deepstack]
+        finite += [torch.isfinite(values).all() for values in (part.features, *deepstack, *part.saliency.values())]
         parts.append(_without_features(part, features))
         if on_frame:
             on_frame(first + len(part.features), total)

@@ -12,6 +12,7 @@ from aot.memory import is_out_of_memory
 __all__ = ["batch_size_for", "micro_batches"]
 
 _CPU_FRAMES = 8  # more gains nothing there
+_CPU_BYTES = 4 << 30  # what is free is not known, and frames may be large
 _MOST_FRAMES = 64
 _SHARE = 0.5  # of the free memory; allocators round up and fragment
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 def batch_size_for(device: torch.device, frame_bytes: int) -> int:
     """How many frames to encode at once, if one needs about `frame_bytes` of activations."""
     if device.type != "cuda":
-        return _CPU_FRAMES
+        return max(1, min(_CPU_FRAMES, _CPU_BYTES // frame_bytes))
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(_MOST_FRAMES, int(_SHARE * free / frame_bytes)))

@@ -19,7 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from aot.inner import InnerReduction, Place, State
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
-__all__ = ["Prefilled", "attention_rows", "prefill"]
+__all__ = ["Prefilled", "attention_rows", "of_three_axes", "prefill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def attention_rows(
 ) -> Tensor:
     """Attention [H, R, T] that the rows [R] of a decoder layer's input [1, T, D] pay, softmax in float32.
 
-    rotary: cosines and sines [1, T, d] of the positions; None leaves positions out. Each row costs T * D, no more.
+    rotary: cosines and sines [1, T, d] of the positions, as the model's own module gives them; None leaves positions
+    out. Each row costs T * D, no more.
     """
     module = layer.self_attn
     normed = layer.input_layernorm(hidden)
@@ -64,9 +65,9 @@ def attention_rows(
         queries, keys = module.q_norm(queries), module.k_norm(keys)
     queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
     if rotary is not None:
-        of_rows = [values[:, rows] for values in rotary]
-        queries, _ = apply_rotary_pos_emb(queries, queries, *of_rows)
-        keys, _ = apply_rotary_pos_emb(keys, keys, *rotary)
+        whole = of_three_axes(rotary, module.config) if rotary[0].ndim == 4 else rotary
+        queries, _ = apply_rotary_pos_emb(queries, queries, *(values[:, rows] for values in whole))
+        keys, _ = apply_rotary_pos_emb(keys, keys, *whole)
     grouped = queries[0].float().unflatten(0, (keys.shape[1], -1))  # heads that share a key head
     logits = (grouped @ keys[0].float().mT[:, None] * module.scaling).flatten(0, 1)
     if causal:
@@ -74,6 +75,15 @@ def attention_rows(
         logits = logits.masked_fill(behind, float("-inf"))
     attention: Tensor = logits.softmax(-1)
     return attention
+
+
+def of_three_axes(rotary: tuple[Tensor, Tensor], config: Any) -> list[Tensor]:
+    """From [3, 1, T, d], of time, height and width, to [1, T, d]: transformers 5.16 leaves that to the attention of
+    Qwen2.5-VL.
+    """
+    sections = 2 * list(config.rope_parameters["mrope_section"])
+    split = [torch.split(values, sections, -1) for values in rotary]
+    return [torch.cat([part[number % 3] for number, part in enumerate(parts)], -1) for parts in split]
 
 
 class _Run:

@@ -6,6 +6,7 @@ is normalising.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +16,20 @@ from aot.config import ModelConfig
 from aot.errors import ModelError
 from aot.models.loading import read_json
 
-__all__ = ["pixel_statistics"]
+__all__ = ["CLIP", "HALF", "pixel_statistics", "video_settings"]
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+HALF: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # SigLIP's
+CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 
 
-def pixel_statistics(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [1, 3, 1, 1] from the checkpoint's files; SigLIP's 0.5 where they say nothing.
+def pixel_statistics(
+    config: ModelConfig, mean: Sequence[float] = HALF[0], deviation: Sequence[float] = HALF[1]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [1, 3, 1, 1] from the checkpoint's files; those given where they say nothing.
 
     Raises:
         ModelError: a file gives something other than three numbers.
@@ -31,7 +39,13 @@ def pixel_statistics(config: ModelConfig) -> tuple[Tensor, Tensor]:
         found = found.get("video_processor") or found
         if "image_mean" in found and "image_std" in found:
             return _channels(found["image_mean"]), _channels(found["image_std"])
-    return _channels([0.5] * 3), _channels([0.5] * 3)
+    return _channels(list(mean)), _channels(list(deviation))
+
+
+def video_settings(config: ModelConfig) -> dict[str, Any]:
+    """What the checkpoint's files say of videos: the first of them that says anything."""
+    nested = read_json(config, _FILES[0]).get("video_processor")
+    return dict(nested or read_json(config, _FILES[1]) or read_json(config, _FILES[2]))
 
 
 def _channels(values: Any) -> Tensor:

@@ -24,7 +24,10 @@ _PUBLISHED_DEPTH = 26  # blocks in LLaVA-OneVision's tower, which the published 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """By layer, one tensor per forward pass: saliency [B, N], and keys [B, N, heads, d]."""
+    """By layer, one tensor for each time that its attention function was called: saliency [B, N], and keys
+    [B, N, heads, d]. That is once per forward pass, but once per sequence where a tower packs several into one
+    (Qwen-VL, whatever the kernel: it splits them unless the function's own name is a flash attention's).
+    """
 
     saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
     keys: Mapping[int, list[Tensor]] = field(default_factory=dict)
@@ -40,21 +43,25 @@ class _Recorder:
         self.keys: list[Tensor] = []
 
     def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
         if self.wants_saliency:
             self.saliency.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
         if self.wants_keys:
             self.keys.append(key.transpose(1, 2).clone())
-        return self.kernel(module, query, key, value, mask, **kwargs)
+        return self.kernel(module, query, key, value, attention_mask, **kwargs)
 
 
 _active: dict[nn.Module, _Recorder] = {}
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:
-    """The tower's self-attention modules, first block first."""
-    return [module for module in tower.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
+    """The tower's self-attention modules, first block first; the projections are three, or one as in Qwen-VL."""
+    return [module for module in tower.modules() if hasattr(module, "qkv") or _projects_apart(module)]
+
+
+def _projects_apart(module: nn.Module) -> bool:
+    return hasattr(module, "q_proj") and hasattr(module, "k_proj")
 
 
 def resolve_layer(layer: int, depth: int) -> int:

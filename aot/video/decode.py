@@ -120,8 +120,8 @@ class FrameStream:
         self._kept: set[int] = set()
         self._damaged: set[int] = set()
 
-    def segments(self, most: int, on_frame: OnFrame | None = None) -> Iterator[VideoFrames]:
-        """Runs of up to `most` frames, about equally long; once only.
+    def segments(self, most: int, on_frame: OnFrame | None = None, together: int = 1) -> Iterator[VideoFrames]:
+        """Runs of up to `most` frames, about equally long; once only. All but the last are multiples of `together`.
 
         Raises:
             VideoError: none of the frames decodes.
@@ -130,7 +130,7 @@ class FrameStream:
         import torch
 
         times = dict(zip(self._plan.positions, self._plan.timestamps_s, strict=True))
-        for chosen in segment_lengths(self.planned, most):
+        for chosen in segment_lengths(self.planned, most, together):
             pixels: Tensor | None = None
             positions: list[int] = []
             for position, image in islice(self.images, chosen):

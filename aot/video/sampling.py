@@ -131,11 +131,12 @@ def _evenly_in_time(
     )
 
 
-def segment_lengths(frames: int, most: int) -> list[int]:
+def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:
     """Lengths of as few runs of up to `most` frames as will do, about equally long: a short last one could not keep the
-    share that the whole can.
+    share that the whole can. All but the last are multiples of `together`, as `most` must be if there are several.
     """
-    unit = _UNIT if most % _UNIT == 0 and most > _UNIT else 1
+    uncut = math.lcm(_UNIT, together)
+    unit = uncut if most % uncut == 0 and most > uncut else together
     units, runs = math.ceil(frames / unit), math.ceil(frames / most)
     longer = units % runs  # come last, as the last unit may not be full
     lengths = [unit * (units // runs + (number >= runs - longer)) for number in range(runs)]

@@ -90,6 +90,24 @@ def test_budget_and_provenance(name: str, frames: int, grid: tuple[int, int], ra
     assert kept.clips[-1].stop == frames
 
 
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize(("frames", "grid"), [(5, (12, 20)), (4, (5, 3)), (3, (1, 7)), (2, (1, 1))])
+@pytest.mark.parametrize("name", [name for name in COMPRESSING if made(name, 0.5).needs.merging is None])
+def test_frames_of_any_shape_that_are_not_pooled(name: str, frames: int, grid: tuple[int, int], ratio: float) -> None:
+    method, (rows, cols) = made(name, ratio), grid
+    tokens = replace(video(method, frames, grid), pool=Pooling("none"))
+    budget = max(1, round(ratio * frames * rows * cols))
+    try:
+        kept = method.compress(tokens, budget)
+    except BudgetError as refused:
+        pytest.skip(str(refused))
+    assert kept.grid == grid
+    if find(name).card.exact:
+        assert len(kept.features) == budget
+    assert 0 <= kept.row.min() <= kept.row.max() < rows and 0 <= kept.col.min() <= kept.col.max() < cols
+    assert torch.isfinite(kept.features).all()
+
+
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_the_same_video_gives_the_same_tokens_and_is_not_changed(name: str) -> None:
     method = made(name, 0.5)

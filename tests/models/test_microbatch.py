@@ -32,6 +32,11 @@ def test_every_frame_comes_once_and_in_order() -> None:
     assert not sizes
 
 
+@pytest.mark.parametrize(("frame_bytes", "frames"), [(1, 8), (200 << 20, 8), (1 << 30, 4), (3 << 30, 1), (9 << 30, 1)])
+def test_large_frames_go_through_the_cpu_one_by_one(frame_bytes: int, frames: int) -> None:
+    assert batch_size_for(torch.device("cpu"), frame_bytes) == frames
+
+
 def out_of_host_memory() -> Exception:
     return RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
 
