@@ -2,7 +2,8 @@
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
-    │   └── BudgetError  a method cannot keep as few tokens as asked
+    │   ├── BudgetError  a method cannot keep as few tokens as asked
+    │   └── UnsupportedError the model cannot do what a method needs
     ├── VideoError       the video cannot be opened, holds no picture, or does not decode
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
@@ -24,6 +25,7 @@ __all__ = [
     "NumericsError",
     "OutputError",
     "TokensFileError",
+    "UnsupportedError",
     "VideoError",
     "first_line",
 ]
@@ -43,6 +45,10 @@ class ConfigError(AOTError):
 
 class BudgetError(ConfigError):
     """A method cannot keep as few tokens of this video as asked."""
+
+
+class UnsupportedError(ConfigError):
+    """The model cannot do what a method, or a reduction inside the language model, needs of it."""
 
 
 class VideoError(AOTError):

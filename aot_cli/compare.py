@@ -59,7 +59,7 @@ def compare(
     if not rows:
         from aot.errors import ConfigError
 
-        raise ConfigError("no method can keep so few tokens; use a higher --ratio")
+        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})

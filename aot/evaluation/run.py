@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aot.config import Config
-from aot.errors import BudgetError, VideoError
+from aot.errors import BudgetError, UnsupportedError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
@@ -48,7 +48,8 @@ def evaluate(
 ) -> Results:
     """Answer every item under every condition; what `folder` already holds is not done again.
 
-    A condition whose method cannot keep as few tokens of some video is left out, with a notice.
+    A condition is left out, with a notice, whose method cannot keep as few tokens of some video, or needs what the
+    model cannot do.
 
     Raises:
         ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one
@@ -66,7 +67,7 @@ def evaluate(
     }
     _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
-    refused: dict[str, BudgetError] = {}
+    refused: dict[str, BudgetError | UnsupportedError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
@@ -118,7 +119,7 @@ class Refusal:
     """A condition that cannot be met, and why."""
 
     condition: Condition
-    error: BudgetError
+    error: BudgetError | UnsupportedError
 
 
 def answer_video(
@@ -158,18 +159,20 @@ def _answer_encoding(
     needs = Needs.union(each.needs for each in attempts)
     sampling = attempts[0].condition.config.sampling
     encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions)
-    encoded.compress(attempts)
+    try:
+        encoded.compress(attempts)
+    except UnsupportedError as error:
+        yield from (Refusal(attempt.condition, error) for attempt in attempts)
+        return
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for attempt in attempts:
-        if attempt.refusal:
-            yield attempt.refusal
-        else:
-            yield attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
+        answers = attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
+        yield attempt.refusal or answers
 
 
 class _Attempt:
-    """One condition on one video, until its method refuses the budget."""
+    """One condition on one video, until its method refuses the budget or the model the method."""
 
     def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel) -> None:
         self.condition, self.items, self._model = condition, items, model
@@ -188,14 +191,18 @@ class _Attempt:
                 self._compressor.add(visual)
 
     def answer(self, frames: int, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
-        times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
-        return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
+        """The answers; none where there is a refusal."""
+        if self.refusal is None:
+            with self._refused():
+                times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
+                return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
+        return []
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except BudgetError as error:
+        except (BudgetError, UnsupportedError) as error:
             self.refusal = Refusal(self.condition, error)
 
 

@@ -26,6 +26,9 @@ FAMILIES = {
     "llava_onevision": Family(
         "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.llava", "Llava"
     ),
+    "internvl": Family(
+        "InternVL3 in transformers' layout (OpenGVLab/InternVL3-*-hf)", "aot.models.internvl", "InternVL"
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity
 from aot.models.frame_scores import ByTextTower, ByWords
-from aot.models.preprocessing import pixel_statistics
+from aot.models.preprocessing import SIGLIP, pixel_statistics
 from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
 from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
@@ -28,17 +28,21 @@ __all__ = ["ComposedModel"]
 class ComposedModel(ABC):
     """A family says how frames are encoded and how the prompt is laid out around what is kept.
 
-    temporal_patch: so many sampled frames become one of the tower's.
+    temporal_patch: so many sampled frames become one of the tower's. pixel_mean, pixel_std: of red, green and blue,
+    where the checkpoint's files do not say.
     """
 
     temporal_patch = 1
+    pixel_mean: tuple[float, float, float] = SIGLIP
+    pixel_std: tuple[float, float, float] = SIGLIP
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.config = config
         self.identity = identity
-        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config))
+        statistics = pixel_statistics(config, self.pixel_mean, self.pixel_std)
+        self.mean, self.std = (values.to(network.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
 
     @property
@@ -176,12 +180,18 @@ class ComposedModel(ABC):
         options: GenerationConfig,
         inner: InnerReduction | None = None,
     ) -> StreamedAnswer:
-        """Begin an answer; its text comes as it is written."""
+        """Begin an answer; its text comes as it is written.
+
+        Raises:
+            ConfigError: as `prompt`.
+            UnsupportedError: nothing can be reduced inside this language model.
+        """
         prompt = self.prompt(tokens, question)
         if inner is None:
             return StreamedAnswer(self.network, self.tokenizer, prompt, options, layer_tokens=self._in_layers(tokens))
-        from aot.models.prefill import prefill
+        from aot.models.prefill import check_decoder, prefill
 
+        check_decoder(self.language)
         return StreamedAnswer(
             self.network, self.tokenizer, prompt, options, prefill=lambda: prefill(self.language, prompt, inner)
         )

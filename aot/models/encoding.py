@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from aot.errors import NumericsError
+from aot.errors import NumericsError, UnsupportedError
 from aot.models.base import Progress
 from aot.models.microbatch import micro_batches
+from aot.types import Needs
 
-__all__ = ["TowerPass", "refuse_nonsense", "run_tower"]
+__all__ = ["WITHOUT_HEAD", "TowerPass", "refuse_merging", "refuse_nonsense", "run_tower"]
+
+WITHOUT_HEAD = "mean of the frame's features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,19 @@ def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
         joined([part.pooling_attention for part in parts]),
         joined([part.deepstack for part in parts], 1),
     )
+
+
+def refuse_merging(needs: Needs, name: str) -> None:
+    """For a family `name` whose tower cannot.
+
+    Raises:
+        UnsupportedError: tokens are to merge inside the tower.
+    """
+    if needs.merging is not None:
+        raise UnsupportedError(
+            f"merging inside the vision tower works with LLaVA models; with {name} take a method that works behind it "
+            "(see `aot methods`)"
+        )
 
 
 def refuse_nonsense(finite: list[Tensor]) -> None:

@@ -16,7 +16,7 @@ from aot.config import ModelConfig
 from aot.core.grid import pooled_grid
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
-from aot.models.encoding import TowerPass, refuse_nonsense, run_tower
+from aot.models.encoding import WITHOUT_HEAD, TowerPass, refuse_nonsense, run_tower
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
@@ -28,9 +28,7 @@ from aot.models.siglip_head import SiglipHead
 from aot.models.siglip_text import SiglipText
 from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
 
-__all__ = ["TEMPLATES", "WITHOUT_HEAD", "Llava"]
-
-WITHOUT_HEAD = "mean of the frame's features"
+__all__ = ["TEMPLATES", "Llava"]
 
 # Before the video and behind it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
 TEMPLATES = {

@@ -6,6 +6,7 @@ is normalising.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +16,17 @@ from aot.config import ModelConfig
 from aot.errors import ModelError
 from aot.models.loading import read_json
 
-__all__ = ["pixel_statistics"]
+__all__ = ["SIGLIP", "pixel_statistics"]
+
+SIGLIP = (0.5, 0.5, 0.5)  # both its mean and its deviation
 
 _FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 
 
-def pixel_statistics(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [1, 3, 1, 1] from the checkpoint's files; SigLIP's 0.5 where they say nothing.
+def pixel_statistics(
+    config: ModelConfig, mean: Sequence[float] = SIGLIP, std: Sequence[float] = SIGLIP
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [1, 3, 1, 1] from the checkpoint's files; `mean` and `std` where they say nothing.
 
     Raises:
         ModelError: a file gives something other than three numbers.
@@ -31,7 +36,7 @@ def pixel_statistics(config: ModelConfig) -> tuple[Tensor, Tensor]:
         found = found.get("video_processor") or found
         if "image_mean" in found and "image_std" in found:
             return _channels(found["image_mean"]), _channels(found["image_std"])
-    return _channels([0.5] * 3), _channels([0.5] * 3)
+    return _channels(list(mean)), _channels(list(std))
 
 
 def _channels(values: Any) -> Tensor:
