@@ -3,7 +3,7 @@
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
     │   ├── BudgetError  a method cannot keep as few tokens as asked
-    │   └── MethodError  a method needs what the model does not have
+    │   └── UnsupportedError the model cannot do what a method needs
     ├── VideoError       the video cannot be opened, holds no picture, or does not decode
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
@@ -21,11 +21,11 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "MemoryLimitError",
-    "MethodError",
     "ModelError",
     "NumericsError",
     "OutputError",
     "TokensFileError",
+    "UnsupportedError",
     "VideoError",
     "first_line",
 ]
@@ -47,8 +47,8 @@ class BudgetError(ConfigError):
     """A method cannot keep as few tokens of this video as asked."""
 
 
-class MethodError(ConfigError):
-    """A method needs what the model does not have."""
+class UnsupportedError(ConfigError):
+    """The model cannot do what a method, or a reduction inside the language model, needs of it."""
 
 
 class VideoError(AOTError):

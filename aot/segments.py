@@ -152,7 +152,7 @@ class SegmentCompressor:
     so far, or more where a reduction inside the language model follows. `clock` has the time.
 
     Raises:
-        MethodError: the method needs what the model does not have.
+        UnsupportedError: the method needs what the model does not have.
     """
 
     def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:

@@ -53,7 +53,6 @@ def compare(
             bars("compare", done, len(conditions))
             if isinstance(found, Refusal):
                 notices.append(f"{found.condition.key} is left out: {found.error}")
-                refused = found.error
             else:
                 answered = found[0]
                 own = {name: getattr(answered, name) for name in _COLUMNS}
@@ -64,11 +63,9 @@ def compare(
     notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
     notify(notices)
     if not rows:
-        from aot.errors import ConfigError, MethodError
+        from aot.errors import ConfigError
 
-        if isinstance(refused, MethodError):
-            raise refused
-        raise ConfigError("no method can keep so few tokens; use a higher --ratio")
+        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aot.config import Config
-from aot.errors import BudgetError, ConfigError, MethodError, VideoError
+from aot.errors import BudgetError, ConfigError, UnsupportedError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
@@ -159,14 +159,16 @@ def _answer_encoding(
     needs = Needs.union(each.needs for each in attempts)
     sampling = attempts[0].condition.config.sampling
     encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions)
-    encoded.compress(attempts)
+    try:
+        encoded.compress(attempts)
+    except UnsupportedError as error:
+        yield from (Refusal(attempt.condition, error) for attempt in attempts)
+        return
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for attempt in attempts:
-        if attempt.refusal:
-            yield attempt.refusal
-        else:
-            yield attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
+        answers = attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
+        yield attempt.refusal or answers
 
 
 class _Attempt:
@@ -189,14 +191,18 @@ class _Attempt:
                 self._compressor.add(visual)
 
     def answer(self, frames: int, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
-        times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
-        return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
+        """The answers; none where there is a refusal."""
+        if self.refusal is None:
+            with self._refused():
+                times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
+                return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
+        return []
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except (BudgetError, MethodError) as error:
+        except (BudgetError, UnsupportedError) as error:
             self.refusal = Refusal(self.condition, error)
 
 

@@ -35,6 +35,9 @@ FAMILIES = {
     "qwen2_5_vl": Family("Qwen2.5-VL (Qwen/Qwen2.5-VL-*-Instruct)", "aot.models.qwen_families", "Qwen25VL"),
     "qwen3_vl": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
     "qwen3_vl_moe": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
+    "internvl": Family(
+        "InternVL3 in transformers' layout (OpenGVLab/InternVL3-*-hf)", "aot.models.internvl", "InternVL"
+    ),
 }
 _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 

@@ -87,7 +87,7 @@ class VideoModel(Protocol):
     def check_needs(self, needs: Needs) -> None:
         """
         Raises:
-            MethodError: something of it cannot be had from this model.
+            UnsupportedError: something of it cannot be had from this model.
         """
         ...
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig, ModelConfig
-from aot.errors import ConfigError, MethodError
+from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity
@@ -101,10 +101,10 @@ class ComposedModel(ABC):
     def check_needs(self, needs: Needs) -> None:
         """
         Raises:
-            MethodError: something of it cannot be had from this model.
+            UnsupportedError: something of it cannot be had from this model.
         """
         if needs.merging is not None and not self.merges_inside:
-            raise MethodError(
+            raise UnsupportedError(
                 "methods that merge inside the vision tower work with SigLIP's, in LLaVA-OneVision and LLaVA-Video; "
                 f"use another --method for {self.identity.name}"
             )
@@ -191,12 +191,18 @@ class ComposedModel(ABC):
         options: GenerationConfig,
         inner: InnerReduction | None = None,
     ) -> StreamedAnswer:
-        """Begin an answer; its text comes as it is written."""
+        """Begin an answer; its text comes as it is written.
+
+        Raises:
+            ConfigError: as `prompt`.
+            UnsupportedError: nothing can be reduced inside this language model.
+        """
         prompt = self.prompt(tokens, question)
         if inner is None:
             return StreamedAnswer(self.network, self.tokenizer, prompt, options, layer_tokens=self._in_layers(tokens))
-        from aot.models.prefill import prefill
+        from aot.models.prefill import check_decoder, prefill
 
+        check_decoder(self.language)
         return StreamedAnswer(
             self.network, self.tokenizer, prompt, options, prefill=lambda: prefill(self.language, prompt, inner)
         )

@@ -8,10 +8,11 @@ from itertools import groupby
 from typing import Any, Literal
 
 from aot.config import ModelConfig
+from aot.errors import ConfigError
 from aot.models.prompt import NEWLINE, in_reading_order
 from aot.types import CompressedTokens, Pooling
 
-__all__ = ["LlavaGeometry", "time_instruction"]
+__all__ = ["LlavaGeometry", "refuse_llava_settings", "time_instruction"]
 
 _BILINEAR, _AVERAGE = Pooling("bilinear", 2), Pooling("average", 2)
 
@@ -58,6 +59,19 @@ class LlavaGeometry:
         every = [(frame, row) for frame in range(len(tokens.timestamps_s)) for row in range(tokens.grid[0])]
         shown = every if self.newline == "every_row" else list(kept)
         return [row for place in shown for row in (*kept.get(place, ()), NEWLINE)]
+
+
+def refuse_llava_settings(config: ModelConfig, name: str) -> None:
+    """For a family `name` that has none of LLaVA's settings.
+
+    Raises:
+        ConfigError: one is set.
+    """
+    unset = ModelConfig()
+    settings = ("pool", "newline", "time_instruction", "siglip_head")
+    given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]
+    if given:
+        raise ConfigError(*(f"model.{setting} is for LLaVA models; leave it out with {name}" for setting in given))
 
 
 def time_instruction(tokens: CompressedTokens) -> str:

@@ -1,4 +1,4 @@
-"""Reading a prompt with fewer and fewer visual tokens: a Qwen decoder's own modules, layer by layer.
+"""Reading a prompt with fewer and fewer visual tokens: a Qwen or Llama decoder's own modules, layer by layer.
 
 Composed, never patched. The layers' caches then differ in length, which is no obstacle to decoding: a single query sees
 all keys of its layer, so it needs no mask, and its position is how many tokens were read, not how many are held.
@@ -16,10 +16,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
+from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
-__all__ = ["Prefilled", "attention_rows", "of_three_axes", "prefill"]
+__all__ = ["Prefilled", "attention_rows", "check_decoder", "of_three_axes", "prefill"]
+
+# Decoders whose layers are made of the parts used here, by the `model_type` of their configuration.
+_DECODERS = {"llama", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,24 @@ class Prefilled:
     layer_tokens: tuple[int, ...]
 
 
+def check_decoder(language: Any) -> None:
+    """
+    Raises:
+        UnsupportedError: `prefill` would compute something else than this language model does.
+    """
+    kind, layers = language.config.model_type, set(getattr(language.config, "layer_types", None) or ())
+    if kind in _DECODERS and not layers - {"full_attention"}:
+        return
+    what = f"{kind} with {', '.join(sorted(layers))}" if kind in _DECODERS else kind
+    raise UnsupportedError(
+        f"reductions inside the language model work with Llama and Qwen decoders that attend to all tokens, and this "
+        f"one is {what}; leave out --inner"
+    )
+
+
 @torch.inference_mode()
 def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Prefilled:
-    """Read the prompt with a Qwen2, Qwen2.5-VL or Qwen3-VL model `language` (without its head).
+    """Read the prompt with a model `language` (without its head) that `check_decoder` takes.
 
     Raises:
         BudgetError: the reduction cannot come down to what is asked.

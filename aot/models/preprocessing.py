@@ -16,11 +16,12 @@ from aot.config import ModelConfig
 from aot.errors import ModelError
 from aot.models.loading import read_json
 
-__all__ = ["CLIP", "HALF", "pixel_statistics", "video_settings"]
+__all__ = ["CLIP", "HALF", "IMAGENET", "pixel_statistics", "video_settings"]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 HALF: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # SigLIP's
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")

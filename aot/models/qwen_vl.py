@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
-from aot.errors import ConfigError
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
+from aot.models.llava_geometry import refuse_llava_settings
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
 from aot.models.microbatch import batch_size_for
 from aot.models.preprocessing import video_settings
@@ -61,13 +61,12 @@ class QwenVL(ComposedModel):
         """Load network and tokenizer; `description` is the checkpoint's config.json.
 
         Raises:
-            ConfigError: a SigLIP head is asked for.
+            ConfigError: a setting is for LLaVA only.
             ModelError: the checkpoint cannot be used.
         """
         import transformers
 
-        if config.siglip_head:
-            raise ConfigError("model.siglip_head is for LLaVA, whose tower is a SigLIP; leave it out for Qwen-VL")
+        refuse_llava_settings(config, "Qwen-VL")
         network = load_network(config, getattr(transformers, cls.networks[description["model_type"]]))
         with explained(config):
             tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -105,7 +104,7 @@ class QwenVL(ComposedModel):
         """Run the tower over the frames, a few pairs at a time. An odd last frame is paired with itself.
 
         Raises:
-            MethodError: tokens are to merge inside the tower.
+            UnsupportedError: tokens are to merge inside the tower.
             NumericsError: the features hold NaN or infinite values.
         """
         self.check_needs(needs)

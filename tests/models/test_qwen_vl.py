@@ -35,7 +35,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from transformers.vision_utils import get_vision_window_index
 
 from aot.config import Config, GenerationConfig, ModelConfig
-from aot.errors import ConfigError, MethodError
+from aot.errors import ConfigError, UnsupportedError
 from aot.methods import build_method
 from aot.models import load_model
 from aot.models.qwen_vl import QwenVL
@@ -404,9 +404,9 @@ def test_bfloat16(model: QwenVL) -> None:
 @pytest.mark.parametrize("method", ["tome", "tempme"])
 def test_merging_inside_the_tower_is_refused(model: QwenVL, method: str) -> None:
     needs = build_method(Config(method=method)).needs
-    with pytest.raises(MethodError, match="LLaVA-OneVision and LLaVA-Video; use another --method"):
+    with pytest.raises(UnsupportedError, match="LLaVA-OneVision and LLaVA-Video; use another --method"):
         model.check_needs(needs)
-    with pytest.raises(MethodError, match="LLaVA-OneVision"):
+    with pytest.raises(UnsupportedError, match="LLaVA-OneVision"):
         compressed(model, [frames_of((24, 40), 4)], Config(method=method))
 
 
