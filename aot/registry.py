@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["INNER", "METHODS", "Card", "find", "hint", "names", "unheard_plug_ins"]
+__all__ = ["INNER", "METHODS", "Card", "Kind", "find", "hint", "names", "unheard_plug_ins"]
 
 Kind = Literal["methods", "inner"]
 
