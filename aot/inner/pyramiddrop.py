@@ -60,7 +60,7 @@ class PyramidDrop:
         """
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)
         full = found._begins(layers)[0]
-        refuse_load("PyramidDrop", load, full / layers, f"the first {full} of {layers} layers see every token")
+        refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
         low, high = 0.0, 1.0
         for _ in range(_STEPS):
             middle = (low + high) / 2
