@@ -88,13 +88,26 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_it_is_listed_and_runs(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
     assert "every-other" in [row["name"] for row in run_aot("methods", "--json").json["methods"]]
     line = ("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--ratio", "0.2")
-    done = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.stride=3", "--json")
+    done = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.even_share=0.3", "--json")
     assert done.code == 0, done.err
     assert done.json["kept_tokens"] == done.json["budget_tokens"]
-    assert done.json["config"]["methods"] == {"every-other": {"stride": 3}}
-    wrong = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.strides=3", "--force")
-    assert wrong.code == 2
-    assert "unknown setting methods.every-other.strides (valid: stride)" in wrong.err
+    assert all(frame["kept"] for frame in done.json["frames"])
+    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
+    for setting, told in (("shared=1", "unknown setting"), ("even_share=2", "must be in [0, 1], got 2")):
+        wrong = run_aot(*line, "--method", "every-other", "--set", f"methods.every-other.{setting}", "--force")
+        assert wrong.code == 2
+        assert told in wrong.err
+
+
+@pytest.mark.usefixtures("installed")
+def test_its_settings_come_from_the_folder(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    assert example
+    Path("aot.yaml").write_text(example[1])
+    done = run_aot("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--json")
+    assert done.code == 0, done.err
+    assert done.json["config"]["method"] == "every-other"
+    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
 
 
 @pytest.mark.usefixtures("installed")
