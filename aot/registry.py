@@ -26,13 +26,14 @@ class Card:
     """What something of the registry says of itself in `aot methods`.
 
     acts: where, for instance "after pooling". source: the paper; empty for a baseline. exact: whether any budget
-    is met to the token. remark: what a user must know, for instance the least ratio.
+    is met to the token. remark: what is kept and merged, in a clause. least: the least ratio, if there is one.
     """
 
     acts: str
     source: str = ""
     exact: bool = True
     remark: str = ""
+    least: str = ""
 
 
 METHODS = MappingProxyType(

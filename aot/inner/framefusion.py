@@ -32,7 +32,11 @@ class FrameFusion:
     and a budget that is overdrawn is an error.
     """
 
-    card: ClassVar = Card("in every layer, between attention and MLP", "arXiv 2501.01986, ICCV 2025")
+    card: ClassVar = Card(
+        "in every layer, between attention and MLP",
+        "arXiv 2501.01986, ICCV 2025",
+        remark="tokens like the one before at their place merge, layer by layer, then the least attended go",
+    )
 
     similarity: float = 0.6
     cost: float = 0.3

@@ -27,7 +27,11 @@ class PyramidDrop:
     from (1 + a + a^2 + a^3) / 4; where that has no solution, the first drop comes before layer 2.
     """
 
-    card: ClassVar = Card("before layers 7, 14 and 21", "arXiv 2410.17247, CVPR 2025")
+    card: ClassVar = Card(
+        "before layers 7, 14 and 21 of 28",
+        "arXiv 2410.17247, CVPR 2025",
+        remark="ever fewer tokens, in steps: those that the last token of the prompt attends to most",
+    )
 
     parts: int = 4
     keep: float = 0.5
