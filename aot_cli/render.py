@@ -13,7 +13,6 @@ from rich.text import Text
 __all__ = [
     "accuracy_tables",
     "answer_table",
-    "card_table",
     "clip_table",
     "comparison_table",
     "fact_table",
@@ -122,19 +121,6 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         memory = "" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
         head = (row["condition"], str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
         table.add_row(*map(Text, (*head, *times, memory, row["answer"])))
-    return table
-
-
-def card_table(title: str, cards: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per method: where it acts, what it needs, whether budgets are exact, remark and paper."""
-    with_needs = any("needs" in card for card in cards)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("name", "acts", *(["needs"] if with_needs else []), "exact", "what it is", "paper"):
-        table.add_column(name, no_wrap=name == "name", overflow="fold")
-    for card in cards:
-        needs = [", ".join(card["needs"])] if with_needs else []
-        cells = (card["name"], card["acts"], *needs, "yes" if card["exact"] else "no", card["remark"], card["source"])
-        table.add_row(*map(Text, cells))
     return table
 
 
