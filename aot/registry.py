@@ -1,11 +1,13 @@
 """What can be chosen by name: methods and reductions of this package, and those that other packages plug in.
 
-A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing is imported until it is built.
+A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing is imported until it is asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +16,7 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["INNER", "METHODS", "Card", "find", "names"]
+__all__ = ["INNER", "METHODS", "Card", "Kind", "find", "hint", "names", "unheard_plug_ins"]
 
 Kind = Literal["methods", "inner"]
 
@@ -24,13 +26,14 @@ class Card:
     """What something of the registry says of itself in `aot methods`.
 
     acts: where, for instance "after pooling". source: the paper; empty for a baseline. exact: whether any budget
-    is met to the token. remark: what a user must know, for instance the least ratio.
+    is met to the token. remark: what is kept and merged, in a clause. least: the least ratio, if there is one.
     """
 
     acts: str
     source: str = ""
     exact: bool = True
     remark: str = ""
+    least: str = ""
 
 
 METHODS = MappingProxyType(
@@ -73,10 +76,11 @@ INNER = MappingProxyType(
 )
 _TABLES = {"methods": METHODS, "inner": INNER}
 _NOUNS = {"methods": "method", "inner": "inner reduction"}
+_CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "places", "reduce")}
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:
-    """Every name, this package's first."""
+    """Every name, this package's first; a plug-in's even if it is broken, for none is imported."""
     return (*_TABLES[kind], *_plugged_in(kind))
 
 
@@ -84,21 +88,90 @@ def find(name: str, kind: Kind = "methods") -> Any:
     """The class behind a name.
 
     Raises:
-        ConfigError: there is none of this name, or the package that brings it fails to import.
+        ConfigError: there is none of this name, or the plug-in of this name fails to import or is no such class.
     """
     if name in _TABLES[kind]:
         module, _, attribute = _TABLES[kind][name].partition(":")
         return getattr(import_module(module), attribute)
-    plugged_in = _plugged_in(kind)
-    if name not in plugged_in:
-        raise ConfigError(f"there is no {_NOUNS[kind]} {name!r} (valid: {', '.join(names(kind))})")
+    if name not in _plugged_in(kind):
+        raise ConfigError(f"there is no {_NOUNS[kind]} {name!r}; {hint(name, kind)}")
+    return _load(_plugged_in(kind)[name], kind)
+
+
+def hint(name: str, kind: Kind = "methods") -> str:
+    """What to try instead of a name that `kind` does not have: one of the other kind, or one spelled alike."""
+    other: Kind = "inner" if kind == "methods" else "methods"
+    if name in names(other):
+        return f"{name} {_how_to_ask(name, other)}"
+    alike = get_close_matches(name.lower(), names(kind), n=2)
+    if alike:
+        return f"did you mean {' or '.join(alike)}?"
+    alike = get_close_matches(name.lower(), names(other), n=1)
+    return f"did you mean {alike[0]}? It {_how_to_ask(alike[0], other)}" if alike else "`aot methods` lists them"
+
+
+def _how_to_ask(name: str, kind: Kind) -> str:
+    if kind == "inner":
+        return f"acts inside the language model: --inner {name}, or none+{name} in a list of methods"
+    return f"acts before the language model: --method {name}"
+
+
+def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
+    """One sentence for each plug-in whose name is taken, by this package or by another plug-in."""
+    used = set(_plugged_in(kind).values())
+    return [
+        f"the plug-in {_origin(point)} is not used: another {_NOUNS[kind]} has this name, rename its entry point"
+        for point in entry_points(group=f"aot.{kind}")
+        if point not in used
+    ]
+
+
+def _load(point: EntryPoint, kind: Kind) -> Any:
+    remedy = "mend, update or uninstall the package"
     try:
-        return plugged_in[name].load()
-    except Exception as error:  # whatever a stranger's module does at import
-        raise ConfigError(f"the plug-in {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        found = point.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does at import
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"the plug-in {_origin(point)} cannot be loaded: {told}; {remedy}") from error
+    for problem in _problems(found, kind):
+        raise ConfigError(f"the plug-in {_origin(point)} is no {_NOUNS[kind]}: {point.value} {problem}; {remedy}")
+    return found
+
+
+def _problems(found: Any, kind: Kind) -> Iterator[str]:
+    """How an object differs from what `aot.methods.base` or `aot.inner.base` asks for."""
+    if not isinstance(found, type):
+        yield f"is a {type(found).__name__}, not a class"
+        return
+    if not isinstance(getattr(found, "card", None), Card):
+        yield "has no card (aot.methods.Card)"
+    for name in _CALLED[kind]:
+        if not callable(getattr(found, name, None)):
+            yield f"has no {name}()"
+    if kind == "methods" and not hasattr(found, "needs"):
+        yield "has no needs (a property or class attribute)"
+    settings = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
+    if settings is not None:
+        yield from _problems_of_settings(settings)
+
+
+def _problems_of_settings(settings: Any) -> Iterator[str]:
+    if not is_dataclass(settings):
+        yield "has no settings: it is no dataclass"
+        return
+    for field in fields(settings):
+        if field.init and field.default is MISSING and field.default_factory is MISSING:
+            yield f"has the setting {field.name} without a default"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.name} of the package {point.dist.name if point.dist else point.module}"
 
 
 @cache
 def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
-    found = {point.name: point for point in entry_points(group=f"aot.{kind}")}
-    return {name: found[name] for name in sorted(found) if name not in _TABLES[kind]}
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"aot.{kind}"):
+        if point.name not in _TABLES[kind]:
+            found.setdefault(point.name, point)
+    return dict(sorted(found.items()))

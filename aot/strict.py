@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from aot.errors import ConfigError
 
-__all__ = ["Settings", "build_settings", "check", "merge_settings"]
+__all__ = ["Settings", "build_settings", "check", "merge_settings", "type_in_words"]
 
 Settings = Mapping[str, Any]
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    problems.append(f"{path} must be {_describe(options)}, got {reprlib.repr(value)}")
+    problems.append(f"{path} must be {type_in_words(hint)}, got {reprlib.repr(value)}")
     return _REJECTED
 
 
@@ -100,9 +100,11 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < 2**1000)
 
 
-def _describe(options: tuple[Any, ...]) -> str:
+def type_in_words(hint: Any) -> str:
+    """What may be given for a setting of this type, for instance "a number or null"."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     words: list[Any] = []
     for option in options:
-        words += get_args(option) if get_origin(option) is Literal else [names[option]]
+        words += get_args(option) if get_origin(option) is Literal else [names.get(option, str(option))]
     return " or ".join(str(word) for word in words)

@@ -31,6 +31,7 @@ _BUSY = 2.0  # times the quickest of equal runs
 @app.command("video")
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def bench_video(
+    context: typer.Context,
     given: Given,
     clip: Annotated[Path | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
     synthetic: Annotated[
@@ -54,7 +55,11 @@ def bench_video(
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     if clip:
         check_video(str(clip))
-    config, model = _model(given, synthetic, base)
+    if synthetic is None:
+        config = config_with_model(given, base)
+        model = load_with_progress(config)
+    else:
+        config, model = _synthetic_model(synthetic, _without_model(given, context), base)
     if not config.compresses:
         raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
     with _clip(clip) as path, StageBars() as bars, bars.stage("bench"):
@@ -120,18 +125,29 @@ def bench_compressor(
     _warn_if_busy(found["figures"]["total_ms"])
 
 
-def _model(given: Given, synthetic: str | None, base: dict[str, Any]) -> tuple[Config, VideoModel]:
-    if synthetic is None:
-        config = config_with_model(given, base)
-        return config, load_with_progress(config)
+def _without_model(given: Given, context: typer.Context) -> Given:
+    """What was given but the model's name, which AOT_MODEL may bring along.
+
+    Raises:
+        ConfigError: the command itself names a model.
+    """
+    from aot.errors import ConfigError
+
+    flag = getattr(context.get_parameter_source("model__name"), "name", None)
+    assigned = [text.partition("=")[0].strip() for text in context.params["assignments"] or []]
+    if flag == "COMMANDLINE" or "model.name" in assigned:
+        raise ConfigError("--synthetic and --model name two models; give one")
+    model = {name: value for name, value in given.settings.get("model", {}).items() if name != "name"}
+    return replace(given, settings={**given.settings, "model": model})
+
+
+def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tuple[Config, VideoModel]:
     from aot.bench import SYNTHETIC, synthetic_model
     from aot.config import BUNDLED_MODEL
     from aot.errors import ConfigError
     from aot.settings import preset_settings
     from aot.strict import merge_settings
 
-    if "name" in given.settings.get("model", {}):
-        raise ConfigError("--synthetic and --model name two models; give one")
     if synthetic not in SYNTHETIC:
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
     if synthetic == BUNDLED_MODEL:

@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import print_json
+from aot_cli.console import notify, print_json
 from aot_cli.options import command
 
 if TYPE_CHECKING:
-    from aot.types import Needs
+    from aot.registry import Kind
 
 __all__ = ["list_methods"]
+
+_FLAGS = {"methods": "--method", "inner": "--inner"}
 
 
 @command()
 def list_methods(
+    name: Annotated[str | None, typer.Argument(help="Show this one with its settings.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """What --method and --inner choose from: where each acts, what it needs, its paper, whether budgets are exact."""
-    from aot.config import Config
-    from aot.methods import build_method
-    from aot.registry import names
-    from aot.types import Needs
-
-    found: dict[str, list[dict[str, Any]]] = {"methods": [], "inner": []}
-    for name in names():
-        row = _describe(name, "methods")
-        needs = build_method(Config(method=name)).needs if row["acts"] else Needs()
-        found["methods"].append({**row, "needs": _needs(needs)})
-    found["inner"] = [_describe(name, "inner") for name in names("inner")]
+    """What --method and --inner choose from: where each acts, what it needs and keeps, its paper; or all about one."""
+    found = _everything() if name is None else _of_name(name)
     if as_json:
         print_json(found)
         return
-    from aot_cli.render import card_table, print_result
+    from aot_cli.render import print_result
+    from aot_cli.render_methods import FOOTNOTES, CardTable, method_parts
 
-    print_result(
-        card_table("--method", found["methods"]), card_table("--inner, inside the language model", found["inner"])
-    )
-
-
-def _describe(name: str, kind: Literal["methods", "inner"]) -> dict[str, Any]:
-    """Its card; of a plug-in that does not load, why."""
-    from aot.errors import ConfigError
-    from aot.registry import Card, find
-
-    try:
-        card: Card = find(name, kind).card
-    except ConfigError as error:
-        card = Card(acts="", exact=False, remark=str(error))
-    return {"name": name, "acts": card.acts, "source": card.source, "exact": card.exact, "remark": card.remark}
+    if name is None:
+        titles = ("--method", "--inner, inside the language model")
+        tables = (CardTable(title, cards) for title, cards in zip(titles, found.values(), strict=True))
+        print_result(*tables, *FOOTNOTES)
+    else:
+        print_result(
+            *(part for kind, all_ in found.items() for one in all_ for part in method_parts(_FLAGS[kind], one))
+        )
 
 
-def _needs(needs: Needs) -> list[str]:
-    blocks = ", ".join(map(str, needs.saliency_layers))
-    told = {
-        f"attention in block {blocks}": needs.saliency_layers,
-        "keys": needs.key_layers,
-        "frame embeddings": needs.frame_embeddings,
-        "SigLIP's pooling head": needs.pooling_attention,
-        "its own encoding": needs.merging,
+def _everything() -> dict[str, list[dict[str, Any]]]:
+    from aot.registry import names, unheard_plug_ins
+    from aot_cli.method_details import describe
+
+    found = {
+        "methods": [describe(name, "methods") for name in names()],
+        "inner": [describe(name, "inner") for name in names("inner")],
     }
-    return [name for name, wanted in told.items() if wanted]
+    notify([*unheard_plug_ins("methods"), *unheard_plug_ins("inner")])
+    return found
+
+
+def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
+    """A method and an inner reduction may share a name.
+
+    Raises:
+        ConfigError: there is neither, or it is broken.
+    """
+    from aot.errors import ConfigError
+    from aot.registry import hint, names
+    from aot_cli.method_details import describe_fully
+
+    kinds: tuple[Kind, ...] = ("methods", "inner")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind in kinds:
+        if name in names(kind):
+            found[kind] = [describe_fully(name, kind)]
+    if not found:
+        raise ConfigError(f"there is no method {name!r}; {hint(name)}")
+    return found

@@ -14,7 +14,6 @@ __all__ = [
     "FEW_VIDEOS",
     "accuracy_tables",
     "answer_table",
-    "card_table",
     "clip_table",
     "comparison",
     "fact_table",
@@ -136,19 +135,6 @@ _COSTS = (
     "run, in milliseconds, and the first run is often the slowest; MB: memory of answering. A look, not a benchmark: "
     "aot eval and aot bench measure."
 )
-
-
-def card_table(title: str, cards: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per method: where it acts, what it needs, whether budgets are exact, remark and paper."""
-    with_needs = any("needs" in card for card in cards)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("name", "acts", *(["needs"] if with_needs else []), "exact", "what it is", "paper"):
-        table.add_column(name, no_wrap=name == "name", overflow="fold")
-    for card in cards:
-        needs = [", ".join(card["needs"])] if with_needs else []
-        cells = (card["name"], card["acts"], *needs, "yes" if card["exact"] else "no", card["remark"], card["source"])
-        table.add_row(*map(Text, cells))
-    return table
 
 
 def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tokens: int) -> Table:

@@ -52,4 +52,5 @@ def _divide(config: Config, layers: int) -> tuple[float, InnerReduction | None]:
     try:
         return 1.0, inner.with_load(config.ratio, layers)
     except BudgetError as error:
-        raise BudgetError(*(f"{problem} or a --method other than none" for problem in error.problems)) from None
+        remedy = f"or put it behind a method (aot+{name} in a list of methods, else --method aot --inner {name})"
+        raise BudgetError(*(f"--inner {name} {problem}, {remedy}" for problem in error.problems)) from None

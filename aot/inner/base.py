@@ -104,7 +104,8 @@ class InnerReduction(Protocol):
     """Drops visual tokens while the language model reads the prompt. The fields of its dataclass are its settings.
 
     load: the mean over `layers` layers of the share of visual tokens in each. with_load: the same reduction with
-    another share; raises `BudgetError` where there is none. places: where `reduce` is called.
+    another share; raises `BudgetError` where there is none, with a message that goes on from "--inner NAME". places:
+    where `reduce` is called.
     """
 
     card: ClassVar[Card]

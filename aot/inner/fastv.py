@@ -18,7 +18,11 @@ class FastV(OneDrop):
     heads) go on, at their positions. `layer` is the paper's K, keep its 1 - R.
     """
 
-    card: ClassVar = Card("before layer 2", "arXiv 2403.06764, ECCV 2024")
+    card: ClassVar = Card(
+        "before layer 2 of 28",
+        "arXiv 2403.06764, ECCV 2024",
+        remark="the tokens that the last token of the prompt attends to most",
+    )
 
     layer: int = 2
     keep: float = 0.5

@@ -19,7 +19,11 @@ _ROUNDING = 1e-9  # 0.3 * 10 is above 3
 class FlashVidInner(OneDrop):
     """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on."""
 
-    card: ClassVar = Card("before layer 20", "arXiv 2602.08024, ICLR 2026", remark="the half inside the model")
+    card: ClassVar = Card(
+        "before layer 20 of 28",
+        "arXiv 2602.08024, ICLR 2026",
+        remark="the tokens that the last token of the prompt attends to most, late in the model",
+    )
 
     layer: int = 20
     keep: float = 0.3

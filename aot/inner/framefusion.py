@@ -32,7 +32,11 @@ class FrameFusion:
     and a budget that is overdrawn is an error.
     """
 
-    card: ClassVar = Card("in every layer, between attention and MLP", "arXiv 2501.01986, ICCV 2025")
+    card: ClassVar = Card(
+        "in every layer, between attention and MLP",
+        "arXiv 2501.01986, ICCV 2025",
+        remark="tokens like the one before at their place merge, layer by layer, then the least attended go",
+    )
 
     similarity: float = 0.6
     cost: float = 0.3
@@ -50,7 +54,7 @@ class FrameFusion:
         return self.cost
 
     def with_load(self, load: float, layers: int) -> FrameFusion:
-        refuse_load("FrameFusion", load, 0, "nothing would be left")
+        refuse_load(load, 0, "nothing would be left")
         return replace(self, cost=load)
 
     def places(self, layers: int) -> Collection[Place]:
@@ -92,7 +96,7 @@ def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> floa
     left = layers * cost - spent
     if left < 0:
         raise BudgetError(
-            f"FrameFusion has merged too slowly to come down to {cost:g} of all tokens; use a higher --ratio, "
+            f"--inner framefusion has merged too slowly to come down to {cost:g} of all tokens; use a higher --ratio, "
             "or leave inner.settings.framefusion.paper_exact out"
         )
     return 1 - min(1.0, left / ((layers - len(merged)) * share))

@@ -22,7 +22,11 @@ class HoliTomInner(OneDrop):
     merged into the most similar of them (`merge_in_turn`). The newline counts as one of the m, as published.
     """
 
-    card: ClassVar = Card("before layer 18", "arXiv 2505.21334, NeurIPS 2025", remark="the half inside the model")
+    card: ClassVar = Card(
+        "before layer 18 of 28",
+        "arXiv 2505.21334, NeurIPS 2025",
+        remark="the tokens that the last token of the prompt attends to most, the others merged into them",
+    )
 
     layer: int = 18
     keep: float = 0.5

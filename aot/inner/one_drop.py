@@ -31,14 +31,15 @@ def least_of(scores: Tensor, kept: int) -> Tensor:
     return ranked[max(kept, 1) :].sort().values
 
 
-def refuse_load(name: str, load: float, least: float, why: str) -> None:
+def refuse_load(load: float, least: float, why: str) -> None:
     """
     Raises:
-        BudgetError: a mean load of `load` is asked for, which is not above `least`.
+        BudgetError: a mean load of `load` is asked for, which is not above `least`; whoever knows the reduction's name
+            puts it in front.
     """
     if load <= least:
         enough = (math.floor(1000 * least) + 1) / 1000
-        raise BudgetError(f"{name} cannot come down to {load:g} of all tokens: {why}; use --ratio {enough:g} or more")
+        raise BudgetError(f"cannot come down to {load:g} of all tokens: {why}; use --ratio {enough:g} or more")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class OneDrop:
             BudgetError: the layers before already make more than `load`.
         """
         full = resolve_layer(self.layer, layers)
-        refuse_load(type(self).__name__, load, full / layers, f"the first {full} of {layers} layers see every token")
+        refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
         return replace(self, keep=min((load * layers - full) / (layers - full), 1.0))
 
     def places(self, layers: int) -> Collection[Place]:

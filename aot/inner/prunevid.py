@@ -28,7 +28,11 @@ class PruneVidInner(OneDrop):
     their number, as PruneVid's first half makes them.
     """
 
-    card: ClassVar = Card("after layer 10", "arXiv 2412.16117, ACL Findings 2025", remark="PruneVid's stage B")
+    card: ClassVar = Card(
+        "before layer 11 of 28",
+        "arXiv 2412.16117, ACL Findings 2025",
+        remark="the tokens that the question attends to most, a share of every segment and frame",
+    )
 
     layer: int = 11
     keep: float = 0.4

@@ -27,7 +27,11 @@ class PyramidDrop:
     from (1 + a + a^2 + a^3) / 4; where that has no solution, the first drop comes before layer 2.
     """
 
-    card: ClassVar = Card("before layers 7, 14 and 21", "arXiv 2410.17247, CVPR 2025")
+    card: ClassVar = Card(
+        "before layers 7, 14 and 21 of 28",
+        "arXiv 2410.17247, CVPR 2025",
+        remark="ever fewer tokens, in steps: those that the last token of the prompt attends to most",
+    )
 
     parts: int = 4
     keep: float = 0.5
@@ -60,7 +64,7 @@ class PyramidDrop:
         """
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)
         full = found._begins(layers)[0]
-        refuse_load("PyramidDrop", load, full / layers, f"the first {full} of {layers} layers see every token")
+        refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
         low, high = 0.0, 1.0
         for _ in range(_STEPS):
             middle = (low + high) / 2

@@ -33,7 +33,12 @@ __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 class AnchorTransport:
     """Both phases of AOT for any frame count, grid and device."""
 
-    card: ClassVar = Card("before and after pooling", "arXiv 2603.01400, CVPR 2026")
+    card: ClassVar = Card(
+        "before and after pooling",
+        "arXiv 2603.01400, CVPR 2026",
+        remark="salient tokens of a clip's first frame and what changes after it; optimal transport moves the rest in",
+        least="one token per clip of frames",
+    )
 
     def __init__(self, config: AOTConfig, ratio: float) -> None:
         self.config = config
@@ -182,7 +187,7 @@ class AnchorTransport:
 class DynamicAnchorTransport(AnchorTransport):
     """AOT with clips that end where the picture changes."""
 
-    card: ClassVar = replace(AnchorTransport.card, remark="clips end where the picture changes")
+    card: ClassVar = replace(AnchorTransport.card, remark="aot with clips that end where the picture changes")
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:

@@ -16,7 +16,7 @@ __all__ = ["TopAttention"]
 class TopAttention:
     """The most salient tokens of the whole video, by the attention received in block `layer` of the tower."""
 
-    card: ClassVar = Card("after pooling", remark="the most attended")
+    card: ClassVar = Card("after pooling", remark="the tokens that the vision tower looks at most")
 
     layer: int = -2
 

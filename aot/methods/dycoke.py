@@ -40,7 +40,10 @@ class DyCoke:
     """
 
     card: ClassVar = Card(
-        "after pooling", "arXiv 2411.15024, CVPR 2025", remark="what differs; ratio 0.25 or more (whole frames)"
+        "after pooling",
+        "arXiv 2411.15024, CVPR 2025",
+        remark="of every four frames the first whole, of the others the tokens least like an earlier one",
+        least="0.25, every fourth frame whole",
     )
     needs: ClassVar = Needs()
 

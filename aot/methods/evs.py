@@ -27,7 +27,12 @@ class EfficientVideoSampling:
     paper_exact: a budget below one frame is raised to it, rather than refused.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2510.14624", remark="what changed; needs one whole frame")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2510.14624",
+        remark="the first frame whole, then the tokens that changed most since the frame before",
+        least="one whole frame of all",
+    )
     needs: ClassVar = Needs()
 
     paper_exact: bool = False

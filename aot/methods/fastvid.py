@@ -43,7 +43,9 @@ class FastVid:
     """
 
     card: ClassVar = Card(
-        "after pooling", "arXiv 2503.11187, NeurIPS 2025", remark="salient and context tokens by segment (OneVision's)"
+        "after pooling",
+        "arXiv 2503.11187, NeurIPS 2025",
+        remark="each frame's most attended tokens, and a few that absorb the rest of their segment",
     )
     needs: ClassVar = Needs(frame_embeddings=True, pooling_attention=True)
 

@@ -50,7 +50,7 @@ class FlashVid:
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2602.08024, ICLR 2026",
-        remark="diverse tokens and trees across frames; without the pruning inside the language model",
+        remark="attended tokens unlike each other; the rest merges along time, then in frames; see --inner flashvid",
     )
     # The published mean over queries is this sum over them / N; no choice depends on the factor.
     needs: ClassVar = Needs(saliency_layers=(-1,))

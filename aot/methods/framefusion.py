@@ -39,7 +39,11 @@ class FrameFusion:
       as many as the ratio says.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2501.01986, ICCV 2025", remark="its part before the language model")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2501.01986, ICCV 2025",
+        remark="tokens like the one before at their place merge, then the least attended go; see --inner framefusion",
+    )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
     threshold: float = 0.6

@@ -18,7 +18,7 @@ __all__ = ["FewerFrames"]
 class FewerFrames:
     """As many whole frames as the budget pays for, evenly spread; the rest goes to one more, thinned."""
 
-    card: ClassVar = Card("after pooling", remark="all tokens of fewer frames")
+    card: ClassVar = Card("after pooling", remark="all tokens of fewer frames, evenly spread")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -45,7 +45,11 @@ class HoliTom:
     ranks dynamic tokens. paper_exact: counts as published, so more or fewer tokens than the budget.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2505.21334, NeurIPS 2025", remark="the part before the model")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2505.21334, NeurIPS 2025",
+        remark="one token for what stays the same in a segment, else each frame's most attended; see --inner holitom",
+    )
 
     static_similarity: float | None = None
     centre_share: float = 0.6

@@ -18,7 +18,7 @@ __all__ = ["NoCompression"]
 class NoCompression:
     """Keeps all F * n tokens whatever the budget; the baseline, and what ratio 1 means."""
 
-    card: ClassVar = Card("nowhere", exact=False, remark="keeps all tokens")
+    card: ClassVar = Card("nowhere", exact=False, remark="all tokens, as the stock model sees them")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -40,7 +40,11 @@ class PruMerge:
     A kept token's mass counts its neighbours, which several may share, so that masses sum up to more than all tokens.
     """
 
-    card: ClassVar = Card("after pooling", source="arXiv 2403.15388", remark="one token per frame sums up the rest")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2403.15388",
+        remark="each frame's most attended tokens, their nearest ones added, and one token that sums up the rest",
+    )
 
     plus: bool = False
     neighbours: int = 32

@@ -42,7 +42,11 @@ class PruneVid:
     `token_cluster_share`, rounded down, whatever the budget; a set of fewer than 15 stays as it is.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2412.16117, ACL Findings 2025", remark="its stage A")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2412.16117, ACL Findings 2025",
+        remark="means of clusters, with one token for what stays the same in alike frames; see --inner prunevid",
+    )
     needs: ClassVar = Needs()
 
     frame_cluster_share: float = 0.25

@@ -24,7 +24,7 @@ class RandomTokens:
     device or dtype may draw differently.
     """
 
-    card: ClassVar = Card("after pooling", remark="by lot")
+    card: ClassVar = Card("after pooling", remark="tokens drawn at random, others for every video")
     needs: ClassVar = Needs()
 
     seed: int = 0

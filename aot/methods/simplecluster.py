@@ -32,7 +32,11 @@ class SimpleCluster:
     `iterations` rounds.
     """
 
-    card: ClassVar = Card("after pooling", source="SimpleCluster, preprint, 2026", remark="clusters")
+    card: ClassVar = Card(
+        "after pooling",
+        "SimpleCluster, preprint, 2026",
+        remark="the means of clusters of tokens that look alike and are near in time and space",
+    )
     needs: ClassVar = Needs()
 
     theta: float = 10_000.0

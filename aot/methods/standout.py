@@ -28,7 +28,11 @@ class Standout:
     one in which much does, and two tokens of one thing only come after one of each.
     """
 
-    card: ClassVar = Card("after pooling", "this project", remark="what differs from the video, spread in frames")
+    card: ClassVar = Card(
+        "after pooling",
+        "this project",
+        remark="the tokens least like the video's mean, spread over the things of each frame",
+    )
     needs: ClassVar = Needs()
 
     emphasis: float = 2.0

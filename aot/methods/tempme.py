@@ -53,7 +53,7 @@ class TempMe:
     card: ClassVar = Card(
         "inside the vision tower",
         "arXiv 2409.01156, ICLR 2025",
-        remark="also makes encoding faster; the part without training, ported to SigLIP",
+        remark="similar tokens merged in frames, then across, so that encoding is faster too; the untrained part",
     )
     settings_type: ClassVar = TempMeSettings
 

@@ -36,7 +36,9 @@ class ToMe:
     """
 
     card: ClassVar = Card(
-        "inside the vision tower", "arXiv 2210.09461, ICLR 2023", remark="also makes encoding faster; ported to SigLIP"
+        "inside the vision tower",
+        "arXiv 2210.09461, ICLR 2023",
+        remark="each frame's tokens, similar ones merged in every block, so that encoding is faster too",
     )
     settings_type: ClassVar = ToMeSettings
 

@@ -32,7 +32,11 @@ class PooledTokenMerging:
     There is no published program for video; ToMe itself merges inside the vision tower, by keys.
     """
 
-    card: ClassVar = Card("after pooling", source="arXiv 2210.09461, ICLR 2023", remark="merges within frames")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2210.09461, ICLR 2023",
+        remark="each frame's tokens, the most similar pairs merged round by round",
+    )
     needs: ClassVar = Needs()
 
     merged_share: float = 0.5

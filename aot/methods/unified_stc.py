@@ -37,7 +37,11 @@ class UnifiedSpatiotemporal:
     share of the budget is full, and where too few tokens are unlike each other, the most attended others fill it up.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2603.21957, CVPR 2026", remark="its part before the language model")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2603.21957, CVPR 2026",
+        remark="the video's most attended tokens that are unlike each other, and means of clusters of the rest",
+    )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
     threshold: float = 0.7

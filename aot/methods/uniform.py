@@ -16,7 +16,7 @@ __all__ = ["Uniform"]
 class Uniform:
     """Even strides through all F * n tokens, frame by frame and row by row."""
 
-    card: ClassVar = Card("after pooling", remark="an even lattice")
+    card: ClassVar = Card("after pooling", remark="tokens at even strides through the whole video")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

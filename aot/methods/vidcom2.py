@@ -31,7 +31,11 @@ class VidCom2:
     its own, so that the number kept is the budget to within about half a percent.
     """
 
-    card: ClassVar = Card("after pooling", "arXiv 2505.14454, EMNLP 2025", remark="least like the average")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2505.14454, EMNLP 2025",
+        remark="the tokens least like the means of the video and of their frame; unusual frames keep more",
+    )
     needs: ClassVar = Needs()
 
     channel_share: float = 0.5

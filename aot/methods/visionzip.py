@@ -35,7 +35,11 @@ class VisionZip:
     tokens in raster order take the places of dominant tokens in the order of attention.
     """
 
-    card: ClassVar = Card("after pooling", source="arXiv 2412.04467, CVPR 2025")
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2412.04467, CVPR 2025",
+        remark="each frame's most attended tokens, and a few at even strides that absorb the rest",
+    )
 
     dominant_share: float = 54 / 64
     layer: int = -1

@@ -42,8 +42,8 @@ class VQToken:
 
     card: ClassVar = Card(
         "before pooling",
-        source="arXiv 2503.16980, NeurIPS 2025",
-        remark="codebook alone; length adaptive keeps fewer than the budget",
+        "arXiv 2503.16980, NeurIPS 2025",
+        remark="the means of clusters of the whole video's patches; with length adaptive fewer than the budget",
     )
     needs: ClassVar = Needs()
 

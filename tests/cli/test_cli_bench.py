@@ -18,6 +18,18 @@ def test_the_bundled_model_is_timed_end_to_end(run_aot: Aot) -> None:
     assert run.json["config"]["ratio"] == 0.2
 
 
+def test_the_model_of_the_variable_gives_way_to_the_synthetic_one(
+    run_aot: Aot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AOT_MODEL", "/nowhere")
+    line = ("bench", "video", "--synthetic", "shapes", "--rounds", "1", "--max-new-tokens", "2", "--json")
+    run = run_aot(*line)
+    assert run.code == 0, run.err
+    assert run.json["config"]["model"]["name"] != "/nowhere"
+    named = run_aot(*line, "--model", "shapes")
+    assert (named.code, "name two models" in named.err) == (2, True)
+
+
 def test_a_clip_and_a_model_of_ones_own(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
     run = run_aot("bench", "video", clip_file, "--model", small_folder, "--rounds", "1", "--frames", "4")
     assert run.code == 0, run.err
@@ -54,6 +66,7 @@ def test_a_ratio_that_is_none_is_refused(run_aot: Aot) -> None:
         (("compressor", "--dtype", "float64"), "must be auto or float32 or bfloat16 or float16, got 'float64'"),
         (("compressor", "--grid", "4", "--anchors", "17"), "--anchors 17 is more than the 16 patches"),
         (("video", "--synthetic", "shapes", "--model", "shapes"), "name two models"),
+        (("video", "--synthetic", "shapes", "--set", "model.name=shapes"), "name two models"),
         (("video", "--synthetic", "shapes", "--method", "none"), "keep all tokens"),
     ],
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from cli_run import Aot
 
+from aot.inner import build_inner
+from aot.methods import build_method
 from aot.registry import INNER, METHODS
 
 
@@ -88,3 +90,72 @@ def test_every_method_is_listed(run_aot: Aot) -> None:
     assert rows["standout"]["needs"] == []
     text = run_aot("methods").out
     assert all(name in text for name in (*METHODS, *INNER))
+    assert rows["fastvid"]["needs"] == ["frame embeddings", "SigLIP's pooling head (optional)"]
+    assert all(row["remark"] and row["acts"] for rows in found.values() for row in rows)
+    assert (rows["dycoke"]["least"][:4], rows["uniform"]["least"]) == ("0.25", "")
+    least = {row["name"]: row["least"].partition(" ")[0] for row in found["inner"]}
+    assert least["holitom"] == "0.643" and least["framefusion"] == ""
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_list_is_readable_at_any_width(width: int) -> None:
+    """No word is broken, and no name."""
+    from rich.console import Console
+
+    from aot_cli.method_details import describe
+    from aot_cli.render_methods import CardTable
+
+    cards = [describe(name, "methods") for name in METHODS]
+    with (console := Console(width=width, color_system=None)).capture() as shown:
+        console.print(CardTable("--method", cards))
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert ("SigLIP" in shown.get()) == (width == 160)
+    words = {word for line in lines for word in line.split()}
+    for card in cards:
+        assert {card["name"], *card["acts"].split(), *card["remark"].split(), *card["source"].split()} <= words
+
+
+def test_a_method_is_shown_with_its_settings(run_aot: Aot) -> None:
+    (found,) = run_aot("methods", "fastvid", "--json").json["methods"]
+    settings = {row["path"]: row for row in found["settings"]}
+    assert settings["methods.fastvid.own_weight"] == {
+        "path": "methods.fastvid.own_weight", "type": "a number", "rule": "in [0, 1]", "default": 0.6,
+        "default_text": "0.6",
+    }  # fmt: skip
+    assert found["presets"] == ["methods/fastvid"]
+    assert found["example"] == "--set methods.fastvid.segments=8"
+    assert found["description"][0].startswith("Salient tokens")
+    text = run_aot("methods", "fastvid").out
+    assert all(part in text for part in ("own_weight", "in [0, 1]", "methods/fastvid", "arXiv 2503.11187"))
+
+
+def test_a_name_of_both_kinds_shows_both(run_aot: Aot) -> None:
+    found = run_aot("methods", "holitom", "--json").json
+    assert [row["path"] for row in found["inner"][0]["settings"]] == [
+        "inner.settings.holitom.layer", "inner.settings.holitom.keep",
+    ]  # fmt: skip
+    assert found["inner"][0]["presets"] == ["methods/holitom-full"]
+    assert found["methods"][0]["settings"][0]["type"] == "a number or null"
+
+
+@pytest.mark.parametrize("name", [*METHODS, *INNER])
+def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
+    """What is shown can be given: each setting at its default builds the same configuration."""
+    from aot.settings import resolve_config
+    from aot.strict import Settings
+    from aot_cli.options import parse_assignments
+
+    for kind, (found,) in run_aot("methods", name, "--json").json.items():
+        lines = [f"{row['path']}={row['default_text']}" for row in found["settings"]]
+        chosen: Settings = {"method": name} if kind == "methods" else {"inner": {"name": name}}
+        config = resolve_config(parse_assignments(lines), base=chosen)
+        build_method(config) if kind == "methods" else build_inner(config, 28)
+        for preset in found["presets"]:
+            assert name in (resolve_config({}, preset).method, resolve_config({}, preset).inner.name)
+
+
+def test_an_unknown_method_brings_a_suggestion(run_aot: Aot) -> None:
+    done = run_aot("methods", "holitm")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "aot: there is no method 'holitm'; did you mean holitom?\n"

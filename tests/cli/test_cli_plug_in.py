@@ -26,9 +26,27 @@ version = "1.0"
 [project.entry-points."aot.methods"]
 every-other = "strangers_method:EveryOther"
 broken = "strangers_method:NotThere"
+function = "strangers_other:compress"
+half = "strangers_other:Half"
+holitom = "strangers_method:EveryOther"
+
+[project.entry-points."aot.inner"]
+no-inner = "strangers_method:EveryOther"
 
 [tool.setuptools]
-py-modules = ["strangers_method"]
+py-modules = ["strangers_method", "strangers_other"]
+"""
+OTHERS = """
+from dataclasses import dataclass
+from aot.methods import Card
+
+def compress(tokens, budget): ...
+
+@dataclass(frozen=True)
+class Half:
+    size: int
+    card = Card("after pooling")
+    def compress(self, tokens, budget): ...
 """
 
 
@@ -40,6 +58,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert example
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "strangers_method.py").write_text(example[1])
+    (source / "strangers_other.py").write_text(OTHERS)
     line = [
         sys.executable,
         "-m",
@@ -69,23 +88,59 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_it_is_listed_and_runs(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
     assert "every-other" in [row["name"] for row in run_aot("methods", "--json").json["methods"]]
     line = ("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--ratio", "0.2")
-    done = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.stride=3", "--json")
+    done = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.even_share=0.3", "--json")
     assert done.code == 0, done.err
     assert done.json["kept_tokens"] == done.json["budget_tokens"]
-    assert done.json["config"]["methods"] == {"every-other": {"stride": 3}}
-    wrong = run_aot(*line, "--method", "every-other", "--set", "methods.every-other.strides=3", "--force")
-    assert wrong.code == 2
-    assert "unknown setting methods.every-other.strides (valid: stride)" in wrong.err
+    assert all(frame["kept"] for frame in done.json["frames"])
+    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
+    for setting, told in (("shared=1", "unknown setting"), ("even_share=2", "must be in [0, 1], got 2")):
+        wrong = run_aot(*line, "--method", "every-other", "--set", f"methods.every-other.{setting}", "--force")
+        assert wrong.code == 2
+        assert told in wrong.err
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_broken_one_is_told(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
-    done = run_aot("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--method", "broken")
+def test_its_settings_come_from_the_folder(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    assert example
+    Path("aot.yaml").write_text(example[1])
+    done = run_aot("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--json")
+    assert done.code == 0, done.err
+    assert done.json["config"]["method"] == "every-other"
+    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        ("methods", "broken", "cannot be loaded: AttributeError"),
+        ("methods", "function", "is no method: strangers_other:compress is a function, not a class"),
+        ("methods", "half", "is no method: strangers_other:Half has no needs"),
+        ("inner", "no-inner", "is no inner reduction: strangers_method:EveryOther has no load()"),
+    ],
+)
+def test_a_broken_one_is_told(
+    run_aot: Aot, clip_file: Path, small_folder: Path, kind: str, name: str, wrong: str
+) -> None:
+    flag = {"methods": "--method", "inner": "--inner"}[kind]
+    done = run_aot("ask", clip_file, "hi?", "--model", small_folder, "--ratio", "0.5", flag, name)
     assert done.code == 2
-    assert "the plug-in broken cannot be loaded: AttributeError" in done.err
-    rows = {row["name"]: row for row in run_aot("methods", "--json").json["methods"]}
-    assert "cannot be loaded" in rows["broken"]["remark"]
+    assert done.err.count("\n") == 1
+    assert f"the plug-in {name} of the package strangers-method {wrong}" in done.err
+    rows = {row["name"]: row for row in run_aot("methods", "--json").json[kind]}
+    assert rows[name]["remark"].startswith("broken: ")
+    assert wrong in rows[name]["remark"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_others_are_listed_as_ever_and_a_taken_name_is_told(run_aot: Aot) -> None:
+    done = run_aot("methods", "--json")
+    rows = {row["name"]: row for row in done.json["methods"]}
     assert rows["aot"]["exact"]
+    assert rows["holitom"]["source"].startswith("arXiv")
+    assert "note: the plug-in holitom of the package strangers-method is not used" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_without_the_package_it_is_unknown(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:

@@ -101,6 +101,12 @@ def test_the_least_ratio_is_named() -> None:
     assert build_inner(config("holitom", 0.643), LAYERS) is not None
 
 
+@pytest.mark.parametrize("name", [name for name in INNER if name != "framefusion"])
+def test_a_refusal_names_the_reduction_as_users_know_it(name: str) -> None:
+    with pytest.raises(BudgetError, match=rf"^--inner {name} cannot come down to 0.01 of all tokens: .*aot\+{name}"):
+        build_inner(config(name, 0.01), LAYERS)
+
+
 @pytest.mark.parametrize("method", ["none", "uniform"])
 def test_extra_leaves_the_ratio_to_the_method(method: str) -> None:
     asked = config("holitom", 0.1, method, budget="extra")
