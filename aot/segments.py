@@ -121,12 +121,18 @@ class EncodedVideo:
                 self._compare(visual)
                 yield visual
                 del visual, frames  # before the next are made
-            of_selection = (*chosen.notices, chosen.told) if chosen else ()
+            of_selection = (*chosen.notices, chosen.told) if chosen else self._all_frames(stream.planned)
             self.notices = tuple(dict.fromkeys((*of_selection, *stream.notices, *self.notices)))
             self._clock.stage_ms["decode"] += stream.decode_ms
 
     def _tell_decoded(self, done: int, planned: int) -> None:
         self._on_progress("decode", done, planned)
+
+    def _all_frames(self, count: int) -> tuple[str, ...]:
+        asked = self._sampling.select_frames
+        return (
+            () if asked is None else (f"--select-frames {asked} is not fewer than the {count} sampled",)
+        )
 
     def _tell_encoded(self, done: int, total: int) -> None:
         self._on_progress("encode", self._sampled + done, self.planned)

@@ -89,6 +89,8 @@ def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, sm
     assert times(QUESTION) == times(QUESTION)
     assert len({times(word) for word in words}) > 1
     assert times(*words) == times(*words[::-1])
+    told = compress_video(clip_file, small_model, config(), questions=words).report.notices
+    assert any("the mean over 6 questions" in notice for notice in told)
 
 
 def test_a_choice_among_no_more_frames_encodes_once(
@@ -108,6 +110,7 @@ def test_a_choice_among_no_more_frames_encodes_once(
     assert len(calls) == 2
     assert torch.equal(kept.tokens.features, plain.tokens.features)
     assert "selected_frames" not in kept.report.facts
+    assert any("not fewer than the 11 sampled" in notice for notice in kept.report.notices)
 
 
 def test_a_question_without_a_word_to_go_by_spreads_evenly(clip_file: Path, small_model: Llava) -> None:
