@@ -45,7 +45,7 @@ def describe_fully(name: str, kind: Kind) -> dict[str, Any]:
     from aot.registry import find
 
     found, told = find(name, kind), describe(name, kind)
-    if not told["acts"]:
+    if told["remark"].startswith("broken: "):
         raise ConfigError(told["remark"])
     settings_type, group = _settings_of(found, name, kind)
     settings = list(_settings(settings_type, group)) if settings_type else []
