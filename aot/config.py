@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from aot.registry import INNER, METHODS, names
+from aot.registry import INNER, METHODS, Kind, hint, names
 from aot.strict import Settings, build_settings, check
 
 __all__ = [
@@ -283,7 +283,7 @@ class InnerConfig:
         strange = [name for name in self.settings if not _is_inner(name)]
         valid = ", ".join(names("inner"))
         check(
-            name=(self.name is None or _is_inner(self.name), f"must be one of {valid}, got {self.name!r}"),
+            name=(self.name is None or _is_inner(self.name), _unknown(self.name or "", "inner")),
             settings=(not strange, f"has no inner reduction {', '.join(strange)} (valid: {valid})"),
         )
 
@@ -307,7 +307,7 @@ class Config:
         strange = [name for name in self.methods if not _is_method(name)]
         check(
             ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"),
-            method=(_is_method(self.method), f"must be one of {', '.join(names())}, got {self.method!r}"),
+            method=(_is_method(self.method), _unknown(self.method, "methods")),
             methods=(not strange, f"has no method {', '.join(strange)} (valid: {', '.join(names())})"),
         )
 
@@ -350,6 +350,11 @@ def _is_method(name: str) -> bool:
 
 def _is_inner(name: str) -> bool:
     return name in INNER or name in names("inner")
+
+
+def _unknown(name: str, kind: Kind) -> str:
+    known = names(kind)
+    return "" if name in known else f"must be one of {', '.join(known)}, got {name!r}; {hint(name, kind)}"
 
 
 def build_config(settings: Settings) -> Config:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["INNER", "METHODS", "Card", "Kind", "find", "hint", "names", "unheard_plug_ins"]
+__all__ = ["INNER", "METHODS", "Card", "Kind", "find", "hint", "names", "unheard_plug_ins", "usable"]
 
 Kind = Literal["methods", "inner"]
 
@@ -82,6 +82,19 @@ _CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "places", "r
 def names(kind: Kind = "methods") -> tuple[str, ...]:
     """Every name, this package's first; a plug-in's even if it is broken, for none is imported."""
     return (*_TABLES[kind], *_plugged_in(kind))
+
+
+def usable(kind: Kind = "methods") -> tuple[str, ...]:
+    """The names without broken plug-ins; imports the others."""
+    return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
+
+
+def _is_usable(name: str, kind: Kind) -> bool:
+    try:
+        find(name, kind)
+    except ConfigError:
+        return False
+    return True
 
 
 def find(name: str, kind: Kind = "methods") -> Any:

@@ -130,9 +130,7 @@ class EncodedVideo:
 
     def _all_frames(self, count: int) -> tuple[str, ...]:
         asked = self._sampling.select_frames
-        return (
-            () if asked is None else (f"--select-frames {asked} is not fewer than the {count} sampled",)
-        )
+        return () if asked is None else (f"--select-frames {asked} is not fewer than the {count} sampled",)
 
     def _tell_encoded(self, done: int, total: int) -> None:
         self._on_progress("encode", self._sampled + done, self.planned)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from aot.config import Config, build_config
 from aot.errors import ConfigError
-from aot.registry import Kind, hint, names
 from aot.strict import Settings, merge_settings
 
 if TYPE_CHECKING:
@@ -64,21 +63,7 @@ def resolve_config(
     preset = preset or named
     from_preset = preset_settings(preset) if preset else {}
     layers = [_one_way_to_sample(layer) for layer in (base or {}, from_preset, from_file, overrides)]
-    settings = merge_settings(*layers)
-    try:
-        return build_config(settings)
-    except ConfigError as error:
-        raise ConfigError(*error.problems, *_hints(settings)) from None
-
-
-def _hints(settings: Settings) -> list[str]:
-    """What may have been meant by names of methods that there are not."""
-    inner = settings.get("inner")
-    asked: tuple[tuple[Any, Kind], ...] = (
-        (settings.get("method"), "methods"),
-        (inner.get("name") if isinstance(inner, Mapping) else None, "inner"),
-    )
-    return [hint(name, kind) for name, kind in asked if isinstance(name, str) and name not in names(kind)]
+    return build_config(merge_settings(*layers))
 
 
 def _one_way_to_sample(layer: Settings) -> Settings:

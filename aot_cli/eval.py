@@ -142,7 +142,7 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
             plot_accuracy(results, output / name)
             written.append(name)
     except ImportError:
-        notify(['no plot: matplotlib is not installed; pip install "aot[plot]" and run the same command again'])
+        notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
     return written
 
 

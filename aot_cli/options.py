@@ -225,10 +225,10 @@ _DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show t
 
 
 def named_methods(text: str) -> list[str]:
-    """Methods with commas between them; "all" is every one, and every inner reduction after none."""
-    from aot.registry import names
+    """Methods with commas between them; "all": every one that is not broken, and inner reductions after none."""
+    from aot.registry import usable
 
-    every = [*names(), *(f"none+{inner}" for inner in names("inner"))]
+    every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 
 

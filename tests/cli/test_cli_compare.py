@@ -70,6 +70,8 @@ def test_notes_on_settings_that_do_nothing_or_replace_the_ratio(
     ("options", "said"),
     [
         (("--methods", "magic"), "must be one of"),
+        (("--methods", "aot,holitm"), "got 'holitm'; did you mean holitom?"),
+        (("--methods", "fastv"), "got 'fastv'; fastv acts inside the language model: --inner fastv, or none+fastv"),
         (("--ratio", "some"), "are not numbers with commas"),
         (("--ratio", "2"), "must be in (0, 1]"),
         (("--methods", ""), "nothing to compare"),

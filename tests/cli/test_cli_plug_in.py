@@ -12,6 +12,7 @@ import pytest
 from cli_run import Aot
 
 from aot.registry import _plugged_in
+from aot_cli.options import named_methods
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 PROJECT = """
@@ -141,6 +142,9 @@ def test_the_others_are_listed_as_ever_and_a_taken_name_is_told(run_aot: Aot) ->
     assert rows["holitom"]["source"].startswith("arXiv")
     assert "note: the plug-in holitom of the package strangers-method is not used" in done.err
     assert done.err.count("\n") == 1
+    every = named_methods("all")
+    assert {"aot", "every-other", "none+fastv"} <= set(every)
+    assert not {"broken", "function", "half", "none+no-inner"} & set(every)
 
 
 def test_without_the_package_it_is_unknown(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
