@@ -21,6 +21,7 @@ from torch import Tensor
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
+from aot.models.load_options import is_placed, load_arguments
 
 __all__ = [
     "explained",
@@ -107,20 +108,21 @@ def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
-    """The network of class `cls`, in eval mode on its device.
+    """The network of class `cls`, in eval mode on its device, or on several.
 
     Raises:
         ModelError: a weight is missing (it would be random) or has another shape.
     """
     device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
     with explained(config):
         network, info = cls.from_pretrained(
             location(config),
-            dtype=pick_dtype(config.dtype, device),
-            attn_implementation="sdpa",
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **load_arguments(config, device, dtype),
             **hub_arguments(config),
         )
     missing = sorted(info["missing_keys"])
@@ -129,7 +131,8 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
             f"{config.name} lacks {len(missing)} weights ({missing[0]}, ...), so its answers would be random; "
             "use a complete checkpoint in the transformers layout"
         )
-    return network.eval().requires_grad_(False).to(device)
+    network.eval().requires_grad_(False)
+    return network if is_placed(config) else network.to(device)
 
 
 def pick_device(name: str) -> torch.device:
