@@ -93,6 +93,10 @@ class ModelConfig:
     "average" (LLaVA-Video). newline: a learned one behind the video ("one_token", LLaVA-OneVision), behind every row of
     which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published); "none" drops it, as the
     published script does for LLaVA-OneVision. time_instruction: tell when the frames are, as LLaVA-Video's demo does.
+
+    For large models. attention: "flash" is FlashAttention 2, for CUDA devices. quantize: the language model's linear
+    layers in so many bits (bitsandbytes); vision tower, projector and last layer stay as they are. device_map: "auto"
+    spreads the parts over all GPUs, and what does not fit over host memory and disk (accelerate).
     """
 
     name: str | None = None
@@ -107,6 +111,9 @@ class ModelConfig:
     siglip_head: str | None = None
     encode_batch_frames: int | None = None
     frame_pixels: int | None = None
+    attention: Literal["sdpa", "flash"] = "sdpa"
+    quantize: Literal["none", "4bit", "8bit"] = "none"
+    device_map: Literal["none", "auto"] = "none"
 
     def __post_init__(self) -> None:
         base = self.device.partition(":")[0]
@@ -114,6 +121,10 @@ class ModelConfig:
             device=(
                 base in {"auto", "cpu", "cuda", "mps"},
                 f"must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}",
+            ),
+            device_map=(
+                self.device_map == "none" or self.device == "auto",
+                f"auto chooses the devices itself; leave out --device {self.device}",
             ),
             encode_batch_frames=(
                 self.encode_batch_frames is None or self.encode_batch_frames >= 1,

@@ -17,13 +17,14 @@ __all__ = ["doctor"]
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Versions, devices, decoders, model cache and offline state."""
+    """Versions, devices, decoders, what large models need, model cache and offline state."""
     from aot.report import versions
 
     found: dict[str, Any] = {
         "versions": versions(),
         "devices": _devices(),
         "decoders": _decoders(),
+        "for large models": _for_large_models(),
         "model cache": _cache(),
     }
     if as_json:
@@ -65,6 +66,23 @@ def _decord() -> str:
     except Exception as error:  # a broken shared library raises whatever it likes
         return f"not usable ({type(error).__name__}: {error})"
     return str(decord.__version__)
+
+
+def _for_large_models() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    options = {
+        "flash_attn": "--attn flash",
+        "bitsandbytes": "--quantize",
+        "accelerate": "--quantize and --device-map",
+    }
+    found = {}
+    for name, option in options.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = f"not installed ({option} needs it)"
+    return found
 
 
 def _cache() -> dict[str, Any]:

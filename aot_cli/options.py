@@ -118,6 +118,9 @@ MODEL = (
             "model.encode_batch_frames", int, "Frames encoded at once; by itself as many as fit.", ("--encode-batch",)
         ),
         Setting("model.frame_pixels", int, "Most pixels of a frame, where a model reads any size.", (), "N"),
+        Setting("model.attention", str, "Attention kernels; flash needs flash-attn.", ("--attn",), "sdpa|flash"),
+        Setting("model.quantize", str, "Bits of the language model's layers.", (), "none|4bit|8bit"),
+        Setting("model.device_map", str, "auto: over all GPUs, then host memory, then disk.", (), "none|auto"),
     ),
 )
 _INNER = Setting(

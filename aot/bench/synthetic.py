@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from aot.config import BUNDLED_MODEL, ModelConfig
+from aot.errors import ConfigError
 from aot.models import load_model
 from aot.models.base import ModelIdentity, VideoModel
 from aot.models.llava import Llava
+from aot.models.load_options import ATTENTION, check_load_options, is_placed
 from aot.models.loading import pick_device, pick_dtype
 
 __all__ = ["SYNTHETIC", "synthetic_model"]
@@ -27,14 +29,22 @@ SYNTHETIC = ("shapes", *_LANGUAGE)
 
 
 def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
-    """LLaVA-OneVision of the size `name` with random weights, or the bundled model itself."""
+    """LLaVA-OneVision of the size `name` with random weights, or the bundled model itself.
+
+    Raises:
+        ConfigError: a device or a library is not there, or random weights are to be quantised or spread over devices.
+    """
     bundled = load_model(ModelConfig(name=BUNDLED_MODEL, device="cpu"))
     assert isinstance(bundled, Llava)
     if name == BUNDLED_MODEL:
         return load_model(replace(config, name=BUNDLED_MODEL))
     device = pick_device(config.device)
+    check_load_options(config, device)
+    if is_placed(config):
+        raise ConfigError("--quantize and --device-map work on a checkpoint; leave them out with --synthetic")
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
     identity = ModelIdentity(f"random {name}", None, f"random {name}")
+    network.set_attn_implementation(ATTENTION[config.attention])
     # Files beside the weights are the bundled model's: nothing is asked of the hub.
     return Llava(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
@@ -87,5 +97,4 @@ def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype)
             network = LlavaOnevisionForConditionalGeneration(architecture)
     finally:
         torch.set_default_dtype(before)
-    network.set_attn_implementation("sdpa")
     return network.eval().requires_grad_(False)

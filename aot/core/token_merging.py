@@ -44,6 +44,10 @@ class MergingTokens:
         """Whether nothing has merged yet."""
         return self.count == self.owner.shape[1]
 
+    def to(self, device: torch.device) -> MergingTokens:
+        """The same tokens on a device."""
+        return MergingTokens(*(each.to(device) for each in (self.states, self.sizes, self.owner, self.anchor)))
+
     def with_states(self, states: Tensor) -> MergingTokens:
         """The same tokens after a layer."""
         return replace(self, states=states)

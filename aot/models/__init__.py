@@ -43,15 +43,18 @@ _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 
 def load_model(config: ModelConfig) -> VideoModel:
-    """Load the model `config` names onto its device.
+    """Load the model `config` names onto its device, or devices.
 
     Raises:
+        ConfigError: an option needs a device or a library that is not there.
         ModelError: none is named, or it is unknown, not cached while offline, incomplete or unsupported.
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
-    from aot.models.loading import read_model_config
+    from aot.models.load_options import check_load_options
+    from aot.models.loading import pick_device, read_model_config
 
+    check_load_options(config, pick_device(config.device))
     description = read_model_config(config)
     kind = _kind(description)
     if kind not in FAMILIES:

@@ -14,6 +14,7 @@ from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
 from aot.models.answer import StreamedAnswer
 from aot.models.base import ModelIdentity
+from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.preprocessing import HALF, pixel_statistics
 from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
@@ -42,13 +43,19 @@ class ComposedModel(ABC):
         self.tokenizer = tokenizer
         self.config = config
         self.identity = identity
-        self.mean, self.std = (values.to(network.device) for values in pixel_statistics(config, *self.pixel_defaults))
+        statistics = pixel_statistics(config, *self.pixel_defaults)
+        self.mean, self.std = (values.to(self.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
 
     @property
     @abstractmethod
     def tower(self) -> Any:
         """The vision tower."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where frames are encoded; a network that is spread over devices has more."""
+        return input_device(self.tower)
 
     @property
     def language(self) -> Any:
@@ -87,7 +94,7 @@ class ComposedModel(ABC):
     @property
     def placement(self) -> dict[str, Any]:
         return {
-            "device": str(self.network.device),
+            "device": str(self.device),
             "dtype": str(self.network.dtype).removeprefix("torch."),
             "attention": self.tower.config._attn_implementation,
             "vision_blocks": len(attention_modules(self.tower)),
@@ -120,7 +127,7 @@ class ComposedModel(ABC):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
-        values = pixels.to(self.network.device).float() / 255
+        values = pixels.to(self.device).float() / 255
         return ((values - self.mean) / self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
@@ -131,8 +138,14 @@ class ComposedModel(ABC):
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
         """By the language model's input embeddings of the questions' words."""
-        words = embed_words(self.tokenizer, self.network.get_input_embeddings().weight, questions)
+        words = embed_words(self.tokenizer, self._embed, questions)
         return None if words is None else ByWords(words, "the question's own words")
+
+    def _embed(self, ids: list[int]) -> Tensor:
+        """[I] to [I, D]"""
+        table = self.network.get_input_embeddings()
+        embedded: Tensor = table(torch.tensor(ids, device=input_device(table)))
+        return embedded
 
     @torch.inference_mode()
     def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
@@ -155,7 +168,7 @@ class ComposedModel(ABC):
         for text, run in zip(texts, runs, strict=True):
             rows += [*[TEXT] * len(text), *run.rows]
             words += [*text, *[self.video_token] * len(run.rows)]
-        device = self.network.get_input_embeddings().weight.device
+        device = input_device(self.network.get_input_embeddings())
         token, ids = torch.tensor(rows, device=device), torch.tensor([words], device=device)
         found = self._positions(texts, runs, tokens)
         positions, following = found if found else (None, len(rows))

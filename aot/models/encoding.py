@@ -36,7 +36,7 @@ def run_tower(
     on_fewer: Callable[[int], None],
     on_frame: Progress | None,
 ) -> TowerPass:
-    """`run(first, stop)` over `total` frames, up to `batch` at once.
+    """`run(first, stop)` over `total` frames, up to `batch` at once; everything on the features' device.
 
     Raises:
         NumericsError: the features, deepstack features or saliencies hold NaN or infinite values.
@@ -47,19 +47,34 @@ def run_tower(
     for first, part in micro_batches(total, batch, run, on_fewer):
         if features is None:
             features = part.features.new_empty(total, *part.features.shape[1:])
-        features[first : first + len(part.features)] = part.features
+        stop = first + len(part.features)
+        features[first:stop] = part.features
+        part = _without_features(part, features)
         deepstack = [] if part.deepstack is None else [part.deepstack]
-        finite += [torch.isfinite(values).all() for values in (part.features, *deepstack, *part.saliency.values())]
-        parts.append(_without_features(part, features))
+        checked = (features[first:stop], *deepstack, *part.saliency.values())
+        finite += [torch.isfinite(values).all() for values in checked]
+        parts.append(part)
         if on_frame:
-            on_frame(first + len(part.features), total)
+            on_frame(stop, total)
     assert features is not None
     refuse_nonsense(finite)
     return _joined(parts, features)
 
 
 def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
-    return TowerPass(whole, part.saliency, part.keys, part.embeddings, part.pooling_attention, part.deepstack)
+    """With those of the whole video instead, on their device: a tower may be spread over several."""
+
+    def there(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.to(whole.device)
+
+    return TowerPass(
+        whole,
+        {layer: values.to(whole.device) for layer, values in part.saliency.items()},
+        {layer: values.to(whole.device) for layer, values in part.keys.items()},
+        there(part.embeddings),
+        there(part.pooling_attention),
+        there(part.deepstack),
+    )
 
 
 def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:

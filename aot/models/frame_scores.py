@@ -40,10 +40,11 @@ class ByWords:
 
     def __init__(self, words: QuestionWords, by: str) -> None:
         self.by = by
+        self._device = words.embeddings.device
         self._scores = WordScores(words.embeddings, words.weights)
 
     def add(self, visual: VisualTokens) -> None:
-        self._scores.add(pool(visual.features, visual.grid, visual.pool))
+        self._scores.add(pool(visual.features, visual.grid, visual.pool).to(self._device))
 
     def scores(self) -> Tensor:
         return self._scores.scores()

@@ -165,7 +165,7 @@ class InternVL(ComposedModel):
         widths = 8 * vision.hidden_size + 2 * vision.intermediate_size
         recorded = vision.num_attention_heads * (rows * cols + 1) * 4 if needs.saliency_layers else 0
         per_patch = widths * self.network.dtype.itemsize + recorded
-        return batch_size_for(self.network.device, (rows * cols + 1) * per_patch)
+        return batch_size_for(self.device, (rows * cols + 1) * per_patch)
 
     def _template(self) -> tuple[str, str]:
         opening = self.tokenizer.decode(self.tokenizer("")["input_ids"])  # of Llama's, which begin every text with it

@@ -210,7 +210,7 @@ class Llava(ComposedModel):
         widths = hidden + self.network.config.text_config.hidden_size
         patches = self.grid[0] * self.grid[1]
         softmax = 4 * vision.num_attention_heads * patches**2
-        return batch_size_for(self.network.device, patches * widths * self.network.dtype.itemsize + softmax)
+        return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
     def _tower_features(self, pixels: Tensor) -> Tensor:
         """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them."""
@@ -235,7 +235,7 @@ class Llava(ComposedModel):
         words = super().frame_scorer(questions)
         if not self.config.siglip_head:
             return words
-        text = SiglipText.load(self.config, self.network.get_input_embeddings().weight)
+        text = SiglipText.load(self.config, self.mean.to(self.network.dtype))
         if text is not None:
             return ByTextTower(text(questions), text.name)
         if words is not None:

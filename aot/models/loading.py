@@ -21,6 +21,7 @@ from torch import Tensor
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
+from aot.models.load_options import is_placed, load_arguments
 
 __all__ = [
     "explained",
@@ -110,7 +111,7 @@ def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
-    """The network of class `cls`, in eval mode on its device.
+    """The network of class `cls`, in eval mode on its device, or on several.
 
     Raises:
         ModelError: a weight is missing (it would be random) or has another shape.
@@ -132,18 +133,20 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
         ModelError: a weight has another shape.
     """
     device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
     with explained(config):
         network, info = cls.from_pretrained(
             location(config),
-            dtype=pick_dtype(config.dtype, device),
-            attn_implementation="sdpa",
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **load_arguments(config, device, dtype),
             **hub_arguments(config),
             **more,
         )
-    return network.eval().requires_grad_(False).to(device), info
+    network.eval().requires_grad_(False)
+    return (network if is_placed(config) else network.to(device)), info
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from aot.core.cost import working_dtype
 from aot.core.merging_schedules import block_counts
 from aot.core.token_merging import MergingTokens
 from aot.errors import ConfigError
+from aot.models.devices import input_device
 from aot.types import BlockMerging, MergedPatches
 
 __all__ = ["MergedVideo", "blocks_before_features", "run_merging_tower"]
@@ -43,6 +44,7 @@ def blocks_before_features(config: Any) -> int:
 
 
 def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> MergingTokens:
+    tokens = tokens.to(input_device(block))
     if step.join > 1:
         tokens = tokens.joined(step.join)
     tokens = tokens.merge(tokens.states, step.before)
@@ -78,6 +80,7 @@ class MergedVideo:
 
     def add(self, tokens: MergingTokens, projected: Tensor, plan: Sequence[BlockMerging], patches: int) -> None:
         """Tokens of equally long clips, their projected states [C, T, D], and what every block did to each clip."""
+        tokens = tokens.to(projected.device)
         whole = tokens.joined(len(projected))
         before = sum(len(features) for features in self.features)
         frames = sum(len(owner) for owner in self.owner)

@@ -18,6 +18,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
+from aot.models.devices import input_device
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
 __all__ = ["Prefilled", "attention_rows", "check_decoder", "of_three_axes", "prefill"]
@@ -61,6 +62,7 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Pr
     """
     run = _Run(language, prompt, reduction)
     for layer in range(len(language.layers)):
+        run.enter(layer)
         run.reduce(Place(layer))
         run.attend(layer)
         run.reduce(Place(layer, after_attention=True))
@@ -113,6 +115,7 @@ class _Run:
         self._hidden = prompt.embeddings
         self._length = prompt.embeddings.shape[1]
         self._place = torch.arange(self._length, device=self._hidden.device)  # of every row, in the whole prompt
+        self._token = prompt.token
         self._positions = self._place[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
         self._cache = DynamicCache()
         self._held: list[Tensor] = []  # the places that each layer has attended to
@@ -128,6 +131,14 @@ class _Run:
         self._mask = create_causal_mask(
             config=self._language.config, inputs_embeds=self._hidden, attention_mask=None, past_key_values=None
         )
+
+    def enter(self, number: int) -> None:
+        """Go on where the layer computes; its weights may be on another device than those of the one before."""
+        device = input_device(self._language.layers[number])
+        if device != self._hidden.device:
+            self._hidden, self._place = self._hidden.to(device), self._place.to(device)
+            self._positions, self._token = self._positions.to(device), self._token.to(device)
+            self._arrange()
 
     def attend(self, number: int) -> None:
         layer = self._language.layers[number]
@@ -147,7 +158,7 @@ class _Run:
         self._hidden = self._hidden + layer.mlp(layer.post_attention_layernorm(self._hidden))
         deepstack = self._prompt.tokens.deepstack
         if deepstack is not None and number < len(deepstack):
-            token = self._prompt.token[self._place]
+            token = self._token[self._place]
             added = deepstack[number].to(self._hidden.device, self._hidden.dtype)[token[token >= 0]]
             self._hidden[:, token >= 0] += added
 
@@ -170,11 +181,11 @@ class _Run:
             packed = torch.arange(end - len(self._place), end, device=self._place.device)
             self._positions = packed.expand_as(self._positions)
         if found.forgotten:
-            self._remembered = [self._place] * len(self._held)
+            self._remembered = [self._place.to(held.device) for held in self._held]
         self._arrange()
 
     def _state(self, place: Place) -> State:
-        token = self._prompt.token[self._place]
+        token = self._token[self._place]
         visual = (token >= 0).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
@@ -182,7 +193,10 @@ class _Run:
             if hidden is None:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
             layer = self._language.layers[number]
-            return attention_rows(layer, hidden, rows, self._rotary if rotary else None, causal=causal)
+            device = input_device(layer)
+            turns = tuple(values.to(device) for values in self._rotary) if rotary else None
+            found = attention_rows(layer, hidden.to(device), rows.to(device), turns, causal=causal)
+            return found.to(self._hidden.device)
 
         return State(
             layer=place.layer,
@@ -202,7 +216,7 @@ class _Run:
             _ThinnedLayer.of(layer, held, remembered, self._length)
             for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
         ]
-        counts = [int((self._prompt.token[held] >= 0).sum()) for held in self._held]
+        counts = [int((self._token[held.to(self._token.device)] >= 0).sum()) for held in self._held]
         return Prefilled(self._cache, tuple(counts))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,9 @@ def content_words(question: str) -> list[str]:
     return list(dict.fromkeys(word for word in _WORD.findall(question.lower()) if word not in _FRAMING_WORDS))
 
 
-def embed_words(tokenizer: Any, table: Tensor, questions: Sequence[str]) -> QuestionWords | None:
-    """Every known content word's mean embedding in `table` [V, D]; None if no question has one. Questions without any
-    do not count.
+def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions: Sequence[str]) -> QuestionWords | None:
+    """Every known content word's mean embedding, `embed` being from ids to [I, D]; None if no question has one.
+    Questions without any do not count.
     """
     weights: dict[str, float] = {}
     ids = {word: _known_ids(tokenizer, word) for question in questions for word in content_words(question)}
@@ -58,7 +58,7 @@ def embed_words(tokenizer: Any, table: Tensor, questions: Sequence[str]) -> Ques
             weights[word] = weights.get(word, 0.0) + 1 / (len(words) * len(spoken))
     if not weights:
         return None
-    return QuestionWords(torch.stack([table[ids[word]].float().mean(0) for word in weights]), tuple(weights.values()))
+    return QuestionWords(torch.stack([embed(ids[word]).float().mean(0) for word in weights]), tuple(weights.values()))
 
 
 def _known_ids(tokenizer: Any, word: str) -> list[int]:

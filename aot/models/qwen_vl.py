@@ -188,7 +188,7 @@ class QwenVL(ComposedModel):
         pixels = 3 * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         widths = pixels + 12 * vision.hidden_size + 3 * vision.intermediate_size + 2 * vision.out_hidden_size
         patches = grid[0] * grid[1] * vision.spatial_merge_size**2
-        return batch_size_for(self.network.device, patches * widths * self.network.dtype.itemsize)
+        return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize)
 
     @abstractmethod
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
@@ -206,4 +206,4 @@ class QwenVL(ComposedModel):
             second_per_grid_ts=torch.tensor([seconds_per_frame(tokens.timestamps_s)]),
         )
         of_kept, following = whole.of_kept(positions)
-        return of_kept.to(self.network.device), following
+        return of_kept.to(self.network.get_input_embeddings().weight.device), following

@@ -34,10 +34,10 @@ class Recording:
 
 
 class _Recorder:
-    """What one attention module has shown so far, and the kernel that does the attending."""
+    """What one attention module has shown so far, and the kernel that does the attending, under its own name."""
 
-    def __init__(self, kernel: Any, *, saliency: bool, keys: bool) -> None:
-        self.kernel = kernel
+    def __init__(self, name: str, kernel: Any, *, saliency: bool, keys: bool) -> None:
+        self.name, self.kernel = name, kernel
         self.wants_saliency, self.wants_keys = saliency, keys
         self.saliency: list[Tensor] = []
         self.keys: list[Tensor] = []
@@ -49,7 +49,21 @@ class _Recorder:
             self.saliency.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
         if self.wants_keys:
             self.keys.append(key.transpose(1, 2).clone())
-        return self.kernel(module, query, key, value, attention_mask, **kwargs)
+        with _named(module.config, self.name):
+            return self.kernel(module, query, key, value, attention_mask, **kwargs)
+
+
+@contextmanager
+def _named(config: Any, name: str) -> Iterator[None]:
+    """Within, a configuration that gives the attention this name: transformers' FlashAttention asks it for the library
+    to call.
+    """
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 _active: dict[nn.Module, _Recorder] = {}
@@ -108,9 +122,10 @@ def recorded_attention(
     salient, keyed = ({indices[layer] for layer in layers} for layers in (saliency_layers, key_layers))
     before = tower.config._attn_implementation
     outer = {module: _active[module] for module in modules if module in _active}
-    kernel = None if before == _NAME else AttentionInterface()["sdpa" if before == "eager" else before]
+    name = "sdpa" if before == "eager" else before
+    kernel = None if name == _NAME else AttentionInterface()[name]
     mine = {
-        module: _Recorder(kernel or outer[module].attend, saliency=place in salient, keys=place in keyed)
+        module: _Recorder(name, kernel or outer[module].attend, saliency=place in salient, keys=place in keyed)
         for place, module in enumerate(modules)
     }
     AttentionInterface.register(_NAME, _attend)

@@ -249,7 +249,7 @@ def test_recording_changes_no_feature_and_leaves_nothing(model: InternVL) -> Non
 
 def test_geometry_of_the_published_size() -> None:
     network = SimpleNamespace(
-        device=torch.device("cpu"),
+        model=SimpleNamespace(vision_tower=torch.nn.Linear(1, 1)),
         config=SimpleNamespace(
             downsample_ratio=0.5, vision_config=SimpleNamespace(image_size=[448, 448], patch_size=[14, 14])
         ),

@@ -30,7 +30,7 @@ def test_words_that_frame_a_question_do_not_count(question: str, words: list[str
 
 def test_a_word_is_the_mean_of_its_tokens(small_model: Llava) -> None:
     table = small_model.network.get_input_embeddings().weight
-    words = embed_words(small_model.tokenizer, table, ["a red ox?"])
+    words = embed_words(small_model.tokenizer, table.__getitem__, ["a red ox?"])
     assert words is not None and words.weights == (0.5, 0.5)
     ids = small_model.tokenizer(" red", add_special_tokens=False)["input_ids"]
     torch.testing.assert_close(words.embeddings[0], table[ids].mean(0))
@@ -38,7 +38,7 @@ def test_a_word_is_the_mean_of_its_tokens(small_model: Llava) -> None:
 
 def test_questions_count_the_same_whatever_their_words(small_model: Llava) -> None:
     table = small_model.network.get_input_embeddings().weight
-    words = embed_words(small_model.tokenizer, table, ["red ox", "red", "what happens?"])
+    words = embed_words(small_model.tokenizer, table.__getitem__, ["red ox", "red", "what happens?"])
     assert words is not None and words.weights == (0.75, 0.25)
 
 
@@ -46,7 +46,7 @@ def test_unknown_words_do_not_count() -> None:
     model = load_model(ModelConfig(name="shapes", device="cpu"))
     assert isinstance(model, Llava) and isinstance(model, ScoresFrames)
     table = model.network.get_input_embeddings().weight
-    words = embed_words(model.tokenizer, table, ["is there a giraffe near the red star?"])
+    words = embed_words(model.tokenizer, table.__getitem__, ["is there a giraffe near the red star?"])
     assert words is not None
     vocabulary = model.tokenizer.get_vocab()
     assert torch.equal(words.embeddings, table[[vocabulary["red"], vocabulary["star"]]].float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_inputs import frames_for
 from torch import Tensor
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration
 
 from aot.models import saliency as module
 from aot.models.saliency import attention_modules, received_attention, recorded_attention, resolve_layer
@@ -162,4 +163,83 @@ def test_nested_use_records_in_both(tower: Any, pixels: Tensor) -> None:
         run(tower, pixels)
     assert (len(inner.saliency[-2]), len(outer.saliency[5])) == (1, 2)
     assert tower.config._attn_implementation == before
+    assert not module._active
+
+
+# --- Other attention functions
+
+
+class Flash:
+    """transformers' own FlashAttention function with a library in place of flash_attn's, which counts its calls.
+
+    That function asks the module's configuration which library to import, so a tower that goes by another name while
+    it is recorded would look for one of that name.
+    """
+
+    name = "aot_test_kernel"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from transformers import modeling_flash_attention_utils
+        from transformers.integrations.flash_attention import flash_attention_forward
+
+        AttentionInterface.register(self.name, flash_attention_forward)
+        monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", self._imported)
+        self.calls = 0
+
+    def _imported(self, implementation: str | None, *rest: Any, **named: Any) -> Any:
+        assert implementation == self.name
+        return (self._attend, None, None, None, None), (lambda **kwargs: kwargs, None)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, softmax_scale: float, is_causal: bool, **rest: Any
+    ) -> Tensor:
+        """[B, N, H, d], as flash_attn has it."""
+        assert not is_causal
+        self.calls += 1
+        by_head = (each.transpose(1, 2) for each in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(*by_head, scale=softmax_scale).transpose(1, 2)
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch, tower: Any) -> Iterator[Flash]:
+    before = tower.config._attn_implementation
+    yield (flash := Flash(monkeypatch))
+    tower.set_attn_implementation(before)
+    AttentionInterface._global_mapping.pop(flash.name)
+
+
+def test_flash_attention_is_recorded_and_runs(tower: Any, pixels: Tensor, flash: Flash) -> None:
+    with recorded_attention(tower, LAYERS, (-1,)) as expected:
+        plain = run(tower, pixels)
+    tower.set_attn_implementation(flash.name)
+    with recorded_attention(tower, LAYERS, (-1,)) as recorded:
+        found = run(tower, pixels)
+    assert flash.calls == len(attention_modules(tower))
+    assert tower.config._attn_implementation == flash.name
+    torch.testing.assert_close(found, plain)
+    for layer in LAYERS:
+        torch.testing.assert_close(recorded.saliency[layer][0], expected.saliency[layer][0])
+    torch.testing.assert_close(recorded.keys[-1][0], expected.keys[-1][0])
+
+
+def test_flash_attention_is_recorded_in_nested_use(tower: Any, pixels: Tensor, flash: Flash) -> None:
+    tower.set_attn_implementation(flash.name)
+    with recorded_attention(tower, (5,)) as outer, recorded_attention(tower, (-2,)) as inner:
+        run(tower, pixels)
+    assert flash.calls == len(attention_modules(tower))
+    assert (len(inner.saliency[-2]), len(outer.saliency[5])) == (1, 1)
+    assert tower.config._attn_implementation == flash.name
+
+
+def test_flash_attention_that_fails_leaves_nothing(
+    tower: Any, pixels: Tensor, flash: Flash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Tensor:
+        raise RuntimeError("no kernel for this head size")
+
+    monkeypatch.setattr(flash, "_attend", fail)
+    tower.set_attn_implementation(flash.name)
+    with pytest.raises(RuntimeError, match="no kernel"), recorded_attention(tower, LAYERS):
+        run(tower, pixels)
+    assert tower.config._attn_implementation == flash.name
     assert not module._active

@@ -1,0 +1,93 @@
+"""Several devices where there is one: tensors carry the name of a device, and mixing two is an error as on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["PretendDevices", "spread"]
+
+_CPU = torch.device("cpu")
+
+
+class PretendDevices(TorchFunctionMode):
+    """Within, every tensor is on the pretended device that it was made or moved on, and computes on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places = WeakIdKeyDictionary()
+        self.moves = 0
+
+    def put(self, tensor: Tensor, device: str | torch.device) -> None:
+        self._places[tensor] = torch.device(device)
+
+    def of(self, tensor: Tensor) -> torch.device:
+        return self._places.get(tensor, _CPU)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func == Tensor.device.__get__:
+            return self.of(args[0])
+        if func in (Tensor.to, Tensor.cpu):
+            return self._moved((*args, _CPU) if func == Tensor.cpu else args, named)
+        asked = named.pop("device", None)
+        inputs = [each for each in tree_leaves((args, named)) if isinstance(each, Tensor)]
+        place = torch.device(asked) if asked is not None else self._common(func, inputs)
+        found = func(*args, **named)
+        for each in tree_leaves(found):
+            if isinstance(each, Tensor) and not any(each is one for one in inputs):
+                self._places[each] = place
+        return found
+
+    def _moved(self, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+        tensor, *rest = args
+        wanted = [each for each in rest if isinstance(each, (torch.device, str))]
+        wanted += [self.of(each) for each in rest if isinstance(each, Tensor)]
+        device = named.pop("device", None) or (wanted[0] if wanted else None)
+        place = self.of(tensor) if device is None else torch.device(device)
+        dtypes = [each.dtype if isinstance(each, Tensor) else each for each in (named.get("dtype"), *rest)]
+        dtype = next((each for each in dtypes if isinstance(each, torch.dtype)), tensor.dtype)
+        found = tensor.to(dtype)
+        if place != self.of(tensor):
+            self.moves += 1
+            found = found.clone() if found is tensor else found
+        self._places[found] = place
+        return found
+
+    def _common(self, func: Callable[..., Any], inputs: list[Tensor]) -> torch.device:
+        """Where all inputs are; numbers, and numbers to index by, may come from the CPU."""
+        indexes = func in (Tensor.__getitem__, Tensor.__setitem__)
+        places = {self.of(each) for each in (inputs[:1] if indexes else inputs) if each.dim()}
+        allowed = {*places, _CPU}
+        if len(places) > 1 or (indexes and not {self.of(each) for each in inputs} <= allowed):
+            raise RuntimeError(f"{resolve_name(func)}: expected one device, got {sorted(map(str, places))}")
+        return next(iter(places), self.of(inputs[0]) if inputs else _CPU)
+
+
+def spread(devices: PretendDevices, module: nn.Module, places: Mapping[str, str]) -> None:
+    """Put the parts of a module on devices, by their names' longest known beginning, and have every part move its
+    inputs there, as accelerate's hooks do.
+    """
+
+    def move(part: nn.Module, args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        device = next(part.parameters()).device
+        cache = named.pop("past_key_values", None)
+        args, named = tree_map_only(Tensor, lambda each: each.to(device), (args, named))
+        return args, named if cache is None else {**named, "past_key_values": cache}
+
+    for name, part in module.named_modules():
+        known = [beginning for beginning in places if name.startswith(beginning)]
+        if not known:
+            continue
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            devices.put(tensor, places[max(known, key=len)])
+        if any(True for _ in part.parameters()):
+            part.register_forward_pre_hook(move, with_kwargs=True)
