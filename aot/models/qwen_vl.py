@@ -27,6 +27,7 @@ from torch import Tensor
 from aot.config import ModelConfig
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
+from aot.models.devices import input_device
 from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
 from aot.models.llava_geometry import refuse_llava_settings
 from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
@@ -206,4 +207,4 @@ class QwenVL(ComposedModel):
             second_per_grid_ts=torch.tensor([seconds_per_frame(tokens.timestamps_s)]),
         )
         of_kept, following = whole.of_kept(positions)
-        return of_kept.to(self.network.get_input_embeddings().weight.device), following
+        return of_kept.to(input_device(self.network.get_input_embeddings())), following
