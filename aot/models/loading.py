@@ -146,7 +146,8 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
             **more,
         )
     network.eval().requires_grad_(False)
-    return (network if is_placed(config) else network.to(device)), info
+    quantised = getattr(network, "hf_quantizer", None) is not None  # also where the checkpoint was
+    return (network if is_placed(config) or quantised else network.to(device)), info
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,19 @@ def test_eight_bits_are_close(folder: Path, plain: Any) -> None:
     assert "".join(model.generate(tokens, QUESTIONS[0], GREEDY))
 
 
+@needs_bitsandbytes
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_checkpoint_that_is_quantised_is_left_where_it_is(
+    folder: Path, plain: Any, tmp_path: Path, bits: str
+) -> None:
+    model = load_model(ModelConfig(name=str(folder), device="cpu", quantize=bits))  # type: ignore[arg-type]
+    shutil.copytree(folder, tmp_path / "quantised", ignore=shutil.ignore_patterns("*.safetensors"))
+    model.network.save_pretrained(tmp_path / "quantised")
+    again = load_model(ModelConfig(name=str(tmp_path / "quantised"), device="cpu", dtype="float32"))
+    tokens = kept(plain, Config(ratio=0.5))
+    torch.testing.assert_close(logits(again, tokens), logits(model, tokens))
+
+
 def weights_bytes(folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
@@ -288,8 +302,6 @@ def test_a_model_that_fits_is_where_it_would_be(folder: Path, plain: Any) -> Non
 
 @needs_accelerate
 def test_missing_weights_are_still_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     import transformers.integrations.accelerate as placing
     from tiny_checkpoint import drop_weights
 

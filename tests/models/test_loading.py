@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,11 @@ def test_damaged_files_are_explained(folder: Path, filename: str, damage: str) -
 @pytest.mark.parametrize(
     ("filename", "changes"),
     [
-        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}),
+        pytest.param(
+            "config.json",
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            marks=pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"),
+        ),
         ("config.json", {"vision_config": {"hidden_size": "wide"}}),
         ("config.json", {"text_config": []}),
         ("preprocessor_config.json", {"image_mean": "half"}),
