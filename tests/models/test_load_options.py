@@ -229,11 +229,12 @@ def test_eight_bits_are_close(folder: Path, plain: Any) -> None:
 @needs_bitsandbytes
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_checkpoint_that_is_quantised_is_left_where_it_is(
-    folder: Path, plain: Any, tmp_path: Path, bits: str
+    folder: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str
 ) -> None:
     model = load_model(ModelConfig(name=str(folder), device="cpu", quantize=bits))  # type: ignore[arg-type]
     shutil.copytree(folder, tmp_path / "quantised", ignore=shutil.ignore_patterns("*.safetensors"))
     model.network.save_pretrained(tmp_path / "quantised")
+    monkeypatch.setattr(type(model.network), "to", None)
     again = load_model(ModelConfig(name=str(tmp_path / "quantised"), device="cpu", dtype="float32"))
     tokens = kept(plain, Config(ratio=0.5))
     torch.testing.assert_close(logits(again, tokens), logits(model, tokens))
