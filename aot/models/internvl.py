@@ -163,7 +163,8 @@ class InternVL(ComposedModel):
         rows, cols = self._patches
         # Residual, norm, queries, keys, values and what they attend to, both sides of an MLP, the shuffled patches.
         widths = 8 * vision.hidden_size + 2 * vision.intermediate_size
-        recorded = vision.num_attention_heads * (rows * cols + 1) * 4 if needs.saliency_layers or needs.pooling_attention else 0
+        records = bool(needs.saliency_layers) or needs.pooling_attention
+        recorded = vision.num_attention_heads * (rows * cols + 1) * 4 if records else 0
         per_patch = widths * self.network.dtype.itemsize + recorded
         return batch_size_for(self.device, (rows * cols + 1) * per_patch)
 
