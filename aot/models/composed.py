@@ -79,9 +79,9 @@ class ComposedModel(ABC):
         """The video as it stands in the prompt."""
         return [Run("", range(len(tokens.features)))]
 
-    def _newline(self) -> Tensor:
-        """The learned newline [D] of families that have one."""
-        raise NotImplementedError
+    def _newline(self) -> Tensor | None:
+        """The learned newline [D], of families that have one."""
+        return None
 
     def _positions(self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens) -> Any:
         """Positions [3, 1, P] of the runs and the next one, where they are not 0 .. P - 1; texts are the runs' ids."""
@@ -180,8 +180,9 @@ class ComposedModel(ABC):
         embedded: Tensor = embed(ids.masked_fill(token != TEXT, 0))
         features = tokens.features.to(embedded.device, embedded.dtype)
         embedded[0, token >= 0] = features[token[token >= 0]]
-        if bool((token == NEWLINE).any()):
-            embedded[0, token == NEWLINE] = self._newline().to(embedded.device, embedded.dtype)
+        newline = self._newline()
+        if newline is not None:
+            embedded[0, token == NEWLINE] = newline.to(embedded.device, embedded.dtype)
         return embedded
 
     def _suffix(self, question: str, prefix_length: int) -> list[int]:
