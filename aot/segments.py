@@ -188,8 +188,7 @@ class SegmentCompressor:
             )
         deepstack = visual.deepstack
         if deepstack is not None:
-            place = (tokens.row.long() * tokens.grid[1] + tokens.col.long()).to(deepstack.device)
-            deepstack = deepstack[:, tokens.frame.long().to(deepstack.device), place]
+            deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack))
 
     def tokens(self) -> CompressedTokens:

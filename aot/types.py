@@ -280,3 +280,9 @@ class CompressedTokens:
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
     deepstack: Tensor | None = None
+
+    @property
+    def place(self) -> Tensor:
+        """[K] int64, where each token came from, counted through the whole video in raster order."""
+        rows, cols = self.grid
+        return (self.frame.long() * rows + self.row.long()) * cols + self.col.long()

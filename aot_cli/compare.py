@@ -39,9 +39,10 @@ def compare(
     from aot.evaluation import Item, Refusal, answer_video, build_conditions, off_budget
     from aot.report import versions
 
-    config = config_for_video(str(video), given, named_methods(methods))
+    names = named_methods(methods)
+    config = config_for_video(str(video), given, names)
     shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
-    conditions = build_conditions(config, named_methods(methods), shares)
+    conditions = build_conditions(config, names, shares)
     model = load_with_progress(config)
     notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
     item = Item(id="compare", video=video, question=question, answer="")

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.core.cost import cosine_similarity, working_dtype
+from aot.core.cost import cosine_similarity
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.methods.subset import pooled_saliency, whole_video
+from aot.methods.subset import pooled_keys, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -73,8 +73,7 @@ class PruMerge:
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        keys = tokens.keys[self.layer]
-        metric = pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
+        metric = pooled_keys(tokens, self.layer)
         attention = pooled_saliency(tokens, self.layer)
         attention = attention / attention.sum(-1, keepdim=True)
         chosen = self._outliers(attention) if self.paper_exact else self._fixed(attention, budget)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from aot.core.cost import working_dtype
 from aot.core.grid import pool, pooled_grid
 from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, VisualTokens
@@ -19,6 +20,7 @@ __all__ = [
     "kept_tokens",
     "least_ratio",
     "pooled_cells",
+    "pooled_keys",
     "pooled_saliency",
     "whole_video",
 ]
@@ -43,6 +45,12 @@ def least_ratio(kept: int, total: int) -> float:
 def evenly(count: int, wanted: int) -> Tensor:
     """`wanted` of 0 .. count - 1, the middles of as many equal stretches, int64 and ascending."""
     return ((2 * torch.arange(wanted) + 1) * count) // max(2 * wanted, 1)
+
+
+def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
+    """[F, n, d], the mean of the heads' keys in a block, at the pooled grid."""
+    keys = tokens.keys[layer]
+    return pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
 
 
 def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:

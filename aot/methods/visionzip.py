@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aot.core.cost import cosine_similarity, working_dtype
+from aot.core.cost import cosine_similarity
 from aot.core.grid import pool
 from aot.core.products import take_rows, weighted_sums
 from aot.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.methods.subset import pooled_cells, pooled_saliency, whole_video
+from aot.methods.subset import pooled_cells, pooled_keys, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -63,8 +63,7 @@ class VisionZip:
         frames, per_frame = pooled_cells(tokens)
         features = pool(tokens.features, tokens.grid, tokens.pool)
         attention = pooled_saliency(tokens, self.layer)
-        keys = tokens.keys[self.layer]
-        metric = pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
+        metric = pooled_keys(tokens, self.layer)
         shares = equal_shares(frames, per_frame, budget)
         if self.paper_exact:
             shares = ((Clip(0, frames), max(1, round(budget / frames))),)

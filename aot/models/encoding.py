@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from aot.errors import NumericsError
 from aot.models.base import Progress
 from aot.models.microbatch import micro_batches
+from aot.types import Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["WITHOUT_HEAD", "TowerPass", "refuse_nonsense", "run_tower"]
 
@@ -19,7 +20,9 @@ WITHOUT_HEAD = "mean of the frame's features"  # where frame embeddings come fro
 
 @dataclass(frozen=True, slots=True)
 class TowerPass:
-    """What a tower made of f frames; the fields are those of `VisualTokens`, with f for F."""
+    """What a tower made of f frames; the fields are those of `VisualTokens`, with f for F, and with saliency also what
+    was recorded for something else.
+    """
 
     features: Tensor
     saliency: Mapping[int, Tensor] = field(default_factory=dict)
@@ -27,6 +30,34 @@ class TowerPass:
     embeddings: Tensor | None = None
     pooling_attention: Tensor | None = None
     deepstack: Tensor | None = None
+
+    def visual(
+        self,
+        frames: VideoFrames,
+        needs: Needs,
+        *,
+        grid: tuple[int, int],
+        pool: Pooling,
+        source: str = WITHOUT_HEAD,
+        timestamps_s: tuple[float, ...] | None = None,
+        notices: Sequence[str] = (),
+    ) -> VisualTokens:
+        """Of all frames, as a method gets them. source: of embeddings; timestamps_s: the frames' own unless given."""
+        told = needs.frame_embeddings or needs.pooling_attention
+        return VisualTokens(
+            features=self.features,
+            grid=grid,
+            pool=pool,
+            timestamps_s=frames.timestamps_s if timestamps_s is None else timestamps_s,
+            saliency={layer: self.saliency[layer] for layer in needs.saliency_layers},
+            keys=self.keys,
+            frame_embeddings=self.embeddings,
+            pooling_attention=self.pooling_attention,
+            embedding_source=source if told else None,
+            notices=tuple(notices),
+            duration_s=frames.source.duration_s,
+            deepstack=self.deepstack,
+        )
 
 
 def run_tower(

@@ -7,7 +7,6 @@ tokens stay row by row, so that a token's place is the picture's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,12 +16,12 @@ from aot.config import ModelConfig
 from aot.errors import ModelError
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
-from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
+from aot.models.encoding import TowerPass, run_tower
 from aot.models.llava_geometry import refuse_llava_settings
-from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.loading import identify, load_network, load_tokenizer
 from aot.models.microbatch import batch_size_for
 from aot.models.preprocessing import IMAGENET
-from aot.models.prompt import Run, in_reading_order
+from aot.models.prompt import Run, by_frame
 from aot.models.saliency import recorded_attention
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
 
@@ -57,19 +56,12 @@ class InternVL(ComposedModel):
         Raises:
             ConfigError: a setting is for LLaVA only.
         """
-        from transformers import AutoTokenizer, InternVLForConditionalGeneration
+        from transformers import InternVLForConditionalGeneration
 
         refuse_llava_settings(config, "InternVL")
         network = load_network(config, InternVLForConditionalGeneration)
-        with explained(config):
-            arguments = hub_arguments(config)
-            tokenizer = AutoTokenizer.from_pretrained(location(config), trust_remote_code=False, **arguments)
-        identity = ModelIdentity(
-            name=str(config.name),
-            revision=description.get("_commit_hash"),
-            fingerprint=fingerprint(config, ("multi_modal_projector.linear_2.weight",)),
-        )
-        return cls(network, tokenizer, config, identity)
+        identity = identify(config, description, ("multi_modal_projector.linear_2.weight",))
+        return cls(network, load_tokenizer(config), config, identity)
 
     @property
     def tower(self) -> Any:
@@ -120,19 +112,7 @@ class InternVL(ComposedModel):
             lambda size: notices.append(self._remember(size)),
             on_frame,
         )
-        return VisualTokens(
-            features=whole.features,
-            grid=self.grid,
-            pool=Pooling("none"),
-            timestamps_s=frames.timestamps_s,
-            saliency={layer: whole.saliency[layer] for layer in needs.saliency_layers},
-            keys=whole.keys,
-            frame_embeddings=whole.embeddings,
-            pooling_attention=whole.pooling_attention,
-            embedding_source=WITHOUT_HEAD if needs.frame_embeddings or needs.pooling_attention else None,
-            notices=tuple(notices),
-            duration_s=frames.source.duration_s,
-        )
+        return whole.visual(frames, needs, grid=self.grid, pool=Pooling("none"), notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
         layers = needs.saliency_layers
@@ -174,7 +154,6 @@ class InternVL(ComposedModel):
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Every frame under its number, with what it keeps in reading order; also those that keep nothing."""
-        kept = {frame: list(run) for frame, run in groupby(in_reading_order(tokens), tokens.frame.tolist().__getitem__)}
-        frames = [Run(f"Frame{frame + 1}: <img>", kept.get(frame, ())) for frame in range(len(tokens.timestamps_s))]
+        frames = [Run(f"Frame{frame + 1}: <img>", kept) for frame, kept in enumerate(by_frame(tokens))]
         behind = [Run(f"</img>\n{frame.text}", frame.rows) for frame in frames[1:]]
         return [frames[0], *behind, Run("</img>", ())]

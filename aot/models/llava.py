@@ -19,7 +19,7 @@ from aot.models.composed import ComposedModel
 from aot.models.encoding import WITHOUT_HEAD, TowerPass, refuse_nonsense, run_tower
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.llava_geometry import LlavaGeometry, time_instruction
-from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.loading import identify, load_network, load_tokenizer
 from aot.models.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.microbatch import batch_size_for, micro_batches
 from aot.models.prompt import Run
@@ -60,18 +60,11 @@ class Llava(ComposedModel):
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> Llava:
         """Load network and tokenizer; `description` is the checkpoint's config.json."""
-        from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+        from transformers import LlavaOnevisionForConditionalGeneration
 
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
-        with explained(config):
-            arguments = hub_arguments(config)
-            tokenizer = AutoTokenizer.from_pretrained(location(config), trust_remote_code=False, **arguments)
-        identity = ModelIdentity(
-            name=str(config.name),
-            revision=description.get("_commit_hash"),
-            fingerprint=fingerprint(config, ("multi_modal_projector.linear_2.weight", "image_newline")),
-        )
-        return cls(network, tokenizer, config, identity, LlavaGeometry.of(config, description))
+        identity = identify(config, description, ("multi_modal_projector.linear_2.weight", "image_newline"))
+        return cls(network, load_tokenizer(config), config, identity, LlavaGeometry.of(config, description))
 
     @property
     def tower(self) -> Any:
@@ -128,20 +121,8 @@ class Llava(ComposedModel):
             lambda size: notices.append(self._remember(size)),
             on_frame,
         )
-        told = needs.frame_embeddings or needs.pooling_attention
-        return VisualTokens(
-            features=whole.features,
-            grid=self.grid,
-            pool=self.pool,
-            timestamps_s=frames.timestamps_s,
-            saliency={layer: whole.saliency[layer] for layer in needs.saliency_layers},
-            keys=whole.keys,
-            frame_embeddings=whole.embeddings,
-            pooling_attention=whole.pooling_attention,
-            embedding_source=("siglip head" if self.config.siglip_head else WITHOUT_HEAD) if told else None,
-            notices=tuple(notices),
-            duration_s=frames.source.duration_s,
-        )
+        source = "siglip head" if self.config.siglip_head else WITHOUT_HEAD
+        return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
         with_head = self.config.siglip_head is not None

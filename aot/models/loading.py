@@ -9,7 +9,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
+from aot.models.base import ModelIdentity
 from aot.models.load_options import is_placed, load_arguments
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "find_file",
     "fingerprint",
     "hub_arguments",
+    "identify",
     "load_network",
+    "load_tokenizer",
     "location",
     "pick_device",
     "pick_dtype",
@@ -227,6 +230,19 @@ def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
     for _, weight in sorted(weights.items()):
         digest.update(weight.to(torch.float16).contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def identify(config: ModelConfig, description: Mapping[str, Any], suffixes: tuple[str, ...]) -> ModelIdentity:
+    """Of the checkpoint with config.json `description`; suffixes: of the weights that define its token space."""
+    return ModelIdentity(str(config.name), description.get("_commit_hash"), fingerprint(config, suffixes))
+
+
+def load_tokenizer(config: ModelConfig, /, **more: Any) -> Any:
+    """The checkpoint's tokenizer; `more` is for transformers' loader."""
+    from transformers import AutoTokenizer
+
+    with explained(config):
+        return AutoTokenizer.from_pretrained(location(config), trust_remote_code=False, **hub_arguments(config), **more)
 
 
 def find_file(config: ModelConfig, filename: str) -> Path | None:

@@ -10,10 +10,9 @@ from typing import Any
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.base import ModelIdentity
 from aot.models.llava import Llava
 from aot.models.llava_geometry import LlavaGeometry
-from aot.models.loading import explained, find_file, fingerprint, hub_arguments, location, read_network, read_shapes
+from aot.models.loading import explained, find_file, identify, load_tokenizer, read_network, read_shapes
 
 __all__ = ["OriginalLlava", "network_config"]
 
@@ -73,22 +72,10 @@ class OriginalLlava(Llava):
 
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> OriginalLlava:
-        from transformers import AutoTokenizer
-
         _check_tokenizer(config)
         network = _load_network(config, description)
-        with explained(config):
-            tokenizer = AutoTokenizer.from_pretrained(
-                location(config),
-                config=network.config.text_config,
-                trust_remote_code=False,
-                **hub_arguments(config),
-            )
-        identity = ModelIdentity(
-            name=str(config.name),
-            revision=description.get("_commit_hash"),
-            fingerprint=fingerprint(config, ("mm_projector.2.weight", "image_newline")),
-        )
+        tokenizer = load_tokenizer(config, config=network.config.text_config)
+        identity = identify(config, description, ("mm_projector.2.weight", "image_newline"))
         return cls(network, tokenizer, config, identity, LlavaGeometry.of(config, description))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from aot.errors import ConfigError
 from aot.types import CompressedTokens
 
-__all__ = ["NEWLINE", "TEXT", "Run", "VideoPrompt", "check_question", "in_reading_order", "text_ids"]
+__all__ = ["NEWLINE", "TEXT", "Run", "VideoPrompt", "by_frame", "check_question", "in_reading_order", "text_ids"]
 
 TEXT, NEWLINE = -1, -2
 
@@ -103,7 +103,14 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 def in_reading_order(tokens: CompressedTokens) -> list[int]:
     """Numbers of the kept tokens by frame, row and column: the order in which the model read them all."""
-    rows, cols = tokens.grid
-    place = (tokens.frame.long() * rows + tokens.row.long()) * cols + tokens.col.long()
-    order: list[int] = place.argsort(stable=True).tolist()
+    order: list[int] = tokens.place.argsort(stable=True).tolist()
     return order
+
+
+def by_frame(tokens: CompressedTokens) -> list[list[int]]:
+    """Numbers of every frame's kept tokens in reading order; none where it keeps nothing."""
+    kept: list[list[int]] = [[] for _ in tokens.timestamps_s]
+    frames = tokens.frame.tolist()
+    for token in in_reading_order(tokens):
+        kept[frames[token]].append(token)
+    return kept

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from aot.models.preprocessing import CLIP
-from aot.models.prompt import Run, VideoPrompt, in_reading_order
+from aot.models.prompt import Run, VideoPrompt, by_frame, in_reading_order
 from aot.models.qwen_frames import FrameSizes, window_order
 from aot.models.qwen_vl import QwenVL
 from aot.types import CompressedTokens
@@ -72,12 +72,9 @@ class Qwen3VL(QwenVL):
         return (user + _START, 2 * _END + _ASKED) if self.config.template == "hf" else (user, _END + _ASKED)
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        kept: list[list[int]] = [[] for _ in tokens.timestamps_s]
-        frames = tokens.frame.tolist()
-        for token in in_reading_order(tokens):
-            kept[frames[token]].append(token)
         times = [f"<{time:.1f} seconds>{_START}" for time in tokens.timestamps_s]
-        return [Run(f"{_END if number else ''}{time}", kept[number]) for number, time in enumerate(times)]
+        pairs = zip(times, by_frame(tokens), strict=True)
+        return [Run(f"{_END if number else ''}{time}", kept) for number, (time, kept) in enumerate(pairs)]
 
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
         starts = range(0, len(times_s), self.temporal_patch)

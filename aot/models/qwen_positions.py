@@ -39,7 +39,7 @@ class WholePrompt:
         """texts: ids of each run's text; each run holds equally many consecutive frames."""
         (rows, cols), frames = tokens.grid, len(tokens.timestamps_s)
         behind_text = frames // len(runs) * rows * cols
-        place = tokens.frame.cpu().long() * rows * cols + tokens.row.cpu().long() * cols + tokens.col.cpu().long()
+        place = tokens.place.cpu()
         words: list[int] = []
         kinds: list[int] = []
         kept: list[int] = []

@@ -28,9 +28,9 @@ from aot.config import ModelConfig
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.devices import input_device
-from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
+from aot.models.encoding import TowerPass, run_tower
 from aot.models.llava_geometry import refuse_llava_settings
-from aot.models.loading import explained, fingerprint, hub_arguments, load_network, location
+from aot.models.loading import identify, load_network, load_tokenizer
 from aot.models.microbatch import batch_size_for
 from aot.models.preprocessing import video_settings
 from aot.models.prompt import Run
@@ -69,14 +69,7 @@ class QwenVL(ComposedModel):
 
         refuse_llava_settings(config, "Qwen-VL")
         network = load_network(config, getattr(transformers, cls.networks[description["model_type"]]))
-        with explained(config):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                location(config), trust_remote_code=False, **hub_arguments(config)
-            )
-        weights = fingerprint(config, (cls.merger_weight,))
-        return cls(
-            network, tokenizer, config, ModelIdentity(str(config.name), description.get("_commit_hash"), weights)
-        )
+        return cls(network, load_tokenizer(config), config, identify(config, description, (cls.merger_weight,)))
 
     @property
     def tower(self) -> Any:
@@ -118,20 +111,8 @@ class QwenVL(ComposedModel):
             lambda size: notices.append(self._remember(size * together)),
             on_frame and (lambda done, total: on_frame(min(done * together, count), count)),
         )
-        return VisualTokens(
-            features=whole.features,
-            grid=grid,
-            pool=Pooling("none"),
-            timestamps_s=self._pair_times(frames.timestamps_s),
-            saliency=whole.saliency,
-            keys=whole.keys,
-            frame_embeddings=whole.embeddings,
-            pooling_attention=whole.pooling_attention,
-            embedding_source=WITHOUT_HEAD if needs.frame_embeddings or needs.pooling_attention else None,
-            notices=tuple(notices),
-            duration_s=frames.source.duration_s,
-            deepstack=whole.deepstack,
-        )
+        times_s = self._pair_times(frames.timestamps_s)
+        return whole.visual(frames, needs, grid=grid, pool=Pooling("none"), timestamps_s=times_s, notices=notices)
 
     def _tower_pass(self, pixels: Tensor, grid: tuple[int, int], needs: Needs) -> TowerPass:
         vision = self.tower.config

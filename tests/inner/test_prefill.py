@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import straight_line
 import torch
+from keep_all import KeepAll
 from language import LAYERS, eager, language_model, prompt_of
 from straight_line import Rule
 
-from aot.inner import InnerReduction, Place, Reduction, State
+from aot.inner import InnerReduction, Reduction, State
 from aot.inner.fastv import FastV
 from aot.inner.flashvid import FlashVidInner
 from aot.inner.framefusion import FrameFusion
@@ -23,28 +23,10 @@ from aot.inner.pyramiddrop import PyramidDrop
 from aot.models.answer import copied_cache
 from aot.models.prefill import attention_rows, prefill
 from aot.models.prompt import TEXT
-from aot.registry import Card
 
 NEW = 5
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 SEEDS = range(3)
-
-
-@dataclass(frozen=True)
-class KeepAll:
-    card: ClassVar = Card("everywhere")
-
-    def load(self, layers: int) -> float:
-        return 1.0
-
-    def with_load(self, load: float, layers: int) -> KeepAll:
-        return self
-
-    def places(self, layers: int) -> Collection[Place]:
-        return {Place(layer, after) for layer in range(layers) for after in (False, True)}
-
-    def reduce(self, state: State) -> Reduction:
-        return Reduction(state.visual[:0])
 
 
 @pytest.fixture(scope="module")

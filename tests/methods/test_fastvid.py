@@ -14,14 +14,12 @@ import torch
 from golden_input import golden_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept_tokens import Kept, assert_is, places
 from synthetic_tokens import random_features, random_saliency
-from tolerances import assert_close
 
 from aot.errors import BudgetError, ConfigError
 from aot.methods.fastvid import FastVid
-from aot.types import Clip, CompressedTokens, Pooling, Role, VisualTokens
-
-Kept = tuple[int, oracle.Array, int]  # index into all F * n, feature, tokens it stands for
+from aot.types import Clip, Pooling, Role, VisualTokens
 
 
 def video(seed: int, frames: int, grid: oracle.Grid = (6, 7), kind: Any = "bilinear") -> VisualTokens:
@@ -106,17 +104,6 @@ def straight_line(tokens: VisualTokens, budget: int, exact: bool) -> list[Kept]:
                 w = max(1 / (len(own) + 1), 0.6)
                 kept.append((t * n + i, w * x[t, i] + (1 - w) * own.mean(0), len(own)))
     return sorted(kept, key=lambda each: each[0])
-
-
-def places(kept: CompressedTokens) -> list[int]:
-    rows, cols = kept.grid
-    return ((kept.frame.long() * rows + kept.row) * cols + kept.col).tolist()
-
-
-def assert_is(kept: CompressedTokens, expected: list[Kept]) -> None:
-    assert places(kept) == [index for index, _, _ in expected]
-    assert_close(kept.features, np.array([feature for _, feature, _ in expected]), "float64")
-    assert kept.mass.tolist() == [mass for _, _, mass in expected]
 
 
 @settings(max_examples=40)

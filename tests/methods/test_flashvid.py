@@ -15,14 +15,12 @@ import torch
 from golden_input import golden_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept_tokens import Kept, assert_is, places
 from synthetic_tokens import random_features, random_saliency
-from tolerances import assert_close
 
 from aot.errors import ConfigError
 from aot.methods.flashvid import FlashVid
-from aot.types import CompressedTokens, Pooling, VisualTokens
-
-Kept = tuple[int, oracle.Array, float]  # index into all F * n, feature, tokens it stands for
+from aot.types import Pooling, VisualTokens
 
 
 def video(
@@ -145,17 +143,6 @@ def straight_line(tokens: VisualTokens, budget: int, exact: bool) -> list[Kept]:
                 sizes = [trees[t, i][1] for i in roots[t]]
                 kept += [((first + t) * n + roots[t][c], *rest) for c, *rest in clusters(values, sizes, count)]
     return sorted(kept, key=lambda each: each[0])  # stable: of one place the diverse token first
-
-
-def places(kept: CompressedTokens) -> list[int]:
-    rows, cols = kept.grid
-    return ((kept.frame.long() * rows + kept.row) * cols + kept.col).tolist()
-
-
-def assert_is(kept: CompressedTokens, expected: list[Kept]) -> None:
-    assert places(kept) == [index for index, _, _ in expected]
-    assert_close(kept.features, np.array([feature for _, feature, _ in expected]), "float64")
-    assert kept.mass.tolist() == [mass for _, _, mass in expected]
 
 
 @settings(max_examples=40)

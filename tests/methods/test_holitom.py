@@ -14,6 +14,7 @@ import torch
 from golden_input import golden_tokens
 from hypothesis import given
 from hypothesis import strategies as st
+from kept_tokens import places
 
 from aot.config import Config
 from aot.core.grid import pool, pooled_grid
@@ -124,11 +125,6 @@ def compared(kept: CompressedTokens, segments: list[tuple[int, int]], emitted: l
     np.testing.assert_allclose(
         kept.features.numpy(), np.array([token for _, _, token in emitted]), rtol=1e-9, atol=1e-9
     )
-
-
-def places(kept: CompressedTokens) -> list[int]:
-    rows, cols = kept.grid
-    return (kept.frame.long() * rows * cols + kept.row.long() * cols + kept.col.long()).tolist()
 
 
 @given(

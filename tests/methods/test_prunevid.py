@@ -11,7 +11,8 @@ import torch
 from golden_input import golden_tokens
 from hypothesis import given
 from hypothesis import strategies as st
-from test_holitom import Emitted, compared, places, video
+from kept_tokens import places
+from test_holitom import Emitted, compared, video
 
 from aot.config import Config
 from aot.core.frame_clusters import settled_labels

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
+from keep_all import KeepAll
 from qwen_inputs import QUESTION, frames_of, is_25, stock_inputs
 from torch import Tensor
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
@@ -21,7 +22,7 @@ from aot.models.answer import copied_cache
 from aot.models.prefill import of_three_axes, prefill
 from aot.models.prompt import VideoPrompt
 from aot.models.qwen_vl import QwenVL
-from aot.registry import INNER, Card
+from aot.registry import INNER
 from aot.report import language_model_load
 from aot.segments import SegmentCompressor
 from aot.stages import StageClock
@@ -79,23 +80,6 @@ def test_answers_to_all_tokens_are_the_stock_models(model: QwenVL) -> None:
 
 
 # --- Reductions inside the language model
-
-
-@dataclass(frozen=True)
-class KeepAll:
-    card: ClassVar = Card("everywhere")
-
-    def load(self, layers: int) -> float:
-        return 1.0
-
-    def with_load(self, load: float, layers: int) -> KeepAll:
-        return self
-
-    def places(self, layers: int) -> Collection[Place]:
-        return {Place(layer, after) for layer in range(layers) for after in (False, True)}
-
-    def reduce(self, state: State) -> Reduction:
-        return Reduction(state.visual[:0])
 
 
 def continued(model: QwenVL, prompt: VideoPrompt, inner: InnerReduction) -> tuple[Tensor, Tensor]:
