@@ -16,6 +16,8 @@ from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
 from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
+from aot.origins import Trace
+from aot.pictures import FramePictures
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock, StageProgress, silent
@@ -26,10 +28,11 @@ __all__ = ["Compression", "answer", "answer_each", "check_same_model", "compress
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Kept tokens and the report on how they came to be."""
+    """Kept tokens and the report on how they came to be; `trace` if it was asked for."""
 
     tokens: CompressedTokens
     report: RetentionReport
+    trace: Trace | None = None
 
 
 def compress_video(
@@ -38,19 +41,24 @@ def compress_video(
     config: Config,
     on_progress: StageProgress = silent,
     questions: Sequence[str] = (),
+    *,
+    traced: bool = False,
 ) -> Compression:
     """Decode, encode and compress one video, segment by segment. With `sampling.select_frames`, those of its frames
-    that score best for the questions, by the mean of each frame's scores.
+    that score best for the questions, by the mean of each frame's scores. traced: leave a trace, for `aot.page`.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
-    compressor = SegmentCompressor(model, config, clock)
-    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions)
+    compressor = SegmentCompressor(model, config, clock, traced=traced)
+    pictures = FramePictures(model.temporal_patch)
+    on_frames = pictures.add if traced else None
+    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
     video.compress([compressor])
-    tokens = compressor.tokens()
-    return Compression(tokens, _report(tokens, video, model, config, clock))
+    tokens, origin = compressor.tokens(), compressor.provenance()
+    trace = Trace(origin, pictures.files) if origin else None
+    return Compression(tokens, _report(tokens, video, model, config, clock), trace)
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:

@@ -6,7 +6,7 @@ The paper's videos are one segment. The budget is exact for every segment, and s
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
@@ -24,9 +24,10 @@ from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
 from aot.models.base import VideoModel
+from aot.origins import joined_origins, origin_of
 from aot.selection import FrameSelection, check_questions, select_frames
 from aot.stages import StageClock, StageProgress, silent
-from aot.types import Clip, CompressedTokens, Needs, VideoInfo, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from aot.video import OpenVideo
@@ -43,7 +44,8 @@ class EncodedVideo:
 
     After `segments`: source and notices; frames, how many the encoder made of the `planned` sampled ones; similarity,
     the cosine of each frame's embedding with the next one's (the features' means where no embedding was asked for);
-    selection, where the sampling has frames chosen, by `questions`, before all else.
+    selection, where the sampling has frames chosen, by `questions`, before all else. on_frames: is shown every segment
+    as the encoder sees it.
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class EncodedVideo:
         clock: StageClock,
         on_progress: StageProgress = silent,
         questions: Sequence[str] = (),
+        on_frames: Callable[[VideoFrames], None] | None = None,
     ) -> None:
         check_questions(sampling, questions)
         self._questions = questions
         self._path, self._model, self._sampling, self._needs = path, model, sampling, needs
-        self._clock, self._on_progress = clock, on_progress
+        self._clock, self._on_progress, self._on_frames = clock, on_progress, on_frames
         self._last: Tensor | None = None
         self._sampled = 0
         self.frames, self.planned = 0, 0
@@ -115,6 +118,8 @@ class EncodedVideo:
             for frames in stream.segments(length, self._tell_decoded, self._model.temporal_patch):
                 with self._clock.stage("encode"):
                     visual = self._model.encode(frames, self._needs, on_frame=self._tell_encoded)
+                if self._on_frames is not None:
+                    self._on_frames(frames)
                 self._sampled += len(frames.timestamps_s)
                 self.frames += len(visual.timestamps_s)
                 self.notices += tuple(notice for notice in visual.notices if notice not in self.notices)
@@ -153,18 +158,28 @@ def _check_uncut(frames: int, sampling: SamplingConfig, together: int) -> None:
 
 class SegmentCompressor:
     """Keeps of every segment what the method (that of `config` unless given) chooses, exactly the ratio of all frames
-    so far, or more where a reduction inside the language model follows. `clock` has the time.
+    so far, or more where a reduction inside the language model follows. `clock` has the time. traced: `provenance` is
+    worked out too, on nobody's clock.
 
     Raises:
         UnsupportedError: the method needs what the model does not have.
     """
 
-    def __init__(self, model: VideoModel, config: Config, clock: StageClock, method: Method | None = None) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        config: Config,
+        clock: StageClock,
+        method: Method | None = None,
+        *,
+        traced: bool = False,
+    ) -> None:
         self._config, self._clock = outer_config(config, model.language_layers), clock
         self._method = method or build_method(self._config)
         model.check_needs(self._method.needs)
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
+        self._traced, self._origins = traced, list[Provenance]()
 
     @property
     def needs(self) -> Needs:
@@ -189,11 +204,17 @@ class SegmentCompressor:
         deepstack = visual.deepstack
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
-        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack))
+        if self._traced:
+            self._origins.append(origin_of(tokens))
+        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, provenance=None))
 
     def tokens(self) -> CompressedTokens:
         """What was kept of all segments, frames and clips numbered through."""
         return _join(self._parts)
+
+    def provenance(self) -> Provenance | None:
+        """What those tokens are made of, on the CPU; None unless it was asked for."""
+        return joined_origins(self._origins, self._parts) if self._traced else None
 
 
 def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -28,6 +28,7 @@ __all__ = [
     "MergedPatches",
     "Needs",
     "Pooling",
+    "Provenance",
     "Role",
     "TransportPlan",
     "VideoFrames",
@@ -258,6 +259,20 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """What kept tokens are made of: kept token `token` holds pooled token `place` (of all F * n) with weight `share`.
+
+    token, place: [E] int64; share: [E] float32, in (0, 1]. A token's shares sum to 1 or, where a method left out those
+    below a thousandth, to less. global_anchors: bool [F, n] or None, where AOT's anchors are global rather than local.
+    """
+
+    token: Tensor
+    place: Tensor
+    share: Tensor
+    global_anchors: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CompressedTokens:
     """The kept tokens, in the order the language model reads them (never re-sorted silently).
 
@@ -265,7 +280,8 @@ class CompressedTokens:
     role: [K] uint8, values of `Role`. mass: [K] float32, how many pooled tokens it stands for:
     1, or 1 plus what it absorbed. facts: plain values that explain the result in a
     report (anchors per frame, iterations, ...). duration_s and deepstack [layers, K, D]: of `VisualTokens`, the latter
-    at each token's own place.
+    at each token's own place. provenance: works out what the tokens are made of, for those who ask while the method's
+    tensors are still there; None where each is only itself.
     """
 
     features: Tensor
@@ -280,6 +296,7 @@ class CompressedTokens:
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
     deepstack: Tensor | None = None
+    provenance: Callable[[], Provenance] | None = field(default=None, repr=False, compare=False)
 
     @property
     def place(self) -> Tensor:

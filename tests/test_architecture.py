@@ -28,11 +28,14 @@ ARROWS = {
     "aot.inner": {"aot.core"},
     "aot.models": {"aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
+    "aot.origins": set(),
+    "aot.pictures": set(),
     "aot.stages": {"aot.memory"},
     "aot.peak_memory": {"aot.memory", "aot.stages"},
     "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
     "aot.segments": {
-        "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.selection", "aot.stages", "aot.video",
+        "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.selection",
+        "aot.stages", "aot.video",
     },
     "aot.shapes": {"aot.files"},
     "aot.bench": {
@@ -44,7 +47,8 @@ ARROWS = {
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
-        "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.report", "aot.segments", "aot.stages",
+        "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.pictures", "aot.report",
+        "aot.segments", "aot.stages",
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {

@@ -44,12 +44,16 @@ class AnchorRanking:
         n_local = sum(min(per_window, size) for size in self.window_sizes)
         return n_local + n_global
 
+    def local(self, count: int, local_ratio: float) -> Tensor:
+        """Those of the anchors `select` yields that are chosen within their windows: bool [F, N]."""
+        return self.window_rank < self.split(count, local_ratio)[0]
+
     def select(self, count: int, local_ratio: float) -> Tensor:
         """Anchors as a bool mask [F, N] with the same number in every frame."""
         if count >= self.deep_order.shape[1]:
             return torch.ones_like(self.deep_order, dtype=torch.bool)
-        per_window, n_global = self.split(count, local_ratio)
-        local = self.window_rank < per_window
+        n_global = self.split(count, local_ratio)[1]
+        local = self.local(count, local_ratio)
         free = ~local.gather(1, self.deep_order)
         chosen = free & (free.cumsum(1) <= n_global)
         return local | torch.zeros_like(local).scatter(1, self.deep_order, chosen)

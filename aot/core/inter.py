@@ -57,11 +57,13 @@ class DistinctRule:
 class ClipTransport:
     """distinct: bool [F, P], later frames' tokens that changed. merged: [C, P, D], each clip's keyframe tokens after
     absorbing the rest. mass: [C, P] float32, 1 plus what each of them absorbed; 0 where there is none.
+    absorbed: for each frame behind the keyframe [C, P, P], the mass that each of its tokens gives to each of those.
     """
 
     distinct: Tensor
     merged: Tensor
     mass: Tensor
+    absorbed: tuple[Tensor, ...]
 
 
 def transport_within_clips(
@@ -95,6 +97,7 @@ def transport_within_clips(
     key_weights = _uniform(key_valid, dtype)
     mass = key_valid.to(dtype)
     distinct = torch.zeros_like(valid)
+    moved = []
     for offset in range(1, max(map(len, clips))):
         present = lengths > offset
         frames = keyframes + offset * present
@@ -117,7 +120,8 @@ def transport_within_clips(
         absorbed_mass = absorbed.sum(1)
         key_values = (key_values + absorbed.mT @ values) / (1 + absorbed_mass)[..., None]
         mass = mass + absorbed_mass
-    return ClipTransport(distinct, key_values.to(tokens.dtype), mass.float())
+        moved.append(absorbed)
+    return ClipTransport(distinct, key_values.to(tokens.dtype), mass.float(), tuple(moved))
 
 
 def _table(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:

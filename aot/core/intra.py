@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aot.core.grid import patch_distances
-from aot.core.products import cosine_to_anchors, weighted_sums
+from aot.core.products import cosine_to_anchors
 from aot.core.sinkhorn import sinkhorn
 from aot.types import TransportPlan
 
@@ -30,11 +30,11 @@ class FrameTransport:
     mixing: Tensor
     plan: TransportPlan
 
-    def pooled(self, features: Tensor, pooling: Tensor) -> Tensor:
-        """Rows `pooling` [F, P, N] of the frames' features [F, N, D] with the anchors replaced: [F, P, D]."""
+    def weights(self, pooling: Tensor) -> Tensor:
+        """What `pooling` [F, P, N] takes of every patch, the anchors replaced: [F, P, N]."""
         index = self.anchor_index[:, None, :].expand(-1, pooling.shape[1], -1)
         of_anchors = pooling.gather(2, index)
-        return weighted_sums(pooling.scatter(2, index, 0.0) + of_anchors @ self.mixing, features)
+        return pooling.scatter(2, index, 0.0) + of_anchors @ self.mixing
 
 
 def transport_within_frames(

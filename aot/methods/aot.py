@@ -18,14 +18,16 @@ from aot.core.anchors import AnchorRanking, rank_patches
 from aot.core.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
 from aot.core.cells import KeptCells
 from aot.core.clips import dynamic_clips
+from aot.core.composition import AnchorComposition
+from aot.core.emission import emission
 from aot.core.grid import pool, pooled_grid, pooling_weights
 from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
-from aot.core.products import take_rows
+from aot.core.products import take_rows, weighted_sums
 from aot.errors import BudgetError
 from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
 from aot.registry import Card
-from aot.types import Clip, CompressedTokens, Needs, Role, TransportPlan, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, TransportPlan, VisualTokens
 
 __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 
@@ -68,21 +70,27 @@ class AnchorTransport:
         clips = self._clips(tokens)
         allocation = self._allocate(tokens, ranking, clips, budget)
         cells = KeptCells.build(allocation.kept)
-        pooled, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
+        pooled, weights, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
         moved = self.phase_two(pooled, cells, allocation, clips)
-        features, frame, cell, role, mass = _emit(pooled, cells, allocation, clips, moved, self.config.inter.keyframe)
+        emitted = emission(cells, allocation.copies, clips, moved.distinct, self.config.inter.keyframe)
+        cell = cells.index[emitted.frame, emitted.place]
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
+        composition = AnchorComposition(
+            tokens.grid, tokens.pool, cells, clips, emitted, weights, moved.absorbed,
+            ranking, allocation.anchors, self.config.anchors.local_ratio,
+        )  # fmt: skip
         return CompressedTokens(
-            features=features,
-            frame=frame.to(torch.int32),
+            features=emitted.of(pooled, moved.merged),
+            frame=emitted.frame.to(torch.int32),
             row=(cell // cols).to(torch.int32),
             col=(cell % cols).to(torch.int32),
-            role=role,
-            mass=mass,
+            role=emitted.role,
+            mass=emitted.of(moved.mass.new_ones(cells.index.shape), moved.mass),
             grid=(rows, cols),
             timestamps_s=tokens.timestamps_s,
             clips=clips,
             facts=self._facts(tokens, ranking, allocation, plan),
+            provenance=composition.provenance,
         )
 
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
@@ -127,8 +135,10 @@ class AnchorTransport:
 
     def phase_one(
         self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int, cells: KeptCells
-    ) -> tuple[Tensor, TransportPlan | None]:
-        """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features, and the plan."""
+    ) -> tuple[Tensor, Tensor | None, TransportPlan | None]:
+        """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features; what each of them
+        takes of its frame's patches [F, P, N], and the plan, where there is transport.
+        """
         settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
         moved = (
             transport_within_frames(
@@ -146,9 +156,9 @@ class AnchorTransport:
             else None
         )
         if moved is None:
-            return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None
-        pooling = pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index]
-        return moved.pooled(tokens.features, pooling).to(tokens.features.dtype), moved.plan
+            return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None, None
+        weights = moved.weights(pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index])
+        return weighted_sums(weights, tokens.features).to(tokens.features.dtype), weights, moved.plan
 
     def phase_two(
         self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
@@ -192,46 +202,3 @@ class DynamicAnchorTransport(AnchorTransport):
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
         return cls(replace(config.aot, clips=replace(config.aot.clips, mode="dynamic")), config.ratio)
-
-
-def _emit(
-    pooled: Tensor,
-    cells: KeptCells,
-    allocation: Allocation,
-    clips: tuple[Clip, ...],
-    moved: ClipTransport,
-    keyframe: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Features, frame, cell, role and mass of every kept token in reading order (docs/algorithm.md, section 4).
-
-    Clip by clip: the keyframe as it was, the later frames' distinct tokens in time and raster order,
-    the merged keyframe last; a merged keyframe that replaces the original takes its place.
-    """
-    device = pooled.device
-    keyframes = torch.tensor([clip.first for clip in clips], device=device)
-    lengths = torch.tensor([len(clip) for clip in clips], device=device)
-    several = lengths > 1
-    merged_only = several & (keyframe == "merged")
-    merged_too = several & (torch.tensor(allocation.copies, device=device) == 2)
-    shown = moved.distinct.clone()
-    shown[keyframes] = cells.valid[keyframes] & ~merged_only[:, None]
-    clip_of_frame = torch.repeat_interleave(torch.arange(len(clips), device=device), lengths)
-
-    frame, place = shown.nonzero(as_tuple=True)
-    is_distinct = moved.distinct[frame, place]
-    own_role = torch.where(several[clip_of_frame[frame]], int(Role.KEYFRAME), int(Role.KEPT))
-    role = torch.where(is_distinct, int(Role.DISTINCT), own_role)
-
-    merging = merged_only | merged_too
-    merged_clip, merged_place = (cells.valid[keyframes] & merging[:, None]).nonzero(as_tuple=True)
-    turn = torch.where(merged_only, 0, 2)[merged_clip]
-
-    order = torch.cat([clip_of_frame[frame] * 3 + is_distinct, merged_clip * 3 + turn]).argsort(stable=True)
-    merged_frame = keyframes[merged_clip]
-    return (
-        torch.cat([pooled[frame, place], moved.merged[merged_clip, merged_place]])[order],
-        torch.cat([frame, merged_frame])[order],
-        torch.cat([cells.index[frame, place], cells.index[merged_frame, merged_place]])[order],
-        torch.cat([role, torch.full_like(merged_clip, Role.MERGED)])[order].to(torch.uint8),
-        torch.cat([torch.ones(len(frame), device=device), moved.mass[merged_clip, merged_place]])[order],
-    )

@@ -53,7 +53,7 @@ def moved_tokens(
     distinct[kept] = moved.distinct[cells.valid]
     merged[kept[keyframes]] = moved.merged[cells.valid[keyframes]]
     mass[kept[keyframes]] = moved.mass[cells.valid[keyframes]]
-    return ClipTransport(distinct, merged, mass)
+    return ClipTransport(distinct, merged, mass, moved.absorbed)
 
 
 def kept_tokens(tokens: Array, kept: torch.Tensor, clip: Clip) -> list[Array]:

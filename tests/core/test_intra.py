@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tolerances import assert_close
 
 from aot.core.intra import transport_within_frames
+from aot.core.products import weighted_sums
 from aot.types import TransportPlan
 
 Array = oracle.Array
@@ -45,7 +46,7 @@ def moved_features(
     moved = transport_within_frames(features, anchors, int(anchors[0].sum()), grid, **settings)
     assert moved is not None
     alone = torch.eye(features.shape[1], dtype=moved.mixing.dtype).expand(len(features), -1, -1)
-    return moved.pooled(features, alone), moved.plan
+    return weighted_sums(moved.weights(alone), features), moved.plan
 
 
 @pytest.mark.parametrize("mass", ["plan", "token"])

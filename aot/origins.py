@@ -1,0 +1,81 @@
+"""What a video's kept tokens are made of, and what became of all others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from aot.types import CompressedTokens, Provenance, Role
+
+__all__ = ["Fate", "Trace", "fates", "joined_origins", "origin_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a run leaves for a picture of it: what kept tokens are made of, and a JPEG file of each encoded frame."""
+
+    origin: Provenance
+    pictures: Sequence[bytes]
+
+
+class Fate(IntEnum):
+    """What became of a pooled token."""
+
+    DISCARDED = 0  # less than half of it is in any kept token
+    MERGED = 1  # not kept itself; at least half of it is in others
+    KEPT = 2  # kept as it is
+    GATHERED = 3  # kept, with others merged into it
+    LOCAL_ANCHOR = 4  # AOT: kept for the attention it received within its window
+    GLOBAL_ANCHOR = 5  # AOT: kept for the attention it received in its frame
+    DISTINCT = 6  # kept because it changed since the keyframe
+
+
+def origin_of(tokens: CompressedTokens) -> Provenance:
+    """What the method says of its tokens, on the CPU; each is only itself where it says nothing."""
+    if tokens.provenance is None:
+        count = len(tokens.features)
+        return Provenance(torch.arange(count), tokens.place.cpu(), torch.ones(count))
+    said = tokens.provenance()
+    anchors = said.global_anchors
+    return Provenance(
+        said.token.cpu(), said.place.cpu(), said.share.float().cpu(), None if anchors is None else anchors.cpu()
+    )
+
+
+def joined_origins(origins: Sequence[Provenance], parts: Sequence[CompressedTokens]) -> Provenance:
+    """Those of consecutive segments as one, tokens and places numbered through."""
+    tokens = [0, *accumulate(len(part.features) for part in parts)]
+    places = [0, *accumulate(len(part.timestamps_s) * math.prod(part.grid) for part in parts)]
+    anchors = [each.global_anchors for each in origins if each.global_anchors is not None]
+    return Provenance(
+        token=torch.cat([each.token + first for each, first in zip(origins, tokens, strict=False)]),
+        place=torch.cat([each.place + first for each, first in zip(origins, places, strict=False)]),
+        share=torch.cat([each.share for each in origins]),
+        global_anchors=torch.cat(anchors) if anchors else None,
+    )
+
+
+def fates(tokens: CompressedTokens, origin: Provenance) -> Tensor:
+    """What became of every pooled token: uint8 [F, n], values of `Fate`.
+
+    A token of mass m holds m times its share of each pooled token; a pooled token that is not kept is merged if all
+    kept ones together hold at least half of it.
+    """
+    shape = len(tokens.timestamps_s), math.prod(tokens.grid)
+    place, role, mass = tokens.place.cpu(), tokens.role.cpu(), tokens.mass.cpu()
+    held = torch.zeros(math.prod(shape)).index_add_(0, origin.place, origin.share * mass[origin.token])
+    fate = torch.where(held >= 0.5, int(Fate.MERGED), int(Fate.DISCARDED))
+    fate[place[role != Role.MERGED]] = int(Fate.KEPT)
+    merged, distinct = place[role == Role.MERGED], place[role == Role.DISTINCT]
+    fate[merged] = int(Fate.GATHERED)
+    if origin.global_anchors is not None:
+        is_global = origin.global_anchors.flatten()[place]
+        fate[place] = torch.where(is_global, int(Fate.GLOBAL_ANCHOR), int(Fate.LOCAL_ANCHOR))
+    fate[distinct] = int(Fate.DISTINCT)
+    return fate.to(torch.uint8).view(shape)

@@ -1,0 +1,44 @@
+"""Small pictures of the frames a model saw, as JPEG files in memory."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aot.types import VideoFrames
+
+__all__ = ["FramePictures", "jpeg"]
+
+_LONGEST_SIDE = 384
+_QUALITY = 5  # of the MPEG scale, 2 (best) to 31
+
+
+class FramePictures:
+    """Takes segments of frames, keeps a JPEG of each first of `together`. files: those so far."""
+
+    def __init__(self, together: int = 1) -> None:
+        self.files: list[bytes] = []
+        self._together = together
+
+    def add(self, frames: VideoFrames) -> None:
+        """Encode the next segment."""
+        self.files += map(jpeg, frames.pixels[:: self._together])
+
+
+def jpeg(image: Tensor) -> bytes:
+    """An image uint8 [3, H, W] as a JPEG file, at most 384 pixels to a side."""
+    import av
+    from av.video.frame import VideoFrame
+
+    frame = VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().cpu().numpy(), format="rgb24")
+    scale = min(1.0, _LONGEST_SIDE / max(frame.width, frame.height))
+    width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+    codec = av.CodecContext.create("mjpeg", "w")
+    codec.width, codec.height, codec.pix_fmt = width, height, "yuvj420p"
+    codec.time_base = Fraction(1)
+    codec.options = {"qmin": str(_QUALITY), "qmax": str(_QUALITY)}
+    shrunk = frame.reformat(width, height, "yuvj420p", dst_color_range=av.video.reformatter.ColorRange.JPEG)
+    return b"".join(bytes(packet) for packet in (*codec.encode(shrunk), *codec.encode(None)))
