@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +12,13 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.page import FORCE, HTML, check_page, compression_page
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.models import Answer, VideoModel
+    from aot.pipeline import Compression
     from aot.types import CompressedTokens
 
 __all__ = ["ask"]
@@ -33,6 +35,8 @@ def ask(
         list[str] | None,
         typer.Option("--question", "-q", help="Another question; the video is encoded once. Also: lines on stdin."),
     ] = None,
+    html: HTML = None,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Ask a video something, with a tenth of its visual tokens.
@@ -44,12 +48,17 @@ def ask(
 
     questions = _questions(source, question, more)
     tokens_given = is_tokens_file(source)
-    config, tokens, report, model = (
-        _from_tokens(source, given) if tokens_given else _from_video(source, given, questions)
+    check_page(html, source, force=force)
+    made = (
+        _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
+    config, tokens, report, model = made.config, made.tokens, made.report, made.model
     notices = [*report["notices"], *unknown_words(model, questions)]
     notify(notices)
     answers = _answers(model, tokens, questions, config, stream=not as_json)
+    if made.compression:
+        words = ["ask", source, questions[0], *(word for each in questions[1:] for word in ("-q", each))]
+        compression_page(html, made.compression, config, words, force=force, answers=answers)
     layer_tokens = [reply.pop("layer_tokens") for reply in answers]
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:
@@ -91,15 +100,24 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
     return asked
 
 
-def _from_video(
-    source: str, given: Given, questions: list[str]
-) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Tokens ready to be asked about; `compression` where they were made just now."""
+
+    config: Config
+    tokens: CompressedTokens
+    report: dict[str, Any]
+    model: VideoModel
+    compression: Compression | None = None
+
+
+def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
     config = config_for_video(source, given)
-    model, result = compress_with_progress(source, config, questions=questions)
-    return config, result.tokens, result.report.to_dict(), model
+    model, result = compress_with_progress(source, config, questions=questions, traced=traced)
+    return _Readable(config, result.tokens, result.report.to_dict(), model, result)
 
 
-def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, dict[str, Any], VideoModel]:
+def _from_tokens(source: str, given: Given) -> _Readable:
     from aot.tokens_file import load_tokens
 
     file = load_tokens(source)
@@ -118,7 +136,7 @@ def _from_tokens(source: str, given: Given) -> tuple[Config, CompressedTokens, d
     from aot.pipeline import check_same_model
 
     check_same_model(file.report, model)
-    return config, file.tokens, dict(file.report), model
+    return _Readable(config, file.tokens, dict(file.report), model)
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:

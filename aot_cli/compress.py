@@ -9,6 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+from aot_cli.page import FORCE, HTML, check_page, compression_page
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 __all__ = ["compress"]
@@ -22,7 +23,8 @@ def compress(
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write the report, as .json or .csv (one row per frame).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    html: HTML = None,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Keep a tenth of a video's visual tokens and write them to a file.
@@ -37,10 +39,13 @@ def compress(
     check_writable(output, overwrite=force)
     if report:
         _check_report(report, output, force)
-    _, result = compress_with_progress(video, config_for_video(video, given))
+    check_page(html, video, force=force)
+    config = config_for_video(video, given)
+    _, result = compress_with_progress(video, config, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)
+    compression_page(html, result, config, ["compress", video, "-o", str(output)], force=force)
     notify(result.report.notices)
     plain = result.report.to_dict()
     print_summary(plain)

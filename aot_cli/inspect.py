@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aot.errors import ConfigError
 from aot_cli.console import notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+from aot_cli.page import FORCE, HTML, check_page, compression_page
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ def inspect_command(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or a tokens file.")],
     given: Given,
+    html: HTML = None,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """What a file is, which frames would be looked at, and how they are grouped around keyframes.
@@ -32,12 +37,19 @@ def inspect_command(
     """
     from aot.tokens_file import is_tokens_file
 
+    with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
+    check_page(html, source, force=force)
+    if html and not with_model:
+        raise ConfigError("--html shows what a model's tokens become; add --model")
     if is_tokens_file(source):
         found = _describe_tokens(source)
     else:
         refuse_selection(given)
-        with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
-        found = _describe_compression(source, given) if with_model else describe_video(source, given.config())
+        found = (
+            _describe_compression(source, given, html, force=force)
+            if with_model
+            else describe_video(source, given.config())
+        )
     notify(found["notices"])
     if as_json:
         print_json(found)
@@ -88,8 +100,10 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _describe_compression(source: str, given: Given) -> dict[str, Any]:
-    _, result = compress_with_progress(source, config_for_video(source, given))
+def _describe_compression(source: str, given: Given, html: Path | None, *, force: bool) -> dict[str, Any]:
+    config = config_for_video(source, given)
+    _, result = compress_with_progress(source, config, traced=html is not None)
+    compression_page(html, result, config, ["inspect", source], force=force)
     times = result.tokens.timestamps_s
     return {
         **result.report.to_dict(),

@@ -30,6 +30,7 @@ ARROWS = {
     "aot.report": set(),
     "aot.origins": set(),
     "aot.pictures": set(),
+    "aot.page": {"aot.origins", "aot.report"},
     "aot.stages": {"aot.memory"},
     "aot.peak_memory": {"aot.memory", "aot.stages"},
     "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
@@ -53,7 +54,8 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot.page", "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file",
+        "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

@@ -1,0 +1,341 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const [rows, cols] = data.grid;
+  const perFrame = rows * cols;
+  const slotOf = new Map(data.shown.map((frame, slot) => [frame, slot]));
+  const film = document.getElementById("film");
+  const details = document.getElementById("details");
+  const CELL = 10;
+  const KEPT = 2; // fates from here up are kept tokens
+
+  const html = (name, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(name), properties);
+    element.append(...children);
+    return element;
+  };
+  const svg = (name, attributes = {}, ...children) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  };
+  const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+  const seconds = (frame) => `${data.times[frame].toFixed(2)} s`;
+  const frameOf = (place) => Math.floor(place / perFrame);
+  const rowOf = (place) => Math.floor((place % perFrame) / cols);
+  const colOf = (place) => (place % perFrame) % cols;
+  const placeName = (place) => `row ${rowOf(place) + 1}, column ${colOf(place) + 1}`;
+  const fateOf = (run, place) => Number(run.fates[slotOf.get(frameOf(place))][place % perFrame]);
+  const square = (place) => ({ x: colOf(place) * CELL, y: rowOf(place) * CELL, width: CELL, height: CELL });
+
+  const runs = data.runs.map((run, number) => {
+    const byPlace = new Map(); // place -> its tokens: a keyframe's may be there twice, as it was and merged
+    const byNumber = new Map();
+    for (const [token, place, role, mass, parts, flat] of run.tokens) {
+      const sources = [];
+      for (let i = 0; i < flat.length; i += 2) sources.push({ place: flat[i], share: flat[i + 1] });
+      const entry = { token, place, role, mass, parts, sources };
+      byNumber.set(token, entry);
+      byPlace.set(place, [...(byPlace.get(place) || []), entry]);
+    }
+    const holder = new Map(run.into.place.map((place, i) => [place, run.into.token[i]]));
+    const clipOf = new Map();
+    run.clips.forEach(([first, stop], clip) => {
+      for (let frame = first; frame < stop; frame++) clipOf.set(frame, { clip, first, stop });
+    });
+    return { ...run, number, byPlace, byNumber, holder, clipOf, views: new Map() };
+  });
+
+  // ---- Frames
+
+  const keyframe = (run, frame) => {
+    const { first, stop } = run.clipOf.get(frame);
+    return frame === first && stop - first > 1;
+  };
+
+  function frameElement(run, frame, tag) {
+    const tokens = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
+    const told = `${tokens} of ${perFrame} places kept`;
+    const mark = keyframe(run, frame) ? "keyframe, " : "";
+    const overlay = svg("svg", {
+      viewBox: `0 0 ${cols * CELL} ${rows * CELL}`, preserveAspectRatio: "none", tabindex: 0, role: "group",
+      "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${told}; arrow keys move through them`,
+    });
+    const image = html("img", { alt: `frame ${frame} at ${seconds(frame)}`, decoding: "async" });
+    image.src = `data:image/jpeg;base64,${data.pictures[slotOf.get(frame)]}`;
+    const view = html("div", { className: keyframe(run, frame) ? "view keyframe" : "view" }, image, overlay);
+    view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
+    const caption = html("figcaption", {}, html("b", { textContent: `${frame}` }), ` · ${seconds(frame)} · ${mark}${tokens} kept`);
+    const element = html(tag, { className: "frame" }, html("figure", {}, view, caption));
+    const state = { run, frame, element, view, overlay, drawn: false };
+    overlay.state = state;
+    run.views.set(frame, state);
+    whenSeen.observe(element);
+    element.state = state;
+    return element;
+  }
+
+  const whenSeen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      whenSeen.unobserve(target);
+      draw(target.state);
+    }
+  }, { rootMargin: "600px" });
+
+  function draw(state) {
+    if (state.drawn) return;
+    state.drawn = true;
+    const { run, frame, overlay } = state;
+    const paths = ["", ""];
+    const tokens = svg("g");
+    const first = frame * perFrame;
+    for (let place = first; place < first + perFrame; place++) {
+      const fate = fateOf(run, place);
+      if (fate < KEPT) paths[fate] += `M${colOf(place) * CELL} ${rowOf(place) * CELL}h${CELL}v${CELL}h-${CELL}z`;
+      else tokens.append(tokenElement(run, place, fate));
+    }
+    overlay.append(
+      svg("path", { class: "discarded", d: paths[0] }), svg("path", { class: "absorbed", d: paths[1] }),
+      svg("g", { class: "lights" }), tokens,
+    );
+  }
+
+  function tokenElement(run, place, fate) {
+    const inside = { x: colOf(place) * CELL + 0.5, y: rowOf(place) * CELL + 0.5, width: CELL - 1, height: CELL - 1 };
+    return svg("g", {
+      class: `token fate-${fate}`, tabindex: -1, role: "img", "data-place": place, "aria-label": summary(run, place),
+    }, svg("rect", { class: "halo", ...inside }), svg("rect", { class: "edge", ...inside }));
+  }
+
+  // ---- What a place is, in words
+
+  function summary(run, place) {
+    const tokens = run.byPlace.get(place) || [];
+    const heavy = Math.max(0, ...tokens.map((each) => each.mass));
+    const mass = heavy > 1.05 ? `, stands for ${heavy.toFixed(1)} tokens` : "";
+    return `${data.names[fateOf(run, place)]}, ${placeName(place)}${mass}`;
+  }
+
+  function composition({ parts }) {
+    const names = ["itself", "this frame", "other frames"];
+    const words = names.flatMap((name, i) => (parts[i] > 0.0005 ? [`${percent(parts[i])} ${name}`] : []));
+    const rest = 1 - parts[0] - parts[1] - parts[2];
+    if (rest > 0.0005) words.push(`${percent(rest)} spread thinly over the frame`);
+    const stack = html("div", { className: "stack" });
+    for (const part of parts) {
+      const bar = html("i");
+      bar.style.width = `${100 * part}%`;
+      stack.append(bar);
+    }
+    return [html("p", { textContent: `made of: ${words.join(", ")}` }), stack];
+  }
+
+  function describe(run, place) {
+    const head = [run.name, `frame ${frameOf(place)}`, seconds(frameOf(place)), placeName(place)].slice(runs.length > 1 ? 0 : 1);
+    const children = [html("p", {}, html("b", { textContent: data.names[fateOf(run, place)] }), ` · ${head.join(" · ")}`)];
+    const tokens = run.byPlace.get(place) || [];
+    for (const entry of tokens) {
+      const told = `token ${entry.token + 1} of ${run.kept} as read, role ${entry.role}, mass ${entry.mass.toFixed(2)}`;
+      children.push(html("p", { textContent: told }), ...composition(entry));
+    }
+    const links = [...sourcesOf(run, place)].filter(([source]) => source !== place).slice(0, 6);
+    if (links.length) children.push(html("p", {}, "strongest: ", ...links.map(([source, share]) => jump(run, source, share))));
+    const held = run.holder.get(place);
+    const keeper = run.byNumber.get(held);
+    if (keeper) children.push(html("p", {}, "most of it is in ", jump(run, keeper.place)));
+    return children;
+  }
+
+  function jump(run, place, share) {
+    const where = `frame ${frameOf(place)}, ${placeName(place)}${share ? `: ${percent(share)}` : ""}`;
+    const button = html("button", { type: "button", textContent: where, disabled: !run.views.has(frameOf(place)) });
+    button.addEventListener("click", () => show(run, frameOf(place)));
+    return button;
+  }
+
+  function show(run, frame) {
+    const state = run.views.get(frame);
+    if (!state) return;
+    state.element.scrollIntoView({ behavior: "smooth", block: "center", inline: "center" });
+    state.view.classList.remove("flash");
+    void state.view.offsetWidth; // so that the animation begins again
+    state.view.classList.add("flash");
+  }
+
+  // ---- Lights: where a token's information came from
+
+  function sourcesOf(run, place) {
+    const shares = new Map();
+    for (const entry of run.byPlace.get(place) || []) {
+      for (const source of entry.sources) shares.set(source.place, Math.max(shares.get(source.place) || 0, source.share));
+    }
+    return new Map([...shares].sort((a, b) => b[1] - a[1]));
+  }
+
+  let lit = [];
+  let active = null;
+
+  function clear() {
+    for (const element of lit) element.remove();
+    lit = [];
+    if (active) active.classList.remove("active");
+    active = null;
+  }
+
+  function lightUp(run, place, element) {
+    clear();
+    active = element;
+    if (element) element.classList.add("active");
+    const others = [...sourcesOf(run, place)].filter(([source]) => source !== place);
+    const most = Math.max(...others.map(([, share]) => share), 1e-9);
+    for (const [source, share] of others) addLight(run, source, "light", 0.25 + 0.65 * Math.sqrt(share / most));
+    const keeper = run.byNumber.get(run.holder.get(place));
+    if (keeper) addLight(run, keeper.place, "light", 0.9);
+    if (!element) addLight(run, place, "target", 1);
+    details.replaceChildren(...describe(run, place));
+    details.hidden = false;
+  }
+
+  function addLight(run, place, kind, opacity) {
+    const state = run.views.get(frameOf(place));
+    if (!state) return;
+    draw(state);
+    const light = svg("rect", { class: kind, ...square(place), "fill-opacity": opacity, "data-place": place });
+    state.overlay.querySelector(".lights").append(light);
+    lit.push(light);
+  }
+
+  // ---- Pointer and keys
+
+  function placeAt(event) {
+    const overlay = event.target.closest(".view svg");
+    if (!overlay) return null;
+    const box = overlay.getBoundingClientRect();
+    const col = Math.min(cols - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * cols)));
+    const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows)));
+    return { state: overlay.state, place: overlay.state.frame * perFrame + row * cols + col };
+  }
+
+  const elementAt = (state, place) => state.overlay.querySelector(`.token[data-place="${place}"]`);
+  let pointed = null;
+
+  film.addEventListener("pointermove", (event) => {
+    const found = placeAt(event);
+    const key = found && `${found.state.run.number}/${found.place}`;
+    if (key === pointed) return;
+    pointed = key;
+    if (found) lightUp(found.state.run, found.place, elementAt(found.state, found.place));
+  });
+  film.addEventListener("pointerleave", () => { pointed = null; });
+  film.addEventListener("click", (event) => {
+    const found = placeAt(event);
+    if (found) (elementAt(found.state, found.place) || found.state.overlay).focus({ preventScroll: true });
+  });
+  film.addEventListener("focusin", (event) => {
+    const token = event.target.closest(".token");
+    if (token) lightUp(token.closest(".view svg").state.run, Number(token.dataset.place), token);
+  });
+
+  const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+  function nearest(state, from, [down, right]) {
+    let best = null;
+    let least = Infinity;
+    for (const element of state.overlay.querySelectorAll(".token")) {
+      const place = Number(element.dataset.place);
+      const along = (rowOf(place) - rowOf(from)) * down + (colOf(place) - colOf(from)) * right;
+      const aside = Math.abs((rowOf(place) - rowOf(from)) * right) + Math.abs((colOf(place) - colOf(from)) * down);
+      if (along > 0 && along + 2 * aside < least) [best, least] = [element, along + 2 * aside];
+    }
+    return best;
+  }
+
+  film.addEventListener("keydown", (event) => {
+    const overlay = event.target.closest(".view svg");
+    if (!overlay) return;
+    if (event.key === "Escape") {
+      overlay.focus();
+      clear();
+      details.hidden = true;
+    } else if (STEPS[event.key]) {
+      event.preventDefault();
+      draw(overlay.state);
+      const token = event.target.closest(".token");
+      const next = token ? nearest(overlay.state, Number(token.dataset.place), STEPS[event.key]) : overlay.querySelector(".token");
+      if (next) next.focus();
+    }
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") details.hidden = true;
+  });
+
+  // ---- The film
+
+  function clipElement(run, clip, first, frames) {
+    const several = run.clips.some(([from, to]) => to - from > 1);
+    const strip = html("ol", { className: "strip" }, ...frames.map((frame) => frameElement(run, frame, "li")));
+    if (!several) return strip;
+    const last = frames[frames.length - 1];
+    const title = html("h3", { textContent: `clip ${clip} · ${seconds(first)}${last > first ? ` to ${seconds(last)}` : ""}` });
+    return html("section", { className: "clip" }, title, strip);
+  }
+
+  function oneRun(run) {
+    if (run.clips.every(([first, stop]) => stop - first === 1)) {
+      return [html("div", { className: "clip" }, clipElement(run, 0, 0, data.shown))];
+    }
+    return run.clips.flatMap(([first, stop], clip) => {
+      const frames = data.shown.filter((frame) => frame >= first && frame < stop);
+      return frames.length ? [clipElement(run, clip, first, frames)] : [];
+    });
+  }
+
+  function sideBySide(chosen) {
+    const head = html("div", { className: "strip head" }, ...chosen.map((run) => html("div", { className: "frame", textContent: run.name })));
+    const lines = data.shown.map((frame) => html("div", { className: "strip" }, ...chosen.map((run) => frameElement(run, frame, "div"))));
+    return [html("div", { className: "rows" }, head, ...lines)];
+  }
+
+  function build() {
+    clear();
+    for (const run of runs) run.views.clear();
+    const boxes = [...document.querySelectorAll("[data-run]")];
+    const chosen = boxes.filter((box) => box.checked).map((box) => runs[Number(box.dataset.run)]);
+    film.replaceChildren(...(runs.length > 1 ? sideBySide(chosen) : oneRun(runs[0])));
+  }
+
+  // ---- Tools
+
+  for (const box of document.querySelectorAll("[data-fate]")) {
+    box.addEventListener("change", () => film.classList.toggle(`hide-${box.dataset.fate}`, !box.checked));
+  }
+  for (const box of document.querySelectorAll("[data-run]")) box.addEventListener("change", build);
+  const size = document.getElementById("size");
+  const resize = () => film.style.setProperty("--width", `${size.value}px`);
+  size.addEventListener("input", resize);
+  for (const bar of document.querySelectorAll(".bar[data-frame]")) {
+    bar.addEventListener("click", () => {
+      const run = runs.find((each) => each.views.has(Number(bar.dataset.frame)));
+      if (run) show(run, Number(bar.dataset.frame));
+    });
+  }
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", () => copy(document.getElementById(button.dataset.copy), button));
+  }
+
+  async function copy(source, button) {
+    const selection = getSelection();
+    selection.selectAllChildren(source);
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+    } catch {
+      document.execCommand("copy"); // where a page from a file may not use the clipboard directly
+    }
+    button.textContent = "Copied";
+  }
+
+  resize();
+  build();
+})();

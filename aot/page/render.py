@@ -1,0 +1,67 @@
+"""The page as text, from the template, the style and the script beside this file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from aot.origins import Fate, fates
+from aot.page.content import ShownRun, ShownVideo, drawn, shown_frames
+from aot.page.timeline import timeline
+
+__all__ = ["render_page"]
+
+_FATES = {
+    Fate.LOCAL_ANCHOR: ("local anchor", "kept for the attention it received within its part of the frame"),
+    Fate.GLOBAL_ANCHOR: ("global anchor", "kept for the attention it received in the whole frame"),
+    Fate.DISTINCT: ("distinct", "kept because it changed since the keyframe"),
+    Fate.KEPT: ("kept", "kept as it is"),
+    Fate.GATHERED: ("kept, others merged in", "stands for itself and for what was merged into it"),
+    Fate.MERGED: ("merged", "not kept itself; most of it went into kept tokens"),
+    Fate.DISCARDED: ("discarded", "thrown away, or nearly so"),
+}
+
+
+def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
+    """A page of at least one run; all runs are of the same frames and grid. Nothing in it is fetched, and whatever
+    texts are given are shown as text.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    script, style = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.js", "page.css"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
+    count = len(runs[0].tokens.timestamps_s)
+    return template.render(
+        video=video,
+        runs=runs,
+        timelines=[timeline(run.frames) for run in runs],
+        legend=_legend(runs),
+        frames=count,
+        shown=len(shown_frames(count)),
+        configs=[json.dumps(run.config, indent=2, ensure_ascii=False) for run in runs],
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=_for_script({**drawn(video, runs), "names": {int(fate): name for fate, (name, _) in _FATES.items()}}),
+    )
+
+
+def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
+    """The fates that occur, and how often in each run."""
+    counts = [fates(run.tokens, run.origin).flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
+    return [
+        {"fate": int(fate), "name": name, "told": told, "counts": [count[fate] for count in counts]}
+        for fate, (name, told) in _FATES.items()
+        if any(count[fate] for count in counts)
+    ]
+
+
+def _for_script(data: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

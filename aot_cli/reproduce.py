@@ -1,0 +1,72 @@
+"""The command that does a run again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Setting
+
+if TYPE_CHECKING:
+    from aot.config import Config
+
+__all__ = ["command_for"]
+
+_ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
+_FLAGS = {setting.path: setting for _, group in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in group}
+
+
+def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
+    """`aot` with `words` (command, file, question) and flags for what decides the result: model, frames, method, ratio,
+    and every other setting that is not what it would be without flags, in an empty folder or in this one.
+
+    leave_out: settings that the words already say.
+    """
+    resolved = dict(_flat(config.to_dict()))
+    usual = [dict(_flat(plain)) for plain in _usual(config)]
+    named = [path for path in _ALWAYS if resolved[path] is not None]
+    if resolved["sampling.fps"] is not None:
+        named.remove("sampling.frames")
+    others = [path for path in resolved if any(each.get(path) != resolved[path] for each in usual)]
+    others = [path for path in others if path not in _ALWAYS]
+    flags = (_flag(path, resolved[path]) for path in (*named, *others) if path not in leave_out)
+    return shlex.join(["aot", *words, *(word for flag in flags for word in flag)])
+
+
+def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
+    """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
+    from aot.config import BUNDLED_MODEL, build_config
+    from aot.settings import preset_settings, resolve_config
+
+    name = config.model.name
+    model = preset_settings(BUNDLED_MODEL) if name == BUNDLED_MODEL else {"model": {"name": name}}
+    yield build_config(model).to_dict()
+    yield resolve_config({}, base=model).to_dict()
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _flag(path: str, value: Any) -> list[str]:
+    setting = _FLAGS.get(path)
+    if setting is None or value is None:
+        return ["--set", f"{path}={json.dumps(value)}"]
+    return _switch(setting, value) if setting.kind is bool else [setting.flag_names[0], _plain(path, value)]
+
+
+def _switch(setting: Setting, value: bool) -> list[str]:
+    on, _, off = setting.flag_names[0].partition("/")
+    return [on if value else off]
+
+
+def _plain(path: str, value: Any) -> str:
+    is_folder = path in ("model.name", "model.siglip_head") and Path(value).exists()
+    return str(Path(value).resolve() if is_folder else value)
