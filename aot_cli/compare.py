@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
+from aot_cli.page import FORCE, HTML, check_page, run_name, shown_video, write_page
+from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, unknown_words
+
+if TYPE_CHECKING:
+    from aot.evaluation import Condition, Witness
+    from aot.models import VideoModel
+    from aot.page import ShownRun
 
 __all__ = ["compare"]
 
 _METHODS = "none,random,attention,aot,standout,vidcom2,holitom,flashvid"
 _COLUMNS = (
-    "kept_tokens", "language_model_load", "encode_ms", "compress_ms", "first_token_ms", "answer_ms", "answer_bytes",
+    "kept_tokens", "budget_tokens", "language_model_load", "encode_ms", "compress_ms", "first_token_ms", "answer_ms",
+    "answer_bytes",
 )  # fmt: skip
 
 
@@ -30,16 +40,19 @@ def compare(
     ratios: Annotated[
         str | None, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated (default: 0.1, or as set).")
     ] = None,
+    html: HTML = None,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Ask one question after every method, from one encoding of the video: answers, tokens, times, memory.
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
-    from aot.evaluation import Item, Refusal, answer_video, build_conditions, off_budget
+    from aot.evaluation import Item, Refusal, Witness, answer_video, build_conditions, off_budget
     from aot.report import versions
 
     names = named_methods(methods)
+    check_page(html, str(video), force=force)
     config = config_for_video(str(video), given, names)
     shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
     conditions = build_conditions(config, names, shares)
@@ -47,10 +60,12 @@ def compare(
     notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
     item = Item(id="compare", video=video, question=question, answer="")
     rows: list[dict[str, Any]] = []
+    witness = Witness(model.temporal_patch) if html else None
     of_key = {condition.key: condition for condition in conditions}
     with StageBars() as bars:
         todo = [(condition, [item]) for condition in conditions]
-        for done, found in enumerate(answer_video(video, model, todo, notices.append, measure_memory=True), 1):
+        answering = answer_video(video, model, todo, notices.append, measure_memory=True, witness=witness)
+        for done, found in enumerate(answering, 1):
             bars("compare", done, len(conditions))
             if isinstance(found, Refusal):
                 notices.append(f"{found.condition.key} is left out: {found.error}")
@@ -67,6 +82,12 @@ def compare(
         from aot.errors import ConfigError
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+    if html and witness:
+        words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
+        command = command_for(words, config, leave_out=("method", "ratio"))
+        runs = [_shown(row, of_key[row["condition"]], witness, shared, question, command) for row in rows]
+        shown = shown_video(asdict(witness.source), witness.pictures.files, _told(model), versions(), notices)
+        write_page(html, shown, runs, force=force)
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
@@ -74,3 +95,41 @@ def compare(
     from aot_cli.render import comparison, print_result
 
     print_result(*comparison(question, rows))
+
+
+def _told(model: VideoModel) -> dict[str, Any]:
+    return {"name": model.identity.name, **model.placement}
+
+
+def _shown(
+    row: dict[str, Any],
+    condition: Condition,
+    witness: Witness,
+    shared: dict[str, Any],
+    question: str,
+    command: str,
+) -> ShownRun:
+    """A row of the table as a run of the page."""
+    from aot.page import ShownRun
+    from aot.report import frame_retention
+
+    seen, config = witness.seen[row["condition"]], condition.config
+    per_frame = math.prod(seen.tokens.grid)
+    return ShownRun(
+        name=run_name(row["method"], config),
+        tokens=seen.tokens,
+        origin=seen.origin,
+        frames=frame_retention(seen.tokens, per_frame, seen.similarity),
+        visual_tokens=shared["visual_tokens"],
+        budget_tokens=row["budget_tokens"],
+        costs_ms={
+            "decode": shared["decode_ms"],
+            "encode": row["encode_ms"],
+            "compress": row["compress_ms"],
+            "answer": row["answer_ms"],
+        },
+        peak_bytes={} if row["answer_bytes"] is None else {"answering": row["answer_bytes"]},
+        command=command,
+        config=config.to_dict(),
+        answers=[(question, row["answer"])],
+    )

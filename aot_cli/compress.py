@@ -45,7 +45,7 @@ def compress(
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)
-    compression_page(html, result, config, ["compress", video, "-o", str(output)], force=force)
+    compression_page(html, result, config, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)
     plain = result.report.to_dict()
     print_summary(plain)

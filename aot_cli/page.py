@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aot.page import ShownRun, ShownVideo
     from aot.pipeline import Compression
 
-__all__ = ["FORCE", "HTML", "check_page", "compression_page", "shown_video", "write_page"]
+__all__ = ["FORCE", "HTML", "check_page", "compression_page", "run_name", "shown_video", "write_page"]
 
 HTML = Annotated[
     Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
@@ -75,7 +75,7 @@ def compression_page(
     report, trace = result.report, result.trace
     asked = {"answer" if len(answers) == 1 else "answers": sum(each["total_ms"] for each in answers)} if answers else {}
     run = ShownRun(
-        name=f"{config.method} at {100 * config.ratio:.4g} %" if config.has_budget else config.method,
+        name=run_name(config.method, config),
         tokens=result.tokens,
         origin=trace.origin,
         frames=report.frames,
@@ -89,6 +89,11 @@ def compression_page(
     )
     video = shown_video(report.video, trace.pictures, report.model, report.versions, report.notices)
     write_page(path, video, [run], force=force)
+
+
+def run_name(method: str, config: Config) -> str:
+    """What a run is called beside others."""
+    return f"{method} at {100 * config.ratio:.4g} %" if config.has_budget else method
 
 
 def shown_video(

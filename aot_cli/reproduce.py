@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Setting
@@ -59,14 +58,9 @@ def _flag(path: str, value: Any) -> list[str]:
     setting = _FLAGS.get(path)
     if setting is None or value is None:
         return ["--set", f"{path}={json.dumps(value)}"]
-    return _switch(setting, value) if setting.kind is bool else [setting.flag_names[0], _plain(path, value)]
+    return _switch(setting, value) if setting.kind is bool else [setting.flag_names[0], str(value)]
 
 
 def _switch(setting: Setting, value: bool) -> list[str]:
     on, _, off = setting.flag_names[0].partition("/")
     return [on if value else off]
-
-
-def _plain(path: str, value: Any) -> str:
-    is_folder = path in ("model.name", "model.siglip_head") and Path(value).exists()
-    return str(Path(value).resolve() if is_folder else value)

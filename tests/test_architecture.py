@@ -43,8 +43,8 @@ ARROWS = {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
     "aot.evaluation": {
-        "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory", "aot.report",
-        "aot.segments", "aot.selection", "aot.stages", "aot.video",
+        "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory", "aot.pictures",
+        "aot.report", "aot.segments", "aot.selection", "aot.stages", "aot.video",
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {

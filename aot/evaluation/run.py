@@ -18,6 +18,7 @@ from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
+from aot.evaluation.witness import Seen, Witness
 from aot.inner import InnerReduction, build_inner, outer_config
 from aot.memory import explained_memory
 from aot.models import VideoModel
@@ -129,21 +130,22 @@ def answer_video(
     on_notice: Callable[[str], None],
     *,
     measure_memory: bool = False,
+    witness: Witness | None = None,
 ) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each condition, from one encoding that has all that any of the methods needs; methods that
-    merge inside the tower have one of their own. Measuring memory costs time.
+    merge inside the tower have one of their own. Measuring memory costs time; `witness` is left what was kept.
 
     Raises:
         VideoError, MemoryLimitError, NumericsError: see `aot.errors`.
     """
-    attempts = [_Attempt(condition, items, model) for condition, items in missing]
+    attempts = [_Attempt(condition, items, model, witness) for condition, items in missing]
     yield from (each.refusal for each in attempts if each.refusal)
     waiting = [each for each in attempts if not each.refusal]
     while waiting:
         merging = waiting[0].needs.merging
         alike = [each for each in waiting if each.needs.merging == merging]
         waiting = [each for each in waiting if each.needs.merging != merging]
-        yield from _answer_encoding(video, model, alike, on_notice, measure_memory)
+        yield from _answer_encoding(video, model, alike, on_notice, measure_memory, witness)
 
 
 def _answer_encoding(
@@ -152,13 +154,15 @@ def _answer_encoding(
     attempts: Sequence[_Attempt],
     on_notice: Callable[[str], None],
     measure_memory: bool,
+    witness: Witness | None,
 ) -> Iterator[list[Answered] | Refusal]:
     """The missing answers of each attempt, from one encoding."""
     clock = StageClock(torch.device(model.placement["device"]))
     questions = list(dict.fromkeys(item.prompt for each in attempts for item in each.items))
     needs = Needs.union(each.needs for each in attempts)
     sampling = attempts[0].condition.config.sampling
-    encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions)
+    on_frames = witness.pictures.add if witness and not witness.seen else None
+    encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions, on_frames=on_frames)
     try:
         encoded.compress(attempts)
     except UnsupportedError as error:
@@ -167,19 +171,19 @@ def _answer_encoding(
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for attempt in attempts:
-        answers = attempt.answer(encoded.frames, clock.stage_ms, measure_memory)
+        answers = attempt.answer(encoded, clock.stage_ms, measure_memory)
         yield attempt.refusal or answers
 
 
 class _Attempt:
     """One condition on one video, until its method refuses the budget or the model."""
 
-    def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel) -> None:
-        self.condition, self.items, self._model = condition, items, model
+    def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel, witness: Witness | None) -> None:
+        self.condition, self.items, self._model, self._witness = condition, items, model, witness
         self._clock = StageClock(torch.device(model.placement["device"]))
         self.refusal: Refusal | None = None
         with self._refused():
-            self._compressor = SegmentCompressor(model, condition.config, self._clock)
+            self._compressor = SegmentCompressor(model, condition.config, self._clock, traced=witness is not None)
 
     @property
     def needs(self) -> Needs:
@@ -190,13 +194,20 @@ class _Attempt:
             with self._refused():
                 self._compressor.add(visual)
 
-    def answer(self, frames: int, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
+    def answer(self, video: EncodedVideo, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
         """The answers; none where there is a refusal."""
         if self.refusal is None:
             with self._refused():
                 times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
-                return _answer(self.items, self._model, self.condition, tokens, frames, times, measure_memory)
+                self._testify(tokens, video)
+                return _answer(self.items, self._model, self.condition, tokens, video.frames, times, measure_memory)
         return []
+
+    def _testify(self, tokens: CompressedTokens, video: EncodedVideo) -> None:
+        origin = self._compressor.provenance()
+        if self._witness is not None and origin is not None:
+            self._witness.source = video.source
+            self._witness.seen[self.condition.key] = Seen(tokens, origin, video.similarity)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:

@@ -43,8 +43,8 @@ class ShownVideo:
 @dataclass(frozen=True, slots=True)
 class ShownRun:
     """One method at one ratio. frames: a row for each encoded frame. budget_tokens: what was promised, if anything was.
-    answers: (question, answer) pairs. peak_bytes: the most at any time. command: what does the same again. config: plain
-    values.
+    answers: (question, answer) pairs. peak_bytes: the most at any time. command: what does the same
+    again. config: plain values.
     """
 
     name: str

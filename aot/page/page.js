@@ -59,14 +59,16 @@
     const told = `${tokens} of ${perFrame} places kept`;
     const mark = keyframe(run, frame) ? "keyframe, " : "";
     const overlay = svg("svg", {
-      viewBox: `0 0 ${cols * CELL} ${rows * CELL}`, preserveAspectRatio: "none", tabindex: 0, role: "group",
+      class: tokens > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
+      viewBox: `0 0 ${cols * CELL} ${rows * CELL}`, preserveAspectRatio: "none",
       "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${told}; arrow keys move through them`,
     });
     const image = html("img", { alt: `frame ${frame} at ${seconds(frame)}`, decoding: "async" });
     image.src = `data:image/jpeg;base64,${data.pictures[slotOf.get(frame)]}`;
     const view = html("div", { className: keyframe(run, frame) ? "view keyframe" : "view" }, image, overlay);
     view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
-    const caption = html("figcaption", {}, html("b", { textContent: `${frame}` }), ` · ${seconds(frame)} · ${mark}${tokens} kept`);
+    const number = html("b", { textContent: `${frame}` });
+    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${tokens} kept`);
     const element = html(tag, { className: "frame" }, html("figure", {}, view, caption));
     const state = { run, frame, element, view, overlay, drawn: false };
     overlay.state = state;
@@ -263,7 +265,8 @@
       event.preventDefault();
       draw(overlay.state);
       const token = event.target.closest(".token");
-      const next = token ? nearest(overlay.state, Number(token.dataset.place), STEPS[event.key]) : overlay.querySelector(".token");
+      const first = overlay.querySelector(".token");
+      const next = token ? nearest(overlay.state, Number(token.dataset.place), STEPS[event.key]) : first;
       if (next) next.focus();
     }
   });
@@ -293,9 +296,10 @@
   }
 
   function sideBySide(chosen) {
-    const head = html("div", { className: "strip head" }, ...chosen.map((run) => html("div", { className: "frame", textContent: run.name })));
-    const lines = data.shown.map((frame) => html("div", { className: "strip" }, ...chosen.map((run) => frameElement(run, frame, "div"))));
-    return [html("div", { className: "rows" }, head, ...lines)];
+    const line = (className, cells) => html("div", { className }, ...cells);
+    const heads = chosen.map((run) => html("div", { className: "frame", textContent: run.name }));
+    const lines = data.shown.map((frame) => line("strip", chosen.map((run) => frameElement(run, frame, "div"))));
+    return [line("rows", [line("strip head", heads), ...lines])];
   }
 
   function build() {
