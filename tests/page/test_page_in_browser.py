@@ -113,7 +113,6 @@ def test_strangers_texts_are_text(open_page: Any) -> None:
     video = small_video(name=HOSTILE, facts={HOSTILE: HOSTILE}, notices=[HOSTILE], versions={"aot": HOSTILE})
     opened = open_page(render_page(video, [run, small_run(name=HOSTILE)]))
     page = opened.page
-    page.wait_for_selector(".token")
     page.locator(".view svg").first.focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("window.hacked") is None
