@@ -58,7 +58,9 @@ def ask(
     answers = _answers(model, tokens, questions, config, stream=not as_json)
     if made.compression:
         words = ["ask", source, questions[0], *(word for each in questions[1:] for word in ("-q", each))]
-        compression_page(html, made.compression, config, words, force=force, answers=answers)
+        pairs = [(each["question"], each["answer"]) for each in answers]
+        spent_ms = sum(each["total_ms"] for each in answers)
+        compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
     layer_tokens = [reply.pop("layer_tokens") for reply in answers]
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:

@@ -12,6 +12,7 @@ import typer
 from aot_cli.console import print_json, usage_line
 from aot_cli.inspect import describe_video, show
 from aot_cli.options import command
+from aot_cli.page import compression_page
 from aot_cli.run import compress_with_progress
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _KINDS = ("describe", "change", "motion")
 
 @command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clip and its tokens.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")] = Path(
         "aot-demo"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
@@ -43,31 +44,33 @@ def demo(
     from aot.shapes.world import sample_scene
 
     started = time.perf_counter()
-    clip, tokens = output / "clip.mp4", output / "tokens.pt"
+    clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
     make_folder(output)
     scene = sample_scene(_SEED)
     write_clip(scene, clip)
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
     found = describe_video(str(clip), config)
-    report, answers = _ask_both_ways(scene, clip, tokens, config)
+    report, answers = _ask_both_ways(scene, clip, tokens, page, config)
     seconds = time.perf_counter() - started
     if as_json:
         facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
-        print_json({"clip": str(clip), "tokens": str(tokens), **facts})
+        print_json({"clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
     else:
         _show(clip, tokens, found, report, answers)
-        print(f"{seconds:.0f} s in all. Watch {clip}, and ask it something of your own. Real videos need a real model:")
-        print(f"--model {REAL_MODEL} (fetched once, 1.8 GB).")
+        print(
+            f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
+        )
+        print(f"Real videos need a real model: --model {REAL_MODEL} (fetched once, 1.8 GB).")
 
 
 def _ask_both_ways(
-    scene: Scene, clip: Path, tokens: Path, config: Config
+    scene: Scene, clip: Path, tokens: Path, page: Path, config: Config
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The report of the compression, and every question's right answer and the model's two."""
     from aot.pipeline import answer
     from aot.tokens_file import save_tokens
 
-    model, kept = compress_with_progress(str(clip), config)
+    model, kept = compress_with_progress(str(clip), config, traced=True)
     _, everything = compress_with_progress(str(clip), replace(config, method="none"), model)
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
@@ -76,6 +79,9 @@ def _ask_both_ways(
         for name, given in (("all", everything), ("kept", kept)):
             row[name] = "".join(answer(model, given.tokens, row["question"], config))
         rows.append(row)
+    pairs = [(row["question"], row["kept"]) for row in rows]
+    words = ["ask", str(clip), rows[0]["question"], *(word for row in rows[1:] for word in ("-q", row["question"]))]
+    compression_page(page, kept, config, words, force=True, answers=pairs)
     return kept.report.to_dict(), rows
 
 

@@ -62,10 +62,11 @@ def compression_page(
     words: Sequence[str],
     *,
     force: bool,
-    answers: Sequence[Mapping[str, Any]] = (),
+    answers: Sequence[tuple[str, str]] = (),
+    answers_ms: float | None = None,
 ) -> None:
     """The page of one run, if one was asked for. words: of the command that does it again, with the video's path.
-    answers: with "question", "answer" and "total_ms".
+    answers: questions and answers, which took answers_ms.
     """
     if path is None or result.trace is None:
         return
@@ -73,7 +74,7 @@ def compression_page(
     from aot_cli.reproduce import command_for
 
     report, trace = result.report, result.trace
-    asked = {"answer" if len(answers) == 1 else "answers": sum(each["total_ms"] for each in answers)} if answers else {}
+    asked = {} if answers_ms is None else {"answer" if len(answers) == 1 else "answers": answers_ms}
     run = ShownRun(
         name=run_name(config.method, config),
         tokens=result.tokens,
@@ -85,7 +86,7 @@ def compression_page(
         peak_bytes=report.peak_bytes,
         command=command_for(words, config),
         config=report.config,
-        answers=[(each["question"], each["answer"]) for each in answers],
+        answers=answers,
     )
     video = shown_video(report.video, trace.pictures, report.model, report.versions, report.notices)
     write_page(path, video, [run], force=force)

@@ -30,17 +30,17 @@ GRID, PER_FRAME, WIDTH = (27, 27), 196, 896
 RUNS = 5
 
 
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+def timed(run: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
-    return run(), time.perf_counter() - start
+    return run(*arguments), time.perf_counter() - start
 
 
-def tokens_of(frames: int) -> VisualTokens:
+def tokens_of(frames: int, layers: tuple[int, ...]) -> VisualTokens:
     generator = torch.Generator().manual_seed(0)
     patches = GRID[0] * GRID[1]
     scene = torch.randn(1, patches, WIDTH, generator=generator)
     features = scene + 0.5 * torch.randn(frames, patches, WIDTH, generator=generator)
-    saliency = {layer: torch.rand(frames, patches, generator=generator) for layer in (2, -2)}
+    saliency = {layer: torch.rand(frames, patches, generator=generator) for layer in layers}
     return VisualTokens(features, GRID, Pooling("bilinear", 2), tuple(map(float, range(frames))), saliency)
 
 
@@ -49,6 +49,11 @@ def pictures_of(frames: int) -> torch.Tensor:
     ramp = torch.linspace(0, 200, 384)[:, None].expand(384, 384)
     noise = torch.rand(frames, 3, 96, 96, generator=generator).mul(55).repeat_interleave(4, 2).repeat_interleave(4, 3)
     return (ramp + noise).to(torch.uint8)
+
+
+def shown_in(tab: Any, page: Path) -> None:
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".token")
 
 
 def opening_s(page: Path) -> list[float]:
@@ -60,12 +65,7 @@ def opening_s(page: Path) -> list[float]:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for _ in range(RUNS):
             tab = browser.new_page()
-
-            def show(tab: Any = tab) -> None:
-                tab.goto(page.as_uri())
-                tab.wait_for_selector(".token")
-
-            found.append(timed(show)[1])
+            found.append(timed(shown_in, tab, page)[1])
             tab.close()
         browser.close()
     return found
@@ -73,15 +73,14 @@ def opening_s(page: Path) -> list[float]:
 
 def main(frames: int, ratio: float) -> None:
     config = Config(method="aot", ratio=ratio)
-    method, visual = build_method(config), tokens_of(frames)
-    anchors = config.aot.anchors
-    visual.saliency.update({layer: visual.saliency[2] for layer in (anchors.shallow_layer, anchors.deep_layer)})
+    method = build_method(config)
+    visual = tokens_of(frames, method.needs.saliency_layers)
     pixels = pictures_of(frames)
     rows: dict[str, list[float]] = {"compress": [], "sources": [], "pictures": [], "page": []}
     for _ in range(RUNS):
-        kept, spent = timed(lambda: method.compress(visual, config.token_budget(frames, PER_FRAME)))
+        kept, spent = timed(method.compress, visual, config.token_budget(frames, PER_FRAME))
         rows["compress"].append(spent)
-        origin, spent = timed(lambda: origin_of(kept))
+        origin, spent = timed(origin_of, kept)
         rows["sources"].append(spent)
         pictures, spent = timed(lambda: [jpeg(image) for image in pixels])
         rows["pictures"].append(spent)
@@ -90,7 +89,7 @@ def main(frames: int, ratio: float) -> None:
             len(kept.features), {"encode": 1.0}, {}, "aot", config.to_dict(),
         )  # fmt: skip
         video = ShownVideo("clip.mp4", (1280, 720), pictures, {}, {"aot": "0"})
-        text, spent = timed(lambda: render_page(video, [run]))
+        text, spent = timed(render_page, video, [run])
         rows["page"].append(spent)
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"

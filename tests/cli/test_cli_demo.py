@@ -30,6 +30,7 @@ def test_the_demo_is_right_both_ways(run_aot: Aot) -> None:
         assert row["kept"] == row["right"]
     assert run.json["report"]["kept_tokens"] == 51
     assert len(load_tokens("aot-demo/tokens.pt").tokens.features) == 51
+    assert "is large and" in Path("aot-demo/kept.html").read_text("utf-8")
     assert run.json["total_s"] < 60
 
 
@@ -41,6 +42,7 @@ def test_the_demo_as_people_see_it(run_aot: Aot) -> None:
     assert "kept 51 of 512 tokens" in run.out
     assert "with all 512 tokens" in run.out
     assert Path("here it is/clip.mp4").is_file()
+    assert "Open here it is/kept.html" in run.out
 
 
 def test_no_model_is_the_bundled_model_and_it_sees(run_aot: Aot) -> None:
