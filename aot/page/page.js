@@ -224,6 +224,7 @@
   let pointed = null;
 
   film.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "touch") return; // a finger that moves scrolls
     const found = placeAt(event);
     const key = found && `${found.state.run.number}/${found.place}`;
     if (key === pointed) return;
@@ -233,7 +234,10 @@
   film.addEventListener("pointerleave", () => { pointed = null; });
   film.addEventListener("click", (event) => {
     const found = placeAt(event);
-    if (found) (elementAt(found.state, found.place) || found.state.overlay).focus({ preventScroll: true });
+    if (!found) return;
+    const element = elementAt(found.state, found.place);
+    (element || found.state.overlay).focus({ preventScroll: true });
+    lightUp(found.state.run, found.place, element);
   });
   film.addEventListener("focusin", (event) => {
     const token = event.target.closest(".token");
