@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
-from aot_cli.page import FORCE, HTML, check_page, run_name, shown_video, write_page
+from aot_cli.page import FORCE, HTML, check_page, comparison_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, unknown_words
-
-if TYPE_CHECKING:
-    from aot.evaluation import Condition, Witness
-    from aot.models import VideoModel
-    from aot.page import ShownRun
 
 __all__ = ["compare"]
 
@@ -85,9 +78,8 @@ def compare(
     if html and witness:
         words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        runs = [_shown(row, of_key[row["condition"]], witness, shared, question, command) for row in rows]
-        shown = shown_video(asdict(witness.source), witness.pictures.files, _told(model), versions(), notices)
-        write_page(html, shown, runs, force=force)
+        told = {"name": model.identity.name, **model.placement}
+        comparison_page(html, witness, of_key, rows, question, shared, told, command, notices, force=force)
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
@@ -95,41 +87,3 @@ def compare(
     from aot_cli.render import comparison, print_result
 
     print_result(*comparison(question, rows))
-
-
-def _told(model: VideoModel) -> dict[str, Any]:
-    return {"name": model.identity.name, **model.placement}
-
-
-def _shown(
-    row: dict[str, Any],
-    condition: Condition,
-    witness: Witness,
-    shared: dict[str, Any],
-    question: str,
-    command: str,
-) -> ShownRun:
-    """A row of the table as a run of the page."""
-    from aot.page import ShownRun
-    from aot.report import frame_retention
-
-    seen, config = witness.seen[row["condition"]], condition.config
-    per_frame = math.prod(seen.tokens.grid)
-    return ShownRun(
-        name=run_name(row["method"], config),
-        tokens=seen.tokens,
-        origin=seen.origin,
-        frames=frame_retention(seen.tokens, per_frame, seen.similarity),
-        visual_tokens=shared["visual_tokens"],
-        budget_tokens=row["budget_tokens"],
-        costs_ms={
-            "decode": shared["decode_ms"],
-            "encode": row["encode_ms"],
-            "compress": row["compress_ms"],
-            "answer": row["answer_ms"],
-        },
-        peak_bytes={} if row["answer_bytes"] is None else {"answering": row["answer_bytes"]},
-        command=command,
-        config=config.to_dict(),
-        answers=[(question, row["answer"])],
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +14,11 @@ from aot.errors import ConfigError
 
 if TYPE_CHECKING:
     from aot.config import Config
+    from aot.evaluation import Condition, Seen, Witness
     from aot.page import ShownRun, ShownVideo
     from aot.pipeline import Compression
 
-__all__ = ["FORCE", "HTML", "check_page", "compression_page", "run_name", "shown_video", "write_page"]
+__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page"]
 
 HTML = Annotated[
     Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
@@ -42,19 +45,6 @@ def check_page(path: Path | None, source: str, *, force: bool) -> None:
     check_writable(path, overwrite=force)
 
 
-def write_page(path: Path, video: ShownVideo, runs: Sequence[ShownRun], *, force: bool) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        OutputError: see `aot.files`.
-    """
-    from aot.files import write_whole
-    from aot.page import render_page
-
-    text = render_page(video, runs)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=force)
-
-
 def compression_page(
     path: Path | None,
     result: Compression,
@@ -76,7 +66,7 @@ def compression_page(
     report, trace = result.report, result.trace
     asked = {} if answers_ms is None else {"answer" if len(answers) == 1 else "answers": answers_ms}
     run = ShownRun(
-        name=run_name(config.method, config),
+        name=_run_name(config.method, config),
         tokens=result.tokens,
         origin=trace.origin,
         frames=report.frames,
@@ -88,16 +78,77 @@ def compression_page(
         config=report.config,
         answers=answers,
     )
-    video = shown_video(report.video, trace.pictures, report.model, report.versions, report.notices)
-    write_page(path, video, [run], force=force)
+    notices = (*report.notices, *_not_shown([config]))
+    video = _shown_video(report.video, trace.pictures, report.model, report.versions, notices)
+    _write(path, video, [run], force=force)
 
 
-def run_name(method: str, config: Config) -> str:
+def comparison_page(
+    path: Path,
+    witness: Witness,
+    conditions: Mapping[str, Condition],
+    rows: Sequence[Mapping[str, Any]],
+    question: str,
+    shared: Mapping[str, Any],
+    model: Mapping[str, Any],
+    command: str,
+    notices: Sequence[str],
+    *,
+    force: bool,
+) -> None:
+    """The page of the methods that answered, each a row of `aot compare`; shared: what all rows have in common."""
+    from aot.report import versions
+
+    runs = [
+        _compared(row, conditions[row["condition"]], witness.seen[row["condition"]], question, shared, command)
+        for row in rows
+    ]
+    told = [*notices, *_not_shown(conditions[row["condition"]].config for row in rows)]
+    video = _shown_video(asdict(witness.source), witness.pictures.files, model, versions(), told)
+    _write(path, video, runs, force=force)
+
+
+def _compared(
+    row: Mapping[str, Any],
+    condition: Condition,
+    seen: Seen,
+    question: str,
+    shared: Mapping[str, Any],
+    command: str,
+) -> ShownRun:
+    from aot.page import ShownRun
+    from aot.report import frame_retention
+
+    costs = {"decode": shared["decode_ms"]} | {name: row[f"{name}_ms"] for name in ("encode", "compress", "answer")}
+    return ShownRun(
+        name=_run_name(row["method"], condition.config),
+        tokens=seen.tokens,
+        origin=seen.origin,
+        frames=frame_retention(seen.tokens, math.prod(seen.tokens.grid), seen.similarity),
+        visual_tokens=shared["visual_tokens"],
+        budget_tokens=row["budget_tokens"],
+        costs_ms=costs,
+        peak_bytes={} if row["answer_bytes"] is None else {"answering": row["answer_bytes"]},
+        command=command,
+        config=condition.config.to_dict(),
+        answers=[(question, row["answer"])],
+    )
+
+
+def _not_shown(configs: Iterable[Config]) -> list[str]:
+    """A note on what happens after all that a page shows."""
+    names = dict.fromkeys(config.inner.name for config in configs if config.reduces_inside)
+    return (
+        [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []
+    )
+
+
+def _run_name(method: str, config: Config) -> str:
     """What a run is called beside others."""
     return f"{method} at {100 * config.ratio:.4g} %" if config.has_budget else method
 
 
-def shown_video(
+def _shown_video(
     video: Mapping[str, Any],
     pictures: Sequence[bytes],
     model: Mapping[str, Any],
@@ -114,3 +165,16 @@ def shown_video(
     }
     size = video["width"], video["height"]
     return ShownVideo(Path(video["path"]).name, size, pictures, facts, dict(versions), tuple(notices))
+
+
+def _write(path: Path, video: ShownVideo, runs: Sequence[ShownRun], *, force: bool) -> None:
+    """Write the page whole or not at all.
+
+    Raises:
+        OutputError: see `aot.files`.
+    """
+    from aot.files import write_whole
+    from aot.page import render_page
+
+    text = render_page(video, runs)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=force)

@@ -6,13 +6,14 @@ from aot.evaluation.conditions import Condition, build_conditions, off_budget
 from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.run import Refusal, answer_video, evaluate
-from aot.evaluation.witness import Witness
+from aot.evaluation.witness import Seen, Witness
 
 __all__ = [
     "Condition",
     "Item",
     "Refusal",
     "Results",
+    "Seen",
     "Witness",
     "answer_video",
     "build_conditions",

@@ -68,7 +68,8 @@
     const view = html("div", { className: keyframe(run, frame) ? "view keyframe" : "view" }, image, overlay);
     view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
     const number = html("b", { textContent: `${frame}` });
-    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${tokens} kept`);
+    const whose = runs.length > 1 ? ` · ${run.name}` : "";
+    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${tokens} kept${whose}`);
     const element = html(tag, { className: "frame" }, html("figure", {}, view, caption));
     const state = { run, frame, element, view, overlay, drawn: false };
     overlay.state = state;

@@ -87,11 +87,12 @@ def test_compare_shows_every_method_that_answered(
 ) -> None:
     page = tmp_path / "kept.html"
     line = ("compare", clip_file, "what?", *small, "--max-new-tokens", "2", "--ratio", "0.4", "--html", page)
-    done = run_aot(*line, "--methods", "none,aot,tome,none+fastv", "--json")
+    done = run_aot(*line, "--methods", "none,aot,tome,uniform+fastv", "--json")
     assert done.code == 0, done.err
     data = data_of(page)
     assert [run["kept"] for run in data["runs"]] == [row["kept_tokens"] for row in done.json["methods"]]
     assert len(data["pictures"]) == len(data["times"]) == 8
+    assert "fastv drops more inside the language model, which is not shown" in page.read_text("utf-8")
     (command,) = commands_of(page)
     again = run_aot(*command, "--json")
     assert [row["answer"] for row in again.json["methods"]] == [row["answer"] for row in done.json["methods"]]
