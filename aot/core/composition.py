@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aot.core.anchors import AnchorRanking
 from aot.core.cells import KeptCells
 from aot.core.emission import Emission
-from aot.core.grid import cells_of_patches, pool, pooling_weights
+from aot.core.grid import cells_of_patches, pool, pooled_grid
 from aot.types import Clip, Pooling, Provenance
 
 __all__ = ["AnchorComposition", "merged_shares"]
@@ -46,11 +48,11 @@ class AnchorComposition:
     def _of_frames(self) -> Tensor:
         """What the kept cells hold of their frames' pooled tokens after Phase I: [F, P, n]."""
         weights, device = self.weights, self.cells.index.device
-        pooling = pooling_weights(self.grid, self.pool).to(device, torch.float32)
+        per_frame = math.prod(pooled_grid(self.grid, self.pool))
         if weights is None:
-            weights = pooling[self.cells.index]
+            return functional.one_hot(self.cells.index, per_frame).float()
         cell_of_patch = cells_of_patches(self.grid, self.pool).to(device)
-        return weights.new_zeros(*weights.shape[:2], len(pooling)).index_add_(2, cell_of_patch, weights)
+        return weights.new_zeros(*weights.shape[:2], per_frame).index_add_(2, cell_of_patch, weights)
 
     def _unmerged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         token = (self.emitted.clip < 0).nonzero()[:, 0]
