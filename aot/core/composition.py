@@ -40,7 +40,7 @@ class AnchorComposition:
     local_ratio: float
 
     def provenance(self) -> Provenance:
-        """Shares of at least a thousandth."""
+        """Shares above a thousandth."""
         own = self._of_frames()
         token, place, share = zip(self._unmerged(own), self._merged(own), strict=True)
         return Provenance(torch.cat(token), torch.cat(place), torch.cat(share).float(), self._global_anchors())
@@ -58,7 +58,7 @@ class AnchorComposition:
         token = (self.emitted.clip < 0).nonzero()[:, 0]
         frame, place = self.emitted.frame[token], self.emitted.place[token]
         shares = own[frame, place]
-        row, cell = (shares >= _LEAST_SHARE).nonzero(as_tuple=True)
+        row, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], frame[row] * own.shape[2] + cell, shares[row, cell]
 
     def _merged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +69,7 @@ class AnchorComposition:
         token = (self.emitted.clip >= 0).nonzero()[:, 0]
         clip, place = self.emitted.clip[token], self.emitted.place[token]
         shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, place]
-        row, offset, cell = (shares >= _LEAST_SHARE).nonzero(as_tuple=True)
+        row, offset, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 
     def _global_anchors(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aot.types import Provenance
 
-__all__ = ["Shares"]
+__all__ = ["Shares", "of_patches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,16 @@ class Shares:
         pairs, pair = (self.token * places + self.place).unique(return_inverse=True)  # type: ignore[no-untyped-call]
         share = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, pair, self.weight)
         return Provenance(pairs // places, pairs % places, share.float())
+
+
+def of_patches(cells: Tensor, pooled: int, labels: Tensor, order: Tensor) -> Provenance:
+    """Of means of the patches with the same number in labels [F * N], in the order [K], by the pooled tokens that the
+    patches belong to, cells [F, N] of 0 .. pooled - 1 in all F frames.
+    """
+    cells = cells.cpu()
+    whole = cells.flatten().bincount(minlength=pooled) * (pooled / cells.numel())
+    made_of = Shares.of(cells).merged(labels).chosen(order).provenance()
+    return replace(made_of, whole=whole.float().view(len(cells), -1))
 
 
 def _normalised(count: int, token: Tensor, place: Tensor, weight: Tensor) -> Shares:

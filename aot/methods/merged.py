@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aot.core.cost import decision_dtype
 from aot.core.grid import pooled_grid
-from aot.core.shares import Shares
+from aot.core.shares import of_patches
 from aot.core.token_merging import MergingTokens
 from aot.methods.subset import kept_tokens, pooled_cells
 from aot.types import Clip, CompressedTokens, MergedPatches, Pooling, Provenance, Role, VisualTokens
@@ -60,7 +60,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
 
     def provenance() -> Provenance:
         places = _pooled_places(torch.arange(len(owner)), grid, pooling)
-        return Shares.of(places).merged(owner).chosen(order).provenance()
+        return of_patches(places.view(frames, -1), frames * per_frame, owner, order)
 
     result = kept_tokens(
         tokens,

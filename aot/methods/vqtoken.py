@@ -12,7 +12,7 @@ from torch.nn import functional
 from aot.core.cost import working_dtype
 from aot.core.grid import cells_of_patches
 from aot.core.kmeans import Clustering, cluster_means, cosine_kmeans
-from aot.core.shares import Shares
+from aot.core.shares import of_patches
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.registry import Card
 from aot.strict import check
@@ -87,7 +87,7 @@ class VQToken:
 
         def provenance() -> Provenance:
             places = torch.arange(frames, device=cells.device)[:, None] * per_frame + cells
-            return Shares.of(places).merged(labels).chosen(order).provenance()
+            return of_patches(places, frames * per_frame, labels, order)
 
         return kept_tokens(
             tokens,
