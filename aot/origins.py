@@ -42,10 +42,8 @@ def origin_of(tokens: CompressedTokens) -> Provenance:
         count = len(tokens.features)
         return Provenance(torch.arange(count), tokens.place.cpu(), torch.ones(count))
     said = tokens.provenance()
-    anchors = said.global_anchors
-    return Provenance(
-        said.token.cpu(), said.place.cpu(), said.share.float().cpu(), None if anchors is None else anchors.cpu()
-    )
+    anchors, whole = (None if each is None else each.cpu() for each in (said.global_anchors, said.whole))
+    return Provenance(said.token.cpu(), said.place.cpu(), said.share.float().cpu(), anchors, whole)
 
 
 def joined_origins(origins: Sequence[Provenance], parts: Sequence[CompressedTokens]) -> Provenance:
@@ -53,12 +51,19 @@ def joined_origins(origins: Sequence[Provenance], parts: Sequence[CompressedToke
     tokens = [0, *accumulate(len(part.features) for part in parts)]
     places = [0, *accumulate(len(part.timestamps_s) * math.prod(part.grid) for part in parts)]
     anchors = [each.global_anchors for each in origins if each.global_anchors is not None]
+    wholes = [_whole(each, part) for each, part in zip(origins, parts, strict=True)]
     return Provenance(
         token=torch.cat([each.token + first for each, first in zip(origins, tokens, strict=False)]),
         place=torch.cat([each.place + first for each, first in zip(origins, places, strict=False)]),
         share=torch.cat([each.share for each in origins]),
         global_anchors=torch.cat(anchors) if anchors else None,
+        whole=torch.cat(wholes) if any(each.whole is not None for each in origins) else None,
     )
+
+
+def _whole(origin: Provenance, tokens: CompressedTokens) -> Tensor:
+    shape = len(tokens.timestamps_s), math.prod(tokens.grid)
+    return torch.ones(shape) if origin.whole is None else origin.whole
 
 
 def fates(tokens: CompressedTokens, origin: Provenance) -> Tensor:
@@ -67,10 +72,10 @@ def fates(tokens: CompressedTokens, origin: Provenance) -> Tensor:
     A token of mass m holds m times its share of each pooled token; a pooled token that is not kept is merged if all
     kept ones together hold at least half of it.
     """
-    shape = len(tokens.timestamps_s), math.prod(tokens.grid)
+    whole = _whole(origin, tokens)
     place, role, mass = tokens.place.cpu(), tokens.role.cpu(), tokens.mass.cpu()
-    held = torch.zeros(math.prod(shape)).index_add_(0, origin.place, origin.share * mass[origin.token])
-    fate = torch.where(held >= 0.5, int(Fate.MERGED), int(Fate.DISCARDED))
+    held = torch.zeros(whole.numel()).index_add_(0, origin.place, origin.share * mass[origin.token])
+    fate = torch.where(held >= whole.flatten() / 2, int(Fate.MERGED), int(Fate.DISCARDED))
     fate[place[role != Role.MERGED]] = int(Fate.KEPT)
     merged, distinct = place[role == Role.MERGED], place[role == Role.DISTINCT]
     fate[merged] = int(Fate.GATHERED)
@@ -78,4 +83,4 @@ def fates(tokens: CompressedTokens, origin: Provenance) -> Tensor:
         is_global = origin.global_anchors.flatten()[place]
         fate[place] = torch.where(is_global, int(Fate.GLOBAL_ANCHOR), int(Fate.LOCAL_ANCHOR))
     fate[distinct] = int(Fate.DISTINCT)
-    return fate.to(torch.uint8).view(shape)
+    return fate.to(torch.uint8).view_as(whole)

@@ -264,12 +264,15 @@ class Provenance:
 
     token, place: [E] int64; share: [E] float32, in (0, 1]. A token's shares sum to 1 or, where a method left out those
     below a thousandth, to less. global_anchors: bool [F, n] or None, where AOT's anchors are global rather than local.
+    whole: float32 [F, n] or None, for tokens made of patches how much mass all patches of a pooled token have, where
+    that is not 1 for each.
     """
 
     token: Tensor
     place: Tensor
     share: Tensor
     global_anchors: Tensor | None = None
+    whole: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aot.core.anchors import AnchorRanking
 from aot.core.cells import KeptCells
 from aot.core.emission import Emission
-from aot.core.grid import cells_of_patches, pool, pooling_weights
+from aot.core.grid import cells_of_patches, pool, pooled_grid
 from aot.types import Clip, Pooling, Provenance
 
 __all__ = ["AnchorComposition", "merged_shares"]
@@ -38,7 +40,7 @@ class AnchorComposition:
     local_ratio: float
 
     def provenance(self) -> Provenance:
-        """Shares of at least a thousandth."""
+        """Shares above a thousandth."""
         own = self._of_frames()
         token, place, share = zip(self._unmerged(own), self._merged(own), strict=True)
         return Provenance(torch.cat(token), torch.cat(place), torch.cat(share).float(), self._global_anchors())
@@ -46,17 +48,17 @@ class AnchorComposition:
     def _of_frames(self) -> Tensor:
         """What the kept cells hold of their frames' pooled tokens after Phase I: [F, P, n]."""
         weights, device = self.weights, self.cells.index.device
-        pooling = pooling_weights(self.grid, self.pool).to(device, torch.float32)
+        per_frame = math.prod(pooled_grid(self.grid, self.pool))
         if weights is None:
-            weights = pooling[self.cells.index]
+            return functional.one_hot(self.cells.index, per_frame).float()
         cell_of_patch = cells_of_patches(self.grid, self.pool).to(device)
-        return weights.new_zeros(*weights.shape[:2], len(pooling)).index_add_(2, cell_of_patch, weights)
+        return weights.new_zeros(*weights.shape[:2], per_frame).index_add_(2, cell_of_patch, weights)
 
     def _unmerged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         token = (self.emitted.clip < 0).nonzero()[:, 0]
         frame, place = self.emitted.frame[token], self.emitted.place[token]
         shares = own[frame, place]
-        row, cell = (shares >= _LEAST_SHARE).nonzero(as_tuple=True)
+        row, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], frame[row] * own.shape[2] + cell, shares[row, cell]
 
     def _merged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +69,7 @@ class AnchorComposition:
         token = (self.emitted.clip >= 0).nonzero()[:, 0]
         clip, place = self.emitted.clip[token], self.emitted.place[token]
         shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, place]
-        row, offset, cell = (shares >= _LEAST_SHARE).nonzero(as_tuple=True)
+        row, offset, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 
     def _global_anchors(self) -> Tensor:

@@ -22,11 +22,10 @@ def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:
     return distances.argmin(-1).scatter(1, centres, own)
 
 
-def members_of(features: Tensor, centres: Tensor) -> Tensor:
-    """1 where a token of features [B, m, D] belongs to a centre, else 0: [B, K, m] in the working dtype.
+def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
+    """1 where a token belongs to a centre, by owners [B, m] of `nearest_centres`, else 0: [B, K, m].
 
     A matrix, because sums over clusters are then products, which repeat to the bit on every device.
     """
-    owners = nearest_centres(features, centres)
-    ranks = torch.arange(centres.shape[1], device=centres.device)
-    return (owners[:, None, :] == ranks[:, None]).to(working_dtype(features))
+    ranks = torch.arange(clusters, device=owners.device)
+    return (owners[:, None, :] == ranks[:, None]).to(dtype)

@@ -15,7 +15,15 @@ from torch.nn import functional
 from aot.core.budget import spread
 from aot.types import Clip
 
-__all__ = ["Quota", "Redundancy", "least_similarities", "most_saving_clips", "position_similarity", "share_out"]
+__all__ = [
+    "Quota",
+    "Redundancy",
+    "least_similarities",
+    "most_saving_clips",
+    "places_of",
+    "position_similarity",
+    "share_out",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,11 @@ class Redundancy:
         released = torch.zeros_like(self.static).flatten()
         released[ranked] = won.cumsum(0) - won < missing
         return replace(self, static=self.static & ~released.view_as(self.static))
+
+
+def places_of(clip: Clip, where: Tensor, positions: int) -> Tensor:
+    """The places of positions `where` [m], of n a frame, in each frame of a clip: int64 [W, m], into all F * n."""
+    return torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
 
 
 def position_similarity(features: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["merge_trees", "nearest_before"]
+__all__ = ["merge_trees", "nearest_before", "tree_roots"]
 
 
 def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,3 +42,11 @@ def merge_trees(
         sizes[frame - 1] += joins @ sizes[frame]
         divisors[frame - 1] += joins.sum(-1)
     return sums / (divisors if children_count_once else sizes)[..., None], sizes
+
+
+def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
+    """The token without a link that each is part of, as in `merge_trees`: indices into all F * n, int64 [F, n]."""
+    roots = torch.arange(parent.numel(), device=parent.device).view_as(parent)
+    for frame in range(1, len(roots)):
+        roots[frame] = torch.where(linked[frame], roots[frame - 1, parent[frame]], roots[frame])
+    return roots

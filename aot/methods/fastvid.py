@@ -6,8 +6,9 @@ LLaVA-OneVision's variant (arXiv 2503.11187; docs/methods.md). Tokens stay in th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,10 +21,11 @@ from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peak_scores
 from aot.core.grid import pool
 from aot.core.products import take_rows
+from aot.core.shares import Shares
 from aot.methods.subset import check_budget, keep_subset, kept_tokens
 from aot.registry import Card
 from aot.strict import check
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
 __all__ = ["FastVid"]
 
@@ -86,10 +88,14 @@ class FastVid:
         salient = _most_attended(attention, salient_counts)
         values = features.to(working_dtype(features))
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
-        merged, absorbed = self._merge(values, salient, anchors, clips)
+        merged, absorbed, made_of = self._merge(values, salient, anchors, clips)
         places = [frame * per_frame + cells for frame, cells in anchors.items()]
         kept = salient.flatten().nonzero()[:, 0]
         index, order = torch.cat([kept, *places]).sort(stable=True)
+
+        def provenance() -> Provenance:
+            return Shares.joined([Shares.of(kept), *(each() for each in made_of)]).chosen(order).provenance()
+
         return kept_tokens(
             tokens,
             torch.cat([features.reshape(-1, width)[kept], *(each.to(features.dtype) for each in merged)])[order],
@@ -97,6 +103,7 @@ class FastVid:
             mass=torch.cat([torch.ones_like(kept), *absorbed])[order],
             clips=clips,
             facts={"salient_tokens": len(kept), "context_tokens": len(index) - len(kept)},
+            provenance=provenance,
         )
 
     def _counts(
@@ -125,12 +132,13 @@ class FastVid:
 
     def _merge(
         self, values: Tensor, salient: Tensor, anchors: dict[int, Tensor], clips: Sequence[Clip]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """For each frame with anchors [a], these after absorbing [a, D], and how many tokens each speaks for [a].
+    ) -> tuple[list[Tensor], list[Tensor], list[Callable[[], Shares]]]:
+        """For each frame with anchors [a], these after absorbing [a, D], how many tokens each speaks for [a], and what
+        works out what they are made of.
 
         Every such frame takes in all of its segment's tokens that are not salient, its own and its anchors included.
         """
-        merged, absorbed = [], []
+        merged, absorbed, made_of = [], [], list[Callable[[], Shares]]()
         for clip in clips:
             speakers = [frame for frame in anchors if clip.first <= frame < clip.stop]
             members = values[clip.first : clip.stop][~salient[clip.first : clip.stop]]
@@ -144,7 +152,18 @@ class FastVid:
                 weight = (1 / (count + 1)).clamp_min(self.own_weight)
                 merged.append(weight * own + (1 - weight) * (belongs.mT @ members) / count.clamp_min(1))
                 absorbed.append(count[:, 0].clamp_min(1))
-        return merged, absorbed
+                made_of.append(partial(_speaking, salient, clip, nearest, frame, anchors[frame], weight))
+        return merged, absorbed, made_of
+
+
+def _speaking(salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, weight: Tensor) -> Shares:
+    """A frame's anchors [a], of which `weight` is their own, with the nearest of their clip's tokens that are not
+    salient.
+    """
+    frames, per_frame = salient.shape
+    places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
+    members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
+    return Shares.of(places[frame, anchors]).blended(Shares.of(members).merged(nearest), weight[:, 0])
 
 
 def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:

@@ -22,11 +22,12 @@ from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peaks
 from aot.core.diversity import max_min_picks
 from aot.core.grid import pool
-from aot.core.temporal_trees import merge_trees, nearest_before
+from aot.core.shares import Shares
+from aot.core.temporal_trees import merge_trees, nearest_before, tree_roots
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
 from aot.registry import Card
 from aot.strict import check
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
 __all__ = ["FlashVid"]
 
@@ -97,8 +98,14 @@ class FlashVid:
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
-        merged, places, mass = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        merged, places, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
         index, order = torch.cat([diverse, places]).sort(stable=True)
+        once = self.paper_exact
+
+        def provenance() -> Provenance:
+            clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=once)
+            return Shares.joined([Shares.of(diverse), clustered]).chosen(order).provenance()
+
         return kept_tokens(
             tokens,
             torch.cat([features.reshape(-1, width)[diverse], merged.to(features.dtype)])[order],
@@ -106,6 +113,7 @@ class FlashVid:
             mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
             clips=clips,
             facts={"diverse_tokens": len(diverse), "merged_tokens": len(places)},
+            provenance=provenance,
         )
 
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
@@ -174,31 +182,54 @@ def _within(values: Tensor, clip: Clip) -> Tensor:
 
 def _cluster_frames(
     values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbours: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The chosen tokens of every frame in that many clusters: means [K, D], centres' indices into all F * n, masses.
+) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
+    """The chosen tokens of every frame in that many clusters: means [K, D], centres' indices into all F * n, masses,
+    and for frames with clusters the one of each chosen token.
 
     values: [F, n, D]. sizes: [F, n], how many tokens each stands for. chosen: bool [F, n], at least as many as
     `clusters` [F].
     """
     means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
+    clusters_of: dict[int, Tensor] = {}
     for frame, count in enumerate(clusters):
         if count == 0:
             continue
         cells = chosen[frame].nonzero()[:, 0]
-        centres, belongs = _nearest_peaks(values[frame, cells], count, neighbours)
+        centres, nearest = _nearest_peaks(values[frame, cells], count, neighbours)
+        belongs = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
         means.append(belongs.mT @ values[frame, cells] / belongs.sum(0)[:, None])
         places.append(frame * values.shape[1] + cells[centres])
         masses.append(belongs.mT @ sizes[frame, cells])
-    return torch.cat(means), torch.cat(places), torch.cat(masses)
+        clusters_of[frame] = nearest
+    return torch.cat(means), torch.cat(places), torch.cat(masses), clusters_of
 
 
 def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
-    """Density peaks int64 [K] of values [m, D], ascending, and which peak each token belongs to: 0 or 1, [m, K].
+    """Density peaks int64 [K] of values [m, D], ascending, and which peak each token belongs to, 0 .. K - 1: [m].
 
     That is the nearest one, and a peak's own cluster is its own.
     """
     peaks = density_peaks(values[None], clusters, min(neighbours, clusters))[0].sort().values
     nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-    numbers = torch.arange(clusters, device=values.device)
-    nearest[peaks] = numbers
-    return peaks, (nearest[:, None] == numbers).to(values.dtype)
+    nearest[peaks] = torch.arange(clusters, device=values.device)
+    return peaks, nearest
+
+
+def _clustered_trees(
+    parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
+) -> Shares:
+    """What `_cluster_frames` makes of `merge_trees`: parent, linked and chosen [F, n]; for each frame, nearest [m]."""
+    roots = tree_roots(parent, linked)
+    cluster, first = torch.full_like(roots, -1), 0
+    for frame, peak in nearest.items():
+        cluster[frame, chosen[frame]] = first + peak
+        first += int(peak.max()) + 1
+    weights = _published_weights(parent, linked, roots) if children_count_once else None
+    return Shares.of(torch.arange(roots.numel())).merged(roots).merged(cluster, weights)
+
+
+def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:
+    """By what trees' means are multiplied where the root's children are all that counts, [F * n]."""
+    before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]
+    children = (before + parent)[linked].bincount(minlength=parent.numel())
+    return roots.flatten().bincount(minlength=parent.numel()) / (1 + children)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.core.groups import group_means
+from aot.core.shares import Shares
 from aot.core.temporal_merging import most_alike, similarity_to_previous
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
 from aot.registry import Card
@@ -65,6 +68,7 @@ class FrameFusion:
             runs = runs.merged(self.threshold, before - budget)
             passes, merging = passes + 1, before - len(runs.index) >= max(1, self.least_merged * before)
         kept = runs.most_attended(budget)
+        made_of = kept.made_of
         return kept_tokens(
             tokens,
             kept.features,
@@ -72,6 +76,7 @@ class FrameFusion:
             mass=kept.mass,
             clips=[Clip(0, pooled_cells(tokens)[0])],
             facts={"merging_passes": passes, "pruned_tokens": len(runs.index) - len(kept.index)},
+            provenance=lambda: made_of().provenance(),
         )
 
 
@@ -80,7 +85,7 @@ class _Runs:
     """What remains, sorted by place in the picture and then by time.
 
     features: [m, D]. index: [m] into all F * n tokens, of the first of each run. attention: [m]. mass: [m], tokens
-    merged. per_frame: n.
+    merged. per_frame: n. made_of: works out what tokens they are made of.
     """
 
     features: Tensor
@@ -88,6 +93,7 @@ class _Runs:
     attention: Tensor
     mass: Tensor
     per_frame: int
+    made_of: Callable[[], Shares]
 
     @classmethod
     def of(cls, tokens: VisualTokens) -> _Runs:
@@ -97,7 +103,7 @@ class _Runs:
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
         attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
-        return cls(features, index, attention, torch.ones_like(attention), per_frame)
+        return cls(features, index, attention, torch.ones_like(attention), per_frame, partial(Shares.of, index))
 
     def merged(self, threshold: float, most: int) -> _Runs:
         """At most `most` of those that are `threshold` similar to the one before, merged into it."""
@@ -107,11 +113,19 @@ class _Runs:
         features = group_means(self.features, run, len(index))
         attention = group_means(self.attention[:, None], run, len(index))[:, 0]
         mass = torch.zeros_like(attention).index_add_(0, run, self.mass)  # whole numbers: exact in any order
-        return _Runs(features, index, attention, mass, self.per_frame)
+        made_of = self.made_of
+        return _Runs(features, index, attention, mass, self.per_frame, lambda: made_of().merged(run))
 
     def most_attended(self, count: int) -> _Runs:
         """The `count` most attended, of equal ones the earlier, in raster order."""
         raster = self.index.argsort()
         ranked = raster[self.attention[raster].sort(descending=True, stable=True).indices[:count]]
-        kept = ranked[self.index[ranked].argsort()]
-        return _Runs(self.features[kept], self.index[kept], self.attention[kept], self.mass[kept], self.per_frame)
+        kept, made_of = ranked[self.index[ranked].argsort()], self.made_of
+        return _Runs(
+            self.features[kept],
+            self.index[kept],
+            self.attention[kept],
+            self.mass[kept],
+            self.per_frame,
+            lambda: made_of().chosen(kept),
+        )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,12 +16,13 @@ from torch.nn import functional
 from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peaks
 from aot.core.grid import pool
-from aot.core.peak_clusters import members_of
-from aot.core.redundancy import Quota, Redundancy, least_similarities, most_saving_clips, share_out
-from aot.methods.subset import kept_tokens, pooled_cells, pooled_saliency, whole_video
+from aot.core.peak_clusters import members_of, nearest_centres
+from aot.core.redundancy import Quota, Redundancy, least_similarities, most_saving_clips, places_of, share_out
+from aot.core.shares import Shares
+from aot.methods.subset import joined_parts, pooled_cells, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["HoliTom"]
 
@@ -89,11 +91,8 @@ class HoliTom:
             quotas = share_out(budget, redundancy.capacity())
         saliency = pooled_saliency(tokens, self.layer).to(features.device)
         kept = _most_attended(saliency, redundancy, quotas)
-        values, place, mass = (
-            torch.cat(part) for part in zip(*self._emit(features, redundancy, quotas, kept), strict=True)
-        )
         facts = {"segments": len(redundancy.clips), "static_similarity": threshold}
-        return kept_tokens(tokens, values, place, mass=mass, clips=redundancy.clips, facts=facts)
+        return joined_parts(tokens, self._emit(features, redundancy, quotas, kept), redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
         if self.static_similarity is not None:
@@ -102,27 +101,41 @@ class HoliTom:
 
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features, place and mass of each segment's static tokens, then of its dynamic ones; kept: [F * n] indices."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
+        """Features, place and mass of each segment's static tokens, then of its dynamic ones, and what works out what
+        they are made of; kept: [F * n] indices.
+        """
         positions = features.shape[1]
         dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
         for clip, static, quota, own in zip(redundancy.clips, redundancy.static, quotas, dynamic, strict=True):
             if quota.static:
                 where = static.nonzero()[:, 0]
                 means = features[clip.first : clip.stop, where].mean(0)
-                values, centres, members = self._merged(means, quota.static)
-                yield values, clip.first * positions + where[centres], members * len(clip)
-            yield features.flatten(0, 1)[own], own, features.new_ones(len(own))
+                values, centres, members, owner = self._merged(means, quota.static)
+                made_of = partial(self._static_shares, clip, where, positions, centres, owner)
+                yield values, clip.first * positions + where[centres], members * len(clip), made_of
+            yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), partial(Shares.of, own)
 
-    def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Static tokens [s, D] as `clusters` ones [K, D], the indices of their centres, ascending, and their sizes."""
+    def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Static tokens [s, D] as `clusters` ones [K, D], the indices of their centres, ascending, their sizes, and the
+        one that each static token belongs to [s].
+        """
         if clusters == len(means):
-            return means, torch.arange(clusters, device=means.device), means.new_ones(clusters)
+            each = torch.arange(clusters, device=means.device)
+            return means, each, means.new_ones(clusters), each
         centres = density_peaks(means[None], clusters, min(self.neighbours, clusters)).sort().values
-        others = members_of(means[None], centres).scatter(2, centres[..., None], 0)[0]
+        owner = nearest_centres(means[None], centres)
+        others = members_of(owner, clusters, means.dtype).scatter(2, centres[..., None], 0)[0]
         counts, own = others.sum(-1), means[centres[0]]
         mixed = self.centre_share * own + (1 - self.centre_share) * (others @ means) / counts.clamp_min(1)[:, None]
-        return torch.where(counts[:, None] > 0, mixed, own), centres[0], counts + 1
+        return torch.where(counts[:, None] > 0, mixed, own), centres[0], counts + 1, owner[0]
+
+    def _static_shares(self, clip: Clip, where: Tensor, positions: int, centres: Tensor, owner: Tensor) -> Shares:
+        """Of positions `where` [s], averaged over a clip, the centres [K], to which the others belong by owner [s]."""
+        places = places_of(clip, where, positions)
+        means = Shares.of(places).merged(torch.arange(len(where)).expand_as(places))
+        others = means.merged(owner.index_fill(0, centres, -1))
+        return means.chosen(centres).blended(others, self.centre_share)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from aot.core.cost import decision_dtype
 from aot.core.grid import pooled_grid
+from aot.core.shares import of_patches
 from aot.core.token_merging import MergingTokens
 from aot.methods.subset import kept_tokens, pooled_cells
-from aot.types import Clip, CompressedTokens, MergedPatches, Role, VisualTokens
+from aot.types import Clip, CompressedTokens, MergedPatches, Pooling, Provenance, Role, VisualTokens
 
 __all__ = ["as_sequences", "merged_patches", "merged_tokens"]
 
@@ -45,7 +46,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     """The one sequence `kept` by the mean index of each token's patches, each token at the cell of its anchor.
 
     mass counts patches in units of pooled tokens, so that all masses sum up to F * n; a merged token is one of several
-    patches.
+    patches. Provenance adds up patches by the pooled tokens they would have gone into.
 
     Raises:
         BudgetError: nothing is kept.
@@ -55,23 +56,30 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     index = torch.arange(len(owner), dtype=sizes.dtype, device=owner.device)
     order = (torch.zeros_like(sizes).scatter_add_(0, owner, index) / sizes).argsort(stable=True)
     frames, per_frame = pooled_cells(tokens)
+    grid, pooling = tokens.grid, tokens.pool
+
+    def provenance() -> Provenance:
+        places = _pooled_places(torch.arange(len(owner)), grid, pooling)
+        return of_patches(places.view(frames, -1), frames * per_frame, owner, order)
+
     result = kept_tokens(
         tokens,
         kept.states[0, order],
-        _pooled_places(kept.anchor[0, order], tokens),
+        _pooled_places(kept.anchor[0, order], grid, pooling),
         mass=sizes[order] * (frames * per_frame / len(owner)),
         clips=clips,
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},
+        provenance=provenance,
     )
     role = torch.where(sizes[order] > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8)
     return replace(result, role=role)
 
 
-def _pooled_places(patch: Tensor, tokens: VisualTokens) -> Tensor:
+def _pooled_places(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
     """Patches (of all F * N) to the pooled tokens (of all F * n) they would have gone into for the most part."""
-    (_, cols), (pooled_rows, pooled_cols) = tokens.grid, pooled_grid(tokens.grid, tokens.pool)
-    patches = tokens.grid[0] * cols
-    stride = 1 if tokens.pool.kind == "none" else tokens.pool.stride
+    (_, cols), (pooled_rows, pooled_cols) = grid, pooled_grid(grid, pooling)
+    patches = grid[0] * cols
+    stride = 1 if pooling.kind == "none" else pooling.stride
     frame, place = patch // patches, patch % patches
     row = (place // cols // stride).clamp(max=pooled_rows - 1)
     col = (place % cols // stride).clamp(max=pooled_cols - 1)

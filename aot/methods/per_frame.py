@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from aot.core.budget import spread
+from aot.core.products import take_rows
+from aot.core.shares import Shares
 from aot.methods.subset import kept_tokens, pooled_cells
-from aot.types import Clip, CompressedTokens, VisualTokens
+from aot.types import Clip, CompressedTokens, Provenance, VisualTokens
 
 __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 
@@ -19,17 +21,25 @@ __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 @dataclass(frozen=True, slots=True)
 class FrameTokens:
     """What each of f frames in a row keeps, in order: features [f, S, D], the place of each token in its frame's pooled
-    grid, cell int64 [f, S], and its mass [f, S].
+    grid, cell int64 [f, S], and its mass [f, S]. weights: works out what each takes of its frame's pooled tokens, up to
+    a factor, [f, S, n].
     """
 
     features: Tensor
     cell: Tensor
     mass: Tensor
+    weights: Callable[[], Tensor]
 
     def ordered(self, order: Tensor) -> FrameTokens:
         """The same tokens in the order int64 [f, S]."""
         wide = order[..., None].expand(-1, -1, self.features.shape[-1])
-        return FrameTokens(self.features.gather(1, wide), self.cell.gather(1, order), self.mass.gather(1, order))
+        weights = self.weights
+        return FrameTokens(
+            self.features.gather(1, wide),
+            self.cell.gather(1, order),
+            self.mass.gather(1, order),
+            lambda: take_rows(weights(), order),
+        )
 
 
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
@@ -58,12 +68,18 @@ def joined_frames(
     """
     per_frame = pooled_cells(tokens)[1]
     index = [part.cell + per_frame * _numbers(run, part.cell.device)[:, None] for run, part in parts]
+    made_of = [(part.weights, run.first) for run, part in parts]
+
+    def provenance() -> Provenance:
+        return Shares.joined([Shares.of_frames(weights(), first) for weights, first in made_of]).provenance()
+
     return kept_tokens(
         tokens,
         torch.cat([part.features.flatten(0, 1) for _, part in parts]),
         torch.cat([place.flatten() for place in index]),
         mass=torch.cat([part.mass.flatten() for _, part in parts]),
         facts=facts,
+        provenance=provenance,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import ClassVar
 
@@ -14,12 +15,13 @@ from aot.core.cost import working_dtype
 from aot.core.density_peaks import density_peaks
 from aot.core.frame_clusters import alike_frame_clips
 from aot.core.grid import pool
-from aot.core.peak_clusters import members_of
-from aot.core.redundancy import Quota, Redundancy, position_similarity, share_out
-from aot.methods.subset import kept_tokens, whole_video
+from aot.core.peak_clusters import members_of, nearest_centres
+from aot.core.redundancy import Quota, Redundancy, places_of, position_similarity, share_out
+from aot.core.shares import Shares
+from aot.methods.subset import joined_parts, whole_video
 from aot.registry import Card
 from aot.strict import check
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["PruneVid"]
 
@@ -82,9 +84,8 @@ class PruneVid:
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
-        values, place, mass = (torch.cat(part) for part in zip(*self._emit(features, redundancy, quotas), strict=True))
         facts = {"segments": len(redundancy.clips), "static_positions": sum(q.static for q in redundancy.capacity())}
-        return kept_tokens(tokens, values, place, mass=mass, clips=redundancy.clips, facts=facts)
+        return joined_parts(tokens, self._emit(features, redundancy, quotas), redundancy.clips, facts)
 
     def _segment(self, features: Tensor) -> Redundancy:
         """Segments and static positions of features [F, n, D]."""
@@ -102,28 +103,46 @@ class PruneVid:
 
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features, place and mass of each segment's static tokens, then of its frames' dynamic ones."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
+        """Features, place and mass of each segment's static tokens, then of its frames' dynamic ones, and what works
+        out what they are made of.
+        """
         places = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
             same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
             means = features[clip.first : clip.stop, same].mean(0)
-            values, place, mass = self._clustered(means[None], places[clip.first, same][None], quota.static)
-            yield values, place, mass * len(clip)
+            values, place, mass, owner = self._clustered(means[None], places[clip.first, same][None], quota.static)
+            yield values, place, mass * len(clip), partial(_shares, clip, same, places.shape[1], owner, quota.static)
             first = clip.first
             for clusters, alike in groupby(quota.dynamic):  # frames of a segment differ by one cluster at most
                 stop = first + len(list(alike))
-                yield self._clustered(features[first:stop, different], places[first:stop, different], clusters)
+                own = places[first:stop, different]
+                values, place, mass, owner = self._clustered(features[first:stop, different], own, clusters)
+                run = Clip(first, stop)
+                yield values, place, mass, partial(_shares, run, different, places.shape[1], owner, clusters)
                 first = stop
 
-    def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Each set of values [B, m, D] as `clusters` means [B * clusters, D], with places of centres, and sizes."""
+    def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Each set of values [B, m, D] as `clusters` means [B * clusters, D], with places of centres, and sizes; and
+        which of its set's means each value is part of [B, m], [B, 0] without clusters.
+        """
         count = values.shape[1]
         if clusters in (0, count):
             values, place = values[:, :clusters], place[:, :clusters]
-            return values.flatten(0, 1), place.flatten(), values.new_ones(place.numel())
+            own = torch.arange(clusters, device=place.device).expand_as(place)
+            return values.flatten(0, 1), place.flatten(), values.new_ones(place.numel()), own
         centres = density_peaks(values, clusters, min(self.neighbours, count))
-        members = members_of(values, centres)
+        owner = nearest_centres(values, centres)
+        members = members_of(owner, clusters, values.dtype)
         sizes = members.sum(-1)
         means = members @ values / sizes[..., None]
-        return means.flatten(0, 1), place.gather(1, centres).flatten(), sizes.flatten()
+        return means.flatten(0, 1), place.gather(1, centres).flatten(), sizes.flatten(), owner
+
+
+def _shares(run: Clip, where: Tensor, positions: int, owner: Tensor, clusters: int) -> Shares:
+    """Positions `where` [m] of a run of frames in clusters: those of each frame by owner [W, m], or those of all by
+    owner [1, m].
+    """
+    sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
+    places = places_of(run, where[: owner.shape[1]], positions)
+    return Shares.of(places).merged((owner + sets).expand_as(places))

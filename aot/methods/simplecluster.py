@@ -11,6 +11,7 @@ from aot.core.cost import decision_dtype
 from aot.core.grid import pool, pooled_grid
 from aot.core.kmeans import cluster_means, cosine_kmeans
 from aot.core.rotary import rotated_by_place
+from aot.core.shares import Shares
 from aot.methods.subset import kept_tokens, pooled_cells, whole_video
 from aot.registry import Card
 from aot.strict import check
@@ -71,4 +72,5 @@ class SimpleCluster:
             found.medoids()[order],
             mass=found.sizes[order],
             facts={"iterations": found.iterations, "distortion": found.distortion},
+            provenance=lambda: Shares.of(torch.arange(count)).merged(found.labels).chosen(order).provenance(),
         )

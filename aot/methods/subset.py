@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from aot.core.cost import working_dtype
 from aot.core.grid import pool, pooled_grid
+from aot.core.shares import Shares
 from aot.errors import BudgetError
-from aot.types import Clip, CompressedTokens, Role, VisualTokens
+from aot.types import Clip, CompressedTokens, Provenance, Role, VisualTokens
 
 __all__ = [
     "check_budget",
     "evenly",
+    "joined_parts",
     "keep_subset",
     "kept_tokens",
     "least_ratio",
@@ -95,11 +97,13 @@ def kept_tokens(
     mass: Tensor | None = None,
     clips: Sequence[Clip] | None = None,
     facts: Mapping[str, int | float | str | bool | None] | None = None,
+    provenance: Callable[[], Provenance] | None = None,
 ) -> CompressedTokens:
     """Features [K, D] as kept tokens, in this order, each at its place `index` [K] of all F * n pooled ones.
 
     mass [K]: for how many pooled tokens each stands (1 unless given); above 1 it is a merged token. clips: how the
-    frames were grouped, each on its own unless given.
+    frames were grouped, each on its own unless given. provenance: what they are made of, told on request; it is to hold
+    labels of tokens, not their features.
 
     Raises:
         BudgetError: there is none.
@@ -120,4 +124,29 @@ def kept_tokens(
         timestamps_s=tokens.timestamps_s,
         clips=tuple(clips) if clips is not None else Clip.runs(frames, 1),
         facts=dict(facts or {}),
+        provenance=provenance,
+    )
+
+
+def joined_parts(
+    tokens: VisualTokens,
+    parts: Iterable[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]],
+    clips: Sequence[Clip],
+    facts: Mapping[str, int | float | str | bool | None],
+) -> CompressedTokens:
+    """Kept tokens, one part after the other: features [k, D], index [k], mass [k], and what works out what they are
+    made of.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    features, index, mass, made_of = zip(*parts, strict=True)
+    return kept_tokens(
+        tokens,
+        torch.cat(features),
+        torch.cat(index),
+        mass=torch.cat(mass),
+        clips=clips,
+        facts=facts,
+        provenance=lambda: Shares.joined([each() for each in made_of]).provenance(),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aot.core.cost import working_dtype
 from aot.core.grid import pool
@@ -69,13 +71,26 @@ class PooledTokenMerging:
     def _merge(self, features: Tensor, share: int) -> FrameTokens:
         """`share` tokens of each frame of features [f, n, D]."""
         frames, count = features.shape[:2]
-        cell = torch.arange(count, device=features.device).expand(frames, count)
+        own = cell = torch.arange(count, device=features.device).expand(frames, count)
         mean_place = cell[..., None].to(working_dtype(features))
         mass = torch.ones_like(mean_place[..., 0])
+        targets = []
         for merges in self._rounds(count, share):
             target = match_pairs(features, merges)
+            targets.append(target)
             mean_place = merge_matched(mean_place, mass, target)[0]
             features, mass, stays = merge_matched(features, mass, target)
             cell = cell.gather(1, stays)
         order = mean_place[..., 0].sort(dim=-1, stable=True).indices
-        return FrameTokens(features, cell, mass).ordered(order)
+        return FrameTokens(features, cell, mass, lambda: _members(own, targets)).ordered(order)
+
+
+def _members(owner: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """1 where a frame's token is in the one that remains after rounds of `match_pairs`, else 0: [f, S, n].
+
+    owner: [f, n], their numbers before.
+    """
+    for target in targets:
+        stays = target == torch.arange(target.shape[1], device=target.device)
+        owner = (stays.cumsum(1) - 1).gather(1, target).gather(1, owner)
+    return functional.one_hot(owner).mT

@@ -15,11 +15,12 @@ from aot.core.cost import working_dtype
 from aot.core.dissimilar import admit_dissimilar
 from aot.core.grid import pool
 from aot.core.groups import group_means
+from aot.core.shares import Shares
 from aot.core.tiled_density_peaks import nearest_peak, tiled_density_peaks
 from aot.methods.subset import check_budget, kept_tokens, pooled_saliency
 from aot.registry import Card
 from aot.strict import check
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
 __all__ = ["UnifiedSpatiotemporal"]
 
@@ -65,11 +66,17 @@ class UnifiedSpatiotemporal:
         attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
         taken, unlike = self._take(values, attention, budget - clusters)
         rest = _others(taken, len(values))
-        centres, means, sizes = self._recycle(values[rest], clusters)
+        centres, cluster, means = self._recycle(values[rest], clusters)
+        sizes = torch.bincount(cluster, minlength=clusters)
         index = torch.cat([taken, rest[centres]])
         features = torch.cat([values[taken], means])
         mass = torch.cat([torch.ones_like(taken), sizes])
         order = index.argsort()
+
+        def provenance() -> Provenance:
+            recycled = Shares.of(rest[: len(cluster)]).merged(cluster)  # without clusters nothing has one
+            return Shares.joined([Shares.of(taken), recycled]).chosen(order).provenance()
+
         return kept_tokens(
             tokens,
             features[order],
@@ -77,6 +84,7 @@ class UnifiedSpatiotemporal:
             mass=mass[order],
             clips=[Clip(0, frames)],
             facts={"unlike_tokens": unlike, "filled_tokens": len(taken) - unlike, "recycled_tokens": clusters},
+            provenance=provenance,
         )
 
     def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:
@@ -87,13 +95,13 @@ class UnifiedSpatiotemporal:
         return ranked[torch.cat([unlike, filled])], len(unlike)
 
     def _recycle(self, rest: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Centres [clusters] of rest [m, D], the means of their clusters, and their sizes."""
+        """Centres [clusters] of rest [m, D], the cluster of each token [m] (none without clusters), and their means."""
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
-            return none, rest[none], none
+            return none, none, rest[none]
         centres = tiled_density_peaks(rest, clusters, min(self.neighbours, len(rest)))
         cluster = nearest_peak(rest, centres)
-        return centres, group_means(rest, cluster, clusters), torch.bincount(cluster, minlength=clusters)
+        return centres, cluster, group_means(rest, cluster, clusters)
 
 
 def _others(index: Tensor, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aot.core.cost import cosine_similarity
 from aot.core.grid import pool
@@ -28,7 +29,8 @@ class VisionZip:
     unchanged. At even strides through the others stand the contextual tokens; all that remain go to the contextual
     token with the most similar key (block `layer`, mean over heads), which becomes itself plus their mean. This sum,
     about twice as long as other tokens, is what is published. Dominant tokens come first, both kinds in raster order;
-    where the model pools by averages, all are in one raster order, because that model marks the ends of rows.
+    where the model pools by averages, all are in one raster order, because that model marks the ends of rows. In a
+    token's provenance the target and the mean hold half of it each.
 
     Budgets are exact: S is an equal share, for the first frames one more if it must be. `paper_exact` gives every frame
     the same S, the nearest to the budget, and on average-pooled grids repeats the published slip by which dominant
@@ -86,6 +88,7 @@ class VisionZip:
             torch.cat([take_rows(features, best), weighted_sums(weights, features)], 1),
             torch.cat([best, targets], 1),
             torch.cat([torch.ones_like(best, dtype=members.dtype), 1 + members], 1),
+            lambda: torch.cat([functional.one_hot(best, weights.shape[2]).to(weights), weights], 1),
         )
         if not raster:
             return zipped

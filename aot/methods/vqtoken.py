@@ -12,10 +12,11 @@ from torch.nn import functional
 from aot.core.cost import working_dtype
 from aot.core.grid import cells_of_patches
 from aot.core.kmeans import Clustering, cluster_means, cosine_kmeans
+from aot.core.shares import of_patches
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.registry import Card
 from aot.strict import check
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
 
 __all__ = ["VQToken"]
 
@@ -29,15 +30,15 @@ class VQToken:
     Cosine k-means over all F * N patches gives the codebook. A token is the mean of a cluster's patches, placed in the
     pooled cell that contains the first of them; its mass is its number of patches, counted in pooled tokens of N / n
     patches. Tokens come in the order of first occurrence. Which patch has which token, the published token hash,
-    serves the trained part alone and is left out.
+    serves the trained part alone and is left out. Provenance adds up patches by pooled cell.
 
     `length` "fixed" keeps exactly the budget. "adaptive" looks at every length from `least_tokens` to `most_tokens`
     (neither above the budget) and keeps as many tokens as the distortion's curve bends at most: where its second
     difference is greatest. `iterations` None means the published 50 for fixed and 100 for adaptive.
 
-    `paper_exact`: tokens are means of unit vectors, in the codebook's order; the scan takes no notice of the budget,
-    and takes its number i of the second differences (from 0) for the length i + 4, at least `least_tokens`, because it
-    forgets where it began.
+    `paper_exact`: tokens are means of unit vectors, whose shares provenance then gives, in the codebook's order; the
+    scan takes no notice of the budget, and takes its number i of the second differences (from 0) for the length i + 4,
+    at least `least_tokens`, because it forgets where it began.
     """
 
     card: ClassVar = Card(
@@ -82,12 +83,19 @@ class VQToken:
         codebook = cluster_means(patches, found.labels, found.clusters)
         first, per_patch = firsts[order], tokens.features.shape[1]
         cells = cells_of_patches(tokens.grid, tokens.pool).to(first.device)
+        labels = found.labels
+
+        def provenance() -> Provenance:
+            places = torch.arange(frames, device=cells.device)[:, None] * per_frame + cells
+            return of_patches(places, frames * per_frame, labels, order)
+
         return kept_tokens(
             tokens,
             codebook[order],
             first // per_patch * per_frame + cells[first % per_patch],
             mass=found.sizes[order] * (per_frame / per_patch),
             facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
+            provenance=provenance,
         )
 
     def _cluster(self, patches: Tensor, clusters: int) -> Clustering:

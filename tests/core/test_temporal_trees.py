@@ -6,7 +6,7 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from aot.core.temporal_trees import merge_trees, nearest_before
+from aot.core.temporal_trees import merge_trees, nearest_before, tree_roots
 
 
 @pytest.mark.parametrize(("length", "published"), [(2, 1.0), (3, 1.5), (6, 3.0)])
@@ -40,6 +40,7 @@ def test_a_tree_is_the_mean_of_all_its_tokens() -> None:
     mean, sizes = merge_trees(values, parent, linked)
     assert sizes[0].tolist() == [1, 4]
     assert mean[0, :, 0].tolist() == [1.0, (2 + 5 + 7 + 11) / 4]
+    assert tree_roots(parent, linked).tolist() == [[0, 1], [2, 1], [1, 1]]
     assert (mean[1, 0].item(), sizes[1, 0].item()) == (3.0, 1.0)
     published, _ = merge_trees(values, parent, linked, children_count_once=True)
     assert published[0, :, 0].tolist() == [1.0, (2 + 5 + 7 + 11) / 2]
