@@ -47,3 +47,8 @@ def straight_line_merge(tokens: list[Token], metric: list[Array], merges: int) -
             for group, size in zip(groups, sizes, strict=True)
         ]
     return tokens
+
+
+def centre_cells(patches: np.ndarray, size: int = 9, pooled: int = 5) -> np.ndarray:
+    """Along one side of `size` patches, the pooled cell that contains the centre of each."""
+    return np.floor((patches + 0.5) * pooled / size).astype(int)

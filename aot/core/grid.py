@@ -10,7 +10,15 @@ from torch.nn import functional
 
 from aot.types import Pooling
 
-__all__ = ["cells_of_patches", "patch_distances", "pool", "pooled_grid", "pooling_weights", "window_ids"]
+__all__ = [
+    "cells_of_patches",
+    "patch_distances",
+    "places_of_patches",
+    "pool",
+    "pooled_grid",
+    "pooling_weights",
+    "window_ids",
+]
 
 
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
@@ -77,6 +85,13 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
     sizes = zip(grid, pooled_grid(grid, pooling), strict=True)
     rows, cols = (_axis_cells(size, pooled, pooling) for size, pooled in sizes)
     return (rows[:, None] * pooled_grid(grid, pooling)[1] + cols[None, :]).flatten()
+
+
+def places_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
+    """Patches (int64, of all F * N) to the pooled tokens (of all F * n) whose cells contain their centres."""
+    rows, cols = pooled_grid(grid, pooling)
+    cells = cells_of_patches(grid, pooling).to(patch.device)
+    return patch // len(cells) * (rows * cols) + cells[patch % len(cells)]
 
 
 def _axis_cells(size: int, pooled: int, pooling: Pooling) -> Tensor:

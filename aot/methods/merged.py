@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from aot.core.cost import decision_dtype
-from aot.core.grid import pooled_grid
+from aot.core.grid import places_of_patches
 from aot.core.shares import of_patches
 from aot.core.token_merging import MergingTokens
 from aot.methods.subset import kept_tokens, pooled_cells
-from aot.types import Clip, CompressedTokens, MergedPatches, Pooling, Provenance, Role, VisualTokens
+from aot.types import Clip, CompressedTokens, MergedPatches, Provenance, Role, VisualTokens
 
 __all__ = ["as_sequences", "merged_patches", "merged_tokens"]
 
@@ -46,7 +45,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     """The one sequence `kept` by the mean index of each token's patches, each token at the cell of its anchor.
 
     mass counts patches in units of pooled tokens, so that all masses sum up to F * n; a merged token is one of several
-    patches. Provenance adds up patches by the pooled tokens they would have gone into.
+    patches. Provenance adds up patches by the pooled tokens in whose cells they lie.
 
     Raises:
         BudgetError: nothing is kept.
@@ -59,13 +58,13 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     grid, pooling = tokens.grid, tokens.pool
 
     def provenance() -> Provenance:
-        places = _pooled_places(torch.arange(len(owner)), grid, pooling)
+        places = places_of_patches(torch.arange(len(owner)), grid, pooling)
         return of_patches(places.view(frames, -1), frames * per_frame, owner, order)
 
     result = kept_tokens(
         tokens,
         kept.states[0, order],
-        _pooled_places(kept.anchor[0, order], grid, pooling),
+        places_of_patches(kept.anchor[0, order], grid, pooling),
         mass=sizes[order] * (frames * per_frame / len(owner)),
         clips=clips,
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},
@@ -73,14 +72,3 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     )
     role = torch.where(sizes[order] > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8)
     return replace(result, role=role)
-
-
-def _pooled_places(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Patches (of all F * N) to the pooled tokens (of all F * n) they would have gone into for the most part."""
-    (_, cols), (pooled_rows, pooled_cols) = grid, pooled_grid(grid, pooling)
-    patches = grid[0] * cols
-    stride = 1 if pooling.kind == "none" else pooling.stride
-    frame, place = patch // patches, patch % patches
-    row = (place // cols // stride).clamp(max=pooled_rows - 1)
-    col = (place % cols // stride).clamp(max=pooled_cols - 1)
-    return (frame * pooled_rows + row) * pooled_cols + col

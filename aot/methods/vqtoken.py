@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.core.cost import working_dtype
-from aot.core.grid import cells_of_patches
+from aot.core.grid import places_of_patches
 from aot.core.kmeans import Clustering, cluster_means, cosine_kmeans
 from aot.core.shares import of_patches
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
@@ -81,18 +81,17 @@ class VQToken:
             order = torch.arange(found.clusters, device=firsts.device)
             patches = functional.normalize(patches.to(working_dtype(patches)), dim=-1)
         codebook = cluster_means(patches, found.labels, found.clusters)
-        first, per_patch = firsts[order], tokens.features.shape[1]
-        cells = cells_of_patches(tokens.grid, tokens.pool).to(first.device)
-        labels = found.labels
+        per_patch = tokens.features.shape[1]
+        labels, grid, pooling = found.labels, tokens.grid, tokens.pool
 
         def provenance() -> Provenance:
-            places = torch.arange(frames, device=cells.device)[:, None] * per_frame + cells
-            return of_patches(places, frames * per_frame, labels, order)
+            places = places_of_patches(torch.arange(frames * per_patch), grid, pooling)
+            return of_patches(places.view(frames, -1), frames * per_frame, labels, order)
 
         return kept_tokens(
             tokens,
             codebook[order],
-            first // per_patch * per_frame + cells[first % per_patch],
+            places_of_patches(firsts[order], grid, pooling),
             mass=found.sizes[order] * (per_frame / per_patch),
             facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
             provenance=provenance,

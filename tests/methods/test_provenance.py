@@ -159,9 +159,8 @@ def patch_cells(tokens: VisualTokens) -> torch.Tensor:
 @pytest.mark.parametrize("name", IN_TOWER)
 def test_tokens_merged_in_the_tower(name: str, frames: int, grid: tuple[int, int], ratio: float) -> None:
     method = build_method(Config(method=name, ratio=ratio))
-    row, col = torch.arange(grid[0])[:, None] // 2, torch.arange(grid[1]) // 2
-    tokens = tagged(video(method, frames, grid, torch.float64), (row * -(-grid[1] // 2) + col).flatten())
-    assert_tags(kept_of(method, tokens, ratio))
+    tokens = video(method, frames, grid, torch.float64)
+    assert_tags(kept_of(method, tagged(tokens, patch_cells(tokens)), ratio))
 
 
 @pytest.mark.parametrize("settings", [{}, {"length": "adaptive", "most_tokens": 14}, {"paper_exact": True}], ids=str)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from merged_video import merged_video
-from merging_oracle import Token, straight_line_merge
+from merging_oracle import Token, centre_cells, straight_line_merge
 
 from aot.config import Config
 from aot.errors import BudgetError, ConfigError
@@ -43,8 +43,8 @@ def test_compress_is_the_straight_line_program(budget: int, seed: int) -> None:
     assert np.allclose(kept.features.numpy(), [token.state for token in expected], atol=1e-9)
     places = np.array([token.anchor for token in expected])
     assert kept.frame.tolist() == (places // 81).tolist()
-    assert kept.row.tolist() == (places % 81 // 9 // 2).tolist()
-    assert kept.col.tolist() == (places % 9 // 2).tolist()
+    assert kept.row.tolist() == centre_cells(places % 81 // 9).tolist()
+    assert kept.col.tolist() == centre_cells(places % 9).tolist()
     assert np.allclose(kept.mass.numpy(), [token.size * 25 / 81 for token in expected])
     assert kept.role.tolist() == [int(Role.MERGED if token.size > 1 else Role.KEPT) for token in expected]
     assert [(clip.first, clip.stop) for clip in kept.clips] == [(0, 12), (12, 14)]
