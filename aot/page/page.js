@@ -20,7 +20,7 @@
     element.append(...children);
     return element;
   };
-  const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+  const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u00a0%`;
   const seconds = (frame) => `${data.times[frame].toFixed(2)} s`;
   const frameOf = (place) => Math.floor(place / perFrame);
   const rowOf = (place) => Math.floor((place % perFrame) / cols);
@@ -121,30 +121,28 @@
     return `${data.names[fateOf(run, place)]}, ${placeName(place)}${mass}`;
   }
 
-  function composition({ parts }) {
+  function composition({ token, role, mass, parts }, kept) {
     const names = ["itself", "this frame", "other frames"];
     const words = names.flatMap((name, i) => (parts[i] > 0.0005 ? [`${percent(parts[i])} ${name}`] : []));
     const rest = 1 - parts[0] - parts[1] - parts[2];
-    if (rest > 0.0005) words.push(`${percent(rest)} spread thinly over the frame`);
+    if (rest > 0.005) words.push(`${percent(rest)} spread thinly`);
     const stack = html("div", { className: "stack" });
     for (const part of parts) {
       const bar = html("i");
       bar.style.width = `${100 * part}%`;
       stack.append(bar);
     }
-    return [html("p", { textContent: `made of: ${words.join(", ")}` }), stack];
+    const told = `token ${token + 1} of ${kept}, ${role}, mass ${mass.toFixed(2)}: ${words.join(", ")}`;
+    return [html("p", { textContent: told }), stack];
   }
 
   function describe(run, place) {
     const head = [run.name, `frame ${frameOf(place)}`, seconds(frameOf(place)), placeName(place)].slice(runs.length > 1 ? 0 : 1);
     const children = [html("p", {}, html("b", { textContent: data.names[fateOf(run, place)] }), ` · ${head.join(" · ")}`)];
     const tokens = run.byPlace.get(place) || [];
-    for (const entry of tokens) {
-      const told = `token ${entry.token + 1} of ${run.kept} as read, role ${entry.role}, mass ${entry.mass.toFixed(2)}`;
-      children.push(html("p", { textContent: told }), ...composition(entry));
-    }
-    const links = [...sourcesOf(run, place)].filter(([source]) => source !== place).slice(0, 6);
-    if (links.length) children.push(html("p", {}, "strongest: ", ...links.map(([source, share]) => jump(run, source, share))));
+    for (const entry of tokens) children.push(...composition(entry, run.kept));
+    const links = [...sourcesOf(run, place)].filter(([source]) => source !== place).slice(0, 5);
+    if (links.length) children.push(html("p", {}, "from ", ...links.map(([source, share]) => jump(run, source, share))));
     const held = run.holder.get(place);
     const keeper = run.byNumber.get(held);
     if (keeper) children.push(html("p", {}, "most of it is in ", jump(run, keeper.place)));
@@ -152,8 +150,10 @@
   }
 
   function jump(run, place, share) {
-    const where = `frame ${frameOf(place)}, ${placeName(place)}${share ? `: ${percent(share)}` : ""}`;
-    const button = html("button", { type: "button", textContent: where, disabled: !run.views.has(frameOf(place)) });
+    const where = `frame ${frameOf(place)}, ${placeName(place)}`;
+    const short = `frame ${frameOf(place)} (${rowOf(place) + 1}, ${colOf(place) + 1})${share ? ` ${percent(share)}` : ""}`;
+    const button = html("button", { type: "button", title: where, textContent: short });
+    button.disabled = !run.views.has(frameOf(place));
     button.addEventListener("click", () => show(run, frameOf(place)));
     return button;
   }

@@ -53,9 +53,9 @@ def test_an_anchor_is_reached_by_keys_and_its_sources_light_up(opened: Any) -> N
     page.keyboard.press("ArrowDown")
     assert page.evaluate("document.activeElement.dataset.place") == "9"
     assert lights(page) == {PER_FRAME + 9, 10}
-    told = page.locator("#details").inner_text()
+    told = page.locator("#details").inner_text().replace("\u00a0", " ")
     assert "global anchor" in told and "frame 0" in told and "row 2, column 4" in told
-    assert "mass 3.00" in told and "40 % itself, 10 % this frame, 50 % other frames" in told
+    assert "token 4 of 8, merged, mass 3.00: 40 % itself, 10 % this frame, 50 % other frames" in told
     page.keyboard.press("Escape")
     assert not page.locator("#details").is_visible()
     assert lights(page) == set()
