@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import notify, print_json
+from aot_cli.console import StageBars, notify, print_json
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
+    from aot.pipeline import Compression
     from aot.types import Clip
 
 __all__ = ["describe_video", "inspect_command", "show"]
@@ -24,6 +26,15 @@ def inspect_command(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or a tokens file.")],
     given: Given,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlay",
+            metavar="OUT.mp4",
+            help="With --model: also write the clip, discarded patches dimmed and keyframes marked (H.264, no sound).",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """What a file is, which frames would be looked at, and how they are grouped around keyframes.
@@ -32,13 +43,20 @@ def inspect_command(
     """
     from aot.tokens_file import is_tokens_file
 
+    with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
+    if overlay:
+        _check_overlay(source, overlay, force=force, with_model=with_model)
     if is_tokens_file(source):
         found = _describe_tokens(source)
     else:
         refuse_selection(given)
-        with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
-        found = _describe_compression(source, given) if with_model else describe_video(source, given.config())
+        if with_model:
+            found = _describe_compression(source, given, overlay, force=force)
+        else:
+            found = describe_video(source, given.config())
     notify(found["notices"])
+    if overlay:
+        notify([f"the overlay is in {overlay}"])
     if as_json:
         print_json(found)
     else:
@@ -88,14 +106,44 @@ def describe_video(source: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _describe_compression(source: str, given: Given) -> dict[str, Any]:
-    _, result = compress_with_progress(source, config_for_video(source, given))
+def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool) -> None:
+    from aot.errors import ConfigError
+    from aot.overlay import check_overlay
+    from aot.tokens_file import is_tokens_file
+
+    if is_tokens_file(source):
+        raise ConfigError(f"{source} is a tokens file, without pictures; --overlay needs the video, and --model")
+    if not with_model:
+        raise ConfigError("--overlay shows what is kept, which a model tells; add --model")
+    check_overlay(source, overlay, overwrite=force)
+
+
+def _describe_compression(
+    source: str, given: Given, overlay: Path | None = None, *, force: bool = False
+) -> dict[str, Any]:
+    config = config_for_video(source, given)
+    _, result = compress_with_progress(source, config, traced=overlay is not None)
     times = result.tokens.timestamps_s
-    return {
+    found = {
         **result.report.to_dict(),
         "timestamps_s": list(times),
         "clips": _groupings(result.tokens.clips, times),
     }
+    if overlay:
+        _write_overlay(source, overlay, result, config, force=force)
+        found["overlay"] = str(overlay)
+    return found
+
+
+def _write_overlay(source: str, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
+    from aot.overlay import token_fates, write_overlay
+
+    assert result.trace is not None
+    tokens = token_fates(result.tokens, result.trace.origin)
+    with StageBars() as bars:
+        write_overlay(
+            source, overlay, tokens, config.sampling, lambda done, all_: bars("overlay", done, all_), overwrite=force
+        )
 
 
 def _describe_tokens(source: str) -> dict[str, Any]:

@@ -98,14 +98,19 @@ def load_with_progress(config: Config) -> VideoModel:
 
 
 def compress_with_progress(
-    source: str, config: Config, model: VideoModel | None = None, questions: Sequence[str] = ()
+    source: str,
+    config: Config,
+    model: VideoModel | None = None,
+    questions: Sequence[str] = (),
+    *,
+    traced: bool = False,
 ) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video; `questions` may choose among its frames."""
+    """The model and what it makes of the video; `questions` may choose among its frames. traced: with a trace."""
     model = model or load_with_progress(config)
     from aot.pipeline import compress_video
 
     with StageBars() as bars:
-        return model, compress_video(source, model, config, bars, questions)
+        return model, compress_video(source, model, config, bars, questions, traced=traced)
 
 
 def refuse_selection(given: Given) -> None:

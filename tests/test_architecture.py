@@ -29,6 +29,7 @@ ARROWS = {
     "aot.models": {"aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
     "aot.origins": set(),
+    "aot.overlay": {"aot.files", "aot.origins", "aot.video"},
     "aot.pictures": set(),
     "aot.stages": {"aot.memory"},
     "aot.peak_memory": {"aot.memory", "aot.stages"},
@@ -53,7 +54,8 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot.overlay", "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file",
+        "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}
