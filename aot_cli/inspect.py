@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aot.config import Config
     from aot.pipeline import Compression
     from aot.types import Clip
+    from aot_cli.render_pictures import ClipStrips
 
 __all__ = ["describe_video", "inspect_command", "show"]
 
@@ -42,7 +43,10 @@ def inspect_command(
     With --model the video is compressed as `aot compress` would, and what is kept of each frame is shown.
     """
     from aot.tokens_file import is_tokens_file
+    from aot_cli.render_pictures import shows_pictures
+    from aot_cli.strips import strips_of_file
 
+    strips, pictured = None, not as_json and shows_pictures()
     with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
     if overlay:
         _check_overlay(source, overlay, force=force, with_model=with_model)
@@ -51,16 +55,18 @@ def inspect_command(
     else:
         refuse_selection(given)
         if with_model:
-            found = _describe_compression(source, given, overlay, force=force)
+            found, strips = _describe_compression(source, given, overlay, force=force, pictured=pictured)
         else:
-            found = describe_video(source, given.config())
+            config = given.config()
+            found = describe_video(source, config)
+            strips = strips_of_file(source, found, config.sampling) if pictured else None
     notify(found["notices"])
     if overlay:
         notify([f"the overlay is in {overlay}"])
     if as_json:
         print_json(found)
     else:
-        show(source, found)
+        show(source, found, strips)
 
 
 def describe_video(source: str, config: Config) -> dict[str, Any]:
@@ -119,10 +125,13 @@ def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool)
 
 
 def _describe_compression(
-    source: str, given: Given, overlay: Path | None = None, *, force: bool = False
-) -> dict[str, Any]:
+    source: str, given: Given, overlay: Path | None, *, force: bool, pictured: bool
+) -> tuple[dict[str, Any], ClipStrips | None]:
+    """The report and, if `pictured`, strips for it; the overlay is written."""
+    from aot_cli.strips import strips_of_trace
+
     config = config_for_video(source, given)
-    _, result = compress_with_progress(source, config, traced=overlay is not None)
+    _, result = compress_with_progress(source, config, traced=pictured or overlay is not None)
     times = result.tokens.timestamps_s
     found = {
         **result.report.to_dict(),
@@ -132,7 +141,7 @@ def _describe_compression(
     if overlay:
         _write_overlay(source, overlay, result, config, force=force)
         found["overlay"] = str(overlay)
-    return found
+    return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
 
 
 def _write_overlay(source: str, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
@@ -170,15 +179,18 @@ def _groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dic
     ]
 
 
-def show(source: str, found: dict[str, Any]) -> None:
-    """Print what was found as tables."""
+def show(source: str, found: dict[str, Any], strips: ClipStrips | None = None) -> None:
+    """Print what was found as tables, the groupings as strips of pictures if there are any."""
     from aot_cli.render import clip_table, fact_table, frame_table, print_result
 
     title = found["video"]["path"] if source == found["video"]["path"] else f"{source}, from {found['video']['path']}"
     parts: list[Any] = [fact_table(title, _video_facts(found["video"])), ""]
     if "model" in found:
         parts += [fact_table("tokens", _token_facts(found)), ""]
-    if any(len(clip["members"]) > 1 for clip in found["clips"]):
+    grouped = any(len(clip["members"]) > 1 for clip in found["clips"])
+    if strips:
+        parts += [f"{'keyframe groupings' if grouped else 'sampled frames'}, times in s", strips]
+    elif grouped:
         parts += ["keyframe groupings", clip_table(found["clips"])]
     else:
         parts.append("sampled at " + " ".join(f"{t:.2f}" for t in found["timestamps_s"]) + " s")

@@ -54,8 +54,8 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.overlay", "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file",
-        "aot.video",
+        "aot.overlay", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes",
+        "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}
