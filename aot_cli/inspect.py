@@ -150,9 +150,11 @@ def _write_overlay(source: str, overlay: Path, result: Compression, config: Conf
     assert result.trace is not None
     tokens = token_fates(result.tokens, result.trace.origin)
     with StageBars() as bars:
-        write_overlay(
-            source, overlay, tokens, config.sampling, lambda done, all_: bars("overlay", done, all_), overwrite=force
-        )
+
+        def tell(done: int, frames: int) -> None:
+            bars("overlay", done, frames)
+
+        write_overlay(source, overlay, tokens, config.sampling, tell, overwrite=force)
 
 
 def _describe_tokens(source: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -49,11 +49,12 @@ def check_overlay(source: str | Path, output: Path, *, overwrite: bool) -> None:
         VideoError: the source is a stream, which cannot be read once more.
         OutputError: the name does not end in .mp4, is the source's own or cannot be written, or PyAV has no encoder.
     """
-    if str(source) == "-" or (Path(source).exists() and not Path(source).is_file()):
+    file = Path(source)
+    if str(source) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         raise VideoError(f"an overlay reads its clip twice, {source_name(source)} only once: save it to a file first")
     if output.suffix.lower() != ".mp4":
         raise OutputError(f"{output} must end in .mp4, the only format an overlay is written in")
-    if output.exists() and Path(source).exists() and output.samefile(source):
+    if output.exists() and file.exists() and output.samefile(file):
         raise OutputError(f"{output} is the clip itself; choose another name for the overlay")
     check_writable(output, overwrite=overwrite)
     try:
@@ -111,33 +112,59 @@ def _explained() -> Iterator[None]:
         raise OutputError(f"the overlay cannot be encoded ({first_line(error)}); convert the clip first") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    """When the frames are shown, by their position in the clip: seconds from its first frame, and ticks of `time_base`
+    from the first one of the range. lasting: ticks until the next frame, by those times.
+    """
+
+    times_s: Mapping[int, float]
+    ticks: Mapping[int, int]
+    lasting: Mapping[int, int]
+    time_base: Fraction
+
+    @classmethod
+    def of(cls, video: OpenVideo) -> _Timing:
+        index, positions = video.index, video.plan.positions
+        end = index.pts[0] + round(Fraction(index.info.duration_s) / index.time_base)
+        first, *following = (pts - index.pts[positions[0]] for pts in (*index.pts, end)[positions[0] :])
+        shown = (first, *following[: len(positions)])
+        return cls(
+            times_s=dict(zip(positions, video.plan.timestamps_s, strict=True)),
+            ticks=dict(zip(positions, shown, strict=False)),
+            lasting={here: max(1, there - here) for here, there in pairwise(shown)},
+            time_base=index.time_base,
+        )
+
+    @property
+    def range_s(self) -> tuple[float, float]:
+        """When the first frame comes and the last one goes."""
+        first, last = min(self.times_s), max(self.times_s)
+        last_s = float(self.lasting[self.ticks[last]] * self.time_base)
+        return self.times_s[first], self.times_s[last] + last_s
+
+
 class _Film:
     """What has been drawn, on its way into a file."""
 
     def __init__(self, container: OutputContainer, video: OpenVideo, tokens: TokenFates) -> None:
-        index, self._times_s = video.index, video.index.times_s()
-        first, last = video.plan.positions[0], video.plan.positions[-1]
-        end = index.pts[0] + round(Fraction(index.info.duration_s) / index.time_base)
-        self._pts = dict(zip(video.plan.positions, (pts - index.pts[first] for pts in index.pts[first:]), strict=False))
-        shown = (*index.pts, end)[first : last + 2]
-        self._ticks = {pts - shown[0]: max(1, following - pts) for pts, following in pairwise(shown)}
-        end_s = self._times_s[last] + float(self._ticks[self._pts[last]] * index.time_base)
-        height, width = (side + side % 2 for side in (index.info.height, index.info.width))
-        self._painter = Painter(height, width, tokens, self._times_s[first], end_s)
-        self._to_yuv, self._name, self._added = VideoReformatter(), index.info.path, 0
-        rate = Fraction(index.info.average_fps).limit_denominator(1001)
+        info, self._timing = video.index.info, _Timing.of(video)
+        height, width = (side + side % 2 for side in (info.height, info.width))
+        self._painter = Painter(height, width, tokens, *self._timing.range_s)
+        self._to_yuv, self._name, self._added = VideoReformatter(), info.path, 0
+        rate = Fraction(info.average_fps).limit_denominator(1001)
         stream = cast("VideoStream", container.add_stream(_ENCODER, rate or 25, options=_OPTIONS))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.time_base = index.time_base
+        stream.codec_context.time_base = self._timing.time_base
         stream.colorspace, stream.color_range = Colorspace.ITU709, ColorRange.MPEG
         self._container, self._stream = container, stream
 
     def add(self, position: int, rgb: NDArray[np.uint8]) -> None:
         """Draw on the picture [H, W, 3] at `position` and encode it."""
         planes = self._planes(rgb)
-        drawn = self._painter.draw(planes.ravel(), self._times_s[position])
+        drawn = self._painter.draw(planes.ravel(), self._timing.times_s[position])
         frame = av.VideoFrame.from_ndarray(drawn.reshape(planes.shape), format="yuv420p")
-        frame.pts, frame.time_base = self._pts[position], self._stream.codec_context.time_base
+        frame.pts, frame.time_base = self._timing.ticks[position], self._timing.time_base
         self._mux(frame)
         self._added += 1
 
@@ -153,7 +180,7 @@ class _Film:
 
     def _planes(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         odd = [(0, side % 2) for side in rgb.shape[:2]]
-        even = np.pad(rgb, (*odd, (0, 0)), "edge") if any(map(any, odd)) else rgb
+        even = np.pad(rgb, (*odd, (0, 0)), "edge") if any(map(any, odd)) else np.ascontiguousarray(rgb)
         converted = self._to_yuv.reformat(
             av.VideoFrame.from_ndarray(even, format="rgb24"),
             format="yuv420p",
@@ -164,5 +191,5 @@ class _Film:
 
     def _mux(self, frame: VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
-            packet.duration = self._ticks[cast("int", packet.pts)]
+            packet.duration = self._timing.lasting[cast("int", packet.pts)]
             self._container.mux(packet)

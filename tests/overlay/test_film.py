@@ -136,6 +136,17 @@ def test_an_odd_size_grows_by_a_pixel(tmp_path: Path) -> None:
     assert (drawn[:, 6:-12, 6:-6].float().mean((1, 2)) - torch.tensor([200.0, 60, 90])).abs().max() < 3
 
 
+def test_a_clip_that_changes_its_size(tmp_path: Path) -> None:
+    """The first frame's size holds for all, as in what the model sees."""
+    parts = [
+        make.write(tmp_path / name, 5, size=size) for name, size in (("a.h264", (160, 96)), ("b.h264", (320, 192)))
+    ]
+    (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+    overlay = film_of(tmp_path / "both.h264")
+    check_numbers(overlay, [0, 1, 2, 3, 4] * 2)
+    assert (probe(overlay).info.width, probe(overlay).info.height) == (160, 96)
+
+
 def test_a_border_exactly_while_a_keyframe_is_the_nearest(tmp_path: Path) -> None:
     clip = make.write(tmp_path / "clip.mp4", 25)
     tokens = TokenFates(torch.zeros(3, 16, dtype=torch.uint8), GRID, [0.0, 0.4, 0.8], frozenset({0, 2}))
@@ -204,5 +215,6 @@ def test_refusals(tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPat
     assert "another name" in refusal(clip_file, clip_file, OutputError)
     assert "standard input" in refusal("-", tmp_path / "o.mp4", VideoError)
     assert "only once" in refusal("/dev/null", tmp_path / "o.mp4", VideoError)
+    check_overlay(tmp_path / "missing", tmp_path / "o.mp4", overwrite=False)  # which others tell better
     monkeypatch.setattr(film, "_ENCODER", "no-such-encoder")
     assert "pip install" in refusal(clip_file, tmp_path / "o.mp4", OutputError)
