@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -67,6 +68,16 @@ def test_variable_rate(tmp_path: Path, suffix: str) -> None:
     assert shown(overlay)[:-1] == [Fraction(time, 1000) for time in VARYING_MS]
     assert probe(overlay).info.duration_s == pytest.approx(probe(clip).info.duration_s, abs=1 / 16000)
     check_numbers(overlay, list(range(len(VARYING_MS))))
+
+
+def test_each_frame_says_how_long_it_is_shown(tmp_path: Path) -> None:
+    clip = make.write(tmp_path / "clip.mkv", len(VARYING_MS), times_ms=VARYING_MS)
+    with av.open(str(film_of(clip))) as container:
+        found = [(packet.pts, packet.duration) for packet in container.demux(video=0) if packet.size]
+    tick = (found[1][0] or 0) / VARYING_MS[1]
+    assert [(pts or 0) / tick for pts, _ in found] == list(VARYING_MS)
+    gaps = [later - time for time, later in pairwise(VARYING_MS)]
+    assert [(duration or 0) / tick for _, duration in found][:-1] == gaps
 
 
 @pytest.mark.parametrize("name", ["av1.mkv", "clouds-720p.mp4", "h265.mp4", "nasa-two-streams.mp4", "rotated-90.mov"])
