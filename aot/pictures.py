@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from aot.types import VideoFrames
 
-__all__ = ["FramePictures", "jpeg"]
+__all__ = ["FramePictures", "jpeg", "shrunk", "shrunk_jpeg"]
 
 _LONGEST_SIDE = 384
 _QUALITY = 5  # of the MPEG scale, 2 (best) to 31
@@ -42,3 +44,22 @@ def jpeg(image: Tensor) -> bytes:
     codec.options = {"qmin": str(_QUALITY), "qmax": str(_QUALITY)}
     shrunk = frame.reformat(width, height, "yuvj420p", dst_color_range=av.video.reformatter.ColorRange.JPEG)
     return b"".join(bytes(packet) for packet in (*codec.encode(shrunk), *codec.encode(None)))
+
+
+def shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] at `size` (rows, cols), each pixel the mean of those it stands for; without torch."""
+    from av.video.frame import VideoFrame
+    from av.video.reformatter import Interpolation
+
+    rows, cols = size
+    small = VideoFrame.from_ndarray(rgb, format="rgb24").reformat(cols, rows, interpolation=Interpolation.AREA)
+    return cast("NDArray[np.uint8]", small.to_ndarray())
+
+
+def shrunk_jpeg(file: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """`shrunk` for what `jpeg` made."""
+    import av
+
+    (frame,) = av.CodecContext.create("mjpeg", "r").decode(av.Packet(file))
+    # First RGB, then smaller: at once, colours would come out at half the size.
+    return shrunk(cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24")), size)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import print_json, usage_line
-from aot_cli.inspect import describe_video, show
+from aot_cli.describe import describe_video, show
 from aot_cli.options import command
 from aot_cli.page import compression_page
 from aot_cli.run import compress_with_progress

@@ -1,25 +1,25 @@
-"""`aot inspect`: what a file is and how its frames would be grouped; no model needed."""
+"""`aot inspect`: what a file is, how its frames are grouped and, with a model, what is kept of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aot.errors import ConfigError
-from aot_cli.console import notify, print_json
+from aot_cli.console import StageBars, notify, print_json
+from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
-    from aot.types import Clip
+    from aot.pipeline import Compression
+    from aot_cli.render_pictures import ClipStrips
 
-__all__ = ["describe_video", "inspect_command", "show"]
+__all__ = ["inspect_command"]
 
 
 @command(SAMPLING, MODEL, COMPRESSION)
@@ -27,6 +27,14 @@ def inspect_command(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or a tokens file.")],
     given: Given,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlay",
+            metavar="OUT.mp4",
+            help="With --model: also write the clip, discarded patches dimmed and keyframes marked (H.264, no sound).",
+        ),
+    ] = None,
     html: HTML = None,
     force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
@@ -35,164 +43,72 @@ def inspect_command(
 
     With --model the video is compressed as `aot compress` would, and what is kept of each frame is shown.
     """
-    from aot.tokens_file import is_tokens_file
+    from aot.tokens_file import is_tokens_file, load_tokens
+    from aot_cli.render_pictures import shows_pictures
+    from aot_cli.strips import strips_of_file
 
+    strips, pictured = None, not as_json and shows_pictures()
     with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
-    check_page(html, source, force=force)
+    if overlay:
+        _check_overlay(source, overlay, force=force, with_model=with_model)
     if html and not with_model:
         raise ConfigError("--html shows what a model's tokens become; add --model")
+    check_page(html, source, force=force)
     if is_tokens_file(source):
-        found = _describe_tokens(source)
+        file = load_tokens(source)
+        found = described(file.report, file.tokens)
     else:
         refuse_selection(given)
-        found = (
-            _describe_compression(source, given, html, force=force)
-            if with_model
-            else describe_video(source, given.config())
-        )
+        if with_model:
+            found, strips = _describe_compression(source, given, html, overlay, force=force, pictured=pictured)
+        else:
+            config = given.config()
+            found = describe_video(source, config)
+            strips = strips_of_file(source, found, config.sampling) if pictured else None
     notify(found["notices"])
+    if overlay:
+        notify([f"the overlay is in {overlay}"])
     if as_json:
         print_json(found)
     else:
-        show(source, found)
+        show(source, found, strips)
 
 
-def describe_video(source: str, config: Config) -> dict[str, Any]:
-    """What is known of a video without a model."""
-    from aot.config import BUNDLED_MODEL
-    from aot.types import Clip
-    from aot.video import plan_frames, probe, segment_lengths
+def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool) -> None:
+    from aot.overlay import check_overlay
+    from aot.tokens_file import is_tokens_file
 
-    index = probe(source)
-    plan = plan_frames(index, config.sampling)
-    frames = len(plan.timestamps_s)
-    settings = config.aot.clips
-    is_aot = config.compresses and config.method == "aot"
-    grouped = is_aot and config.aot.inter.enabled
-    fixed = settings.mode == "fixed" or not grouped
-    notices = list(plan.notices)
-    if not fixed:
-        notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
-    lengths = segment_lengths(frames, config.sampling.segment_frames) if fixed else []
-    clips = Clip.runs_within(lengths, settings.frames if grouped else 1)
-    bundled = config.model.name == BUNDLED_MODEL
-    assumed, side = (BUNDLED_MODEL, 8) if bundled else ("LLaVA-OneVision", 14)  # 15 x 15 and 27 x 27 patches, pooled
-    before = frames * side**2
-    budget = config.token_budget(frames, side**2)
-    needed = len(clips) if is_aot else 1
-    if config.has_budget and budget < needed:
-        told = f"for {needed} clips" if is_aot else "to answer from"
-        notices.append(f"{budget} tokens are too few {told}: a higher --ratio is needed")
-    after: int | str = budget if config.has_budget else "as many as the content gives"
-    if config.reduces_inside and config.inner.budget == "total":
-        after = f"more than the ratio, since {config.inner.name} follows; --model tells how many"
-    return {
-        "video": asdict(index.info),
-        "timestamps_s": list(plan.timestamps_s),
-        "clips": _groupings(clips, plan.timestamps_s),
-        "prediction": {
-            "tokens_per_frame": side**2,
-            "tokens_before": before,
-            "tokens_after": before if config.method == "none" else after,
-            "assuming": f"{assumed}, {side} x {side} tokens per frame",
-        },
-        "notices": notices,
-    }
+    if is_tokens_file(source):
+        raise ConfigError(f"{source} is a tokens file, without pictures; --overlay needs the video, and --model")
+    if not with_model:
+        raise ConfigError("--overlay shows what is kept, which a model tells; add --model")
+    check_overlay(source, overlay, overwrite=force)
 
 
-def _describe_compression(source: str, given: Given, html: Path | None, *, force: bool) -> dict[str, Any]:
+def _describe_compression(
+    source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
+) -> tuple[dict[str, Any], ClipStrips | None]:
+    """The report and, if `pictured`, strips for it; page and overlay are written."""
+    from aot_cli.strips import strips_of_trace
+
     config = config_for_video(source, given)
-    _, result = compress_with_progress(source, config, traced=html is not None)
+    _, result = compress_with_progress(source, config, traced=bool(pictured or html or overlay))
+    found = described(result.report.to_dict(), result.tokens)
     compression_page(html, result, config, ["inspect", source], force=force)
-    times = result.tokens.timestamps_s
-    return {
-        **result.report.to_dict(),
-        "timestamps_s": list(times),
-        "clips": _groupings(result.tokens.clips, times),
-    }
+    if overlay:
+        _write_overlay(source, overlay, result, config, force=force)
+        found["overlay"] = str(overlay)
+    return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
 
 
-def _describe_tokens(source: str) -> dict[str, Any]:
-    from aot.tokens_file import load_tokens
+def _write_overlay(source: str, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
+    from aot.overlay import token_fates, write_overlay
 
-    file = load_tokens(source)
-    times = file.tokens.timestamps_s
-    return {
-        **file.report,
-        "timestamps_s": list(times),
-        "clips": _groupings(file.tokens.clips, times),
-    }
+    assert result.trace is not None
+    tokens = token_fates(result.tokens, result.trace.origin)
+    with StageBars() as bars:
 
+        def tell(done: int, frames: int) -> None:
+            bars("overlay", done, frames)
 
-def _groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dict[str, Any]]:
-    return [
-        {
-            "clip": number,
-            "keyframe": clip.first,
-            "members": list(range(clip.first, clip.stop)),
-            "timestamps_s": list(timestamps_s[clip.first : clip.stop]),
-        }
-        for number, clip in enumerate(clips)
-    ]
-
-
-def show(source: str, found: dict[str, Any]) -> None:
-    """Print what was found as tables."""
-    from aot_cli.render import clip_table, fact_table, frame_table, print_result
-
-    title = found["video"]["path"] if source == found["video"]["path"] else f"{source}, from {found['video']['path']}"
-    parts: list[Any] = [fact_table(title, _video_facts(found["video"])), ""]
-    if "model" in found:
-        parts += [fact_table("tokens", _token_facts(found)), ""]
-    if any(len(clip["members"]) > 1 for clip in found["clips"]):
-        parts += ["keyframe groupings", clip_table(found["clips"])]
-    else:
-        parts.append("sampled at " + " ".join(f"{t:.2f}" for t in found["timestamps_s"]) + " s")
-    if "frames" in found:
-        parts += ["kept of each frame", frame_table(found["frames"])]
-    if "prediction" in found:
-        parts.append(
-            "predicted {tokens_before} visual tokens before compression, {tokens_after} after ({assuming})".format(
-                **found["prediction"]
-            )
-        )
-    print_result(*parts)
-
-
-def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
-    """The probe in words."""
-    frames = f"{video['frames']}"
-    if video["header_frames"] not in (0, video["frames"]):
-        frames += f" (the header says {video['header_frames']})"
-    if video["discarded_frames"]:
-        frames += f", {video['discarded_frames']} more hidden by an edit list"
-    rate = "variable, " if video["variable_frame_rate"] else ""
-    facts = {
-        "format": f"{video['container']}, {video['codec']}, {video['width']} x {video['height']}",
-        "frames": f"{frames}, {video['keyframes']} of them seek points",
-        "duration": f"{video['duration_s']:.2f} s, {rate}{video['average_fps']:.3f} frames per second",
-    }
-    if video["rotation_degrees"]:
-        facts["rotation"] = f"{video['rotation_degrees']} degrees clockwise, applied"
-    if video["video_streams"] > 1:
-        facts["stream"] = f"number {video['stream_index']}, the best of {video['video_streams']} video streams"
-    facts["audio"] = "yes (not used)" if video["has_audio"] else "no"
-    return facts
-
-
-def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
-    model, facts = found["model"], found["facts"]
-    described = {
-        "kept": f"{found['kept_tokens']} of {found['visual_tokens']} ({found['retention']:.2%})",
-        "method": f"{found['config']['method']}, ratio {found['config']['ratio']:g}",
-        "model": f"{model['name']}, revision {model['revision'] or 'local'}, width {model['width']}, {model['dtype']}",
-    }
-    if facts.get("anchors_per_frame"):
-        described["anchors"] = f"{facts['anchors_per_frame']} per frame before pooling"
-    if facts.get("sampled_frames"):
-        described["frames"] = f"{facts['selected_frames']} of {facts['sampled_frames']}, by {facts['selected_by']}"
-    if facts.get("tower_share"):
-        described["vision tower"] = f"merges: {facts['tower_share']} of all tokens, mean over its blocks"
-    if facts.get("frame_embeddings"):
-        described["clips"] = f"{facts['clip_mode']}, by {facts['frame_embeddings']}"
-    return described
+        write_overlay(source, overlay, tokens, config.sampling, tell, overwrite=force)

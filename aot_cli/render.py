@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 FEW_VIDEOS = 10  # fewer do not tell how much videos differ
+# Of Okabe and Ito's palette, as in the overlay: what kept tokens are.
+_ROLE_COLOURS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
 _LONG_TABLE = 40  # rows; twice as many are shown whole
 _TAIL = 8
 
@@ -67,13 +69,13 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per frame: what was kept, with a bar; of very many the first and the last."""
+    """One row per frame: what was kept, with a bar of its parts; of very many the first and the last."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, justify in (
-        ("frame", "right"), ("time s", "right"), ("clip", "right"), ("", "left"), ("similar", "right"),
-        ("own", "right"), ("distinct", "right"), ("merged", "right"), ("kept", "right"), ("retention", "left"),
+    for name in (
+        "frame", "time s", "clip", "", "similar", "own", "distinct", "merged", "kept", "retention",
     ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        head = Text(name, style=_ROLE_COLOURS.get(name, ""))
+        table.add_column(head, justify="left" if name in ("", "retention") else "right", no_wrap=True)
     most = max((frame["kept"] for frame in frames), default=0) or 1
     grouped = not all(frame["is_keyframe"] for frame in frames)
     left_out = len(frames) - _LONG_TABLE if len(frames) > 2 * _LONG_TABLE else 0
@@ -83,14 +85,22 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
         if left_out and _LONG_TABLE - _TAIL <= number < len(frames) - _TAIL:
             continue
         similarity, is_key = frame["similarity"], grouped and frame["is_keyframe"]
-        bar = "█" * round(5 * frame["kept"] / most)
         table.add_row(
             str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
             "key" if is_key else "", "" if similarity is None else f"{similarity:.3f}",
             str(frame["own"]), str(frame["distinct"]), str(frame["merged"]), str(frame["kept"]),
-            f"{frame['retention']:6.1%} {bar}", style="bold" if is_key else None,
+            Text(f"{frame['retention']:6.1%} ") + _bar(frame, most), style="bold" if is_key else None,
         )  # fmt: skip
     return table
+
+
+def _bar(frame: Mapping[str, Any], most: int) -> Text:
+    """Up to five blocks for the tokens kept, coloured by what they are as the headings are."""
+    bar, tokens = Text(), 0
+    for name, colour in _ROLE_COLOURS.items():
+        tokens += frame[name]
+        bar.append("█" * (round(5 * tokens / most) - len(bar)), style=colour)
+    return bar
 
 
 def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:

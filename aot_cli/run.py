@@ -105,7 +105,7 @@ def compress_with_progress(
     *,
     traced: bool = False,
 ) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video; `questions` may choose among its frames. traced: for a page."""
+    """The model and what it makes of the video; `questions` may choose among its frames. traced: with a trace."""
     model = model or load_with_progress(config)
     from aot.pipeline import compress_video
 

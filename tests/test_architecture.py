@@ -29,6 +29,7 @@ ARROWS = {
     "aot.models": {"aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
     "aot.origins": set(),
+    "aot.overlay": {"aot.files", "aot.origins", "aot.video"},
     "aot.pictures": set(),
     "aot.page": {"aot.origins", "aot.report"},
     "aot.stages": {"aot.memory"},
@@ -54,8 +55,8 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.page", "aot.pipeline", "aot.report", "aot.selection", "aot.settings", "aot.shapes", "aot.tokens_file",
-        "aot.video",
+        "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.settings",
+        "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

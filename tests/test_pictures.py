@@ -1,3 +1,5 @@
+"""Small pictures, and smaller ones."""
+
 from __future__ import annotations
 
 import io
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot.pictures import FramePictures, jpeg
+from aot.pictures import FramePictures, jpeg, shrunk, shrunk_jpeg
 from aot.types import VideoFrames, VideoInfo
 
 INFO = VideoInfo("a.mp4", "mp4", "h264", 8, 8, 0, 0, 1, 6, 6, 0, 1, 1.0, 6.0, False, False)
@@ -39,3 +41,23 @@ def test_one_picture_of_frames_that_are_encoded_together() -> None:
     pictures = FramePictures(together=2)
     pictures.add(frames)
     assert [round(opened(file).mean() / 40) for file in pictures.files] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (37, 61), (720, 1280)])
+def test_each_pixel_is_the_mean_of_those_it_stands_for(height: int, width: int) -> None:
+    """A picture that gets lighter to the right, and redder downwards."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 1] = np.linspace(0, 255, width)
+    picture[..., 0] = np.linspace(0, 255, height)[:, None]
+    small = shrunk(picture, (4, 6))
+    assert small.shape == (4, 6, 3)
+    assert np.abs(small[0, :, 1] - 255 * (np.arange(6) + 0.5) / 6).max() < 6
+    assert np.abs(small[:, 0, 0] - 255 * (np.arange(4) + 0.5) / 4).max() < 6
+
+
+def test_a_jpeg_file_shrinks_alike() -> None:
+    picture = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    picture[0, :, :50], picture[2, 50:] = 250, 250
+    direct = shrunk(picture.permute(1, 2, 0).contiguous().numpy(), (2, 2))
+    assert direct.tolist() == [[[250, 0, 0], [0, 0, 0]], [[250, 0, 250], [0, 0, 250]]]
+    assert np.abs(shrunk_jpeg(jpeg(picture), (2, 2)).astype(int) - direct).max() < 12

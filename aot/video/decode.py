@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from aot.config import SamplingConfig
@@ -92,13 +94,26 @@ class OpenVideo:
     ) -> Iterator[FrameStream]:
         """As `open_frames`; of the planned frames all, or those shown at `times_s`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
-        with closing(_READERS[self.decoder](self.file, self.index, plan.positions)) as pictures:
+        with self._pictures(plan) as pictures:
             stream = FrameStream(self.index, plan, pictures, size)
             if not ahead:
                 yield stream
                 return
             with closing(read_ahead(stream.images, ahead)) as stream.images:
                 yield stream
+
+    @contextmanager
+    def pictures(self, times_s: Collection[float]) -> Iterator[Iterator[tuple[float, NDArray[np.uint8]]]]:
+        """Time and picture [H, W, 3] of the planned frames that are shown at `times_s`, at the source's own size and
+        without torch.
+        """
+        plan = self.plan.at(times_s)
+        times = dict(zip(plan.positions, plan.timestamps_s, strict=True))
+        with self._pictures(plan) as pictures:
+            yield ((times[picture.position], picture.rgb) for picture in pictures)
+
+    def _pictures(self, plan: FramePlan) -> closing[Generator[Picture, None, None]]:
+        return closing(_READERS[self.decoder](self.file, self.index, plan.positions))
 
 
 class FrameStream:
