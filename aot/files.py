@@ -30,7 +30,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     if exists and not overwrite:
         raise OutputError(f"{path} exists; pass --force to replace it")
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written to; choose another with -o")
+        raise OutputError(f"the folder {path.parent} cannot be written to; choose another")
 
 
 def make_folder(path: Path) -> None:
@@ -92,5 +92,5 @@ def _umask() -> int:
 
 def _explained(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left to write {path}; free some, or choose another disk with -o")
+        return OutputError(f"no space left to write {path}; free some, or choose another disk")
     return OutputError(f"{path} could not be written: {error.strerror or error}")
