@@ -12,7 +12,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def ask(
         pairs = [(each["question"], each["answer"]) for each in answers]
         spent_ms = sum(each["total_ms"] for each in answers)
         compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
+        tell_of_page(html)
     layer_tokens = [reply.pop("layer_tokens") for reply in answers]
     stage_ms = {} if tokens_given else report["stage_ms"]
     if as_json:

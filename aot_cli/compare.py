@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
-from aot_cli.page import FORCE, HTML, check_page, comparison_page
+from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, unknown_words
 
@@ -80,6 +80,7 @@ def compare(
         command = command_for(words, config, leave_out=("method", "ratio"))
         told = {"name": model.identity.name, **model.placement}
         comparison_page(html, witness, of_key, rows, question, shared, told, command, notices, force=force)
+        tell_of_page(html)
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})

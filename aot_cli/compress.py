@@ -9,7 +9,7 @@ import typer
 
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 __all__ = ["compress"]
@@ -47,6 +47,7 @@ def compress(
         _write_report(report, result.report, force)
     compression_page(html, result, config, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)
+    tell_of_page(html)
     plain = result.report.to_dict()
     print_summary(plain)
     if as_json:

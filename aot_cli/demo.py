@@ -13,12 +13,15 @@ from aot_cli.console import print_json, usage_line
 from aot_cli.describe import describe_video, show
 from aot_cli.options import command
 from aot_cli.page import compression_page
+from aot_cli.render_pictures import shows_pictures
 from aot_cli.run import compress_with_progress
+from aot_cli.strips import strips_of_file
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.shapes.questions import QA
     from aot.shapes.world import Scene
+    from aot_cli.render_pictures import ClipStrips
 
 __all__ = ["demo"]
 
@@ -56,7 +59,8 @@ def demo(
         facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
         print_json({"clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
     else:
-        _show(clip, tokens, found, report, answers)
+        strips = strips_of_file(str(clip), found, config.sampling) if shows_pictures() else None
+        _show(clip, tokens, page, found, strips, report, answers)
         print(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
         )
@@ -97,13 +101,20 @@ def _as_spoken(text: str) -> str:
 
 
 def _show(
-    clip: Path, tokens: Path, found: dict[str, Any], report: dict[str, Any], answers: list[dict[str, str]]
+    clip: Path,
+    tokens: Path,
+    page: Path,
+    found: dict[str, Any],
+    strips: ClipStrips | None,
+    report: dict[str, Any],
+    answers: list[dict[str, str]],
 ) -> None:
     from aot_cli.render import answer_table, frame_table, print_result
 
     print(f"$ aot inspect {clip} --preset shapes\n")
-    show(str(clip), found)
+    show(str(clip), found, strips)
     print(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
     print_result(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
-    print(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes     (then again with --method none)')
+    print(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
+    print("  (then again with --method none)")
     print_result(answer_table(answers, report["visual_tokens"], report["kept_tokens"]))

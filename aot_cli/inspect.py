@@ -11,7 +11,7 @@ from aot.errors import ConfigError
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def inspect_command(
     notify(found["notices"])
     if overlay:
         notify([f"the overlay is in {overlay}"])
+    tell_of_page(html)
     if as_json:
         print_json(found)
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot.errors import ConfigError
+from aot_cli.console import notify
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from aot.page import ShownRun, ShownVideo
     from aot.pipeline import Compression
 
-__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page"]
+__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page", "tell_of_page"]
 
 HTML = Annotated[
     Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
@@ -38,7 +39,7 @@ def check_page(path: Path | None, source: str, *, force: bool) -> None:
     from aot.files import check_writable
     from aot.tokens_file import is_tokens_file
 
-    if path.suffix not in (".html", ".htm"):
+    if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path.name} must end in .html")
     if is_tokens_file(source):
         raise ConfigError("--html shows a video's frames, which a tokens file does not hold; name the video")
@@ -126,7 +127,7 @@ def _compared(
         origin=seen.origin,
         frames=frame_retention(seen.tokens, math.prod(seen.tokens.grid), seen.similarity),
         visual_tokens=shared["visual_tokens"],
-        budget_tokens=row["budget_tokens"],
+        budget_tokens=row["budget_tokens"] if condition.config.compresses else None,
         costs_ms=costs,
         peak_bytes={} if row["answer_bytes"] is None else {"answering": row["answer_bytes"]},
         command=command,
@@ -143,9 +144,16 @@ def _not_shown(configs: Iterable[Config]) -> list[str]:
     )
 
 
+def tell_of_page(path: Path | None) -> None:
+    """One line on stderr, if there is a page."""
+    if path is not None:
+        notify([f"the page is in {path}"])
+
+
 def _run_name(method: str, config: Config) -> str:
     """What a run is called beside others."""
-    return f"{method} at {100 * config.ratio:.4g} %" if config.has_budget else method
+    name = f"{method}+{config.inner.name}" if config.reduces_inside and "+" not in method else method
+    return f"{name} at {100 * config.ratio:.4g} %" if config.has_budget else name
 
 
 def _shown_video(

@@ -19,8 +19,8 @@ _FLAGS = {setting.path: setting for _, group in (SAMPLING, MODEL, COMPRESSION, G
 
 
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
-    """`aot` with `words` (command, file, question) and flags for what decides the result: model, frames, method, ratio,
-    and every other setting that is not what it would be without flags, in an empty folder or in this one.
+    """`aot` with `words` (command, file, and what else it takes) and flags for what decides the result: model, frames,
+    method, ratio, and every other setting that is not what it would be without flags, in an empty folder or here.
 
     leave_out: settings that the words already say.
     """
@@ -29,10 +29,16 @@ def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] =
     named = [path for path in _ALWAYS if resolved[path] is not None]
     if resolved["sampling.fps"] is not None:
         named.remove("sampling.frames")
-    others = [path for path in resolved if any(each.get(path) != resolved[path] for each in usual)]
-    others = [path for path in others if path not in _ALWAYS]
-    flags = (_flag(path, resolved[path]) for path in (*named, *others) if path not in leave_out)
-    return shlex.join(["aot", *words, *(word for flag in flags for word in flag)])
+    unusual = [path for path in resolved if any(each.get(path) != resolved[path] for each in usual)]
+    chosen = (*named, *(path for path in unusual if path not in _ALWAYS))
+    flags = (_flag(path, resolved[path]) for path in chosen if path not in leave_out)
+    command, source, *others = words
+    line = shlex.join(["aot", command, _not_a_flag(source), *others, *(word for flag in flags for word in flag)])
+    return f"{line} < VIDEO" if source == "-" else line
+
+
+def _not_a_flag(source: str) -> str:
+    return f"./{source}" if source.startswith("-") and source != "-" else source
 
 
 def _usual(config: Config) -> Iterator[Mapping[str, Any]]:

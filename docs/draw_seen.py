@@ -59,7 +59,7 @@ def main(clip: str, page: str, film: str) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, start, options in (
-            ("page.jpg", ".tools", {"viewport": {"width": 1240, "height": 760}}),
+            ("page.jpg", ".legend", {"viewport": {"width": 1240, "height": 760}}),
             (
                 "page-phone.jpg",
                 "#film .clip:nth-child(2)",

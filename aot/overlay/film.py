@@ -17,7 +17,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from aot.errors import OutputError, VideoError, first_line
+from aot.errors import ConfigError, OutputError, VideoError, first_line
 from aot.files import check_writable, write_whole
 from aot.overlay.paint import Painter, TokenFates
 from aot.video import open_video
@@ -47,13 +47,14 @@ def check_overlay(source: str | Path, output: Path, *, overwrite: bool) -> None:
 
     Raises:
         VideoError: the source is a stream, which cannot be read once more.
-        OutputError: the name does not end in .mp4, is the source's own or cannot be written, or PyAV has no encoder.
+        ConfigError: the name does not end in .mp4.
+        OutputError: it is the source's own or cannot be written, or PyAV has no encoder.
     """
     file = Path(source)
     if str(source) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         raise VideoError(f"an overlay reads its clip twice, {source_name(source)} only once: save it to a file first")
     if output.suffix.lower() != ".mp4":
-        raise OutputError(f"{output} must end in .mp4, the only format an overlay is written in")
+        raise ConfigError(f"{output} must end in .mp4, the only format an overlay is written in")
     if output.exists() and file.exists() and output.samefile(file):
         raise OutputError(f"{output} is the clip itself; choose another name for the overlay")
     check_writable(output, overwrite=overwrite)
@@ -80,7 +81,7 @@ def write_overlay(
 
     Raises:
         VideoError: as `aot.video.open_video` and `check_overlay`, or no frame decodes.
-        OutputError: as `check_overlay`, or the disk is full.
+        ConfigError, OutputError: as `check_overlay`, or the disk is full.
     """
     check_overlay(source, output, overwrite=overwrite)
     every_frame = replace(sampling, fps=None, frames=sys.maxsize, select_frames=None, spacing="index")

@@ -21,7 +21,7 @@ __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]
 
 _MOST_FRAMES = 128
 _BLOCK_FRAMES = 8  # frames in a row, where not all of them are shown
-_MOST_SOURCES = 12
+_MOST_SOURCES = 48
 _LEAST_SHARE = 0.005
 _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct", Role.MERGED: "merged"}
 
@@ -81,7 +81,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
         "grid": list(tokens.grid),
         "size": list(video.size),
         "shown": shown,
-        "times": [round(time, 3) for time in tokens.timestamps_s],
+        "times": [f"{time:.2f}" for time in tokens.timestamps_s],
         "pictures": [base64.b64encode(video.pictures[frame]).decode() for frame in shown],
         "runs": [_drawn_run(run, shown) for run in runs],
     }
@@ -97,6 +97,7 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
     return {
         "name": run.name,
         "kept": run.kept_tokens,
+        "counts": [run.frames[frame].kept for frame in shown],
         "clips": [[clip.first, clip.stop] for clip in tokens.clips],
         "fates": ["".join(map(str, fate[frame].tolist())) for frame in shown],
         "tokens": _described_tokens(tokens, run.origin, visible),

@@ -6,6 +6,7 @@
   const slotOf = new Map(data.shown.map((frame, slot) => [frame, slot]));
   const film = document.getElementById("film");
   const details = document.getElementById("details");
+  const toldBox = document.getElementById("told");
   const CELL = 10;
   const KEPT = 2; // fates from here up are kept tokens
 
@@ -21,11 +22,11 @@
     return element;
   };
   const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u00a0%`;
-  const seconds = (frame) => `${data.times[frame].toFixed(2)} s`;
+  const seconds = (frame) => `${data.times[frame]} s`;
   const frameOf = (place) => Math.floor(place / perFrame);
   const rowOf = (place) => Math.floor((place % perFrame) / cols);
   const colOf = (place) => (place % perFrame) % cols;
-  const placeName = (place) => `row ${rowOf(place) + 1}, column ${colOf(place) + 1}`;
+  const placeName = (place) => `row ${rowOf(place)}, column ${colOf(place)}`;
   const fateOf = (run, place) => Number(run.fates[slotOf.get(frameOf(place))][place % perFrame]);
   const square = (place) => ({ x: colOf(place) * CELL, y: rowOf(place) * CELL, width: CELL, height: CELL });
 
@@ -55,13 +56,14 @@
   };
 
   function frameElement(run, frame, tag) {
-    const tokens = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
-    const told = `${tokens} of ${perFrame} places kept`;
+    const places = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
+    const tokens = run.counts[slotOf.get(frame)];
+    const told = tokens === places ? `${tokens} kept` : `${tokens} kept, in ${places} places`;
     const mark = keyframe(run, frame) ? "keyframe, " : "";
     const overlay = svg("svg", {
-      class: tokens > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
+      class: places > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
       viewBox: `0 0 ${cols * CELL} ${rows * CELL}`, preserveAspectRatio: "none",
-      "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${told}; arrow keys move through them`,
+      "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${told} of ${perFrame}; arrow keys move through them`,
     });
     const image = html("img", { alt: `frame ${frame} at ${seconds(frame)}`, decoding: "async" });
     image.src = `data:image/jpeg;base64,${data.pictures[slotOf.get(frame)]}`;
@@ -69,7 +71,7 @@
     view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
     const number = html("b", { textContent: `${frame}` });
     const whose = runs.length > 1 ? ` · ${run.name}` : "";
-    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${tokens} kept${whose}`);
+    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${told}${whose}`);
     const element = html(tag, { className: "frame" }, html("figure", {}, view, caption));
     const state = { run, frame, element, view, overlay, drawn: false };
     overlay.state = state;
@@ -132,7 +134,7 @@
       bar.style.width = `${100 * part}%`;
       stack.append(bar);
     }
-    const told = `token ${token + 1} of ${kept}, ${role}, mass ${mass.toFixed(2)}: ${words.join(", ")}`;
+    const told = `token ${token} of ${kept}, ${role}, mass ${mass.toFixed(2)}: ${words.join(", ")}`;
     return [html("p", { textContent: told }), stack];
   }
 
@@ -141,8 +143,10 @@
     const children = [html("p", {}, html("b", { textContent: data.names[fateOf(run, place)] }), ` · ${head.join(" · ")}`)];
     const tokens = run.byPlace.get(place) || [];
     for (const entry of tokens) children.push(...composition(entry, run.kept));
-    const links = [...sourcesOf(run, place)].filter(([source]) => source !== place).slice(0, 5);
-    if (links.length) children.push(html("p", {}, "from ", ...links.map(([source, share]) => jump(run, source, share))));
+    const sources = [...sourcesOf(run, place)].filter(([source]) => source !== place);
+    const links = sources.slice(0, 5).map(([source, share]) => jump(run, source, share));
+    const more = sources.length > links.length ? ` and ${sources.length - links.length} more` : "";
+    if (links.length) children.push(html("p", {}, "from ", ...links, more));
     const held = run.holder.get(place);
     const keeper = run.byNumber.get(held);
     if (keeper) children.push(html("p", {}, "most of it is in ", jump(run, keeper.place)));
@@ -151,10 +155,13 @@
 
   function jump(run, place, share) {
     const where = `frame ${frameOf(place)}, ${placeName(place)}`;
-    const short = `frame ${frameOf(place)} (${rowOf(place) + 1}, ${colOf(place) + 1})${share ? ` ${percent(share)}` : ""}`;
+    const short = `frame ${frameOf(place)} (${rowOf(place)}, ${colOf(place)})${share ? ` ${percent(share)}` : ""}`;
     const button = html("button", { type: "button", title: where, textContent: short });
     button.disabled = !run.views.has(frameOf(place));
-    button.addEventListener("click", () => show(run, frameOf(place)));
+    button.addEventListener("click", () => {
+      show(run, frameOf(place));
+      addLight(run, place, "target", 1);
+    });
     return button;
   }
 
@@ -192,20 +199,29 @@
     active = element;
     if (element) element.classList.add("active");
     const others = [...sourcesOf(run, place)].filter(([source]) => source !== place);
-    const most = Math.max(...others.map(([, share]) => share), 1e-9);
-    for (const [source, share] of others) addLight(run, source, "light", 0.25 + 0.65 * Math.sqrt(share / most));
+    for (const [source, share] of others) addLight(run, source, "light", 0.05 + 0.6 * Math.sqrt(share));
     const keeper = run.byNumber.get(run.holder.get(place));
-    if (keeper) addLight(run, keeper.place, "light", 0.9);
+    if (keeper) addLight(run, keeper.place, "light", 0.3);
     if (!element) addLight(run, place, "target", 1);
-    details.replaceChildren(...describe(run, place));
+    toldBox.replaceChildren(...describe(run, place));
     details.hidden = false;
+    const box = run.views.get(frameOf(place)).view.getBoundingClientRect();
+    details.classList.toggle("left", box.left + box.width / 2 > innerWidth / 2);
+    details.classList.toggle("top", box.top + box.height / 2 > innerHeight / 2);
+  }
+
+  function close() {
+    clear();
+    details.hidden = true;
   }
 
   function addLight(run, place, kind, opacity) {
     const state = run.views.get(frameOf(place));
     if (!state) return;
     draw(state);
-    const light = svg("rect", { class: kind, ...square(place), "fill-opacity": opacity, "data-place": place });
+    const light = svg("rect", { class: kind, ...square(place), "data-place": place });
+    light.setAttribute("fill-opacity", opacity.toFixed(2));
+    light.setAttribute("stroke-opacity", Math.min(1, 0.2 + 1.6 * opacity).toFixed(2));
     state.overlay.querySelector(".lights").append(light);
     lit.push(light);
   }
@@ -264,20 +280,25 @@
     if (!overlay) return;
     if (event.key === "Escape") {
       overlay.focus();
-      clear();
-      details.hidden = true;
-    } else if (STEPS[event.key]) {
+      close();
+    } else if (STEPS[event.key] || event.key === "Home" || event.key === "End") {
       event.preventDefault();
       draw(overlay.state);
+      const tokens = overlay.querySelectorAll(".token");
       const token = event.target.closest(".token");
-      const first = overlay.querySelector(".token");
-      const next = token ? nearest(overlay.state, Number(token.dataset.place), STEPS[event.key]) : first;
+      const end = event.key === "End" ? tokens[tokens.length - 1] : tokens[0];
+      const step = token && STEPS[event.key];
+      const next = step ? nearest(overlay.state, Number(token.dataset.place), step) : end;
       if (next) next.focus();
     }
   });
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape") details.hidden = true;
+    if (event.key === "Escape") close();
   });
+  addEventListener("click", (event) => {
+    if (!event.target.closest(".view, #details, .bar")) close();
+  });
+  document.getElementById("close").addEventListener("click", close);
 
   // ---- The film
 
@@ -286,7 +307,8 @@
     const strip = html("ol", { className: "strip" }, ...frames.map((frame) => frameElement(run, frame, "li")));
     if (!several) return strip;
     const last = frames[frames.length - 1];
-    const title = html("h3", { textContent: `clip ${clip} · ${seconds(first)}${last > first ? ` to ${seconds(last)}` : ""}` });
+    const until = last > first ? ` to ${seconds(last)}` : "";
+    const title = html("h3", { textContent: `clip ${clip} · ${seconds(first)}${until}` });
     return html("section", { className: "clip" }, title, strip);
   }
 
@@ -312,8 +334,13 @@
     for (const run of runs) run.views.clear();
     const boxes = [...document.querySelectorAll("[data-run]")];
     const chosen = boxes.filter((box) => box.checked).map((box) => runs[Number(box.dataset.run)]);
-    film.replaceChildren(...(runs.length > 1 ? sideBySide(chosen) : oneRun(runs[0])));
+    if (!chosen.length && runs.length > 1) film.replaceChildren("No method is chosen.");
+    else film.replaceChildren(...(runs.length > 1 ? sideBySide(chosen) : oneRun(runs[0])));
   }
+
+  addEventListener("beforeprint", () => {
+    for (const run of runs) for (const state of run.views.values()) draw(state);
+  });
 
   // ---- Tools
 
@@ -321,6 +348,14 @@
     box.addEventListener("change", () => film.classList.toggle(`hide-${box.dataset.fate}`, !box.checked));
   }
   for (const box of document.querySelectorAll("[data-run]")) box.addEventListener("change", build);
+  for (const button of document.querySelectorAll("[data-all]")) {
+    button.addEventListener("click", () => {
+      for (const box of document.querySelectorAll("[data-run]")) box.checked = Boolean(button.dataset.all);
+      build();
+    });
+  }
+  const dim = document.getElementById("dim");
+  dim.addEventListener("input", () => film.style.setProperty("--dim", dim.value / 100));
   const size = document.getElementById("size");
   const resize = () => film.style.setProperty("--width", `${size.value}px`);
   size.addEventListener("input", resize);

@@ -15,13 +15,15 @@ from aot.page.timeline import timeline
 
 __all__ = ["render_page"]
 
+_MOST_OPEN = 4
+_BASELINES = ("none", "random", "uniform")
 _FATES = {
     Fate.LOCAL_ANCHOR: ("local anchor", "kept for the attention it received within its part of the frame"),
     Fate.GLOBAL_ANCHOR: ("global anchor", "kept for the attention it received in the whole frame"),
     Fate.DISTINCT: ("distinct", "kept because it changed since the keyframe"),
     Fate.KEPT: ("kept", "kept as it is"),
     Fate.GATHERED: ("kept, others merged in", "stands for itself and for what was merged into it"),
-    Fate.MERGED: ("merged", "not kept itself; most of it went into kept tokens"),
+    Fate.MERGED: ("merged into others", "not kept itself; most of it went into kept tokens"),
     Fate.DISCARDED: ("discarded", "thrown away, or nearly so"),
 }
 
@@ -39,7 +41,8 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
     return template.render(
         video=video,
         runs=runs,
-        timelines=[timeline(run.frames) for run in runs],
+        timelines=[timeline(run.frames, most) for run, most in zip(runs, _axes(runs), strict=True)],
+        open_runs=_open_runs(runs),
         legend=_legend(runs),
         frames=count,
         shown=len(shown_frames(count)),
@@ -59,6 +62,20 @@ def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
         for fate, (name, told) in _FATES.items()
         if any(count[fate] for count in counts)
     ]
+
+
+def _axes(runs: Sequence[ShownRun]) -> list[int]:
+    """The most tokens of any frame, over all runs but those that keep everything, which have an axis of their own."""
+    most = [max(1, *(frame.kept for frame in run.frames)) for run in runs]
+    shared = [each for each, run in zip(most, runs, strict=True) if run.kept_tokens < run.visual_tokens]
+    return [max(shared) if run.kept_tokens < run.visual_tokens else each for each, run in zip(most, runs, strict=True)]
+
+
+def _open_runs(runs: Sequence[ShownRun]) -> set[int]:
+    """Which runs are shown at first: of many, the first of those that are no baselines."""
+    numbers = range(len(runs))
+    telling = [number for number in numbers if runs[number].name.split()[0] not in _BASELINES]
+    return set(numbers if len(runs) <= _MOST_OPEN else (telling or list(numbers))[:_MOST_OPEN])
 
 
 def _for_script(data: Any) -> str:

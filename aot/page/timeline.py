@@ -29,7 +29,7 @@ class Bar:
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """All in units of a drawing WIDTH x HEIGHT. boundaries: where clips begin. similarity: points of a line from
-    `least_similarity` (below) to 1 (above). ticks: (x, text).
+    `least_similarity` (below) to 1 (above), empty if there is none. kinds: of parts that occur. ticks: (x, text).
     """
 
     bars: tuple[Bar, ...]
@@ -37,13 +37,14 @@ class Timeline:
     similarity: str
     least_similarity: float
     most_tokens: int
+    kinds: tuple[str, ...]
     ticks: tuple[tuple[float, str], ...]
     width: float = WIDTH
     height: float = HEIGHT
 
 
-def timeline(frames: Sequence[FrameRetention]) -> Timeline:
-    """The drawing of at least one frame."""
+def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
+    """The drawing of at least one frame; the bar of `most` tokens would be as high as the drawing."""
     times = [frame.timestamp_s for frame in frames]
     gaps = [after - before for before, after in pairwise(times)]
     gap = min((each for each in gaps if each > 0), default=1.0)
@@ -51,7 +52,6 @@ def timeline(frames: Sequence[FrameRetention]) -> Timeline:
     scale = WIDTH / span
     middles = [(time - first) * scale for time in times]
     width = max(min(0.8 * gap * scale, 60.0), 0.7)
-    most = max(max(frame.kept for frame in frames), 1)
     similar = [frame.similarity for frame in frames if frame.similarity is not None]
     least = min([*similar, 0.9])
     points = (
@@ -70,6 +70,7 @@ def timeline(frames: Sequence[FrameRetention]) -> Timeline:
         similarity=" ".join(points),
         least_similarity=least,
         most_tokens=most,
+        kinds=tuple(kind for kind in ("own", "distinct", "merged") if any(getattr(frame, kind) for frame in frames)),
         ticks=_ticks(first, span),
     )
 
@@ -83,7 +84,8 @@ def _bar(frame: FrameRetention, left: float, width: float, most: int) -> Bar:
             parts.append((kind, HEIGHT * (1 - below / most), HEIGHT * count / most))
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     similar = "" if frame.similarity is None else f"; similarity to the frame before {frame.similarity:.3f}"
-    text = f"frame {frame.frame} at {frame.timestamp_s:.2f} s: {frame.kept} tokens ({told or 'none'}){similar}"
+    tokens = "1 token" if frame.kept == 1 else f"{frame.kept} tokens"
+    text = f"frame {frame.frame} at {frame.timestamp_s:.2f} s: {tokens} ({told or 'none'}){similar}"
     return Bar(frame.frame, left, width, tuple(parts), text)
 
 

@@ -142,3 +142,23 @@ def test_a_run_without_a_page_works_nothing_out(
     monkeypatch.setattr("aot.core.composition.AnchorComposition.provenance", refuse)
     monkeypatch.setattr("aot.pictures.jpeg", refuse)
     assert run_aot("inspect", clip_file, *small).code == 0
+
+
+def test_commands_for_files_that_look_like_flags_and_for_standard_input(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(clip_file, "-dash.mp4")
+    done = run_aot("inspect", *small, "--html", "dash.HTML", "--", "-dash.mp4")
+    assert done.code == 0 and "the page is in dash.HTML" in done.err
+    (command,) = commands_of(Path("dash.HTML"))
+    assert run_aot(*command).code == 0
+    with clip_file.open(encoding="latin-1") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert run_aot("inspect", "-", *small, "--html", "piped.html").code == 0
+    assert commands_of(Path("piped.html"))[0][-2:] == ["<", "VIDEO"]
+
+
+def test_a_reduction_inside_is_part_of_the_name(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
+    line = ("ask", clip_file, "what?", *small, "--max-new-tokens", "1", "--method", "uniform", "--inner", "fastv")
+    assert run_aot(*line, "--ratio", "0.4", "--html", "inner.html").code == 0
+    assert data_of(Path("inner.html"))["runs"][0]["name"] == "uniform+fastv at 40 %"

@@ -15,7 +15,7 @@ import torch
 from av.error import InvalidDataError
 
 from aot.config import SamplingConfig
-from aot.errors import AOTError, OutputError, VideoError
+from aot.errors import AOTError, ConfigError, OutputError, VideoError
 from aot.origins import Fate
 from aot.overlay import TokenFates, check_overlay, film, write_overlay
 from aot.video import decode, probe
@@ -221,7 +221,7 @@ def refusal(source: Path | str, output: Path, kind: type[AOTError]) -> str:
 
 def test_refusals(tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there.mp4").write_text("old")
-    assert ".mp4" in refusal(clip_file, tmp_path / "o.avi", OutputError)
+    assert ".mp4" in refusal(clip_file, tmp_path / "o.avi", ConfigError)
     assert "--force" in refusal(clip_file, tmp_path / "there.mp4", OutputError)
     assert "another name" in refusal(clip_file, clip_file, OutputError)
     assert "standard input" in refusal("-", tmp_path / "o.mp4", VideoError)

@@ -22,7 +22,8 @@ def test_bars_are_as_high_as_their_counts() -> None:
             replace(
                 ROW, frame=1, timestamp_s=1.0, is_keyframe=False, similarity=0.9, own=0, distinct=4, merged=0, kept=4
             ),
-        ]
+        ],
+        8,
     )
     first, second = line.bars
     assert first.parts == (("own", HEIGHT * 0.25, HEIGHT * 0.75), ("merged", 0.0, HEIGHT * 0.25))
@@ -32,7 +33,7 @@ def test_bars_are_as_high_as_their_counts() -> None:
 
 
 def test_time_runs_from_left_to_right_within_the_drawing() -> None:
-    line = timeline(rows([0.0, 0.5, 1.0, 3.0]))
+    line = timeline(rows([0.0, 0.5, 1.0, 3.0]), 8)
     middles = [bar.left + bar.width / 2 for bar in line.bars]
     assert middles == pytest.approx([WIDTH * x / 3.5 for x in (0.25, 0.75, 1.25, 3.25)])
     assert line.bars[0].left >= 0 and line.bars[-1].left + line.bars[-1].width <= WIDTH
@@ -43,7 +44,7 @@ def test_time_runs_from_left_to_right_within_the_drawing() -> None:
 
 @pytest.mark.parametrize("last_s", [0.04, 0.7, 1.0, 9.0, 61.0, 3600.0, 40000.0])
 def test_times_on_the_axis_are_round_and_few(last_s: float) -> None:
-    ticks = timeline(rows([last_s * n / 31 for n in range(32)])).ticks
+    ticks = timeline(rows([last_s * n / 31 for n in range(32)]), 8).ticks
     assert 3 <= len(ticks) <= 10
     assert len({text for _, text in ticks}) == len(ticks)
     assert all(0 <= x <= WIDTH for x, _ in ticks)
@@ -53,9 +54,9 @@ def test_times_on_the_axis_are_round_and_few(last_s: float) -> None:
 
 
 def test_one_frame() -> None:
-    line = timeline([ROW])
+    line = timeline([ROW], 8)
     assert len(line.bars) == 1 and line.boundaries == () and line.similarity == ""
 
 
 def test_clips_of_one_frame_have_no_boundaries() -> None:
-    assert timeline([replace(row, is_keyframe=True) for row in rows([0.0, 1.0, 2.0])]).boundaries == ()
+    assert timeline([replace(row, is_keyframe=True) for row in rows([0.0, 1.0, 2.0])], 8).boundaries == ()
