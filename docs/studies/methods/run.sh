@@ -17,3 +17,12 @@ if [ -n "$2" ]; then
     aot eval "$drawn/closed.jsonl" -o "$results/second" --model "$2" --frames 8 --methods $few --ratios 0.25,0.1,0.05 $variants
     python docs/studies/methods/table.py "$results/second"
 fi
+
+# times, on a machine that does nothing else: one question about each of 20 videos
+python - "$drawn/closed.jsonl" > "$drawn/few.jsonl" << 'FEW'
+import json, sys
+lines = {json.loads(line)["video"]: line for line in reversed(open(sys.argv[1]).readlines())}
+sys.stdout.writelines(list(reversed(lines.values()))[:20])
+FEW
+aot eval "$drawn/few.jsonl" -o "$results/times" --model shapes --frames 8 --methods all --ratios 0.5,0.25,0.1
+python docs/studies/methods/table.py "$results/times" --cost 0.1
