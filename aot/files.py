@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aot.errors import OutputError, first_line
 
-__all__ = ["check_writable", "make_folder", "write_whole"]
+__all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -45,6 +45,15 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path} is a file; name a folder") from None
     except OSError as error:
         raise _explained(path, error) from error
+
+
+def write_text(path: Path, text: str, *, overwrite: bool) -> None:
+    """`write_whole` for a text, in UTF-8.
+
+    Raises:
+        OutputError: as `write_whole`.
+    """
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=overwrite)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:

@@ -10,14 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot.config import Config, build_config
+from aot.config import BUNDLED_MODEL, Config, build_config
 from aot.errors import ConfigError
 from aot.strict import Settings, merge_settings
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-__all__ = ["SETTINGS_FILE", "preset_names", "preset_settings", "preset_text", "resolve_config"]
+__all__ = ["SETTINGS_FILE", "model_settings", "preset_names", "preset_settings", "preset_text", "resolve_config"]
 
 SETTINGS_FILE = "aot.yaml"
 
@@ -45,6 +45,11 @@ def preset_settings(name: str) -> dict[str, Any]:
         ConfigError: there is no such preset.
     """
     return _parse(preset_text(name), f"preset {name}")
+
+
+def model_settings(name: str) -> dict[str, Any]:
+    """What naming a model settles: the model, and for the bundled one what it was trained on."""
+    return preset_settings(name) if name == BUNDLED_MODEL else {"model": {"name": name}}
 
 
 def resolve_config(

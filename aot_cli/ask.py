@@ -13,6 +13,7 @@ import typer
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
+from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, unknown_words
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def ask(
     notify(notices)
     answers = _answers(model, tokens, questions, config, stream=not as_json)
     if made.compression:
-        words = ["ask", source, questions[0], *(word for each in questions[1:] for word in ("-q", each))]
+        words = ask_words(source, questions)
         pairs = [(each["question"], each["answer"]) for each in answers]
         spent_ms = sum(each["total_ms"] for each in answers)
         compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, 
 from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, unknown_words
+
+if TYPE_CHECKING:
+    from aot.evaluation import Answered, Condition
 
 __all__ = ["compare"]
 
@@ -64,10 +67,7 @@ def compare(
                 notices.append(f"{found.condition.key} is left out: {found.error}")
             else:
                 answered = found[0]
-                own = {name: getattr(answered, name) for name in _COLUMNS}
-                asked = of_key[answered.condition]
-                head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio}
-                rows.append({**head, "answer": answered.predicted, **own})
+                rows.append(_row(answered, of_key[answered.condition]))
                 shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
     notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
     notify(notices)
@@ -78,8 +78,8 @@ def compare(
     if html and witness:
         words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        told = {"name": model.identity.name, **model.placement}
-        comparison_page(html, witness, of_key, rows, question, shared, told, command, notices, force=force)
+        of_model = {"name": model.identity.name, **model.placement}
+        comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
         tell_of_page(html)
     if as_json:
         told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
@@ -88,3 +88,8 @@ def compare(
     from aot_cli.render import comparison, print_result
 
     print_result(*comparison(question, rows))
+
+
+def _row(answered: Answered, asked: Condition) -> dict[str, Any]:
+    head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio, "answer": answered.predicted}
+    return {**head, **{name: getattr(answered, name) for name in _COLUMNS}}

@@ -77,8 +77,8 @@ def _check_report(report: Path, output: Path, force: bool) -> None:
 def _write_report(path: Path, report: Any, force: bool) -> None:
     import json
 
-    from aot.files import write_whole
+    from aot.files import write_text
 
     plain = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
     text = report.to_csv() if path.suffix == ".csv" else plain
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=force)
+    write_text(path, text, overwrite=force)

@@ -14,6 +14,7 @@ from aot_cli.describe import describe_video, show
 from aot_cli.options import command
 from aot_cli.page import compression_page
 from aot_cli.render_pictures import shows_pictures
+from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
 from aot_cli.strips import strips_of_file
 
@@ -84,7 +85,7 @@ def _ask_both_ways(
             row[name] = "".join(answer(model, given.tokens, row["question"], config))
         rows.append(row)
     pairs = [(row["question"], row["kept"]) for row in rows]
-    words = ["ask", str(clip), rows[0]["question"], *(word for row in rows[1:] for word in ("-q", row["question"]))]
+    words = ask_words(str(clip), [question for question, _ in pairs])
     compression_page(page, kept, config, words, force=True, answers=pairs)
     return kept.report.to_dict(), rows
 

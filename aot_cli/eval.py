@@ -127,13 +127,13 @@ def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
 def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     """Write the results in every form; the names of the files."""
     from aot.evaluation.scoring import SCORING
-    from aot.files import write_whole
+    from aot.files import write_text
     from aot.report import versions
 
     plain = {**results.to_dict(), "scoring": SCORING, "config": config, "versions": versions()}
     texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
     for name, text in texts.items():
-        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"), overwrite=True)  # type: ignore[misc]
+        write_text(output / name, text, overwrite=True)
     written = ["answers.jsonl", *texts]
     try:
         from aot.evaluation.plot import plot_accuracy

@@ -181,8 +181,7 @@ def _write(path: Path, video: ShownVideo, runs: Sequence[ShownRun], *, force: bo
     Raises:
         OutputError: see `aot.files`.
     """
-    from aot.files import write_whole
+    from aot.files import write_text
     from aot.page import render_page
 
-    text = render_page(video, runs)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=force)
+    write_text(path, render_page(video, runs), overwrite=force)

@@ -12,10 +12,16 @@ from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Setting
 if TYPE_CHECKING:
     from aot.config import Config
 
-__all__ = ["command_for"]
+__all__ = ["ask_words", "command_for"]
 
 _ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
 _FLAGS = {setting.path: setting for _, group in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in group}
+
+
+def ask_words(source: str, questions: Sequence[str]) -> list[str]:
+    """The words of `aot ask` for `command_for`."""
+    first, *more = questions
+    return ["ask", source, first, *(word for question in more for word in ("-q", question))]
 
 
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
@@ -43,11 +49,11 @@ def _not_a_flag(source: str) -> str:
 
 def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
     """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
-    from aot.config import BUNDLED_MODEL, build_config
-    from aot.settings import preset_settings, resolve_config
+    from aot.config import build_config
+    from aot.settings import model_settings, resolve_config
 
-    name = config.model.name
-    model = preset_settings(BUNDLED_MODEL) if name == BUNDLED_MODEL else {"model": {"name": name}}
+    assert config.model.name is not None  # a model has run
+    model = model_settings(config.model.name)
     yield build_config(model).to_dict()
     yield resolve_config({}, base=model).to_dict()
 

@@ -35,17 +35,16 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     """
     from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
-    from aot.settings import preset_settings
+    from aot.settings import model_settings
     from aot.strict import merge_settings
 
     config = given.config(base)
     name = config.model.name or default_model()
-    defaults = preset_settings(name) if name == BUNDLED_MODEL else {"model": {"name": name}}
     if config.model.name is None:
         notify([_introduce(name, bundled=name == BUNDLED_MODEL)])
     elif name != BUNDLED_MODEL:
         return config
-    return given.config(merge_settings(base or {}, defaults))
+    return given.config(merge_settings(base or {}, model_settings(name)))
 
 
 def config_for_video(source: str, given: Given, methods: Sequence[str] | None = None) -> Config:

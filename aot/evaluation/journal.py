@@ -10,7 +10,7 @@ from typing import Any
 
 from aot.errors import ConfigError, OutputError
 from aot.evaluation.dataset import Item
-from aot.files import make_folder, write_whole
+from aot.files import make_folder, write_text, write_whole
 
 __all__ = ["Answered", "Journal"]
 
@@ -71,7 +71,7 @@ class Journal:
         _check_same(before, plain, folder)
         conditions = {**before["conditions"], **plain["conditions"]}
         text = json.dumps({**plain, "conditions": conditions}, indent=2) + "\n"
-        write_whole(self.description, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
+        write_text(self.description, text, overwrite=True)
         self._held = {(each.condition, each.item): each for each in _read_answers(self.answers)}
 
     def add(self, answers: Sequence[Answered]) -> None:

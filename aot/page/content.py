@@ -7,13 +7,14 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aot.origins import fates
+from aot.origins import Fate, fates
 from aot.report import FrameRetention
 from aot.types import CompressedTokens, Provenance, Role
 
@@ -40,7 +41,7 @@ class ShownVideo:
     notices: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ShownRun:
     """One method at one ratio. frames: a row for each encoded frame. budget_tokens: what was promised, if anything was.
     answers: (question, answer) pairs. peak_bytes: the most at any time. command: what does the same
@@ -62,6 +63,11 @@ class ShownRun:
     @property
     def kept_tokens(self) -> int:
         return len(self.tokens.features)
+
+    @cached_property
+    def fates(self) -> Tensor:
+        """Of every pooled token: uint8 [F, n]."""
+        return fates(self.tokens, self.origin)
 
 
 def shown_frames(frames: int) -> list[int]:
@@ -90,7 +96,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
 def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
     tokens = run.tokens
     per_frame = math.prod(tokens.grid)
-    fate = fates(tokens, run.origin)
+    fate = run.fates
     is_shown = torch.zeros(len(tokens.timestamps_s), dtype=torch.bool)
     is_shown[list(shown)] = True
     visible = is_shown[tokens.frame.long().cpu()].nonzero()[:, 0]
@@ -150,7 +156,7 @@ def _holders(tokens: CompressedTokens, origin: Provenance, fate: Tensor, visible
     """The visible places that are merged into others, and for each the token that holds most of it."""
     held = origin.share * tokens.mass.cpu()[origin.token]
     order = held.sort(stable=True).indices
-    holder = torch.full((len(fate),), -1)
-    holder[origin.place[order]] = origin.token[order]  # the last one written is the greatest
-    places = ((fate == 1) & visible).nonzero()[:, 0]
-    return {"place": places.tolist(), "token": holder[places].tolist()}
+    holder = np.full(len(fate), -1)
+    holder[origin.place[order].numpy()] = origin.token[order].numpy()  # NumPy keeps the last one written, the greatest
+    places = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
+    return {"place": places.tolist(), "token": holder[places.numpy()].tolist()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from aot.origins import Fate, fates
+from aot.origins import Fate
 from aot.page.content import ShownRun, ShownVideo, drawn, shown_frames
 from aot.page.timeline import timeline
 
@@ -56,7 +56,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
 
 def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
     """The fates that occur, and how often in each run."""
-    counts = [fates(run.tokens, run.origin).flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
+    counts = [run.fates.flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
     return [
         {"fate": int(fate), "name": name, "told": told, "counts": [count[fate] for count in counts]}
         for fate, (name, told) in _FATES.items()

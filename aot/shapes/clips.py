@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
-from aot.files import make_folder, write_whole
+from aot.files import make_folder, write_text, write_whole
 from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import BEATS, Scene, sample_scene
@@ -55,5 +55,5 @@ def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int],
             lines.append(json.dumps(row) + "\n")
         on_clip(done)
     path = folder / "questions.jsonl"
-    write_whole(path, lambda target: target.write_text("".join(lines), encoding="utf-8"), overwrite=True)
+    write_text(path, "".join(lines), overwrite=True)
     return path
