@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import print_json
+from aot_cli.console import prepare_libraries, print_json
 from aot_cli.options import command
+
+if TYPE_CHECKING:
+    from aot.selftest import CheckResult
 
 __all__ = ["doctor"]
 
 
 @command()
 def doctor(
+    selftest: Annotated[
+        bool,
+        typer.Option("--selftest", help="Also run decoders, the bundled model, kernels and methods; 30 s at most."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Versions, devices, decoders, what large models need, model cache and offline state."""
+    """Versions, devices, decoders, what large models need, model cache and offline state. A bug report begins with
+    what `aot doctor --selftest` prints; exit code 1 if a check fails.
+    """
     from aot.report import versions
 
     found: dict[str, Any] = {
@@ -27,13 +38,33 @@ def doctor(
         "for large models": _for_large_models(),
         "model cache": _cache(),
     }
-    if as_json:
-        print_json(found)
-        return
-    from aot_cli.render import fact_table, print_result
+    if not as_json:
+        from aot_cli.render import fact_table, print_result
 
-    for title, facts in found.items():
-        print_result(fact_table(title, facts), "")
+        for title, facts in found.items():
+            print_result(fact_table(title, facts), "")
+    results = _selftest(as_lines=not as_json) if selftest else []
+    if as_json:
+        print_json(found | ({"selftest": [asdict(result) for result in results]} if selftest else {}))
+    if any(result.outcome == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+def _selftest(*, as_lines: bool) -> list[CheckResult]:
+    """Run the checks; with `as_lines` each prints one when it is done, and a sum comes last."""
+    prepare_libraries(offline=True)
+    from aot.selftest import run_selftest
+
+    results = []
+    for result in run_selftest():
+        results.append(result)
+        if as_lines:
+            print(f"{result.outcome:<8} {result.name}: {result.detail} ({result.elapsed_ms / 1e3:.1f} s)", flush=True)
+    if as_lines:
+        counts = Counter(result.outcome for result in results)
+        sums = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
+        print(f"{sums} in {sum(result.elapsed_ms for result in results) / 1e3:.1f} s")
+    return results
 
 
 def _devices() -> dict[str, str]:

@@ -40,6 +40,9 @@ ARROWS = {
         "aot.stages", "aot.video",
     },
     "aot.shapes": {"aot.files"},
+    "aot.selftest": {
+        "aot.core", "aot.files", "aot.models", "aot.pipeline", "aot.settings", "aot.shapes", "aot.video",
+    },
     "aot.bench": {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
@@ -55,8 +58,8 @@ ARROWS = {
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.settings",
-        "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.selftest",
+        "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

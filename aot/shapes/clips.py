@@ -16,22 +16,29 @@ __all__ = ["FRAMES_PER_SECOND", "write_clip", "write_questions"]
 
 FRAMES_PER_SECOND = 8
 _SIDE = 360  # pixels; four times what the shapes model sees
-_QUALITY = "18"  # x264's constant rate factor
+_QUALITY = 18
 
 
-def write_clip(scene: Scene, path: Path) -> None:
-    """Write the scene as H.264 in mp4, one beat a second."""
+def write_clip(
+    scene: Scene,
+    path: Path,
+    *,
+    side: int = _SIDE,
+    frames_per_second: int = FRAMES_PER_SECOND,
+    quality: int = _QUALITY,
+) -> None:
+    """Write the scene as H.264 in mp4, one beat a second. quality: x264's constant rate factor, less is better."""
     import av
 
-    times = [index / FRAMES_PER_SECOND for index in range(BEATS * FRAMES_PER_SECOND)]
+    times = [index / frames_per_second for index in range(BEATS * frames_per_second)]
 
     def write(target: Path) -> None:
         with av.open(str(target), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": _QUALITY})
-            stream.width = stream.height = _SIDE
+            stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": str(quality)})
+            stream.width = stream.height = side
             stream.pix_fmt = "yuv420p"
-            stream.time_base = Fraction(1, FRAMES_PER_SECOND)
-            for picture in render(scene, times, _SIDE):
+            stream.time_base = Fraction(1, frames_per_second)
+            for picture in render(scene, times, side):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
 

@@ -1,0 +1,82 @@
+"""What the checks work on: a drawn clip in the package, the model in the package, and the devices of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aot.config import BUNDLED_MODEL, Config, build_config
+from aot.settings import model_settings
+from aot.shapes.world import Scene, sample_scene
+from aot.strict import merge_settings
+
+if TYPE_CHECKING:
+    from aot.models import VideoModel
+    from aot.types import CompressedTokens
+
+__all__ = ["FRAME_SIDE", "answered", "clip_file", "compressed", "config_of", "devices", "dtypes", "loaded", "scene"]
+
+FRAME_SIDE = 90  # pixels, both of the clip and of what the model sees
+_SEED = 125  # a scene with motion and a change of color
+
+
+def scene() -> Scene:
+    """Return the scene that the clip shows."""
+    return sample_scene(_SEED)
+
+
+@contextmanager
+def clip_file() -> Iterator[Path]:
+    """Yield the bundled clip as a file, also where the package is a zip archive."""
+    with as_file(files("aot.selftest") / "clip.mp4") as path:
+        yield path
+
+
+def devices() -> tuple[str, ...]:
+    """Return the CPU and every accelerator that this torch can use."""
+    import torch
+
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return (*found, "mps") if torch.backends.mps.is_available() else tuple(found)
+
+
+def dtypes(device: str) -> tuple[str, ...]:
+    """Return the dtypes that a model can be loaded in on a device."""
+    import torch
+
+    from aot.models.loading import pick_dtype
+
+    lacks_bfloat16 = device.startswith("cuda") and pick_dtype("auto", torch.device(device)) is not torch.bfloat16
+    return ("float32", "float16") if lacks_bfloat16 else ("float32", "bfloat16", "float16")
+
+
+def config_of(**overrides: Any) -> Config:
+    """Return the settings of the bundled model with `overrides`; no file and no variable of the user takes part."""
+    return build_config(merge_settings(model_settings(BUNDLED_MODEL), overrides))
+
+
+@cache
+def loaded(device: str, dtype: str) -> VideoModel:
+    """Return the bundled model on a device."""
+    from aot.models import load_model
+
+    return load_model(config_of(model={"device": device, "dtype": dtype}).model)
+
+
+def compressed(device: str, dtype: str, method: str, ratio: float) -> CompressedTokens:
+    """Return what a method keeps of the clip."""
+    from aot.pipeline import compress_video
+
+    with clip_file() as clip:
+        return compress_video(clip, loaded(device, dtype), config_of(method=method, ratio=ratio)).tokens
+
+
+def answered(device: str, dtype: str, tokens: CompressedTokens, question: str) -> str:
+    """Return the model's answer."""
+    from aot.pipeline import answer
+
+    return "".join(answer(loaded(device, dtype), tokens, question, config_of()))

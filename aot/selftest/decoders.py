@@ -1,0 +1,46 @@
+"""Every decoder that is installed shows the frames that were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from aot.config import SamplingConfig
+from aot.selftest.bundled import FRAME_SIDE, clip_file, scene
+from aot.selftest.check import Check, CheckFailedError, CheckSkipped
+
+__all__ = ["checks"]
+
+_FRAMES = 8
+_DIFFERENCE_LIMIT = 8.0  # of 255, mean over a frame: H.264 loses 2 to 4, a neighbouring frame or swapped colors 20
+
+
+def checks() -> Iterator[Check]:
+    """Yield one check per decoder."""
+    for decoder in ("pyav", "decord"):
+        yield Check(f"decode with {decoder}", partial(_decode, decoder))
+
+
+def _decode(decoder: str) -> str:
+    from aot.shapes.render import render
+    from aot.video import decode
+
+    if decoder == "decord":
+        _import_decord()
+    with clip_file() as clip:
+        found = decode(clip, SamplingConfig(frames=_FRAMES, decoder=decoder), size=(FRAME_SIDE, FRAME_SIDE))
+    drawn = render(scene(), found.timestamps_s, FRAME_SIDE).transpose(0, 3, 1, 2)
+    differences = np.abs(found.pixels.numpy().astype(float) - drawn).mean((1, 2, 3))
+    detail = f"{len(differences)} frames, {differences.max():.1f} of 255 from what was drawn"
+    if len(differences) != _FRAMES or differences.max() > _DIFFERENCE_LIMIT or found.notices:
+        raise CheckFailedError(f"{detail} (at most {_DIFFERENCE_LIMIT:.0f}) {' '.join(found.notices)}")
+    return detail
+
+
+def _import_decord() -> None:
+    try:
+        import decord  # noqa: F401
+    except ImportError:
+        raise CheckSkipped("not installed; --decoder pyav, the default, reads every video") from None

@@ -1,0 +1,60 @@
+"""Every method keeps, on every device, the tokens that the record in the package lists.
+
+Both paths differ in rounding, and a decision closer than that may fall either way; so a method passes with nine
+tenths of its record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from importlib.resources import files
+
+from aot.registry import METHODS
+from aot.selftest.bundled import compressed, devices
+from aot.selftest.check import Check, CheckFailedError
+
+__all__ = ["RECORD_FILE", "checks", "kept_cells", "recorded_cells"]
+
+RECORD_FILE = "kept.json"
+_RATIO = 0.25  # every method can keep so few, some no fewer
+_SHARE_LIMIT = 0.9
+
+
+def checks() -> Iterator[Check]:
+    """Yield one check per device: all methods in float32."""
+    for device in devices():
+        yield Check(f"kept tokens on {device}", partial(_compare_all, device))
+
+
+def kept_cells(device: str) -> dict[str, list[int]]:
+    """Return the cells that each method keeps, frame by frame in raster order, in the order of emission."""
+    return {name: compressed(device, "float32", name, _RATIO).place.tolist() for name in METHODS if name != "none"}
+
+
+def recorded_cells() -> dict[str, list[int]]:
+    """Return the record of `kept_cells` that is in the package."""
+    record: dict[str, list[int]] = json.loads((files("aot.selftest") / RECORD_FILE).read_text(encoding="utf-8"))
+    return record
+
+
+def _compare_all(device: str) -> str:
+    record = recorded_cells()
+    found = kept_cells(device)
+    shares = {name: _shared(found[name], cells) for name, cells in record.items()}
+    same = sum(found[name] == cells for name, cells in record.items())
+    detail = f"{same} of {len(record)} methods keep exactly the recorded tokens"
+    off = {name: share for name, share in shares.items() if share < 1}
+    if off:
+        detail += "; the others: " + ", ".join(f"{name} {share:.0%}" for name, share in off.items())
+    if min(shares.values()) < _SHARE_LIMIT:
+        raise CheckFailedError(f"{detail} (at least {_SHARE_LIMIT:.0%} each)")
+    return detail
+
+
+def _shared(found: list[int], recorded: list[int]) -> float:
+    """Return the share of tokens in both, of the longer list; a cell may be kept twice."""
+    both = Counter(found) & Counter(recorded)
+    return both.total() / max(len(found), len(recorded))

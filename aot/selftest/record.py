@@ -1,0 +1,28 @@
+"""Make the clip and the record of kept tokens that the checks compare with: `python -m aot.selftest.record`.
+
+Needed again when a method is changed on purpose; a test says so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aot.files import write_text
+from aot.selftest.bundled import FRAME_SIDE, scene
+from aot.selftest.kept_tokens import RECORD_FILE, kept_cells
+from aot.shapes.clips import write_clip
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Write both files next to this one."""
+    folder = Path(__file__).parent
+    write_clip(scene(), folder / "clip.mp4", side=FRAME_SIDE, frames_per_second=4, quality=24)
+    rows = [f'  "{name}": {json.dumps(cells)}' for name, cells in kept_cells("cpu").items()]
+    write_text(folder / RECORD_FILE, "{\n" + ",\n".join(rows) + "\n}\n", overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
