@@ -96,12 +96,14 @@ class BlockMerging:
     """What one block of the vision tower merges, by bipartite soft matching.
 
     join: so many consecutive sequences of tokens first become one. before: merges ahead of attention, by the block's
-    input; after: merges between attention and MLP, by the keys (their mean over heads).
+    input; after: merges between attention and MLP, by the keys (their mean over heads). by_similarity: the unmerged
+    tokens go on from the most to the least similar, as ToMe has them without a class token, and not by index.
     """
 
     join: int = 1
     before: int = 0
     after: int = 0
+    by_similarity: bool = False
 
 
 class EncoderMerging(Protocol):
