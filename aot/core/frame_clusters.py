@@ -73,4 +73,3 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
         first = runs[-1].stop if runs else 0
         runs.append(_Run(label, first, first + len(list(group))))
     return runs
-
