@@ -179,8 +179,8 @@ class VisualTokens:
         pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
         received in the last block, of the same sum. `embedding_source` names the origin of both.
     notices: one sentence for each thing about the encoding that the user should know.
-    duration_s: of the whole video, if known. deepstack: [layers, F, n, D] or None, features that the language model
-        adds to its first layers' output (Qwen3-VL).
+    video_name: the file's, without its folder. duration_s: of the whole video, if known. deepstack: [layers, F, n, D]
+        or None, features that the language model adds to its first layers' output (Qwen3-VL).
     merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
         pooled any more, and grid and pool are what they would have been.
     """
@@ -195,6 +195,7 @@ class VisualTokens:
     pooling_attention: Tensor | None = None
     embedding_source: str | None = None
     notices: tuple[str, ...] = ()
+    video_name: str = ""
     duration_s: float | None = None
     deepstack: Tensor | None = None
     merged: MergedPatches | None = None

@@ -94,4 +94,5 @@ def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[T
 
 
 def _scaled(values: Tensor) -> Tensor:
-    return values / values.norm(dim=-1, keepdim=True).clamp_min(_LENGTH_FLOOR)
+    lengths: Tensor = values.norm(dim=-1, keepdim=True)
+    return values / lengths.clamp_min(_LENGTH_FLOOR)
