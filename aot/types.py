@@ -96,12 +96,14 @@ class BlockMerging:
     """What one block of the vision tower merges, by bipartite soft matching.
 
     join: so many consecutive sequences of tokens first become one. before: merges ahead of attention, by the block's
-    input; after: merges between attention and MLP, by the keys (their mean over heads).
+    input; after: merges between attention and MLP, by the keys (their mean over heads). by_similarity: the unmerged
+    tokens go on from the most to the least similar, as ToMe has them without a class token, and not by index.
     """
 
     join: int = 1
     before: int = 0
     after: int = 0
+    by_similarity: bool = False
 
 
 class EncoderMerging(Protocol):
@@ -177,8 +179,8 @@ class VisualTokens:
         pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
         received in the last block, of the same sum. `embedding_source` names the origin of both.
     notices: one sentence for each thing about the encoding that the user should know.
-    duration_s: of the whole video, if known. deepstack: [layers, F, n, D] or None, features that the language model
-        adds to its first layers' output (Qwen3-VL).
+    video_name: the file's, without its folder. duration_s: of the whole video, if known. deepstack: [layers, F, n, D]
+        or None, features that the language model adds to its first layers' output (Qwen3-VL).
     merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
         pooled any more, and grid and pool are what they would have been.
     """
@@ -193,6 +195,7 @@ class VisualTokens:
     pooling_attention: Tensor | None = None
     embedding_source: str | None = None
     notices: tuple[str, ...] = ()
+    video_name: str = ""
     duration_s: float | None = None
     deepstack: Tensor | None = None
     merged: MergedPatches | None = None

@@ -20,8 +20,13 @@ class Token:
         return len(self.patches)
 
 
-def straight_line_merge(tokens: list[Token], metric: list[Array], merges: int) -> list[Token]:
-    """The `merges` most similar pairs by metric, even place into odd; at most half at once, then again."""
+def straight_line_merge(
+    tokens: list[Token], metric: list[Array], merges: int, by_similarity: bool = False
+) -> list[Token]:
+    """The `merges` most similar pairs by metric, even place into odd; at most half at once, then again.
+
+    by_similarity: as without a class token, where the unmerged even ones go on in falling similarity.
+    """
     while merges:
         step = min(merges, len(tokens) // 2)
         merges -= step
@@ -31,7 +36,9 @@ def straight_line_merge(tokens: list[Token], metric: list[Array], merges: int) -
             similarity, b = max((float(unit[a] @ unit[b]), -b) for b in range(1, len(tokens), 2))
             best.append((-similarity, a, -b))
         into = {a: b for _, a, b in sorted(best)[:step]}
-        sources = [a for a in range(0, len(tokens), 2) if a not in into]
+        sources = [a for _, a, _ in sorted(best)[step:]]
+        if not by_similarity:
+            sources.sort()
         targets = list(range(1, len(tokens), 2))
         groups = [[place, *(a for a in sorted(into) if into[a] == place)] for place in sources + targets]
         sizes = [sum(tokens[i].size for i in group) for group in groups]

@@ -83,6 +83,20 @@ def test_golden_first_picks(row: Golden) -> None:
     assert tuple(global_[:5]) == row.first_global_picks
 
 
+def test_the_narrow_golden_decision() -> None:
+    """Exchanging two tokens of one frame leads to the other named sums."""
+    row = GOLDEN[2]
+    assert row.narrow is not None
+    other = aot_paper(
+        *golden_input(), GOLDEN_GRID, row.count, row.keep_ratio, GOLDEN_CLIP_FRAMES, row.pool_kind, row.narrow
+    )
+    places = [{emitted[:4] for emitted in each} for each in (run(row).emitted, other)]
+    exchanged = [(3, *cell, "distinct") for cell in (row.narrow.float64, row.narrow.other)]
+    assert places[0] ^ places[1] == set(exchanged) and exchanged[0] in places[0]
+    sums = {role: sum(feature.sum() for *_, its, feature in other if its == role) for role in ("distinct", "merged")}
+    assert sums == pytest.approx({"distinct": row.narrow.distinct_sum, "merged": row.narrow.merged_sum}, abs=1e-6)
+
+
 @golden
 def test_golden_iterations(row: Golden) -> None:
     assert run(row).intra_iterations == row.intra_iterations

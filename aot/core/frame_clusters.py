@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import dropwhile, groupby, takewhile
 
 from torch import Tensor
 
@@ -27,15 +27,33 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbours: int) -> tup
 
 
 def settled_labels(labels: Sequence[int]) -> list[int]:
-    """Labels of frames, each left with its longest run, or with all of them if several are equally long.
+    """Return labels of frames, each left with its longest run, or with all of them if several are equally long.
 
-    A label that has only single frames is lost. Frames in between take the label of the longer run beside them, the
-    earlier one's if they are equal, and 0 if there is no run at all.
+    A label that has only single frames is lost. From left to right, every freed frame takes the label of the longer run
+    next to it (a tie goes to the left), or 0 where there is no run. A run counts the frames that have joined it so far,
+    as in the published program.
     """
     runs = _runs(labels)
     longest = {label: max(run.length for run in runs if run.label == label) for label in labels}
-    kept = [run for run in runs if run.length == longest[run.label] > 1]
-    return [_label_at(frame, kept) for frame in range(len(labels))]
+    settled: list[int | None] = []
+    for run in runs:
+        settled += [run.label if run.length == longest[run.label] > 1 else None] * run.length
+    for frame, label in enumerate(settled):
+        if label is None:
+            settled[frame] = _longer_neighbor(settled[:frame], settled[frame:])
+    return [label for label in settled if label is not None]
+
+
+def _longer_neighbor(before: Sequence[int | None], after: Sequence[int | None]) -> int:
+    """Return the label of the longer run of the last one in `before` and the first one in `after`."""
+    left, right = _first_run(before[::-1]), _first_run(list(dropwhile(lambda label: label is None, after)))
+    return max((left, right), key=lambda run: run.length).label
+
+
+def _first_run(labels: Sequence[int | None]) -> _Run:
+    """Return the run that `labels` begin with; an empty one of label 0 where there are none."""
+    same = list(takewhile(lambda label: label == labels[0], labels))
+    return _Run(same[0] or 0, 0, len(same)) if same else _Run(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +73,3 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
         first = runs[-1].stop if runs else 0
         runs.append(_Run(label, first, first + len(list(group))))
     return runs
-
-
-def _label_at(frame: int, kept: Sequence[_Run]) -> int:
-    """The label of a frame among the runs that are kept, which do not overlap and are in order."""
-    before = [run for run in kept if run.first <= frame][-1:]
-    if before and frame < before[0].stop:
-        return before[0].label
-    beside = before + [run for run in kept if run.first > frame][:1]
-    return max(beside, key=lambda run: run.length).label if beside else 0

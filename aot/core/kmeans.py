@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from aot.core.cost import decision_dtype, working_dtype
 
-__all__ = ["Clustering", "cluster_means", "cosine_kmeans", "seed_points"]
+__all__ = ["Clustering", "cluster_means", "cluster_sizes", "cosine_kmeans", "row_chunks", "seed_points"]
 
 _TABLE_BYTES = 8 << 20  # of points by clusters, or points by channels, at once
 _FLOOR = 1e-6  # added to squared distances, so that points which coincide with a seed can be drawn
@@ -31,7 +31,7 @@ class Clustering:
     @property
     def sizes(self) -> Tensor:
         """int64 [K], how many points each has."""
-        return _sizes(self.labels, self.clusters)
+        return cluster_sizes(self.labels, self.clusters)
 
     @property
     def distortion(self) -> float:
@@ -41,10 +41,6 @@ class Clustering:
     def firsts(self) -> Tensor:
         """int64 [K], the lowest index among each cluster's points."""
         return _lowest(self.labels, self.clusters, torch.ones_like(self.labels, dtype=torch.bool))
-
-    def medoids(self) -> Tensor:
-        """int64 [K], each cluster's point most similar to its centre, of equals the lowest index."""
-        return _medoids(self.labels, self.similarity, self.clusters)
 
 
 def cosine_kmeans(
@@ -73,7 +69,7 @@ def cosine_kmeans(
         passed += 1
         labels, similarity = _nearest(unit, centres)
         moved = cluster_means(unit, labels, clusters)
-        moved = torch.where(_sizes(labels, clusters)[:, None] > 0, moved, centres)
+        moved = torch.where(cluster_sizes(labels, clusters)[:, None] > 0, moved, centres)
         shift, centres = (moved - centres).norm(), moved
         if shift < tolerance:
             break
@@ -101,25 +97,37 @@ def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Means [K, D], in the working dtype, of the values [m, D] of each label; 0 where there are none."""
     sums = values.new_zeros(clusters, values.shape[1], dtype=working_dtype(values))
     each = torch.arange(clusters, device=labels.device)[:, None]
-    for rows in _chunks(len(values), max(sums.shape), sums.element_size()):
+    for rows in row_chunks(len(values), max(sums.shape), sums.element_size()):
         part = values[rows].to(sums.dtype)
         if values.device.type == "cpu":
             sums.index_add_(0, labels[rows], part)
         else:  # where threads race, only a product adds in the same order every time
             sums += (labels[rows] == each).to(sums.dtype) @ part
-    return sums / _sizes(labels, clusters).clamp_min(1)[:, None]
+    return sums / cluster_sizes(labels, clusters).clamp_min(1)[:, None]
+
+
+def cluster_sizes(labels: Tensor, clusters: int) -> Tensor:
+    """Return int64 [K], how many points have each label."""
+    return labels.new_zeros(clusters).index_add_(0, labels, torch.ones_like(labels))
+
+
+def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
+    """Yield slices of `rows`, so many at a time that a table of them by `width` stays small."""
+    step = max(1, _TABLE_BYTES // (width * item_bytes))
+    for first in range(0, rows, step):
+        yield slice(first, first + step)
 
 
 def _nearest(unit: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """For unit vectors [m, D] the centre of [K, D] with the greatest cosine, and that cosine: both [m]."""
     towards = functional.normalize(centres, dim=-1).mT
-    parts = [(unit[rows] @ towards).max(-1) for rows in _chunks(len(unit), len(centres), unit.element_size())]
+    parts = [(unit[rows] @ towards).max(-1) for rows in row_chunks(len(unit), len(centres), unit.element_size())]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     """Labels and similarities after each cluster without points took the worst fitting one that is no medoid."""
-    empty = (_sizes(labels, clusters) == 0).nonzero().flatten()
+    empty = (cluster_sizes(labels, clusters) == 0).nonzero().flatten()
     medoids = _medoids(labels, similarity, clusters)
     fit = similarity.index_fill(0, medoids[medoids < len(labels)], torch.inf)
     moved = fit.sort(stable=True).indices[: len(empty)]
@@ -135,14 +143,3 @@ def _lowest(labels: Tensor, clusters: int, among: Tensor) -> Tensor:
     """The lowest index of each label [K] where `among` [m] holds; m where there is none."""
     index = torch.arange(len(labels), device=labels.device).masked_fill_(~among, len(labels))
     return index.new_full((clusters,), len(labels)).scatter_reduce_(0, labels, index, "amin")
-
-
-def _sizes(labels: Tensor, clusters: int) -> Tensor:
-    return labels.new_zeros(clusters).index_add_(0, labels, torch.ones_like(labels))
-
-
-def _chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
-    """Slices of `rows`, so many at a time that a table of them by `width` stays small."""
-    step = max(1, _TABLE_BYTES // (width * item_bytes))
-    for first in range(0, rows, step):
-        yield slice(first, first + step)

@@ -30,7 +30,8 @@ def frame_merging(
     """From `patches` to `target` tokens over `blocks` (ToMe, arXiv 2210.09461, section 3).
 
     "constant": equal merges in all blocks, what does not divide in the first; "linear": from twice the mean to none.
-    A block that is to merge more than half of its tokens, as the last may be, matches more than once.
+    A block that is to merge more than half of its tokens, as the last may be, matches more than once. Unmerged tokens
+    go on by similarity, for want of a class token.
 
     Raises:
         ValueError: target is not in 1 .. patches.
@@ -41,7 +42,9 @@ def frame_merging(
     if schedule == "linear" and blocks > 1:
         weights = list(range(blocks - 1, -1, -1))
     total = patches - target
-    return tuple(BlockMerging(after=merges) for merges in spread(total, [total * weight for weight in weights]))
+    return tuple(
+        BlockMerging(after=merges, by_similarity=True) for merges in spread(total, [total * each for each in weights])
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from aot.core.cost import working_dtype
 
-__all__ = ["match_pairs", "merge_matched"]
+__all__ = ["Matching", "match_pairs", "merge_matched"]
 
 
-def match_pairs(metric: Tensor, merges: int) -> Tensor:
-    """Where every token of metric [B, T, d] goes: int64 [B, T], its own index unless it is merged into another's.
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """target: int64 [B, T], where every token goes, its own index unless it is merged into another's. ranked: int64
+    [B, ceil(T / 2)], the tokens at even places from the most to the least similar to an odd one.
+    """
+
+    target: Tensor
+    ranked: Tensor
+
+
+def match_pairs(metric: Tensor, merges: int) -> Matching:
+    """Match the tokens of metric [B, T, d].
 
     Tokens at even places look for the most similar (cosine) one at an odd place; the `merges` most similar pairs are
-    merged, into the odd token. Of equals the lower index.
+    merged, into the odd token. Ties go to the lower index.
 
     Raises:
         ValueError: merges is not in 0 .. ceil(T / 2), or there is no odd place to merge into.
@@ -26,11 +38,12 @@ def match_pairs(metric: Tensor, merges: int) -> Tensor:
         raise ValueError(f"merges: expected 0 to {most} of {count} tokens, got {merges}")
     target = torch.arange(count, device=metric.device).expand(batch, count).clone()
     if merges == 0:
-        return target
+        return Matching(target, target[:, ::2])
     unit = functional.normalize(metric.to(working_dtype(metric)), dim=-1)
     similarity, partner = (unit[:, ::2] @ unit[:, 1::2].mT).max(-1)
-    merged = similarity.sort(dim=-1, descending=True, stable=True).indices[:, :merges]
-    return target.scatter(1, 2 * merged, 2 * partner.gather(1, merged) + 1)
+    ranked = similarity.sort(dim=-1, descending=True, stable=True).indices
+    merged = ranked[:, :merges]
+    return Matching(target.scatter(1, 2 * merged, 2 * partner.gather(1, merged) + 1), 2 * ranked)
 
 
 def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

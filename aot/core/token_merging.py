@@ -63,11 +63,14 @@ class MergingTokens:
             (self.anchor.view(-1, sequences, tokens) + place * patches).flatten(1),
         )
 
-    def merge(self, metric: Tensor, merges: int) -> MergingTokens:
-        """`merges` tokens fewer in every sequence, the most similar by metric [B, T, d], as size-weighted means.
+    def merge(self, metric: Tensor, merges: int, *, by_similarity: bool = False) -> MergingTokens:
+        """Merge `merges` tokens of every sequence into others, the most similar by metric [B, T, d], as size-weighted
+        means.
 
         One soft matching (ToMe, arXiv 2210.09461) merges at most half of the tokens; for more, what it leaves is
-        matched again. Afterwards the unmerged tokens of even places come first, then those of odd ones.
+        matched again. Afterwards the unmerged tokens of even places come first, then those of odd ones. The former are
+        in the order of their index or, `by_similarity`, from the most to the least similar: ToMe sorts them by index
+        only where there is a class token. The order decides which tokens can meet in the next matching.
 
         Raises:
             ValueError: merges is not in 0 .. T - 1.
@@ -78,14 +81,15 @@ class MergingTokens:
         while merges:
             step = min(merges, tokens.count // 2)
             merges -= step
-            folding = _Folding.of(match_pairs(metric, step), tokens.sizes, step)
+            matching = match_pairs(metric, step)
+            folding = _Folding.of(matching.target, tokens.sizes, step, matching.ranked if by_similarity else None)
             tokens = tokens._folded(folding)
             if merges:
                 metric = folding.means(metric)
         return tokens
 
     def merge_into(self, target: Tensor, merges: int) -> MergingTokens:
-        """Every token into the one at target [B, T] (`match_pairs`), `merges` of them not their own, as `merge`."""
+        """Merge every token into the one at target [B, T], `merges` of them not their own; the order is by index."""
         return self._folded(_Folding.of(target, self.sizes, merges))
 
     def _folded(self, folding: _Folding) -> MergingTokens:
@@ -110,12 +114,16 @@ class _Folding:
     sizes: Tensor
 
     @classmethod
-    def of(cls, target: Tensor, sizes: Tensor, merges: int) -> _Folding:
-        """From `match_pairs`' target [B, T] of so many merges; the host does not wait for the device."""
+    def of(cls, target: Tensor, sizes: Tensor, merges: int, ranked: Tensor | None = None) -> _Folding:
+        """From the target [B, T] of so many merges, as `Matching` has it; the host does not wait for the device.
+
+        ranked: the order in which unmerged tokens of even places go on; by index if it is None.
+        """
         count = target.shape[1]
         index = torch.arange(count, device=target.device).expand_as(target)
-        turn = torch.where(target == index, index % 2, 2)
-        order = turn.argsort(dim=1, stable=True)
+        rank = index if ranked is None else index.scatter(1, ranked, index[:, : ranked.shape[1]])
+        group = torch.where(target == index, index % 2, 2)  # unmerged even, odd, merged into another
+        order = (group * count + rank).argsort(dim=1)
         kept, gone = order[:, : count - merges], order[:, count - merges :]
         place = torch.empty_like(order).scatter_(1, order, index).gather(1, target)
         total = sizes.gather(1, kept).scatter_add_(1, place.gather(1, gone), sizes.gather(1, gone))

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from aot.methods.subset import keep_subset, pooled_cells
+from aot.core.grid import pooled_grid
+from aot.methods.subset import keep_subset
 from aot.registry import Card
 from aot.strict import check
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -20,8 +21,8 @@ __all__ = ["RandomTokens"]
 class RandomTokens:
     """A random subset of the video's tokens, another one for every video.
 
-    The draw is a function of the seed and of the features, bit for bit: the same on the same machine, while another
-    device or dtype may draw differently.
+    The draw follows from the seed, the name of the file (without its folder), the times of the frames and the grid. No
+    feature is read, so that every device, dtype and model with the same grid draws the same tokens.
     """
 
     card: ClassVar = Card("after pooling", remark="tokens drawn at random, others for every video")
@@ -34,7 +35,8 @@ class RandomTokens:
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens."""
-        frames, per_frame = pooled_cells(tokens)
-        lot = torch.Generator().manual_seed(zlib.crc32(tokens.features.float().cpu().numpy().tobytes(), self.seed))
-        drawn = torch.randperm(frames * per_frame, generator=lot)[:budget]
+        rows, cols = pooled_grid(tokens.grid, tokens.pool)
+        identity = f"{tokens.video_name} {tokens.timestamps_s} {rows} x {cols}".encode(errors="surrogateescape")
+        lot = torch.Generator().manual_seed(zlib.crc32(identity, self.seed))
+        drawn = torch.randperm(len(tokens.timestamps_s) * rows * cols, generator=lot)[:budget]
         return keep_subset(tokens, drawn.sort().values)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from aot.core.cost import decision_dtype
+from aot.core.farthest_kmeans import farthest_kmeans
 from aot.core.grid import pool, pooled_grid
-from aot.core.kmeans import cluster_means, cosine_kmeans
+from aot.core.kmeans import cluster_means
 from aot.core.rotary import rotated_by_place
 from aot.core.shares import Shares
 from aot.methods.subset import kept_tokens, pooled_cells, whole_video
@@ -24,31 +25,31 @@ __all__ = ["SimpleCluster"]
 class SimpleCluster:
     """Means of clusters of pooled tokens that look alike and are near each other in time and space.
 
-    Cosine k-means runs on features turned by frame, row and column (rotary embedding, base `theta`); the tokens are the
-    means of the features themselves. They come in the order of their members' mean place in the video, each placed
-    where its member nearest to the centre is. Budgets are exact.
+    Cosine k-means runs on features rotated by frame, row and column (rotary embedding, base `theta`), for at most
+    `iterations` rounds, from seeds each of which is the token least similar to those before. The tokens are the means
+    of the features themselves, in the order of their first members, where they are placed. Budgets are exact.
 
-    Known from a preprint's description only: how it shares channels among the three axes, and how it starts and ends
-    k-means, is not. Here each axis has a third of the channels, and k-means++ with `seed` is followed by at most
-    `iterations` rounds.
+    The published program takes as first seed the token with the longest unit vector, which is whatever rounding makes
+    it, and with it the whole result. Here it is token `first_seed`, or the last one of a shorter video. A cluster that
+    ends without tokens is an error there; here it takes the worst served token of the largest one.
     """
 
     card: ClassVar = Card(
         "after pooling",
-        "SimpleCluster, preprint, 2026",
+        "arXiv 2609.35394",
         remark="the means of clusters of tokens that look alike and are near in time and space",
     )
     needs: ClassVar = Needs()
 
     theta: float = 10_000.0
-    iterations: int = 50
-    seed: int = 0
+    iterations: int = 10
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
         check(
             theta=(self.theta >= 1, f"must be at least 1, got {self.theta}"),
             iterations=(self.iterations >= 1, f"must be at least 1, got {self.iterations}"),
-            seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"),
+            first_seed=(self.first_seed >= 0, f"must be at least 0, got {self.first_seed}"),
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
@@ -62,15 +63,16 @@ class SimpleCluster:
         frames, per_frame = pooled_cells(tokens)
         count = frames * per_frame
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        keys = rotated_by_place(features, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
-        found = cosine_kmeans(keys, budget, iterations=self.iterations, seed=self.seed)
-        place = torch.arange(count, dtype=decision_dtype(keys), device=keys.device)[:, None]
-        order = cluster_means(place, found.labels, budget)[:, 0].sort(stable=True).indices
+        keys = features.to(decision_dtype(features))
+        keys = rotated_by_place(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
+        first_seed = min(self.first_seed, count - 1)
+        found = farthest_kmeans(keys, budget, iterations=self.iterations, first_seed=first_seed)
+        labels, (firsts, order) = found.labels, found.firsts().sort()
         return kept_tokens(
             tokens,
-            cluster_means(features.flatten(0, 1), found.labels, budget)[order],
-            found.medoids()[order],
+            cluster_means(features.flatten(0, 1), labels, budget)[order],
+            firsts,
             mass=found.sizes[order],
             facts={"iterations": found.iterations, "distortion": found.distortion},
-            provenance=lambda: Shares.of(torch.arange(count)).merged(found.labels).chosen(order).provenance(),
+            provenance=lambda: Shares.of(torch.arange(count)).merged(labels).chosen(order).provenance(),
         )

@@ -76,18 +76,18 @@ class ToMe:
         merges = max(0, len(tokens.features) - budget)
         across = max(0, len(clips) - budget)
         kept = _merge_in_frames(by_frame, merges - across)
-        return merged_tokens(tokens, kept.merge(kept.states, across), clips)
+        return merged_tokens(tokens, kept.merge(kept.states, across, by_similarity=True), clips)
 
 
 def _merge_in_frames(by_frame: MergingTokens, merges: int) -> MergingTokens:
     """So many tokens fewer, equally many in every frame but for one more in some, spread evenly; [1, T, D]."""
     frames = len(by_frame.states)
     each, more = divmod(merges, frames)
-    by_frame = by_frame.merge(by_frame.states, each)
+    by_frame = by_frame.merge(by_frame.states, each, by_similarity=True)
     whole = by_frame.joined(frames)
     if not more:
         return whole
     place = torch.arange(whole.count, device=whole.anchor.device).view(frames, -1)
     target, chosen = place.clone(), evenly(frames, more).to(place.device)
-    target[chosen] = match_pairs(by_frame.states[chosen], 1) + place[chosen, :1]
+    target[chosen] = match_pairs(by_frame.states[chosen], 1).target + place[chosen, :1]
     return whole.merge_into(target.view(1, -1), more)

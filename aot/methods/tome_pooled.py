@@ -76,7 +76,7 @@ class PooledTokenMerging:
         mass = torch.ones_like(mean_place[..., 0])
         targets = []
         for merges in self._rounds(count, share):
-            target = match_pairs(features, merges)
+            target = match_pairs(features, merges).target
             targets.append(target)
             mean_place = merge_matched(mean_place, mass, target)[0]
             features, mass, stays = merge_matched(features, mass, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class TowerPass:
             pooling_attention=self.pooling_attention,
             embedding_source=source if told else None,
             notices=tuple(notices),
+            video_name=Path(frames.source.path).name,
             duration_s=frames.source.duration_s,
             deepstack=self.deepstack,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,6 +179,7 @@ class Llava(ComposedModel):
             frame_embeddings=torch.cat(video.embeddings),
             embedding_source=WITHOUT_HEAD,
             notices=tuple(notices),
+            video_name=Path(frames.source.path).name,
             duration_s=frames.source.duration_s,
             merged=video.patches(),
         )

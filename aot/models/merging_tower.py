@@ -47,10 +47,10 @@ def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> Merging
     tokens = tokens.to(input_device(block))
     if step.join > 1:
         tokens = tokens.joined(step.join)
-    tokens = tokens.merge(tokens.states, step.before)
+    tokens = tokens.merge(tokens.states, step.before, by_similarity=step.by_similarity)
     attended, keys = _attend(block.self_attn, block.layer_norm1(tokens.states), tokens)
     tokens = tokens.with_states(tokens.states + attended)
-    tokens = tokens.merge(keys, step.after)
+    tokens = tokens.merge(keys, step.after, by_similarity=step.by_similarity)
     return tokens.with_states(tokens.states + block.mlp(block.layer_norm2(tokens.states)))
 
 

@@ -28,7 +28,7 @@ def test_a_frames_last_count_is_the_target(patches: int, blocks: int, share: flo
 
 @pytest.mark.parametrize(("merges", "left"), [(21, 183), (22, 157), (23, 131), (25, 79)])
 def test_published_rates_of_26_blocks(merges: int, left: int) -> None:
-    assert frame_merging(729, left, 26) == (BlockMerging(after=merges),) * 26
+    assert frame_merging(729, left, 26) == (BlockMerging(after=merges, by_similarity=True),) * 26
 
 
 @pytest.mark.parametrize(("target", "mean"), [(20, 27.3), (29, 26.9), (39, 26.5), (49, 26.2)])

@@ -27,7 +27,7 @@ def merged_video(
         for step in plan:
             tokens = tokens.joined(step.join)
             for merges in (step.before, step.after):
-                tokens = tokens.merge(tokens.states, merges)
+                tokens = tokens.merge(tokens.states, merges, by_similarity=step.by_similarity)
         video.add(tokens, tokens.states, plan, patches)
     times = tuple(float(k) for k in range(frames))
     merged = video.patches()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,17 +97,27 @@ def test_frames_are_whole_but_for_the_last(budget: int, per_frame: list[tuple[in
 
 
 def test_random_is_a_function_of_seed_and_video() -> None:
-    one, other = video(8, seed=1), video(8, seed=2)
+    one = replace(video(8), video_name="one.mp4")
     draw = flat(kept("random", one, 20))
     assert draw == flat(kept("random", one, 20))
-    assert draw != flat(kept("random", other, 20))
+    assert draw != flat(kept("random", replace(one, video_name="other.mp4"), 20))
+    assert draw != flat(kept("random", replace(one, timestamps_s=tuple(k + 8.0 for k in range(8))), 20))
     assert draw != flat(kept("random", one, 20, methods={"random": {"seed": 1}}))
+    assert kept("random", replace(one, video_name="\udce9.mp4"), 20).place.numel() == 20  # not UTF-8
+
+
+def test_random_reads_no_feature() -> None:
+    """Devices and dtypes round features unlike; they draw the same tokens, those drawn here."""
+    one = replace(video(8, seed=1), video_name="one.mp4")
+    half = replace(one, features=one.features.to(torch.bfloat16))
+    assert flat(kept("random", one, 20)) == flat(kept("random", half, 20))
+    assert flat(kept("random", one, 20)) == [3, 4, 5, 6, 12, 16, 18, 23, 34, 35, 41, 42, 46, 55, 57, 64, 65, 66, 67, 69]
 
 
 def test_random_favours_no_token() -> None:
     counts = np.zeros(36)
     for seed in range(400):
-        counts[flat(kept("random", video(4, seed=seed), 9))] += 1
+        counts[flat(kept("random", replace(video(4), video_name=f"{seed}.mp4"), 9))] += 1
     assert abs(counts.mean() - 100) < 1e-9
     assert np.abs(counts - 100).max() < 5 * np.sqrt(100 * 0.75)
 

@@ -35,24 +35,24 @@ def runs_of(labels: list[int]) -> list[tuple[int, int]]:
 
 
 def settled(labels: list[int]) -> list[int]:
-    runs = runs_of(labels)
-    kept = []
-    for first, stop in runs:
-        longest = max(b - a for a, b in runs if labels[a] == labels[first])
+    """Frame by frame on an array that changes on the way; -1 is a freed frame."""
+    result = [-1] * len(labels)
+    for first, stop in runs_of(labels):
+        longest = max(b - a for a, b in runs_of(labels) if labels[a] == labels[first])
         if stop - first == longest and longest > 1:
-            kept.append((first, stop))
-    result = []
-    for frame in range(len(labels)):
-        inside = [run for run in kept if run[0] <= frame < run[1]]
-        left = [run for run in kept if run[1] <= frame]
-        right = [run for run in kept if run[0] > frame]
-        if inside:
-            result.append(labels[inside[0][0]])
-        elif left and right:
-            (a, b), (c, d) = left[-1], right[0]
-            result.append(labels[a] if b - a >= d - c else labels[c])
-        else:
-            result.append(labels[(left[-1:] + right[:1])[0][0]] if left or right else 0)
+            result[first:stop] = labels[first:stop]
+    for frame in range(len(result)):
+        if result[frame] != -1:
+            continue
+        left = right = 0
+        while left < frame and result[frame - 1 - left] == result[frame - 1]:
+            left += 1
+        start = frame
+        while start < len(result) and result[start] == -1:
+            start += 1
+        while start + right < len(result) and result[start + right] == result[start]:
+            right += 1
+        result[frame] = 0 if left == right == 0 else result[frame - 1] if left >= right else result[start]
     return result
 
 
@@ -162,6 +162,8 @@ def test_the_published_count_as_a_budget_gives_the_published_tokens() -> None:
         ([1, 1, 2, 2, 2, 1, 1], [1, 1, 2, 2, 2, 1, 1]),  # two longest runs stay
         ([0, 1, 1], [1, 1, 1]),
         ([1, 1, 1, 2, 2, 1, 1], [1, 1, 1, 2, 2, 2, 2]),
+        # The freed 0 makes the run of 2 as long as that of 3, so that the freed 4 joins it too (published program).
+        ([1, 1, 0, 2, 2, 2, 4, 3, 3, 3, 3], [1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]),
     ],
 )
 def test_settled_labels(labels: list[int], expected: list[int]) -> None:

@@ -53,9 +53,9 @@ def straight_line(video: VisualTokens, budget: int) -> list[Token]:
     for frame in range(frames):
         tokens = tokens_of(video, frame)
         for count in (each, int(frame in chosen)):
-            tokens = straight_line_merge(tokens, [token.state for token in tokens], count)
+            tokens = straight_line_merge(tokens, [token.state for token in tokens], count, by_similarity=True)
         kept += tokens
-    kept = straight_line_merge(kept, [token.state for token in kept], across)
+    kept = straight_line_merge(kept, [token.state for token in kept], across, by_similarity=True)
     return sorted(kept, key=lambda token: np.mean(token.patches))
 
 

@@ -26,7 +26,8 @@ from aot.types import BlockMerging, Needs, VisualTokens
 
 SIDE, PATCH, WIDTH, HEADS, BLOCKS = 4, 3, 16, 2, 4
 PLANS = {
-    "in every block": (3, [BlockMerging(after=m) for m in (5, 4, 3, 2)]),
+    "in every block": (3, [BlockMerging(after=m, by_similarity=True) for m in (5, 4, 3, 2)]),
+    "in every block, sorted": (3, [BlockMerging(after=m) for m in (5, 4, 3, 2)]),
     "more than half at once": (2, [BlockMerging(), BlockMerging(after=13), BlockMerging(), BlockMerging(after=2)]),
     "across frames": (4, [BlockMerging(1, 0, 3), BlockMerging(2, 9, 2), BlockMerging(), BlockMerging(2, 11, 4)]),
     "two clips": (6, [BlockMerging(1, 0, 6), BlockMerging(3, 10, 3), BlockMerging(1, 2, 0), BlockMerging(1, 5, 0)]),
@@ -121,7 +122,7 @@ def straight_line(tower: Any, images: Array, plan: Sequence[BlockMerging]) -> li
                 attended.append(linear(f"{name}.self_attn.out_proj", np.concatenate(heads)))
             tokens = [Token(t.state + a, t.patches, t.anchor) for t, a in zip(tokens, attended, strict=True)]
             keys = [np.mean([x[h : h + d] for h in range(0, WIDTH, d)], axis=0) for x in k]
-            tokens = straight_line_merge(tokens, keys, step.after)
+            tokens = straight_line_merge(tokens, keys, step.after, step.by_similarity)
             for token in tokens:
                 x = linear(f"{name}.mlp.fc1", norm(f"{name}.layer_norm2", token.state))
                 x = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

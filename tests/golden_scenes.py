@@ -1,0 +1,30 @@
+"""The golden video of three scenes: sines of indices, no generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from aot.types import Pooling, VisualTokens
+
+FRAMES, GRID, WIDTH = 12, (6, 6), 16
+
+
+def scene_features() -> np.ndarray:
+    """Pooled tokens, float64 [12, 36, 16]."""
+    t, i, d = np.ogrid[:FRAMES, :36, :WIDTH]
+    col, row, scene = i % 6, i // 6, (t >= 5).astype(int) + (t >= 9)
+    still = np.sin(0.35 * (d + 1) * col + 0.2 * d + 1.1 * scene) + np.cos(0.27 * (d + 1) * row - 0.6 * scene * (d + 1))
+    return still + 0.4 * np.sin(0.37 * (d + 1) * ((7 * i + 11 * t) % 36)) + 0.05 * t * np.cos(0.9 * d)
+
+
+def scene_tokens(grid: tuple[int, int] = GRID, dtype: torch.dtype = torch.float64) -> VisualTokens:
+    """The golden video as it is after pooling: nothing is left to pool."""
+    features = torch.from_numpy(scene_features()).to(dtype)
+    return VisualTokens(features, grid, Pooling("none"), tuple(map(float, range(FRAMES))), saliency={})
+
+
+def checksums(values: torch.Tensor) -> tuple[float, float]:
+    """The sum of a tensor, and that with weights (1 + k mod 97) / 97 of its flattened values."""
+    flat = values.double().flatten()
+    return float(flat.sum()), float(((1 + torch.arange(len(flat)) % 97) / 97 * flat).sum())
