@@ -125,7 +125,7 @@ def _report(
         video=asdict(video.source),
         config=config.to_dict(),
         versions=versions(),
-        notices=(*video.notices, *_retention_notices(config, rows)),
+        notices=(*model.notices, *video.notices, *_retention_notices(config, rows)),
     )
 
 

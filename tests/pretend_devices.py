@@ -79,9 +79,9 @@ def spread(devices: PretendDevices, module: nn.Module, places: Mapping[str, str]
 
     def move(part: nn.Module, args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         device = next(part.parameters()).device
-        cache = named.pop("past_key_values", None)
+        stays = {name: named.pop(name) for name in ("cache", "past_key_values") if name in named}
         args, named = tree_map_only(Tensor, lambda each: each.to(device), (args, named))
-        return args, named if cache is None else {**named, "past_key_values": cache}
+        return args, {**named, **stays}
 
     for name, part in module.named_modules():
         known = [beginning for beginning in places if name.startswith(beginning)]

@@ -17,7 +17,7 @@ from aot.inner import build_inner, outer_config
 from aot.models.base import VideoModel
 from aot.peak_memory import PeakMemory, peak_memory
 from aot.segments import EncodedVideo, SegmentCompressor
-from aot.stages import StageClock
+from aot.stages import StageClock, synchronize
 
 __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 
@@ -120,21 +120,28 @@ def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[
     )
 
 
+def _now_s(device: torch.device) -> float:
+    """Return the time when the device has done all it was given."""
+    synchronize(device)
+    return time.perf_counter()
+
+
 def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
-    start = time.perf_counter()
-    clock = StageClock(torch.device(model.placement["device"]))
+    device = torch.device(model.placement["device"])
+    start = _now_s(device)
+    clock = StageClock(device)
     outer = outer_config(config, model.language_layers)
     method = timed_method(outer, clock)
     video = EncodedVideo(clip, model, config.sampling, method.needs, clock)
     compressor = SegmentCompressor(model, outer, clock, method)
     video.compress([compressor])
     tokens = compressor.tokens()
-    asked = time.perf_counter()
+    asked = _now_s(device)
     inner = build_inner(config, model.language_layers)
     reply = model.generate(tokens, question, config.generation, inner)
     for _ in reply:
         pass
-    end = time.perf_counter()
+    end = _now_s(device)
     first = reply.first_token_at or end
     run = _Run(
         **{f"{name}_ms": clock.stage_ms[name] for name in ("decode", "encode", "compress", *PHASES)},

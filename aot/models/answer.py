@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,46 +11,57 @@ from torch import Tensor, nn
 
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
+from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prompt import VideoPrompt
+from aot.models.word_choice import generation_arguments
 
 if TYPE_CHECKING:
     from aot.models.prefill import Prefilled
+    from aot.models.token_stream import TokenStream
 
-__all__ = ["StreamedAnswer", "copied_cache", "generation_arguments"]
+__all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt"]
 
-_PATIENCE_S = 2.0  # how long to wait for a thread that was told to stop; a forward pass cannot be interrupted
-
-
-def generation_arguments(options: GenerationConfig) -> dict[str, Any]:
-    """How `generate` picks words and how many; torch is seeded for it."""
-    torch.manual_seed(options.seed)
-    sampled = options.temperature > 0
-    return {
-        "max_new_tokens": options.max_new_tokens,
-        "do_sample": sampled,
-        **({"temperature": options.temperature} if sampled else {}),
-        **({"min_new_tokens": options.min_new_tokens} if options.min_new_tokens else {}),
-    }
+_PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
 
 
-def copied_cache(cache: Any) -> Any:
-    """A cache that grows on its own. What it holds so far is shared: growing makes new tensors."""
-    copied = copy.copy(cache)
-    copied.layers = [copy.copy(layer) for layer in cache.layers]
-    return copied
+class LeftAnswers:
+    """The threads of answers that were left early, until the forward pass they are in is done."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def leave(self, thread: threading.Thread) -> None:
+        """Wait for a thread that was told to stop, but not for long."""
+        with self._lock:
+            self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
+        if thread is not threading.current_thread():  # the garbage collector leaves answers in any thread
+            thread.join(_PATIENCE_S)
+
+    def wait(self) -> None:
+        """Return when none of them runs any more."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
 
 
-def read_but_last(language: Any, prompt: VideoPrompt) -> Any:
-    """The keys and values of all rows but the last, which `generate` reads to begin with the answer."""
-    return language(**prompt.language_inputs(prompt.ids.shape[1] - 1), use_cache=True).past_key_values
+def read_prompt(language: Any, prompt: VideoPrompt, rows: int | None = None) -> Any:
+    """Return the keys and values of the first `rows` of a prompt, or of all, in a language model without its head."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=language.config)
+    language(**prompt.language_inputs(rows), **cache_argument(type(language).forward, cache), use_cache=True)
+    return cache
 
 
 class StreamedAnswer:
-    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread.
+    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread, and no other answer of
+    the model begins before it has stopped.
 
     The prompt's ids count for a repetition penalty of the checkpoint. What is read are its embeddings, or, with the
     keys and values of its beginning in `cache`, the ids behind that; `prefill` makes such a cache when the answer
-    begins. layer_tokens: visual tokens in each layer of the language model, if that is known before.
+    begins. layer_tokens: visual tokens in each layer of the language model, if that is known before. left: the model's.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class StreamedAnswer:
         tokenizer: Any,
         prompt: VideoPrompt,
         options: GenerationConfig,
+        left: LeftAnswers,
         *,
         cache: Any = None,
         prefill: Callable[[], Prefilled] | None = None,
@@ -69,79 +79,75 @@ class StreamedAnswer:
         self.network, self.tokenizer, self.options = network, tokenizer, options
         self.prompt, self.cache = prompt, cache
         self.prompt_tokens = prompt.ids.shape[1]
-        self._prefill = prefill
+        self._prefill, self._left = prefill, left
         self._layer_tokens = layer_tokens
-        self._stop = threading.Event()
-        self._steps = 0
-        self._first_token_at: float | None = None
+        self._stream: TokenStream | None = None  # of the last time that it was begun
 
     @property
     def first_token_at(self) -> float | None:
-        return self._first_token_at
+        return self._stream.first_token_at if self._stream else None
 
     @property
     def output_tokens(self) -> int:
-        return self._steps
+        return self._stream.tokens if self._stream else 0
 
     @property
     def layer_tokens(self) -> tuple[int, ...]:
         return self._layer_tokens
 
     def __iter__(self) -> Iterator[str]:
-        from transformers import TextIteratorStreamer
+        from aot.models.token_stream import TokenStream
 
-        self._stop.clear()
-        self._steps = 0
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failure: list[BaseException] = []
-        thread = threading.Thread(target=self._run, args=(streamer, failure), name="aot-answer", daemon=True)
+        self._left.wait()
+        self._stream = stream = TokenStream(self.tokenizer)
+        stop, failure = threading.Event(), list[BaseException]()
+        thread = threading.Thread(target=self._run, args=(stream, stop, failure), name="aot-answer", daemon=True)
         thread.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            yield from (piece for piece in stream if piece)
         finally:
-            self._stop.set()
-            thread.join(timeout=_PATIENCE_S)
+            stop.set()
+            self._left.leave(thread)
         if failure:
             with explained_memory():
                 raise failure[0]
 
-    def _run(self, streamer: Any, failure: list[BaseException]) -> None:
+    def _run(self, stream: TokenStream, stop: threading.Event, failure: list[BaseException]) -> None:
         try:
-            self._generate(streamer)
+            self._generate(stream, stop)
         except BaseException as error:  # handed to the reading thread, which raises it
             failure.append(error)
-            streamer.on_finalized_text("", stream_end=True)
+            stream.fail()
 
     @torch.inference_mode()
-    def _generate(self, streamer: Any) -> None:
+    def _generate(self, stream: TokenStream, stop: threading.Event) -> None:
         from transformers import StoppingCriteriaList
 
+        def stopped(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+            return torch.full((input_ids.shape[0],), stop.is_set(), device=input_ids.device)
+
+        read = self._read()
+        if stop.is_set():
+            return
         self.network.generate(  # type: ignore[operator]
             input_ids=self.prompt.ids,
-            **self._read(),
+            **read,
             attention_mask=torch.ones_like(self.prompt.ids),
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([self._after_step]),
-            num_beams=1,  # beams cannot be streamed
+            streamer=stream,
+            stopping_criteria=StoppingCriteriaList([stopped]),
             pad_token_id=self.tokenizer.pad_token_id,
-            **generation_arguments(self.options),
+            **generation_arguments(self.network, self.options),
         )
 
     def _read(self) -> dict[str, Any]:
-        """What `generate` goes by beside the ids."""
+        """Return what `generate` goes by in addition to the ids."""
         cache, positions = self.cache, self.prompt.positions
         if self._prefill is not None:
             prefilled = self._prefill()
             cache, self._layer_tokens = prefilled.cache, prefilled.layer_tokens
         elif cache is None and positions is None:
             return {"inputs_embeds": self.prompt.embeddings}
-        elif cache is None:
-            cache = read_but_last(self.network.model.language_model, self.prompt)  # type: ignore[union-attr]
-        read = {"past_key_values": copied_cache(cache)}
+        elif cache is None:  # all but the last row, which `generate` reads to begin with the answer
+            cache = read_prompt(self.network.model.language_model, self.prompt, self.prompt_tokens - 1)  # type: ignore[union-attr]
+        read = cache_argument(type(self.network).forward, copied_cache(cache))
         return read if positions is None else read | {"position_ids": positions}
-
-    def _after_step(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if not self._steps:
-            self._first_token_at = time.perf_counter()
-        self._steps += 1
-        return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)

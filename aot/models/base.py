@@ -33,8 +33,8 @@ class Answer(Protocol):
     """An answer while it is being written: iterate for its text, piece by piece.
 
     prompt_tokens counts everything the language model reads, output_tokens what it has written so far;
-    first_token_at is when the first was there (`time.perf_counter`), which may be before its text is. layer_tokens:
-    how many visual tokens each layer of the language model has read; empty while that is not known.
+    first_token_at is when the first was on the host (`time.perf_counter`), which may be before its text is.
+    layer_tokens: how many visual tokens each layer of the language model has read; empty while that is not known.
     """
 
     prompt_tokens: int
@@ -63,10 +63,12 @@ class VideoModel(Protocol):
     """One family of video LLMs.
 
     temporal_patch: so many sampled frames become one of the F that are encoded. language_layers: of the language model.
+    notices: sentences about the checkpoint that a user should read.
     """
 
     identity: ModelIdentity
     temporal_patch: int
+    notices: tuple[str, ...]
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
         """(rows, cols) in pixels that `frames` frames sampled from a video must have."""

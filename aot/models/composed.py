@@ -12,15 +12,17 @@ from torch import Tensor
 from aot.config import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
-from aot.models.answer import StreamedAnswer
+from aot.models.answer import LeftAnswers, StreamedAnswer
 from aot.models.base import ModelIdentity
 from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
+from aot.models.loading import read_json
 from aot.models.preprocessing import HALF, pixel_statistics
 from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
 from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
-from aot.models.saliency import attention_modules, resolve_layer
+from aot.models.saliency import attention_modules, kernel_name, resolve_layer
+from aot.models.word_choice import ignored_settings
 from aot.types import CompressedTokens, Needs, VideoInfo
 
 __all__ = ["ComposedModel"]
@@ -46,6 +48,8 @@ class ComposedModel(ABC):
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
+        self._left = LeftAnswers()
+        self.notices = _notices(config)
 
     @property
     @abstractmethod
@@ -96,7 +100,7 @@ class ComposedModel(ABC):
         return {
             "device": str(self.device),
             "dtype": str(self.network.dtype).removeprefix("torch."),
-            "attention": self.tower.config._attn_implementation,
+            "attention": kernel_name(self.tower),
             "vision_blocks": len(attention_modules(self.tower)),
         }
 
@@ -132,7 +136,7 @@ class ComposedModel(ABC):
 
     def _remember(self, frames: int) -> str:
         """Encode so many at once from now on; a sentence that says so."""
-        self._batch_frames = frames
+        self._batch_frames = min(frames, self._batch_frames or frames)  # another thread may have come down further
         return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
 
     @torch.inference_mode()
@@ -213,12 +217,18 @@ class ComposedModel(ABC):
         """
         prompt = self.prompt(tokens, question)
         if inner is None:
-            return StreamedAnswer(self.network, self.tokenizer, prompt, options, layer_tokens=self._in_layers(tokens))
+            layer_tokens = self._in_layers(tokens)
+            return StreamedAnswer(self.network, self.tokenizer, prompt, options, self._left, layer_tokens=layer_tokens)
         from aot.models.prefill import check_decoder, prefill
 
         check_decoder(self.language)
         return StreamedAnswer(
-            self.network, self.tokenizer, prompt, options, prefill=lambda: prefill(self.language, prompt, inner)
+            self.network,
+            self.tokenizer,
+            prompt,
+            options,
+            self._left,
+            prefill=lambda: prefill(self.language, prompt, inner),
         )
 
     @torch.inference_mode()
@@ -232,8 +242,16 @@ class ComposedModel(ABC):
             self.tokenizer,
             prefix,
             lambda question: self._suffix(question, prefix.video_end),
+            self._left,
             self._in_layers(tokens),
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
         return (len(tokens.features),) * self.language_layers
+
+
+def _notices(config: ModelConfig) -> tuple[str, ...]:
+    ignored = ignored_settings(read_json(config, "generation_config.json"))
+    if not ignored:
+        return ()
+    return (f"the model's generation_config.json asks for what answers here do not follow: {', '.join(ignored)}",)

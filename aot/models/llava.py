@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Llava(ComposedModel):
         super().__init__(network, tokenizer, config, identity)
         self.geometry = (geometry or LlavaGeometry()).asked_for(config)
         self._siglip_head: SiglipHead | None = None
+        self._loading_head = Lock()
 
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> Llava:
@@ -204,9 +206,10 @@ class Llava(ComposedModel):
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
     def _head(self, hidden: Tensor) -> SiglipHead:
-        if self._siglip_head is None:
-            self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
-        return self._siglip_head
+        with self._loading_head:
+            if self._siglip_head is None:
+                self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
+            return self._siglip_head
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:

@@ -23,6 +23,7 @@ from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
 from aot.models.load_options import is_placed, load_arguments
+from aot.models.word_choice import understood_settings
 
 __all__ = [
     "explained",
@@ -137,7 +138,12 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
     """
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    asked = read_json(config, "generation_config.json")
     with explained(config):
+        if asked:
+            from transformers import GenerationConfig
+
+            more["generation_config"] = GenerationConfig(**understood_settings(asked))
         network, info = cls.from_pretrained(
             location(config),
             dtype=dtype,

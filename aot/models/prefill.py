@@ -19,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
 from aot.models.devices import input_device
+from aot.models.kv_cache import cache_argument
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
 __all__ = ["Prefilled", "attention_rows", "check_decoder", "of_three_axes", "prefill"]
@@ -129,7 +130,10 @@ class _Run:
         """What depends on the rows there are, the same for all layers until the next reduction."""
         self._rotary = self._language.rotary_emb(self._hidden, self._positions)
         self._mask = create_causal_mask(
-            config=self._language.config, inputs_embeds=self._hidden, attention_mask=None, past_key_values=None
+            config=self._language.config,
+            inputs_embeds=self._hidden,
+            attention_mask=None,
+            **cache_argument(create_causal_mask, None),
         )
 
     def enter(self, number: int) -> None:
@@ -146,7 +150,7 @@ class _Run:
             hidden_states=layer.input_layernorm(self._hidden),
             position_embeddings=self._rotary,
             attention_mask=self._mask,
-            past_key_values=self._cache,
+            **cache_argument(type(layer.self_attn).forward, self._cache),
         )
         self._attended = self._hidden
         self._hidden = self._hidden + attended

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.answer import StreamedAnswer, copied_cache, generation_arguments
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
+from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prompt import VideoPrompt
+from aot.models.word_choice import generation_arguments
 
 __all__ = ["Reading", "ReadingAnew"]
 
@@ -51,16 +53,18 @@ class Reading:
         tokenizer: Any,
         prefix: VideoPrompt,
         suffix_of: Callable[[str], list[int]],
+        left: LeftAnswers,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._prefix, self._suffix_of, self._layer_tokens = prefix, suffix_of, layer_tokens
+        self._left = left
 
     @cached_property
     def _cache(self) -> Any:
+        self._left.wait()
         with torch.inference_mode():
-            read = self._network.model.language_model(**self._prefix.language_inputs(), use_cache=True)
-            return read.past_key_values
+            return read_prompt(self._network.model.language_model, self._prefix)
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
@@ -72,7 +76,13 @@ class Reading:
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
         prompt = self._prefix.followed_by(suffix, self._network.get_input_embeddings()(suffix))
         return StreamedAnswer(
-            self._network, self._tokenizer, prompt, options, cache=self._cache, layer_tokens=self._layer_tokens
+            self._network,
+            self._tokenizer,
+            prompt,
+            options,
+            self._left,
+            cache=self._cache,
+            layer_tokens=self._layer_tokens,
         )
 
     @torch.inference_mode()
@@ -82,6 +92,7 @@ class Reading:
         Raises:
             ConfigError: as `generate`.
         """
+        self._left.wait()
         suffixes = [self._suffix_of(question) for question in questions]
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
@@ -119,11 +130,10 @@ class Reading:
         written = self._network.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=shared,
-            num_beams=1,
             pad_token_id=pad,
+            **cache_argument(type(self._network).forward, shared),
             **self._positions([len(suffix) for suffix in suffixes]),
-            **generation_arguments(options),
+            **generation_arguments(self._network, options),
         )
         return list(written[:, ids.shape[1] :].tolist())
 

@@ -6,9 +6,13 @@ heads of the sum over queries (docs/algorithm.md, section 0). No attention matri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,17 +20,16 @@ from torch import Tensor, nn
 
 from aot.core.kernels import runs_triton
 
-__all__ = ["Recording", "attention_modules", "recorded_attention", "resolve_layer"]
+__all__ = ["Recording", "attention_modules", "kernel_name", "recorded_attention", "resolve_layer"]
 
-_NAME = "aot_saliency"
+_PREFIX = "aot_recorded_"  # before a kernel's name: the attention function that records, then calls the kernel
 _PUBLISHED_DEPTH = 26  # blocks in LLaVA-OneVision's tower, which the published layer numbers refer to
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """By layer, one tensor for each time that its attention function was called: saliency [B, N], and keys
-    [B, N, heads, d]. That is once per forward pass, but once per sequence where a tower packs several into one
-    (Qwen-VL, whatever the kernel: it splits them unless the function's own name is a flash attention's).
+    """By layer, one tensor for each sequence, or batch of equally long ones, that its attention read: saliency
+    [B, N], and keys [B, N, heads, d].
     """
 
     saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
@@ -34,39 +37,81 @@ class Recording:
 
 
 class _Recorder:
-    """What one attention module has shown so far, and the kernel that does the attending, under its own name."""
+    """Collects what chosen attention modules show, for one thread's `recorded_attention`."""
 
-    def __init__(self, name: str, kernel: Any, *, saliency: bool, keys: bool) -> None:
-        self.name, self.kernel = name, kernel
-        self.wants_saliency, self.wants_keys = saliency, keys
-        self.saliency: list[Tensor] = []
-        self.keys: list[Tensor] = []
+    def __init__(self, salient: Sequence[nn.Module], keyed: Sequence[nn.Module]) -> None:
+        self.saliency: dict[nn.Module, list[Tensor]] = {module: [] for module in salient}
+        self.keys: dict[nn.Module, list[Tensor]] = {module: [] for module in keyed}
 
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
-    ) -> Any:
-        if self.wants_saliency:
-            self.saliency.append(received_attention(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5))
-        if self.wants_keys:
-            self.keys.append(key.transpose(1, 2).clone())
-        with _named(module.config, self.name):
-            return self.kernel(module, query, key, value, attention_mask, **kwargs)
+    def record(self, module: nn.Module, query: Tensor, key: Tensor, scaling: float, lengths: list[int] | None) -> None:
+        """Record queries and keys [B, H, N, d]; `lengths` where N packs several sequences."""
+        if module in self.saliency:
+            for queries, keys in zip(_sequences(query, lengths), _sequences(key, lengths), strict=True):
+                self.saliency[module].append(received_attention(queries, keys, scaling))
+        if module in self.keys:
+            self.keys[module] += [keys.transpose(1, 2).clone() for keys in _sequences(key, lengths)]
 
 
-@contextmanager
-def _named(config: Any, name: str) -> Iterator[None]:
-    """Within, a configuration that gives the attention this name: transformers' FlashAttention asks it for the library
-    to call.
+def _sequences(values: Tensor, lengths: list[int] | None) -> Sequence[Tensor]:
+    return [values] if lengths is None else torch.split(values, lengths, dim=2)
+
+
+# Of the running thread (or task): a forward pass runs where it was begun, so no other sees these recorders.
+_recorders: ContextVar[tuple[_Recorder, ...]] = ContextVar("aot_recorders", default=())
+_switching = Lock()
+
+
+def kernel_name(tower: Any) -> str:
+    """Return the name of the attention kernel that a tower runs, whether it can be recorded or not."""
+    return str(tower.config._attn_implementation).removeprefix(_PREFIX)
+
+
+def _make_recordable(modules: Sequence[nn.Module]) -> None:
+    """Let the modules attend through `_attend`, from now on: with the same kernel, and the same numbers.
+
+    Done once for a network, so that no thread changes it while another one runs it.
     """
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    from transformers import AttentionInterface
+
+    with _switching:
+        configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+        for config in configs.values():
+            name = config._attn_implementation
+            if not name.startswith(_PREFIX):
+                AttentionInterface.register(_PREFIX + name, partial(_attend, name))
+                config._attn_implementation = _PREFIX + name
 
 
-_active: dict[nn.Module, _Recorder] = {}
+def _attend(name: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Record for this thread's recorders, and attend with the kernel called `name`."""
+    recorders = [each for each in _recorders.get() if module in each.saliency or module in each.keys]
+    if recorders:
+        packed = kwargs.get("cu_seq_lens_q")
+        lengths = None if packed is None else packed.diff().tolist()
+        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        for recorder in recorders:
+            recorder.record(module, query, key, scaling, lengths)
+    # FlashAttention asks the module's configuration which library to call, so it is shown the kernel's own name.
+    shown = _Shown(module, config=_Shown(module.config, _attn_implementation=name))
+    return _kernel(name, module)(shown, query, key, *args, **kwargs)
+
+
+def _kernel(name: str, module: nn.Module) -> Any:
+    from transformers import AttentionInterface
+
+    if name == "eager":  # each family's file has its own
+        return sys.modules[type(module).__module__].eager_attention_forward
+    return AttentionInterface()[name]
+
+
+class _Shown:
+    """Another object, some attributes of which read differently."""
+
+    def __init__(self, shown: Any, **own: Any) -> None:
+        self.__dict__.update(own, _shown=shown)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:
@@ -99,46 +144,25 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return torch.stack(frames)
 
 
-def _attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _active[module].attend(module, *args, **kwargs)
-
-
 @contextmanager
 def recorded_attention(
     tower: Any, saliency_layers: tuple[int, ...], key_layers: tuple[int, ...] = ()
 ) -> Iterator[Recording]:
-    """Within the context, forward passes of `tower` append to the recording.
-
-    The tower's attention setting is put back afterwards, also after an exception. Layers are the
-    names the caller uses; see `resolve_layer`.
+    """Within the context, forward passes of `tower` in this thread append to the recording; those of other threads do
+    not. Layers are the names the caller uses; see `resolve_layer`.
     """
     if not saliency_layers and not key_layers:
         yield Recording()
         return
-    from transformers import AttentionInterface
-
     modules = attention_modules(tower)
-    indices = {layer: resolve_layer(layer, len(modules)) for layer in (*saliency_layers, *key_layers)}
-    salient, keyed = ({indices[layer] for layer in layers} for layers in (saliency_layers, key_layers))
-    before = tower.config._attn_implementation
-    outer = {module: _active[module] for module in modules if module in _active}
-    name = "sdpa" if before == "eager" else before
-    kernel = None if name == _NAME else AttentionInterface()[name]
-    mine = {
-        module: _Recorder(name, kernel or outer[module].attend, saliency=place in salient, keys=place in keyed)
-        for place, module in enumerate(modules)
-    }
-    AttentionInterface.register(_NAME, _attend)
+    of_layer = {layer: modules[resolve_layer(layer, len(modules))] for layer in (*saliency_layers, *key_layers)}
+    recorder = _Recorder([of_layer[layer] for layer in saliency_layers], [of_layer[layer] for layer in key_layers])
+    _make_recordable(modules)
+    token = _recorders.set((*_recorders.get(), recorder))
     try:
-        _active.update(mine)
-        tower.set_attn_implementation(_NAME)
         yield Recording(
-            {layer: mine[modules[indices[layer]]].saliency for layer in saliency_layers},
-            {layer: mine[modules[indices[layer]]].keys for layer in key_layers},
+            {layer: recorder.saliency[of_layer[layer]] for layer in saliency_layers},
+            {layer: recorder.keys[of_layer[layer]] for layer in key_layers},
         )
     finally:
-        for module in mine:
-            del _active[module]
-        _active.update(outer)
-        if tower.config._attn_implementation != before:
-            tower.set_attn_implementation(before)
+        _recorders.reset(token)

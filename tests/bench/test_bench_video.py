@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +17,10 @@ from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
 from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
+from aot.models import token_stream
 from aot.models.llava import Llava
 from aot.pipeline import compress_video
+from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock
 
 CPU = torch.device("cpu")
@@ -60,13 +66,58 @@ def test_the_arms_take_turns_and_ratios_are_of_one_round(
     assert times.speedup["total_ms"] == Figure(60.0, 30.0, 70.0)
 
 
+class SlowDevice:
+    """A device that has work left until it is waited for: by `synchronize`, or for values of a tensor."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.busy, self.waits = False, list[str]()
+        cpu = torch.Tensor.cpu
+
+        def fetched(values: torch.Tensor) -> torch.Tensor:
+            self.wait("fetch")
+            return cpu(values)
+
+        monkeypatch.setattr(torch.Tensor, "cpu", fetched)
+        monkeypatch.setattr(video, "synchronize", lambda device: self.wait("synchronize"))
+
+    def wait(self, how: str) -> None:
+        self.busy = False
+        self.waits.append(how)
+
+
+def test_no_clock_is_read_before_the_device_is_done(
+    small_model: Llava, clip_file: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every forward pass and every join of tensors leaves work behind."""
+    device, clock = SlowDevice(monkeypatch), time.perf_counter
+    reads: list[bool] = []
+
+    def read() -> float:
+        reads.append(device.busy)
+        return clock()
+
+    def busy(function: Callable[..., Any]) -> Callable[..., Any]:
+        def queue(*arguments: Any, **named: Any) -> Any:
+            device.busy = True
+            return function(*arguments, **named)
+
+        return queue
+
+    for name in ("forward", "generate"):
+        monkeypatch.setattr(small_model.network, name, busy(getattr(small_model.network, name)))
+    monkeypatch.setattr(SegmentCompressor, "tokens", busy(SegmentCompressor.tokens))
+    monkeypatch.setattr(video, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(token_stream, "time", SimpleNamespace(perf_counter=read))
+    run, _ = video._answer(clip_file, small_model, config, "what happens?")
+    assert reads == [False] * 4  # start, asked, the first token, end
+    assert "fetch" in device.waits and run.prefill_ms > 0
+
+
 def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config) -> None:
     clock = StageClock(CPU)
     method = timed_method(config, clock)
     assert isinstance(method, TimedPhases)
     expected = compress_video(clip_file, small_model, config).tokens
-    from aot.segments import EncodedVideo, SegmentCompressor
-
     compressor = SegmentCompressor(small_model, config, clock, method)
     EncodedVideo(clip_file, small_model, config.sampling, method.needs, clock).compress([compressor])
     assert torch.equal(compressor.tokens().features, expected.features)

@@ -20,7 +20,7 @@ from aot.inner.framefusion import FrameFusion
 from aot.inner.holitom import HoliTomInner
 from aot.inner.prunevid import PruneVidInner
 from aot.inner.pyramiddrop import PyramidDrop
-from aot.models.answer import copied_cache
+from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prefill import attention_rows, prefill
 from aot.models.prompt import TEXT
 
@@ -43,7 +43,7 @@ def answer(model: Any, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, tor
     """Logits [NEW, vocabulary] and the words of a greedy answer, as `generate` gives them."""
     found = model.generate(
         input_ids=ids,
-        past_key_values=copied_cache(cache),
+        **cache_argument(type(model).forward, copied_cache(cache)),
         attention_mask=torch.ones_like(ids),
         max_new_tokens=NEW,
         do_sample=False,

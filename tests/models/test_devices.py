@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_answers_are_the_same(one: Any, several: Any, method: str) -> None:
     tokens = kept(several, config)
     assert several.read(tokens).answers(QUESTIONS, GREEDY) == expected
     streamed = several.generate(tokens, QUESTIONS[0], GREEDY)
-    streamed._generate(streamer := Collected())  # not in a thread, where nothing is pretended
+    streamed._generate(streamer := Collected(), Event())  # not in a thread, where nothing is pretended
     assert several.tokenizer.decode(streamer.ids, skip_special_tokens=True) == expected[0]
 
 
@@ -132,7 +133,7 @@ def test_reductions_inside_are_the_same(one: Any, several: Any, name: str) -> No
     inner = build_inner(config, one.language_layers)
     whole = one.generate(kept(one, config), QUESTIONS[0], GREEDY, inner)
     answer = several.generate(kept(several, config), QUESTIONS[0], GREEDY, inner)
-    answer._generate(streamer := Collected())
+    answer._generate(streamer := Collected(), Event())
     assert several.tokenizer.decode(streamer.ids, skip_special_tokens=True) == "".join(whole)
     assert answer.layer_tokens == whole.layer_tokens
 

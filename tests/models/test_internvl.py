@@ -20,8 +20,8 @@ from aot.errors import ConfigError, ModelError
 from aot.inner import InnerReduction, Place, Reduction, State, build_inner, outer_config
 from aot.methods import build_method
 from aot.models import load_model
-from aot.models.answer import copied_cache
 from aot.models.internvl import InternVL
+from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prefill import prefill
 from aot.models.prompt import TEXT
 from aot.models.saliency import resolve_layer
@@ -328,7 +328,7 @@ def test_a_reduction_inside_is_the_layers_with_fewer_rows(models: dict[str, Inte
         read = prefill(model.language, prompt, Drops(every))
     found = stock.generate(
         input_ids=prompt.ids,
-        past_key_values=copied_cache(read.cache),
+        **cache_argument(type(stock).forward, copied_cache(read.cache)),
         attention_mask=torch.ones_like(prompt.ids),
         max_new_tokens=1,
         do_sample=False,

@@ -18,7 +18,7 @@ from aot.config import Config, GenerationConfig, ModelConfig, build_config
 from aot.inner import InnerReduction, Place, Reduction, State, build_inner, outer_config
 from aot.inner.fastv import FastV
 from aot.models import load_model
-from aot.models.answer import copied_cache
+from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prefill import of_three_axes, prefill
 from aot.models.prompt import VideoPrompt
 from aot.models.qwen_vl import QwenVL
@@ -84,9 +84,9 @@ def test_answers_to_all_tokens_are_the_stock_models(model: QwenVL) -> None:
 
 def continued(model: QwenVL, prompt: VideoPrompt, inner: InnerReduction) -> tuple[Tensor, Tensor]:
     """Logits [NEW, vocabulary] behind a prompt that was read with a reduction, and the words written."""
-    cache = copied_cache(prefill(model.language, prompt, inner).cache)
+    cache = cache_argument(type(model.network).forward, copied_cache(prefill(model.language, prompt, inner).cache))
     found = model.network.generate(
-        input_ids=prompt.ids, past_key_values=cache, position_ids=prompt.positions, max_new_tokens=NEW, do_sample=False,
+        input_ids=prompt.ids, **cache, position_ids=prompt.positions, max_new_tokens=NEW, do_sample=False,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     return torch.cat(found.logits), found.sequences[0, prompt.ids.shape[1] :]

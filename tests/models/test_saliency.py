@@ -1,7 +1,8 @@
-"""Recorded saliency: what eager attention would say, at no cost to the features, leaving nothing behind."""
+"""Recorded saliency: what eager attention would say, at no cost to the features, and to no other thread."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_inputs import frames_for
+from qwen_inputs import frames_of
 from torch import Tensor
 from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration
 
-from aot.models import saliency as module
-from aot.models.saliency import attention_modules, received_attention, recorded_attention, resolve_layer
+from aot.config import ModelConfig
+from aot.models import load_model
+from aot.models.saliency import (
+    attention_modules,
+    kernel_name,
+    received_attention,
+    recorded_attention,
+    resolve_layer,
+)
 from aot.types import Needs
 
 if TYPE_CHECKING:
@@ -93,7 +102,7 @@ def test_resolve_layer_examples(layer: int, depth: int, block: int) -> None:
     assert resolve_layer(layer, depth) == block
 
 
-# --- What is left behind
+# --- Which passes are recorded
 
 
 def test_layers_asked_for_twice_under_two_names(tower: Any, pixels: Tensor) -> None:
@@ -104,37 +113,53 @@ def test_layers_asked_for_twice_under_two_names(tower: Any, pixels: Tensor) -> N
     assert torch.equal(recorded.saliency[5][0], recorded.saliency[5 - depth][0])
 
 
-def test_everything_is_put_back(tower: Any, pixels: Tensor) -> None:
-    before, plain = tower.config._attn_implementation, run(tower, pixels)
-    with recorded_attention(tower, LAYERS):
-        assert tower.config._attn_implementation != before
-    assert tower.config._attn_implementation == before
-    assert not module._active
-    assert torch.equal(run(tower, pixels), plain)
-
-
-def test_everything_is_put_back_after_an_exception(tower: Any, pixels: Tensor) -> None:
-    before = tower.config._attn_implementation
-    with pytest.raises(KeyboardInterrupt), recorded_attention(tower, LAYERS):
-        run(tower, pixels)
+def test_only_passes_within_are_recorded(tower: Any, pixels: Tensor) -> None:
+    plain = run(tower, pixels)
+    with pytest.raises(KeyboardInterrupt), recorded_attention(tower, LAYERS) as recorded:
+        assert torch.equal(run(tower, pixels), plain)
         raise KeyboardInterrupt
-    assert tower.config._attn_implementation == before
-    assert not module._active
+    assert torch.equal(run(tower, pixels), plain)
+    assert [len(batches) for batches in recorded.saliency.values()] == [1, 1]
 
 
-def test_nothing_is_left_if_the_setting_cannot_be_changed(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, change = tower.config._attn_implementation, tower.set_attn_implementation
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_the_tower_keeps_its_kernel(tower: Any, pixels: Tensor, name: str) -> None:
+    before = kernel_name(tower)
+    try:
+        tower.set_attn_implementation(name)
+        plain = run(tower, pixels)
+        for _ in range(2):
+            with recorded_attention(tower, LAYERS):
+                assert torch.equal(run(tower, pixels), plain)
+            assert kernel_name(tower) == name
+        assert torch.equal(run(tower, pixels), plain)
+    finally:
+        tower.set_attn_implementation(before)
 
-    def refuse(name: str) -> None:
-        if name != before:
-            raise ValueError(name)
-        change(name)
 
-    monkeypatch.setattr(tower, "set_attn_implementation", refuse)
-    with pytest.raises(ValueError, match="aot"), recorded_attention(tower, LAYERS):
-        pass
-    assert tower.config._attn_implementation == before
-    assert not module._active
+def test_threads_record_their_own_passes(tower: Any, pixels: Tensor) -> None:
+    """Two threads inside each other's recordings, and a third that records nothing, meet at every step."""
+    frames, found, meet = (pixels[:1], pixels[1:], pixels), {}, threading.Barrier(3, timeout=60)
+
+    def record(number: int, layers: tuple[int, ...]) -> None:
+        meet.wait()
+        with recorded_attention(tower, layers) as recorded:
+            meet.wait()
+            features = run(tower, frames[number])
+            meet.wait()
+        found[number] = (features, recorded.saliency)
+
+    threads = [threading.Thread(target=record, args=each) for each in enumerate((LAYERS, LAYERS[:1], ()))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, layers in enumerate((LAYERS, LAYERS[:1], ())):
+        with recorded_attention(tower, layers) as alone:
+            features = run(tower, frames[number])
+        assert torch.equal(found[number][0], features)
+        assert {layer: len(batches) for layer, batches in found[number][1].items()} == dict.fromkeys(layers, 1)
+        assert all(torch.equal(found[number][1][layer][0], alone.saliency[layer][0]) for layer in layers)
 
 
 def test_no_layers_touch_nothing(tower: Any) -> None:
@@ -156,14 +181,11 @@ def test_a_second_use_starts_afresh(tower: Any, pixels: Tensor) -> None:
 
 
 def test_nested_use_records_in_both(tower: Any, pixels: Tensor) -> None:
-    before = tower.config._attn_implementation
     with recorded_attention(tower, (5,)) as outer:
         with recorded_attention(tower, (-2,)) as inner:
             run(tower, pixels)
         run(tower, pixels)
     assert (len(inner.saliency[-2]), len(outer.saliency[5])) == (1, 2)
-    assert tower.config._attn_implementation == before
-    assert not module._active
 
 
 # --- Other attention functions
@@ -172,8 +194,8 @@ def test_nested_use_records_in_both(tower: Any, pixels: Tensor) -> None:
 class Flash:
     """transformers' own FlashAttention function with a library in place of flash_attn's, which counts its calls.
 
-    That function asks the module's configuration which library to import, so a tower that goes by another name while
-    it is recorded would look for one of that name.
+    That function asks the module's configuration which library to import, so a tower whose attention function has
+    another name, because it is recorded, would look for a library of that name.
     """
 
     name = "aot_test_kernel"
@@ -202,7 +224,7 @@ class Flash:
 
 @pytest.fixture
 def flash(monkeypatch: pytest.MonkeyPatch, tower: Any) -> Iterator[Flash]:
-    before = tower.config._attn_implementation
+    before = kernel_name(tower)
     yield (flash := Flash(monkeypatch))
     tower.set_attn_implementation(before)
     AttentionInterface._global_mapping.pop(flash.name)
@@ -215,7 +237,7 @@ def test_flash_attention_is_recorded_and_runs(tower: Any, pixels: Tensor, flash:
     with recorded_attention(tower, LAYERS, (-1,)) as recorded:
         found = run(tower, pixels)
     assert flash.calls == len(attention_modules(tower))
-    assert tower.config._attn_implementation == flash.name
+    assert kernel_name(tower) == flash.name
     torch.testing.assert_close(found, plain)
     for layer in LAYERS:
         torch.testing.assert_close(recorded.saliency[layer][0], expected.saliency[layer][0])
@@ -228,18 +250,33 @@ def test_flash_attention_is_recorded_in_nested_use(tower: Any, pixels: Tensor, f
         run(tower, pixels)
     assert flash.calls == len(attention_modules(tower))
     assert (len(inner.saliency[-2]), len(outer.saliency[5])) == (1, 1)
-    assert tower.config._attn_implementation == flash.name
+    assert kernel_name(tower) == flash.name
 
 
-def test_flash_attention_that_fails_leaves_nothing(
-    tower: Any, pixels: Tensor, flash: Flash, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Tensor:
-        raise RuntimeError("no kernel for this head size")
+def packed_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **named: Any
+) -> tuple[Tensor, None]:
+    """As FlashAttention where sequences are packed into one: each attends to itself alone."""
+    lengths = named["cu_seq_lens_q"].diff().tolist()
+    parts = zip(*(torch.split(each, lengths, dim=2) for each in (query, key, value)), strict=True)
+    found = [torch.nn.functional.scaled_dot_product_attention(*part, scale=named["scaling"]) for part in parts]
+    return torch.cat(found, 2).transpose(1, 2), None
 
-    monkeypatch.setattr(flash, "_attend", fail)
-    tower.set_attn_implementation(flash.name)
-    with pytest.raises(RuntimeError, match="no kernel"), recorded_attention(tower, LAYERS):
-        run(tower, pixels)
-    assert tower.config._attn_implementation == flash.name
-    assert not module._active
+
+@pytest.mark.parametrize("family", ["qwen25", "qwen3"])
+def test_packed_sequences_are_recorded_one_by_one(family: str, request: pytest.FixtureRequest) -> None:
+    """Qwen-VL splits the frames itself, unless the name of its kernel is a flash attention's."""
+    folder = str(request.getfixturevalue(f"{family}_folder"))
+    model: Any = load_model(ModelConfig(name=folder, device="cpu", dtype="float32"))
+    needs, frames = Needs((0, -1), key_layers=(-1,)), frames_of((24, 40), 4)
+    expected = model.encode(frames, needs)
+    AttentionInterface.register("aot_test_flash", packed_attention)
+    try:
+        model.tower.config._attn_implementation = "aot_test_flash"
+        found = model.encode(frames, needs)
+    finally:
+        AttentionInterface._global_mapping.pop("aot_test_flash")
+    torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-4)
+    for layer in needs.saliency_layers:
+        torch.testing.assert_close(found.saliency[layer], expected.saliency[layer], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.keys[-1], expected.keys[-1], rtol=1e-4, atol=1e-4)
