@@ -55,9 +55,12 @@ def write(
     size: tuple[int, int] = (WIDTH, HEIGHT),
     rate: int = RATE,
     first: int = 0,
+    title: str | None = None,
 ) -> Path:
     """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times_ms is not None:

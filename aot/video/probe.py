@@ -13,6 +13,7 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
+from aot.video.pyav import as_fraction
 from aot.video.source import open_container, open_source, packets, source_name
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
 
 def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int) -> FrameIndex:
     stream = scan.stream
-    time_base = stream.time_base or Fraction(1, 1_000_000)
+    time_base = as_fraction(stream.time_base) or Fraction(1, 1_000_000)
     times, counted = _frame_times(container, scan, time_base)
     key_times = {time for time, packet in zip(times, scan.packets, strict=True) if packet[2]}
     pts = sorted(set(times))
@@ -170,7 +171,8 @@ def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) ->
 
 
 def _nominal_ticks(stream: VideoStream, time_base: Fraction) -> Fraction:
-    return 1 / ((stream.average_rate or stream.guessed_rate or _DEFAULT_FPS) * time_base)
+    rate = as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or _DEFAULT_FPS
+    return 1 / (rate * time_base)
 
 
 def _mean_ticks(pts: Sequence[int]) -> Fraction:

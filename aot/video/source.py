@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import av.logging
 from av.error import FFmpegError
 
 from aot.errors import VideoError
+from aot.video.pyav import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,12 +87,11 @@ def open_container(file: Path, name: str, *, options: dict[str, str] | None = No
     """Open `file` with FFmpeg, keeping its log lines off stderr until the container is closed.
 
     Raises:
-        VideoError: FFmpeg does not recognise the file; the message calls it `name`.
+        VideoError: FFmpeg does not recognize the file; the message calls it `name`.
     """
     with _quiet():
         try:
-            # An absolute path cannot be mistaken for a protocol such as "concat:".
-            container = av.open(str(file.absolute()), metadata_errors="ignore", options=options or {})
+            container = open_input(file, options or {})
         except (FFmpegError, OSError) as error:
             raise VideoError(_unreadable(name, error)) from error
         with container:
