@@ -14,7 +14,7 @@ from av.stream import Disposition
 from aot.errors import VideoError
 from aot.types import VideoInfo
 from aot.video.pyav import as_fraction
-from aot.video.source import open_container, open_source, packets, source_name
+from aot.video.source import open_container, packets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["FrameIndex", "index_file", "probe"]
+__all__ = ["FrameIndex", "index_file"]
 
 _DEFAULT_FPS = Fraction(25)
 _ROTATION_PACKETS = 64
@@ -56,21 +56,12 @@ class FrameIndex:
         return tuple((pts - first) * numerator / denominator for pts in self.pts)
 
 
-def probe(path: str | Path) -> FrameIndex:
-    """Read a video's frame times without decoding it (one picture is decoded, for the rotation).
-
-    The main stream is the largest, then the longest; cover art does not count. `info.width` and
-    `info.height` are as displayed, so after rotation; pixels that are not square are left so.
+def index_file(file: Path, name: str) -> FrameIndex:
+    """Return the index of a file that is known to exist; messages and `info.path` call it `name`.
 
     Raises:
-        VideoError: nothing there to read, not a video, cut off, or without a picture.
+        VideoError: not a video, cut off, or without a picture.
     """
-    with open_source(path) as file:
-        return index_file(file, source_name(path))
-
-
-def index_file(file: Path, name: str) -> FrameIndex:
-    """`probe` for a file that is known to exist; messages and `info.path` call it `name`."""
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
         scans = {stream.index: _Scan(stream) for stream in streams}

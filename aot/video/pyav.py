@@ -24,7 +24,8 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
     # From 19 on, PyAV has no such argument and tolerates tags that are not UTF-8 by itself.
     tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
     # An absolute path cannot be mistaken for a protocol such as "concat:".
-    return av.open(str(file.absolute()), options=options, **tolerant)
+    container: InputContainer = av.open(str(file.absolute()), options=options, **tolerant)
+    return container
 
 
 def as_fraction(rational: Any) -> Fraction | None:
