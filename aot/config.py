@@ -46,6 +46,9 @@ class SamplingConfig:
     `select_frames`: so many of the frames, those that the question is about, are compressed, and the others dropped;
     two frames are not both chosen where (1 + cosine) / 2 of their embeddings is above `duplicate_similarity`, unless
     too few are left.
+
+    `strict`: a video that was cut off, or of whose frames one is lost or damaged, is an error and not a notice.
+    `max_input_mb`: the most that is fetched from an address or copied from a pipe.
     """
 
     frames: int = 32
@@ -58,6 +61,8 @@ class SamplingConfig:
     decoder: Literal["pyav", "decord"] = "pyav"
     select_frames: int | None = None
     duplicate_similarity: float = 0.95
+    strict: bool = False
+    max_input_mb: int = 4096
 
     def __post_init__(self) -> None:
         start, end = self.start_s or 0.0, self.end_s
@@ -76,6 +81,7 @@ class SamplingConfig:
                 0 <= self.duplicate_similarity <= 1,
                 f"must be in [0, 1], got {self.duplicate_similarity}",
             ),
+            max_input_mb=(self.max_input_mb >= 1, f"must be at least 1, got {self.max_input_mb}"),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,15 +63,14 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
         OutputError: as `check_writable`, or the disk is full.
     """
     check_writable(path, overwrite=overwrite)
+    # Made here and not by `tempfile`, whose files only their owner may read: the system applies the umask to this one.
+    temporary = path.parent / f".aot-{secrets.token_hex(8)}.part"
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aot-", suffix=".part")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise _explained(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())
         _place(temporary, path, overwrite=overwrite)
     except OSError as error:
         raise _explained(path, error) from error
@@ -91,12 +90,6 @@ def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists; pass --force to replace it") from None
     except OSError:  # no hard links on this file system
         temporary.replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _explained(path: Path, error: OSError) -> OutputError:

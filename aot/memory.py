@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,12 @@ from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
+_STATUS = Path("/proc/self/status")  # missing in some containers, and without a peak in some sandboxes
 _PHRASES = ("can't allocate memory", "you tried to allocate", "out of memory", "Cannot allocate memory")
 
 
 def peak_bytes() -> int | None:
-    """The most main memory this process has held; None where the system does not tell."""
+    """Return the most main memory this process has held; None where the system does not say."""
     if sys.platform == "win32":
         return None
     if sys.platform == "linux":
@@ -27,14 +29,17 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def held_bytes() -> int:
-    """The main memory this process holds now. Linux only."""
+def held_bytes() -> int | None:
+    """Return the main memory this process holds now; None where the system does not say. Linux only."""
     return _status_bytes("VmRSS")
 
 
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+def _status_bytes(name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

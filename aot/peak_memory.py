@@ -20,7 +20,7 @@ __all__ = ["PeakMemory", "peak_memory"]
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Bytes above what was held at the start. None where the system does not tell."""
+    """Bytes above what was held at the start. None where the system does not say."""
 
     host: int | None = None
     device: int | None = None
@@ -33,14 +33,15 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     held_host, held_device = _reset_host(), _reset_device(device)
     yield peak
     synchronize(device)
-    if held_host is not None:
-        peak.host = (peak_bytes() or 0) - held_host
+    most_host = peak_bytes()
+    if held_host is not None and most_host is not None:
+        peak.host = most_host - held_host
     if held_device is not None:
         peak.device = torch.cuda.max_memory_allocated(device) - held_device
 
 
 def _reset_host() -> int | None:
-    """Linux can forget a process's peak; the bytes held now, without what was freed but not given back."""
+    """Make Linux forget the process's peak; return the bytes held now, without what was freed but not given back."""
     if sys.platform != "linux":
         return None
     gc.collect()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import CompressedTokens
 
+if TYPE_CHECKING:
+    from aot.video import VideoFile
+
 __all__ = ["Compression", "answer", "answer_each", "check_same_model", "compress_video"]
 
 
@@ -36,7 +39,7 @@ class Compression:
 
 
 def compress_video(
-    path: str | Path,
+    source: str | Path | VideoFile,
     model: VideoModel,
     config: Config,
     on_progress: StageProgress = silent,
@@ -47,6 +50,8 @@ def compress_video(
     """Decode, encode and compress one video, segment by segment. With `sampling.select_frames`, those of its frames
     that score best for the questions, by the mean of each frame's scores. traced: leave a trace, for `aot.page`.
 
+    source: a path, an http or https address, "-" for standard input, or what `aot.video.open_file` yields.
+
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
     """
@@ -54,7 +59,7 @@ def compress_video(
     compressor = SegmentCompressor(model, config, clock, traced=traced)
     pictures = FramePictures(model.temporal_patch)
     on_frames = pictures.add if traced else None
-    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
+    video = EncodedVideo(source, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
     video.compress([compressor])
     tokens, origin = compressor.tokens(), compressor.provenance()
     trace = Trace(origin, pictures.files) if origin else None

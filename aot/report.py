@@ -40,6 +40,7 @@ class RetentionReport:
     """Per frame what was kept, per stage what it took, and the resolved settings, as plain values.
 
     budget_tokens: what the ratio promised; None where nothing is promised (method none, budget paper).
+    peak_bytes: the most memory held, by place; None where the system does not say.
     """
 
     visual_tokens: int
@@ -48,7 +49,7 @@ class RetentionReport:
     retention: float
     frames: tuple[FrameRetention, ...]
     stage_ms: Mapping[str, float]
-    peak_bytes: Mapping[str, int]
+    peak_bytes: Mapping[str, int | None]
     facts: Mapping[str, Any]
     model: Mapping[str, Any]
     video: Mapping[str, Any]

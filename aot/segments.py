@@ -30,7 +30,7 @@ from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, Provenance, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
-    from aot.video import OpenVideo
+    from aot.video import OpenVideo, VideoFile
 
 __all__ = ["EncodedVideo", "SegmentCompressor"]
 
@@ -50,7 +50,7 @@ class EncodedVideo:
 
     def __init__(
         self,
-        path: str | Path,
+        source: str | Path | VideoFile,
         model: VideoModel,
         sampling: SamplingConfig,
         needs: Needs,
@@ -61,7 +61,7 @@ class EncodedVideo:
     ) -> None:
         check_questions(sampling, questions)
         self._questions = questions
-        self._path, self._model, self._sampling, self._needs = path, model, sampling, needs
+        self._file, self._model, self._sampling, self._needs = source, model, sampling, needs
         self._clock, self._on_progress, self._on_frames = clock, on_progress, on_frames
         self._last: Tensor | None = None
         self._sampled = 0
@@ -93,7 +93,7 @@ class EncodedVideo:
         """
         from aot.video import open_video  # not above: a tokens file is asked without a decoder
 
-        with explained_memory(), open_video(self._path, self._sampling) as video:
+        with explained_memory(), open_video(self._file, self._sampling) as video:
             _check_uncut(len(video.plan.positions), self._sampling, self._model.temporal_patch)
             self._select(video)
             yield from self._encoded(video)

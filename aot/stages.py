@@ -49,9 +49,9 @@ class StageClock:
         synchronize(self.device)
         self.stage_ms[name] += (time.perf_counter() - start) * 1e3
 
-    def peak_bytes(self) -> dict[str, int]:
-        host = peak_bytes()
-        peaks = {} if host is None else {"host": host}
+    def peak_bytes(self) -> dict[str, int | None]:
+        """Return the most memory held, "host" and on a GPU "device"; None where the system does not say."""
+        peaks = {"host": peak_bytes()}
         if self.device.type == "cuda":
             peaks["device"] = torch.cuda.max_memory_allocated(self.device)
         return peaks

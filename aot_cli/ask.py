@@ -14,7 +14,7 @@ from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
 from aot_cli.reproduce import ask_words
-from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, unknown_words
+from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, opened_video, unknown_words
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -28,7 +28,10 @@ __all__ = ["ask"]
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def ask(
     source: Annotated[
-        str, typer.Argument(metavar="VIDEO|TOKENS", help="A video, a tokens file, or - for a video on stdin.")
+        str,
+        typer.Argument(
+            metavar="VIDEO|TOKENS", help="A video or its address, a tokens file, or - for a video on stdin."
+        ),
     ],
     given: Given,
     question: Annotated[str | None, typer.Argument(help="The question.", show_default=False)] = None,
@@ -116,8 +119,9 @@ class _Readable:
 
 
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
-    config = config_for_video(source, given)
-    model, result = compress_with_progress(source, config, questions=questions, traced=traced)
+    with opened_video(source, given) as video:
+        config = config_for_video(given)
+        model, result = compress_with_progress(video, config, questions=questions, traced=traced)
     return _Readable(config, result.tokens, result.report.to_dict(), model, result)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.run import check_video, config_with_model, load_with_progress, refuse_selection
+from aot_cli.run import config_with_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -33,7 +33,7 @@ _BUSY = 2.0  # times the quickest of equal runs
 def bench_video(
     context: typer.Context,
     given: Given,
-    clip: Annotated[Path | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
+    clip: Annotated[str | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
     synthetic: Annotated[
         str | None,
         typer.Option("--synthetic", metavar="shapes|onevision-0.5b|onevision-7b",
@@ -53,17 +53,16 @@ def bench_video(
 
     refuse_selection(given)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
-    if clip:
-        check_video(str(clip))
-    if synthetic is None:
-        config = config_with_model(given, base)
-        model = load_with_progress(config)
-    else:
-        config, model = _synthetic_model(synthetic, _without_model(given, context), base)
-    if not config.compresses:
-        raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
-    with _clip(clip) as path, StageBars() as bars, bars.stage("bench"):
-        times = time_video(path, model, config, question, rounds)
+    with _clip(clip, given) as path:
+        if synthetic is None:
+            config = config_with_model(given, base)
+            model = load_with_progress(config)
+        else:
+            config, model = _synthetic_model(synthetic, _without_model(given, context), base)
+        if not config.compresses:
+            raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
+        with StageBars() as bars, bars.stage("bench"):
+            times = time_video(path, model, config, question, rounds)
     found = {
         **asdict(times),
         "model": {"name": model.identity.name, **model.placement},
@@ -159,9 +158,11 @@ def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tupl
 
 
 @contextmanager
-def _clip(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
+def _clip(source: str | None, given: Given) -> Iterator[Path]:
+    """Yield the file of `source`, or one that is drawn; its index is part of what is timed."""
+    if source is not None:
+        with opened_video(source, given) as video:
+            yield video.path
         return
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene

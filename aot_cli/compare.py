@@ -11,7 +11,7 @@ from aot_cli.console import StageBars, notify, print_json
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
 from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
 from aot_cli.reproduce import command_for
-from aot_cli.run import config_for_video, load_with_progress, unknown_words
+from aot_cli.run import config_for_video, load_with_progress, opened_video, unknown_words
 
 if TYPE_CHECKING:
     from aot.evaluation import Answered, Condition
@@ -27,7 +27,7 @@ _COLUMNS = (
 
 @command(SAMPLING, MODEL, INNER, GENERATION)
 def compare(
-    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help="A video file or address.", show_default=False)],
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     given: Given,
     methods: Annotated[
@@ -48,27 +48,28 @@ def compare(
     from aot.report import versions
 
     names = named_methods(methods)
-    check_page(html, str(video), force=force)
-    config = config_for_video(str(video), given, names)
-    shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
-    conditions = build_conditions(config, names, shares)
-    model = load_with_progress(config)
-    notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
-    item = Item(id="compare", video=video, question=question, answer="")
-    rows: list[dict[str, Any]] = []
-    witness = Witness(model.temporal_patch) if html else None
-    of_key = {condition.key: condition for condition in conditions}
-    with StageBars() as bars:
-        todo = [(condition, [item]) for condition in conditions]
-        answering = answer_video(video, model, todo, notices.append, measure_memory=True, witness=witness)
-        for done, found in enumerate(answering, 1):
-            bars("compare", done, len(conditions))
-            if isinstance(found, Refusal):
-                notices.append(f"{found.condition.key} is left out: {found.error}")
-            else:
-                answered = found[0]
-                rows.append(_row(answered, of_key[answered.condition]))
-                shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
+    check_page(html, video, force=force)
+    with opened_video(video, given) as file:
+        config = config_for_video(given, names)
+        shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
+        conditions = build_conditions(config, names, shares)
+        model = load_with_progress(config)
+        notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
+        item = Item(id="compare", video=Path(video), question=question, answer="")
+        rows: list[dict[str, Any]] = []
+        witness = Witness(model.temporal_patch) if html else None
+        of_key = {condition.key: condition for condition in conditions}
+        with StageBars() as bars:
+            todo = [(condition, [item]) for condition in conditions]
+            answering = answer_video(file, model, todo, notices.append, measure_memory=True, witness=witness)
+            for done, found in enumerate(answering, 1):
+                bars("compare", done, len(conditions))
+                if isinstance(found, Refusal):
+                    notices.append(f"{found.condition.key} is left out: {found.error}")
+                else:
+                    answered = found[0]
+                    rows.append(_row(answered, of_key[answered.condition]))
+                    shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
     notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
     notify(notices)
     if not rows:
@@ -76,13 +77,13 @@ def compare(
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
     if html and witness:
-        words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
+        words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
         command = command_for(words, config, leave_out=("method", "ratio"))
         of_model = {"name": model.identity.name, **model.placement}
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
         tell_of_page(html)
     if as_json:
-        told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
+        told = {"source": video, "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
         return
     from aot_cli.render import comparison, print_result

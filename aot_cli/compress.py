@@ -10,14 +10,14 @@ import typer
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
-from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
+from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
 
 __all__ = ["compress"]
 
 
 @command(SAMPLING, MODEL, COMPRESSION)
 def compress(
-    video: Annotated[str, typer.Argument(help="A video file, or - for stdin.", show_default=False)],
+    video: Annotated[str, typer.Argument(help="A video file or address, or - for stdin.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="tokens.pt or tokens.safetensors.")],
     given: Given,
     report: Annotated[
@@ -40,8 +40,9 @@ def compress(
     if report:
         _check_report(report, output, force)
     check_page(html, video, force=force)
-    config = config_for_video(video, given)
-    _, result = compress_with_progress(video, config, traced=html is not None)
+    with opened_video(video, given) as file:
+        config = config_for_video(given)
+        _, result = compress_with_progress(file, config, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
         _write_report(report, result.report, force)

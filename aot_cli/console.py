@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -139,6 +139,10 @@ class StageBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def megabytes(self, stage: str) -> Callable[[int, int], None]:
+        """Return a function that takes how many bytes are done, and of how many."""
+        return lambda done, whole: self(stage, done // 10**6, whole // 10**6)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

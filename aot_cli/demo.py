@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aot.config import Config
     from aot.shapes.questions import QA
     from aot.shapes.world import Scene
+    from aot.video import VideoFile
     from aot_cli.render_pictures import ClipStrips
 
 __all__ = ["demo"]
@@ -46,6 +47,7 @@ def demo(
     from aot.settings import resolve_config
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
+    from aot.video import open_file
 
     started = time.perf_counter()
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
@@ -53,14 +55,15 @@ def demo(
     scene = sample_scene(_SEED)
     write_clip(scene, clip)
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
-    found = describe_video(str(clip), config)
-    report, answers = _ask_both_ways(scene, clip, tokens, page, config)
+    with open_file(clip) as video:
+        found = describe_video(video.index, config)
+        report, answers = _ask_both_ways(scene, video, tokens, page, config)
+        strips = strips_of_file(video, found, config.sampling) if shows_pictures() and not as_json else None
     seconds = time.perf_counter() - started
     if as_json:
         facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
         print_json({"clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
     else:
-        strips = strips_of_file(str(clip), found, config.sampling) if shows_pictures() else None
         _show(clip, tokens, page, found, strips, report, answers)
         print(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
@@ -69,14 +72,14 @@ def demo(
 
 
 def _ask_both_ways(
-    scene: Scene, clip: Path, tokens: Path, page: Path, config: Config
+    scene: Scene, video: VideoFile, tokens: Path, page: Path, config: Config
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The report of the compression, and every question's right answer and the model's two."""
     from aot.pipeline import answer
     from aot.tokens_file import save_tokens
 
-    model, kept = compress_with_progress(str(clip), config, traced=True)
-    _, everything = compress_with_progress(str(clip), replace(config, method="none"), model)
+    model, kept = compress_with_progress(video, config, traced=True)
+    _, everything = compress_with_progress(video, replace(config, method="none"), model)
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
     for qa in _questions(scene):
@@ -85,7 +88,7 @@ def _ask_both_ways(
             row[name] = "".join(answer(model, given.tokens, row["question"], config))
         rows.append(row)
     pairs = [(row["question"], row["kept"]) for row in rows]
-    words = ask_words(str(clip), [question for question, _ in pairs])
+    words = ask_words(str(video.path), [question for question, _ in pairs])
     compression_page(page, kept, config, words, force=True, answers=pairs)
     return kept.report.to_dict(), rows
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.types import Clip, CompressedTokens
+    from aot.video import FrameIndex
     from aot_cli.render_pictures import ClipStrips
 
 __all__ = ["describe_video", "described", "groupings", "show"]
 
 
-def describe_video(source: str, config: Config) -> dict[str, Any]:
+def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
     """What is known of a video without a model."""
     from aot.config import BUNDLED_MODEL
     from aot.types import Clip
-    from aot.video import plan_frames, probe, segment_lengths
+    from aot.video import plan_frames, segment_lengths
 
-    index = probe(source)
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
     settings = config.aot.clips

@@ -12,11 +12,12 @@ from aot_cli.console import StageBars, notify, print_json
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
-from aot_cli.run import compress_with_progress, config_for_video, refuse_selection
+from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.pipeline import Compression
+    from aot.video import VideoFile
     from aot_cli.render_pictures import ClipStrips
 
 __all__ = ["inspect_command"]
@@ -25,7 +26,7 @@ __all__ = ["inspect_command"]
 @command(SAMPLING, MODEL, COMPRESSION)
 def inspect_command(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or a tokens file.")],
+    source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or its address, or a tokens file.")],
     given: Given,
     overlay: Annotated[
         Path | None,
@@ -63,8 +64,9 @@ def inspect_command(
             found, strips = _describe_compression(source, given, html, overlay, force=force, pictured=pictured)
         else:
             config = given.config()
-            found = describe_video(source, config)
-            strips = strips_of_file(source, found, config.sampling) if pictured else None
+            with opened_video(source, given) as video:
+                found = describe_video(video.index, config)
+                strips = strips_of_file(video, found, config.sampling) if pictured else None
     notify(found["notices"])
     if overlay:
         notify([f"the overlay is in {overlay}"])
@@ -92,17 +94,18 @@ def _describe_compression(
     """The report and, if `pictured`, strips for it; page and overlay are written."""
     from aot_cli.strips import strips_of_trace
 
-    config = config_for_video(source, given)
-    _, result = compress_with_progress(source, config, traced=bool(pictured or html or overlay))
-    found = described(result.report.to_dict(), result.tokens)
-    compression_page(html, result, config, ["inspect", source], force=force)
-    if overlay:
-        _write_overlay(source, overlay, result, config, force=force)
-        found["overlay"] = str(overlay)
+    with opened_video(source, given) as video:
+        config = config_for_video(given)
+        _, result = compress_with_progress(video, config, traced=bool(pictured or html or overlay))
+        found = described(result.report.to_dict(), result.tokens)
+        compression_page(html, result, config, ["inspect", source], force=force)
+        if overlay:
+            _write_overlay(video, overlay, result, config, force=force)
+            found["overlay"] = str(overlay)
     return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
 
 
-def _write_overlay(source: str, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
+def _write_overlay(video: VideoFile, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
     from aot.overlay import token_fates, write_overlay
 
     assert result.trace is not None
@@ -112,4 +115,4 @@ def _write_overlay(source: str, overlay: Path, result: Compression, config: Conf
         def tell(done: int, frames: int) -> None:
             bars("overlay", done, frames)
 
-        write_overlay(source, overlay, tokens, config.sampling, tell, overwrite=force)
+        write_overlay(video, overlay, tokens, config.sampling, tell, overwrite=force)

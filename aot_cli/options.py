@@ -100,6 +100,8 @@ SAMPLING = (
             metavar="K",
         ),
         Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),
+        Setting("sampling.strict", bool, "Refuse a video that is damaged or cut off.", ("--strict/--no-strict",)),
+        Setting("sampling.max_input_mb", int, "Most to fetch from an address or copy from a pipe.", metavar="MB"),
     ),
 )
 MODEL = (

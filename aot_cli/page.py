@@ -129,7 +129,7 @@ def _compared(
         visual_tokens=shared["visual_tokens"],
         budget_tokens=row["budget_tokens"] if condition.config.compresses else None,
         costs_ms=costs,
-        peak_bytes={} if row["answer_bytes"] is None else {"answering": row["answer_bytes"]},
+        peak_bytes={"answering": row["answer_bytes"]},
         command=command,
         config=condition.config.to_dict(),
         answers=[(question, row["answer"])],

@@ -133,7 +133,7 @@ def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[Rendera
     answers.add_column(overflow="fold")
     for row in rows:
         times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
-        memory = "" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
+        memory = "not known" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
         head = (row["method"], f"{row['ratio']:.0%}", str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
         table.add_row(*map(Text, (*head, *times, memory)))
         answers.add_row(Text(row["condition"]), Text(row["answer"]))

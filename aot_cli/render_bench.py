@@ -29,9 +29,9 @@ def bench_table(found: Mapping[str, Any]) -> Table:
         speedup = found["speedup"].get(name)
         cells = (_spread(arm["figures"][name]) for arm in (plain, kept))
         table.add_row(title, *cells, f"{speedup['median']:.2f} x" if speedup else "")
-    for name, title in (("host_bytes", "peak host MB"), ("device_bytes", "peak device MB")):
-        if plain[name] is not None:
-            table.add_row(title, *(f"{arm[name] / 1e6:.0f}" for arm in (plain, kept)), "")
+    table.add_row("peak host MB", *(_megabytes(arm["host_bytes"]) for arm in (plain, kept)), "")
+    if plain["device_bytes"] is not None:
+        table.add_row("peak device MB", *(_megabytes(arm["device_bytes"]) for arm in (plain, kept)), "")
     return table
 
 
@@ -52,11 +52,15 @@ def compressor_table(found: Mapping[str, Any]) -> Table:
             table.add_row(title, _spread(found["figures"][name]))
     extra = found["extra_host_bytes"] if found["extra_device_bytes"] is None else found["extra_device_bytes"]
     table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.3g}")
-    if extra is not None:
-        table.add_row("peak beyond them", f"{extra / 1e6:.3g} MB, {extra / found['feature_bytes']:.2f} x")
+    peak = "not known" if extra is None else f"{extra / 1e6:.3g} MB, {extra / found['feature_bytes']:.2f} x"
+    table.add_row("peak beyond them", peak)
     table.add_row("copy GB/s", f"{found['copy_bytes_per_s'] / 1e9:.1f}")
     table.add_row("features once through, share of a copy", f"{found['of_copy']:.1%}")
     return table
+
+
+def _megabytes(size_bytes: int | None) -> str:
+    return "not known" if size_bytes is None else f"{size_bytes / 1e6:.0f}"
 
 
 def _spread(figure: Mapping[str, float]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
@@ -12,14 +13,15 @@ if TYPE_CHECKING:
     from aot.config import Config
     from aot.models import VideoModel
     from aot.pipeline import Compression
+    from aot.video import VideoFile
     from aot_cli.options import Given
 
 __all__ = [
-    "check_video",
     "compress_with_progress",
     "config_for_video",
     "config_with_model",
     "load_with_progress",
+    "opened_video",
     "refuse_selection",
     "unknown_words",
 ]
@@ -47,11 +49,10 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     return given.config(merge_settings(base or {}, model_settings(name)))
 
 
-def config_for_video(source: str, given: Given, methods: Sequence[str] | None = None) -> Config:
-    """`config_with_model` for one video, which is looked at before anything is said or loaded. A line tells of settings
-    given for other methods than those that compress it: `methods`, or that of the configuration.
+def config_for_video(given: Given, methods: Sequence[str] | None = None) -> Config:
+    """`config_with_model` for one video. A line tells of settings given for other methods than those that compress it:
+    `methods`, or that of the configuration.
     """
-    check_video(source)
     config = config_with_model(given)
     used = [name.partition("+")[0] for name in methods or [config.method]]
     notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
@@ -97,7 +98,7 @@ def load_with_progress(config: Config) -> VideoModel:
 
 
 def compress_with_progress(
-    source: str,
+    video: VideoFile,
     config: Config,
     model: VideoModel | None = None,
     questions: Sequence[str] = (),
@@ -109,7 +110,7 @@ def compress_with_progress(
     from aot.pipeline import compress_video
 
     with StageBars() as bars:
-        return model, compress_video(source, model, config, bars, questions, traced=traced)
+        return model, compress_video(video, model, config, bars, questions, traced=traced)
 
 
 def refuse_selection(given: Given) -> None:
@@ -125,15 +126,21 @@ def refuse_selection(given: Given) -> None:
         check_questions(sampling, ())
 
 
-def check_video(path: str) -> None:
-    """
+@contextmanager
+def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
+    """Fetch, copy or just read `source` and index its frames, once for all that follows and before anything is loaded.
+
     Raises:
-        VideoError: `path` is no video, or a tokens file.
+        ConfigError: the settings are wrong, which is seen before a download.
+        VideoError: `source` is no video, or a tokens file.
     """
     from aot.tokens_file import is_tokens_file
-    from aot.video import probe
+    from aot.video import open_file
 
-    if is_tokens_file(path):
-        raise VideoError(f"{path} is a tokens file already; name a video")
-    if path != "-":
-        probe(path)
+    sampling = given.config().sampling
+    if is_tokens_file(source):
+        raise VideoError(f"{source} is a tokens file already; name a video")
+    with ExitStack() as stack:
+        with StageBars() as bars:
+            video = stack.enter_context(open_file(source, sampling, bars.megabytes("fetch")))
+        yield video

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import AOTError
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aot.config import SamplingConfig
+    from aot.video import VideoFile
 
 __all__ = ["strips_of_file", "strips_of_trace"]
 
@@ -28,19 +28,17 @@ def strips_of_trace(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStr
     return ClipStrips(clips, pictures, size)
 
 
-def strips_of_file(source: str, found: Mapping[str, Any], sampling: SamplingConfig) -> ClipStrips | None:
-    """The groupings of what was found, with pictures decoded for it; None where the file cannot be read once more."""
+def strips_of_file(video: VideoFile, found: Mapping[str, Any], sampling: SamplingConfig) -> ClipStrips | None:
+    """The groupings of what was found, with pictures decoded for it; None where they do not decode."""
     size, clips = _size(found), _clips(found)
-    if not Path(source).is_file():
-        return None
     try:
-        return ClipStrips(clips, _decoded(source, sampling, _shown_times(clips), size), size)
+        return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
     except AOTError:  # what the packets tell is told all the same
         return None
 
 
 def _decoded(
-    source: str, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
+    file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
 ) -> dict[int, NDArray[np.uint8]]:
     """Pictures by the frame's number, of those that decode."""
     from aot.pictures import shrunk
@@ -48,7 +46,7 @@ def _decoded(
 
     frame_at = {time: frame for frame, time in times_s.items()}
     small = {}
-    with StageBars() as bars, open_video(source, sampling) as video, video.pictures(frame_at) as pictures:
+    with StageBars() as bars, open_video(file, sampling) as video, video.pictures(frame_at) as pictures:
         for done, (time, picture) in enumerate(pictures, 1):
             small[frame_at[time]] = shrunk(picture, size)
             bars("decode", done, len(frame_at))

@@ -55,9 +55,12 @@ def write(
     size: tuple[int, int] = (WIDTH, HEIGHT),
     rate: int = RATE,
     first: int = 0,
+    title: str | None = None,
 ) -> Path:
     """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if times_ms is not None:
@@ -98,6 +101,35 @@ def write_two_streams(path: Path, small: int, large: int) -> Path:
                 picture = draw(first + k, stream.width, stream.height)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
+    return path
+
+
+def write_late_sound(path: Path, folder: Path) -> Path:
+    """A .ts file of 30 noisy frames with sound from frame 20 to 24 only, after FFmpeg has looked for streams."""
+    parts = [
+        _noise(folder / f"part{first}{path.suffix}", first, count, sound=first == 20)
+        for first, count in ((0, 20), (20, 4), (24, 6))
+    ]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+def _noise(path: Path, first: int, count: int, *, sound: bool) -> Path:
+    random = np.random.default_rng(first)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=RATE, options={"qmin": "1", "qmax": "2"})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 640, 480, "yuv420p", 60_000_000
+        voice = container.add_stream("mp2", rate=44100, layout="mono") if sound else None
+        for number in range(first, first + count):
+            frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (480, 640, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if voice is not None:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16", layout="mono")
+            silence.rate, silence.pts, silence.time_base = 44100, first * 44100 // RATE, Fraction(1, 44100)
+            container.mux(voice.encode(silence))
+            container.mux(voice.encode())
     return path
 
 

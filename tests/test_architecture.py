@@ -53,7 +53,7 @@ ARROWS = {
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
         "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.pictures", "aot.report",
-        "aot.segments", "aot.stages",
+        "aot.segments", "aot.stages", "aot.video",
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {

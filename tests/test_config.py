@@ -147,7 +147,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
         "sampling.fps must be above 0, got -1",
         "unknown setting sampling.every "
         "(valid: frames, fps, start_s, end_s, max_frames, segment_frames, spacing, decoder, "
-        "select_frames, duplicate_similarity)",
+        "select_frames, duplicate_similarity, strict, max_input_mb)",
         "model.dtype must be auto or float32 or bfloat16 or float16, got 'int8'",
         "aot.anchors.count must be at least 1, got 0",
         "aot.anchors.local_ratio must be in [0, 1], got 7",

@@ -108,10 +108,16 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> 
     before = os.umask(umask)
     try:
         write_whole(tmp_path / "a.txt", write(), overwrite=False)
-        assert os.umask(umask) == umask
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: another thread's new file would get other permissions."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+    write_whole(tmp_path / "a.txt", write(), overwrite=False)
+    assert names(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

@@ -28,7 +28,7 @@ from aot.segments import EncodedVideo, SegmentCompressor
 from aot.selection import check_questions
 from aot.stages import StageClock
 from aot.types import CompressedTokens, Needs, VisualTokens
-from aot.video import probe
+from aot.video import VideoFile, probe
 
 __all__ = ["Refusal", "answer_video", "evaluate"]
 
@@ -124,7 +124,7 @@ class Refusal:
 
 
 def answer_video(
-    video: Path,
+    video: Path | VideoFile,
     model: VideoModel,
     missing: Sequence[tuple[Condition, Sequence[Item]]],
     on_notice: Callable[[str], None],
@@ -149,7 +149,7 @@ def answer_video(
 
 
 def _answer_encoding(
-    video: Path,
+    video: Path | VideoFile,
     model: VideoModel,
     attempts: Sequence[_Attempt],
     on_notice: Callable[[str], None],

@@ -20,8 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from aot.errors import ConfigError, OutputError, VideoError, first_line
 from aot.files import check_writable, write_whole
 from aot.overlay.paint import Painter, TokenFates
-from aot.video import open_video
-from aot.video.source import source_name
+from aot.video import VideoFile, open_video
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -42,17 +41,14 @@ _AHEAD = 4  # frames decoded while others are drawn and encoded
 OnFrame = Callable[[int, int], None]  # (done, all)
 
 
-def check_overlay(source: str | Path, output: Path, *, overwrite: bool) -> None:
+def check_overlay(source: str | Path | VideoFile, output: Path, *, overwrite: bool) -> None:
     """Fail early, before the long work that `write_overlay` comes after.
 
     Raises:
-        VideoError: the source is a stream, which cannot be read once more.
         ConfigError: the name does not end in .mp4.
         OutputError: it is the source's own or cannot be written, or PyAV has no encoder.
     """
-    file = Path(source)
-    if str(source) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
-        raise VideoError(f"an overlay reads its clip twice, {source_name(source)} only once: save it to a file first")
+    file = source.path if isinstance(source, VideoFile) else Path(source)
     if output.suffix.lower() != ".mp4":
         raise ConfigError(f"{output} must end in .mp4, the only format an overlay is written in")
     if output.exists() and file.exists() and output.samefile(file):
@@ -68,7 +64,7 @@ def check_overlay(source: str | Path, output: Path, *, overwrite: bool) -> None:
 
 
 def write_overlay(
-    source: str | Path,
+    source: str | Path | VideoFile,
     output: Path,
     tokens: TokenFates,
     sampling: SamplingConfig,
@@ -80,7 +76,7 @@ def write_overlay(
     sound; upright, at their own size (an odd one grows by a pixel), each shown as long as it was, from 0 on.
 
     Raises:
-        VideoError: as `aot.video.open_video` and `check_overlay`, or no frame decodes.
+        VideoError: as `aot.video.open_video`, or no frame decodes.
         ConfigError, OutputError: as `check_overlay`, or the disk is full.
     """
     check_overlay(source, output, overwrite=overwrite)

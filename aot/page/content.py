@@ -44,7 +44,7 @@ class ShownVideo:
 @dataclass(frozen=True)
 class ShownRun:
     """One method at one ratio. frames: a row for each encoded frame. budget_tokens: what was promised, if anything was.
-    answers: (question, answer) pairs. peak_bytes: the most at any time. command: what does the same
+    answers: (question, answer) pairs. peak_bytes: the most at any time, None if not known. command: what does the same
     again. config: plain values.
     """
 
@@ -55,7 +55,7 @@ class ShownRun:
     visual_tokens: int
     budget_tokens: int | None
     costs_ms: Mapping[str, float]
-    peak_bytes: Mapping[str, int]
+    peak_bytes: Mapping[str, int | None]
     command: str
     config: Mapping[str, Any]
     answers: Sequence[tuple[str, str]] = ()

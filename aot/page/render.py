@@ -44,6 +44,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
         timelines=[timeline(run.frames, most) for run, most in zip(runs, _axes(runs), strict=True)],
         open_runs=_open_runs(runs),
         legend=_legend(runs),
+        megabytes=_megabytes,
         frames=count,
         shown=len(shown_frames(count)),
         configs=[json.dumps(run.config, indent=2, ensure_ascii=False) for run in runs],
@@ -52,6 +53,10 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=_for_script({**drawn(video, runs), "names": {int(fate): name for fate, (name, _) in _FATES.items()}}),
     )
+
+
+def _megabytes(size_bytes: int | None) -> str:
+    return "not known" if size_bytes is None else f"{size_bytes / 1e6:,.0f}"
 
 
 def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:

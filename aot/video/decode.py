@@ -13,10 +13,9 @@ from aot.errors import VideoError
 from aot.types import VideoFrames
 from aot.video import decode_decord, decode_pyav
 from aot.video.ahead import read_ahead
+from aot.video.file import open_file
 from aot.video.picture import resize
-from aot.video.probe import index_file
 from aot.video.sampling import plan_frames, segment_lengths
-from aot.video.source import open_source, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aot.config import SamplingConfig
+    from aot.video.file import VideoFile
     from aot.video.picture import Picture
     from aot.video.probe import FrameIndex
     from aot.video.sampling import FramePlan
@@ -68,25 +68,26 @@ def open_frames(
 
 
 @contextmanager
-def open_video(path: str | Path, sampling: SamplingConfig) -> Iterator[OpenVideo]:
-    """A video whose frames can be read more than once, even from standard input.
+def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iterator[OpenVideo]:
+    """Yield a video whose frames can be read more than once, even from standard input or an address.
 
     Raises:
-        VideoError: the file is unreadable, or the range holds no frame.
+        VideoError: the file is unreadable or, where `sampling` is strict, cut off; or the range holds no frame.
     """
-    with open_source(path) as file:
-        index = index_file(file, source_name(path))
-        yield OpenVideo(file, index, plan_frames(index, sampling), sampling.decoder)
+    with open_file(source, sampling) as file:
+        plan = plan_frames(file.index, sampling)
+        yield OpenVideo(file.path, file.index, plan, sampling.decoder, sampling.strict)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenVideo:
-    """A file and what is to be read of it."""
+    """A file and what is to be read of it. strict: damage is an error."""
 
     file: Path
     index: FrameIndex
     plan: FramePlan
     decoder: str
+    strict: bool = False
 
     @contextmanager
     def frames(
@@ -95,7 +96,7 @@ class OpenVideo:
         """As `open_frames`; of the planned frames all, or those shown at `times_s`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
         with self._pictures(plan) as pictures:
-            stream = FrameStream(self.index, plan, pictures, size)
+            stream = FrameStream(self.index, plan, pictures, size, strict=self.strict)
             if not ahead:
                 yield stream
                 return
@@ -127,11 +128,13 @@ class FrameStream:
         plan: FramePlan,
         pictures: Generator[Picture, None, None],
         size: tuple[int, int] | None,
+        *,
+        strict: bool = False,
     ) -> None:
         self.source, self.planned = index.info, len(plan.positions)
         self.images = self._resized(pictures, size)
         self.decode_ms = 0.0
-        self._index, self._plan = index, plan
+        self._plan, self._strict = plan, strict
         self._kept: set[int] = set()
         self._damaged: set[int] = set()
 
@@ -139,7 +142,7 @@ class FrameStream:
         """Runs of up to `most` frames, about equally long; once only. All but the last are multiples of `together`.
 
         Raises:
-            VideoError: none of the frames decodes.
+            VideoError: none of the frames decodes or, where the sampling is strict, one is lost or damaged.
             ConfigError: the decoder asked for is not installed.
         """
         import torch
@@ -169,8 +172,11 @@ class FrameStream:
         self, pictures: Generator[Picture, None, None], size: tuple[int, int] | None
     ) -> Generator[tuple[int, Tensor], None, None]:
         """Position and image [3, H, W] of every frame that decodes."""
+        awaited = iter(self._plan.positions)
         start = time.perf_counter()
         for picture in pictures:
+            if self._strict and (picture.position != next(awaited) or picture.damaged):
+                raise self._refusal(picture.position)
             image = resize(picture.rgb, size)
             size = (image.shape[1], image.shape[2])  # the first frame's holds for all: a stream may change it midway
             if picture.damaged:
@@ -178,22 +184,19 @@ class FrameStream:
             self.decode_ms += (time.perf_counter() - start) * 1e3
             yield picture.position, image
             start = time.perf_counter()
+        if self._strict and (lost := next(awaited, None)) is not None:
+            raise self._refusal(lost)
+
+    def _refusal(self, position: int) -> VideoError:
+        time_s = self._plan.timestamps_s[self._plan.positions.index(position)]
+        return VideoError(
+            f"{self.source.path} is damaged near {time_s:.1f} s, which --strict refuses: copy the file again"
+        )
 
     @property
     def notices(self) -> tuple[str, ...]:
         """One sentence for each thing the user should know, when all segments were read."""
-        damage = _damage_notices(self._plan, self._kept, self._damaged)
-        return (*_header_notice(self._index), *self._plan.notices, *damage)
-
-
-def _header_notice(index: FrameIndex) -> tuple[str, ...]:
-    found_s, announced_s = index.info.duration_s, index.header_duration_s
-    # Sound often runs on a little after the last picture.
-    if found_s >= 0.95 * announced_s - 0.5:
-        return ()
-    return (
-        f"the file announces {announced_s:.1f} s but its pictures end after {found_s:.1f} s; it may have been cut off",
-    )
+        return (*self._plan.notices, *_damage_notices(self._plan, self._kept, self._damaged))
 
 
 def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[int]) -> tuple[str, ...]:
@@ -202,12 +205,12 @@ def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[
     notices = []
     if lost:
         notices.append(
-            f"{len(lost)} of {planned} sampled frames could not be decoded "
-            f"(damaged data near {times[lost[0]]:.1f} s); going on with {len(kept)}"
+            f"the video is damaged: {len(lost)} of {planned} sampled frames are lost "
+            f"(the first at {times[lost[0]]:.1f} s); going on with {len(kept)}"
         )
     if damaged:
         notices.append(
             f"{len(damaged)} of {planned} sampled frames are damaged or follow damaged data "
-            f"(near {times[min(damaged)]:.1f} s) and may look wrong"
+            f"(the first at {times[min(damaged)]:.1f} s) and may look wrong"
         )
     return tuple(notices)

@@ -13,7 +13,8 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
-from aot.video.source import open_container, open_source, packets, source_name
+from aot.video.pyav import as_fraction
+from aot.video.source import open_container, packets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["FrameIndex", "index_file", "probe"]
+__all__ = ["FrameIndex", "index_file"]
 
 _DEFAULT_FPS = Fraction(25)
 _ROTATION_PACKETS = 64
@@ -55,21 +56,12 @@ class FrameIndex:
         return tuple((pts - first) * numerator / denominator for pts in self.pts)
 
 
-def probe(path: str | Path) -> FrameIndex:
-    """Read a video's frame times without decoding it (one picture is decoded, for the rotation).
-
-    The main stream is the largest, then the longest; cover art does not count. `info.width` and
-    `info.height` are as displayed, so after rotation; pixels that are not square are left so.
+def index_file(file: Path, name: str) -> FrameIndex:
+    """Return the index of a file that is known to exist; messages and `info.path` call it `name`.
 
     Raises:
-        VideoError: nothing there to read, not a video, cut off, or without a picture.
+        VideoError: not a video, cut off, or without a picture.
     """
-    with open_source(path) as file:
-        return index_file(file, source_name(path))
-
-
-def index_file(file: Path, name: str) -> FrameIndex:
-    """`probe` for a file that is known to exist; messages and `info.path` call it `name`."""
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
         scans = {stream.index: _Scan(stream) for stream in streams}
@@ -124,7 +116,7 @@ def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
 
 def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int) -> FrameIndex:
     stream = scan.stream
-    time_base = stream.time_base or Fraction(1, 1_000_000)
+    time_base = as_fraction(stream.time_base) or Fraction(1, 1_000_000)
     times, counted = _frame_times(container, scan, time_base)
     key_times = {time for time, packet in zip(times, scan.packets, strict=True) if packet[2]}
     pts = sorted(set(times))
@@ -170,7 +162,8 @@ def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) ->
 
 
 def _nominal_ticks(stream: VideoStream, time_base: Fraction) -> Fraction:
-    return 1 / ((stream.average_rate or stream.guessed_rate or _DEFAULT_FPS) * time_base)
+    rate = as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or _DEFAULT_FPS
+    return 1 / (rate * time_base)
 
 
 def _mean_ticks(pts: Sequence[int]) -> Fraction:

@@ -44,19 +44,44 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
     """Choose the frames that `sampling` asks for, among those shown from start_s to end_s (both included).
 
     Raises:
-        VideoError: no frame is shown in the range.
+        VideoError: no frame is shown in the range or, where `sampling` is strict, the file was cut off.
     """
+    cut_off = _cut_off_notices(index)
+    if sampling.strict and cut_off:
+        raise VideoError(f"{index.info.path}: {cut_off[0]}, which --strict refuses: copy or download it again")
     times = index.times_s()
     candidates = _frames_in_range(index, times, sampling)
     if sampling.fps is not None:
         chosen, notices = _per_second(index, times, candidates, sampling, sampling.fps)
     elif len(candidates) <= sampling.frames:
-        chosen, notices = list(candidates), _too_few(len(candidates), sampling)
+        chosen, notices = list(candidates), _too_few(len(candidates), index, sampling)
     elif sampling.spacing == "time":
         chosen, notices = _evenly_in_time(times, candidates, sampling.frames, _tolerance_s(index))
     else:
         chosen, notices = [candidates[k] for k in spread(len(candidates), sampling.frames)], ()
+    notices = (*cut_off, *_picture_notices(index), *notices)
     return FramePlan(tuple(chosen), tuple(times[position] for position in chosen), notices)
+
+
+def _cut_off_notices(index: FrameIndex) -> tuple[str, ...]:
+    found_s, announced_s = index.info.duration_s, index.header_duration_s
+    # Sound often runs on a little after the last picture.
+    if found_s >= 0.95 * announced_s - 0.5:
+        return ()
+    return (
+        f"the file announces {announced_s:.1f} s but its pictures end after {found_s:.1f} s; it may have been cut off",
+    )
+
+
+def _picture_notices(index: FrameIndex) -> tuple[str, ...]:
+    if not _is_picture(index):
+        return ()
+    return (f"{index.info.path} is a picture: one frame, in which nothing moves or happens",)
+
+
+def _is_picture(index: FrameIndex) -> bool:
+    """Return whether there is one frame, and not one left of a video that was cut off."""
+    return index.info.frames == 1 and index.info.header_frames <= 1 and not _cut_off_notices(index)
 
 
 def spread(count: int, picks: int) -> list[int]:
@@ -82,8 +107,8 @@ def _frames_in_range(index: FrameIndex, times: Sequence[float], sampling: Sampli
     return range(first, stop)
 
 
-def _too_few(found: int, sampling: SamplingConfig) -> tuple[str, ...]:
-    if found == sampling.frames:
+def _too_few(found: int, index: FrameIndex, sampling: SamplingConfig) -> tuple[str, ...]:
+    if found == sampling.frames or _is_picture(index):
         return ()
     where = "video" if sampling.start_s is None and sampling.end_s is None else "range"
     if found == 1:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-import av
 import av.logging
 from av.error import FFmpegError
 
+from aot.config import SamplingConfig
 from aot.errors import VideoError
+from aot.video.download import is_address, pieces_of_address
+from aot.video.pyav import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["open_container", "open_source", "packets", "source_name"]
+__all__ = ["OnBytes", "open_container", "open_source", "packets", "source_name"]
+
+OnBytes = Callable[[int, int], None]  # (done, all)
+Pieces = Generator[tuple[bytes, int], None, None]  # with the size of the whole, 0 if it is not known
+
+_MEGABYTE = 10**6
+_PIECE_BYTES = 2**18
 
 # A demuxer that fails this often in a row is not going to reach readable data again.
 _MAX_READ_FAILURES = 50
@@ -34,52 +42,81 @@ def source_name(path: str | Path) -> str:
 
 
 @contextmanager
-def open_source(path: str | Path) -> Iterator[Path]:
-    """Yield a readable, non-empty, seekable file for `path`.
+def open_source(
+    source: str | Path, limit_mb: int = SamplingConfig().max_input_mb, on_bytes: OnBytes | None = None
+) -> Iterator[Path]:
+    """Yield a readable, non-empty, seekable file for `source`.
 
-    "-" (standard input) and pipes such as <(command) are copied to a temporary file, which is gone
-    afterwards, also after an exception.
+    An http or https address, "-" (standard input) and pipes such as <(command) are copied to a temporary
+    file, which is gone afterwards, also after an exception. `on_bytes(done, all)` follows a download.
 
     Raises:
-        VideoError: the path is missing, a directory or empty, or the copy does not fit on the disk.
+        VideoError: the file is missing, a directory or empty, the address does not serve a file, or the
+            copy is larger than `limit_mb` or does not fit on the disk.
     """
-    file = Path(path)
-    if str(path) != "-" and not file.exists():
-        raise VideoError(_missing(path))
-    if file.is_dir():
-        raise VideoError(f"{path} is a directory: name one video file in it")
-    if file.is_file():
+    file = Path(source)
+    if is_address(source):
+        pieces = pieces_of_address(str(source))
+    elif str(source) == "-":
+        pieces = _pieces_of_standard_input()
+    elif not file.exists():
+        raise VideoError(_missing(source))
+    elif file.is_dir():
+        raise VideoError(f"{source} is a directory: name one video file in it")
+    elif file.is_file():
         if file.stat().st_size == 0:
-            raise VideoError(f"{path} is empty (0 bytes): copy or download it again")
+            raise VideoError(f"{source} is empty (0 bytes): copy or download it again")
         yield file
         return
+    else:
+        pieces = _pieces_of_pipe(file)
     with tempfile.TemporaryDirectory(prefix="aot-") as folder:
-        copy = Path(folder, "stdin")
-        _copy_stream(path, copy)
+        copy = Path(folder, "copy")
+        with closing(pieces):
+            _write_pieces(pieces, copy, source_name(source), limit_mb * _MEGABYTE, on_bytes)
         yield copy
 
 
 def _missing(path: str | Path) -> str:
     if "://" in str(path):
-        return f"{path} is an address, not a file: download it first and name the file"
+        return f"{path} is no http or https address: download it first and name the file"
     return f"{path} does not exist: check the spelling and the current directory"
 
 
-def _copy_stream(path: str | Path, copy: Path) -> None:
-    name = source_name(path)
-    if str(path) == "-" and sys.stdin.buffer.isatty():
+def _pieces_of_standard_input() -> Pieces:
+    if sys.stdin.buffer.isatty():
         raise VideoError("nothing is piped into standard input: use `aot ... - < clip.mp4`, or name a file")
+    yield from _pieces(sys.stdin.buffer)
+
+
+def _pieces_of_pipe(path: Path) -> Pieces:
+    with path.open("rb") as stream:
+        yield from _pieces(stream)
+
+
+def _pieces(stream: BinaryIO) -> Pieces:
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece, 0
+
+
+def _write_pieces(pieces: Pieces, copy: Path, name: str, limit_bytes: int, on_bytes: OnBytes | None) -> None:
+    done = 0
     try:
         with copy.open("wb") as target:
-            if str(path) == "-":
-                shutil.copyfileobj(sys.stdin.buffer, target)
-            else:
-                with Path(path).open("rb") as stream:
-                    shutil.copyfileobj(stream, target)
+            for piece, whole in pieces:
+                done += len(piece)
+                if max(done, whole) > limit_bytes:
+                    raise VideoError(
+                        f"{name} is larger than {limit_bytes // _MEGABYTE} MB, the most that is copied: "
+                        "raise --max-input-mb, or save it to a file and name that"
+                    )
+                target.write(piece)
+                if on_bytes is not None:
+                    on_bytes(done, max(done, whole))
     except OSError as error:
         raise VideoError(f"{name} cannot be copied to {copy.parent} ({error.strerror}): name a file instead") from error
-    if copy.stat().st_size == 0:
-        raise VideoError(f"{name} is empty: nothing was written to it")
+    if not done:
+        raise VideoError(f"{name} is empty: it holds no data")
 
 
 @contextmanager
@@ -87,12 +124,11 @@ def open_container(file: Path, name: str, *, options: dict[str, str] | None = No
     """Open `file` with FFmpeg, keeping its log lines off stderr until the container is closed.
 
     Raises:
-        VideoError: FFmpeg does not recognise the file; the message calls it `name`.
+        VideoError: FFmpeg does not recognize the file; the message calls it `name`.
     """
     with _quiet():
         try:
-            # An absolute path cannot be mistaken for a protocol such as "concat:".
-            container = av.open(str(file.absolute()), metadata_errors="ignore", options=options or {})
+            container = open_input(file, options or {})
         except (FFmpegError, OSError) as error:
             raise VideoError(_unreadable(name, error)) from error
         with container:
@@ -117,7 +153,7 @@ def _quiet() -> Iterator[None]:
 
 
 def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The streams' packets that hold data, in file order; unreadable stretches are passed over."""
+    """Yield the streams' packets that hold data, in file order; unreadable stretches are passed over."""
     failures = 0
     while failures < _MAX_READ_FAILURES:
         try:
@@ -126,5 +162,6 @@ def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet
                 if packet.size:
                     yield packet
             return
-        except FFmpegError:
+        # PyAV up to 18 raises an IndexError where a stream appears that the file's beginning did not announce.
+        except (FFmpegError, IndexError):
             failures += 1

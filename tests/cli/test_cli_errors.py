@@ -205,7 +205,7 @@ def test_debug_shows_the_traceback_too(run_aot: Aot) -> None:
 def test_a_bug_is_one_line_too(run_aot: Aot, monkeypatch: pytest.MonkeyPatch, clip_file: Path) -> None:
     import aot.video
 
-    monkeypatch.setattr(aot.video, "probe", lambda path: 1 / 0)
+    monkeypatch.setattr(aot.video, "plan_frames", lambda *_: 1 / 0)
     run = run_aot("inspect", clip_file)
     assert run.code == 1
     assert "--debug" in one_line(run.err)

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_run import Aot
 from make_videos import write
 from tiny_checkpoint import make_checkpoint
+
+from aot import memory
 
 FRAMES, SEGMENT = 256, 16
 MEGABYTE = 2**20
@@ -32,3 +35,23 @@ def test_sixteen_times_the_frames_in_the_same_memory(tmp_path: Path) -> None:
     short = peak_bytes(clip, model, SEGMENT)
     assert peak_bytes(clip, model, FRAMES) - short < 25 * MEGABYTE
     assert peak_bytes(clip, model, FRAMES, "--segment-frames", str(FRAMES)) - short > 60 * MEGABYTE  # it can be seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_a_peak_that_the_system_does_not_say_costs_no_result(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "no" / "proc")
+    run = run_aot("compress", clip_file, "-o", "t.pt", *small, "--html", "kept.html", "--json")
+    assert run.code == 0
+    assert run.json["peak_bytes"] == {"host": None}
+    assert "not known" in Path("kept.html").read_text()
+    run = run_aot("inspect", "t.pt", "--json")
+    assert (run.code, run.json["peak_bytes"]) == (0, {"host": None})
+    run = run_aot("compare", clip_file, "what happens?", *small, "--methods", "none,aot")
+    assert run.code == 0
+    assert run.out.count("not known") == 2
+    size = ("--frames", "2", "--grid", "8", "--width", "16", "--anchors", "8", "--rounds", "1")
+    run = run_aot("bench", "compressor", *size, "--device", "cpu")
+    assert run.code == 0
+    assert "not known" in run.out

@@ -61,7 +61,6 @@ def test_refused_before_the_model_loads(run_aot: Aot, clip_file: Path, small: tu
     for source, output, words in (
         (clip_file, "there.mp4", "--force"),
         (clip_file, "o.avi", ".mp4"),
-        ("-", "o.mp4", "standard input"),
     ):
         run = run_aot("inspect", source, "--overlay", output, *missing)
         assert run.code in (1, 2, 3)

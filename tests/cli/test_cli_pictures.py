@@ -99,11 +99,11 @@ def test_frames_that_are_read_in_pairs(run_aot: Aot, clip_file: Path, qwen25_fol
 
 
 @pytest.mark.usefixtures("pictured")
-def test_what_cannot_be_read_again_is_told_in_text(
+def test_standard_input_has_pictures_and_a_tokens_file_has_text(
     run_aot: Aot, clip_file: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clip_file.open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        assert "their times" in run_aot("inspect", "-").out
+        assert "▀" in run_aot("inspect", "-").out
     run_aot("compress", clip_file, "-o", "t.pt", *small)
     assert "their times" in run_aot("inspect", "t.pt").out

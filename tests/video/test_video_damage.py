@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import make_videos as make
@@ -9,7 +10,7 @@ from conftest import real_clip
 
 from aot.config import SamplingConfig
 from aot.errors import VideoError
-from aot.video import decode, probe
+from aot.video import decode, open_video, probe
 
 
 def test_frames_that_do_not_decode_are_dropped_with_a_notice(damaged: Path) -> None:
@@ -18,7 +19,7 @@ def test_frames_that_do_not_decode_are_dropped_with_a_notice(damaged: Path) -> N
     assert 40 <= count < 90
     assert len(got.timestamps_s) == count
     lost = re.fullmatch(
-        r"(\d+) of 90 sampled frames could not be decoded \(damaged data near 1\.[5-9] s\); going on with (\d+)",
+        r"the video is damaged: (\d+) of 90 sampled frames are lost \(the first at 1\.[5-9] s\); going on with (\d+)",
         got.notices[0],
     )
     assert lost is not None
@@ -58,6 +59,23 @@ def test_a_damaged_keyframe_costs_its_group_only(clip: Path, tmp_path: Path) -> 
     assert got.notices != ()
 
 
+@pytest.mark.parametrize(("frames", "end_s"), [(90, None), (8, None), (2, None), (44, 1.72)])
+def test_strict_refuses_lost_and_doubtful_frames(damaged: Path, frames: int, end_s: float | None) -> None:
+    """The last frame may be the one that is lost, and there may be nothing but doubtful ones."""
+    sampling = SamplingConfig(frames=frames, end_s=end_s)
+    assert decode(damaged, sampling).notices != ()
+    with pytest.raises(VideoError, match=r"damaged\.mp4 is damaged near [123]\.\d s, which --strict refuses: copy"):
+        decode(damaged, replace(sampling, strict=True))
+
+
+def test_strict_takes_what_is_whole(clip: Path, damaged: Path) -> None:
+    strict = SamplingConfig(frames=90, strict=True)
+    assert len(decode(clip, strict).pixels) == 90
+    assert len(decode(damaged, SamplingConfig(frames=10, end_s=1.2, strict=True)).pixels) == 10
+    with open_video(clip, strict) as video, video.frames(times_s=video.plan.timestamps_s[::7], ahead=4) as stream:
+        assert sum(len(frames.pixels) for frames in stream.segments(5)) == 13
+
+
 def test_untouched_frames_of_a_damaged_file_come_without_notice(damaged: Path) -> None:
     got = decode(damaged, SamplingConfig(frames=10, end_s=1.2))
     assert len(got.pixels) == 10
@@ -88,4 +106,6 @@ def test_a_download_that_stopped(suffix: str, options: dict[str, str], clip: Pat
 def test_a_real_damaged_clip() -> None:
     got = decode(real_clip("corrupted.mp4"), SamplingConfig(frames=50), size=(32, 32))
     assert len(got.pixels) == 49
-    assert got.notices[0] == "1 of 50 sampled frames could not be decoded (damaged data near 3.0 s); going on with 49"
+    assert got.notices[0] == (
+        "the video is damaged: 1 of 50 sampled frames are lost (the first at 3.0 s); going on with 49"
+    )

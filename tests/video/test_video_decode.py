@@ -262,3 +262,11 @@ def resources() -> tuple[int, int]:
         pytest.skip("needs /proc")
     gc.collect()
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+def test_a_stream_that_first_appears_midway(tmp_path: Path) -> None:
+    late = make.write_late_sound(tmp_path / "late.ts", tmp_path)
+    frames = probe(late).info.frames
+    assert frames >= 29  # joining the file's parts may cost one
+    got = decode(late, SamplingConfig(frames=frames), size=(8, 8))
+    assert (len(got.pixels), got.notices) == (frames, ())

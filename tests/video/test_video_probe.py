@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +11,18 @@ from conftest import real_clip
 
 from aot.errors import VideoError
 from aot.video import probe
+from aot.video.pyav import as_fraction
+
+
+@dataclass(frozen=True)
+class Unstated:
+    """A rational that PyAV 19 gives where a file states none."""
+
+    numerator: int
+    denominator: int
+
+    def __bool__(self) -> bool:
+        return False
 
 
 def test_a_plain_clip(clip: Path) -> None:
@@ -129,3 +143,17 @@ def test_real_clips() -> None:
     assert (nasa.width, nasa.height, nasa.frames, nasa.has_audio) == (480, 270, 390, True)
     rotated = probe(real_clip("rotated-90.mov")).info
     assert (rotated.width, rotated.height, rotated.rotation_degrees) == (320, 568, 90)
+
+
+def test_tags_that_are_not_utf_8(tmp_path: Path) -> None:
+    plain = make.write(tmp_path / "plain.mkv", 5, title="a title of bytes")
+    tagged = tmp_path / "tagged.mkv"
+    tagged.write_bytes(plain.read_bytes().replace(b"a title of bytes", b"\xe9\xff\xfe\x80itle of bytes"))
+    assert tagged.read_bytes() != plain.read_bytes()
+    assert probe(tagged).info.frames == 5
+
+
+@pytest.mark.parametrize("unstated", [None, Unstated(0, 1), Unstated(0, 0)])
+def test_a_rate_that_a_file_does_not_state(unstated: Unstated | None) -> None:
+    assert as_fraction(unstated) is None
+    assert as_fraction(Fraction(30000, 1001)) == Fraction(30000, 1001)

@@ -88,8 +88,31 @@ def test_too_few_frames_are_used_once_with_a_notice() -> None:
     plan = plan_frames(TEN_PER_SECOND, SamplingConfig(frames=32, start_s=1, end_s=1.9))
     assert plan.positions == tuple(range(10, 20))
     assert plan.notices == ("the range has only 10 frames; all 10 are used instead of 32",)
-    one = plan_frames(index_of([0]), SamplingConfig(frames=32))
-    assert one.notices == ("the video has only 1 frame; it is used instead of 32",)
+    one = plan_frames(TEN_PER_SECOND, SamplingConfig(frames=32, start_s=1, end_s=1.05))
+    assert one.notices == ("the range has only 1 frame; it is used instead of 32",)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(frames=1), SamplingConfig(fps=2)])
+def test_a_video_of_one_frame_is_a_picture(sampling: SamplingConfig) -> None:
+    picture = index_of([0])
+    assert plan_frames(picture, sampling).notices == (
+        "clip.mp4 is a picture: one frame, in which nothing moves or happens",
+    )
+    for rest in (
+        replace(picture, header_duration_s=9.0),
+        replace(picture, info=replace(picture.info, header_frames=9)),
+    ):
+        assert not any("picture:" in notice for notice in plan_frames(rest, sampling).notices)
+
+
+def test_strict_refuses_a_file_that_was_cut_off() -> None:
+    cut = replace(TEN_PER_SECOND, header_duration_s=30.0)
+    assert plan_frames(cut, SamplingConfig(frames=4)).notices == (
+        "the file announces 30.0 s but its pictures end after 10.0 s; it may have been cut off",
+    )
+    with pytest.raises(VideoError, match=r"clip.mp4: the file announces 30.0 s .*, which --strict refuses: copy"):
+        plan_frames(cut, SamplingConfig(frames=4, strict=True))
+    assert plan_frames(TEN_PER_SECOND, SamplingConfig(frames=4, strict=True)).notices == ()
 
 
 def test_a_range_includes_both_ends() -> None:

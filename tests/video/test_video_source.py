@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import av.logging
@@ -20,18 +19,11 @@ class FakeInput:
         self.buffer.isatty = lambda: terminal  # type: ignore[method-assign]
 
 
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in place of the system's for temporary files."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("nowhere.mp4", "does not exist: check"),
-        ("https://example.org/clip.mp4", "is an address, not a file: download"),
+        ("rtsp://example.org/clip.mp4", "is no http or https address: download"),
         (".", "is a directory: name one"),
     ],
 )
@@ -79,13 +71,23 @@ def test_standard_input_can_be_probed(clip: Path, temporary: Path, monkeypatch: 
 
 
 def test_a_full_disk_is_explained(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    real_open = Path.open
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdin", FakeInput(clip.read_bytes()))
-    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": Full() if mode == "wb" else real_open(path, mode))
     with pytest.raises(VideoError, match="No space left on device"), open_source("-"):
         pass
+
+
+def test_standard_input_has_a_limit(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", FakeInput(b"0" * 1_000_001))
+    with pytest.raises(VideoError, match=r"standard input is larger than 1 MB, .* --max-input-mb"), open_source("-", 1):
+        pass
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
@@ -118,12 +120,13 @@ assert "torch" not in sys.modules, "importing aot.video imports torch"
 import av.logging
 av.logging.set_level(av.logging.VERBOSE)
 from aot.config import SamplingConfig
+from aot.errors import VideoError
 aot.video.probe({str(damaged)!r})
 assert "torch" not in sys.modules, "probing imports torch"
 aot.video.decode({str(damaged)!r}, SamplingConfig())
 try:
     aot.video.decode({str(damaged)!r}, SamplingConfig(decoder="decord"))
-except aot.video.probe.__globals__["VideoError"]:
+except VideoError:
     pass
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -1,0 +1,68 @@
+"""A video file and its index, made once and then passed on."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aot.config import SamplingConfig
+from aot.video.probe import index_file
+from aot.video.source import open_source, source_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aot.video.probe import FrameIndex
+    from aot.video.source import OnBytes
+
+__all__ = ["VideoFile", "open_file", "probe"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video that can be read any number of times.
+
+    path: where its data is, a temporary copy if it came from an address or a pipe.
+    index: its frames; `index.info.path` is what the user called it.
+    """
+
+    path: Path
+    index: FrameIndex
+
+    @property
+    def name(self) -> str:
+        """What messages call it in short."""
+        return Path(self.index.info.path).name
+
+
+@contextmanager
+def open_file(
+    source: str | Path | VideoFile, sampling: SamplingConfig | None = None, on_bytes: OnBytes | None = None
+) -> Iterator[VideoFile]:
+    """Yield a file with its index; one that is open already is yielded as it is.
+
+    `sampling` limits what is fetched or copied; `on_bytes(done, all)` follows a download.
+
+    Raises:
+        VideoError: nothing there to read, not a video, too large, cut off, or without a picture.
+    """
+    if isinstance(source, VideoFile):
+        yield source
+        return
+    with open_source(source, (sampling or SamplingConfig()).max_input_mb, on_bytes) as path:
+        yield VideoFile(path, index_file(path, source_name(source)))
+
+
+def probe(path: str | Path) -> FrameIndex:
+    """Read a video's frame times without decoding it (one picture is decoded, for the rotation).
+
+    The main stream is the largest, then the longest; cover art does not count. `info.width` and
+    `info.height` are as displayed, so after rotation; pixels that are not square are left so.
+
+    Raises:
+        VideoError: nothing there to read, not a video, cut off, or without a picture.
+    """
+    with open_file(path) as video:
+        return video.index

@@ -1,0 +1,40 @@
+"""The one place that knows how versions of PyAV differ; 15 and later are supported."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from av.container import InputContainer
+
+__all__ = ["as_fraction", "open_input"]
+
+
+def open_input(file: Path, options: dict[str, str]) -> InputContainer:
+    """Open `file` for reading, whatever bytes its tags hold.
+
+    Raises:
+        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read.
+    """
+    # From 19 on, PyAV has no such argument and tolerates tags that are not UTF-8 by itself.
+    tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
+    # An absolute path cannot be mistaken for a protocol such as "concat:".
+    container: InputContainer = av.open(str(file.absolute()), options=options, **tolerant)
+    return container
+
+
+def as_fraction(rational: Any) -> Fraction | None:
+    """Return a time base or a rate as a Fraction, None if the file does not state it.
+
+    PyAV up to 18 has Fractions and None; from 19 on it has a rational of its own, where 0/1 and 0/0 mean "not stated".
+    """
+    return Fraction(rational.numerator, rational.denominator) if rational else None
+
+
+def _major_version() -> int:
+    return int(av.__version__.partition(".")[0])
