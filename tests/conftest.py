@@ -37,6 +37,17 @@ SMALL_GRID = 9
 WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the machine's GPUs from all tests but those marked `gpu`: what "auto" chooses, and so every result, is the
+    same on every machine.
+    """
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that a test starts
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with the real model's 27 x 27 patches."""
