@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from skips import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 from tiny_checkpoint import make_checkpoint
 from tiny_qwen import make_qwen3_vl, make_qwen25_vl
 

@@ -10,6 +10,8 @@ from conftest import real_clip
 from aot.errors import VideoError
 from aot.video import probe
 
+pytestmark = pytest.mark.smoke
+
 
 def test_a_plain_clip(clip: Path) -> None:
     index = probe(clip)
