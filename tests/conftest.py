@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from skips import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 from tiny_checkpoint import make_checkpoint
 from tiny_qwen import make_qwen3_vl, make_qwen25_vl
 
@@ -35,6 +36,17 @@ torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
 CLIP_FRAMES = 24
 SMALL_GRID = 9
 WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the machine's GPUs from all tests but those marked `gpu`: what "auto" chooses, and so every result, is the
+    same on every machine.
+    """
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that a test starts
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Several devices where there is one: tensors carry the name of a device, and mixing two is an error as on GPUs."""
+"""Several devices where there is one: tensors carry the name of a device, and mixing two, or handing one that is not
+the CPU's to numpy, is an error as on GPUs.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,8 @@ class PretendDevices(TorchFunctionMode):
             return self.of(args[0])
         if func in (Tensor.to, Tensor.cpu):
             return self._moved((*args, _CPU) if func == Tensor.cpu else args, named)
+        if func in (Tensor.numpy, Tensor.__array__) and self.of(args[0]).type != "cpu":
+            raise TypeError(f"can't convert {self.of(args[0])} device type tensor to numpy")
         asked = named.pop("device", None)
         inputs = [each for each in tree_leaves((args, named)) if isinstance(each, Tensor)]
         place = torch.device(asked) if asked is not None else self._common(func, inputs)

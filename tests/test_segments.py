@@ -179,17 +179,17 @@ def test_progress_is_over_the_whole_video(clip_file: Path, small_model: Llava) -
 
 
 def test_items_come_in_order_and_ahead() -> None:
-    made: list[int] = []
+    fifth_is_made = threading.Event()
 
     def numbers() -> Generator[int, None, None]:
         for number in range(50):
-            made.append(number)
+            if number == 4:  # one was taken, three wait, and this one is offered
+                fifth_is_made.set()
             yield number
 
     with closing(read_ahead(numbers(), 3)) as items:
         assert next(items) == 0
-        while len(made) < 5:
-            pass
+        assert fifth_is_made.wait(timeout=60)
         assert list(items) == list(range(1, 50))
 
 

@@ -25,4 +25,4 @@ def assert_close(actual: Any, expected: Any, name: str) -> None:
 
 
 def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().double() if hasattr(values, "detach") else values, dtype=np.float64)
+    return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)

@@ -137,6 +137,11 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         from aot.models.saliency_kernel import received_attention as fused
 
         return fused(query, key, scaling)
+    return torch_received_attention(query, key, scaling)
+
+
+def torch_received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Return what `received_attention` returns, by torch alone; the twin of the Triton kernel, on any device."""
     frames = []
     for q, k in zip(query, key, strict=True):
         attention = torch.softmax((q.float() * scaling) @ k.float().mT, dim=-1)

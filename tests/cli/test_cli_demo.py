@@ -13,6 +13,8 @@ from aot.shapes.questions import questions
 from aot.shapes.world import sample_scene
 from aot.tokens_file import load_tokens
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from cli_run import Aot
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import drop_weights, make_checkpoint, make_other_architecture
 
+pytestmark = pytest.mark.smoke
+
 
 def one_line(error: str) -> str:
     lines = error.strip().splitlines()

@@ -19,6 +19,7 @@ from aot.core.sinkhorn import sinkhorn
 from aot.types import TransportPlan
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

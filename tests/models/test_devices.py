@@ -156,6 +156,7 @@ def test_frames_are_scored_the_same(one: Any, several: Any) -> None:
     assert torch.equal(*scores)
 
 
+@pytest.mark.gpu  # a device by its number
 def test_inputs_belong_where_a_hook_says() -> None:
     """As accelerate leaves a module whose weights are fetched for each call."""
     module = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta"))

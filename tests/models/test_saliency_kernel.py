@@ -10,9 +10,10 @@ from compile_kernels import AMPERE, HOPPER, Job, cubin_bytes
 from tolerances import assert_close
 
 from aot.models import saliency
-from aot.models.saliency import received_attention
+from aot.models.saliency import received_attention, torch_received_attention
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter multiplies no bfloat16.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
@@ -29,7 +30,7 @@ def test_twins(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     query = 2 * torch.randn(shape, generator=generator)
     key = torch.randn(frames, patches, heads, width, generator=generator).transpose(1, 2)  # as a projection gives it
     query, key = (values.to(DEVICE, dtype) for values in (query, key))
-    expected, found = (run(query, key, width**-0.5) for run in (received_attention, fused))
+    expected, found = (run(query, key, width**-0.5) for run in (torch_received_attention, fused))
     assert found.dtype == torch.float32
     assert_close(found, expected, "float32")
     assert_close(found.sum(1), [patches] * frames, "sum")
@@ -40,7 +41,9 @@ def test_cuda_devices_take_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(saliency, "runs_triton", lambda device: True)
     monkeypatch.setattr(saliency_kernel, "received_attention", lambda query, key, scaling: "fused")
-    assert received_attention(torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8), 1.0) == "fused"
+    query = key = torch.zeros(1, 1, 4, 8)
+    assert received_attention(query, key, 1.0) == "fused"
+    assert torch_received_attention(query, key, 1.0).tolist() == [[1.0] * 4]  # the twin stays what it is
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for CUDA on Linux")

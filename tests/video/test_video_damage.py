@@ -12,6 +12,8 @@ from aot.config import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, open_video, probe
 
+pytestmark = pytest.mark.smoke
+
 
 def test_frames_that_do_not_decode_are_dropped_with_a_notice(damaged: Path) -> None:
     got = decode(damaged, SamplingConfig(frames=90))

@@ -23,6 +23,8 @@ from aot.errors import ConfigError, VideoError
 from aot.types import VideoFrames
 from aot.video import decode, decode_pyav, probe
 
+pytestmark = pytest.mark.smoke
+
 DECODERS = ["pyav", "decord"]
 
 

@@ -24,6 +24,8 @@ class Unstated:
     def __bool__(self) -> bool:
         return False
 
+pytestmark = pytest.mark.smoke
+
 
 def test_a_plain_clip(clip: Path) -> None:
     index = probe(clip)

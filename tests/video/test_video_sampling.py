@@ -15,6 +15,8 @@ from aot.errors import VideoError
 from aot.types import VideoInfo
 from aot.video import FrameIndex, plan_frames
 
+pytestmark = pytest.mark.smoke
+
 INFO = VideoInfo(
     path="clip.mp4", container="mp4", codec="h264", width=160, height=96, rotation_degrees=0, stream_index=0,
     video_streams=1, frames=0, header_frames=0, discarded_frames=0, keyframes=1, duration_s=0.0,

@@ -12,6 +12,8 @@ import pytest
 from aot.errors import VideoError
 from aot.video import open_source, probe
 
+pytestmark = pytest.mark.smoke
+
 
 class FakeInput:
     def __init__(self, data: bytes, terminal: bool = False) -> None:
