@@ -51,7 +51,7 @@ def compress(
     plain = result.report.to_dict()
     print_summary(plain)
     if as_json:
-        print_json({"output": str(output), **plain})
+        print_json({"output": str(output), "toy_model": plain["model"]["toy_model"], **plain})
     else:
         print(output)
 
