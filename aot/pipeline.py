@@ -15,7 +15,10 @@ from aot.errors import TokensFileError
 from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
 from aot.methods import build_method
-from aot.models.base import Answer, VideoModel
+from aot.methods.aot import AnchorTransport
+from aot.methods.subset import refuse_below
+from aot.models import FoundModel
+from aot.models.base import Answer, ModelIdentity, VideoModel
 from aot.origins import Trace
 from aot.pictures import FramePictures
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
@@ -26,7 +29,7 @@ from aot.types import CompressedTokens
 if TYPE_CHECKING:
     from aot.video import VideoFile
 
-__all__ = ["Compression", "answer", "answer_each", "check_same_model", "compress_video"]
+__all__ = ["Compression", "answer", "answer_each", "check_request", "check_same_model", "compress_video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,32 @@ def compress_video(
     return Compression(tokens, _report(tokens, video, model, config, clock), trace)
 
 
+def check_request(found: FoundModel, config: Config, segments: Sequence[int]) -> None:
+    """Check, before any weights are fetched or read, what a model's config.json and the numbers of sampled frames in
+    the `segments` of the video decide.
+
+    Raises:
+        ConfigError: a setting of the method is wrong, or it keeps too little of so many frames.
+        UnsupportedError: the model does not have what the method needs.
+    """
+    if config.reduces_inside:
+        if found.language_layers is None:
+            return
+        config = outer_config(config, found.language_layers)
+    method = build_method(config)
+    found.implementation.check_support(method.needs, str(found.config.name))
+    if found.known_grid is None or not config.compresses or not config.has_budget:
+        return
+    per_frame, done, spent = math.prod(found.known_grid), 0, 0
+    for length in segments:
+        done += length
+        budget = config.token_budget(done, per_frame) - spent
+        spent += budget
+        if isinstance(method, AnchorTransport):
+            method.check_frames(budget, length, length * per_frame)
+        refuse_below(1, budget, length * per_frame)
+
+
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
     """Begin an answer; iterate over it for its text."""
     with explained_memory():
@@ -87,17 +116,17 @@ def answer_each(
             yield reading.generate(question, config.generation)
 
 
-def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
-    """Tokens only mean something to the model whose projector made them.
+def check_same_model(report: Mapping[str, Any], identity: ModelIdentity) -> None:
+    """Check that a model is the one whose projector made some tokens: to others they mean nothing.
 
     Raises:
         TokensFileError: `report` (of a tokens file) names another model.
     """
     made_by = report["model"]
-    if made_by.get("fingerprint") != model.identity.fingerprint:
+    if made_by.get("fingerprint") != identity.fingerprint:
         raise TokensFileError(
             f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
-            f"{model.identity.name} is not; ask with that model, or compress the video again"
+            f"{identity.name} is not; ask with that model, or compress the video again"
         )
 
 
@@ -123,6 +152,7 @@ def _report(
             "name": identity.name,
             "revision": identity.revision,
             "fingerprint": identity.fingerprint,
+            "toy_model": identity.is_toy,
             "width": tokens.features.shape[1],
             **model.placement,
             "saliency_blocks": list(model.saliency_blocks(build_method(config).needs.saliency_layers)),

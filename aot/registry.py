@@ -5,7 +5,7 @@ A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from aot.errors import ConfigError
 
-__all__ = ["INNER", "METHODS", "Card", "Kind", "find", "hint", "names", "unheard_plug_ins", "usable"]
+__all__ = ["INNER", "METHODS", "Card", "Kind", "did_you_mean", "find", "hint", "names", "unheard_plug_ins", "usable"]
 
 Kind = Literal["methods", "inner"]
 
@@ -116,11 +116,18 @@ def hint(name: str, kind: Kind = "methods") -> str:
     other: Kind = "inner" if kind == "methods" else "methods"
     if name in names(other):
         return f"{name} {_how_to_ask(name, other)}"
-    alike = get_close_matches(name.lower(), names(kind), n=2)
-    if alike:
-        return f"did you mean {' or '.join(alike)}?"
+    suggestion = did_you_mean(name, names(kind))
+    if suggestion:
+        return suggestion
     alike = get_close_matches(name.lower(), names(other), n=1)
     return f"did you mean {alike[0]}? It {_how_to_ask(alike[0], other)}" if alike else "`aot methods` lists them"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that suggests one or two of the `known` names spelled alike; empty if there is none."""
+    by_lower = {each.lower(): each for each in known}
+    alike = get_close_matches(name.lower(), by_lower, n=2)
+    return f"did you mean {' or '.join(by_lower[each] for each in alike)}?" if alike else ""
 
 
 def _how_to_ask(name: str, kind: Kind) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aot.config import BUNDLED_MODEL, Config, build_config
 from aot.errors import ConfigError
+from aot.registry import did_you_mean
 from aot.strict import Settings, merge_settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def preset_text(name: str) -> str:
         ConfigError: there is no such preset.
     """
     if name not in preset_names():
-        raise ConfigError(f"there is no preset {name!r} (valid: {', '.join(preset_names())})")
+        suggestion = did_you_mean(str(name), preset_names())
+        valid = f" (valid: {', '.join(preset_names())})"
+        raise ConfigError(f"there is no preset {name!r}{f'; {suggestion}' if suggestion else valid}")
     return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -79,7 +79,8 @@ def ask(
                 "notices": notices,
                 "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
                 "stage_ms": stage_ms,
-                "model": report["model"] | model.placement,
+                "toy_model": model.identity.is_toy,
+                "model": report["model"] | model.placement | {"toy_model": model.identity.is_toy},
                 "config": config.to_dict(),
                 "versions": versions(),
             }
@@ -120,7 +121,7 @@ class _Readable:
 
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
     with opened_video(source, given) as video:
-        config = config_for_video(given)
+        config = config_for_video(video, given)
         model, result = compress_with_progress(video, config, questions=questions, traced=traced)
     return _Readable(config, result.tokens, result.report.to_dict(), model, result)
 
@@ -134,17 +135,32 @@ def _from_tokens(source: str, given: Given) -> _Readable:
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
     if config.model.name is None:
-        notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
+        _check_it_is_here(source, config)
+        notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
-    model = load_with_progress(config)
-    from aot.pipeline import check_same_model
-
-    check_same_model(file.report, model)
+    model = load_with_progress(config, file.report)
     return _Readable(config, file.tokens, dict(file.report), model)
+
+
+def _check_it_is_here(source: str, config: Config) -> None:
+    """A file does not decide what is fetched.
+
+    Raises:
+        ModelError: the model that `source` names is not on this machine.
+    """
+    from aot.errors import ModelError
+    from aot.models.loading import is_here
+
+    if not is_here(config.model):
+        name = config.model.name
+        raise ModelError(
+            f"{source} was made by {name}, which is not on this machine; --model {name} fetches it, "
+            "--model FOLDER names another place for it"
+        )
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:

@@ -65,7 +65,7 @@ def bench_video(
             times = time_video(path, model, config, question, rounds)
     found = {
         **asdict(times),
-        "model": {"name": model.identity.name, **model.placement},
+        "model": {"name": model.identity.name, "toy_model": model.identity.is_toy, **model.placement},
         "config": config.to_dict(),
         "environment": _environment(model.placement["device"]) | versions(),
     }

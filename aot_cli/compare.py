@@ -50,7 +50,7 @@ def compare(
     names = named_methods(methods)
     check_page(html, video, force=force)
     with opened_video(video, given) as file:
-        config = config_for_video(given, names)
+        config = config_for_video(file, given, names)
         shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
         conditions = build_conditions(config, names, shares)
         model = load_with_progress(config)
@@ -76,15 +76,16 @@ def compare(
         from aot.errors import ConfigError
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+    toy = {"toy_model": model.identity.is_toy}
+    of_model = {"name": model.identity.name, **toy, **model.placement}
     if html and witness:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        of_model = {"name": model.identity.name, **model.placement}
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
         tell_of_page(html)
     if as_json:
         told = {"source": video, "question": question, **shared, "methods": rows, "notices": notices}
-        print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
+        print_json({**told, **toy, "model": of_model, "config": config.to_dict(), "versions": versions()})
         return
     from aot_cli.render import comparison, print_result
 

@@ -41,7 +41,7 @@ def compress(
         _check_report(report, output, force)
     check_page(html, video, force=force)
     with opened_video(video, given) as file:
-        config = config_for_video(given)
+        config = config_for_video(file, given)
         _, result = compress_with_progress(file, config, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
     if report:
@@ -52,7 +52,7 @@ def compress(
     plain = result.report.to_dict()
     print_summary(plain)
     if as_json:
-        print_json({"output": str(output), **plain})
+        print_json({"output": str(output), "toy_model": plain["model"]["toy_model"], **plain})
     else:
         print(output)
 

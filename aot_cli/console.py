@@ -17,7 +17,15 @@ import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 
-__all__ = ["StageBars", "explained_errors", "notify", "prepare_libraries", "print_json", "usage_line"]
+__all__ = [
+    "StageBars",
+    "explained_errors",
+    "notify",
+    "prepare_libraries",
+    "print_json",
+    "quiet_libraries",
+    "usage_line",
+]
 
 _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
     (ConfigError, 2),
@@ -83,14 +91,19 @@ def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
     return f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}){times}"
 
 
-def prepare_libraries(offline: bool) -> None:
-    """Before transformers is imported: keep it quiet, and offline if asked (it reads this on import)."""
+def quiet_libraries(offline: bool) -> None:
+    """Before the hub's library is imported: keep it quiet, and offline if asked (it reads this on import)."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def prepare_libraries(offline: bool) -> None:
+    """Before transformers is used: as `quiet_libraries`, for it and what it imports."""
+    quiet_libraries(offline)
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=library)

@@ -62,7 +62,7 @@ def demo(
     seconds = time.perf_counter() - started
     if as_json:
         facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
-        print_json({"clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
+        print_json({"toy_model": True, "clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
     else:
         _show(clip, tokens, page, found, strips, report, answers)
         print(

@@ -120,8 +120,11 @@ def _cache() -> dict[str, Any]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
+    from aot.config import ModelConfig
     from aot.models.default import default_model
 
+    default = default_model(ModelConfig())
+    told = f"{default.name} ({default.lacking})" if default.lacking else default.name
     try:
         held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
@@ -131,5 +134,5 @@ def _cache() -> dict[str, Any]:
         "models": ", ".join(held) or "none",
         "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
         "AOT_MODEL": os.environ.get("AOT_MODEL", "not set"),
-        "without --model": os.environ.get("AOT_MODEL") or default_model(),
+        "without --model": os.environ.get("AOT_MODEL") or told,
     }

@@ -126,11 +126,13 @@ def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
 
 def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     """Write the results in every form; the names of the files."""
+    from aot.config import BUNDLED_MODEL
     from aot.evaluation.scoring import SCORING
     from aot.files import write_text
     from aot.report import versions
 
-    plain = {**results.to_dict(), "scoring": SCORING, "config": config, "versions": versions()}
+    toy = {"toy_model": config["model"]["name"] == BUNDLED_MODEL}
+    plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config, "versions": versions()}
     texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
     for name, text in texts.items():
         write_text(output / name, text, overwrite=True)

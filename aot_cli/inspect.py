@@ -95,7 +95,7 @@ def _describe_compression(
     from aot_cli.strips import strips_of_trace
 
     with opened_video(source, given) as video:
-        config = config_for_video(given)
+        config = config_for_video(video, given)
         _, result = compress_with_progress(video, config, traced=bool(pictured or html or overlay))
         found = described(result.report.to_dict(), result.tokens)
         compression_page(html, result, config, ["inspect", source], force=force)

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
-from aot_cli.console import StageBars, notify, prepare_libraries
+from aot_cli.console import StageBars, notify, prepare_libraries, quiet_libraries
 
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.models import VideoModel
     from aot.pipeline import Compression
-    from aot.video import VideoFile
+    from aot.video import FrameIndex, VideoFile
     from aot_cli.options import Given
 
 __all__ = [
@@ -31,7 +31,7 @@ _MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it; where the user named none, one line says which is used.
+    """The configuration with a model in it. Where the user named none and it is not the usual one, a line says so.
 
     The bundled model looks at as many frames as it was trained on, unless something else is asked for.
     """
@@ -41,22 +41,51 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     from aot.strict import merge_settings
 
     config = given.config(base)
-    name = config.model.name or default_model()
-    if config.model.name is None:
-        notify([_introduce(name, bundled=name == BUNDLED_MODEL)])
+    name = config.model.name
+    if name is None:
+        quiet_libraries(config.model.offline)
+        default = default_model(config.model)
+        name = default.name
+        if default.lacking is not None:
+            notify([_introduce(name, default.lacking)])
     elif name != BUNDLED_MODEL:
         return config
     return given.config(merge_settings(base or {}, model_settings(name)))
 
 
-def config_for_video(given: Given, methods: Sequence[str] | None = None) -> Config:
-    """`config_with_model` for one video. A line tells of settings given for other methods than those that compress it:
-    `methods`, or that of the configuration.
+def config_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Config:
+    """`config_with_model` for one video. All that the video's index and the model's config.json decide is checked, so
+    that nothing is fetched or loaded in vain. A line tells of settings given for other methods than those that compress
+    it: `methods`, each with a budget of its own, or that of the configuration.
     """
+    _segments(video.index, given.config())  # before a network is waited for
     config = config_with_model(given)
     used = [name.partition("+")[0] for name in methods or [config.method]]
     notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
+    if methods is None:
+        _check_request(config, _segments(video.index, config))
     return config
+
+
+def _segments(index: FrameIndex, config: Config) -> list[int]:
+    """How many sampled frames are compressed together.
+
+    Raises:
+        VideoError: no frame is shown in the range.
+    """
+    from aot.video import plan_frames, segment_lengths
+
+    sampling = config.sampling
+    frames = len(plan_frames(index, sampling).positions)
+    return segment_lengths(min(frames, sampling.select_frames or frames), sampling.segment_frames)
+
+
+def _check_request(config: Config, segments: Sequence[int]) -> None:
+    prepare_libraries(config.model.offline)
+    from aot.models import find_model
+    from aot.pipeline import check_request
+
+    check_request(find_model(config.model), config, segments)
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
@@ -68,14 +97,16 @@ def _unused(given: Given, methods: Sequence[str]) -> list[str]:
     return [*owners, "aot"] if for_aot else owners
 
 
-def _introduce(name: str, *, bundled: bool) -> str:
-    if not bundled:
-        return f"no model is set; {name} is in the cache and answers; --model or AOT_MODEL chooses another"
-    from aot.config import REAL_MODEL
+def _introduce(name: str, lacking: str) -> str:
+    from aot.config import BUNDLED_MODEL, REAL_MODEL
 
+    if name != BUNDLED_MODEL:
+        return f"{name} of the cache answers, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
     return (
-        "no model is set, so the bundled shapes model answers: it sees drawn circles, squares, triangles, stars and "
-        f"crosses and how they move, nothing of the real world; for that, --model {REAL_MODEL} (1.8 GB)"
+        f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy knows drawn circles, "
+        "squares, triangles, stars and crosses and how they move, nothing of the real world. For real answers run "
+        f"this once with a network, which fetches {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
+        "--model shapes leaves this note out"
     )
 
 
@@ -88,11 +119,20 @@ def unknown_words(model: VideoModel, questions: Iterable[str]) -> list[str]:
     return [f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"] if unknown else []
 
 
-def load_with_progress(config: Config) -> VideoModel:
-    """The model `config` names."""
-    prepare_libraries(config.model.offline)
-    from aot.models import load_model
+def load_with_progress(config: Config, made_by: Mapping[str, Any] | None = None) -> VideoModel:
+    """The model `config` names; fetched first, with a line about its size, where it is not on this machine.
 
+    made_by: the report of tokens that are for it; those of another model are refused before the whole one is loaded.
+    """
+    prepare_libraries(config.model.offline)
+    from aot.models import fetch_model, find_model, identify_model, load_model
+
+    found = find_model(config.model)
+    fetch_model(found, lambda sentence: notify([sentence]))
+    if made_by is not None:
+        from aot.pipeline import check_same_model
+
+        check_same_model(made_by, identify_model(found))
     with StageBars() as bars, bars.stage("load model"):
         return load_model(config.model)
 

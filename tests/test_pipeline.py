@@ -148,7 +148,7 @@ def test_saved_tokens_give_the_same_answer(
     path = tmp_path / f"tokens{suffix}"
     save_tokens(path, fresh.tokens, fresh.report)
     file = load_tokens(path)
-    check_same_model(file.report, model)
+    check_same_model(file.report, model.identity)
     texts = ["".join(answer(model, tokens, "What moves?", CONFIG)) for tokens in (fresh.tokens, file.tokens)]
     assert texts[0] == texts[1] != ""
 
@@ -169,10 +169,10 @@ def test_a_missing_video(small_model: Llava, tmp_path: Path) -> None:
 
 def test_tokens_of_another_model(compression: Compression, small_model: Llava) -> None:
     report = compression.report.to_dict()
-    check_same_model(report, small_model)
+    check_same_model(report, small_model.identity)
     report["model"]["fingerprint"] = "another"
     with pytest.raises(TokensFileError, match="compress the video again"):
-        check_same_model(report, small_model)
+        check_same_model(report, small_model.identity)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from aot.errors import ConfigError
 from aot.methods import Card
-from aot.registry import INNER, METHODS, Kind, _problems, find, hint
+from aot.registry import INNER, METHODS, Kind, _problems, did_you_mean, find, hint
 from aot.settings import resolve_config
 from aot.types import Needs
 
@@ -36,6 +36,13 @@ def test_hints(name: str, kind: Kind, told: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be one of") as error:
         resolve_config(asked, folder=tmp_path)
     assert f"; {told}" in error.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("shape", "did you mean shapes?"), ("QWEN", "did you mean Qwen2?"), ("x", ""), ("", "")]
+)
+def test_names_spelled_alike(name: str, told: str) -> None:
+    assert did_you_mean(name, ("shapes", "Qwen2", "default")) == told
 
 
 def test_other_problems_bring_no_hint(tmp_path: Path) -> None:

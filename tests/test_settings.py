@@ -98,6 +98,11 @@ def test_numbers_as_people_write_them(tmp_path: Path, text: str) -> None:
 # --- Presets
 
 
+def test_a_misspelt_preset_brings_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'shape'; did you mean shapes\?$"):
+        preset_text("shape")
+
+
 def test_presets_are_found() -> None:
     assert {"default", "dynamic", PRESET} <= set(preset_names())
 
@@ -117,5 +122,5 @@ def test_the_default_preset_is_what_runs_without_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nope", "", "../pyproject", "/etc/passwd", "paper", "default.yaml"])
 def test_a_preset_that_is_not_there(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"valid: default, "):
+    with pytest.raises(ConfigError, match=r"no preset .*(valid: default, |did you mean default)"):
         preset_text(name)

@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -397,8 +396,6 @@ def test_a_newer_format(path: Path) -> None:
 def test_another_models_tokens_are_refused(path: Path) -> None:
     save(path)
     report = load_tokens(path).report
-    same = SimpleNamespace(identity=ModelIdentity("elsewhere", "abc", "f" * 16))
-    check_same_model(report, same)  # type: ignore[arg-type]
-    other = SimpleNamespace(identity=ModelIdentity("some/model", None, "0" * 16))
+    check_same_model(report, ModelIdentity("elsewhere", "abc", "f" * 16))
     with pytest.raises(TokensFileError, match="made by some/model"):
-        check_same_model(report, other)  # type: ignore[arg-type]
+        check_same_model(report, ModelIdentity("some/model", None, "0" * 16))

@@ -103,6 +103,24 @@ class AnchorTransport:
             raise ValueError("frame_embeddings: expected [F, E] for dynamic clips, got None")
         return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
 
+    def check_frames(self, budget: int, frames: int, total: int) -> None:
+        """Check a budget of `total` tokens before there are any, as far as the content does not decide about the clips.
+
+        Raises:
+            BudgetError: as `compress`.
+        """
+        settings = self.config.clips
+        fixed = not self.config.inter.enabled or settings.mode == "fixed"
+        length = settings.frames if self.config.inter.enabled else 1
+        self._check_budget(budget, -(-frames // length) if fixed else 1, total)
+
+    def _check_budget(self, budget: int, clips: int, total: int) -> None:
+        if self.config.budget == "exact" and budget < clips:
+            raise BudgetError(
+                f"ratio {self.ratio:g} leaves {budget} tokens for {clips} clips; "
+                f"use --ratio {least_ratio(clips, total):g} or more{self._longer_clips()}"
+            )
+
     def _longer_clips(self) -> str:
         if not self.config.inter.enabled:
             return ""
@@ -124,12 +142,7 @@ class AnchorTransport:
         copies = 2 if self.config.inter.keyframe == "both" else 1
         if self.config.budget == "paper":
             return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
-        if budget < len(clips):
-            least = least_ratio(len(clips), math.prod(pooled_cells(tokens)))
-            raise BudgetError(
-                f"ratio {self.ratio:g} leaves {budget} tokens for {len(clips)} clips; "
-                f"use --ratio {least:g} or more{self._longer_clips()}"
-            )
+        self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
         saliency = pooled_saliency(tokens, settings.deep_layer)
         return allocate(budget, asked, patches, clips, votes_for, saliency, copies)
 

@@ -24,6 +24,7 @@ __all__ = [
     "pooled_cells",
     "pooled_keys",
     "pooled_saliency",
+    "refuse_below",
     "whole_video",
 ]
 
@@ -60,9 +61,13 @@ def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "
     Raises:
         BudgetError: fewer than `least` tokens are asked for; `why` (a clause) is part of the message.
     """
+    refuse_below(least, budget, math.prod(pooled_cells(tokens)), why)
+
+
+def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
+    """As `check_budget`, for `total` tokens that need not be there yet."""
     if budget >= max(least, 1):
         return
-    total = math.prod(pooled_cells(tokens))
     asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
     raise BudgetError(f"{asked}; use --ratio {least_ratio(max(least, 1), total):g} or more")
 

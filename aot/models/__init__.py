@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aot.config import REAL_MODEL, ModelConfig
 from aot.errors import ModelError
 from aot.models.base import Answer, ModelIdentity, VideoModel
+from aot.models.hub import Listing
 
-__all__ = ["FAMILIES", "Answer", "Family", "ModelIdentity", "VideoModel", "load_model"]
+if TYPE_CHECKING:
+    from aot.models.composed import ComposedModel
+
+__all__ = [
+    "FAMILIES",
+    "Answer",
+    "Family",
+    "FoundModel",
+    "ModelIdentity",
+    "VideoModel",
+    "fetch_model",
+    "find_model",
+    "identify_model",
+    "load_model",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +58,99 @@ FAMILIES = {
 _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 
-def load_model(config: ModelConfig) -> VideoModel:
-    """Load the model `config` names onto its device, or devices.
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A checkpoint of which config.json has been read, and no weights. to_fetch: what of it is not on this machine."""
+
+    config: ModelConfig
+    family: Family
+    description: Mapping[str, Any]
+    to_fetch: Listing | None
+
+    @property
+    def language_layers(self) -> int | None:
+        """Layers of the language model, None where config.json leaves them out."""
+        text = self.description.get("text_config") or self.description
+        layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
+        return layers if isinstance(layers, int) and layers > 0 else None
+
+    @property
+    def known_grid(self) -> tuple[int, int] | None:
+        """The visual tokens (rows, cols) of a frame, None where the weights or the video decide."""
+        return self.implementation.known_grid(self.config, self.description)
+
+    @property
+    def implementation(self) -> type[ComposedModel]:
+        """The class that will run it."""
+        found: type[ComposedModel] = getattr(import_module(self.family.module), self.family.cls)
+        return found
+
+
+def find_model(config: ModelConfig) -> FoundModel:
+    """Find the checkpoint that `config` names and read its config.json. Whether a hub can be reached is decided within
+    `aot.models.hub.PATIENCE_S`.
 
     Raises:
         ConfigError: an option needs a device or a library that is not there.
-        ModelError: none is named, or it is unknown, not cached while offline, incomplete or unsupported.
+        ModelError: none is named, or it is unknown, not cached and out of reach, or unsupported.
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
     from aot.models.load_options import check_load_options
-    from aot.models.loading import pick_device, read_model_config
+    from aot.models.loading import look_up, pick_device, read_model_config
 
     check_load_options(config, pick_device(config.device))
+    to_fetch = look_up(config)
     description = read_model_config(config)
     kind = _kind(description)
     if kind not in FAMILIES:
         supported = "; ".join(dict.fromkeys(family.label for family in FAMILIES.values()))
         raise ModelError(f"{config.name} is a {kind or 'nameless'} model, which is not supported; use {supported}")
+    return FoundModel(config, FAMILIES[kind], description, to_fetch)
+
+
+def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sentence: None) -> None:
+    """Fetch what is missing of the checkpoint, if anything is; then `announce` gets one sentence with its size first.
+
+    Raises:
+        ModelError: it cannot be fetched whole.
+    """
+    if found.to_fetch is None or not found.to_fetch.files:
+        return
+    from aot.models.hub import fetch
+    from aot.models.loading import explained
+
+    with explained(found.config):
+        fetch(found.config, found.to_fetch, announce)
+
+
+def identify_model(found: FoundModel) -> ModelIdentity:
+    """Return the identity of a checkpoint that is on this machine, from the few weights that define its token space.
+
+    Raises:
+        ModelError: they are missing or damaged.
+    """
+    from aot.models.loading import identify
+
+    return identify(found.config, found.description, found.implementation.token_space)
+
+
+def load_model(config: ModelConfig) -> VideoModel:
+    """Load the model `config` names onto its device, or devices; fetch it first where it is not on this machine.
+
+    Raises:
+        ConfigError, ModelError: as `find_model`, or the checkpoint is incomplete.
+    """
+    found = find_model(config)
+    fetch_model(found)
     from aot.memory import explained_memory
 
-    family = FAMILIES[kind]
     with explained_memory():
-        model: VideoModel = getattr(import_module(family.module), family.cls).load(config, description)
+        model: VideoModel = found.implementation.load(config, dict(found.description))
     return model
 
 
-def _kind(description: dict[str, Any]) -> str | None:
+def _kind(description: Mapping[str, Any]) -> str | None:
     """A checkpoint's `model_type`. Those of the original LLaVAs mostly say "llava", another layout in transformers, but
     the name of their architecture is their own.
     """

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from aot.config import GenerationConfig
-from aot.inner import InnerReduction
+from aot.config import BUNDLED_MODEL, GenerationConfig
 from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from aot.inner import InnerReduction  # imports torch
 
 __all__ = ["Answer", "FrameScorer", "ModelIdentity", "Progress", "Reading", "ScoresFrames", "VideoModel"]
 
@@ -27,6 +28,11 @@ class ModelIdentity:
     name: str
     revision: str | None
     fingerprint: str
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether it is the bundled model, which knows nothing of the real world."""
+        return self.name == BUNDLED_MODEL
 
 
 class Answer(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from aot.config import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
 from aot.models.answer import LeftAnswers, StreamedAnswer
-from aot.models.base import ModelIdentity
+from aot.models.base import ModelIdentity, Progress
 from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.loading import read_json
@@ -23,7 +23,7 @@ from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, kernel_name, resolve_layer
 from aot.models.word_choice import ignored_settings
-from aot.types import CompressedTokens, Needs, VideoInfo
+from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
 __all__ = ["ComposedModel"]
 
@@ -31,13 +31,15 @@ __all__ = ["ComposedModel"]
 class ComposedModel(ABC):
     """A family says how frames are encoded and how the prompt is laid out around what is kept.
 
-    temporal_patch: so many sampled frames become one of the tower's. pixel_defaults: mean and standard deviation of the
+    temporal_patch: so many sampled frames become one of the tower's. token_space: ends of the names of the weights that
+    define what a visual token means. pixel_defaults: mean and standard deviation of the
     channels that the tower was trained with, where a checkpoint's files do not say. merges_inside: whether tokens can
     merge on their way through the tower.
     """
 
     temporal_patch = 1
-    merges_inside = False
+    token_space: ClassVar[tuple[str, ...]] = ()
+    merges_inside: ClassVar[bool] = False
     pixel_defaults = HALF
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
@@ -50,6 +52,23 @@ class ComposedModel(ABC):
         self._batch_frames = config.encode_batch_frames
         self._left = LeftAnswers()
         self.notices = _notices(config)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: ModelConfig, description: dict[str, Any]) -> ComposedModel:
+        """Load network and tokenizer; `description` is the checkpoint's config.json.
+
+        Raises:
+            ConfigError: a setting is for another family.
+            ModelError: the checkpoint cannot be used.
+        """
+
+    @classmethod
+    def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the visual tokens (rows, cols) of a frame as far as config.json alone tells; None where it does not,
+        or where they depend on the video.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -70,6 +89,15 @@ class ComposedModel(ABC):
     @abstractmethod
     def video_token(self) -> int:
         """The id that stands for the video in a prompt."""
+
+    @abstractmethod
+    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
+        """Run tower and projector over the frames, a few at a time; on_frame counts those that are done.
+
+        Raises:
+            UnsupportedError: something of `needs` cannot be had from this model.
+            NumericsError: the features hold NaN or infinite values.
+        """
 
     @abstractmethod
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
@@ -114,10 +142,19 @@ class ComposedModel(ABC):
         Raises:
             UnsupportedError: something of it cannot be had from this model.
         """
-        if needs.merging is not None and not self.merges_inside:
+        self.check_support(needs, self.identity.name)
+
+    @classmethod
+    def check_support(cls, needs: Needs, name: str) -> None:
+        """Check the needs of a method before the model called `name` is loaded.
+
+        Raises:
+            UnsupportedError: something of it cannot be had from this family.
+        """
+        if needs.merging is not None and not cls.merges_inside:
             raise UnsupportedError(
                 "methods that merge inside the vision tower work with SigLIP's, in LLaVA-OneVision and LLaVA-Video; "
-                f"use another --method for {self.identity.name}"
+                f"use another --method for {name}"
             )
 
     def unknown_words(self, text: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from aot.config import BUNDLED_MODEL, REAL_MODEL
+from dataclasses import dataclass
 
-__all__ = ["default_model"]
+from aot.config import BUNDLED_MODEL, REAL_MODEL, ModelConfig
+from aot.errors import ModelError
+
+__all__ = ["KNOWN_MODELS", "DefaultModel", "default_model"]
 
 # From the smallest: it fits wherever a larger one does.
-_CACHEABLE = (
+_ONEVISION = (
     REAL_MODEL,
     "llava-hf/llava-onevision-qwen2-0.5b-si-hf",
     "llava-hf/llava-onevision-qwen2-7b-ov-hf",
@@ -16,28 +19,39 @@ _CACHEABLE = (
     "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     "llava-hf/llava-onevision-qwen2-72b-ov-chat-hf",
 )
+# Names to suggest for one that is misspelt.
+KNOWN_MODELS = (
+    BUNDLED_MODEL,
+    *_ONEVISION,
+    "lmms-lab/llava-onevision-qwen2-7b-ov",
+    "lmms-lab/LLaVA-Video-7B-Qwen2",
+    "Qwen/Qwen2.5-VL-7B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "OpenGVLab/InternVL3-8B-hf",
+)
 
 
-def default_model() -> str:
-    """The smallest LLaVA-OneVision that lies whole in the Hugging Face cache, otherwise the bundled shapes model."""
-    return next((name for name in _CACHEABLE if _is_cached(name)), BUNDLED_MODEL)
+@dataclass(frozen=True, slots=True)
+class DefaultModel:
+    """name: of the model. lacking: why it is not `REAL_MODEL`; None if it is."""
+
+    name: str
+    lacking: str | None = None
 
 
-def _is_cached(name: str) -> bool:
-    """Whether the configuration and every shard of the weights are there."""
-    import json
-    from pathlib import Path
+def default_model(config: ModelConfig) -> DefaultModel:
+    """Return `REAL_MODEL` where it is cached or can be fetched; else the smallest LLaVA-OneVision of the cache; else
+    the bundled toy. Takes as long as `list_files` at most. config: says whether to stay offline.
+    """
+    from aot.models.hub import is_cached, is_offline, list_files
 
-    from huggingface_hub import try_to_load_from_cache
-
-    def find(filename: str) -> Path | None:
-        found = try_to_load_from_cache(name, filename)
-        return Path(found) if isinstance(found, str) else None
-
-    if find("config.json") is None:
-        return False
-    index = find("model.safetensors.index.json")
-    if index is None:
-        return find("model.safetensors") is not None
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all(find(shard) is not None for shard in shards)
+    if is_cached(REAL_MODEL):
+        return DefaultModel(REAL_MODEL)
+    lacking = "offline mode is on (--offline or HF_HUB_OFFLINE)"
+    if not is_offline(config):
+        try:
+            list_files(REAL_MODEL)
+            return DefaultModel(REAL_MODEL)
+        except ModelError as error:
+            lacking = str(error)
+    return DefaultModel(next(filter(is_cached, _ONEVISION), BUNDLED_MODEL), lacking)

@@ -38,6 +38,7 @@ class InternVL(ComposedModel):
     """
 
     pixel_defaults = IMAGENET
+    token_space = ("multi_modal_projector.linear_2.weight",)
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
         super().__init__(network, tokenizer, config, identity)
@@ -60,7 +61,7 @@ class InternVL(ComposedModel):
 
         refuse_llava_settings(config, "InternVL")
         network = load_network(config, InternVLForConditionalGeneration)
-        identity = identify(config, description, ("multi_modal_projector.linear_2.weight",))
+        identity = identify(config, description, cls.token_space)
         return cls(network, load_tokenizer(config), config, identity)
 
     @property

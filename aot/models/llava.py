@@ -5,7 +5,7 @@ Both are one class of transformers, which reads LLaVA-OneVision's geometry into 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -46,6 +46,7 @@ class Llava(ComposedModel):
     """LLaVA-OneVision 0.5B, 7B and 72B, and LLaVA-Video 7B and 72B."""
 
     merges_inside = True
+    token_space = ("multi_modal_projector.linear_2.weight", "image_newline")
 
     def __init__(
         self,
@@ -66,8 +67,17 @@ class Llava(ComposedModel):
         from transformers import LlavaOnevisionForConditionalGeneration
 
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
-        identity = identify(config, description, ("multi_modal_projector.linear_2.weight", "image_newline"))
+        identity = identify(config, description, cls.token_space)
         return cls(network, load_tokenizer(config), config, identity, LlavaGeometry.of(config, description))
+
+    @classmethod
+    def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        vision = description.get("vision_config")
+        picture, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
+        if not (isinstance(picture, int) and isinstance(patch, int) and picture >= patch > 0):
+            return None
+        side = picture // patch
+        return pooled_grid((side, side), LlavaGeometry.of(config, description).asked_for(config).pool)
 
     @property
     def tower(self) -> Any:

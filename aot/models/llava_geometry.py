@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 from aot.config import ModelConfig
@@ -32,12 +34,13 @@ class LlavaGeometry:
 
     @classmethod
     def of(cls, config: ModelConfig, description: Mapping[str, Any]) -> LlavaGeometry:
-        """A checkpoint's, by its config.json. LLaVA-Video's ports to transformers' layout do not say that they are one
-        but by their name. What its own says of pooling, bilinear, is a default of the training script.
+        """Return a checkpoint's geometry. Its config.json decides, by the newlines it was trained with or else the name
+        it has there: LLaVA-Video's ports to transformers' layout say no more. Where it has none, the name in use does,
+        but no folder above it. What LLaVA-Video's own says of pooling, bilinear, is a default of the training script.
         """
-        named = str(description.get("_name_or_path") or "") + str(config.name)
         position = description.get("mm_newline_position")
-        if position == "grid" or "llava-video" in named.lower():
+        name = _last_name(str(description.get("_name_or_path") or config.name))
+        if position == "grid" or (position is None and "llava-video" in name.lower()):
             return cls(_AVERAGE, "grid")
         averages = description.get("mm_spatial_pool_mode") == "average"
         return cls(_AVERAGE if averages else _BILINEAR, "none" if position == "no_token" else "one_token")
@@ -59,6 +62,14 @@ class LlavaGeometry:
         every = [(frame, row) for frame in range(len(tokens.timestamps_s)) for row in range(tokens.grid[0])]
         shown = every if self.newline == "every_row" else list(kept)
         return [row for place in shown for row in (*kept.get(place, ()), NEWLINE)]
+
+
+def _last_name(path: str) -> str:
+    """Return a model's own name without the folders or the owner before it, also where it lies in the hub's cache."""
+    parts = Path(os.path.normpath(Path(path).absolute())).parts
+    if len(parts) > 2 and parts[-2] == "snapshots":
+        return parts[-3].rpartition("--")[2]
+    return parts[-1]
 
 
 def refuse_llava_settings(config: ModelConfig, name: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -22,8 +21,11 @@ from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
+from aot.models.default import KNOWN_MODELS
+from aot.models.hub import HubUnreachableError, Listing, hub_host, is_cached, is_offline, list_files
 from aot.models.load_options import is_placed, load_arguments
 from aot.models.word_choice import understood_settings
+from aot.registry import did_you_mean
 
 __all__ = [
     "explained",
@@ -31,9 +33,11 @@ __all__ = [
     "fingerprint",
     "hub_arguments",
     "identify",
+    "is_here",
     "load_network",
     "load_tokenizer",
     "location",
+    "look_up",
     "pick_device",
     "pick_dtype",
     "read_json",
@@ -51,10 +55,45 @@ def location(config: ModelConfig) -> str:
     return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)
 
 
+def look_up(config: ModelConfig) -> Listing | None:
+    """Return what is to be fetched of a checkpoint before it can be loaded; None if it is a folder, is cached, or the
+    hub is not to be asked. Takes as long as `list_files` at most.
+
+    Raises:
+        ModelError: there is no such folder and no such model, or the hub cannot be reached.
+    """
+    name = str(config.name)
+    _check_local(config)
+    if is_here(config):
+        return None
+    suggestion = did_you_mean(name, KNOWN_MODELS)
+    if "/" not in name:
+        raise ModelError(
+            f"there is no folder {name} here, and models of the hub are called OWNER/NAME; "
+            f"{suggestion or f'check --model, or use the bundled --model {BUNDLED_MODEL}'}"
+        )
+    if is_offline(config):
+        return None  # the loaders look through the cache, and say what it lacks
+    try:
+        return list_files(name, config.revision)
+    except HubUnreachableError as error:
+        remedy = f"check the network, pass a model folder, or use the bundled toy, --model {BUNDLED_MODEL}"
+        raise ModelError(f"{name} is neither a folder here nor in the cache, and {error}; {remedy}") from error
+    except ModelError as error:
+        raise ModelError(f"there is no folder {name} here, and {error}{suggestion and f'; {suggestion}'}") from error
+
+
+def is_here(config: ModelConfig) -> bool:
+    """Return whether a checkpoint is on this machine: a folder, or whole in the cache."""
+    return Path(location(config)).is_dir() or is_cached(str(config.name), config.revision)
+
+
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Arguments every transformers loader gets."""
-    offline = config.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    return {"revision": config.revision, "local_files_only": offline}
+    """Return arguments every transformers loader gets. What is cached whole is not asked for again."""
+    return {
+        "revision": config.revision,
+        "local_files_only": is_offline(config) or is_cached(str(config.name), config.revision),
+    }
 
 
 @contextmanager
@@ -69,15 +108,16 @@ def explained(config: ModelConfig) -> Iterator[None]:
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
         if Path(str(name)).is_dir():
             raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
-        if hub_arguments(config)["local_files_only"]:
+        if is_offline(config):
+            suggestion = did_you_mean(str(name), KNOWN_MODELS)
             raise ModelError(
-                f"{name} is not in the local cache and the offline mode is on; "
+                f"{name} is neither a folder here nor in the local cache, and the offline mode is on; "
                 "download it once without --offline (and HF_HUB_OFFLINE), or pass a local folder"
+                f"{suggestion and f'; {suggestion}'}"
             ) from error
         raise ModelError(
-            f"{name} is neither a local folder nor a model that can be fetched now; "
-            f"check the name, --revision and the network, or use the bundled --model {BUNDLED_MODEL} "
-            f"({first_line(error)})"
+            f"{name} cannot be fetched from {hub_host()} or read from the cache ({first_line(error)}); "
+            f"check the name, --revision and the network, or use the bundled toy, --model {BUNDLED_MODEL}"
         ) from error
     except AOTError:
         raise
@@ -89,7 +129,6 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
     """The checkpoint's config.json, with the commit hash as `_commit_hash` when it came from the hub."""
     from transformers import PretrainedConfig
 
-    _check_local(config)
     with explained(config):
         description, _ = PretrainedConfig.get_config_dict(location(config), **hub_arguments(config))
     if not description:

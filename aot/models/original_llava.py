@@ -70,12 +70,14 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 class OriginalLlava(Llava):
     """`Llava` from an original checkpoint; tokens files are exchangeable with those of its converted copy."""
 
+    token_space = ("mm_projector.2.weight", "image_newline")
+
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> OriginalLlava:
         _check_tokenizer(config)
         network = _load_network(config, description)
         tokenizer = load_tokenizer(config, config=network.config.text_config)
-        identity = identify(config, description, ("mm_projector.2.weight", "image_newline"))
+        identity = identify(config, description, cls.token_space)
         return cls(network, tokenizer, config, identity, LlavaGeometry.of(config, description))
 
 

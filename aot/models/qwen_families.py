@@ -23,7 +23,7 @@ class Qwen25VL(QwenVL):
     """Qwen2.5-VL 3B, 7B, 32B and 72B."""
 
     networks: ClassVar = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
-    merger_weight = "visual.merger.mlp.2.weight"
+    token_space = ("visual.merger.mlp.2.weight",)
     sizes = FrameSizes(28, 128 * 28**2, 768 * 28**2)
     pixel_defaults = CLIP
 
@@ -54,7 +54,7 @@ class Qwen3VL(QwenVL):
         "qwen3_vl": "Qwen3VLForConditionalGeneration",
         "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
     }
-    merger_weight = "visual.merger.linear_fc2.weight"
+    token_space = ("visual.merger.linear_fc2.weight",)
     sizes = FrameSizes(32, 128 * 32**2, 768 * 32**2, of_all=True)
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:

@@ -43,12 +43,11 @@ __all__ = ["QwenVL"]
 
 
 class QwenVL(ComposedModel):
-    """What both families share. networks: transformers' classes by `model_type`. merger_weight: the end of the name of
-    the weight that makes tokens of patches. sizes: of frames, where the checkpoint's files do not say.
+    """What both families share. networks: transformers' classes by `model_type`. sizes: of frames, where the files of
+    the checkpoint do not say.
     """
 
     networks: ClassVar[dict[str, str]]
-    merger_weight: ClassVar[str]
     sizes: ClassVar[FrameSizes]
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
@@ -69,7 +68,7 @@ class QwenVL(ComposedModel):
 
         refuse_llava_settings(config, "Qwen-VL")
         network = load_network(config, getattr(transformers, cls.networks[description["model_type"]]))
-        return cls(network, load_tokenizer(config), config, identify(config, description, (cls.merger_weight,)))
+        return cls(network, load_tokenizer(config), config, identify(config, description, cls.token_space))
 
     @property
     def tower(self) -> Any:

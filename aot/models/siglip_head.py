@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.loading import explained, read_model_config, read_weights
+from aot.models.loading import explained, look_up, read_model_config, read_weights
 
 __all__ = ["SiglipHead"]
 
@@ -37,6 +37,7 @@ class SiglipHead:
         from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
         source = replace(config, name=config.siglip_head, revision=None)
+        look_up(source)
         description = read_model_config(source)
         with explained(source):
             vision = SiglipVisionConfig.from_dict(description.get("vision_config", description))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.loading import explained, hub_arguments, location, read_json, read_model_config, read_weights
+from aot.models.loading import explained, hub_arguments, location, look_up, read_json, read_model_config, read_weights
 
 __all__ = ["SiglipText"]
 
@@ -37,6 +37,7 @@ class SiglipText:
         from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel
 
         source = replace(config, name=config.siglip_head, revision=None)
+        look_up(source)
         description = read_model_config(source)
         if "text_config" not in description or not read_json(source, "tokenizer.json"):
             return None

@@ -34,6 +34,7 @@ def test_the_demo_is_right_both_ways(run_aot: Aot) -> None:
     assert len(load_tokens("aot-demo/tokens.pt").tokens.features) == 51
     assert "is large and" in Path("aot-demo/kept.html").read_text("utf-8")
     assert run.json["total_s"] < 60
+    assert run.json["toy_model"] is True
 
 
 def test_the_demo_as_people_see_it(run_aot: Aot) -> None:
@@ -55,7 +56,7 @@ def test_no_model_is_the_bundled_model_and_it_sees(run_aot: Aot) -> None:
     flags = [flag for qa in asked for flag in ("-q", qa.question)]
     run = run_aot("ask", "clip.mp4", *flags, "--method", "none", "--json")
     assert run.code == 0, run.err
-    assert run.err.count("bundled shapes model") == 1
+    assert run.err.startswith("aot: note: toy model in use (shapes): offline mode is on")
     assert len(run.err.strip().splitlines()) == 1
     answers = [answer["answer"].replace("?", " ?").replace(".", " .").split() for answer in run.json["answers"]]
     right = [words == qa.answer.split() for words, qa in zip(answers, asked, strict=True)]
@@ -63,6 +64,7 @@ def test_no_model_is_the_bundled_model_and_it_sees(run_aot: Aot) -> None:
     assert all(good for good, qa in zip(right, asked, strict=True) if qa.family in ("color", "shape", "size"))
     assert run.json["visual_tokens"] == 8 * 64
     assert run.json["model"]["name"] == "shapes"
+    assert run.json["toy_model"] is True
 
 
 def test_words_it_does_not_know_are_told(run_aot: Aot, clip_file: Path) -> None:
@@ -76,8 +78,9 @@ def test_what_is_asked_for_wins(run_aot: Aot, clip_file: Path, monkeypatch: pyte
     assert run.json["visual_tokens"] == 5 * 64
     monkeypatch.setenv("AOT_MODEL", "shapes")
     run = run_aot("ask", clip_file, "what happens?", "--json")
-    assert "bundled" not in run.err
+    assert "toy" not in run.err
     assert run.json["visual_tokens"] == 8 * 64
+    assert run.json["toy_model"] is True
 
 
 def test_a_cached_model_is_preferred(run_aot: Aot, clip_file: Path, tmp_path: Path, small_folder: Path) -> None:
@@ -89,7 +92,9 @@ def test_a_cached_model_is_preferred(run_aot: Aot, clip_file: Path, tmp_path: Pa
     run = run_aot("inspect", clip_file, "--json")  # no model is needed, so none is looked for
     assert "model" not in run.err
     run = run_aot("ask", clip_file, "what happens?", "--frames", "4", "--max-new-tokens", "2", "--json")
-    assert "llava-onevision-qwen2-0.5b-ov-hf is in the cache" in run.err
+    assert "toy" not in run.err
+    assert run.json["model"]["name"] == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    assert run.json["toy_model"] is False
 
 
 def test_tokens_of_the_bundled_model_are_asked_with_it(run_aot: Aot, clip_file: Path) -> None:

@@ -68,6 +68,7 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--ratio", "1.01"), 2, "(0, 1]"),
         (("--ratio", "nan"), 2, "(0, 1]"),
         (("--ratio", "0.001"), 2, "clips"),
+        (("--ratio", "0.001", "--method", "uniform"), 2, "leaves none of 200 tokens"),
         (("--frames", "0"), 2, "at least 1"),
         (("--method", "magic"), 2, "must be one of none, random"),
         (("--frames", "8", "--fps", "2"), 2, "give one"),
@@ -78,6 +79,8 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--set", "aot.inter.nope=1"), 2, "unknown setting aot.inter.nope"),
         (("--set", "nonsense"), 2, "PATH=VALUE"),
         (("--preset", "nope"), 2, "valid: default"),
+        (("--preset", "shape"), 2, "did you mean shapes?"),
+        (("--model", "shape"), 4, "did you mean shapes?"),
         (("--device", "tpu"), 2, "auto, cpu"),
         (("--model", "./nope"), 4, "there is no folder"),
         (("--model", "someone/something", "--offline"), 4, "offline"),
@@ -147,9 +150,53 @@ def test_tokens_files_that_are_not(run_aot: Aot, content: str) -> None:
     assert not Path("pwned").exists()
 
 
-def test_tokens_of_another_model(run_aot: Aot, small: tuple[str, ...], clip_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads all weights of a model fails."""
+
+    def fail(*given: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("aot.models.llava.load_network", fail)
+    monkeypatch.setattr("aot.models.qwen_vl.load_network", fail)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--start", "99"), 3, "lasts"),
+        (("--start", "1.01", "--end", "1.02"), 3, "choose another --start and --end"),
+        (("--ratio", "0.001"), 2, "leaves 0 tokens for 2 clips; use --ratio"),
+        (("--ratio", "0.001", "--frames", "24", "--segment-frames", "8"), 2, "for 2 clips"),
+        (("--ratio", "0.001", "--method", "vidcom2"), 2, "leaves none of 200 tokens"),
+        (("--ratio", "0.001", "--method", "aot-dyn"), 2, "leaves 0 tokens for 1 clips"),
+        (("--ratio", "0.001", "--method", "none", "--inner", "fastv"), 2, "--inner fastv"),
+        (("--method", "fastvid", "--set", "methods.fastvid.nope=1"), 2, "unknown setting methods.fastvid.nope"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_loads")
+def test_what_is_known_beforehand_is_checked_before_loading(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    for command in (("ask", clip_file, "hi"), ("compress", clip_file, "-o", "t.pt")):
+        run = run_aot(*command, *small, *arguments)
+        assert run.code == code
+        assert says in one_line(run.err)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_what_a_family_lacks_is_said_before_loading(run_aot: Aot, clip_file: Path, qwen25_folder: Path) -> None:
+    run = run_aot("ask", clip_file, "hi", "--model", qwen25_folder, "--method", "tome")
+    assert run.code == 2
+    assert "use another --method" in one_line(run.err)
+
+
+def test_tokens_of_another_model(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     assert run_aot("compress", clip_file, "-o", "t.pt", *small).code == 0
     other = make_checkpoint(tmp_path / "other", seed=7, grid=9)
+    request.getfixturevalue("nothing_loads")
     run = run_aot("ask", "t.pt", "hi", "--model", other)
     assert run.code == 1
     assert "made by" in one_line(run.err)

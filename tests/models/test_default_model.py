@@ -10,11 +10,12 @@ import pytest
 
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.models import load_model
-from aot.models.default import default_model
+from aot.models.default import DefaultModel, default_model
 from aot.models.loading import location
 
 SMALL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 LARGE = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+TEXTS = {"config.json": "{}", "tokenizer.json": "{}"}
 Cached = Callable[..., None]
 
 
@@ -39,34 +40,42 @@ def index(*shards: str) -> str:
     return json.dumps({"weight_map": {f"layer.{number}": shard for number, shard in enumerate(shards)}})
 
 
+def default() -> str:
+    return default_model(ModelConfig()).name  # the suite is offline
+
+
 def test_an_empty_cache_gives_the_bundled_model(cached: Cached) -> None:
-    assert default_model() == BUNDLED_MODEL
+    assert default() == BUNDLED_MODEL
 
 
-def test_a_cached_model_comes_first(cached: Cached) -> None:
-    cached(SMALL, {"config.json": "{}", "model.safetensors": ""})
-    assert default_model() == SMALL
+def test_the_cached_model_comes_first(cached: Cached) -> None:
+    cached(SMALL, {**TEXTS, "model.safetensors": ""})
+    assert default_model(ModelConfig()) == DefaultModel(SMALL)
 
 
-def test_of_two_the_smaller_one(cached: Cached) -> None:
-    cached(LARGE, {"config.json": "{}", "model.safetensors.index.json": index("a.safetensors"), "a.safetensors": ""})
-    assert default_model() == LARGE
-    cached(SMALL, {"config.json": "{}", "model.safetensors": ""})
-    assert default_model() == SMALL
+def test_another_real_one_of_the_cache_comes_before_the_toy(cached: Cached) -> None:
+    cached(LARGE, {**TEXTS, "model.safetensors.index.json": index("a.safetensors"), "a.safetensors": ""})
+    found = default_model(ModelConfig())
+    assert found.name == LARGE
+    assert found.lacking is not None and "offline" in found.lacking
+    cached(SMALL, {**TEXTS, "model.safetensors": ""})
+    assert default() == SMALL
 
 
 @pytest.mark.parametrize(
     "files",
     [
-        {"config.json": "{}"},
-        {"model.safetensors": ""},
-        {"config.json": "{}", "model.safetensors.index.json": index("a.st", "b.st"), "a.st": ""},
+        TEXTS,
+        {"tokenizer.json": "{}", "model.safetensors": ""},
+        {"config.json": "{}", "model.safetensors": ""},
+        {**TEXTS, "model.safetensors.index.json": index("a.st", "b.st"), "a.st": ""},
+        {**TEXTS, "model.safetensors.index.json": "[", "model.safetensors": ""},
     ],
-    ids=["no weights", "no configuration", "half of the shards"],
+    ids=["no weights", "no configuration", "no tokenizer", "half of the shards", "a damaged index"],
 )
 def test_an_unfinished_download_does_not_count(cached: Cached, files: dict[str, str]) -> None:
     cached(LARGE, files)
-    assert default_model() == BUNDLED_MODEL
+    assert default() == BUNDLED_MODEL
 
 
 def test_the_bundled_model_is_found_by_its_name_and_stays_so_called() -> None:

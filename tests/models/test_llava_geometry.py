@@ -115,6 +115,12 @@ def test_otherwise_the_methods_order_stays() -> None:
         ("/models/mine", {"_name_or_path": "someone/LLaVA-Video-7B-Qwen2-hf"}, True),
         ("/models/mine", {"mm_newline_position": "grid", "mm_spatial_pool_mode": "bilinear"}, True),
         ("/models/mine", {"mm_newline_position": "one_token"}, False),
+        ("/models/llava-video", {"mm_newline_position": "one_token"}, False),
+        ("/data/llava-video-tests/llava-onevision-0.5b/", {}, False),
+        ("/data/llava-video-tests/mine", {"_name_or_path": "/llava-video/llava-onevision"}, False),
+        ("/models/LLaVA-Video", {"_name_or_path": "llava-hf/llava-onevision-qwen2-7b-ov-hf"}, False),
+        ("/hub/models--lmms-lab--LLaVA-Video-7B-Qwen2/snapshots/0123abc", {}, True),
+        ("/llava-video/models--llava-hf--llava-onevision/snapshots/0123abc", {}, False),
         ("llava-hf/llava-onevision-qwen2-7b-ov-hf", {"_name_or_path": None}, False),
     ],
 )
@@ -122,6 +128,13 @@ def test_how_it_is_recognised(name: str, description: dict[str, Any], is_video: 
     expected = (Pooling("average", 2), "grid") if is_video else (Pooling("bilinear", 2), "one_token")
     found = LlavaGeometry.of(ModelConfig(name=name), description)
     assert (found.pool, found.newline) == expected
+
+
+def test_the_folder_one_stands_in_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, newline in (("LLaVA-Video-7B", "grid"), ("mine", "one_token")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert LlavaGeometry.of(ModelConfig(name="."), {}).newline == newline
 
 
 def test_what_is_asked_for_comes_first() -> None:

@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import pickle
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,9 +56,16 @@ def test_a_path_that_is_not_there(name: str) -> None:
         load_model(config(name))
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "nothing"])
-def test_an_unknown_hub_name_while_offline(name: str) -> None:
+def test_an_unknown_hub_name_while_offline() -> None:
     with pytest.raises(ModelError, match=r"offline mode is on; download it once without --offline"):
+        load_model(config("nobody/nothing-of-the-kind"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("shape", "did you mean shapes?"), ("nothing", "the bundled --model shapes")]
+)
+def test_a_name_without_an_owner(name: str, told: str) -> None:
+    with pytest.raises(ModelError, match=rf"there is no folder {name} here, .* OWNER/NAME; .*{re.escape(told)}"):
         load_model(config(name))
 
 
