@@ -17,6 +17,7 @@ from typing import Any
 from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
+from aot.paths import path_kind
 from aot.report import RetentionReport
 from aot.types import Clip, CompressedTokens, Role
 
@@ -101,7 +102,7 @@ def load_tokens(path: str | Path) -> TokensFile:
         TokensFileError: there is no such file, or it is damaged, not ours, or holds more than plain data.
     """
     path = Path(path)
-    if not path.is_file():
+    if path_kind(path) != "file":
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
     content = _read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
     if content.get("format") != _FORMAT:

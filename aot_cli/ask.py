@@ -88,6 +88,7 @@ def ask(
 
 def _questions(source: str, question: str | None, more: list[str] | None) -> list[str]:
     from aot.errors import ConfigError
+    from aot.paths import path_kind
 
     asked = [text for text in (question, *(more or [])) if text is not None]
     if not asked and source != "-" and not sys.stdin.isatty():
@@ -99,7 +100,7 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
         raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
     if any(not text.strip() for text in asked):
         raise ConfigError("a question is empty; ask something")
-    if question and Path(question).suffix and Path(question).is_file():
+    if question and Path(question).suffix and path_kind(question) == "file":
         raise ConfigError(f"the question {question} is a file; give one video, then the question")
     return asked
 

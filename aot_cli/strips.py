@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import AOTError
+from aot.paths import path_kind
 from aot_cli.console import StageBars
 from aot_cli.render_pictures import Clips, ClipStrips, picture_size, shown_clips
 
@@ -31,7 +31,7 @@ def strips_of_trace(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStr
 def strips_of_file(source: str, found: Mapping[str, Any], sampling: SamplingConfig) -> ClipStrips | None:
     """The groupings of what was found, with pictures decoded for it; None where the file cannot be read once more."""
     size, clips = _size(found), _clips(found)
-    if not Path(source).is_file():
+    if path_kind(source) != "file":
         return None
     try:
         return ClipStrips(clips, _decoded(source, sampling, _shown_times(clips), size), size)

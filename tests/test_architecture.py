@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each part may import besides itself; every part may import the foundations.
-FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict"}
+FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict", "aot.paths"}
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
+    "aot.paths": set(),
     "aot.registry": {"aot.errors"},
     "aot.strict": {"aot.errors"},
     "aot.config": {"aot.errors", "aot.registry", "aot.strict"},

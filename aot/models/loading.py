@@ -23,6 +23,7 @@ from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
 from aot.models.load_options import is_placed, load_arguments
+from aot.paths import path_kind
 
 __all__ = [
     "explained",
@@ -66,7 +67,7 @@ def explained(config: ModelConfig) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
-        if Path(str(name)).is_dir():
+        if path_kind(str(name)) == "folder":
             raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
         if hub_arguments(config)["local_files_only"]:
             raise ModelError(
@@ -99,8 +100,8 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 def _check_local(config: ModelConfig) -> None:
     """A path that is meant to be local should not be looked up on the hub."""
     path = Path(location(config))
-    looks_local = location(config).startswith(("/", "./", "../")) or path.exists()
-    if looks_local and not path.exists():
+    looks_local = location(config).startswith(("/", "./", "../")) or path_kind(path) is not None
+    if looks_local and path_kind(path) is None:
         raise ModelError(f"there is no folder {config.name}; check the path")
     if looks_local and not (path / "config.json").is_file():
         raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")

@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from aot.errors import ConfigError, OutputError, VideoError, first_line
 from aot.files import check_writable, write_whole
 from aot.overlay.paint import Painter, TokenFates
+from aot.paths import path_kind
 from aot.video import open_video
 from aot.video.source import source_name
 
@@ -50,12 +51,11 @@ def check_overlay(source: str | Path, output: Path, *, overwrite: bool) -> None:
         ConfigError: the name does not end in .mp4.
         OutputError: it is the source's own or cannot be written, or PyAV has no encoder.
     """
-    file = Path(source)
-    if str(source) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+    if str(source) == "-" or path_kind(source) == "stream":
         raise VideoError(f"an overlay reads its clip twice, {source_name(source)} only once: save it to a file first")
     if output.suffix.lower() != ".mp4":
         raise ConfigError(f"{output} must end in .mp4, the only format an overlay is written in")
-    if output.exists() and file.exists() and output.samefile(file):
+    if path_kind(output) and path_kind(source) and output.samefile(source):
         raise OutputError(f"{output} is the clip itself; choose another name for the overlay")
     check_writable(output, overwrite=overwrite)
     try:

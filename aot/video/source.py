@@ -14,6 +14,7 @@ import av.logging
 from av.error import FFmpegError
 
 from aot.errors import VideoError
+from aot.paths import path_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +44,12 @@ def open_source(path: str | Path) -> Iterator[Path]:
     Raises:
         VideoError: the path is missing, a directory or empty, or the copy does not fit on the disk.
     """
-    file = Path(path)
-    if str(path) != "-" and not file.exists():
+    file, kind = Path(path), "stream" if str(path) == "-" else path_kind(path)
+    if kind is None:
         raise VideoError(_missing(path))
-    if file.is_dir():
+    if kind == "folder":
         raise VideoError(f"{path} is a directory: name one video file in it")
-    if file.is_file():
+    if kind == "file":
         if file.stat().st_size == 0:
             raise VideoError(f"{path} is empty (0 bytes): copy or download it again")
         yield file
