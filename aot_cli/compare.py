@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify, print_json
-from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
+from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, unknown_words
@@ -50,8 +50,8 @@ def compare(
     names = named_methods(methods)
     check_page(html, str(video), force=force)
     config = config_for_video(str(video), given, names)
-    shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
-    conditions = build_conditions(config, names, shares)
+    wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
+    conditions = build_conditions(config, names, wanted)
     model = load_with_progress(config)
     notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
     item = Item(id="compare", video=video, question=question, answer="")
@@ -76,7 +76,7 @@ def compare(
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
     if html and witness:
-        words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
+        words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
         of_model = {"name": model.identity.name, **model.placement}
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)

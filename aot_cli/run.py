@@ -29,22 +29,17 @@ _MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it; where the user named none, one line says which is used.
-
-    The bundled model looks at as many frames as it was trained on, unless something else is asked for.
-    """
+    """The configuration with a model in it; where the user named none, one line says which is used."""
     from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
-    from aot.settings import model_settings
     from aot.strict import merge_settings
 
     config = given.config(base)
-    name = config.model.name or default_model()
-    if config.model.name is None:
-        notify([_introduce(name, bundled=name == BUNDLED_MODEL)])
-    elif name != BUNDLED_MODEL:
+    if config.model.name is not None:
         return config
-    return given.config(merge_settings(base or {}, model_settings(name)))
+    name = default_model()
+    notify([_introduce(name, bundled=name == BUNDLED_MODEL)])
+    return given.config(merge_settings(base or {}, {"model": {"name": name}}))
 
 
 def config_for_video(source: str, given: Given, methods: Sequence[str] | None = None) -> Config:
