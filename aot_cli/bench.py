@@ -32,7 +32,7 @@ _BUSY = 2.0  # times the quickest of equal runs
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def bench_video(
     given: Given,
-    clip: Annotated[Path | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
+    clip: Annotated[str | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
     synthetic: Annotated[
         str | None,
         typer.Option("--synthetic", metavar="shapes|onevision-0.5b|onevision-7b",
@@ -52,8 +52,8 @@ def bench_video(
 
     refuse_selection(given)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
-    if clip:
-        check_video(str(clip))
+    if clip is not None:
+        check_video(clip)
     if synthetic is None:
         config = config_with_model(given, base)
         model = load_with_progress(config)
@@ -157,9 +157,9 @@ def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tupl
 
 
 @contextmanager
-def _clip(given: Path | None) -> Iterator[Path]:
+def _clip(given: str | None) -> Iterator[Path]:
     if given is not None:
-        yield given
+        yield Path(given)
         return
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene

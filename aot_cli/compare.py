@@ -27,7 +27,7 @@ _COLUMNS = (
 
 @command(SAMPLING, MODEL, INNER, GENERATION)
 def compare(
-    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    video: Annotated[str, typer.Argument(help="A video file.", show_default=False)],
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     given: Given,
     methods: Annotated[
@@ -48,19 +48,19 @@ def compare(
     from aot.report import versions
 
     names = named_methods(methods)
-    check_page(html, str(video), force=force)
-    config = config_for_video(str(video), given, names)
+    check_page(html, video, force=force)
+    config = config_for_video(video, given, names)
     wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
     conditions = build_conditions(config, names, wanted)
     model = load_with_progress(config)
     notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
-    item = Item(id="compare", video=video, question=question, answer="")
+    item = Item(id="compare", video=Path(video), question=question, answer="")
     rows: list[dict[str, Any]] = []
     witness = Witness(model.temporal_patch) if html else None
     of_key = {condition.key: condition for condition in conditions}
     with StageBars() as bars:
         todo = [(condition, [item]) for condition in conditions]
-        answering = answer_video(video, model, todo, notices.append, measure_memory=True, witness=witness)
+        answering = answer_video(item.video, model, todo, notices.append, measure_memory=True, witness=witness)
         for done, found in enumerate(answering, 1):
             bars("compare", done, len(conditions))
             if isinstance(found, Refusal):
@@ -76,13 +76,13 @@ def compare(
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
     if html and witness:
-        words = ["compare", str(video), question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
+        words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
         of_model = {"name": model.identity.name, **model.placement}
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
         tell_of_page(html)
     if as_json:
-        told = {"source": str(video), "question": question, **shared, "methods": rows, "notices": notices}
+        told = {"source": video, "question": question, **shared, "methods": rows, "notices": notices}
         print_json({**told, "model": model.placement, "config": config.to_dict(), "versions": versions()})
         return
     from aot_cli.render import comparison, print_result

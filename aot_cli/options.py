@@ -39,7 +39,7 @@ __all__ = [
 
 
 _DEFAULTS = Config()
-_METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
 

@@ -61,6 +61,8 @@ def open_source(path: str | Path) -> Iterator[Path]:
 
 
 def _missing(path: str | Path) -> str:
+    if not str(path):
+        return "the name of the video is empty: name a video file"
     if "://" in str(path):
         return f"{path} is an address, not a file: download it first and name the file"
     return f"{path} does not exist: check the spelling and the current directory"
