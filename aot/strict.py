@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from aot.errors import ConfigError, Problem
@@ -100,6 +101,8 @@ def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
+        if option is str and isinstance(value, PurePath):
+            return str(value)
     problems.append(Problem(path, f"must be {type_in_words(hint)}, got {reprlib.repr(value)}"))
     return _REJECTED
 

@@ -55,7 +55,9 @@ def check_suffix(path: Path) -> None:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
 
 
-def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False) -> None:
+def save_tokens(
+    path: str | Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False
+) -> None:
     """Write the file whole or not at all.
 
     Raises:
@@ -63,6 +65,7 @@ def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *
     """
     import torch
 
+    path = Path(path)
     check_suffix(path)
     names = ("features", *_PER_TOKEN, *(["deepstack"] if tokens.deepstack is not None else []))
     tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in names}

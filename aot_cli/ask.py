@@ -33,7 +33,7 @@ def ask(
     ],
     given: Given,
     question: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION]", help="The question.", show_default=False)
+        list[str] | None, typer.Argument(metavar="QUESTION", help="The question.", show_default=False)
     ] = None,
     more: Annotated[
         list[str] | None,

@@ -36,7 +36,7 @@ app.command()(doctor.doctor)
 def show_help(
     context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]", help="For instance ask.", show_default=False)
+        list[str] | None, typer.Argument(metavar="COMMAND", help="For instance ask.", show_default=False)
     ] = None,
 ) -> None:
     """What aot, or a command of it, takes; as --help."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from cli_run import Aot
 
+from aot.config import build_config
+
 
 def refused(run_aot: Aot, clip_file: Path, *arguments: str) -> str:
     run = run_aot("inspect", clip_file, *arguments)
@@ -149,3 +151,8 @@ def test_misspelt_variables(run_aot: Aot, clip_file: Path, monkeypatch: pytest.M
         "aot: note: the variable AOT_RATIOS means nothing to aot; did you mean AOT_RATIO?",
         "aot: note: the variable AOT_XYZZY means nothing to aot",
     ]
+
+
+def test_the_command_line_takes_what_python_takes(run_aot: Aot, clip_file: Path) -> None:
+    found = run_aot("compress", clip_file, "--model", "shapes", "--json").json
+    assert found["config"] == build_config({"model": {"name": "shapes"}}).to_dict()
