@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from aot.notations import Seconds, Share
+from aot.preset_files import preset_settings
 from aot.registry import INNER, METHODS, Kind, hint, names
-from aot.strict import Settings, build_settings, check
+from aot.strict import Settings, build_settings, check, merge_settings
 
 __all__ = [
     "AOT_METHODS",
@@ -53,8 +55,8 @@ class SamplingConfig:
 
     frames: int = 32
     fps: float | None = None
-    start_s: float | None = None
-    end_s: float | None = None
+    start_s: Seconds | None = None
+    end_s: Seconds | None = None
     max_frames: int = 256
     segment_frames: int = 64
     spacing: Literal["index", "time"] = "index"
@@ -130,7 +132,7 @@ class ModelConfig:
             ),
             device_map=(
                 self.device_map == "none" or self.device == "auto",
-                f"auto chooses the devices itself; leave out --device {self.device}",
+                f"auto chooses the devices itself; leave out the device, {self.device}",
             ),
             encode_batch_frames=(
                 self.encode_batch_frames is None or self.encode_batch_frames >= 1,
@@ -172,7 +174,7 @@ class AnchorConfig:
     """
 
     count: int | None = None
-    local_ratio: float = 0.5
+    local_ratio: Share = 0.5
     windows_per_side: int = 3
     shallow_layer: int = 5
     deep_layer: int = -2
@@ -219,7 +221,7 @@ class InterConfig:
     lambda_inter: float = 1.0
     keyframe: Literal["both", "original", "merged"] = "both"
     distinct: Literal["quantile", "threshold"] = "quantile"
-    keep_ratio: float = 0.3
+    keep_ratio: Share = 0.3
     tau: float = 0.5
     transport: TransportConfig = field(default_factory=TransportConfig)
 
@@ -311,7 +313,7 @@ class Config:
     methods by name, for instance {"fastvid": {"blend": 0.7}}; those of AOT are in `aot`.
     """
 
-    ratio: float = 0.1
+    ratio: Share = 0.1
     method: str = "aot"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -375,9 +377,16 @@ def _unknown(name: str, kind: Kind) -> str:
 
 
 def build_config(settings: Settings) -> Config:
-    """Build a `Config` from nested settings.
+    """Build a `Config` from nested settings, over what the model's name settles.
 
     Raises:
         ConfigError: listing every unknown key (with the valid ones), ill-typed and out-of-range value.
     """
-    return build_settings(Config, settings)
+    return build_settings(Config, merge_settings(_model_settings(settings), settings))
+
+
+def _model_settings(settings: Settings) -> Settings:
+    """What the name of a model settles: for the bundled one, how many frames it was trained to look at."""
+    model = settings.get("model")
+    is_bundled = isinstance(model, Mapping) and model.get("name") == BUNDLED_MODEL
+    return preset_settings(BUNDLED_MODEL) if is_bundled else {}

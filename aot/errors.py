@@ -16,6 +16,8 @@ Pure tensor code (`aot.core`) raises `ValueError` naming the axis, what was expe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 __all__ = [
     "AOTError",
     "BudgetError",
@@ -24,6 +26,7 @@ __all__ = [
     "ModelError",
     "NumericsError",
     "OutputError",
+    "Problem",
     "TokensFileError",
     "UnsupportedError",
     "VideoError",
@@ -35,11 +38,23 @@ class AOTError(Exception):
     """Base of every error a user can cause or meet. The message is one sentence with a remedy."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with the setting at `path`: "lead path message"."""
+
+    path: str
+    message: str
+    lead: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.lead}{self.path} {self.message}"
+
+
 class ConfigError(AOTError):
     """A setting is unknown, ill-typed or out of range; `problems` lists everything found."""
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
+    def __init__(self, *problems: str | Problem) -> None:
+        super().__init__("; ".join(map(str, problems)))
         self.problems = problems
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
+from aot.paths import path_kind
 from aot.report import RetentionReport
 from aot.types import Clip, CompressedTokens, Role
 
@@ -54,7 +55,9 @@ def check_suffix(path: Path) -> None:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
 
 
-def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False) -> None:
+def save_tokens(
+    path: str | Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False
+) -> None:
     """Write the file whole or not at all.
 
     Raises:
@@ -62,6 +65,7 @@ def save_tokens(path: Path, tokens: CompressedTokens, report: RetentionReport, *
     """
     import torch
 
+    path = Path(path)
     check_suffix(path)
     names = ("features", *_PER_TOKEN, *(["deepstack"] if tokens.deepstack is not None else []))
     tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in names}
@@ -101,7 +105,7 @@ def load_tokens(path: str | Path) -> TokensFile:
         TokensFileError: there is no such file, or it is damaged, not ours, or holds more than plain data.
     """
     path = Path(path)
-    if not path.is_file():
+    if path_kind(path) != "file":
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
     content = _read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
     if content.get("format") != _FORMAT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -34,7 +35,9 @@ def ask(
         ),
     ],
     given: Given,
-    question: Annotated[str | None, typer.Argument(help="The question.", show_default=False)] = None,
+    question: Annotated[
+        list[str] | None, typer.Argument(metavar="QUESTION", help="The question.", show_default=False)
+    ] = None,
     more: Annotated[
         list[str] | None,
         typer.Option("--question", "-q", help="Another question; the video is encoded once. Also: lines on stdin."),
@@ -50,7 +53,7 @@ def ask(
     from aot.report import language_model_load, versions
     from aot.tokens_file import is_tokens_file
 
-    questions = _questions(source, question, more)
+    questions = _questions(source, question or [], more)
     tokens_given = is_tokens_file(source)
     check_page(html, source, force=force)
     made = (
@@ -90,10 +93,12 @@ def ask(
         print(usage_line(report, times), file=sys.stderr)
 
 
-def _questions(source: str, question: str | None, more: list[str] | None) -> list[str]:
+def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
+    """What is asked: `words` as one question, `more`, or the lines on stdin."""
     from aot.errors import ConfigError
 
-    asked = [text for text in (question, *(more or [])) if text is not None]
+    _check_words(words)
+    asked = [*([" ".join(words)] if words else []), *(more or [])]
     if not asked and source != "-" and not sys.stdin.isatty():
         try:
             asked = [line.strip() for line in sys.stdin if line.strip()]
@@ -103,9 +108,22 @@ def _questions(source: str, question: str | None, more: list[str] | None) -> lis
         raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
     if any(not text.strip() for text in asked):
         raise ConfigError("a question is empty; ask something")
-    if question and Path(question).suffix and Path(question).is_file():
-        raise ConfigError(f"the question {question} is a file; give one video, then the question")
     return asked
+
+
+def _check_words(words: list[str]) -> None:
+    """
+    Raises:
+        ConfigError: one is a file, or several are questions of their own.
+    """
+    from aot.errors import ConfigError
+    from aot.paths import path_kind
+
+    for word in words:
+        if Path(word).suffix and path_kind(word) == "file":
+            raise ConfigError(f"the question {word} is a file; give one video, then the question")
+    if len(words) > 1 and any(len(word.split()) > 1 for word in words):
+        raise ConfigError(f"{shlex.join(words)} are several questions; give the first so, and each other one with -q")
 
 
 @dataclass(frozen=True, slots=True)

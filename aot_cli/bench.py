@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
-from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
 from aot_cli.run import config_with_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _BUSY = 2.0  # times the quickest of equal runs
 @app.command("video")
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def bench_video(
-    context: typer.Context,
     given: Given,
     clip: Annotated[str | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
     synthetic: Annotated[
@@ -58,7 +57,7 @@ def bench_video(
             config = config_with_model(given, base)
             model = load_with_progress(config)
         else:
-            config, model = _synthetic_model(synthetic, _without_model(given, context), base)
+            config, model = _synthetic_model(synthetic, _without_model(given), base)
         if not config.compresses:
             raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
         with StageBars() as bars, bars.stage("bench"):
@@ -86,7 +85,7 @@ def bench_compressor(
     side: Annotated[int, typer.Option("--grid", min=2, help="Patches per side g.")] = 27,
     width: Annotated[int, typer.Option("--width", min=1, help="Width D of the features.")] = 3584,
     anchors: Annotated[int, typer.Option("--anchors", min=1, help="Anchors M per frame.")] = 126,
-    ratio: Annotated[float, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = 0.1,
+    ratio: Annotated[str, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = "0.1",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the features: float32, bfloat16 or float16.")] = "float32",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs, after one to warm up.")] = 7,
@@ -97,17 +96,19 @@ def bench_compressor(
     aot bench compressor --frames 32 --width 3584
     """
     from aot.bench import CompressorSize, time_compressor
-    from aot.config import build_config
     from aot.errors import ConfigError
+    from aot.layers import Layer, build_layers
     from aot.memory import explained_memory
     from aot.models.loading import pick_device, pick_dtype
     from aot.report import versions
 
-    build_config({"ratio": ratio, "model": {"device": device, "dtype": dtype}})
+    named = {"ratio": "--ratio", "model.device": "--device", "model.dtype": "--dtype"}
+    settings = {"ratio": read_number(ratio), "model": {"device": device, "dtype": dtype}}
+    config = build_layers([Layer(settings, names=named)])
     if anchors > side**2:
         raise ConfigError(f"--anchors {anchors} is more than the {side**2} patches of a {side} x {side} --grid")
     place = pick_device(device)
-    size = CompressorSize(frames, side, width, anchors, ratio)
+    size = CompressorSize(frames, side, width, anchors, config.ratio)
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
         times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
     found = {
@@ -124,7 +125,7 @@ def bench_compressor(
     _warn_if_busy(found["figures"]["total_ms"])
 
 
-def _without_model(given: Given, context: typer.Context) -> Given:
+def _without_model(given: Given) -> Given:
     """What was given but the model's name, which AOT_MODEL may bring along.
 
     Raises:
@@ -132,25 +133,22 @@ def _without_model(given: Given, context: typer.Context) -> Given:
     """
     from aot.errors import ConfigError
 
-    flag = getattr(context.get_parameter_source("model__name"), "name", None)
-    assigned = [text.partition("=")[0].strip() for text in context.params["assignments"] or []]
-    if flag == "COMMANDLINE" or "model.name" in assigned:
+    if given.is_typed("model.name"):
         raise ConfigError("--synthetic and --model name two models; give one")
-    model = {name: value for name, value in given.settings.get("model", {}).items() if name != "name"}
-    return replace(given, settings={**given.settings, "model": model})
+    variables = given.variables.settings
+    model = {name: value for name, value in variables.get("model", {}).items() if name != "name"}
+    return replace(given, variables=replace(given.variables, settings={**variables, "model": model}))
 
 
 def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tuple[Config, VideoModel]:
     from aot.bench import SYNTHETIC, synthetic_model
     from aot.config import BUNDLED_MODEL
     from aot.errors import ConfigError
-    from aot.settings import preset_settings
-    from aot.strict import merge_settings
 
     if synthetic not in SYNTHETIC:
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
     if synthetic == BUNDLED_MODEL:
-        base = merge_settings(base, preset_settings(BUNDLED_MODEL))
+        base = {**base, "model": {"name": BUNDLED_MODEL}}
     config = given.config(base)
     prepare_libraries(offline=True)
     with StageBars() as bars, bars.stage("make model"):

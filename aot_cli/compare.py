@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify, print_json
-from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, numbers
+from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, opened_video, unknown_words
@@ -51,8 +51,8 @@ def compare(
     check_page(html, video, force=force)
     with opened_video(video, given) as file:
         config = config_for_video(file, given, names)
-        shares = [config.ratio] if ratios is None else numbers("--ratio", ratios)
-        conditions = build_conditions(config, names, shares)
+        wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
+        conditions = build_conditions(config, names, wanted)
         model = load_with_progress(config)
         notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
         item = Item(id="compare", video=Path(video), question=question, answer="")
@@ -79,7 +79,7 @@ def compare(
     toy = {"toy_model": model.identity.is_toy}
     of_model = {"name": model.identity.name, **toy, **model.placement}
     if html and witness:
-        words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, shares))]
+        words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
         tell_of_page(html)

@@ -18,8 +18,11 @@ __all__ = ["compress"]
 @command(SAMPLING, MODEL, COMPRESSION)
 def compress(
     video: Annotated[str, typer.Argument(help="A video file or address, or - for stdin.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="tokens.pt or tokens.safetensors.")],
     given: Given,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="NAME.pt or NAME.safetensors; by itself the video's name with .tokens.pt."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write the report, as .json or .csv (one row per frame).")
     ] = None,
@@ -29,12 +32,13 @@ def compress(
 ) -> None:
     """Keep a tenth of a video's visual tokens and write them to a file.
 
-    aot compress clip.mp4 -o tokens.pt --ratio 0.1
+    aot compress clip.mp4 --ratio 0.1
     """
     from aot.files import check_writable
     from aot.tokens_file import check_suffix, save_tokens
 
     refuse_selection(given)
+    output = output or _named_after(video, force=force)
     check_suffix(output)
     check_writable(output, overwrite=force)
     if report:
@@ -55,6 +59,21 @@ def compress(
         print_json({"output": str(output), "toy_model": plain["model"]["toy_model"], **plain})
     else:
         print(output)
+
+
+def _named_after(video: str, *, force: bool) -> Path:
+    """A file in this folder: "clip.tokens.pt" for any clip.mp4.
+
+    Raises:
+        OutputError: it is there already.
+    """
+    from aot.errors import OutputError
+    from aot.paths import path_kind
+
+    path = Path("stdin.tokens.pt" if video == "-" else f"{Path(video).stem}.tokens.pt")
+    if path_kind(path) == "file" and not force:
+        raise OutputError(f"{path} exists; name another file with -o, or pass --force to replace it")
+    return path
 
 
 def print_summary(report: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify
+from aot_cli.given import assigned_layer
 from aot_cli.options import (
     GENERATION,
     INNER,
@@ -17,8 +18,7 @@ from aot_cli.options import (
     Given,
     command,
     named_methods,
-    numbers,
-    parse_assignments,
+    shares,
 )
 from aot_cli.run import config_with_model, load_with_progress, refuse_selection, unknown_words
 
@@ -47,7 +47,7 @@ def evaluate_command(
     methods: Annotated[
         str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
     ] = _METHODS,
-    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, each in (0, 1].")] = _RATIOS,
+    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, in (0, 1] or percent.")] = _RATIOS,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +74,7 @@ def evaluate_command(
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
     config = config_with_model(given)
-    conditions = build_conditions(config, named_methods(methods), numbers("--ratios", ratios), _variants(variant or []))
+    conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
     notify(off_budget(conditions))
     make_folder(output)
     model = load_with_progress(config)
@@ -120,7 +120,8 @@ def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
         if name in found:
             raise ConfigError(f"two variants are called {name}; give one another name")
-        found[name] = parse_assignments([part.strip() for part in assignments.split(",") if part.strip()])
+        parts = [part.strip() for part in assignments.split(",") if part.strip()]
+        found[name] = dict(assigned_layer(parts, f"--variant {name}").settings)
     return found
 
 

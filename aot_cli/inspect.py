@@ -25,7 +25,6 @@ __all__ = ["inspect_command"]
 
 @command(SAMPLING, MODEL, COMPRESSION)
 def inspect_command(
-    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or its address, or a tokens file.")],
     given: Given,
     overlay: Annotated[
@@ -49,7 +48,7 @@ def inspect_command(
     from aot_cli.strips import strips_of_file
 
     strips, pictured = None, not as_json and shows_pictures()
-    with_model = getattr(context.get_parameter_source("model__name"), "name", None) == "COMMANDLINE"
+    with_model = given.is_typed("model.name")
     if overlay:
         _check_overlay(source, overlay, force=force, with_model=with_model)
     if html and not with_model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from aot import __version__
@@ -30,6 +32,24 @@ app.add_typer(presets.app, name="presets")
 app.command()(doctor.doctor)
 
 
+@app.command("help")
+def show_help(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="For instance ask.", show_default=False)
+    ] = None,
+) -> None:
+    """What aot, or a command of it, takes; as --help."""
+    root = context.find_root()
+    root.command.main([*(words or []), "--help"], prog_name=root.info_name)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version; as --version."""
+    _print_version(wanted=True)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"aot {__version__}")
@@ -39,7 +59,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and leave."
     ),
 ) -> None:
     """Ask questions of a video with a tenth of the visual tokens.

@@ -96,7 +96,7 @@ def _rule(cls: Any, name: str) -> str:
         try:
             cls(**{name: value})
         except ConfigError as error:
-            told = next((problem for problem in error.problems if problem.startswith(f"{name} must ")), "")
+            told = next((each for each in map(str, error.problems) if each.startswith(f"{name} must ")), "")
             rule = told.removeprefix(f"{name} must ").partition(", got")[0]
             return rule.removeprefix("be ").replace("not be ", "not ", 1)
         except Exception:  # a plug-in's check may not expect a number
@@ -119,7 +119,7 @@ def _paragraphs(*classes: Any) -> list[str]:
 
 def _presets(name: str, kind: Kind) -> list[str]:
     """The presets that choose it."""
-    from aot.settings import preset_names, preset_settings
+    from aot.preset_files import preset_names, preset_settings
 
     def chosen(settings: dict[str, Any]) -> Any:
         return settings.get("method") if kind == "methods" else (settings.get("inner") or {}).get("name")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,9 +17,11 @@ import typer
 
 from aot.config import Config
 from aot.errors import ConfigError
+from aot.layers import Layer
+from aot.notations import read_share
 from aot.registry import names
-from aot.settings import resolve_config
-from aot_cli.console import explained_errors
+from aot_cli.console import explained_errors, notify
+from aot_cli.given import Given, assigned_layer, nested, strange_variables
 
 __all__ = [
     "COMPRESSION",
@@ -29,11 +32,15 @@ __all__ = [
     "Given",
     "Setting",
     "command",
-    "parse_assignments",
+    "named_methods",
+    "read_number",
+    "shares",
 ]
 
 
 _DEFAULTS = Config()
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
+_SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +64,52 @@ class Setting:
     @property
     def described(self) -> str:
         """The help text with the default value, if there is one."""
-        default: object = functools.reduce(getattr, self.path.split("."), _DEFAULTS)
+        default: Any = _DEFAULTS
+        for name in self.path.split("."):
+            default = getattr(default, name, None)
         return self.help if default is None or default is False else f"{self.help} (default: {default})"
 
     @property
     def parameter_name(self) -> str:
         return self.path.replace(".", "__")
 
+    @property
+    def typed(self) -> str:
+        """The flag as messages name it."""
+        return self.flag_names[0].partition("/")[0]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the same name."""
+        return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
+
+    def read(self, text: str | bool) -> Any:
+        """The value that a text stands for; the text where it stands for none, which building the settings refuses."""
+        if isinstance(text, bool):
+            return text
+        if self.kind is bool:
+            return _SWITCH.get(text.lower(), text)
+        return text if self.kind is str else read_number(text, self.kind)
+
     def parameter(self, panel: str) -> inspect.Parameter:
-        """The flag as a parameter, with an environment variable of the same name."""
-        variable = "AOT_" + self.flag_names[0].split("/")[0].strip("-").replace("-", "_").upper()
+        """The flag as a parameter. Its text is read with the variables', so that all is checked in one place."""
         return _flag(
             self.parameter_name,
-            self.kind | None,
+            (bool if self.kind is bool else str) | None,
             None,
             *self.flag_names,
             help=self.described,
-            metavar=self.metavar,
-            envvar=variable,
+            metavar=self.metavar or _METAVARS.get(self.kind),
             rich_help_panel=panel,
         )
+
+
+def read_number(text: str, kind: type = float) -> Any:
+    """The number that a text stands for; the text where it stands for none."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 SAMPLING = (
@@ -84,8 +117,8 @@ SAMPLING = (
     (
         Setting("sampling.frames", int, "Frames spread evenly over the video."),
         Setting("sampling.fps", float, "Frames per second instead of a number of frames."),
-        Setting("sampling.start_s", float, "Begin here.", ("--start",), "SECONDS"),
-        Setting("sampling.end_s", float, "End here.", ("--end",), "SECONDS"),
+        Setting("sampling.start_s", float, "Begin here: 90, 90s, 1m30s or 1:02:03.5.", ("--start",), "TIME"),
+        Setting("sampling.end_s", float, "End here.", ("--end",), "TIME"),
         Setting("sampling.max_frames", int, "Most frames --fps may give."),
         Setting(
             "sampling.segment_frames",
@@ -132,7 +165,7 @@ INNER = ("Compression", (_INNER,))
 COMPRESSION = (
     "Compression",
     (
-        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1].", ("--ratio", "-r")),
+        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1], or 10%.", ("--ratio", "-r")),
         Setting("method", str, "How tokens become fewer; see `aot methods`.", (), "NAME"),
         _INNER,
         Setting("aot.budget", str, "Meet the ratio exactly, or let content decide.", (), "exact|paper"),
@@ -152,21 +185,11 @@ GENERATION = (
 )
 
 Group = tuple[str, tuple[Setting, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the user gave by flag or variable; `config` adds the files and the defaults."""
-
-    settings: Mapping[str, Any]
-    preset: str | None
-
-    def config(self, base: Mapping[str, Any] | None = None) -> Config:
-        """The resolved configuration; `base` holds values that everything else overrides."""
-        try:
-            return resolve_config(self.settings, self.preset, base=base)
-        except ConfigError as error:
-            raise ConfigError(*map(_in_flags, error.problems)) from None
+_PRESET = Setting("preset", str, "Named settings; see `aot presets list`.", ("--preset", "-p"), "NAME")
+_VARIABLES = (
+    _PRESET.variable,
+    *(setting.variable for _, settings in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in settings),
+)
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -176,19 +199,22 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        paths = {setting.parameter_name: setting.path for _, settings in groups for setting in settings}
+        own_settings = [setting for _, settings in groups for setting in settings]
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
             with explained_errors(debug=values.pop("debug")):
                 if groups:
-                    values["given"] = _collect(values, paths)
-                function(**values)
+                    notify(strange_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
+                    _call(function, _collect(values, [*own_settings, _PRESET]), values)
+                else:
+                    function(**values)
 
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
         flags = [setting.parameter(panel) for panel, settings in groups for setting in settings]
-        parameters = [*own, *(flags + _COMMON if groups else []), _DEBUG]
+        common = [_PRESET.parameter("Options"), _ASSIGNMENTS] if groups else []
+        parameters = [*own, *flags, *common, _DEBUG]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -196,23 +222,39 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _in_flags(problem: str) -> str:
-    """A problem told in terms of the flag, if its setting has one."""
-    for _, settings in (SAMPLING, MODEL, COMPRESSION, GENERATION):
-        for setting in settings:
-            if problem.startswith(f"{setting.path} "):
-                return setting.flag_names[0] + problem.removeprefix(setting.path)
-    return problem
+def _call(function: Callable[..., None], given: Given, values: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: of the function, told in terms of where the values come from.
+    """
+    try:
+        function(given=given, **values)
+    except ConfigError as error:
+        told = given.explained(error)
+        if told is error:
+            raise
+        raise told from error
 
 
-def _collect(values: dict[str, Any], paths: Mapping[str, str]) -> Given:
-    settings: dict[str, Any] = {}
-    for parameter, path in paths.items():
-        value = values.pop(parameter)
-        if value is not None:
-            _put(settings, path, value)
-    _put_all(settings, values.pop("assignments") or [])
-    return Given(settings, values.pop("preset"))
+def _collect(values: dict[str, Any], settings: Sequence[Setting]) -> Given:
+    """Take out of `values` what was given for settings, and look for it in the environment."""
+    assigned = assigned_layer(values.pop("assignments") or [], "--set")
+    typed = {setting: values.pop(setting.parameter_name) for setting in settings}
+    found = {setting: os.environ.get(setting.variable) or None for setting in settings}  # empty is not set
+    variables = _layer(found, lambda setting: setting.variable)
+    return Given(variables, _layer(typed, lambda setting: setting.typed), assigned)
+
+
+def _layer(texts: Mapping[Setting, str | bool | None], name: Callable[[Setting], str]) -> Layer:
+    given = {setting: setting.read(text) for setting, text in texts.items() if text is not None}
+    values = {setting.path: value for setting, value in given.items()}
+    return Layer(nested(values), names={setting.path: name(setting) for setting in given})
+
+
+def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
+    """The variables of flags that are no settings."""
+    options = (note for parameter in parameters for note in getattr(parameter.annotation, "__metadata__", ()))
+    return [str(option.envvar) for option in options if getattr(option, "envvar", None)]
 
 
 def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> inspect.Parameter:
@@ -220,12 +262,8 @@ def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> in
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_COMMON = [
-    _flag("preset", str | None, None, "--preset", "-p", metavar="NAME", envvar="AOT_PRESET",
-          help="Named settings; see `aot presets list`."),
-    _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
-          help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable."),
-]  # fmt: skip
+_ASSIGNMENTS = _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
+                     help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable.")  # fmt: skip
 _DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
 
 
@@ -237,50 +275,21 @@ def named_methods(text: str) -> list[str]:
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def numbers(flag: str, text: str) -> list[float]:
-    """Numbers with commas between them.
+def shares(flag: str, text: str) -> list[float]:
+    """Shares in (0, 1] with commas between them, as numbers or in percent.
 
     Raises:
         ConfigError: they are not.
     """
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(f"{flag} {text} are not numbers with commas between them, for instance 0.25,0.1") from None
+    found = [_share(part.strip()) for part in text.split(",") if part.strip()]
+    if not all(isinstance(share, float) for share in found):
+        raise ConfigError(f"{flag} {text} are not numbers with commas between them, for instance 0.25,10%")
+    outside = [f"{share:g}" for share in found if not 0 < share <= 1]
+    if outside:
+        raise ConfigError(f"{flag} must be in (0, 1], got {', '.join(outside)}")
+    return found
 
 
-def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """`PATH=VALUE` texts as nested settings.
-
-    Raises:
-        ConfigError: a text has no `=`, a value is not YAML, or a group was given a value.
-    """
-    settings: dict[str, Any] = {}
-    _put_all(settings, texts)
-    return settings
-
-
-def _put_all(settings: dict[str, Any], assignments: Sequence[str]) -> None:
-    for assignment in assignments:
-        _put(settings, *_parse_assignment(assignment))
-
-
-def _parse_assignment(text: str) -> tuple[str, Any]:
-    import yaml
-
-    path, separator, value = text.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {text} is not PATH=VALUE, for instance aot.clips.frames=8")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, RecursionError):
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
-
-
-def _put(settings: dict[str, Any], path: str, value: Any) -> None:
-    *groups, name = path.split(".")
-    for group in groups:
-        settings = settings.setdefault(group, {})
-        if not isinstance(settings, dict):
-            raise ConfigError(f"--set {path}: {group} was given a value before, it is no group then")
-    settings[name] = value
+def _share(text: str) -> Any:
+    percent = read_share(text)
+    return read_number(text) if percent is None else percent

@@ -20,7 +20,7 @@ def list_presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """Names for --preset, each with what it is for."""
-    from aot.settings import preset_names, preset_text
+    from aot.preset_files import preset_names, preset_text
 
     purposes = {name: _purpose(preset_text(name)) for name in preset_names()}
     if as_json:
@@ -38,7 +38,8 @@ def show_preset(
     as_json: Annotated[bool, typer.Option("--json", help="Print the resolved settings as JSON.")] = False,
 ) -> None:
     """A preset as YAML, with its source; or every resolved setting as JSON."""
-    from aot.settings import preset_text, resolve_config
+    from aot.preset_files import preset_text
+    from aot.settings import resolve_config
 
     text = preset_text(name)
     if as_json:

@@ -50,10 +50,10 @@ def _not_a_flag(source: str) -> str:
 def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
     """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
     from aot.config import build_config
-    from aot.settings import model_settings, resolve_config
+    from aot.settings import resolve_config
 
     assert config.model.name is not None  # a model has run
-    model = model_settings(config.model.name)
+    model = {"model": {"name": config.model.name}}
     yield build_config(model).to_dict()
     yield resolve_config({}, base=model).to_dict()
 

@@ -31,26 +31,18 @@ _MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it. Where the user named none and it is not the usual one, a line says so.
-
-    The bundled model looks at as many frames as it was trained on, unless something else is asked for.
-    """
-    from aot.config import BUNDLED_MODEL
+    """The configuration with a model in it. Where the user named none and it is not the usual one, a line says so."""
     from aot.models.default import default_model
-    from aot.settings import model_settings
     from aot.strict import merge_settings
 
     config = given.config(base)
-    name = config.model.name
-    if name is None:
-        quiet_libraries(config.model.offline)
-        default = default_model(config.model)
-        name = default.name
-        if default.lacking is not None:
-            notify([_introduce(name, default.lacking)])
-    elif name != BUNDLED_MODEL:
+    if config.model.name is not None:
         return config
-    return given.config(merge_settings(base or {}, model_settings(name)))
+    quiet_libraries(config.model.offline)
+    default = default_model(config.model)
+    if default.lacking is not None:
+        notify([_introduce(default.name, default.lacking)])
+    return given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
 
 
 def config_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Config:

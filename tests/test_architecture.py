@@ -12,14 +12,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each part may import besides itself; every part may import the foundations.
-FOUNDATIONS = {"aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict"}
+FOUNDATIONS = {
+    "aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict", "aot.notations", "aot.paths",
+    "aot.preset_files",
+}  # fmt: skip
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
+    "aot.paths": set(),
     "aot.registry": {"aot.errors"},
-    "aot.strict": {"aot.errors"},
-    "aot.config": {"aot.errors", "aot.registry", "aot.strict"},
-    "aot.settings": set(),
+    "aot.notations": set(),
+    "aot.preset_files": {"aot.errors", "aot.registry"},
+    "aot.strict": {"aot.errors", "aot.notations"},
+    "aot.config": {"aot.errors", "aot.notations", "aot.preset_files", "aot.registry", "aot.strict"},
+    "aot.layers": set(),
+    "aot.settings": {"aot.layers"},
     "aot.files": set(),
     "aot.memory": set(),
     "aot.core": set(),
@@ -47,8 +54,8 @@ ARROWS = {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
     "aot.evaluation": {
-        "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory", "aot.pictures",
-        "aot.report", "aot.segments", "aot.selection", "aot.stages", "aot.video",
+        "aot.files", "aot.inner", "aot.layers", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory",
+        "aot.pictures", "aot.report", "aot.segments", "aot.selection", "aot.stages", "aot.video",
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
@@ -57,8 +64,9 @@ ARROWS = {
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.selftest",
+        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.layers", "aot.memory", "aot.methods",
+        "aot.models", "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection",
+        "aot.selftest",
         "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip

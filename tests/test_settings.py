@@ -10,7 +10,8 @@ import yaml
 
 from aot.config import Config, build_config
 from aot.errors import ConfigError
-from aot.settings import SETTINGS_FILE, preset_names, preset_text, resolve_config
+from aot.preset_files import preset_names, preset_text
+from aot.settings import SETTINGS_FILE, resolve_config
 
 # (source, frames it asks for), weakest first; the paper preset for a quarter of the tokens sets the ratio.
 PRESET = "paper/onevision-r25"
@@ -76,9 +77,9 @@ def test_an_empty_file_says_nothing(tmp_path: Path, text: str) -> None:
         (b"ratio: 0.1\x00", "not valid YAML"),
         ("- ratio", "key: value"),
         ("0.1", "key: value"),
-        ("ration: 0.1", "unknown setting ration .*valid: ratio, "),
-        ("preset: nonsense", "no preset 'nonsense' .*valid: default, "),
-        ("preset: [default]", "no preset"),
+        ("ration: 0.1", "aot.yaml: unknown setting ration .did you mean ratio. valid: ratio, "),
+        ("preset: nonsense", "aot.yaml: preset 'nonsense' does not exist .*valid: default, "),
+        ("preset: [default]", "aot.yaml: preset .*does not exist"),
         ("ratio: .nan", "ratio must be"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from aot.config import AOT_METHODS, Config, build_config
 from aot.errors import ConfigError
+from aot.layers import Layer, explained
 from aot.registry import names
 from aot.strict import merge_settings
 
@@ -59,13 +60,20 @@ def build_conditions(
         named[name] = {"method": _method_of(name, settings), **settings}
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
-        own = build_config(merge_settings(config.to_dict(), settings))
+        own = _build(config, settings, f"variant {name}" if name in (variants or {}) else "")
         for ratio in ratios if own.method != "none" or own.inner.name else [1.0]:
             condition = Condition(name, replace(own, ratio=ratio))
             conditions[condition.key] = condition
     if not conditions:
         raise ConfigError("there is nothing to compare; name at least one method and one ratio")
     return tuple(conditions.values())
+
+
+def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
+    try:
+        return build_config(merge_settings(config.to_dict(), settings))
+    except ConfigError as error:
+        raise explained(error, [Layer(settings, source)]) from None
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:

@@ -139,13 +139,18 @@ def _summarise(
 def _flat(result: ConditionResult) -> dict[str, str | float | None]:
     row: dict[str, str | float | None] = {"name": result.name, "ratio": result.ratio}
     measured = {"micro": result.micro, "macro": result.macro}
-    measured |= {f"family {name}": interval for name, interval in result.families.items()}
+    measured |= {_column("family", name): interval for name, interval in result.families.items()}
     for name, difference in result.against.items():
-        measured |= {f"micro against {name}": difference.micro, f"macro against {name}": difference.macro}
+        measured |= {_column("micro_against", name): difference.micro, _column("macro_against", name): difference.macro}
     for name, interval in measured.items():
-        row |= {name: round(interval.mean, 4), f"{name} low": round(interval.low, 4)}
-        row |= {f"{name} high": round(interval.high, 4)}
+        row |= {name: round(interval.mean, 4), f"{name}_low": round(interval.low, 4)}
+        row |= {f"{name}_high": round(interval.high, 4)}
     row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
     row |= {"language_model_load": round(result.language_model_load, 4)}
     times = ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
     return row | {name: round(getattr(result, name), 2) for name in times}
+
+
+def _column(what: str, name: str) -> str:
+    """A name without spaces, which other programs take for a variable."""
+    return "_".join([what, *name.split()])

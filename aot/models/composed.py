@@ -166,6 +166,23 @@ class ComposedModel(ABC):
         places = zip(found["input_ids"], found["offset_mapping"], strict=True)
         return [text[first:stop] for token, (first, stop) in places if token == unknown]
 
+    def check_frames(self, frames: VideoFrames) -> None:
+        """
+        Raises:
+            ConfigError: the frames are of a size that the vision tower does not read.
+        """
+        rows, cols = frames.pixels.shape[2:]
+        wanted = self.frame_size(frames.source, len(frames.pixels))
+        if not self._reads((rows, cols), wanted):
+            raise ConfigError(
+                f"the frames have {rows} x {cols} pixels (rows x columns), and {self.identity.name} reads "
+                f"{wanted[0]} x {wanted[1]}; decode them with size={wanted}"
+            )
+
+    def _reads(self, size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+        """Whether the tower takes frames of `size`; `wanted` is what it takes of this video by itself."""
+        return size == wanted
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
         values = pixels.to(self.device).float() / 255
@@ -188,7 +205,7 @@ class ComposedModel(ABC):
         embedded: Tensor = table(torch.tensor(ids, device=input_device(table)))
         return embedded
 
-    @torch.inference_mode()
+    @torch.no_grad()  # ordinary tensors, which may be trained with
     def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
         """The whole prompt.
 

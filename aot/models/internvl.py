@@ -96,15 +96,17 @@ class InternVL(ComposedModel):
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
         return self.image_size
 
-    @torch.inference_mode()
+    @torch.no_grad()  # ordinary tensors, which may be trained with
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector over the frames, a few at a time.
 
         Raises:
+            ConfigError: as `check_frames`.
             UnsupportedError: tokens are to merge inside the tower.
             NumericsError: the features hold NaN or infinite values.
         """
         self.check_needs(needs)
+        self.check_frames(frames)
         notices: list[str] = []
         whole = run_tower(
             len(frames.pixels),

@@ -115,13 +115,15 @@ class Llava(ComposedModel):
     def placement(self) -> dict[str, Any]:
         return {**super().placement, "pooling": self.pool.kind, "newline": self.geometry.newline}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # ordinary tensors, which may be trained with
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector over the frames, a few at a time.
 
         Raises:
+            ConfigError: as `check_frames`.
             NumericsError: the features hold NaN or infinite values.
         """
+        self.check_frames(frames)
         if needs.merging is not None:
             if needs != Needs(merging=needs.merging):
                 raise ValueError(f"needs: expected nothing beside merging, got {needs}")

@@ -25,6 +25,7 @@ from aot.models.default import KNOWN_MODELS
 from aot.models.hub import HubUnreachableError, Listing, hub_host, is_cached, is_offline, list_files
 from aot.models.load_options import is_placed, load_arguments
 from aot.models.word_choice import understood_settings
+from aot.paths import path_kind
 from aot.registry import did_you_mean
 
 __all__ = [
@@ -106,7 +107,7 @@ def explained(config: ModelConfig) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
-        if Path(str(name)).is_dir():
+        if path_kind(str(name)) == "folder":
             raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
         if is_offline(config):
             suggestion = did_you_mean(str(name), KNOWN_MODELS)
@@ -139,8 +140,8 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 def _check_local(config: ModelConfig) -> None:
     """A path that is meant to be local should not be looked up on the hub."""
     path = Path(location(config))
-    looks_local = location(config).startswith(("/", "./", "../")) or path.exists()
-    if looks_local and not path.exists():
+    looks_local = location(config).startswith(("/", "./", "../")) or path_kind(path) is not None
+    if looks_local and path_kind(path) is None:
         raise ModelError(f"there is no folder {config.name}; check the path")
     if looks_local and not (path / "config.json").is_file():
         raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")

@@ -89,18 +89,23 @@ class QwenVL(ComposedModel):
         """
         return self._sizes.of_frame(source.height, source.width, frames, self.config.frame_pixels)
 
+    def _reads(self, size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+        return all(side > 0 and side % self._sizes.factor == 0 for side in size)
+
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(map(self._block, layers))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # ordinary tensors, which may be trained with
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run the tower over the frames, a few pairs at a time. An odd last frame is paired with itself.
 
         Raises:
+            ConfigError: as `check_frames`.
             UnsupportedError: tokens are to merge inside the tower.
             NumericsError: the features hold NaN or infinite values.
         """
         self.check_needs(needs)
+        self.check_frames(frames)
         count, together, grid = len(frames.pixels), self.temporal_patch, self._grid(frames.pixels)
         notices: list[str] = []
         whole = run_tower(

@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from aot.errors import ConfigError, OutputError, VideoError, first_line
 from aot.files import check_writable, write_whole
 from aot.overlay.paint import Painter, TokenFates
+from aot.paths import path_kind
 from aot.video import VideoFile, open_video
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def check_overlay(source: str | Path | VideoFile, output: Path, *, overwrite: bo
         ConfigError: the name does not end in .mp4.
         OutputError: it is the source's own or cannot be written, or PyAV has no encoder.
     """
-    file = source.path if isinstance(source, VideoFile) else Path(source)
+    file = source.path if isinstance(source, VideoFile) else source
     if output.suffix.lower() != ".mp4":
         raise ConfigError(f"{output} must end in .mp4, the only format an overlay is written in")
-    if output.exists() and file.exists() and output.samefile(file):
+    if path_kind(output) and path_kind(file) and output.samefile(file):
         raise OutputError(f"{output} is the clip itself; choose another name for the overlay")
     check_writable(output, overwrite=overwrite)
     try:

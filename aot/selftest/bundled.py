@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.config import BUNDLED_MODEL, Config, build_config
-from aot.settings import model_settings
 from aot.shapes.world import Scene, sample_scene
 from aot.strict import merge_settings
 
@@ -56,7 +55,7 @@ def dtypes(device: str) -> tuple[str, ...]:
 
 def config_of(**overrides: Any) -> Config:
     """Return the settings of the bundled model with `overrides`; no file and no variable of the user takes part."""
-    return build_config(merge_settings(model_settings(BUNDLED_MODEL), overrides))
+    return build_config(merge_settings({"model": {"name": BUNDLED_MODEL}}, overrides))
 
 
 @cache

@@ -14,6 +14,7 @@ from av.error import FFmpegError
 
 from aot.config import SamplingConfig
 from aot.errors import VideoError
+from aot.paths import path_kind
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 
@@ -54,16 +55,16 @@ def open_source(
         VideoError: the file is missing, a directory or empty, the address does not serve a file, or the
             copy is larger than `limit_mb` or does not fit on the disk.
     """
-    file = Path(source)
+    file, kind = Path(source), path_kind(source)
     if is_address(source):
         pieces = pieces_of_address(str(source))
     elif str(source) == "-":
         pieces = _pieces_of_standard_input()
-    elif not file.exists():
+    elif kind is None:
         raise VideoError(_missing(source))
-    elif file.is_dir():
+    elif kind == "folder":
         raise VideoError(f"{source} is a directory: name one video file in it")
-    elif file.is_file():
+    elif kind == "file":
         if file.stat().st_size == 0:
             raise VideoError(f"{source} is empty (0 bytes): copy or download it again")
         yield file
@@ -78,6 +79,8 @@ def open_source(
 
 
 def _missing(path: str | Path) -> str:
+    if not str(path):
+        return "the name of the video is empty: name a video file"
     if "://" in str(path):
         return f"{path} is no http or https address: download it first and name the file"
     return f"{path} does not exist: check the spelling and the current directory"

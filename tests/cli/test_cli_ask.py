@@ -137,3 +137,22 @@ def test_frames_undo_an_fps_set_below(run_aot: Aot, clip_file: Path, monkeypatch
 def test_first_token_comes_before_the_end(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     (answer,) = run_aot("ask", clip_file, "hi?", *small, *SHORT, "--json").json["answers"]
     assert 0 < answer["first_token_ms"] <= answer["total_ms"]
+
+
+def test_a_question_without_quotes(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    found = run_aot("ask", clip_file, "what", "happens?", *small, *SHORT, "-q", "and then?", "--json").json
+    assert [entry["question"] for entry in found["answers"]] == ["what happens?", "and then?"]
+
+
+def test_several_quoted_questions_are_not_run_together(run_aot: Aot, clip_file: Path) -> None:
+    run = run_aot("ask", clip_file, "what happens?", "who is it?")
+    assert (run.code, run.out) == (2, "")
+    assert "'what happens?' 'who is it?' are several questions" in run.err
+    assert "-q" in run.err
+
+
+def test_a_file_among_the_words_is_refused(run_aot: Aot, clip_file: Path) -> None:
+    for words in ((clip_file, "what happens?"), ("what", clip_file), (clip_file,)):
+        run = run_aot("ask", clip_file, *words)
+        assert run.code == 2
+        assert f"the question {clip_file} is a file" in run.err

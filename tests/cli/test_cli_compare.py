@@ -146,12 +146,12 @@ def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
     """What is shown can be given: each setting at its default builds the same configuration."""
     from aot.settings import resolve_config
     from aot.strict import Settings
-    from aot_cli.options import parse_assignments
+    from aot_cli.given import assigned_layer
 
     for kind, (found,) in run_aot("methods", name, "--json").json.items():
         lines = [f"{row['path']}={row['default_text']}" for row in found["settings"]]
         chosen: Settings = {"method": name} if kind == "methods" else {"inner": {"name": name}}
-        config = resolve_config(parse_assignments(lines), base=chosen)
+        config = resolve_config(assigned_layer(lines, "--set").settings, base=chosen)
         build_method(config) if kind == "methods" else build_inner(config, 28)
         for preset in found["presets"]:
             assert name in (resolve_config({}, preset).method, resolve_config({}, preset).inner.name)

@@ -110,3 +110,15 @@ def test_interrupt_leaves_nothing(
     assert run.code == 130
     assert run.err == "aot: interrupted\n"
     assert not list(Path().iterdir())
+
+
+def test_a_name_by_itself(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    assert run_aot("compress", clip_file, *small).out == "clip.tokens.pt\n"
+    assert {path.name for path in Path().iterdir()} == {"clip.tokens.pt"}
+    before = Path("clip.tokens.pt").read_bytes()
+    run = run_aot("compress", clip_file, *small)
+    assert run.code == 1
+    assert "clip.tokens.pt exists; name another file with -o, or pass --force" in run.err
+    assert Path("clip.tokens.pt").read_bytes() == before
+    assert run_aot("compress", clip_file, *small, "--force").code == 0
+    assert run_aot("inspect", "clip.tokens.pt").code == 0

@@ -270,6 +270,33 @@ def test_arguments_in_the_wrong_place(run_aot: Aot, small: tuple[str, ...], clip
     assert "tokens file already" in one_line(run.err)
 
 
+NO_FILE_NAMES = ["what happens? " * 30 + "say it. briefly", "a\0b.mp4", "x/" * 3000 + "clip.mp4"]
+
+
+@pytest.mark.parametrize("question", NO_FILE_NAMES[::2])
+def test_a_question_may_be_longer_than_a_file_name(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, question: str
+) -> None:
+    run = run_aot("ask", clip_file, question, *small, "--max-new-tokens", "2")
+    assert run.code == 0, run.err
+
+
+@pytest.mark.parametrize("name", NO_FILE_NAMES)
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, name: str
+) -> None:
+    for code, says, command in (
+        (3, "does not exist", ("ask", name, "hi", *small)),
+        (3, "does not exist", ("inspect", name, "--model", "shapes", "--overlay", "o.mp4")),
+        (1, "there is no tokens file", ("ask", name + ".pt", "hi")),
+        (4, "", ("ask", clip_file, "hi", "--model", name)),
+    ):
+        run = run_aot(*command)
+        assert run.code == code, run.err
+        assert says in one_line(run.err)
+        assert "internal error" not in run.err
+
+
 def test_a_bad_video_is_noticed_before_a_model_is_loaded(run_aot: Aot) -> None:
     run = run_aot("ask", "nope.mp4", "hi", "--model", "no/such-model")
     assert run.code == 3

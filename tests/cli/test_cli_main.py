@@ -69,3 +69,27 @@ def test_doctor(run_aot: Aot) -> None:
     assert "cpu" in found["devices"]
     assert found["decoders"]["pyav"]
     assert "HF_HUB_OFFLINE" in run_aot("doctor").out
+
+
+def test_usual_ways_to_ask_for_version_and_help(run_aot: Aot) -> None:
+    version = run_aot("--version").out
+    assert run_aot("-V").out == run_aot("version").out == version
+    assert run_aot("help").out == run_aot("-h").out == run_aot("--help").out
+    for command in (["ask"], ["bench"], ["bench", "video"]):
+        shown = run_aot("help", *command)
+        assert shown.code == 0
+        assert shown.out == run_aot(*command, "--help").out == run_aot(*command, "-h").out
+    unknown = run_aot("help", "asc")
+    assert unknown.code == 2
+    assert "No such command 'asc'" in unknown.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ask", "", "what?"), ("inspect", ""), ("compress", ""), ("compare", "", "what?"), ("bench", "video", "")],
+    ids=lambda command: command[0],
+)
+def test_an_empty_name(run_aot: Aot, command: tuple[str, ...]) -> None:
+    run = run_aot(*command)
+    assert run.code == 3
+    assert run.err == "aot: the name of the video is empty: name a video file\n"

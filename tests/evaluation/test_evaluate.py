@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -272,8 +273,9 @@ def test_csv_has_a_row_per_condition(items: tuple[Item, ...], whole: Path, small
     rows = list(csv.DictReader(results.to_csv().splitlines()))
     assert [(row["name"], float(row["ratio"])) for row in rows] == [(c.name, c.ratio) for c in results.conditions]
     assert float(rows[2]["micro"]) == pytest.approx(results.conditions[2].micro.mean, abs=1e-4)
-    assert rows[0]["micro against none"] == ""
-    assert rows[1]["macro against none"] != ""
+    assert rows[0]["micro_against_none"] == ""
+    assert rows[1]["macro_against_none_low"] != ""
+    assert all(re.fullmatch(r"[a-z0-9_]+", column) for column in rows[0])
 
 
 def test_plots_are_written_whole(items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import synthetic_tokens as synthetic
 
 from aot.config import Config
 from aot.methods import build_method
-from aot.settings import preset_names, preset_text, resolve_config
+from aot.preset_files import preset_names, preset_text
+from aot.settings import resolve_config
 from aot.types import CompressedTokens, Role
 
 FRAMES, PER_FRAME = 32, 196

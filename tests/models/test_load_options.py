@@ -84,7 +84,7 @@ def test_it_is_refused_before_the_checkpoint_is_looked_for(without: Any) -> None
 
 
 def test_a_device_and_a_map_of_devices_contradict() -> None:
-    with pytest.raises(ConfigError, match="device_map auto chooses the devices itself; leave out --device cpu"):
+    with pytest.raises(ConfigError, match="device_map auto chooses the devices itself; leave out the device, cpu"):
         ModelConfig(device="cpu", device_map="auto")
 
 

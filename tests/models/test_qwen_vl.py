@@ -425,7 +425,7 @@ def test_tokens_without_their_deepstack_features_are_refused(model: QwenVL) -> N
 
 
 def test_frames_of_another_size_are_refused(model: QwenVL) -> None:
-    with pytest.raises(ValueError, match="axis 3 of pixels: expected a multiple of 8, got 36"):
+    with pytest.raises(ConfigError, match=r"the frames have 24 x 36 pixels .*; decode them with size="):
         model.encode(frames_of((24, 36), 2), Needs())
 
 

@@ -24,6 +24,7 @@ class Unstated:
     def __bool__(self) -> bool:
         return False
 
+
 pytestmark = pytest.mark.smoke
 
 

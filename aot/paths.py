@@ -1,0 +1,24 @@
+"""What is at a path that a user named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Literal
+
+__all__ = ["PathKind", "path_kind"]
+
+PathKind = Literal["file", "folder", "stream"]
+
+
+def path_kind(name: str | Path) -> PathKind | None:
+    """Return what is at `name`, None for nothing. Any text may be asked about: where pathlib raises, because no file
+    can have such a name (too long, a null character), there is nothing.
+    """
+    if not str(name):
+        return None
+    try:
+        mode = Path(name).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return "folder" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "stream"

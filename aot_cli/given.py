@@ -1,0 +1,107 @@
+"""What the user gave, one layer for each way to give it: AOT_* variables, flags, --set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from aot.config import Config
+from aot.errors import ConfigError
+from aot.layers import Layer, build_layers, explained
+from aot.preset_files import parse_yaml
+from aot.settings import resolve_layers
+from aot.strict import Settings, merge_settings
+
+__all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
+
+_OF_PYTORCH = ("AOT_INDUCTOR_", "AOT_PARTITIONER_")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user gave; `config` adds the files and the defaults."""
+
+    variables: Layer
+    flags: Layer
+    assigned: Layer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of it as one."""
+        return merge_settings(*(layer.settings for layer in self._layers))
+
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        return (self.variables, self.flags, self.assigned)
+
+    def is_typed(self, path: str) -> bool:
+        """Return whether the command line itself gives a value to a setting."""
+        return self.flags.has(path) or self.assigned.has(path)
+
+    def config(self, base: Settings | None = None) -> Config:
+        """Return the resolved configuration; `base` holds values that everything else overrides.
+
+        Raises:
+            ConfigError: listing every problem with the flag, the variable, or the file and key it comes from.
+        """
+        return build_layers(resolve_layers(self._layers, base=base))
+
+    def explained(self, error: ConfigError) -> ConfigError:
+        """Return an error about the configuration, whenever it was raised, in terms of where its values come from."""
+        if all(isinstance(problem, str) for problem in error.problems):
+            return error
+        return explained(error, resolve_layers(self._layers))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by path, as nested settings."""
+    return merge_settings(*(_nest(path, value) for path, value in values.items()))
+
+
+def _nest(path: str, value: Any) -> dict[str, Any]:
+    first, _, rest = path.partition(".")
+    return {first: _nest(rest, value) if rest else value}
+
+
+def assigned_layer(texts: Sequence[str], source: str) -> Layer:
+    """Return `PATH=VALUE` texts, the values in YAML, as a layer.
+
+    Raises:
+        ConfigError: a text has no `=`, a value is not YAML, or a group was given a value.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        path, value = _assignment(text, source)
+        for group in _groups(path):
+            if group in values:
+                raise ConfigError(f"{source}: {group} was given a value before, it is no group for {path} then")
+        values[path] = value
+    return Layer(nested(values), source)
+
+
+def _groups(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _assignment(text: str, source: str) -> tuple[str, Any]:
+    path, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"{source}: {text} is not PATH=VALUE, for instance aot.clips.frames=8")
+    return path.strip(), parse_yaml(value, f"{source}: the value in {text}")
+
+
+def strange_variables(environment: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return a sentence for each AOT_* variable that means nothing, with the one that may have been meant."""
+    strange = (name for name in environment if name.startswith("AOT_") and name not in known)
+    return [
+        f"the variable {name} means nothing to aot{_guess(name, known)}"
+        for name in sorted(strange)
+        if not name.startswith(_OF_PYTORCH)
+    ]
+
+
+def _guess(name: str, known: Sequence[str]) -> str:
+    return "".join(f"; did you mean {alike}?" for alike in get_close_matches(name, known, n=1))

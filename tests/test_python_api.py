@@ -1,0 +1,77 @@
+"""The public names as a user's script uses them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import aot
+from aot.config import BUNDLED_MODEL, REAL_MODEL, SamplingConfig
+from aot.errors import ConfigError
+from aot.models.llava import Llava
+from aot.settings import resolve_config
+from aot.types import Needs
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_of_the_readme(
+    tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = README.read_text(encoding="utf-8").partition("## From Python\n\n```python\n")[2].partition("```")[0]
+    assert REAL_MODEL in code
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip_file, "clip.mp4")
+    names: dict[str, object] = {}
+    exec(code.replace(REAL_MODEL, BUNDLED_MODEL), names)
+    assert capsys.readouterr().out.strip()
+    file = aot.load_tokens("clip.tokens.pt")
+    assert torch.equal(file.tokens.features, names["result"].tokens.features)  # type: ignore[attr-defined]
+    assert file.config == names["config"]
+
+
+def test_python_and_command_line_settle_the_same_by_a_models_name(tmp_path: Path) -> None:
+    config = aot.build_config({"model": {"name": BUNDLED_MODEL}})
+    assert config.sampling.frames == 8
+    assert config == resolve_config({}, BUNDLED_MODEL, folder=tmp_path)
+    assert aot.build_config({"model": {"name": BUNDLED_MODEL}, "sampling": {"frames": 3}}).sampling.frames == 3
+    assert aot.build_config({"model": {"name": "./shapes"}}).sampling.frames == SamplingConfig().frames
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_as_text_or_paths(
+    kind: type, tmp_path: Path, clip_file: Path, small_folder: Path, small_model: Llava
+) -> None:
+    config = aot.build_config({"model": {"name": kind(small_folder)}, "sampling": {"frames": 2}})
+    assert config.model.name == str(small_folder)
+    assert aot.probe(kind(clip_file)).info.frames == 24
+    assert len(aot.decode(kind(clip_file), config.sampling, size=(4, 4)).pixels) == 2
+    result = aot.compress_video(kind(clip_file), small_model, config)
+    for name in ("a.pt", "a.safetensors"):
+        aot.save_tokens(kind(tmp_path / name), result.tokens, result.report)
+        assert torch.equal(aot.load_tokens(kind(tmp_path / name)).tokens.features, result.tokens.features)
+
+
+@pytest.mark.parametrize("family", ["small_folder", "qwen3_folder"])
+def test_what_models_return_can_be_trained_with(family: str, clip_file: Path, request: pytest.FixtureRequest) -> None:
+    of_model = {"name": request.getfixturevalue(family), "frame_pixels": 3136}
+    config = aot.build_config({"model": of_model, "sampling": {"frames": 2}, "ratio": 0.5})
+    model = aot.load_model(config.model)
+    size = model.frame_size(aot.probe(clip_file).info, 2)
+    visual = model.encode(aot.decode(clip_file, config.sampling, size=size), Needs(saliency_layers=(-1,)))
+    tokens = aot.compress_video(clip_file, model, config).tokens
+    embeddings = model.prompt(tokens, "what happens?").embeddings  # type: ignore[attr-defined]
+    for values in (visual.features, visual.saliency[-1], tokens.features, embeddings):
+        weight = torch.ones((), requires_grad=True)
+        (values * weight).sum().backward()
+        assert weight.grad is not None
+        assert not values.requires_grad
+
+
+def test_frames_of_another_size_are_refused_with_the_right_one(clip_file: Path, small_model: Llava) -> None:
+    frames = aot.decode(clip_file, SamplingConfig(frames=2))
+    with pytest.raises(ConfigError, match=r"120 x 160 pixels .*reads 36 x 36; decode them with size=\(36, 36\)"):
+        small_model.encode(frames, Needs())
