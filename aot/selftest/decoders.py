@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -19,11 +20,12 @@ _DIFFERENCE_LIMIT = 8.0  # of 255, mean over a frame: H.264 loses 2 to 4, a neig
 
 def checks() -> Iterator[Check]:
     """Yield one check per decoder."""
-    for decoder in ("pyav", "decord"):
+    decoders: tuple[Literal["pyav", "decord"], ...] = ("pyav", "decord")
+    for decoder in decoders:
         yield Check(f"decode with {decoder}", partial(_decode, decoder))
 
 
-def _decode(decoder: str) -> str:
+def _decode(decoder: Literal["pyav", "decord"]) -> str:
     from aot.shapes.render import render
     from aot.video import decode
 

@@ -30,7 +30,7 @@ def refused(run_aot: Aot, clip_file: Path, *arguments: str) -> str:
         (("--set", "sampling.frams=5"), "--set: unknown setting sampling.frams (did you mean frames? "),
         (("--set", "nonsense"), "--set: nonsense is not PATH=VALUE"),
         (("--set", "ratio=2024-13-01"), "--set: the value in ratio=2024-13-01 is not valid YAML"),
-        (("--preset", "shape"), "--preset 'shape' does not exist (did you mean shapes? valid: default, "),
+        (("--preset", "shape"), "--preset 'shape' does not exist; did you mean shapes?"),
     ],
 )
 def test_what_was_typed_is_named(run_aot: Aot, clip_file: Path, arguments: tuple[str, ...], says: str) -> None:
