@@ -30,24 +30,27 @@ _MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it. Where the user named none and it is not the usual one, a line says so.
+    """The configuration with a model in it, which is here or on the hub. Where none was named and the usual one cannot
+    be had, a line says so.
 
     The bundled model looks at as many frames as it was trained on, unless something else is asked for.
     """
     from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
+    from aot.models.lookup import look_up
     from aot.settings import model_settings
     from aot.strict import merge_settings
 
     config = given.config(base)
     name = config.model.name
+    quiet_libraries(config.model.offline)
     if name is None:
-        quiet_libraries(config.model.offline)
         default = default_model(config.model)
         name = default.name
         if default.lacking is not None:
             notify([_introduce(name, default.lacking)])
     elif name != BUNDLED_MODEL:
+        look_up(config.model)  # torch takes seconds to import; a wrong name need not wait for it
         return config
     return given.config(merge_settings(base or {}, model_settings(name)))
 
