@@ -171,7 +171,7 @@ def _check_it_is_here(source: str, config: Config) -> None:
         ModelError: the model that `source` names is not on this machine.
     """
     from aot.errors import ModelError
-    from aot.models.loading import is_here
+    from aot.models.lookup import is_here
 
     if not is_here(config.model):
         name = config.model.name

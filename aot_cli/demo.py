@@ -68,7 +68,7 @@ def demo(
         print(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
         )
-        print(f"Real videos need a real model: --model {REAL_MODEL} (fetched once, 1.8 GB).")
+        print(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
 
 
 def _ask_both_ways(

@@ -31,14 +31,18 @@ _MOST_WORDS = 10
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it. Where the user named none and it is not the usual one, a line says so."""
+    """The configuration with a model in it, which is here or on the hub. Where none was named and the usual one cannot
+    be had, a line says so.
+    """
     from aot.models.default import default_model
+    from aot.models.lookup import look_up
     from aot.strict import merge_settings
 
     config = given.config(base)
-    if config.model.name is not None:
-        return config
     quiet_libraries(config.model.offline)
+    if config.model.name is not None:
+        look_up(config.model)  # torch takes seconds to import; a wrong name need not wait for it
+        return config
     default = default_model(config.model)
     if default.lacking is not None:
         notify([_introduce(default.name, default.lacking)])

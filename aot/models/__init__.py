@@ -96,11 +96,16 @@ def find_model(config: ModelConfig) -> FoundModel:
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
+    from aot.models.hub import fetch_file
     from aot.models.load_options import check_load_options
-    from aot.models.loading import look_up, pick_device, read_model_config
+    from aot.models.loading import explained, pick_device, read_model_config
+    from aot.models.lookup import look_up
 
     check_load_options(config, pick_device(config.device))
     to_fetch = look_up(config)
+    if to_fetch is not None and "config.json" in to_fetch.files:
+        with explained(config):
+            fetch_file(config, "config.json")
     description = read_model_config(config)
     kind = _kind(description)
     if kind not in FAMILIES:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from aot.config import ModelConfig
@@ -22,6 +22,7 @@ __all__ = [
     "HubUnreachableError",
     "Listing",
     "fetch",
+    "fetch_file",
     "hub_host",
     "is_cached",
     "is_offline",
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 PATIENCE_S = 3.0
-_SUFFIXES = (".json", ".txt", ".jinja", ".safetensors")  # nothing else is ever read
+_WEIGHTS = ".safetensors"
+_SUFFIXES = (".json", ".txt", ".jinja", _WEIGHTS)  # nothing else is ever read
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
 T = TypeVar("T")
 
@@ -111,7 +113,7 @@ def list_files(name: str, revision: str | None = None) -> Listing:
         raise HubUnreachableError(f"{host} refuses (HTTP {status})") from error
     except Exception as error:  # whatever networks, proxies and resolvers do
         raise HubUnreachableError(f"{host} cannot be reached ({_reason(error)})") from error
-    files = tuple(sorted(sizes, key=lambda file: (file.endswith(".safetensors"), file)))
+    files = tuple(sorted(sizes, key=lambda file: (file.endswith(_WEIGHTS), file)))
     known = [size for size in sizes.values() if size is not None]
     return Listing(files, sum(known) if known and len(known) == len(sizes) else None)
 
@@ -152,27 +154,40 @@ def _reason(error: BaseException) -> str:
 
 
 def fetch(config: ModelConfig, listing: Listing, announce: Callable[[str], None]) -> None:
-    """Fetch the files into the cache, with progress bars in a terminal. What an earlier attempt fetched whole is kept;
-    a connection that breaks is taken up again where it broke.
+    """Fetch the files into the cache, with a progress bar for weights in a terminal. What an earlier attempt fetched
+    whole is kept; a connection that breaks is taken up again where it broke.
 
     Raises:
         ModelError: the network failed on the way.
         OSError: there is no space left.
     """
-    from huggingface_hub import hf_hub_download
-
     size = "" if listing.size_bytes is None else f" ({_in_words(listing.size_bytes)})"
     announce(f"fetching {config.name} once{size} from {hub_host()} ...")
     for file in listing.files:
-        try:
-            hf_hub_download(str(config.name), file, revision=config.revision)
-        except Exception as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise ModelError(
-                f"{config.name} could not be fetched whole: {file} failed ({_reason(error)}); "
-                "run the same command again, which keeps the files that are there"
-            ) from error
+        fetch_file(config, file)
+
+
+def fetch_file(config: ModelConfig, file: str) -> None:
+    """As `fetch`, for one file and without a word."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        """For small files, a dozen of which would push the bar that matters off the screen."""
+
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **{**more, "disable": True})
+
+    bar = None if file.endswith(_WEIGHTS) else Silent
+    try:
+        hf_hub_download(str(config.name), file, revision=config.revision, tqdm_class=bar)
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ModelError(
+            f"{config.name} could not be fetched whole: {file} failed ({_reason(error)}); "
+            "run the same command again, which keeps the files that are there"
+        ) from error
 
 
 def _in_words(size_bytes: int) -> str:

@@ -6,7 +6,7 @@ tokens stay row by row, so that a token's place is the picture's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,16 @@ class InternVL(ComposedModel):
         network = load_network(config, InternVLForConditionalGeneration)
         identity = identify(config, description, cls.token_space)
         return cls(network, load_tokenizer(config), config, identity)
+
+    @classmethod
+    def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        vision, ratio = description.get("vision_config"), description.get("downsample_ratio", 0.5)
+        try:
+            pictures, patches = (vision[name] for name in ("image_size", "patch_size"))  # type: ignore[index]
+            rows, cols = (int(picture // patch * ratio) for picture, patch in zip(pictures, patches, strict=True))
+        except (TypeError, ValueError, KeyError, ZeroDivisionError):  # left out, or damaged: loading will tell
+            return None
+        return (rows, cols) if rows > 0 and cols > 0 else None
 
     @property
     def tower(self) -> Any:

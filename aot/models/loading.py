@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
 from aot.models.default import KNOWN_MODELS
-from aot.models.hub import HubUnreachableError, Listing, hub_host, is_cached, is_offline, list_files
+from aot.models.hub import hub_host, is_cached, is_offline
 from aot.models.load_options import is_placed, load_arguments
+from aot.models.lookup import location
 from aot.models.word_choice import understood_settings
 from aot.paths import path_kind
 from aot.registry import did_you_mean
@@ -34,11 +34,8 @@ __all__ = [
     "fingerprint",
     "hub_arguments",
     "identify",
-    "is_here",
     "load_network",
     "load_tokenizer",
-    "location",
-    "look_up",
     "pick_device",
     "pick_dtype",
     "read_json",
@@ -47,46 +44,6 @@ __all__ = [
     "read_shapes",
     "read_weights",
 ]
-
-
-def location(config: ModelConfig) -> str:
-    """Where the loaders look: the folder or hub id that `config.name` stands for."""
-    if config.name == BUNDLED_MODEL:
-        return str(files("aot.shapes") / "model")
-    return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)
-
-
-def look_up(config: ModelConfig) -> Listing | None:
-    """Return what is to be fetched of a checkpoint before it can be loaded; None if it is a folder, is cached, or the
-    hub is not to be asked. Takes as long as `list_files` at most.
-
-    Raises:
-        ModelError: there is no such folder and no such model, or the hub cannot be reached.
-    """
-    name = str(config.name)
-    _check_local(config)
-    if is_here(config):
-        return None
-    suggestion = did_you_mean(name, KNOWN_MODELS)
-    if "/" not in name:
-        raise ModelError(
-            f"there is no folder {name} here, and models of the hub are called OWNER/NAME; "
-            f"{suggestion or f'check --model, or use the bundled --model {BUNDLED_MODEL}'}"
-        )
-    if is_offline(config):
-        return None  # the loaders look through the cache, and say what it lacks
-    try:
-        return list_files(name, config.revision)
-    except HubUnreachableError as error:
-        remedy = f"check the network, pass a model folder, or use the bundled toy, --model {BUNDLED_MODEL}"
-        raise ModelError(f"{name} is neither a folder here nor in the cache, and {error}; {remedy}") from error
-    except ModelError as error:
-        raise ModelError(f"there is no folder {name} here, and {error}{suggestion and f'; {suggestion}'}") from error
-
-
-def is_here(config: ModelConfig) -> bool:
-    """Return whether a checkpoint is on this machine: a folder, or whole in the cache."""
-    return Path(location(config)).is_dir() or is_cached(str(config.name), config.revision)
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
@@ -135,16 +92,6 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
     if not description:
         raise ModelError(f"{config.name} has no config.json; check the name, or pass a folder that holds a model")
     return dict(description)
-
-
-def _check_local(config: ModelConfig) -> None:
-    """A path that is meant to be local should not be looked up on the hub."""
-    path = Path(location(config))
-    looks_local = location(config).startswith(("/", "./", "../")) or path_kind(path) is not None
-    if looks_local and path_kind(path) is None:
-        raise ModelError(f"there is no folder {config.name}; check the path")
-    if looks_local and not (path / "config.json").is_file():
-        raise ModelError(f"{config.name} is not a model folder: there is no config.json in it")
 
 
 def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:

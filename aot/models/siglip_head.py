@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.loading import explained, look_up, read_model_config, read_weights
+from aot.models.loading import explained, read_model_config, read_weights
+from aot.models.lookup import look_up
 
 __all__ = ["SiglipHead"]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from aot.config import ModelConfig
 from aot.errors import ModelError
-from aot.models.loading import explained, hub_arguments, location, look_up, read_json, read_model_config, read_weights
+from aot.models.loading import explained, hub_arguments, read_json, read_model_config, read_weights
+from aot.models.lookup import location, look_up
 
 __all__ = ["SiglipText"]
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from cli_run import Aot
+from huggingface_hub.utils import are_progress_bars_disabled
 from stand_in_hub import StandInHub, black_hole, closed_port, go_online, stand_in_hub
 
 from aot.config import REAL_MODEL
 from aot.models.hub import PATIENCE_S
+from aot_cli.console import prepare_libraries
 
 SHORT = ("--frames", "4", "--max-new-tokens", "2")
 TOY = "aot: note: toy model in use (shapes): "
@@ -81,6 +83,13 @@ def test_json_says_that_the_toy_answered(
         tokens = run_aot("inspect", "t.pt", "--json").json
         assert tokens["model"]["toy_model"] is True
         assert run_aot("ask", "t.pt", "what happens?", *SHORT, "--json").json["toy_model"] is True
+
+
+def test_a_fetch_shows_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' bars are switched off, and with them the hub's, which are wanted; they look for a terminal."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", None)
+    prepare_libraries(offline=False)
+    assert not are_progress_bars_disabled()
 
 
 def test_a_named_model_out_of_reach(

@@ -11,7 +11,7 @@ import pytest
 from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.models import load_model
 from aot.models.default import DefaultModel, default_model
-from aot.models.loading import location
+from aot.models.lookup import location
 
 SMALL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 LARGE = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
