@@ -14,14 +14,13 @@ from aot.config import AOT_METHODS, Config
 from aot.errors import TokensFileError
 from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
-from aot.methods import build_method
 from aot.models.base import Answer, VideoModel
 from aot.origins import Trace
 from aot.pictures import FramePictures
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock, StageProgress, silent
-from aot.types import CompressedTokens
+from aot.types import CompressedTokens, Needs
 
 __all__ = ["Compression", "answer", "answer_each", "check_same_model", "compress_video"]
 
@@ -48,7 +47,7 @@ def compress_video(
     that score best for the questions, by the mean of each frame's scores. traced: leave a trace, for `aot.page`.
 
     Raises:
-        VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+        VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
     compressor = SegmentCompressor(model, config, clock, traced=traced)
@@ -58,7 +57,8 @@ def compress_video(
     video.compress([compressor])
     tokens, origin = compressor.tokens(), compressor.provenance()
     trace = Trace(origin, pictures.files) if origin else None
-    return Compression(tokens, _report(tokens, video, model, config, clock), trace)
+    report = _report(tokens, video, model, config, clock, compressor.needs)
+    return Compression(tokens, report, trace)
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
@@ -97,7 +97,12 @@ def check_same_model(report: Mapping[str, Any], model: VideoModel) -> None:
 
 
 def _report(
-    tokens: CompressedTokens, video: EncodedVideo, model: VideoModel, config: Config, clock: StageClock
+    tokens: CompressedTokens,
+    video: EncodedVideo,
+    model: VideoModel,
+    config: Config,
+    clock: StageClock,
+    needs: Needs,
 ) -> RetentionReport:
     per_frame = math.prod(tokens.grid)
     rows = frame_retention(tokens, per_frame, video.similarity)
@@ -120,7 +125,7 @@ def _report(
             "fingerprint": identity.fingerprint,
             "width": tokens.features.shape[1],
             **model.placement,
-            "saliency_blocks": list(model.saliency_blocks(build_method(config).needs.saliency_layers)),
+            "saliency_blocks": list(model.saliency_blocks(needs.saliency_layers)),
         },
         video=asdict(video.source),
         config=config.to_dict(),

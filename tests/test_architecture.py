@@ -23,10 +23,11 @@ ARROWS = {
     "aot.files": set(),
     "aot.memory": set(),
     "aot.core": set(),
+    "aot.contract": {"aot.core", "aot.inner", "aot.methods"},  # their protocols, for types
     "aot.video": set(),
     "aot.methods": {"aot.core"},
     "aot.inner": {"aot.core"},
-    "aot.models": {"aot.core", "aot.inner", "aot.memory"},
+    "aot.models": {"aot.contract", "aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
     "aot.origins": set(),
     "aot.overlay": {"aot.files", "aot.origins", "aot.video"},
@@ -36,10 +37,11 @@ ARROWS = {
     "aot.peak_memory": {"aot.memory", "aot.stages"},
     "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
     "aot.segments": {
-        "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.selection",
-        "aot.stages", "aot.video",
+        "aot.contract", "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins",
+        "aot.selection", "aot.stages", "aot.video",
     },
     "aot.shapes": {"aot.files"},
+    "aot.testing": {"aot.contract", "aot.core", "aot.methods", "aot.models", "aot.origins"},
     "aot.bench": {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
@@ -49,8 +51,8 @@ ARROWS = {
     },
     "aot.tokens_file": {"aot.files", "aot.report"},
     "aot.pipeline": {
-        "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.pictures", "aot.report",
-        "aot.segments", "aot.stages",
+        "aot.inner", "aot.memory", "aot.models", "aot.origins", "aot.pictures", "aot.report", "aot.segments",
+        "aot.stages",
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
