@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from aot.registry import INNER, METHODS, Kind, hint, names
@@ -32,7 +32,9 @@ __all__ = [
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
-AOT_METHODS = ("aot", "aot-dyn")  # those that the settings under `aot` are for
+# Those that the settings under `aot` are for.
+AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.methods.aot:"))
+_DYNAMIC = "aot-dyn"  # AOT whose clips end where the picture changes, whatever `aot.clips.mode` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,11 +340,23 @@ class Config:
         return f"{self.method}+{self.inner.name}" if self.inner.name else self.method
 
     @property
+    def uses_aot(self) -> bool:
+        """Whether the settings under `aot` are those of the method."""
+        return self.method in AOT_METHODS
+
+    @property
+    def resolved_aot(self) -> AOTConfig:
+        """The settings under `aot` as the method uses them."""
+        if self.method != _DYNAMIC:
+            return self.aot
+        return replace(self.aot, clips=replace(self.aot.clips, mode="dynamic"))
+
+    @property
     def has_budget(self) -> bool:
         """Whether the ratio says how many tokens are kept; otherwise the content decides, or all are."""
         if self.ratio == 1:
             return True
-        if self.method in AOT_METHODS:
+        if self.uses_aot:
             return self.aot.budget == "exact"
         return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 

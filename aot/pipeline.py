@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from aot.config import AOT_METHODS, Config
+from aot.config import Config
 from aot.errors import TokensFileError
 from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
@@ -130,7 +130,7 @@ def _report(
         video=asdict(video.source),
         config=config.to_dict(),
         versions=versions(),
-        notices=(*video.notices, *_retention_notices(config, rows)),
+        notices=(*video.notices, *_retention_notices(outer, rows)),
     )
 
 
@@ -139,7 +139,9 @@ def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterat
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
     if config.compresses and not config.has_budget:
-        if config.method not in AOT_METHODS:
-            yield f"with paper_exact, {config.method} keeps what its settings say, not the ratio"
-        elif config.aot.anchors.count:
-            yield "with budget paper the anchors and the content decide how much is kept, not the ratio"
+        kept = f"{sum(row.retention for row in rows) / len(rows):.2%}, not {100 * config.ratio:.4g}%"
+        if config.uses_aot:
+            anchors = "anchors" if config.aot.anchors.count else "anchors (as many as suit the ratio)"
+            yield f"with budget paper the {anchors} and the content decide how much is kept: {kept}"
+        else:
+            yield f"with paper_exact, {config.method} keeps what its settings say: {kept}"

@@ -11,7 +11,7 @@ import torch
 from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video, video
 from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
-from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
+from aot.config import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
 from aot.models.llava import Llava
 from aot.pipeline import compress_video
@@ -60,7 +60,9 @@ def test_the_arms_take_turns_and_ratios_are_of_one_round(
     assert times.speedup["total_ms"] == Figure(60.0, 30.0, 70.0)
 
 
-def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config) -> None:
+@pytest.mark.parametrize("name", AOT_METHODS)
+def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config, name: str) -> None:
+    config = replace(config, method=name)
     clock = StageClock(CPU)
     method = timed_method(config, clock)
     assert isinstance(method, TimedPhases)
