@@ -91,10 +91,17 @@ class ModelConfig:
     any size (Qwen-VL), and so how many tokens: one for 28 x 28 pixels of two frames in Qwen2.5-VL, for 32 x 32 in
     Qwen3-VL. None leaves it to the checkpoint, whose frames are often large.
 
+    positions: of what is kept in the language model. "packed" counts it without gaps, as most methods are published for
+    LLaVA; "original" leaves each token the position that it has in the whole video, and the text that follows its own.
+    "auto" is original for Qwen-VL, whose positions are in time, height and width, and packed for the others.
+
     LLaVA's geometry, "auto" being what the checkpoint was trained with. pool: 2 x 2, "bilinear" (LLaVA-OneVision) or
-    "average" (LLaVA-Video). newline: a learned one behind the video ("one_token", LLaVA-OneVision), behind every row of
-    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published); "none" drops it, as the
-    published script does for LLaVA-OneVision. time_instruction: tell when the frames are, as LLaVA-Video's demo does.
+    "average" (LLaVA-Video). newline: a learned one after the video ("one_token", LLaVA-OneVision), after every row of
+    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published), after every frame one
+    ("frame") or as many as it has rows ("frame_rows"); "none" drops it, as the published script does for
+    LLaVA-OneVision. token_order: "raster", by frame, row and column, or "method", as the method emits what it keeps;
+    "auto" is raster where newlines divide the video. time_instruction: tell when the frames are, as LLaVA-Video's demo
+    does.
 
     For large models. attention: "flash" is FlashAttention 2, for CUDA devices. quantize: the language model's linear
     layers in so many bits (bitsandbytes); vision tower, projector and last layer stay as they are. device_map: "auto"
@@ -108,7 +115,9 @@ class ModelConfig:
     offline: bool = False
     template: Literal["native", "hf"] = "native"
     pool: Literal["auto", "bilinear", "average"] = "auto"
-    newline: Literal["auto", "one_token", "grid", "every_row", "none"] = "auto"
+    newline: Literal["auto", "one_token", "grid", "every_row", "frame", "frame_rows", "none"] = "auto"
+    token_order: Literal["auto", "raster", "method"] = "auto"
+    positions: Literal["auto", "packed", "original"] = "auto"
     time_instruction: bool = False
     siglip_head: str | None = None
     encode_batch_frames: int | None = None
