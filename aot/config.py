@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from aot.notations import Seconds, Share
@@ -34,7 +34,9 @@ __all__ = [
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
-AOT_METHODS = ("aot", "aot-dyn")  # those that the settings under `aot` are for
+# Those that the settings under `aot` are for.
+AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.methods.aot:"))
+_DYNAMIC = "aot-dyn"  # AOT whose clips end where the picture changes, whatever `aot.clips.mode` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,17 @@ class ModelConfig:
     any size (Qwen-VL), and so how many tokens: one for 28 x 28 pixels of two frames in Qwen2.5-VL, for 32 x 32 in
     Qwen3-VL. None leaves it to the checkpoint, whose frames are often large.
 
+    positions: of what is kept in the language model. "packed" counts it without gaps, as most methods are published for
+    LLaVA; "original" leaves each token the position that it has in the whole video, and the text that follows its own.
+    "auto" is original for Qwen-VL, whose positions are in time, height and width, and packed for the others.
+
     LLaVA's geometry, "auto" being what the checkpoint was trained with. pool: 2 x 2, "bilinear" (LLaVA-OneVision) or
-    "average" (LLaVA-Video). newline: a learned one behind the video ("one_token", LLaVA-OneVision), behind every row of
-    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published); "none" drops it, as the
-    published script does for LLaVA-OneVision. time_instruction: tell when the frames are, as LLaVA-Video's demo does.
+    "average" (LLaVA-Video). newline: a learned one after the video ("one_token", LLaVA-OneVision), after every row of
+    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published), after every frame one
+    ("frame") or as many as it has rows ("frame_rows"); "none" drops it, as the published script does for
+    LLaVA-OneVision. token_order: "raster", by frame, row and column, or "method", as the method emits what it keeps;
+    "auto" is raster where newlines divide the video. time_instruction: tell when the frames are, as LLaVA-Video's demo
+    does.
 
     For large models. attention: "flash" is FlashAttention 2, for CUDA devices. quantize: the language model's linear
     layers in so many bits (bitsandbytes); vision tower, projector and last layer stay as they are. device_map: "auto"
@@ -114,7 +123,9 @@ class ModelConfig:
     offline: bool = False
     template: Literal["native", "hf"] = "native"
     pool: Literal["auto", "bilinear", "average"] = "auto"
-    newline: Literal["auto", "one_token", "grid", "every_row", "none"] = "auto"
+    newline: Literal["auto", "one_token", "grid", "every_row", "frame", "frame_rows", "none"] = "auto"
+    token_order: Literal["auto", "raster", "method"] = "auto"
+    positions: Literal["auto", "packed", "original"] = "auto"
     time_instruction: bool = False
     siglip_head: str | None = None
     encode_batch_frames: int | None = None
@@ -346,11 +357,23 @@ class Config:
         return f"{self.method}+{self.inner.name}" if self.inner.name else self.method
 
     @property
+    def uses_aot(self) -> bool:
+        """Whether the settings under `aot` are those of the method."""
+        return self.method in AOT_METHODS
+
+    @property
+    def resolved_aot(self) -> AOTConfig:
+        """The settings under `aot` as the method uses them."""
+        if self.method != _DYNAMIC:
+            return self.aot
+        return replace(self.aot, clips=replace(self.aot.clips, mode="dynamic"))
+
+    @property
     def has_budget(self) -> bool:
         """Whether the ratio says how many tokens are kept; otherwise the content decides, or all are."""
         if self.ratio == 1:
             return True
-        if self.method in AOT_METHODS:
+        if self.uses_aot:
             return self.aot.budget == "exact"
         return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 

@@ -8,6 +8,7 @@
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
     ├── NumericsError    the model produced NaN or infinite features
+    ├── MethodError      a method failed, or returned something other than it promises
     ├── TokensFileError  a tokens file is damaged, untrusted, or belongs to another model
     └── OutputError      a result cannot be written
 
@@ -23,6 +24,7 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "MemoryLimitError",
+    "MethodError",
     "ModelError",
     "NumericsError",
     "OutputError",
@@ -80,6 +82,10 @@ class MemoryLimitError(AOTError):
 
 class NumericsError(AOTError):
     """The model produced NaN or infinite features."""
+
+
+class MethodError(AOTError):
+    """A method, or a reduction inside the language model, failed or returned something other than it promises."""
 
 
 class TokensFileError(AOTError):

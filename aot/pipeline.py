@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aot.config import AOT_METHODS, Config
+from aot.config import Config
 from aot.errors import TokensFileError
 from aot.inner import build_inner, outer_config
 from aot.memory import explained_memory
@@ -24,7 +24,7 @@ from aot.pictures import FramePictures
 from aot.report import FrameRetention, RetentionReport, frame_retention, versions
 from aot.segments import EncodedVideo, SegmentCompressor
 from aot.stages import StageClock, StageProgress, silent
-from aot.types import CompressedTokens
+from aot.types import CompressedTokens, Needs
 
 if TYPE_CHECKING:
     from aot.video import VideoFile
@@ -56,7 +56,7 @@ def compress_video(
     source: a path, an http or https address, "-" for standard input, or what `aot.video.open_file` yields.
 
     Raises:
-        VideoError, ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+        VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: see `aot.errors`.
     """
     clock = StageClock(torch.device(model.placement["device"]))
     compressor = SegmentCompressor(model, config, clock, traced=traced)
@@ -66,7 +66,8 @@ def compress_video(
     video.compress([compressor])
     tokens, origin = compressor.tokens(), compressor.provenance()
     trace = Trace(origin, pictures.files) if origin else None
-    return Compression(tokens, _report(tokens, video, model, config, clock), trace)
+    report = _report(tokens, video, model, config, clock, compressor.needs)
+    return Compression(tokens, report, trace)
 
 
 def check_request(found: FoundModel, config: Config, segments: Sequence[int]) -> None:
@@ -131,7 +132,12 @@ def check_same_model(report: Mapping[str, Any], identity: ModelIdentity) -> None
 
 
 def _report(
-    tokens: CompressedTokens, video: EncodedVideo, model: VideoModel, config: Config, clock: StageClock
+    tokens: CompressedTokens,
+    video: EncodedVideo,
+    model: VideoModel,
+    config: Config,
+    clock: StageClock,
+    needs: Needs,
 ) -> RetentionReport:
     per_frame = math.prod(tokens.grid)
     rows = frame_retention(tokens, per_frame, video.similarity)
@@ -155,12 +161,12 @@ def _report(
             "toy_model": identity.is_toy,
             "width": tokens.features.shape[1],
             **model.placement,
-            "saliency_blocks": list(model.saliency_blocks(build_method(config).needs.saliency_layers)),
+            "saliency_blocks": list(model.saliency_blocks(needs.saliency_layers)),
         },
         video=asdict(video.source),
         config=config.to_dict(),
         versions=versions(),
-        notices=(*model.notices, *video.notices, *_retention_notices(config, rows)),
+        notices=(*model.notices, *video.notices, *_retention_notices(outer, rows)),
     )
 
 
@@ -169,7 +175,9 @@ def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterat
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
     if config.compresses and not config.has_budget:
-        if config.method not in AOT_METHODS:
-            yield f"with paper_exact, {config.method} keeps what its settings say, not the ratio"
-        elif config.aot.anchors.count:
-            yield "with budget paper the anchors and the content decide how much is kept, not the ratio"
+        kept = f"{sum(row.retention for row in rows) / len(rows):.2%}, not {100 * config.ratio:.4g}%"
+        if config.uses_aot:
+            anchors = "anchors" if config.aot.anchors.count else "anchors (as many as suit the ratio)"
+            yield f"with budget paper the {anchors} and the content decide how much is kept: {kept}"
+        else:
+            yield f"with paper_exact, {config.method} keeps what its settings say: {kept}"

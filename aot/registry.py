@@ -6,6 +6,7 @@ A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -14,9 +15,24 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Literal
 
-from aot.errors import ConfigError
+from aot.errors import AOTError, ConfigError, MethodError
 
-__all__ = ["INNER", "METHODS", "Card", "Kind", "did_you_mean", "find", "hint", "names", "unheard_plug_ins", "usable"]
+__all__ = [
+    "INNER",
+    "METHODS",
+    "Card",
+    "Kind",
+    "blamed",
+    "broken_promise",
+    "called",
+    "did_you_mean",
+    "find",
+    "hint",
+    "is_plugged_in",
+    "names",
+    "unheard_plug_ins",
+    "usable",
+]
 
 Kind = Literal["methods", "inner"]
 
@@ -146,6 +162,63 @@ def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
     ]
 
 
+def is_plugged_in(thing: object, kind: Kind = "methods") -> bool:
+    """Return whether a method or an inner reduction, or its class, comes from another package."""
+    return _plug_in_of(thing, kind) is not None
+
+
+def called(thing: object, kind: Kind = "methods") -> str:
+    """Return the name of a method or an inner reduction, or of its class; a plug-in's with its package and version."""
+    point = _plug_in_of(thing, kind)
+    if point is not None:
+        return f"the plug-in {_origin(point)}"
+    classes = _class_of(thing).__mro__
+    own = {where: name for name, where in _TABLES[kind].items()}
+    paths = (f"{cls.__module__}:{cls.__qualname__}" for cls in classes)
+    return next((own[path] for path in paths if path in own), classes[0].__qualname__)
+
+
+def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
+    """Return the error for what a method or an inner reduction returned against its contract."""
+    report = "tell its authors" if is_plugged_in(thing, kind) else "report this"
+    return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
+
+
+@contextmanager
+def blamed(thing: object, kind: Kind = "methods") -> Iterator[None]:
+    """Turn what fails in the code of a plug-in into an error that names it; what fails in our own stays as it is.
+
+    Raises:
+        MethodError: `thing` is from another package and fails.
+    """
+    try:
+        yield
+    except AOTError:
+        raise
+    except Exception as error:
+        if not is_plugged_in(thing, kind):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise MethodError(
+            f"{called(thing, kind)} failed ({told}); update or uninstall the package, or tell its authors "
+            "(--debug shows where)"
+        ) from error
+
+
+def _class_of(thing: object) -> type:
+    return thing if isinstance(thing, type) else type(thing)
+
+
+def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
+    """Return the entry point of a class or, where it is another class of that package, one of the package's."""
+    cls = _class_of(thing)
+    root = cls.__module__.partition(".")[0]
+    near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
+    return next(
+        (point for point in near if point.value == f"{cls.__module__}:{cls.__qualname__}"), next(iter(near), None)
+    )
+
+
 def _load(point: EntryPoint, kind: Kind) -> Any:
     remedy = "mend, update or uninstall the package"
     try:
@@ -185,7 +258,8 @@ def _problems_of_settings(settings: Any) -> Iterator[str]:
 
 
 def _origin(point: EntryPoint) -> str:
-    return f"{point.name} of the package {point.dist.name if point.dist else point.module}"
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+    return f"{point.name} of the package {package}"
 
 
 @cache

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from aot.config import Config, SamplingConfig
+from aot.contract import check_tokens, needs_of
 from aot.core.clips import neighbour_similarity
 from aot.core.grid import pooled_grid
-from aot.errors import ConfigError, NumericsError
+from aot.errors import BudgetError, ConfigError
 from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
 from aot.models.base import VideoModel
 from aot.origins import joined_origins, origin_of
+from aot.registry import blamed, called, is_plugged_in
 from aot.selection import FrameSelection, check_questions, select_frames
 from aot.stages import StageClock, StageProgress, silent
 from aot.types import Clip, CompressedTokens, Needs, Provenance, VideoFrames, VideoInfo, VisualTokens
@@ -163,6 +165,7 @@ class SegmentCompressor:
 
     Raises:
         UnsupportedError: the method needs what the model does not have.
+        MethodError: the method is a plug-in and fails.
     """
 
     def __init__(
@@ -176,7 +179,8 @@ class SegmentCompressor:
     ) -> None:
         self._config, self._clock = outer_config(config, model.language_layers), clock
         self._method = method or build_method(self._config)
-        model.check_needs(self._method.needs)
+        self._needs = needs_of(self._method)
+        model.check_needs(self._needs)
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
         self._traced, self._origins = traced, list[Provenance]()
@@ -184,29 +188,53 @@ class SegmentCompressor:
     @property
     def needs(self) -> Needs:
         """What must be recorded of the segments."""
-        return self._method.needs
+        return self._needs
 
     def add(self, visual: VisualTokens) -> None:
-        """Compress the next segment.
+        """Compress the next segment, without gradients.
 
         Raises:
             ConfigError, NumericsError, MemoryLimitError: see `aot.errors`.
+            MethodError: the method fails or returns something other than it promises.
         """
         self._frames += len(visual.timestamps_s)
-        budget = self._config.token_budget(self._frames, math.prod(pooled_grid(visual.grid, visual.pool)))
-        with explained_memory(), self._clock.stage("compress"):
-            tokens = self._method.compress(visual, budget - self._budget)
-        self._budget = budget
-        if not torch.isfinite(tokens.features).all():
-            raise NumericsError(
-                "compression overflowed; the model's features are too large for float32, check its files"
-            )
+        per_frame = math.prod(pooled_grid(visual.grid, visual.pool))
+        budget = self._config.token_budget(self._frames, per_frame)
+        due, self._budget = budget - self._budget, budget
+        method = self._method
+        with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
+            found = method.compress(visual, due)
+        total = len(visual.timestamps_s) * per_frame
+        self._refuse_excess(found, total)
+        tokens = check_tokens(method, found, visual, *self._allowed(due, total))
         deepstack = visual.deepstack
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
         if self._traced:
-            self._origins.append(origin_of(tokens))
+            with blamed(method), torch.no_grad():
+                self._origins.append(origin_of(tokens))
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, provenance=None))
+
+    def _allowed(self, due: int, total: int) -> tuple[int, int]:
+        """The least and the most tokens that the method may keep of a segment of `total`."""
+        if not self._config.compresses:
+            return total, total
+        if not self._config.has_budget:
+            return 1, total
+        return (due if self._method.card.exact else 1), due
+
+    def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
+        """Published counts of our own methods, in which tokens repeat, may come to more than all tokens.
+
+        Raises:
+            BudgetError: they do.
+        """
+        promised = self._config.has_budget or is_plugged_in(self._method)
+        if self._config.compresses and not promised and len(kept.features) > total:
+            raise BudgetError(
+                f"{called(self._method)} as published keeps {len(kept.features)} tokens of {total}; "
+                "use a lower --ratio, or exact budgets"
+            )
 
     def tokens(self) -> CompressedTokens:
         """What was kept of all segments, frames and clips numbered through."""

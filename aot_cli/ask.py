@@ -149,7 +149,8 @@ def _from_tokens(source: str, given: Given) -> _Readable:
 
     file = load_tokens(source)
     made = file.config
-    base = {"model": {"template": made.model.template, "newline": made.model.newline}}
+    laid_out = ("template", "newline", "token_order", "positions")  # as the tokens' preset says, unless asked otherwise
+    base = {"model": {name: getattr(made.model, name) for name in laid_out}}
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
     if config.model.name is None:

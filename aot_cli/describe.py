@@ -23,8 +23,8 @@ def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
 
     plan = plan_frames(index, config.sampling)
     frames = len(plan.timestamps_s)
-    settings = config.aot.clips
-    is_aot = config.compresses and config.method == "aot"
+    settings = config.resolved_aot.clips
+    is_aot = config.compresses and config.uses_aot
     grouped = is_aot and config.aot.inter.enabled
     fixed = settings.mode == "fixed" or not grouped
     notices = list(plan.notices)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "describe_fully"]
 
-_OF_AOT = ("aot", "aot-dyn")  # their settings are in the group `aot`
 _FAR = 10**9  # out of every range, so that a setting tells its own
 
 
@@ -61,11 +60,11 @@ def describe_fully(name: str, kind: Kind) -> dict[str, Any]:
 
 def _settings_of(found: Any, name: str, kind: Kind) -> tuple[Any, str]:
     """The dataclass of its settings, and the group they are in."""
-    from aot.config import AOTConfig
+    from aot.config import AOT_METHODS, AOTConfig
 
     if kind == "inner":
         return found, f"inner.settings.{name}."
-    if name in _OF_AOT:
+    if name in AOT_METHODS:
         return AOTConfig, "aot."
     own = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
     return own, f"methods.{name}."

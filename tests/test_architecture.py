@@ -30,10 +30,11 @@ ARROWS = {
     "aot.files": set(),
     "aot.memory": set(),
     "aot.core": set(),
+    "aot.contract": {"aot.core", "aot.inner", "aot.methods"},  # their protocols, for types
     "aot.video": set(),
     "aot.methods": {"aot.core"},
     "aot.inner": {"aot.core"},
-    "aot.models": {"aot.core", "aot.inner", "aot.memory"},
+    "aot.models": {"aot.contract", "aot.core", "aot.inner", "aot.memory"},
     "aot.report": set(),
     "aot.origins": set(),
     "aot.overlay": {"aot.files", "aot.origins", "aot.video"},
@@ -43,13 +44,14 @@ ARROWS = {
     "aot.peak_memory": {"aot.memory", "aot.stages"},
     "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
     "aot.segments": {
-        "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.selection",
-        "aot.stages", "aot.video",
+        "aot.contract", "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins",
+        "aot.selection", "aot.stages", "aot.video",
     },
     "aot.shapes": {"aot.files"},
     "aot.selftest": {
         "aot.core", "aot.files", "aot.models", "aot.pipeline", "aot.settings", "aot.shapes", "aot.video",
     },
+    "aot.testing": {"aot.contract", "aot.core", "aot.methods", "aot.models", "aot.origins"},
     "aot.bench": {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aot.config import (
+    AOT_METHODS,
     AnchorConfig,
     ClipConfig,
     Config,
@@ -266,3 +267,12 @@ def test_settings_of_methods_are_groups_by_name() -> None:
     told = r"unknown setting methods\.random\.sead \(did you mean seed\? valid: seed\).*seed must be in 0"
     with pytest.raises(ConfigError, match=told):
         build_method(config)
+
+
+def test_which_methods_the_settings_of_aot_are_for() -> None:
+    from aot.methods.aot import AnchorTransport
+    from aot.registry import METHODS, find
+
+    assert {name for name in METHODS if issubclass(find(name), AnchorTransport)} == set(AOT_METHODS)
+    assert [Config(method=name).uses_aot for name in ("aot", "aot-dyn", "uniform")] == [True, True, False]
+    assert [Config(method=name).resolved_aot.clips.mode for name in AOT_METHODS] == ["fixed", "dynamic"]

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from aot.config import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig, ModelConfig, SamplingConfig
+from aot.config import (
+    AOTConfig,
+    ClipConfig,
+    Config,
+    GenerationConfig,
+    InterConfig,
+    ModelConfig,
+    SamplingConfig,
+    build_config,
+)
 from aot.errors import ConfigError, MemoryLimitError, TokensFileError, VideoError
 from aot.memory import explained_memory
 from aot.models.llava import Llava
@@ -90,6 +99,43 @@ def test_the_report_adds_up(clip_file: Path, small_model: Llava, aot: dict[str, 
     assert report.config == config.to_dict()
     assert report.facts == tokens.facts
     assert report.stage_ms.keys() == {"decode", "encode", "compress"} and min(report.stage_ms.values()) > 0
+
+
+PAPER, EXACT = {"budget": "paper"}, {"paper_exact": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"aot": {"budget": "paper"}},
+            "with budget paper the anchors (as many as suit the ratio) and the content decide",
+        ),
+        (
+            {"aot": {"budget": "paper", "anchors": {"count": 20}}},
+            "with budget paper the anchors and the content decide",
+        ),
+        ({"method": "aot-dyn", "aot": PAPER}, "with budget paper the anchors (as many"),
+        (
+            {"method": "evs", "methods": {"evs": {"paper_exact": True}}},
+            "with paper_exact, evs keeps what its settings say",
+        ),
+        ({}, None),
+        ({"method": "uniform"}, None),
+    ],
+)
+def test_what_decides_how_much_is_kept_is_told(
+    clip_file: Path, small_model: Llava, changes: dict[str, Any], told: str | None
+) -> None:
+    config = build_config({"ratio": 0.25, "sampling": {"frames": FRAMES}, **changes})
+    report = compress_video(clip_file, small_model, config).report
+    notices = [notice for notice in report.notices if "decide" in notice or "keeps" in notice]
+    if told is None:
+        assert not notices
+    else:
+        (notice,) = notices
+        assert notice.startswith(told)
+        assert notice.endswith(f": {report.retention:.2%}, not 25%")
 
 
 def test_the_report_names_video_and_model(compression: Compression, clip_file: Path, small_model: Llava) -> None:

@@ -38,5 +38,5 @@ class TimedPhases(AnchorTransport):
 
 def timed_method(config: Config, clock: StageClock) -> Method:
     """The method of `config`; AOT with its phases on `clock`."""
-    timed = config.method == "aot" and config.compresses
-    return TimedPhases(config.aot, config.ratio, clock) if timed else build_method(config)
+    made = build_method(config)
+    return TimedPhases(made.config, made.ratio, clock) if isinstance(made, AnchorTransport) else made

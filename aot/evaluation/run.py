@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from aot.config import Config
-from aot.errors import BudgetError, ConfigError, UnsupportedError, VideoError
+from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal import Answered, Journal
@@ -49,8 +49,8 @@ def evaluate(
 ) -> Results:
     """Answer every item under every condition; what `folder` already holds is not done again.
 
-    A condition whose method cannot keep as few tokens of some video, or does not work with the model, is left out, with
-    a notice.
+    A condition whose method cannot keep as few tokens of some video, does not work with the model, fails, or breaks its
+    promises (`aot.contract`), is left out, with a notice.
 
     Raises:
         ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one
@@ -68,7 +68,7 @@ def evaluate(
     }
     _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
-    refused: dict[str, ConfigError] = {}
+    refused: dict[str, AOTError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
@@ -120,7 +120,7 @@ class Refusal:
     """A condition that cannot be met, and why."""
 
     condition: Condition
-    error: ConfigError
+    error: AOTError
 
 
 def answer_video(
@@ -165,7 +165,7 @@ def _answer_encoding(
     encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions, on_frames=on_frames)
     try:
         encoded.compress(attempts)
-    except UnsupportedError as error:
+    except (UnsupportedError, MethodError) as error:  # how its method merges inside the tower
         yield from (Refusal(attempt.condition, error) for attempt in attempts)
         return
     for notice in encoded.notices:
@@ -176,7 +176,7 @@ def _answer_encoding(
 
 
 class _Attempt:
-    """One condition on one video, until its method refuses the budget or the model."""
+    """One condition on one video, until its method refuses the budget or the model, or breaks its promises."""
 
     def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel, witness: Witness | None) -> None:
         self.condition, self.items, self._model, self._witness = condition, items, model, witness
@@ -213,7 +213,7 @@ class _Attempt:
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except (BudgetError, UnsupportedError) as error:
+        except (BudgetError, UnsupportedError, MethodError) as error:
             self.refusal = Refusal(self.condition, error)
 
 

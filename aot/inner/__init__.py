@@ -7,7 +7,7 @@ from dataclasses import replace
 from aot.config import Config, InnerConfig
 from aot.errors import BudgetError
 from aot.inner.base import InnerReduction, Place, Reduction, State
-from aot.registry import find
+from aot.registry import blamed, broken_promise, find
 from aot.strict import build_settings
 
 __all__ = ["InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
@@ -19,6 +19,7 @@ def build_inner(config: Config, layers: int) -> InnerReduction | None:
     Raises:
         ConfigError: a setting of it is unknown or out of range.
         BudgetError: with `inner.budget` total, the ratio is below what it can come down to.
+        MethodError: the reduction is a plug-in and fails.
     """
     return _divide(config, layers)[1]
 
@@ -28,7 +29,7 @@ def outer_config(config: Config, layers: int) -> Config:
     that makes the mean load of the layers the asked one.
 
     Raises:
-        ConfigError, BudgetError: as `build_inner`.
+        ConfigError, BudgetError, MethodError: as `build_inner`.
     """
     if not config.reduces_inside:
         return config
@@ -40,17 +41,20 @@ def _divide(config: Config, layers: int) -> tuple[float, InnerReduction | None]:
     if not config.reduces_inside or config.inner.name is None:
         return config.ratio, None
     name = config.inner.name
-    inner: InnerReduction = build_settings(
-        find(name, "inner"), config.inner.settings.get(name, {}), f"inner.settings.{name}."
-    )
-    alone = config.method == "none"
+    kind, alone = find(name, "inner"), config.method == "none"
+    with blamed(kind, "inner"):
+        inner: InnerReduction = build_settings(kind, config.inner.settings.get(name, {}), f"inner.settings.{name}.")
+        load = inner.load(layers)
     if config.inner.budget == "extra":
         return 1.0 if alone else config.ratio, inner
-    outer = config.ratio / inner.load(layers)
+    if not 0 < load <= 1:
+        raise broken_promise(inner, "inner", f"says that its load is {load}, which is no share in (0, 1]")
+    outer = config.ratio / load
     if not alone and outer <= 1:
         return outer, inner
     try:
-        return 1.0, inner.with_load(config.ratio, layers)
+        with blamed(inner, "inner"):
+            return 1.0, inner.with_load(config.ratio, layers)
     except BudgetError as error:
         remedy = f"or put it behind a method (aot+{name} in a list of methods, else --method aot --inner {name})"
         raise BudgetError(*(f"--inner {name} {problem}, {remedy}" for problem in error.problems)) from None

@@ -48,7 +48,7 @@ class AnchorTransport:
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
-        return cls(config.aot, config.ratio)
+        return cls(config.resolved_aot, config.ratio)
 
     @property
     def needs(self) -> Needs:
@@ -208,10 +208,6 @@ class AnchorTransport:
 
 
 class DynamicAnchorTransport(AnchorTransport):
-    """AOT with clips that end where the picture changes."""
+    """AOT with clips that end where the picture changes; see `Config.resolved_aot`."""
 
     card: ClassVar = replace(AnchorTransport.card, remark="aot with clips that end where the picture changes")
-
-    @classmethod
-    def from_config(cls, config: Config) -> AnchorTransport:
-        return cls(replace(config.aot, clips=replace(config.aot.clips, mode="dynamic")), config.ratio)

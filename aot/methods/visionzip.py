@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -34,7 +34,8 @@ class VisionZip:
 
     Budgets are exact: S is an equal share, for the first frames one more if it must be. `paper_exact` gives every frame
     the same S, the nearest to the budget, and on average-pooled grids repeats the published slip by which dominant
-    tokens in raster order take the places of dominant tokens in the order of attention.
+    tokens in raster order take the places of dominant tokens in the order of attention: `row` and `col` are then where
+    the language model reads a token, and its provenance says where it came from.
     """
 
     card: ClassVar = Card(
@@ -93,7 +94,8 @@ class VisionZip:
         if not raster:
             return zipped
         said = ranked[:, :dominant] if self.paper_exact else best
-        return zipped.ordered(torch.cat([said, targets], 1).sort(-1).indices)
+        read = torch.cat([said, targets], 1).sort(-1)
+        return replace(zipped.ordered(read.indices), cell=read.values)
 
 
 def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:

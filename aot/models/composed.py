@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.loading import read_json
 from aot.models.preprocessing import HALF, pixel_statistics
-from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, text_ids
+from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
 from aot.models.question_words import embed_words
 from aot.models.reading import Reading, ReadingAnew
 from aot.models.saliency import attention_modules, kernel_name, resolve_layer
@@ -115,9 +116,19 @@ class ComposedModel(ABC):
         """The learned newline [D], of families that have one."""
         return None
 
-    def _positions(self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens) -> Any:
-        """Positions [3, 1, P] of the runs and the next one, where they are not 0 .. P - 1; texts are the runs' ids."""
-        return None
+    @property
+    def positions(self) -> str:
+        """ "packed": 0 .. P - 1 of what is kept; "original": those that the rows have in the whole video."""
+        return "packed" if self.config.positions == "auto" else self.config.positions
+
+    def _positions(
+        self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
+    ) -> tuple[Tensor, int] | None:
+        """Positions, [1, P] or [3, 1, P], and the next one, where they are not 0 .. P - 1; texts: ids of the runs."""
+        if self.positions == "packed":
+            return None
+        positions, following = positions_in_whole(texts, runs)
+        return torch.tensor([positions], device=input_device(self.network.get_input_embeddings())), following
 
     @property
     def language_layers(self) -> int:
@@ -130,6 +141,7 @@ class ComposedModel(ABC):
             "dtype": str(self.network.dtype).removeprefix("torch."),
             "attention": kernel_name(self.tower),
             "vision_blocks": len(attention_modules(self.tower)),
+            "positions": self.positions,
         }
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -213,14 +225,14 @@ class ComposedModel(ABC):
             ConfigError: the prompt is longer than the model's context, or the question cannot be asked.
         """
         prefix = self._prefix(tokens)
-        suffix = torch.tensor([self._suffix(question, prefix.video_end)], device=prefix.ids.device)
+        suffix = torch.tensor([self._suffix(question, prefix)], device=prefix.ids.device)
         return prefix.followed_by(suffix, self.network.get_input_embeddings()(suffix))
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
         """Everything up to and with the video, which is the same for every question."""
         before, _ = self._template()
         runs = list(self._runs(tokens))
-        runs[0] = Run(before + runs[0].text, runs[0].rows)
+        runs[0] = replace(runs[0], text=before + runs[0].text)
         texts = [text_ids(self.tokenizer, run.text) for run in runs]
         rows, words = [], []
         for text, run in zip(texts, runs, strict=True):
@@ -243,15 +255,20 @@ class ComposedModel(ABC):
             embedded[0, token == NEWLINE] = newline.to(embedded.device, embedded.dtype)
         return embedded
 
-    def _suffix(self, question: str, prefix_length: int) -> list[int]:
-        """Ids behind the video."""
+    def _suffix(self, question: str, prefix: VideoPrompt) -> list[int]:
+        """Ids of the text that follows the video."""
         after = self._template()[1].replace("{question}", check_question(self.tokenizer, question))
         ids = text_ids(self.tokenizer, after)
-        limit, length = self.network.config.text_config.max_position_embeddings, prefix_length + len(ids)
+        limit, length = self.network.config.text_config.max_position_embeddings, prefix.video_end + len(ids)
         if length > limit:
             raise ConfigError(
                 f"the prompt has {length} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
+            )
+        if prefix.next_position + len(ids) > limit:
+            raise ConfigError(
+                f"with model.positions original the prompt ends at position {prefix.next_position + len(ids)}, but the "
+                f"model has {limit}; use fewer --frames, or --set model.positions=packed"
             )
         return ids
 
@@ -295,7 +312,7 @@ class ComposedModel(ABC):
             self.network,
             self.tokenizer,
             prefix,
-            lambda question: self._suffix(question, prefix.video_end),
+            lambda question: self._suffix(question, prefix),
             self._left,
             self._in_layers(tokens),
         )

@@ -167,6 +167,10 @@ class InternVL(ComposedModel):
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Every frame under its number, with what it keeps in reading order; also those that keep nothing."""
-        frames = [Run(f"Frame{frame + 1}: <img>", kept) for frame, kept in enumerate(by_frame(tokens))]
-        behind = [Run(f"</img>\n{frame.text}", frame.rows) for frame in frames[1:]]
-        return [frames[0], *behind, Run("</img>", ())]
+        cell, span = (tokens.place % self.tokens_per_frame).tolist(), self.tokens_per_frame
+        runs = []
+        for frame, kept in enumerate(by_frame(tokens)):
+            closing = "</img>\n" if frame else ""
+            text = f"{closing}Frame{frame + 1}: <img>"
+            runs.append(Run(text, kept, [cell[token] for token in kept], span))
+        return [*runs, Run("</img>", ())]

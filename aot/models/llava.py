@@ -113,7 +113,8 @@ class Llava(ComposedModel):
 
     @property
     def placement(self) -> dict[str, Any]:
-        return {**super().placement, "pooling": self.pool.kind, "newline": self.geometry.newline}
+        laid_out = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
+        return {**super().placement, "pooling": self.pool.kind, **laid_out}
 
     @torch.no_grad()  # ordinary tensors, which may be trained with
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
@@ -248,7 +249,5 @@ class Llava(ComposedModel):
         return newline
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        rows = self.geometry.rows(tokens)
-        if not self.config.time_instruction:
-            return [Run("", rows)]
-        return [Run("", rows), Run("\n" + time_instruction(tokens), [])]
+        video = self.geometry.run(tokens)
+        return [video, Run("\n" + time_instruction(tokens), [])] if self.config.time_instruction else [video]

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from aot.config import ModelConfig
 from aot.errors import ConfigError
-from aot.models.prompt import NEWLINE, in_reading_order
+from aot.models.prompt import NEWLINE, Run, by_frame, in_reading_order
 from aot.types import CompressedTokens, Pooling
 
 __all__ = ["LlavaGeometry", "refuse_llava_settings", "time_instruction"]
 
 _BILINEAR, _AVERAGE = Pooling("bilinear", 2), Pooling("average", 2)
 
-Newline = Literal["one_token", "grid", "every_row", "none"]
+Newline = Literal["one_token", "grid", "every_row", "frame", "frame_rows", "none"]
+TokenOrder = Literal["raster", "method"]
 
 
 @dataclass(frozen=True, slots=True)
 class LlavaGeometry:
     """What a LLaVA was trained with; the default is LLaVA-OneVision's.
 
-    newline: "one_token" behind the video; "grid" behind every row of the pooled grid, of which those rows keep theirs
-    that keep a token; "every_row" behind all of them whatever is kept, as published for LLaVA-Video; "none".
+    newline: "one_token" after the video; "grid" after every row of the pooled grid of which a token is kept;
+    "every_row" after all rows whatever is kept, as published for LLaVA-Video; "frame", one after every frame;
+    "frame_rows", as many as a frame has rows, together after it; "none". order: "raster", by frame, row and column;
+    "method", as the method emits them; None is raster order where newlines divide the video and the method's elsewhere.
     """
 
     pool: Pooling = _BILINEAR
     newline: Newline = "one_token"
+    order: TokenOrder | None = None
 
     @classmethod
     def of(cls, config: ModelConfig, description: Mapping[str, Any]) -> LlavaGeometry:
@@ -47,21 +52,67 @@ class LlavaGeometry:
 
     def asked_for(self, config: ModelConfig) -> LlavaGeometry:
         """With what the user has set instead."""
-        pool = self.pool if config.pool == "auto" else Pooling(config.pool, 2)
-        return replace(self, pool=pool, newline=self.newline if config.newline == "auto" else config.newline)
+        return LlavaGeometry(
+            self.pool if config.pool == "auto" else Pooling(config.pool, 2),
+            self.newline if config.newline == "auto" else config.newline,
+            self.order if config.token_order == "auto" else config.token_order,
+        )
 
-    def rows(self, tokens: CompressedTokens) -> Sequence[int]:
-        """Numbers of the kept tokens and `NEWLINE`s, as the language model reads them: a grid's by frame, row and
-        column, otherwise in the method's own order.
-        """
-        count = range(len(tokens.features))
+    @property
+    def token_order(self) -> TokenOrder:
+        """The order in which the language model reads what is kept."""
+        return self.order or ("method" if self.newline in ("none", "one_token") else "raster")
+
+    def run(self, tokens: CompressedTokens) -> Run:
+        """The kept tokens and `NEWLINE`s as the language model reads them, each with its index in the whole video."""
         if self.newline in ("none", "one_token"):
-            return [*count, *[NEWLINE] * (self.newline == "one_token")]
-        places = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True))
-        kept = {place: list(run) for place, run in groupby(in_reading_order(tokens), places.__getitem__)}
-        every = [(frame, row) for frame in range(len(tokens.timestamps_s)) for row in range(tokens.grid[0])]
-        shown = every if self.newline == "every_row" else list(kept)
-        return [row for place in shown for row in (*kept.get(place, ()), NEWLINE)]
+            place, total = tokens.place.tolist(), len(tokens.timestamps_s) * math.prod(tokens.grid)
+            order = in_reading_order(tokens) if self.token_order == "raster" else range(len(place))
+            rows = [(token, place[token]) for token in order]
+            rows += [(NEWLINE, total)] * (self.newline == "one_token")
+            return Run("", [row for row, _ in rows], [offset for _, offset in rows], total + (len(rows) - len(place)))
+        passes = self._passes(tokens)
+        cells, span = (tokens.place % math.prod(tokens.grid)).tolist(), self._frame_span(tokens.grid)
+        rows = [
+            (row, frame * span + offset)
+            for frame, members in passes
+            for row, offset in self._frame_rows(members, cells, tokens.grid)
+        ]
+        return Run("", [row for row, _ in rows], [offset for _, offset in rows], span * len(tokens.timestamps_s))
+
+    def _passes(self, tokens: CompressedTokens) -> Sequence[tuple[int, Sequence[int]]]:
+        """Frames in the order in which they are read, with the tokens that are read then. In the method's order a frame
+        may come twice (a keyframe as it was and as it became), and one of which nothing is kept does not come.
+        """
+        if self.token_order == "raster":
+            return list(enumerate(by_frame(tokens)))
+        passes: list[tuple[int, list[int]]] = []
+        line, last = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True)), (-1, -1)
+        for token, (frame, row) in enumerate(line):
+            if frame != last[0] or row < last[1]:
+                passes.append((frame, []))
+            passes[-1][1].append(token)
+            last = frame, row
+        return passes
+
+    def _frame_span(self, grid: tuple[int, int]) -> int:
+        """How many rows of the prompt a whole frame takes."""
+        newlines = 1 if self.newline == "frame" else grid[0]
+        return math.prod(grid) + newlines
+
+    def _frame_rows(
+        self, members: Sequence[int], cells: Sequence[int], grid: tuple[int, int]
+    ) -> Iterator[tuple[int, int]]:
+        """The tokens `members` of a frame, each in its cell, and newlines, with their indices in the whole frame."""
+        lines, cols = grid
+        if self.newline in ("frame", "frame_rows"):
+            yield from ((token, cells[token]) for token in members)
+            yield from ((NEWLINE, offset) for offset in range(lines * cols, self._frame_span(grid)))
+            return
+        of_line = {line: list(run) for line, run in groupby(members, lambda token: cells[token] // cols)}
+        for line in range(lines) if self.newline == "every_row" else of_line:
+            yield from ((token, line + cells[token]) for token in of_line.get(line, ()))
+            yield NEWLINE, (line + 1) * (cols + 1) - 1
 
 
 def _last_name(path: str) -> str:
@@ -79,7 +130,7 @@ def refuse_llava_settings(config: ModelConfig, name: str) -> None:
         ConfigError: one is set.
     """
     unset = ModelConfig()
-    settings = ("pool", "newline", "time_instruction", "siglip_head")
+    settings = ("pool", "newline", "token_order", "time_instruction", "siglip_head")
     given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]
     if given:
         raise ConfigError(*(f"model.{setting} is for LLaVA models; leave it out with {name}" for setting in given))

@@ -16,11 +16,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
+from aot.contract import check_load, check_reduction
 from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
+from aot.memory import explained_memory
 from aot.models.devices import input_device
 from aot.models.kv_cache import cache_argument
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
+from aot.registry import blamed
 
 __all__ = ["Prefilled", "attention_rows", "check_decoder", "of_three_axes", "prefill"]
 
@@ -60,6 +63,7 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Pr
 
     Raises:
         BudgetError: the reduction cannot come down to what is asked.
+        MethodError: the reduction does something other than it promises, or is a plug-in and fails.
     """
     run = _Run(language, prompt, reduction)
     for layer in range(len(language.layers)):
@@ -122,7 +126,8 @@ class _Run:
         self._held: list[Tensor] = []  # the places that each layer has attended to
         self._remembered: list[Tensor | None] = []  # those of them that it keeps, where they are fewer
         self._attended: Tensor | None = None  # the input of the layer that attended last
-        self._places: Collection[Place] = reduction.places(len(language.layers))
+        with blamed(reduction, "inner"):
+            self._places: Collection[Place] = reduction.places(len(language.layers))
         self._notes: tuple[float, ...] = ()
         self._arrange()
 
@@ -169,7 +174,10 @@ class _Run:
     def reduce(self, place: Place) -> None:
         if place not in self._places:
             return
-        found = self._reduction.reduce(self._state(place))
+        state = self._state(place)
+        with blamed(self._reduction, "inner"), explained_memory():
+            found = self._reduction.reduce(state)
+        check_reduction(self._reduction, found, state)
         self._notes = found.notes
         if found.done:
             self._places = ()
@@ -221,6 +229,7 @@ class _Run:
             for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
         ]
         counts = [int((self._token[held.to(self._token.device)] >= 0).sum()) for held in self._held]
+        check_load(self._reduction, tuple(counts), int((self._prompt.token >= 0).sum()))
         return Prefilled(self._cache, tuple(counts))
 
 

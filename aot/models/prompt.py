@@ -12,17 +12,33 @@ from torch import Tensor
 from aot.errors import ConfigError
 from aot.types import CompressedTokens
 
-__all__ = ["NEWLINE", "TEXT", "Run", "VideoPrompt", "by_frame", "check_question", "in_reading_order", "text_ids"]
+__all__ = [
+    "NEWLINE",
+    "TEXT",
+    "Run",
+    "VideoPrompt",
+    "by_frame",
+    "check_question",
+    "in_reading_order",
+    "positions_in_whole",
+    "text_ids",
+]
 
 TEXT, NEWLINE = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A piece of text, and what of the video comes behind it: numbers of kept tokens, or `NEWLINE`."""
+    """A piece of text, and what of the video follows it: numbers of kept tokens, or `NEWLINE`.
+
+    offsets: the index of each row among those that follow the text when nothing is dropped, and `span`, how many those
+    are; None for both where these rows are all.
+    """
 
     text: str
     rows: Sequence[int]
+    offsets: Sequence[int] | None = None
+    span: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,8 @@ class VideoPrompt:
 
     ids: [1, P], the video token's for everything visual. embeddings: [1, P, D]. token: [P] int64, which of the kept
     `tokens` a row is; `TEXT` and `NEWLINE` are none. video_end: how many rows there are up to and with the video.
-    positions: [3, 1, P] in time, height and width, and the `next_position` of text behind; None stands for 0 .. P - 1.
+    positions: [1, P], or [3, 1, P] in time, height and width, and the `next_position` of text that follows; None stands
+    for 0 .. P - 1.
     """
 
     ids: Tensor
@@ -58,7 +75,7 @@ class VideoPrompt:
         if self.positions is None:
             return None
         behind = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
-        return torch.cat([self.positions, behind.expand(3, 1, -1)], 2)
+        return torch.cat([self.positions, behind.expand(*self.positions.shape[:-1], -1)], -1)
 
     def language_inputs(self, rows: int | None = None) -> dict[str, Any]:
         """What a language model (without its head) is called with to read the first `rows`, or all."""
@@ -99,6 +116,22 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
     """
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ids
+
+
+def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> tuple[list[int], int]:
+    """Return the position of every row in the prompt with the whole video, and that of the text that follows.
+
+    texts: the ids of each run's text.
+    """
+    positions: list[int] = []
+    following = 0
+    for text, run in zip(texts, runs, strict=True):
+        positions += range(following, following + len(text))
+        following += len(text)
+        offsets = range(len(run.rows)) if run.offsets is None else run.offsets
+        positions += [following + offset for offset in offsets]
+        following += len(run.rows) if run.span is None else run.span
+    return positions, following
 
 
 def in_reading_order(tokens: CompressedTokens) -> list[int]:

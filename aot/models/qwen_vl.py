@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
+from aot.errors import ConfigError
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.devices import input_device
@@ -61,12 +62,17 @@ class QwenVL(ComposedModel):
         """Load network and tokenizer; `description` is the checkpoint's config.json.
 
         Raises:
-            ConfigError: a setting is for LLaVA only.
+            ConfigError: a setting is for other families.
             ModelError: the checkpoint cannot be used.
         """
         import transformers
 
         refuse_llava_settings(config, "Qwen-VL")
+        if config.positions == "packed":
+            raise ConfigError(
+                "model.positions packed is not for Qwen-VL, which is told where in time and space a token is by its "
+                "position; leave it out"
+            )
         network = load_network(config, getattr(transformers, cls.networks[description["model_type"]]))
         return cls(network, load_tokenizer(config), config, identify(config, description, cls.token_space))
 
@@ -81,6 +87,10 @@ class QwenVL(ComposedModel):
     @property
     def placement(self) -> dict[str, Any]:
         return {**super().placement, "temporal_patch": self.temporal_patch}
+
+    @property
+    def positions(self) -> str:
+        return "original"
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
         """

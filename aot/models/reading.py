@@ -146,9 +146,9 @@ class Reading:
         for length in lengths:
             whole = self._prefix.positions_with(length)
             assert whole is not None
-            padding = whole[..., -1:].expand(-1, -1, longest - length)
-            rows.append(torch.cat([of_prefix, padding, whole[..., -length:]], 2))
-        return {"position_ids": torch.cat(rows, 1)}
+            padding = whole[..., -1:].expand(*whole.shape[:-1], longest - length)
+            rows.append(torch.cat([of_prefix, padding, whole[..., -length:]], -1))
+        return {"position_ids": torch.cat(rows, -2)}
 
 
 def _cache_bytes(cache: Any) -> int:

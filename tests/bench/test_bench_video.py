@@ -15,7 +15,7 @@ import torch
 from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video, video
 from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
-from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig
+from aot.config import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
 from aot.models import token_stream
 from aot.models.llava import Llava
@@ -113,7 +113,9 @@ def test_no_clock_is_read_before_the_device_is_done(
     assert "fetch" in device.waits and run.prefill_ms > 0
 
 
-def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config) -> None:
+@pytest.mark.parametrize("name", AOT_METHODS)
+def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config: Config, name: str) -> None:
+    config = replace(config, method=name)
     clock = StageClock(CPU)
     method = timed_method(config, clock)
     assert isinstance(method, TimedPhases)

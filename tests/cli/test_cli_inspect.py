@@ -53,6 +53,18 @@ def test_dynamic_without_a_model_says_what_is_missing(run_aot: Aot, clip_file: P
     assert "--model" in run.err
 
 
+def test_aot_dyn_is_aot_with_dynamic_clips(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
+    """Also where `aot.clips.mode` says fixed, which is the default."""
+    runs = [run_aot("inspect", clip_file, *flags) for flags in (("--clips", "dynamic"), ("--method", "aot-dyn"))]
+    assert runs[0].err == runs[1].err
+    assert "dynamic groupings depend on what a model sees" in runs[1].err
+    flags = (("--clips", "dynamic"), ("--method", "aot-dyn"), ("--method", "aot-dyn", "--clips", "fixed"))
+    cuts = ("--set", "aot.clips.segments=3", "--set", "aot.clips.threshold=-1")
+    seen = [run_aot("inspect", clip_file, *small, *cuts, *asked, "--json").json["clips"] for asked in flags]
+    assert seen[0] == seen[1] == seen[2]
+    assert any(len(clip["members"]) > 1 for clip in seen[0])
+
+
 def test_rotation_and_variable_rate_are_shown(run_aot: Aot) -> None:
     clip = make_videos.write(Path("clip.mp4"), 8)
     turned = make_videos.turn(clip, Path("turned.mp4"), 90)

@@ -75,3 +75,29 @@ def test_the_published_preset_keeps_every_newline(run_aot: Aot, video: tuple[str
     )
     assert frames == 3
     assert found["answers"][0]["prompt_tokens"] == bare + frames * SIDE
+
+
+def test_a_tokens_file_keeps_its_presets_layout(run_aot: Aot, video: tuple[str, ...], clip_file: Path) -> None:
+    """Newlines, order and positions are of the prompt, so a tokens file says them to whoever asks it."""
+    laid_out = ("--set", "model.newline=frame_rows", "--set", "model.token_order=method")
+    line = (clip_file, *video, "--method", "fastvid", "--ratio", "0.2", *laid_out, "--set", "model.positions=original")
+    asked = run_aot("ask", *line, "what happens?", *SHORT, "--json").json
+    assert run_aot("compress", *line, "-o", "t.pt").code == 0
+    kept = run_aot("ask", "t.pt", "what happens?", *SHORT, "--json").json
+    placed = ("newline", "token_order", "positions")
+    assert [kept["model"][name] for name in placed] == ["frame_rows", "method", "original"]
+    assert [kept["config"]["model"][name] for name in placed] == ["frame_rows", "method", "original"]
+    assert kept["answers"][0]["prompt_tokens"] == asked["answers"][0]["prompt_tokens"]
+    assert kept["answer"] == asked["answer"]
+    packed = run_aot("ask", "t.pt", "what happens?", *SHORT, "--set", "model.positions=packed", "--json").json
+    assert packed["model"]["positions"] == "packed"
+
+
+def test_several_questions_of_a_file_with_original_positions(
+    run_aot: Aot, video: tuple[str, ...], clip_file: Path
+) -> None:
+    line = (clip_file, *video, "--preset", "methods/fastvid", "--frames", "8", "--ratio", "0.2")
+    assert run_aot("compress", *line, "-o", "t.pt").code == 0
+    both = run_aot("ask", "t.pt", "what happens?", "-q", "where?", *SHORT, "--json").json["answers"]
+    for question, found in zip(("what happens?", "where?"), both, strict=True):
+        assert run_aot("ask", "t.pt", question, *SHORT, "--json").json["answer"] == found["answer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from cli_run import Aot
 
 from aot.registry import _plugged_in
+from aot.testing import check_method
 from aot_cli.options import named_methods
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -29,17 +31,24 @@ every-other = "strangers_method:EveryOther"
 broken = "strangers_method:NotThere"
 function = "strangers_other:compress"
 half = "strangers_other:Half"
+greedy = "strangers_other:Greedy"
+failing = "strangers_other:Failing"
 holitom = "strangers_method:EveryOther"
 
 [project.entry-points."aot.inner"]
 no-inner = "strangers_method:EveryOther"
+texts = "strangers_other:Texts"
 
 [tool.setuptools]
 py-modules = ["strangers_method", "strangers_other"]
 """
 OTHERS = """
 from dataclasses import dataclass
+import torch
+from aot.inner import Place, Reduction
 from aot.methods import Card
+from aot.methods.subset import keep_subset
+from aot.types import Needs
 
 def compress(tokens, budget): ...
 
@@ -48,6 +57,26 @@ class Half:
     size: int
     card = Card("after pooling")
     def compress(self, tokens, budget): ...
+
+@dataclass(frozen=True)
+class Greedy:
+    card = Card("after pooling")
+    needs = Needs()
+    def compress(self, tokens, budget):
+        return keep_subset(tokens, torch.arange(budget + 3))
+
+@dataclass(frozen=True)
+class Failing(Greedy):
+    def compress(self, tokens, budget):
+        return tokens.features[budget, 0, 0, 0]
+
+@dataclass(frozen=True)
+class Texts:
+    card = Card("second layer")
+    def load(self, layers): return 0.9
+    def with_load(self, load, layers): return self
+    def places(self, layers): return [Place(1)]
+    def reduce(self, state): return Reduction(state.question)
 """
 
 
@@ -128,7 +157,7 @@ def test_a_broken_one_is_told(
     done = run_aot("ask", clip_file, "hi?", "--model", small_folder, "--ratio", "0.5", flag, name)
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert f"the plug-in {name} of the package strangers-method {wrong}" in done.err
+    assert f"the plug-in {name} of the package strangers-method 1.0 {wrong}" in done.err
     rows = {row["name"]: row for row in run_aot("methods", "--json").json[kind]}
     assert rows[name]["remark"].startswith("broken: ")
     assert wrong in rows[name]["remark"]
@@ -140,11 +169,58 @@ def test_the_others_are_listed_as_ever_and_a_taken_name_is_told(run_aot: Aot) ->
     rows = {row["name"]: row for row in done.json["methods"]}
     assert rows["aot"]["exact"]
     assert rows["holitom"]["source"].startswith("arXiv")
-    assert "note: the plug-in holitom of the package strangers-method is not used" in done.err
+    assert "note: the plug-in holitom of the package strangers-method 1.0 is not used" in done.err
     assert done.err.count("\n") == 1
     every = named_methods("all")
     assert {"aot", "every-other", "none+fastv"} <= set(every)
     assert not {"broken", "function", "half", "none+no-inner"} & set(every)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        (("--method", "greedy"), "greedy of the package strangers-method 1.0 kept 23 tokens where exactly 20 were due"),
+        (("--method", "failing"), "failing of the package strangers-method 1.0 failed (IndexError: "),
+        (("--inner", "texts"), "texts of the package strangers-method 1.0 dropped a row of text"),
+    ],
+)
+def test_one_that_breaks_the_contract_is_named(
+    run_aot: Aot, clip_file: Path, small_folder: Path, flags: tuple[str, ...], wrong: str
+) -> None:
+    line = ("ask", clip_file, "hi?", "--model", small_folder, "--frames", "4", "--ratio", "0.2", *flags)
+    done = run_aot(*line)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert done.err.startswith(f"aot: the plug-in {wrong}")
+    assert "internal error" not in done.err
+    debugged = run_aot(*line, "--debug")
+    assert debugged.code == 1
+    assert "Traceback" in debugged.err
+    if "failing" in flags:
+        assert "strangers_other.py" in debugged.err
+
+
+@pytest.mark.usefixtures("installed")
+def test_eval_ranks_none_that_breaks_the_contract(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
+    item = {"video": str(clip_file), "question": "what happens?", "answer": "a", "id": "1"}
+    Path("q.jsonl").write_text(json.dumps(item) + "\n")
+    line = ("eval", "q.jsonl", "-o", "results", "--model", small_folder, "--frames", "4", "--ratios", "0.2", "--json")
+    done = run_aot(*line, "--methods", "random,greedy,failing,none+texts")
+    assert done.code == 0, done.err
+    assert [(row["name"], row["ratio"]) for row in done.json["conditions"]] == [("random", 0.2)]
+    for name in ("greedy@0.2", "failing@0.2", "none+texts@0.2"):
+        assert f"note: {name} is left out: the plug-in " in done.err
+    alone = run_aot(*line, "--methods", "greedy", "--restart")
+    assert alone.code == 1
+    assert "the plug-in greedy of the package strangers-method 1.0 kept 23 tokens" in alone.err
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_example_passes_the_test_for_outside_packages() -> None:
+    check_method("every-other")
+    check_method("every-other", {"even_share": 0.9})
+    with pytest.raises(AssertionError, match=r"kept 4 tokens where exactly 1 were due"):
+        check_method("greedy")
 
 
 def test_without_the_package_it_is_unknown(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:

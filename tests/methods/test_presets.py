@@ -65,10 +65,26 @@ def test_a_preset_resolves_and_begins_with_its_command(name: str) -> None:
     assert first.startswith("# aot ")
     assert first.endswith(f"--preset {name}")
     sampling = config_of(name).sampling
-    if name in PUBLISHED_FOR_VIDEO:
+    if name in PUBLISHED_FOR_VIDEO or (name.startswith("methods/") and name.endswith("-video")):
         assert (sampling.fps, sampling.max_frames) == (1.0, VIDEO_FRAMES)
     else:
         assert (sampling.fps, sampling.frames) == (None, OTHER_FRAMES.get(name, FRAMES))
+
+
+LAID_OUT = {
+    "methods/fastvid": ("auto", "auto", "original"),
+    "methods/evs": ("auto", "auto", "original"),
+    "methods/vidcom2-video": ("frame_rows", "auto", "auto"),
+    "methods/flashvid-video": ("frame", "auto", "auto"),
+    "llava-video": ("auto", "method", "auto"),
+    **dict.fromkeys(PUBLISHED_FOR_VIDEO, ("every_row", "auto", "auto")),
+}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_published_layouts_are_in_their_presets(name: str) -> None:
+    model = config_of(name).model
+    assert (model.newline, model.token_order, model.positions) == LAID_OUT.get(name, ("auto", "auto", "auto"))
 
 
 def test_every_published_setting_has_its_preset() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from merged_video import merged_video
 from merging_oracle import Token, centre_cells, straight_line_merge
 
 from aot.config import Config
 from aot.errors import BudgetError, ConfigError
 from aot.methods import build_method
 from aot.methods.tempme import TempMe, TempMeSettings
+from aot.testing import merged_video
 from aot.types import Role, VisualTokens
 
 

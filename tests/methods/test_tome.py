@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from merged_video import merged_video
 from merging_oracle import Token, centre_cells, straight_line_merge
 
 from aot.config import Config
@@ -15,6 +14,7 @@ from aot.errors import BudgetError, ConfigError
 from aot.methods import build_method
 from aot.methods.merged import as_sequences, merged_tokens
 from aot.methods.tome import ToMe, ToMeSettings
+from aot.testing import merged_video
 from aot.types import CompressedTokens, Needs, Pooling, Role, VisualTokens
 
 GRIDS = [(5, 5), (6, 6), (9, 9)]

@@ -103,14 +103,22 @@ def test_paper_exact_gives_every_frame_the_same_number(budget: int, share: int) 
 
 
 def test_paper_exact_permutes_dominant_tokens_where_rows_are_kept() -> None:
+    """Dominant tokens, in raster order, take places in the order of attention; provenance says where they came from."""
     tokens = video(1, 2, (12, 12), "average")
-    wanted = []
-    for best, frame in expected(tokens, [13, 13]):
-        places = best + [cell for cell, _, _ in frame[len(best) :]]
-        wanted += [frame[k] for k in sorted(range(13), key=places.__getitem__)]
+    wanted, sources = [], []
+    for number, (best, frame) in enumerate(expected(tokens, [13, 13])):
+        taken = [*best, *(cell for cell, _, _ in frame[len(best) :])]
+        for read, (cell, token, mass) in sorted(zip(taken, frame, strict=True), key=lambda pair: pair[0]):
+            wanted.append((read, token, mass))
+            sources.append(number * 36 + cell)
     exact = VisionZip(paper_exact=True).compress(tokens, 26)
     compare(exact, wanted)
-    assert cells(exact)[:13] != sorted(cells(exact)[:13])
+    assert cells(exact)[:13] == sorted(cells(exact)[:13])
+    assert exact.place.tolist() != sources
+    assert exact.provenance is not None
+    origin = exact.provenance()
+    own = {(int(token), int(place)) for token, place in zip(origin.token, origin.place, strict=True)}
+    assert own >= set(enumerate(sources))
     right = VisionZip().compress(tokens, 26)
     assert cells(right) == sorted(cells(right)[:13]) + sorted(cells(right)[13:])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from model_inputs import PROMPTS, QUESTION, frames_for, stock_inputs
 from torch.nn.functional import avg_pool2d
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aot.config import Config, ModelConfig
+from aot.config import Config, ModelConfig, build_config
+from aot.core.grid import pool
 from aot.methods import build_method
+from aot.methods.subset import pooled_saliency
 from aot.models import load_model
 from aot.models.llava import Llava
 from aot.models.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.prompt import NEWLINE
+from aot.settings import resolve_config
 from aot.types import CompressedTokens, Pooling, VideoFrames
 
 FRAMES, SIDE = 3, 13
@@ -55,16 +59,20 @@ def every_place(frames: int, side: int = SIDE) -> list[tuple[int, int, int]]:
 # --- The order of tokens and newlines
 
 
+def rows_of(geometry: LlavaGeometry, tokens: CompressedTokens) -> Sequence[int]:
+    return geometry.run(tokens).rows
+
+
 @pytest.mark.parametrize("frames", [1, 2, 64])
 @pytest.mark.parametrize("geometry", [GRID, EVERY_ROW], ids=["grid", "every_row"])
 def test_all_tokens_are_an_array_with_a_column_of_newlines(geometry: LlavaGeometry, frames: int) -> None:
     laid_out = np.full((frames, 13, 14), NEWLINE)
     laid_out[:, :, :13] = np.arange(frames * 169).reshape(frames, 13, 13)
-    assert list(geometry.rows(tokens_at(every_place(frames), frames))) == laid_out.flatten().tolist()
+    assert list(rows_of(geometry, tokens_at(every_place(frames), frames))) == laid_out.flatten().tolist()
 
 
 def test_at_real_size_there_are_182_rows_a_frame() -> None:
-    assert len(GRID.rows(tokens_at(every_place(64), 64))) == 64 * 182 == 11648
+    assert len(rows_of(GRID, tokens_at(every_place(64), 64))) == 64 * 182 == 11648
 
 
 def rows_by_hand(places: list[tuple[int, int, int]], frames: int, side: int, *, always: bool) -> list[int]:
@@ -83,25 +91,54 @@ def test_rows_without_a_kept_token(data: st.DataObject, frames: int, side: int) 
     place = st.sampled_from(every_place(frames, side))
     places = data.draw(st.lists(place, min_size=1, max_size=12))
     tokens = tokens_at(places, frames, side)
-    assert list(GRID.rows(tokens)) == rows_by_hand(places, frames, side, always=False)
-    assert list(EVERY_ROW.rows(tokens)) == rows_by_hand(places, frames, side, always=True)
+    assert list(rows_of(GRID, tokens)) == rows_by_hand(places, frames, side, always=False)
+    assert list(rows_of(EVERY_ROW, tokens)) == rows_by_hand(places, frames, side, always=True)
 
 
 def test_a_few_rows_written_out() -> None:
     tokens = tokens_at([(1, 2, 0), (0, 1, 2), (1, 2, 0), (0, 1, 0)], frames=3, side=3)
     nothing = [NEWLINE] * 3
-    assert list(GRID.rows(tokens)) == [3, 1, NEWLINE, 0, 2, NEWLINE]
-    assert list(EVERY_ROW.rows(tokens)) == [
+    assert list(rows_of(GRID, tokens)) == [3, 1, NEWLINE, 0, 2, NEWLINE]
+    assert list(rows_of(EVERY_ROW, tokens)) == [
         *[NEWLINE, 3, 1, NEWLINE, NEWLINE],
         *[NEWLINE, NEWLINE, 0, 2, NEWLINE],
         *nothing,
     ]
 
 
+def test_newlines_after_frames() -> None:
+    """One ("frame"), or as many as a frame has rows ("frame_rows"); frames of which nothing is kept have them too."""
+    tokens = tokens_at([(1, 2, 0), (0, 1, 2), (1, 2, 0), (0, 1, 0)], frames=3, side=3)
+    for newline, count in (("frame", 1), ("frame_rows", 3)):
+        geometry = LlavaGeometry(newline=newline)  # type: ignore[arg-type]
+        after = [NEWLINE] * count
+        assert list(rows_of(geometry, tokens)) == [3, 1, *after, 0, 2, *after, *after]
+        whole = geometry.run(tokens_at(every_place(2, 3), 2, 3))
+        assert list(whole.rows) == [*range(9), *after, *range(9, 18), *after]
+        assert list(whole.offsets or ()) == list(range(whole.span or 0)) == list(range(18 + 2 * count))
+
+
+def test_the_methods_order_with_newlines() -> None:
+    """A keyframe (0) as it was, distinct tokens of a later frame, and the keyframe as it became: each with newlines."""
+    places = [(0, 0, 1), (0, 2, 0), (0, 2, 1), (1, 0, 0), (0, 0, 1), (0, 2, 0), (0, 2, 1)]
+    tokens = tokens_at(places, frames=3, side=3)
+    end = [NEWLINE]
+    for newline, expected in (
+        ("grid", [0, *end, 1, 2, *end, 3, *end, 4, *end, 5, 6, *end]),
+        ("every_row", [0, *end, *end, 1, 2, *end, 3, *end, *end, *end, 4, *end, *end, 5, 6, *end]),
+        ("frame", [0, 1, 2, *end, 3, *end, 4, 5, 6, *end]),
+        ("frame_rows", [0, 1, 2, *3 * end, 3, *3 * end, 4, 5, 6, *3 * end]),
+        ("one_token", [0, 1, 2, 3, 4, 5, 6, *end]),
+        ("none", [0, 1, 2, 3, 4, 5, 6]),
+    ):
+        assert list(rows_of(LlavaGeometry(newline=newline, order="method"), tokens)) == expected  # type: ignore[arg-type]
+    assert list(rows_of(LlavaGeometry(order="raster"), tokens)) == [0, 4, 1, 5, 2, 6, 3, NEWLINE]
+
+
 def test_otherwise_the_methods_order_stays() -> None:
     tokens = tokens_at([(1, 2, 0), (0, 1, 2), (0, 0, 0)], frames=2, side=3)
-    assert list(LlavaGeometry(newline="one_token").rows(tokens)) == [0, 1, 2, NEWLINE]
-    assert list(LlavaGeometry(newline="none").rows(tokens)) == [0, 1, 2]
+    assert list(rows_of(LlavaGeometry(newline="one_token"), tokens)) == [0, 1, 2, NEWLINE]
+    assert list(rows_of(LlavaGeometry(newline="none"), tokens)) == [0, 1, 2]
 
 
 # --- Which geometry a checkpoint has
@@ -263,6 +300,42 @@ def test_the_stock_forward_lays_it_out_as_onevision(model: Llava, stock: Any, ti
         assert stock(**inputs).logits.shape[1] == prompt.embeddings.shape[1] + slots - FRAMES * 182
         with pytest.raises(ValueError, match="do not match"):
             stock(input_ids=prompt.ids, pixel_values_videos=inputs["pixel_values_videos"])
+
+
+def test_the_preset_reads_aot_as_it_is_emitted(folder: Path) -> None:
+    """Clip by clip, the keyframe twice: what `--preset llava-video` keeps of the published order."""
+    config = resolve_config({}, "llava-video")
+    model = load(folder, token_order=config.model.token_order)
+    tokens = compress(model, frames_for(model, FRAMES), config)
+    prompt = model.prompt(tokens, QUESTION)
+    assert prompt.token[prompt.token >= 0].tolist() == list(range(len(tokens.features)))
+    assert tokens.place.tolist() != sorted(tokens.place.tolist())
+
+
+def test_visionzip_as_published_is_read_with_its_slip(folder: Path) -> None:
+    """Dominant tokens in raster order, each in the row of one in the order of attention, a newline after every row."""
+    model = load(folder, newline="every_row")
+    settings = {"methods": {"visionzip": {"paper_exact": True}}, "method": "visionzip", "ratio": 0.1}
+    tokens = compress(model, frames_for(model, FRAMES), build_config(settings))
+    method = build_method(build_config(settings))
+    visual = model.encode(frames_for(model, FRAMES), method.needs)
+    attention = pooled_saliency(visual, -1)
+    features, share = pool(visual.features, visual.grid, visual.pool), len(tokens.features) // FRAMES
+    dominant = int(share * 54 / 64)
+    prompt = model.prompt(tokens, QUESTION)
+    video = prompt.token[prompt.token != -1].tolist()
+    for frame in range(FRAMES):
+        ranked = attention[frame].sort(descending=True, stable=True).indices[:dominant]
+        taken = {int(read): features[frame, cell] for read, cell in zip(ranked, ranked.sort().values, strict=True)}
+        for _ in range(SIDE):
+            line = video[: video.index(NEWLINE)]
+            video = video[len(line) + 1 :]
+            for token in line:
+                cell = int(tokens.place[token]) % SIDE**2
+                if cell in taken:
+                    assert torch.equal(tokens.features[token], taken.pop(cell))
+        assert not taken
+    assert not video
 
 
 # --- The time instruction

@@ -1,0 +1,287 @@
+"""A test for methods of other packages: what every method must do, tried on small videos that no encoder made.
+
+    from aot.testing import check_method
+    from my_package import MyMethod
+
+
+    def test_my_method() -> None:
+        check_method(MyMethod)
+
+It needs no model, no file and no GPU, and takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import Config
+from aot.contract import problems_of_tokens
+from aot.core.grid import pool, pooled_grid
+from aot.core.token_merging import MergingTokens
+from aot.errors import BudgetError
+from aot.methods import Method, make_method
+from aot.models.merging_tower import MergedVideo
+from aot.origins import origin_of
+from aot.registry import find
+from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VisualTokens
+
+__all__ = ["Case", "check_method", "merged_video", "problems_of_method", "synthetic_video"]
+
+_MOST_PROBLEMS = 12
+_WIDTH = 12
+_BLOCKS = 6  # of the tower that merges
+_RATIOS = (0.03, 0.1, 0.25, 0.5, 0.9, 1.0)
+_POOLED: tuple[tuple[int, tuple[int, int], Pooling], ...] = (
+    (1, (5, 5), Pooling("bilinear")),
+    (2, (6, 6), Pooling("bilinear")),
+    (7, (15, 15), Pooling("bilinear")),
+    (13, (8, 6), Pooling("bilinear")),
+    (3, (9, 9), Pooling("average")),
+)
+_UNPOOLED: tuple[tuple[int, tuple[int, int], Pooling], ...] = (
+    (5, (12, 20), Pooling("none")),
+    (3, (1, 7), Pooling("none")),
+    (2, (1, 1), Pooling("none")),
+)
+_STILL = "still, of equal tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A video and the share of it that is to be kept."""
+
+    frames: int
+    grid: tuple[int, int]
+    pool: Pooling
+    ratio: float
+    dtype: torch.dtype = torch.float32
+    still: bool = False
+
+    @property
+    def total(self) -> int:
+        """Return F * n, the pooled tokens of the video."""
+        return self.frames * math.prod(pooled_grid(self.grid, self.pool))
+
+    def budget(self, ratio: float) -> int:
+        """Return how many tokens a ratio leaves, at least one."""
+        return max(1, round(ratio * self.total))
+
+    def __str__(self) -> str:
+        rows, cols = self.grid
+        kind = f", {str(self.dtype).removeprefix('torch.')}" if self.dtype != torch.float32 else ""
+        still = f", {_STILL}" if self.still else ""
+        return (
+            f"{self.frames} frames of {rows} x {cols} patches, pooling {self.pool.kind}{kind}{still}, "
+            f"ratio {self.ratio:g} ({self.budget(self.ratio)} of {self.total} tokens)"
+        )
+
+
+def check_method(method: type | str, settings: Mapping[str, Any] | None = None) -> None:
+    """Try a method on videos of several shapes, poolings and dtypes, at ratios from 0.03 to 1.
+
+    A method must return exactly its budget (or, if its card says exact=False, at most that), finite features of the
+    given width and dtype, places inside the pooled grid, and the same tokens each time; it changes neither its input
+    nor torch's global generator, and the tokens it is made of (`provenance`) are tokens of the video. It may refuse a
+    budget with a `BudgetError` if its card names a `least` ratio; the error then says "use --ratio X", and X must work.
+
+    Args:
+        method: the class, or the name under which it is installed.
+        settings: of the method, by name; `paper_exact` frees it from its budget.
+
+    Raises:
+        AssertionError: the method breaks its contract; each line names the video, the ratio and what went wrong.
+    """
+    first: Exception | None = None
+    lines = []
+    for line, error in problems_of_method(method, settings):
+        lines.append(line)
+        first = first or error
+        if len(lines) == _MOST_PROBLEMS:
+            lines.append("and perhaps more; mend these first")
+            break
+    if lines:
+        name = method if isinstance(method, str) else method.__qualname__
+        raise AssertionError("\n".join([f"{name} breaks the contract of aot.methods.Method:", *lines])) from first
+
+
+def problems_of_method(
+    method: type | str, settings: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Exception | None]]:
+    """Yield what `check_method` finds, one line each, with the exception if there was one."""
+    trial = _Trial(find(method) if isinstance(method, str) else method, dict(settings or {}))
+    for case in trial.cases():
+        try:
+            for problem in trial.problems(case):
+                yield f"- {case}: it {problem}", None
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            yield f"- {case}: it raised {told}", error
+
+
+class _Trial:
+    """One class of method with its settings."""
+
+    def __init__(self, kind: Any, settings: Mapping[str, Any]) -> None:
+        self._kind, self._settings = kind, settings
+        self._free = bool(settings.get("paper_exact"))
+
+    def cases(self) -> Iterator[Case]:
+        merges = self._made(0.5).needs.merging is not None
+        for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
+            for ratio in _RATIOS:
+                yield Case(*shape, ratio)
+        for dtype in (torch.bfloat16, torch.float16):
+            yield Case(7, (15, 15), Pooling("bilinear"), 0.5, dtype)
+        yield Case(6, (6, 6), Pooling("bilinear"), 0.5, still=True)
+
+    def _made(self, ratio: float) -> Method:
+        # The settings go under a name that `Config` knows; which one does not matter to `make_method`.
+        config = Config(ratio=ratio, method="uniform", methods={"uniform": self._settings} if self._settings else {})
+        return make_method(self._kind, config, "uniform")
+
+    def problems(self, case: Case) -> Iterator[str]:
+        """Yield how the method breaks its contract, each as the rest of a sentence about it."""
+        method = self._made(case.ratio)
+        tokens = synthetic_video(method.needs, case)
+        before, generator = _copied(tokens), torch.get_rng_state()
+        try:
+            kept = method.compress(tokens, case.budget(case.ratio))
+        except BudgetError as error:
+            yield from self._wrong_refusal(case, error)
+            return
+        found = list(problems_of_tokens(kept, tokens, *self._allowed(method, case)))
+        yield from found
+        if not torch.equal(generator, torch.get_rng_state()):
+            yield "draws from torch's global generator, or seeds it; use a torch.Generator of its own"
+        if not _same(before, _copied(tokens)):
+            yield "changed the tokens that it was given"
+        if not found:
+            yield from self._wrong_provenance(kept, tokens)
+            again = self._made(case.ratio).compress(tokens, case.budget(case.ratio))
+            if not _same(_tensors(kept), _tensors(again)):
+                yield "kept other tokens of the same video the second time"
+
+    def _allowed(self, method: Method, case: Case) -> tuple[int, int]:
+        budget = case.budget(case.ratio)
+        if self._free:
+            return 1, 2 * case.total  # published counts follow the content, and tokens may be kept twice
+        return (budget if method.card.exact else 1), budget
+
+    def _wrong_refusal(self, case: Case, error: BudgetError) -> Iterator[str]:
+        """A budget may be refused only as the card says, and only with a ratio that is not refused."""
+        if self._free and "paper_exact" in str(error):
+            return  # what was published refuses it, which the error says
+        if not self._kind.card.least:
+            yield f"refused its budget ({error}), and its card names no least ratio"
+            return
+        remedy = re.search(r"--ratio (\d*\.?\d+)", str(error))
+        if remedy is None:
+            yield f'refused its budget without a remedy, "use --ratio X": {error}'
+            return
+        ratio = float(remedy[1])
+        if not case.ratio < ratio <= 1:
+            yield f"refused its budget and said to use --ratio {ratio:g}: {error}"
+            return
+        allowed = replace(case, ratio=ratio)
+        method = self._made(ratio)
+        tokens = synthetic_video(method.needs, allowed)
+        try:
+            kept = method.compress(tokens, case.budget(ratio))
+        except BudgetError as again:
+            yield f"refused the ratio {ratio:g} too, which its error said to use: {again}"
+            return
+        for problem in problems_of_tokens(kept, tokens, *self._allowed(method, allowed)):
+            yield f"at the ratio {ratio:g} that its error said to use, {problem}"
+
+    def _wrong_provenance(self, kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
+        """Kept tokens are made of tokens of the video; without provenance each is one of them, unchanged."""
+        total = len(tokens.timestamps_s) * math.prod(kept.grid)
+        if kept.provenance is None:
+            if tokens.merged is None and not torch.equal(kept.features, _pooled(tokens)[kept.place]):
+                yield "returned features other than the pooled tokens at their places, but no provenance"
+            return
+        origin = origin_of(kept)
+        if set(origin.token.tolist()) != set(range(len(kept.features))):
+            yield "returned provenance that is not of all kept tokens, or of others"
+            return
+        if not bool(((origin.place >= 0) & (origin.place < total)).all()):
+            yield f"returned provenance with a place outside of 0 .. {total - 1}"
+        sums = torch.zeros(len(kept.features)).index_add_(0, origin.token, origin.share)
+        if not bool(((origin.share > 0) & (sums[origin.token] <= 1 + 1e-4)).all()):
+            yield "returned provenance with shares that are not above 0, or that sum to more than 1 in a token"
+
+
+def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
+    """Make a picture that drifts and changes twice, with everything that a method needs of an encoder."""
+    frames, grid, dtype = case.frames, case.grid, case.dtype
+    generator = torch.Generator().manual_seed(frames * 100 + grid[0])
+    patches = grid[0] * grid[1]
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    scene = torch.arange(frames) * 3 // max(frames, 1)
+    features = noise(3, patches, _WIDTH)[scene] + 0.3 * noise(frames, patches, _WIDTH)
+    if case.still:
+        features = torch.ones_like(features)
+    if needs.merging is not None:
+        return merged_video(needs.merging, features.to(dtype), grid, case.pool)
+    attention = torch.rand(frames, patches, generator=generator) + 0.1
+    return VisualTokens(
+        features=features.to(dtype),
+        grid=grid,
+        pool=case.pool,
+        timestamps_s=tuple(float(k) for k in range(frames)),
+        saliency={layer: torch.rand(frames, patches, generator=generator) + 0.1 for layer in needs.saliency_layers},
+        keys={layer: noise(frames, patches, 2, 4).to(dtype) for layer in needs.key_layers},
+        frame_embeddings=features.mean(1).to(dtype) if needs.frame_embeddings else None,
+        pooling_attention=attention / attention.sum(-1, keepdim=True) if needs.pooling_attention else None,
+    )
+
+
+def merged_video(
+    merging: EncoderMerging, features: Tensor, grid: tuple[int, int], pooling: Pooling = _POOLED[0][2]
+) -> VisualTokens:
+    """Merge features [F, N, D], their own keys, as a tower would whose blocks neither attend nor compute."""
+    frames, patches, _ = features.shape
+    video = MergedVideo()
+    for clip in merging.clips(frames):
+        plan = merging.plan(len(clip), patches, math.prod(pooled_grid(grid, pooling)), _BLOCKS)
+        tokens = MergingTokens.of(features[clip.first : clip.stop])
+        for step in plan:
+            tokens = tokens.joined(step.join)
+            for merges in (step.before, step.after):
+                tokens = tokens.merge(tokens.states, merges, by_similarity=step.by_similarity)
+        video.add(tokens, tokens.states, plan, patches)
+    times = tuple(float(k) for k in range(frames))
+    merged = video.patches()
+    return VisualTokens(
+        torch.cat(video.features), grid, pooling, times, {}, frame_embeddings=torch.cat(video.embeddings), merged=merged
+    )
+
+
+def _pooled(tokens: VisualTokens) -> Tensor:
+    return pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
+
+
+def _tensors(kept: CompressedTokens) -> list[Tensor]:
+    return [kept.features, kept.frame, kept.row, kept.col, kept.role, kept.mass]
+
+
+def _copied(tokens: VisualTokens) -> list[Tensor]:
+    """Every tensor of a video, as it is now."""
+    optional = [tokens.frame_embeddings, tokens.pooling_attention]
+    merged = [] if tokens.merged is None else [tokens.merged.owner, tokens.merged.anchor]
+    given = [tokens.features, *tokens.saliency.values(), *tokens.keys.values(), *merged]
+    return [each.clone() for each in (*given, *(each for each in optional if each is not None))]
+
+
+def _same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
