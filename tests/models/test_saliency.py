@@ -205,12 +205,17 @@ class Flash:
         from transformers.integrations.flash_attention import flash_attention_forward
 
         AttentionInterface.register(self.name, flash_attention_forward)
-        monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", self._imported)
+        for name, value in {
+            "_lazy_imports": self._imported,
+            "_lazy_define_process_function": lambda function: dict,
+            "_loaded_implementation": None,
+        }.items():
+            monkeypatch.setattr(modeling_flash_attention_utils, name, value)
         self.calls = 0
 
     def _imported(self, implementation: str | None, *rest: Any, **named: Any) -> Any:
         assert implementation == self.name
-        return (self._attend, None, None, None, None), (lambda **kwargs: kwargs, None)
+        return self._attend, self._attend, None, None, None
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, softmax_scale: float, is_causal: bool, **rest: Any
