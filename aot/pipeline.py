@@ -42,7 +42,7 @@ class Compression:
 
 
 def compress_video(
-    source: str | Path | VideoFile,
+    path: str | Path | VideoFile,
     model: VideoModel,
     config: Config,
     on_progress: StageProgress = silent,
@@ -53,7 +53,7 @@ def compress_video(
     """Decode, encode and compress one video, segment by segment. With `sampling.select_frames`, those of its frames
     that score best for the questions, by the mean of each frame's scores. traced: leave a trace, for `aot.page`.
 
-    source: a path, an http or https address, "-" for standard input, or what `aot.video.open_file` yields.
+    path: a file's, an http or https address, "-" for standard input, or what `aot.video.open_file` yields.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: see `aot.errors`.
@@ -62,7 +62,7 @@ def compress_video(
     compressor = SegmentCompressor(model, config, clock, traced=traced)
     pictures = FramePictures(model.temporal_patch)
     on_frames = pictures.add if traced else None
-    video = EncodedVideo(source, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
+    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
     video.compress([compressor])
     tokens, origin = compressor.tokens(), compressor.provenance()
     trace = Trace(origin, pictures.files) if origin else None

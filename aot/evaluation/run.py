@@ -104,6 +104,7 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
     """What the answers depend on, and so must not change between them."""
     shared = conditions[0].config.to_dict()
     del shared["model"]["offline"]
+    del shared["sampling"]["max_input_mb"]
     return {
         "model": {"name": model.identity.name, "fingerprint": model.identity.fingerprint},
         "config": {part: shared[part] for part in ("sampling", "model", "generation")},

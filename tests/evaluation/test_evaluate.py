@@ -213,6 +213,9 @@ def test_what_is_there_is_not_done_again(items: tuple[Item, ...], whole: Path, s
 
     before = (whole / "answers.jsonl").read_bytes()
     evaluate(items, Locked(), CONDITIONS, whole)  # type: ignore[arg-type]
+    elsewhere = replace(BASE, sampling=replace(BASE.sampling, max_input_mb=9))  # which no answer depends on
+    conditions = build_conditions(elsewhere, ["none", "random", "aot"], [0.5, 0.2])
+    evaluate(items, Locked(), conditions, whole)  # type: ignore[arg-type]
     assert (whole / "answers.jsonl").read_bytes() == before
 
 
