@@ -27,7 +27,7 @@ from aot.models.base import VideoModel
 from aot.origins import joined_origins, origin_of
 from aot.selection import FrameSelection, check_questions, select_frames
 from aot.stages import StageClock, StageProgress, silent
-from aot.types import Clip, CompressedTokens, Needs, Provenance, VideoFrames, VideoInfo, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from aot.video import OpenVideo
@@ -195,7 +195,7 @@ class SegmentCompressor:
         self._frames += len(visual.timestamps_s)
         budget = self._config.token_budget(self._frames, math.prod(pooled_grid(visual.grid, visual.pool)))
         with explained_memory(), self._clock.stage("compress"):
-            tokens = self._method.compress(visual, budget - self._budget)
+            tokens = self._method.compress(visual, TokenBudget(budget - self._budget, self._config.ratio))
         self._budget = budget
         if not torch.isfinite(tokens.features).all():
             raise NumericsError(
