@@ -29,7 +29,7 @@ from aot.origins import joined_origins, origin_of
 from aot.registry import blamed, called, is_plugged_in
 from aot.selection import FrameSelection, check_questions, select_frames
 from aot.stages import StageClock, StageProgress, silent
-from aot.types import Clip, CompressedTokens, Needs, Provenance, VideoFrames, VideoInfo, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from aot.video import OpenVideo, VideoFile
@@ -203,7 +203,7 @@ class SegmentCompressor:
         due, self._budget = budget - self._budget, budget
         method = self._method
         with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
-            found = method.compress(visual, due)
+            found = method.compress(visual, TokenBudget(due, self._config.ratio))
         total = len(visual.timestamps_s) * per_frame
         self._refuse_excess(found, total)
         tokens = check_tokens(method, found, visual, *self._allowed(due, total))

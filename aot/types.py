@@ -30,6 +30,7 @@ __all__ = [
     "Pooling",
     "Provenance",
     "Role",
+    "TokenBudget",
     "TransportPlan",
     "VideoFrames",
     "VideoInfo",
@@ -151,6 +152,22 @@ class Needs:
             any(each.pooling_attention for each in every),
             merging,
         )
+
+
+class TokenBudget(int):
+    """How many tokens to keep, and the `ratio` it was rounded from, which published counts (`paper_exact`) need."""
+
+    ratio: float
+
+    def __new__(cls, count: int, ratio: float) -> TokenBudget:
+        budget = super().__new__(cls, count)
+        budget.ratio = ratio
+        return budget
+
+    @staticmethod
+    def ratio_of(budget: int, total: int) -> float:
+        """Return the ratio of a budget; of a plain number, its share of `total` tokens."""
+        return budget.ratio if isinstance(budget, TokenBudget) else budget / total
 
 
 @dataclass(frozen=True, slots=True)

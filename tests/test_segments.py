@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from aot.config import Config, SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.methods import build_method
+from aot.methods.random import RandomTokens
 from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.segments import _join_facts
-from aot.types import CompressedTokens, VideoFrames, VisualTokens
+from aot.types import CompressedTokens, TokenBudget, VideoFrames, VisualTokens
 from aot.video import decode
 from aot.video.ahead import read_ahead
 from aot.video.sampling import segment_lengths
@@ -85,6 +86,22 @@ def test_the_budget_is_exact_for_the_whole(
     result = compress_video(clip_file, small_model, settings)
     assert len(result.tokens.features) == round(ratio * FRAMES * 25) == result.report.budget_tokens
     assert sum(frame.kept for frame in result.report.frames) == result.report.kept_tokens
+
+
+def test_a_method_is_given_the_ratio_with_every_budget(
+    clip_file: Path, small_model: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published counts follow from the ratio itself, which no rounded number of tokens says."""
+    ratios, plain = [], RandomTokens.compress
+
+    def compress(self: RandomTokens, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        ratios.append(TokenBudget.ratio_of(budget, 1))
+        return plain(self, tokens, budget)
+
+    monkeypatch.setattr(RandomTokens, "compress", compress)
+    settings = replace(config("random", 3), ratio=0.123)
+    compress_video(clip_file, small_model, settings)
+    assert len(ratios) > 1 and set(ratios) == {0.123}
 
 
 def test_the_report_is_of_the_whole(clip_file: Path, small_model: Llava) -> None:

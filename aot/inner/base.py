@@ -40,8 +40,9 @@ class State:
     """A prompt on its way through the language model, T rows of it left.
 
     layer: the one about to run, or that has just attended, of `layers`. hidden: [1, T, D]. visual: [V] rows of the
-    visual tokens, ascending; token: [V] which of `tokens` each is. newline: [0 or 1] row of the learned newline behind
-    the video. question: [Q] rows of the text behind that. notes: what the reduction left for itself the last time.
+    visual tokens, ascending; token: [V] which of `tokens` each is. newline: [L] rows of the learned newlines,
+    ascending; line: [L] the line of the pooled grid that each ends, -1 for one that ends the whole video. question: [Q]
+    rows of the text that follows. notes: what the reduction left for itself the last time.
     """
 
     layer: int
@@ -50,6 +51,7 @@ class State:
     visual: Tensor
     token: Tensor
     newline: Tensor
+    line: Tensor
     question: Tensor
     tokens: CompressedTokens
     attention: AttentionRows
@@ -65,6 +67,21 @@ class State:
         """[V] int64, places in the pooled grid in raster order."""
         row, col = self._of_each(self.tokens.row), self._of_each(self.tokens.col)
         return row.to(torch.int64) * self.tokens.grid[1] + col
+
+    @property
+    def patches(self) -> Tensor:
+        """[R] rows of the visual tokens and of the newlines that end a line, ascending: all that LLaVA-Video counts as
+        visual. A newline that ends the whole video, as LLaVA-OneVision's, counts as text.
+        """
+        return torch.cat([self.visual, self.newline[self.line >= 0]]).sort().values
+
+    @property
+    def patch_type(self) -> Tensor:
+        """[R] int64, which of a frame's patches each of `patches` is: its cell, or the newline of a line."""
+        ends_line = self.line >= 0
+        of_newlines = self.line[ends_line] + self.tokens.grid[0] * self.tokens.grid[1]
+        order = torch.cat([self.visual, self.newline[ends_line]]).argsort()
+        return torch.cat([self.cell, of_newlines])[order]
 
     @property
     def mass(self) -> Tensor:

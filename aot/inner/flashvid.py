@@ -17,7 +17,10 @@ _ROUNDING = 1e-9  # 0.3 * 10 is above 3
 
 @dataclass(frozen=True)
 class FlashVidInner(OneDrop):
-    """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on."""
+    """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on.
+
+    Newlines that end a line are among the m.
+    """
 
     card: ClassVar = Card(
         "before layer 20 of 28",
@@ -29,5 +32,5 @@ class FlashVidInner(OneDrop):
     keep: float = 0.3
 
     def reduce(self, state: State) -> Reduction:
-        scores = state.from_last()[state.visual]
-        return Reduction(state.visual[least_of(scores, math.ceil(self.keep * len(scores) - _ROUNDING))])
+        rows = state.patches
+        return Reduction(rows[least_of(state.from_last()[rows], math.ceil(self.keep * len(rows) - _ROUNDING))])

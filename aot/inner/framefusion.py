@@ -26,7 +26,7 @@ class FrameFusion:
     """Before the first attention and after every one, tokens with a cosine of at least `similarity` to the previous
     token of their cell merge into it, as long as that removes at least the share `fade_out`. Then, once, the tokens
     that the last prompt token attends to least are dropped. `cost` is the mean load of the layers, met by the drop, or
-    by merging alone where it reaches it.
+    by merging alone where it reaches it. A newline that ends a line is a token of a cell of its own.
 
     Merging that would leave nothing for the remaining layers is replaced by the drop; with `paper_exact` it goes on,
     and a budget that is overdrawn is an error.
@@ -70,7 +70,7 @@ class FrameFusion:
         if merged_so_far and merged_so_far[-1] < self.fade_out:
             return self._prune(state, sparsity)
         neighbours = Neighbours.build(state)
-        count = len(state.visual)
+        count = len(neighbours.order)
         similar = int((neighbours.similarity >= self.similarity).sum())
         fraction = similar / count
         if fraction >= sparsity:
@@ -80,8 +80,9 @@ class FrameFusion:
         return replace(neighbours.merge(state, similar), notes=(*merged_so_far, fraction))
 
     def _prune(self, state: State, sparsity: float) -> Reduction:
-        scores = state.from_last(upcoming=not state.notes)[state.visual]
-        return Reduction(state.visual[least_of(scores, round(len(scores) * (1 - sparsity)))], done=True)
+        rows = state.patches
+        scores = state.from_last(upcoming=not state.notes)[rows]
+        return Reduction(rows[least_of(scores, round(len(rows) * (1 - sparsity)))], done=True)
 
 
 def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> float:
@@ -117,8 +118,8 @@ def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Visual tokens cell by cell, each cell's in the order they are read. order: [V]; similarity: [V] of each to the
-    one before it in its cell, below -1 for the first.
+    """Patches (`State.patches`) type by type, each type's in the order they are read. order: [R]; similarity: [R] of
+    each to the one before it of its type, below -1 for the first.
     """
 
     order: Tensor
@@ -126,9 +127,9 @@ class Neighbours:
 
     @classmethod
     def build(cls, state: State) -> Neighbours:
-        cell = state.cell
+        cell = state.patch_type
         order = cell.sort(stable=True).indices
-        states = state.hidden[0, state.visual[order]]
+        states = state.hidden[0, state.patches[order]]
         unit = functional.normalize(states.to(working_dtype(states)), dim=-1, eps=1e-12)
         similarity = torch.full((len(order),), -2.0, dtype=unit.dtype, device=unit.device)
         follows = cell[order][1:] == cell[order][:-1]
@@ -143,11 +144,11 @@ class Neighbours:
         similarity[self.order] = self.similarity
         is_merged[similarity.sort(descending=True, stable=True).indices[:count]] = True
         in_cells = is_merged[self.order]
-        run = (~in_cells).cumsum(0) - 1
-        states = state.hidden[0, state.visual[self.order]]
+        run, rows = (~in_cells).cumsum(0) - 1, state.patches
+        states = state.hidden[0, rows[self.order]]
         sums = states.new_zeros(len(run) - count, states.shape[1], dtype=working_dtype(states))
         sums.index_add_(0, run, states.to(sums.dtype))
         hidden = state.hidden.clone()
-        heads = state.visual[self.order[~in_cells]]
+        heads = rows[self.order[~in_cells]]
         hidden[0, heads] = (sums / torch.bincount(run)[:, None]).to(hidden.dtype)
-        return Reduction(state.visual[is_merged], hidden)
+        return Reduction(rows[is_merged], hidden)

@@ -19,7 +19,7 @@ __all__ = ["HoliTomInner", "merge_in_turn"]
 @dataclass(frozen=True)
 class HoliTomInner(OneDrop):
     """The round(keep * m) of m tokens that the last prompt token attends to most in layer - 1 go on; every other is
-    merged into the most similar of them (`merge_in_turn`). The newline counts as one of the m, as published.
+    merged into the most similar of them (`merge_in_turn`). Newlines count among the m, as published.
     """
 
     card: ClassVar = Card(
@@ -32,7 +32,7 @@ class HoliTomInner(OneDrop):
     keep: float = 0.5
 
     def reduce(self, state: State) -> Reduction:
-        rows = torch.cat([state.visual, state.newline])
+        rows = torch.cat([state.visual, state.newline]).sort().values
         lost = least_of(state.from_last()[rows], round(self.keep * len(rows)))
         is_kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         is_kept[lost] = False

@@ -13,7 +13,7 @@ from aot.core.cost import working_dtype
 from aot.core.grid import pool
 from aot.methods.subset import check_budget, kept_tokens, pooled_cells
 from aot.registry import Card
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
 __all__ = ["EfficientVideoSampling", "change_since_last_frame"]
 
@@ -24,7 +24,8 @@ _FIRST_FRAME = 255.0  # above every dissimilarity
 class EfficientVideoSampling:
     """The whole first frame, then the tokens least similar to the one at their place in the frame before.
 
-    paper_exact: a budget below one frame is raised to it, rather than refused.
+    paper_exact: the count is int(N (1 - q)) of N tokens with q = 1 - ratio, in floating point, and one below a frame is
+    raised to it rather than refused.
     """
 
     card: ClassVar = Card(
@@ -45,7 +46,9 @@ class EfficientVideoSampling:
         """
         frames, per_frame = pooled_cells(tokens)
         if self.paper_exact:
-            budget = max(budget, per_frame)
+            total = frames * per_frame
+            pruned_share = 1 - TokenBudget.ratio_of(budget, total)
+            budget = max(int(total * (1 - pruned_share)), per_frame)
         check_budget(tokens, budget, least=per_frame, why=" for the whole first frame that evs keeps")
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         ranked = change_since_last_frame(pooled).flatten().sort(descending=True, stable=True).indices

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -27,7 +26,7 @@ from aot.core.temporal_trees import merge_trees, nearest_before, tree_roots
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
 from aot.registry import Card
 from aot.strict import check
-from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VisualTokens
 
 __all__ = ["FlashVid"]
 
@@ -44,8 +43,9 @@ class FlashVid:
     A budget is met to the token: frames get equal shares (`even_shares`), of which ceil(diverse_share * share) are
     for diverse tokens. A segment's remaining tokens are spread over its frames in proportion to the trees that begin
     there, and only so many links hold, the most similar first, that there are as many trees. With `paper_exact` every
-    frame gets ceil(expansion * budget / F); trees are divided by the number of their root's children plus one; a
-    segment of one frame also clusters its diverse tokens, so that places repeat; diverse tokens may repeat.
+    frame gets ceil(n * ratio * expansion), and counts are those of floating point; trees are divided by the number of
+    their root's children plus one; a segment of one frame also clusters its diverse tokens, so that places repeat;
+    diverse tokens may repeat.
     """
 
     card: ClassVar = Card(
@@ -119,7 +119,8 @@ class FlashVid:
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
         """Tokens of every frame before they are spread over its segment."""
         if self.paper_exact:
-            return (min(math.ceil(self.expansion * budget / frames), per_frame),) * frames
+            ratio = TokenBudget.ratio_of(budget, frames * per_frame)
+            return (min(math.ceil(per_frame * ratio * self.expansion), per_frame),) * frames
         return even_shares(budget, frames)
 
     def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
@@ -170,7 +171,8 @@ class FlashVid:
             own = roots[clip.first : clip.stop]
             wanted = min(sum(rest[clip.first : clip.stop]), sum(own))
             if self.paper_exact:
-                clusters += [math.ceil(Fraction(count * wanted, max(sum(own), 1))) for count in own]
+                share = wanted / max(sum(own), 1)  # as a float: 170 * (22 / 170) is above 22
+                clusters += [math.ceil(count * share) for count in own]
             else:
                 clusters += spread(wanted, own)
         return clusters

@@ -22,7 +22,7 @@ from aot.core.shares import Shares
 from aot.methods.subset import joined_parts, pooled_cells, pooled_saliency, whole_video
 from aot.registry import Card
 from aot.strict import check
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
 __all__ = ["HoliTom"]
 
@@ -85,7 +85,7 @@ class HoliTom:
         threshold = self._threshold(Fraction(budget, total))
         redundancy = _segment(features, threshold)
         if self.paper_exact:
-            quotas = _published_quotas(budget, redundancy.capacity())
+            quotas = _published_quotas(TokenBudget.ratio_of(budget, total) * total, redundancy.capacity())
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
@@ -145,9 +145,11 @@ def _segment(features: Tensor, threshold: float) -> Redundancy:
     return Redundancy.above(threshold, clips, least_similarities(similarity, clips))
 
 
-def _published_quotas(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Shares of all that remains after averaging, static sets rounded to the nearest and frames up."""
-    share = min(Fraction(budget, sum(quota.total for quota in capacity)), Fraction(1))
+def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
+    """Shares of all that remains after averaging, static sets rounded to the nearest and frames up, in floating point
+    as published. wanted: ratio times tokens, not rounded.
+    """
+    share = min(wanted / sum(quota.total for quota in capacity), 1.0)
     return tuple(
         Quota(round(quota.static * share), tuple(math.ceil(count * share) for count in quota.dynamic))
         for quota in capacity

@@ -34,8 +34,8 @@ class PruMerge:
 
     `paper_exact` keeps the tokens whose attention is an outlier of their frame (more than `whiskers` interquartile
     ranges above the third quartile), in descending order. With `plus`, every int(int(1 / share) /
-    `spread_per_outlier`)-th token of the grid follows, where `share` is that of outliers (at least every one, and none
-    where there is no outlier). The number kept follows the content, not the budget.
+    `spread_per_outlier`)-th token of the grid without its last one follows, where `share` is that of outliers (at least
+    every one, and none where there is no outlier). The number kept follows the content, not the budget.
 
     A kept token's mass counts its neighbours, which several may share, so that masses sum up to more than all tokens.
     """
@@ -107,7 +107,8 @@ class PruMerge:
             share = outliers / count
             kept = ranked[frame, : int(count * share)]  # with the published rounding, which may lose one
             if self.plus and outliers:
-                grid = torch.arange(0, count, max(1, int(1 / share) // self.spread_per_outlier), device=kept.device)
+                # The published range ends before the last token.
+                grid = torch.arange(0, count - 1, max(1, int(1 / share) // self.spread_per_outlier), device=kept.device)
                 kept = torch.cat([kept, grid[~torch.isin(grid, kept)]])
             chosen.append((Clip(frame, frame + 1), kept[None]))
         return chosen

@@ -15,7 +15,7 @@ from aot.core.quotas import bounded_shares, least_per_frame
 from aot.methods.subset import check_budget, kept_tokens
 from aot.registry import Card
 from aot.strict import check
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.types import CompressedTokens, Needs, TokenBudget, VisualTokens
 
 __all__ = ["VidCom2", "centre_likeness", "frame_shares", "steady_directions"]
 
@@ -27,8 +27,8 @@ class VidCom2:
     """Tokens that are least like the centres of the video and of their frame.
 
     channel_share: share of the channels, those of least variance, in which tokens are compared. temperature: how evenly
-    frames share the budget; the less, the more goes to the most unusual frame. paper_exact: round each frame's share on
-    its own, so that the number kept is the budget to within about half a percent.
+    frames share the budget; the less, the more goes to the most unusual frame. paper_exact: round each frame's share of
+    the ratio on its own, so that the number kept is only near the budget.
     """
 
     card: ClassVar = Card(
@@ -59,7 +59,8 @@ class VidCom2:
         directions = steady_directions(pooled, self.channel_share)
         of_video = centre_likeness(directions, directions.mean((0, 1)))
         of_frame = centre_likeness(directions, directions.mean(1, keepdim=True))
-        shares = frame_shares(of_video, min(budget / (frames * per_frame), 1.0), self.temperature)
+        ratio = TokenBudget.ratio_of(budget, frames * per_frame)
+        shares = frame_shares(of_video, min(ratio, 1.0), self.temperature)
         if self.paper_exact:
             counts = (shares * per_frame).round().clamp(1, per_frame)
         else:

@@ -19,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from aot.contract import check_load, check_reduction
 from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
+from aot.inner.newlines import ended_lines
 from aot.memory import explained_memory
 from aot.models.devices import input_device
 from aot.models.kv_cache import cache_argument
@@ -121,6 +122,9 @@ class _Run:
         self._length = prompt.embeddings.shape[1]
         self._place = torch.arange(self._length, device=self._hidden.device)  # of every row, in the whole prompt
         self._token = prompt.token
+        newline = (prompt.token == NEWLINE).nonzero()[:, 0]
+        self._line = torch.full_like(prompt.token, -1)  # of every row that is a newline which ends one
+        self._line[newline] = ended_lines(prompt.token, newline, prompt.tokens)
         self._positions = self._place[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
         self._cache = DynamicCache()
         self._held: list[Tensor] = []  # the places that each layer has attended to
@@ -199,6 +203,7 @@ class _Run:
     def _state(self, place: Place) -> State:
         token = self._token[self._place]
         visual = (token >= 0).nonzero()[:, 0]
+        newline = (token == NEWLINE).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
             number, hidden = (place.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
@@ -216,7 +221,8 @@ class _Run:
             hidden=self._hidden,
             visual=visual,
             token=token[visual],
-            newline=(token == NEWLINE).nonzero()[:, 0],
+            newline=newline,
+            line=self._line.to(self._place.device)[self._place[newline]],
             question=((token == TEXT) & (self._place >= self._prompt.video_end)).nonzero()[:, 0],
             tokens=self._prompt.tokens,
             attention=attention,

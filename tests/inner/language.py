@@ -80,10 +80,36 @@ def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
     embeddings[0, BEFORE : BEFORE + count] = tokens.features
     rows = Row(
         visual=list(range(BEFORE, BEFORE + count)),
-        newline=BEFORE + count,
+        newline=[BEFORE + count],
         question=list(range(BEFORE + count + 1, length)),
         length=length,
         tokens=tokens,
     )
     token = torch.tensor([*[TEXT] * BEFORE, *range(count), NEWLINE, *[TEXT] * BEHIND])
     return ids, VideoPrompt(ids, embeddings, token, tokens, BEFORE + count + 1), rows
+
+
+def grid_prompt_of(model: Any, seed: int, *, every: bool = False) -> tuple[Tensor, VideoPrompt, Row]:
+    """As `prompt_of`, with a newline after each line that keeps a token, or after every one."""
+    tokens = tokens_of(seed)
+    place = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True))
+    lines = [(t, line) for t in range(FRAMES) for line in range(GRID[0]) if every or (t, line) in place]
+    video = [row for line in lines for row in (*(k for k, own in enumerate(place) if own == line), NEWLINE)]
+    token = torch.tensor([*[TEXT] * BEFORE, *video, *[TEXT] * BEHIND])
+    generator = torch.Generator().manual_seed(seed + 1000)
+    ids = torch.randint(0, 50, (1, len(token)), generator=generator)
+    embeddings = model.get_input_embeddings()(ids)
+    newline = torch.randn(embeddings.shape[2], generator=generator)
+    newlines = newline + 0.2 * torch.randn(len(lines), len(newline), generator=generator)
+    embeddings[0, token >= 0] = tokens.features[token[token >= 0]].to(embeddings)
+    embeddings[0, token == NEWLINE] = newlines.to(embeddings)
+    visual = (token >= 0).nonzero()[:, 0].tolist()
+    rows = Row(
+        visual=[visual[token[visual].tolist().index(k)] for k in range(len(place))],
+        newline=[],
+        question=list(range(BEFORE + len(video), len(token))),
+        length=len(token),
+        tokens=tokens,
+        lines=dict(zip((token == NEWLINE).nonzero()[:, 0].tolist(), [line for _, line in lines], strict=True)),
+    )
+    return ids, VideoPrompt(ids, embeddings, token, tokens, BEFORE + len(video)), rows

@@ -20,13 +20,17 @@ from aot.types import CompressedTokens
 
 @dataclass
 class Row:
-    """What a rule knows of the prompt: visual rows and their tokens, the newline's row, the question's rows."""
+    """What a rule knows of the prompt: visual rows and their tokens, the rows of newlines, the question's rows.
+
+    newline: that which ends the video; lines: those which end a line of a frame, and which line.
+    """
 
     visual: list[int]
-    newline: int
+    newline: list[int]
     question: list[int]
     length: int
     tokens: CompressedTokens
+    lines: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +62,8 @@ class Pass:
         return np.mean(weights[:, self.rows.length - 1].double().numpy(), axis=0)
 
     def there(self) -> list[int]:
-        return [row for row in self.rows.visual if row not in self.gone]
+        """Visual tokens and newlines of lines."""
+        return [row for row in sorted([*self.rows.visual, *self.rows.lines]) if row not in self.gone]
 
 
 Rule = Callable[[Pass, int, bool], None]
@@ -74,7 +79,7 @@ def logits(
     counts = []
     for number, layer in enumerate(model.model.layers):
         rule(run, number, False)
-        counts.append(len(run.there()))
+        counts.append(len([row for row in rows.visual if row not in run.gone]))
         out, run.weights = run.attend(layer)
         run.hidden = run.hidden + out
         rule(run, number, True)
@@ -106,7 +111,7 @@ def holitom(layer: int, keep: float) -> Rule:
         if (number, after) != (layer, False):
             return
         assert run.weights is not None
-        rows, look = [*run.there(), run.rows.newline], run.last_row(run.weights)
+        rows, look = [*run.there(), *run.rows.newline], run.last_row(run.weights)
         kept = [rows[i] for i in best([look[row] for row in rows], round(keep * len(rows)))]
         before = run.hidden[0].double().numpy().copy()
         states = before.copy()
@@ -220,7 +225,7 @@ def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *,
             return
         states = run.hidden[0].double().numpy()
         cells = zip(run.rows.tokens.row.tolist(), run.rows.tokens.col.tolist(), strict=True)
-        place = dict(zip(run.rows.visual, cells, strict=True))
+        place = {**dict(zip(run.rows.visual, cells, strict=True)), **{r: (n, -1) for r, n in run.rows.lines.items()}}
         previous = {row: max((o for o in there if o < row and place[o] == place[row]), default=None) for row in there}
         alike = {row: cosine(states[row], states[p]) for row, p in previous.items() if p is not None}
         similar = [row for row in there if alike.get(row, -2) >= similarity]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import straight_line
 import torch
 from keep_all import KeepAll
-from language import LAYERS, eager, language_model, prompt_of
+from language import LAYERS, eager, grid_prompt_of, language_model, prompt_of
 from straight_line import Rule
 
 from aot.inner import InnerReduction, Reduction, State
@@ -22,7 +24,7 @@ from aot.inner.prunevid import PruneVidInner
 from aot.inner.pyramiddrop import PyramidDrop
 from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prefill import attention_rows, prefill
-from aot.models.prompt import TEXT
+from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
 
 NEW = 5
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -53,7 +55,15 @@ def answer(model: Any, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, tor
     return torch.cat(found.logits), found.sequences[:, ids.shape[1] :]
 
 
-def check(model: Any, twin: Any, seed: int, inner: InnerReduction, rule: Rule, forgets: bool = False) -> None:
+def check(
+    model: Any,
+    twin: Any,
+    seed: int,
+    inner: InnerReduction,
+    rule: Rule,
+    forgets: bool = False,
+    prompt_of: Callable[[Any, int], tuple[torch.Tensor, VideoPrompt, straight_line.Row]] = prompt_of,
+) -> None:
     ids, prompt, rows = prompt_of(model, seed)
     prefilled = prefill(model.model, prompt, inner)
     found, words = answer(model, ids, prefilled.cache)
@@ -125,6 +135,34 @@ def test_framefusion(
     check(model, twin, seed, inner, straight_line.framefusion(cost, similarity, fade_out, LAYERS, spare=not exact))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("cost", [0.7, 0.3])
+def test_framefusion_merges_newlines_of_lines(model: Any, twin: Any, seed: int, every: bool, cost: float) -> None:
+    """The newlines of a line are alike in all frames, so that they merge; they count as tokens."""
+    rule = straight_line.framefusion(cost, 0.6, 0.1, LAYERS, spare=True)
+    check(model, twin, seed, FrameFusion(0.6, cost), rule, prompt_of=partial(grid_prompt_of, every=every))
+    before = (grid_prompt_of(model, seed, every=every)[1].token == NEWLINE).sum()
+    seen = newlines_read(model, grid_prompt_of(model, seed, every=every)[1], FrameFusion(0.6, cost))
+    assert seen < before / 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("every", [False, True])
+def test_flashvid_and_holitom_count_newlines_of_lines(model: Any, twin: Any, seed: int, every: bool) -> None:
+    grid = partial(grid_prompt_of, every=every)
+    rule = straight_line.last_query_drop(4, lambda m: int(np.ceil(0.3 * m)))
+    check(model, twin, seed, FlashVidInner(layer=4), rule, prompt_of=grid)
+    check(model, twin, seed, HoliTomInner(2, 0.5), straight_line.holitom(2, 0.5), prompt_of=grid)
+
+
+def newlines_read(model: Any, prompt: VideoPrompt, inner: InnerReduction) -> int:
+    """How many newlines the last layer reads."""
+    prefilled = prefill(model.model, prompt, inner)
+    text = int((prompt.token == TEXT).sum()) - 1  # the cache leaves the last row to `generate`
+    return int(prefilled.cache.layers[-1].keys.shape[-2]) - text - prefilled.layer_tokens[-1]
+
+
 def test_attention_is_the_stock_one(model: Any, twin: Any) -> None:
     _, prompt, rows = prompt_of(model, 0)
     run = straight_line.Pass(twin, prompt.embeddings, rows, positions=torch.arange(rows.length))
@@ -164,11 +202,11 @@ def test_without_a_newline_the_question_begins_behind_the_video(model: Any) -> N
             return super().reduce(state)
 
     prefill(model.model, prompt, Look())
-    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([rows.newline], rows.question)
+    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == (rows.newline, rows.question)
     without = prompt.token.clone()
     without[rows.newline] = TEXT
-    bare = replace(prompt, token=without, video_end=rows.newline)
+    bare = replace(prompt, token=without, video_end=rows.newline[0])
     seen.clear()
     prefill(model.model, bare, Look())
-    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([], [rows.newline, *rows.question])
+    assert (seen[0].newline.tolist(), seen[0].question.tolist()) == ([], [*rows.newline, *rows.question])
     assert seen[0].token.tolist() == list(range(len(prompt.tokens.features)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from aot.inner.fastv import FastV
 from aot.inner.flashvid import FlashVidInner
 from aot.inner.framefusion import FrameFusion, Neighbours
 from aot.inner.holitom import merge_in_turn
+from aot.inner.newlines import ended_lines
 from aot.inner.prunevid import PruneVidInner
 from aot.inner.pyramiddrop import PyramidDrop
 from aot.types import Clip, CompressedTokens
@@ -51,6 +54,7 @@ def state_of(seed: int, *, layer: int = 2, layers: int = 28, ties: bool = False)
         visual=torch.arange(BEFORE, BEFORE + count),
         token=torch.arange(count),
         newline=torch.tensor([BEFORE + count]),
+        line=torch.tensor([-1]),
         question=torch.arange(BEFORE + count + 1, total),
         tokens=tokens,
         attention=attend,
@@ -142,3 +146,21 @@ def test_a_run_becomes_its_mean() -> None:
         assert set(rows[1:]) <= set(found.dropped.tolist())
         torch.testing.assert_close(found.hidden[0, rows[0]], state.hidden[0, rows].mean(0))
     assert found.notes == (1 - len(set(cells)) / len(cells),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lines"),
+    [
+        ("0 1 2 3 n", [-1]),  # one ends the whole video
+        ("0 n 1 n 2 n 3 n", [0, 1, 0, 1]),  # one after each line
+        ("0 1 n n 2 3 n n", [0, 1, 0, 1]),  # a frame's together after it
+        ("0 n 1 n 3 n", [0, 1, 1]),  # only after lines that keep a token
+        ("0 1 2 3", []),
+    ],
+)
+def test_which_line_a_newline_ends(prompt: str, lines: list[int]) -> None:
+    """Two frames of two lines, of a token each: tokens 0 and 2 are in line 0."""
+    state = state_of(0)
+    tokens = replace(state.tokens, row=torch.tensor([0, 1, 0, 1]), grid=(2, 1), timestamps_s=(0.0, 1.0))
+    token = torch.tensor([-2 if word == "n" else int(word) for word in prompt.split()])
+    assert ended_lines(token, (token == -2).nonzero()[:, 0], tokens).tolist() == lines

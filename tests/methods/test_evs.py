@@ -17,7 +17,7 @@ from tolerances import assert_close
 
 from aot.errors import BudgetError
 from aot.methods.evs import EfficientVideoSampling
-from aot.types import Clip
+from aot.types import Clip, TokenBudget
 
 GOLDEN_TENTH = [196, *[0] * 8, 59, *[0] * 8, 186, *[0] * 8, 186, *[0] * 4]
 GOLDEN_QUARTER = [
@@ -49,11 +49,19 @@ def test_selection(seed: int, frames: int, grid: tuple[int, int], share: float) 
     assert_close(kept.features, x.reshape(-1, x.shape[2])[flat(kept)], "float64")
 
 
-@pytest.mark.parametrize(("budget", "counts"), [(627, GOLDEN_TENTH), (1568, GOLDEN_QUARTER)])
-def test_golden(budget: int, counts: list[int]) -> None:
+@pytest.mark.parametrize(("ratio", "counts"), [(0.1, GOLDEN_TENTH), (0.25, GOLDEN_QUARTER)])
+def test_golden(ratio: float, counts: list[int]) -> None:
+    budget = TokenBudget(round(ratio * 6272), ratio)
     kept = EfficientVideoSampling(paper_exact=True).compress(golden_tokens(torch.float64), budget)
     assert torch.bincount(kept.frame.long(), minlength=32).tolist() == counts
     assert flat(kept) == sorted(flat(kept))
+
+
+def test_the_published_count_is_cut_off() -> None:
+    """15 % of 6272 is 940.8."""
+    tokens, budget = golden_tokens(), TokenBudget(941, 0.15)
+    assert len(EfficientVideoSampling(paper_exact=True).compress(tokens, budget).features) == 940
+    assert len(EfficientVideoSampling().compress(tokens, budget).features) == 941
 
 
 def test_less_than_the_first_frame_is_refused_or_raised_to_it() -> None:

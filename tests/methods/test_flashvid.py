@@ -20,7 +20,7 @@ from synthetic_tokens import random_features, random_saliency
 
 from aot.errors import ConfigError
 from aot.methods.flashvid import FlashVid
-from aot.types import Pooling, VisualTokens
+from aot.types import Clip, Pooling, TokenBudget, VisualTokens
 
 
 def video(
@@ -108,20 +108,20 @@ def cluster_counts(wanted: int, roots: list[int], exact: bool) -> list[int]:
     total = sum(roots)
     if wanted >= total:
         return roots
-    shares = [Fraction(count * wanted, total) for count in roots]
     if not exact:
-        return [math.ceil(share) for share in shares]
+        return [math.ceil(count * (wanted / total)) for count in roots]
+    shares = [Fraction(count * wanted, total) for count in roots]
     counts = [math.floor(share) for share in shares]
     for t in oracle.largest([share - count for share, count in zip(shares, counts, strict=True)], wanted - sum(counts)):
         counts[t] += 1
     return counts
 
 
-def straight_line(tokens: VisualTokens, budget: int, exact: bool) -> list[Kept]:
+def straight_line(tokens: VisualTokens, budget: int, ratio: float, exact: bool) -> list[Kept]:
     x, attention = pooled(tokens, tokens.features), pooled(tokens, tokens.saliency[-1][..., None])[..., 0]
     frames, n, _ = x.shape
     edges = [math.floor(t * budget / frames + 0.5) for t in range(frames + 1)]
-    published = min(math.ceil(Fraction(5, 4) * budget / frames), n)
+    published = min(math.ceil(n * ratio * 1.25), n)
     shares = [edges[t + 1] - edges[t] if exact else published for t in range(frames)]
     diverse = [math.ceil(Fraction(7, 10) * share) for share in shares]
     kept: list[Kept] = []
@@ -160,8 +160,9 @@ def test_tokens_of_any_budget(seed: int, frames: int, grid: oracle.Grid, kind: s
     budget = min(max(1, round(ratio * total)), total - 1)
     kept = FlashVid().compress(tokens, budget)
     assert len(kept.features) == len(set(places(kept))) == budget
-    assert_is(kept, straight_line(tokens, budget, exact=True))
-    assert_is(FlashVid(paper_exact=True).compress(tokens, budget), straight_line(tokens, budget, exact=False))
+    assert_is(kept, straight_line(tokens, budget, ratio, exact=True))
+    published = FlashVid(paper_exact=True).compress(tokens, TokenBudget(budget, max(ratio, 0.01)))
+    assert_is(published, straight_line(tokens, budget, max(ratio, 0.01), exact=False))
 
 
 # Golden values
@@ -170,7 +171,7 @@ def test_tokens_of_any_budget(seed: int, frames: int, grid: oracle.Grid, kind: s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("ratio", "count", "distinct"), [(0.10, 800, 797), (0.25, 1987, 1976)])
 def test_golden_counts(ratio: float, count: int, distinct: int, dtype: torch.dtype) -> None:
-    kept = FlashVid(paper_exact=True).compress(golden_tokens(dtype), round(ratio * 32 * 196))
+    kept = FlashVid(paper_exact=True).compress(golden_tokens(dtype), TokenBudget(round(ratio * 6272), ratio))
     assert [len(clip) for clip in kept.clips] == [1, 1, 1, 1, 5, 9, 9, 5]
     assert (len(kept.features), len(set(places(kept)))) == (count, distinct)
 
@@ -189,9 +190,16 @@ def test_golden_picks(paper_exact: bool) -> None:
     ("ratio", "diverse", "share"), [(0.10, 18, 25), (0.15, 26, 37), (0.20, 35, 49), (0.25, 44, 62)]
 )
 def test_published_counts(ratio: float, diverse: int, share: int) -> None:
-    kept = FlashVid(paper_exact=True).compress(golden_tokens(), round(ratio * 32 * 196))
+    kept = FlashVid(paper_exact=True).compress(golden_tokens(), TokenBudget(round(ratio * 6272), ratio))
     assert kept.facts["diverse_tokens"] == 32 * diverse
     assert 32 * share <= len(kept.features) < 32 * (share + 1)
+
+
+def test_published_clusters_are_counted_in_floating_point() -> None:
+    """22 of 170 trees are 23 clusters: 170 * (22 / 170) is 22.000000000000004."""
+    clips = [Clip(0, 1)]
+    assert FlashVid(paper_exact=True)._clusters([22], [170], clips) == [23]
+    assert FlashVid()._clusters([22], [170], clips) == [22]
 
 
 # What the method is

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +21,7 @@ from aot.core.redundancy import most_saving_clips
 from aot.errors import BudgetError, ConfigError
 from aot.methods import build_method
 from aot.methods.holitom import HoliTom
-from aot.types import CompressedTokens, Pooling, Role, VisualTokens
+from aot.types import CompressedTokens, Pooling, Role, TokenBudget, VisualTokens
 
 POOLINGS = [Pooling("bilinear"), Pooling("average"), Pooling("none")]
 Emitted = tuple[int, float, np.ndarray]
@@ -70,7 +69,7 @@ def segments_of(sigma: list[list[float]], per_frame: int, threshold: float) -> l
 
 
 def straight_line(
-    x: np.ndarray, attention: np.ndarray, budget: int, threshold: float, published: bool
+    x: np.ndarray, attention: np.ndarray, budget: int, ratio: float, threshold: float, published: bool
 ) -> tuple[list[tuple[int, int]], list[Emitted]]:
     """Segments, and (index, mass, features) of every token in order."""
     frames, n, _ = x.shape
@@ -86,7 +85,7 @@ def straight_line(
         static = straight.released(static, least, lengths, n, budget)
     capacities = [c for s, w in zip(static, lengths, strict=True) for c in [len(s)] + [n - len(s)] * w]
     if published:
-        share = min(Fraction(budget, sum(capacities)), Fraction(1))
+        share = min(ratio * frames * n / sum(capacities), 1)
         starts = np.cumsum([0] + [w + 1 for w in lengths]).tolist()
         shares = [round(c * share) if k in starts else math.ceil(c * share) for k, c in enumerate(capacities)]
     else:
@@ -143,8 +142,8 @@ def test_what_the_straight_line_program_keeps(
     attention = pool(tokens.saliency[-1][..., None], grid, pooling).numpy()[..., 0]
     budget = min(max(1, round(share * x.shape[0] * x.shape[1])), x.shape[0] * x.shape[1] - 1)
     threshold = 0.65 if budget / (x.shape[0] * x.shape[1]) <= 0.125 else 0.8
-    kept = HoliTom(paper_exact=published).compress(tokens, budget)
-    compared(kept, *straight_line(x, attention, budget, threshold, published))
+    kept = HoliTom(paper_exact=published).compress(tokens, TokenBudget(budget, share))
+    compared(kept, *straight_line(x, attention, budget, share, threshold, published))
     assert published or len(kept.features) == budget
 
 
@@ -165,6 +164,14 @@ def test_published_counts(budget: int, threshold: float, counts: list[int], dtyp
     assert static == [counts[0] if threshold < 0.7 else 185, 196, 196]
     assert kept.mass.sum() == 32 * 196  # nothing is dropped, as the shares are all 1
     assert len(HoliTom().compress(tokens, budget).features) == budget
+
+
+def test_published_counts_follow_from_the_ratio_itself() -> None:
+    """Seven frames of 35 cells, none static: ceil(35 * 0.23) = 9 each; the 56 tokens that 56.35 is rounded to are 8."""
+    tokens = video(0, 7, (7, 5), Pooling("none"))
+    method = HoliTom(static_similarity=1.0, paper_exact=True)
+    assert len(method.compress(tokens, TokenBudget(56, 0.23)).features) == 7 * 9
+    assert len(method.compress(tokens, 56).features) == 7 * 8
 
 
 # What makes it HoliTom

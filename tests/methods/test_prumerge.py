@@ -32,7 +32,7 @@ def outliers(attention: Array, plus: bool) -> list[int]:
     share = sum(a > high + 1.5 * (high - low) for a in attention) / len(attention)
     kept = sorted(range(len(attention)), key=lambda i: -attention[i])[: int(len(attention) * share)]
     if plus and share:
-        kept += [i for i in range(0, len(attention), max(1, int(int(1 / share) / 3))) if i not in kept]
+        kept += [i for i in range(0, len(attention) - 1, max(1, int(int(1 / share) / 3))) if i not in kept]
     return kept
 
 
@@ -125,14 +125,15 @@ def test_paper_exact_where_nothing_stands_out(plus: bool) -> None:
     assert torch.allclose(kept.features, pool(tokens.features, (6, 6), tokens.pool).mean(1))
 
 
-def test_paper_exact_adds_at_most_the_whole_grid() -> None:
-    """A quarter of outliers and five for each of them: the published stride would be 0."""
+def test_paper_exact_adds_at_most_the_grid_without_its_last_token() -> None:
+    """A quarter of outliers and five for each of them: the published stride would be 0, its range ends one earlier."""
     tokens = video(0, 1, (6, 6), "none")
     saliency = torch.ones(1, 36)
     saliency[:, 3:12] = 50.0
     bright = VisualTokens(tokens.features, (6, 6), tokens.pool, tokens.timestamps_s, {-1: saliency}, keys=tokens.keys)
     kept = PruMerge(plus=True, spread_per_outlier=5, whiskers=0.5, paper_exact=True).compress(bright, 5)
-    assert (kept.row * 6 + kept.col).tolist() == [*range(3, 12), 0, 1, 2, *range(12, 36)]
+    assert (kept.row * 6 + kept.col).tolist() == [*range(3, 12), 0, 1, 2, *range(12, 35), 35]
+    assert kept.mass.tolist() == [33] * 35 + [1]  # the last one sums up what is dropped
 
 
 def test_settings_and_preset() -> None:

@@ -16,6 +16,7 @@ from synthetic_tokens import random_tokens
 from tolerances import assert_close
 
 from aot.methods.vidcom2 import VidCom2, centre_likeness, frame_shares, steady_directions
+from aot.types import TokenBudget
 
 GOLDEN = [
     (0.1, 627, [19] * 27 + [21, 22, 23, 24, 25], 628, 2271.88118),
@@ -60,8 +61,8 @@ def test_published_selection(seed: int, frames: int, grid: tuple[int, int], rati
     tokens = random_tokens(seed, frames, grid, kind, torch.float64)
     x = oracle.pool_features(tokens.features.numpy(), grid, kind)
     budget = max(1, round(ratio * x.shape[0] * x.shape[1]))
-    kept = VidCom2(paper_exact=True).compress(tokens, budget)
-    assert flat(kept) == published(x, budget / (x.shape[0] * x.shape[1]))
+    kept = VidCom2(paper_exact=True).compress(tokens, TokenBudget(budget, ratio))
+    assert flat(kept) == published(x, ratio)
     assert_close(kept.features, x.reshape(-1, x.shape[2])[flat(kept)], "float64")
 
 
@@ -82,12 +83,18 @@ def test_exact_budgets_follow_the_published_shares(seed: int, frames: int, ratio
 @pytest.mark.parametrize(("ratio", "budget", "counts", "total", "output_sum"), GOLDEN)
 def test_golden(ratio: float, budget: int, counts: list[int], total: int, output_sum: float) -> None:
     tokens = golden_tokens(torch.float64)
-    kept = VidCom2(paper_exact=True).compress(tokens, budget)
+    kept = VidCom2(paper_exact=True).compress(tokens, TokenBudget(budget, ratio))
     assert torch.bincount(kept.frame.long()).tolist() == counts
     assert len(kept.features) == total
     assert float(kept.features.sum()) == pytest.approx(output_sum, abs=5e-6)
     assert len(VidCom2().compress(tokens, budget).features) == budget
     assert flat(kept) == published(golden_features(), ratio)
+
+
+def test_published_counts_follow_from_the_ratio_itself() -> None:
+    """5 % of 6272 is 313.6, of which 27 frames get 9.49 tokens each; of 314 they would get 9.51, 327 in all."""
+    kept = VidCom2(paper_exact=True).compress(golden_tokens(torch.float64), TokenBudget(314, 0.05))
+    assert len(kept.features) == 300
 
 
 def test_golden_likeness() -> None:
