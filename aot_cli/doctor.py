@@ -15,7 +15,7 @@ __all__ = ["doctor"]
 
 @command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Versions, devices, decoders, what large models need, model cache and offline state."""
     from aot.report import versions
@@ -24,16 +24,22 @@ def doctor(
         "versions": versions(),
         "devices": _devices(),
         "decoders": _decoders(),
-        "for large models": _for_large_models(),
-        "model cache": _cache(),
+        "for_large_models": _for_large_models(),
+        "model_cache": _cache(),
     }
     if as_json:
-        print_json(found)
+        print_json("aot.doctor/1", found)
         return
     from aot_cli.render import fact_table, print_result
 
     for title, facts in found.items():
-        print_result(fact_table(title, facts), "")
+        print_result(fact_table(title.replace("_", " "), {name: _in_words(fact) for name, fact in facts.items()}), "")
+
+
+def _in_words(fact: Any) -> str:
+    if isinstance(fact, list):
+        return ", ".join(fact) or "none"
+    return {"True": "on", "False": "off", "None": "not set"}.get(str(fact), str(fact))
 
 
 def _devices() -> dict[str, str]:
@@ -97,8 +103,8 @@ def _cache() -> dict[str, Any]:
         held = []
     return {
         "folder": constants.HF_HUB_CACHE,
-        "models": ", ".join(held) or "none",
-        "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
-        "AOT_MODEL": os.environ.get("AOT_MODEL", "not set"),
-        "without --model": os.environ.get("AOT_MODEL") or default_model(),
+        "models": held,
+        "HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE,
+        "AOT_MODEL": os.environ.get("AOT_MODEL"),
+        "default_model": os.environ.get("AOT_MODEL") or default_model(),
     }

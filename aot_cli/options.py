@@ -19,6 +19,7 @@ from aot.errors import ConfigError
 from aot.registry import names
 from aot.settings import resolve_config
 from aot_cli.console import explained_errors
+from aot_cli.session import Session
 
 __all__ = [
     "COMPRESSION",
@@ -170,7 +171,8 @@ class Given:
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: errors become one line, and its parameter `given` becomes flags.
 
-    Every command gets `--debug`; with groups of settings also their flags, `--preset` and `--set`.
+    Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their flags, `--preset` and
+    `--set`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -178,7 +180,8 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
-            with explained_errors(debug=values.pop("debug")):
+            speech = {flag.name: values.pop(flag.name) for flag in _SPEECH}
+            with explained_errors(Session(as_json=values.get("as_json", False), **speech)):
                 if groups:
                     values["given"] = _collect(values, paths)
                 function(**values)
@@ -186,7 +189,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
         flags = [setting.parameter(panel) for panel, settings in groups for setting in settings]
-        parameters = [*own, *(flags + _COMMON if groups else []), _DEBUG]
+        parameters = [*own, *(flags + _COMMON if groups else []), *_SPEECH]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -224,7 +227,12 @@ _COMMON = [
     _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
           help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable."),
 ]  # fmt: skip
-_DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
+_SPEECH = [
+    _flag("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Say nothing on stderr but errors."),
+    _flag("verbose", bool, False, "--verbose", "-v", envvar="AOT_VERBOSE",
+          help="Say on stderr what is done and decided, and how long it takes."),
+    _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error."),
+]  # fmt: skip
 
 
 def named_methods(text: str) -> list[str]:
