@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import notify, print_json, usage_line
+from aot_cli.console import log, notify, print_json, print_usage
+from aot_cli.describe import described, model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -60,37 +62,33 @@ def ask(
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
     config, tokens, report, model = made.config, made.tokens, made.report, made.model
-    notices = [*report["notices"], *unknown_words(model, questions)]
-    notify(notices)
+    notify([*report["notices"], *unknown_words(model, questions)])
     answers = _answers(model, tokens, questions, config, stream=not as_json)
     if made.compression:
         words = ask_words(source, questions)
         pairs = [(each["question"], each["answer"]) for each in answers]
-        spent_ms = sum(each["total_ms"] for each in answers)
+        spent_ms = sum(each["answer_ms"] for each in answers)
         compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
         tell_of_page(html)
     layer_tokens = [reply.pop("layer_tokens") for reply in answers]
-    stage_ms = {} if tokens_given else report["stage_ms"]
+    if tokens_given:  # the file's report tells what its compression took, not this run
+        report = {**report, "stage_ms": {}, "peak_bytes": {}}
     if as_json:
-        print_json(
-            {
-                "answer": answers[0]["answer"],
-                "answers": answers,
-                "source": source,
-                **{name: report[name] for name in ("visual_tokens", "kept_tokens", "retention")},
-                "timestamps_s": list(tokens.timestamps_s),
-                "notices": notices,
-                "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
-                "stage_ms": stage_ms,
-                "toy_model": model.identity.is_toy,
-                "model": report["model"] | model.placement | {"toy_model": model.identity.is_toy},
-                "config": config.to_dict(),
-                "versions": versions(),
-            }
-        )
-    elif sys.stderr.isatty():
-        times = stage_ms | {"answer" if len(answers) == 1 else "answers": sum(a["total_ms"] for a in answers)}
-        print(usage_line(report, times), file=sys.stderr)
+        found = {
+            "answer": answers[0]["answer"],
+            "answers": answers,
+            "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
+            **described(source, report, tokens),
+            "toy_model": model.identity.is_toy,
+            "model": report["model"] | model_facts(model),
+            "config": config.to_dict(),
+            "versions": versions(),
+            "page_file": page_name(html),
+        }
+        print_json("aot.ask/1", found)
+    else:
+        answer_ms = sum(each["answer_ms"] for each in answers)
+        print_usage(report, report["stage_ms"] | {"answer" if len(answers) == 1 else "answers": answer_ms})
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
@@ -210,11 +208,12 @@ def _answers(
 
     replies = answer_each(model, tokens, questions, config)
     found = []
-    for question in questions:
-        start = time.perf_counter()
+    for number, question in enumerate(questions, 1):
+        start, current().stage = time.perf_counter(), f"answer {number} of {len(questions)}"
         if stream and len(questions) > 1:
             print(f"Q: {question}\nA: ", end="", flush=True)
         found.append(_told(question, next(replies), start, stream=stream))
+        log("answer: {prompt_tokens} tokens read, {output_tokens} written, {answer_ms:.0f} ms".format(**found[-1]))
     return found
 
 
@@ -233,5 +232,5 @@ def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[s
         "output_tokens": reply.output_tokens,
         "layer_tokens": reply.layer_tokens,
         "first_token_ms": None if reply.first_token_at is None else (reply.first_token_at - start) * 1e3,
-        "total_ms": (time.perf_counter() - start) * 1e3,
+        "answer_ms": (time.perf_counter() - start) * 1e3,
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.describe import model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
 from aot_cli.run import config_with_model, load_with_progress, opened_video, refuse_selection
 
@@ -64,18 +65,19 @@ def bench_video(
             times = time_video(path, model, config, question, rounds)
     found = {
         **asdict(times),
-        "model": {"name": model.identity.name, "toy_model": model.identity.is_toy, **model.placement},
+        "model": model_facts(model),
         "config": config.to_dict(),
-        "environment": _environment(model.placement["device"]) | versions(),
+        "environment": _environment(model.placement["device"]),
+        "versions": versions(),
     }
+    _warn_if_busy(found["arms"][0]["figures"]["total_ms"])
     if as_json:
-        print_json(found)
+        print_json("aot.bench.video/1", found)
         return
     from aot_cli.render import print_result
     from aot_cli.render_bench import bench_table
 
-    print_result(bench_table(found), f"{model.identity.name}, {_stamp(found['environment'])}")
-    _warn_if_busy(found["arms"][0]["figures"]["total_ms"])
+    print_result(bench_table(found), f"{model.identity.name}, {_stamp(found)}")
 
 
 @app.command("compressor")
@@ -112,17 +114,17 @@ def bench_compressor(
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
         times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
     found = {
-        **asdict(times), "size": asdict(size), "device": str(place), "dtype": dtype,
-        "environment": _environment(str(place)) | versions(),
+        **asdict(times), "size": asdict(size), "rounds": rounds, "dtype": dtype,
+        "environment": _environment(str(place)), "versions": versions(),
     }  # fmt: skip
+    _warn_if_busy(found["figures"]["total_ms"])
     if as_json:
-        print_json(found)
+        print_json("aot.bench.compressor/1", found)
         return
     from aot_cli.render import print_result
     from aot_cli.render_bench import compressor_table
 
-    print_result(compressor_table(found), _stamp(found["environment"]))
-    _warn_if_busy(found["figures"]["total_ms"])
+    print_result(compressor_table(found), _stamp(found))
 
 
 def _without_model(given: Given) -> Given:
@@ -190,9 +192,10 @@ def _environment(device: str) -> dict[str, Any]:
     return {"device": device, "device_name": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def _stamp(environment: dict[str, Any]) -> str:
+def _stamp(found: Mapping[str, Any]) -> str:
+    environment, versions = found["environment"], found["versions"]
     threads = environment["threads"]
     return (
         f"{environment['device']} ({environment['device_name']}), {threads} thread{'s' * (threads > 1)}, "
-        f"torch {environment['torch']}, transformers {environment['transformers']}"
+        f"torch {versions['torch']}, transformers {versions['transformers']}"
     )

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aot_cli.console import StageBars, notify, print_json
+from aot_cli.describe import model_facts
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
-from aot_cli.page import FORCE, HTML, check_page, comparison_page, tell_of_page
+from aot_cli.page import FORCE, HTML, check_page, comparison_page, page_name, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.evaluation import Answered, Condition
@@ -49,43 +51,43 @@ def compare(
 
     names = named_methods(methods)
     check_page(html, video, force=force)
+    session = current()
     with opened_video(video, given) as file:
         config = config_for_video(file, given, names)
         wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
         conditions = build_conditions(config, names, wanted)
         model = load_with_progress(config)
-        notices: list[str] = [*unknown_words(model, [question]), *off_budget(conditions)]
+        notify([*unknown_words(model, [question]), *off_budget(conditions)])
         item = Item(id="compare", video=Path(video), question=question, answer="")
         rows: list[dict[str, Any]] = []
         witness = Witness(model.temporal_patch) if html else None
         of_key = {condition.key: condition for condition in conditions}
         with StageBars() as bars:
             todo = [(condition, [item]) for condition in conditions]
-            answering = answer_video(file, model, todo, notices.append, measure_memory=True, witness=witness)
+            answering = answer_video(file, model, todo, session.notify, measure_memory=True, witness=witness)
             for done, found in enumerate(answering, 1):
                 bars("compare", done, len(conditions))
                 if isinstance(found, Refusal):
-                    notices.append(f"{found.condition.key} is left out: {found.error}")
+                    session.notify(f"{found.condition.key} is left out: {found.error}")
                 else:
                     answered = found[0]
                     rows.append(_row(answered, of_key[answered.condition]))
                     shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
-    notices = list(dict.fromkeys(notices))  # methods that merge inside the tower have an encoding of their own
-    notify(notices)
     if not rows:
         from aot.errors import ConfigError
 
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
-    toy = {"toy_model": model.identity.is_toy}
-    of_model = {"name": model.identity.name, **toy, **model.placement}
+    of_model = model_facts(model)
     if html and witness:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        comparison_page(html, witness, of_key, rows, question, shared, of_model, command, notices, force=force)
+        said = session.notices
+        comparison_page(html, witness, of_key, rows, question, shared, of_model, command, said, force=force)
         tell_of_page(html)
     if as_json:
-        told = {"source": video, "question": question, **shared, "methods": rows, "notices": notices}
-        print_json({**told, **toy, "model": of_model, "config": config.to_dict(), "versions": versions()})
+        told = {"source": video, "question": question, **shared, "methods": rows, "page_file": page_name(html)}
+        of_run = {"toy_model": model.identity.is_toy, "model": of_model, "config": config.to_dict()}
+        print_json("aot.compare/1", {**told, **of_run, "versions": versions()})
         return
     from aot_cli.render import comparison, print_result
 

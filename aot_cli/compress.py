@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import notify, print_json, usage_line
+from aot_cli.console import json_object, json_text, notify, print_json, usage_line
+from aot_cli.describe import described
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
+from aot_cli.session import current
+
+if TYPE_CHECKING:
+    from aot.report import RetentionReport
 
 __all__ = ["compress"]
+
+_SCHEMA = "aot.compress/1"
 
 
 @command(SAMPLING, MODEL, COMPRESSION)
@@ -48,15 +55,16 @@ def compress(
         config = config_for_video(file, given)
         _, result = compress_with_progress(file, config, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
-    if report:
-        _write_report(report, result.report, force)
     compression_page(html, result, config, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)
     tell_of_page(html)
-    plain = result.report.to_dict()
-    print_summary(plain)
+    files = {"tokens_file": str(output), "report_file": str(report) if report else None, "page_file": page_name(html)}
+    found = {**described(video, result.report.to_dict(), result.tokens), **files}
+    if report:
+        _write_report(report, result.report, found, force=force)
+    print_summary(found)
     if as_json:
-        print_json({"output": str(output), "toy_model": plain["model"]["toy_model"], **plain})
+        print_json(_SCHEMA, found)
     else:
         print(output)
 
@@ -78,6 +86,8 @@ def _named_after(video: str, *, force: bool) -> Path:
 
 def print_summary(report: dict[str, Any]) -> None:
     """The per-frame table and one line of totals, on stderr."""
+    if current().quiet:
+        return
     from aot_cli.render import frame_table, print_side
 
     print_side(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
@@ -94,11 +104,9 @@ def _check_report(report: Path, output: Path, force: bool) -> None:
     check_writable(report, overwrite=force)
 
 
-def _write_report(path: Path, report: Any, force: bool) -> None:
-    import json
-
+def _write_report(path: Path, report: RetentionReport, found: dict[str, Any], *, force: bool) -> None:
+    """Write the rows of the frames as .csv, or as .json what `--json` prints."""
     from aot.files import write_text
 
-    plain = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    text = report.to_csv() if path.suffix == ".csv" else plain
-    write_text(path, text, overwrite=force)
+    whole = json_text(json_object(_SCHEMA, found), ascii_only=False) + "\n"
+    write_text(path, report.to_csv() if path.suffix == ".csv" else whole, overwrite=force)

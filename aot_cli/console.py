@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,13 +19,20 @@ from typing import Any
 import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
+from aot_cli.session import Session, begin, current, say
 
 __all__ = [
     "StageBars",
+    "explain",
     "explained_errors",
+    "json_object",
+    "json_text",
+    "log",
     "notify",
     "prepare_libraries",
+    "print_failure",
     "print_json",
+    "print_usage",
     "quiet_libraries",
     "usage_line",
 ]
@@ -36,53 +46,101 @@ _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
 )
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 @contextmanager
-def explained_errors(*, debug: bool) -> Iterator[None]:
-    """Errors become one line on stderr and an exit code; `debug` shows the traceback first."""
+def explained_errors(session: Session) -> Iterator[None]:
+    """Run a command: its errors become one line on stderr, with `--json` also an object on stdout, and an exit code."""
     try:
-        yield
+        with begin(session):
+            yield
+            sys.stdout.flush()  # here a full disk is still an error like any other
     except (Exception, KeyboardInterrupt) as error:
         if hasattr(error, "exit_code"):  # typer's own way of leaving
             raise
-        if debug:
+        if session.debug:
             traceback.print_exc()
-        raise typer.Exit(_explain(error)) from None
+        raise typer.Exit(explain(error, session)) from None
 
 
-def _explain(error: BaseException) -> int:
-    """Say on stderr what went wrong; the exit code for it."""
-    if isinstance(error, AOTError):
-        _say(str(error))
-        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-    if isinstance(error, KeyboardInterrupt):
-        _say("interrupted")
-        if any(thread.name == "aot-answer" for thread in threading.enumerate()):
-            os._exit(130)  # its forward pass cannot be interrupted; do not wait for it
-        return 130
-    if isinstance(error, BrokenPipeError):
-        # Whoever read our output has left; nothing more can be said to them.
+def explain(error: BaseException, session: Session) -> int:
+    """Say what went wrong, on stderr and in JSON where that is asked for, and return the exit code."""
+    message, code = _message(error)
+    if message:
+        say(message)
+    try:
+        if session.as_json:
+            print_failure(message, code, session)
+        sys.stdout.flush()
+    except OSError:  # full, or its reader has left: what Python still holds for it goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if code == 130 and any(thread.name == "aot-answer" for thread in threading.enumerate()):
+        os._exit(130)  # its forward pass cannot be interrupted; do not wait for it
+    return code
+
+
+def _message(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, nothing if nobody is left to read it, and the exit code."""
+    if isinstance(error, AOTError):
+        return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, BrokenPipeError):
+        return "", 1
     line = " ".join(str(error).split())[:300]
-    _say(f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback")
-    return 1
-
-
-def _say(message: str) -> None:
-    """One line on stderr; control characters, which a file may bring along, are not passed on."""
-    print("aot: " + "".join(c if c.isprintable() else " " for c in message), file=sys.stderr, flush=True)
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        return f"the output cannot be written: {os.strerror(error.errno).lower()}", 1
+    return f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback", 1
 
 
 def notify(notices: Iterable[str]) -> None:
-    """One line on stderr for each thing the user should know."""
+    """Say on one line each what the user should know; it is in the command's JSON too."""
     for notice in notices:
-        _say(f"note: {notice}")
+        current().notify(notice)
 
 
-def print_json(value: Any) -> None:
-    """The one JSON object of `--json`."""
+def log(message: str) -> None:
+    """Record a step or a decision, for `--verbose`."""
+    logging.getLogger("aot").info(message)
+
+
+def print_json(schema: str, value: Mapping[str, Any]) -> None:
+    """Print the one JSON object of `--json`; `schema` is its name in `aot_cli.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, indent=2, ensure_ascii=not utf8))
+    print(json_text(json_object(schema, value), ascii_only=not utf8))
+
+
+def print_failure(message: str, code: int, session: Session) -> None:
+    """Print what `--json` gives instead of a result."""
+    notices = list(session.notices)
+    print(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
+
+
+def json_object(schema: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's result with its schema's name and with every note so far."""
+    return {"schema": schema, **value, "notices": list(current().notices)}
+
+
+def json_text(value: Mapping[str, Any], *, ascii_only: bool = True) -> str:
+    """Return valid JSON: numbers that are not finite, which JSON does not have, are null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value
+
+
+def print_usage(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> None:
+    """Print `usage_line` on stderr, where somebody watches or asked for it."""
+    if current().shows_progress or current().verbose:
+        print(usage_line(report, stage_ms), file=sys.stderr)
 
 
 def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
@@ -117,7 +175,7 @@ def prepare_libraries(offline: bool) -> None:
 
 
 class StageBars:
-    """Progress bars on stderr, one per stage; silent when stderr is no terminal."""
+    """Progress bars on stderr, one per stage, where it is a terminal; the session knows the stage in any case."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -139,7 +197,7 @@ class StageBars:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=not current().shows_progress,
         )
         self._tasks: dict[str, Any] = {}
 
@@ -156,6 +214,7 @@ class StageBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
+        current().stage = f"{stage}, {done} of {total}"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:
         """Return a function that takes how many bytes are done, and of how many."""
@@ -164,6 +223,8 @@ class StageBars:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage whose length is not known beforehand."""
-        task = self._progress.add_task(name, total=None)
+        task, start = self._progress.add_task(name, total=None), time.perf_counter()
+        current().stage = name
         yield
         self._progress.update(task, total=1, completed=1)
+        log(f"{name}: {time.perf_counter() - start:.2f} s")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import print_json, usage_line
-from aot_cli.describe import describe_video, show
+from aot_cli.console import notify, print_json, usage_line
+from aot_cli.describe import describe_video, described, show
 from aot_cli.options import command
 from aot_cli.page import compression_page
 from aot_cli.render_pictures import shows_pictures
@@ -57,12 +57,13 @@ def demo(
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
     with open_file(clip) as video:
         found = describe_video(video.index, config)
+        notify(found["notices"])
         report, answers = _ask_both_ways(scene, video, tokens, page, config)
         strips = strips_of_file(video, found, config.sampling) if shows_pictures() and not as_json else None
     seconds = time.perf_counter() - started
     if as_json:
-        facts = {"clips": found["clips"], "report": report, "answers": answers, "total_s": seconds}
-        print_json({"toy_model": True, "clip": str(clip), "tokens": str(tokens), "page": str(page), **facts})
+        files = {"tokens_file": str(tokens), "page_file": str(page)}
+        print_json("aot.demo/1", {**report, **files, "questions": answers, "total_ms": seconds * 1e3})
     else:
         _show(clip, tokens, page, found, strips, report, answers)
         print(
@@ -83,14 +84,15 @@ def _ask_both_ways(
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
     for qa in _questions(scene):
-        row = {"question": _as_spoken(qa.question), "right": _as_spoken(qa.answer)}
-        for name, given in (("all", everything), ("kept", kept)):
+        row = {"question": _as_spoken(qa.question), "expected": _as_spoken(qa.answer)}
+        for name, given in (("answer_of_all", everything), ("answer_of_kept", kept)):
             row[name] = "".join(answer(model, given.tokens, row["question"], config))
         rows.append(row)
-    pairs = [(row["question"], row["kept"]) for row in rows]
+    pairs = [(row["question"], row["answer_of_kept"]) for row in rows]
     words = ask_words(str(video.path), [question for question, _ in pairs])
     compression_page(page, kept, config, words, force=True, answers=pairs)
-    return kept.report.to_dict(), rows
+    notify(kept.report.notices)
+    return described(str(video.path), kept.report.to_dict(), kept.tokens), rows
 
 
 def _questions(scene: Scene) -> list[QA]:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aot.config import Config
+    from aot.models import VideoModel
     from aot.types import Clip, CompressedTokens
     from aot.video import FrameIndex
     from aot_cli.render_pictures import ClipStrips
 
-__all__ = ["describe_video", "described", "groupings", "show"]
+__all__ = ["describe_video", "described", "groupings", "model_facts", "show"]
 
 
 def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
-    """What is known of a video without a model."""
+    """What is known of a video without a model; the notices are still to be said."""
     from aot.config import BUNDLED_MODEL
     from aot.types import Clip
     from aot.video import plan_frames, segment_lengths
@@ -44,6 +45,7 @@ def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
     if config.reduces_inside and config.inner.budget == "total":
         after = f"more than the ratio, since {config.inner.name} follows; --model tells how many"
     return {
+        "source": index.info.path,
         "video": asdict(index.info),
         "timestamps_s": list(plan.timestamps_s),
         "clips": groupings(clips, plan.timestamps_s),
@@ -57,10 +59,17 @@ def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
     }
 
 
-def described(report: Mapping[str, Any], tokens: CompressedTokens) -> dict[str, Any]:
-    """A run's report and its groupings."""
+def described(source: str, report: Mapping[str, Any], tokens: CompressedTokens) -> dict[str, Any]:
+    """Return a run's report and its groupings: the part that the JSON of all commands that compress has in common."""
     times = tokens.timestamps_s
-    return {**report, "timestamps_s": list(times), "clips": groupings(tokens.clips, times)}
+    toy = bool(report["model"].get("toy_model"))
+    shown = {"timestamps_s": list(times), "clips": groupings(tokens.clips, times)}
+    return {"source": source, "toy_model": toy, **report, **shown}
+
+
+def model_facts(model: VideoModel) -> dict[str, Any]:
+    """Return which model it is, and where and how it runs."""
+    return {**asdict(model.identity), "toy_model": model.identity.is_toy, **model.placement}
 
 
 def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dict[str, Any]]:

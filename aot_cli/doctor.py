@@ -24,7 +24,7 @@ def doctor(
         bool,
         typer.Option("--selftest", help="Also run decoders, the bundled model, kernels and methods; 30 s at most."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Versions, devices, decoders, what large models need, model cache and offline state. A bug report begins with
     what `aot doctor --selftest` prints; exit code 1 if a check fails.
@@ -35,17 +35,18 @@ def doctor(
         "versions": versions(),
         "devices": _devices(),
         "decoders": _decoders(),
-        "for large models": _for_large_models(),
-        "model cache": _cache(),
+        "for_large_models": _for_large_models(),
+        "model_cache": _cache(),
     }
     if not as_json:
         from aot_cli.render import fact_table, print_result
 
         for title, facts in found.items():
-            print_result(fact_table(title, facts), "")
+            worded = {name: _in_words(fact) for name, fact in facts.items()}
+            print_result(fact_table(title.replace("_", " "), worded), "")
     results = _selftest(as_lines=not as_json) if selftest else []
     if as_json:
-        print_json(found | ({"selftest": [asdict(result) for result in results]} if selftest else {}))
+        print_json("aot.doctor/1", found | ({"selftest": [asdict(result) for result in results]} if selftest else {}))
     if any(result.outcome == "failed" for result in results):
         raise typer.Exit(1)
 
@@ -65,6 +66,12 @@ def _selftest(*, as_lines: bool) -> list[CheckResult]:
         sums = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
         print(f"{sums} in {sum(result.elapsed_ms for result in results) / 1e3:.1f} s")
     return results
+
+
+def _in_words(fact: Any) -> str:
+    if isinstance(fact, list):
+        return ", ".join(fact) or "none"
+    return {"True": "on", "False": "off", "None": "not set"}.get(str(fact), str(fact))
 
 
 def _devices() -> dict[str, str]:
@@ -131,8 +138,8 @@ def _cache() -> dict[str, Any]:
         held = []
     return {
         "folder": constants.HF_HUB_CACHE,
-        "models": ", ".join(held) or "none",
-        "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
-        "AOT_MODEL": os.environ.get("AOT_MODEL", "not set"),
-        "without --model": os.environ.get("AOT_MODEL") or told,
+        "models": held,
+        "HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE,
+        "AOT_MODEL": os.environ.get("AOT_MODEL"),
+        "default_model": os.environ.get("AOT_MODEL") or told,
     }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from aot_cli.session import Session
 
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    _replace_closed_streams()
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -16,6 +22,44 @@ def main() -> None:
         from aot_cli.main import app
 
         app()
-    except KeyboardInterrupt:
-        print("aot: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+    except SystemExit as left:
+        sys.exit(_finish(left))
+    except (Exception, KeyboardInterrupt) as error:  # before a command began, or while its help was printed
+        from aot_cli.console import explain
+
+        sys.exit(explain(error, _session()))
+    sys.exit(0)
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device for streams that the shell has closed (`2>&-`): the next file would take their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _finish(left: SystemExit) -> int:
+    """Return the exit code; a wrong command line, which typer has explained on stderr, is told in JSON too."""
+    code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
+    if told is not None and _session().as_json:
+        from aot_cli.console import print_failure
+
+        print_failure(told(), code, _session())
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        from aot_cli.console import explain
+
+        return explain(error, _session())
+    return code
+
+
+def _session() -> Session:
+    """Return what the command line asks for, where no command has read it."""
+    from aot_cli.session import Session
+
+    words = sys.argv[1:]
+    flags = words[: words.index("--")] if "--" in words else words
+    return Session(as_json="--json" in flags)

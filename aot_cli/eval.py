@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import StageBars, notify
+from aot_cli.console import StageBars, json_object, json_text, notify
 from aot_cli.given import assigned_layer
 from aot_cli.options import (
     GENERATION,
@@ -90,12 +89,12 @@ def evaluate_command(
         if (output / "answers.jsonl").is_file():
             notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
-    written = _write(results, output, config.to_dict())
     from aot_cli.render import FEW_VIDEOS
 
     if results.videos < FEW_VIDEOS:
         few = f"{results.videos} video{'s' * (results.videos > 1)}"
         notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
+    written = _write(results, output, config.to_dict())
     if as_json:
         print((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
@@ -132,21 +131,28 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     from aot.files import write_text
     from aot.report import versions
 
+    plots = ["accuracy.svg", "accuracy.png"] if _has_matplotlib() else []
+    if not plots:
+        notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
     toy = {"toy_model": config["model"]["name"] == BUNDLED_MODEL}
     plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config, "versions": versions()}
-    texts = {"results.json": json.dumps(plain, indent=2) + "\n", "results.csv": results.to_csv()}
+    whole = json_text(json_object("aot.eval/1", plain)) + "\n"
+    texts = {"results.json": whole, "results.csv": results.to_csv()}
     for name, text in texts.items():
         write_text(output / name, text, overwrite=True)
-    written = ["answers.jsonl", *texts]
-    try:
+    for name in plots:
         from aot.evaluation.plot import plot_accuracy
 
-        for name in ("accuracy.svg", "accuracy.png"):
-            plot_accuracy(results, output / name)
-            written.append(name)
+        plot_accuracy(results, output / name)
+    return ["answers.jsonl", *texts, *plots]
+
+
+def _has_matplotlib() -> bool:
+    try:
+        import matplotlib.figure  # noqa: F401
     except ImportError:
-        notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
-    return written
+        return False
+    return True
 
 
 def _show(results: Results, output: Path, written: list[str]) -> None:

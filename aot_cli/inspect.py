@@ -11,7 +11,7 @@ from aot.errors import ConfigError
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, tell_of_page
+from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def inspect_command(
     check_page(html, source, force=force)
     if is_tokens_file(source):
         file = load_tokens(source)
-        found = described(file.report, file.tokens)
+        found = described(source, file.report, file.tokens)
     else:
         refuse_selection(given)
         if with_model:
@@ -70,8 +70,11 @@ def inspect_command(
     if overlay:
         notify([f"the overlay is in {overlay}"])
     tell_of_page(html)
-    if as_json:
-        print_json(found)
+    if as_json and "prediction" in found:
+        print_json("aot.inspect.video/1", found)
+    elif as_json:
+        files = {"page_file": page_name(html), "overlay_file": str(overlay) if overlay else None}
+        print_json("aot.inspect.kept/1", {**found, **files})
     else:
         show(source, found, strips)
 
@@ -96,11 +99,10 @@ def _describe_compression(
     with opened_video(source, given) as video:
         config = config_for_video(video, given)
         _, result = compress_with_progress(video, config, traced=bool(pictured or html or overlay))
-        found = described(result.report.to_dict(), result.tokens)
+        found = described(source, result.report.to_dict(), result.tokens)
         compression_page(html, result, config, ["inspect", source], force=force)
         if overlay:
             _write_overlay(video, overlay, result, config, force=force)
-            found["overlay"] = str(overlay)
     return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
 
 

@@ -28,7 +28,7 @@ def describe(name: str, kind: Kind) -> dict[str, Any]:
     except ConfigError as error:
         card = Card(acts="", exact=False, remark=f"broken: {error}")
     told = {
-        "name": name, "acts": card.acts, "source": card.source, "exact": card.exact, "remark": card.remark,
+        "name": name, "acts": card.acts, "paper": card.source, "exact": card.exact, "remark": card.remark,
         "least": card.least or (_least_share(name) if kind == "inner" and card.acts else ""),
     }  # fmt: skip
     return {**told, "needs": needs} if kind == "methods" else told

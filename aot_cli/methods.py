@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,20 +13,23 @@ from aot_cli.options import command
 if TYPE_CHECKING:
     from aot.registry import Kind
 
+    _Describe = Callable[[str, Kind], dict[str, Any]]
+
 __all__ = ["list_methods"]
 
+_KINDS: tuple[Kind, ...] = ("methods", "inner")
 _FLAGS = {"methods": "--method", "inner": "--inner"}
 
 
 @command()
 def list_methods(
     name: Annotated[str | None, typer.Argument(help="Show this one with its settings.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """What --method and --inner choose from: where each acts, what it needs and keeps, its paper; or all about one."""
     found = _everything() if name is None else _of_name(name)
     if as_json:
-        print_json(found)
+        print_json("aot.methods/1" if name is None else "aot.method/1", found)
         return
     from aot_cli.render import print_result
     from aot_cli.render_methods import FOOTNOTES, CardTable, method_parts
@@ -44,12 +48,8 @@ def _everything() -> dict[str, list[dict[str, Any]]]:
     from aot.registry import names, unheard_plug_ins
     from aot_cli.method_details import describe
 
-    found = {
-        "methods": [describe(name, "methods") for name in names()],
-        "inner": [describe(name, "inner") for name in names("inner")],
-    }
     notify([*unheard_plug_ins("methods"), *unheard_plug_ins("inner")])
-    return found
+    return _read({kind: names(kind) for kind in _KINDS}, describe)
 
 
 def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -62,11 +62,19 @@ def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
     from aot.registry import hint, names
     from aot_cli.method_details import describe_fully
 
-    kinds: tuple[Kind, ...] = ("methods", "inner")
-    found: dict[str, list[dict[str, Any]]] = {}
-    for kind in kinds:
-        if name in names(kind):
-            found[kind] = [describe_fully(name, kind)]
-    if not found:
+    wanted = {kind: (name,) for kind in _KINDS if name in names(kind)}
+    if not wanted:
         raise ConfigError(f"there is no method {name!r}; {hint(name)}")
-    return found
+    return _read(wanted, describe_fully)
+
+
+def _read(wanted: Mapping[Kind, Sequence[str]], describe: _Describe) -> dict[str, list[dict[str, Any]]]:
+    """Describe what is wanted: methods of this package without importing torch, plug-ins as they are."""
+    from aot.registry import INNER, METHODS
+    from aot_cli.declared import without_torch
+
+    every = [(name, kind) for kind, names in wanted.items() for name in names]
+    own = [each for each in every if each[0] in {"methods": METHODS, "inner": INNER}[each[1]]]
+    found = without_torch(lambda: {each: describe(*each) for each in own})
+    found |= {each: describe(*each) for each in every if each not in found}
+    return {kind: [found[name, kind] for name in names] for kind, names in wanted.items()}

@@ -22,6 +22,7 @@ from aot.notations import read_share
 from aot.registry import names
 from aot_cli.console import explained_errors, notify
 from aot_cli.given import Given, assigned_layer, nested, strange_variables
+from aot_cli.session import Session
 
 __all__ = [
     "COMPRESSION",
@@ -195,7 +196,8 @@ _VARIABLES = (
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: errors become one line, and its parameter `given` becomes flags.
 
-    Every command gets `--debug`; with groups of settings also their flags, `--preset` and `--set`.
+    Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their flags, `--preset` and
+    `--set`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -203,7 +205,8 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
-            with explained_errors(debug=values.pop("debug")):
+            speech = {flag.name: values.pop(flag.name) for flag in _SPEECH}
+            with explained_errors(Session(as_json=values.get("as_json", False), **speech)):
                 if groups:
                     notify(strange_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
                     _call(function, _collect(values, [*own_settings, _PRESET]), values)
@@ -214,7 +217,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
         flags = [setting.parameter(panel) for panel, settings in groups for setting in settings]
         common = [_PRESET.parameter("Options"), _ASSIGNMENTS] if groups else []
-        parameters = [*own, *flags, *common, _DEBUG]
+        parameters = [*own, *flags, *common, *_SPEECH]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -264,7 +267,12 @@ def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> in
 
 _ASSIGNMENTS = _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
                      help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable.")  # fmt: skip
-_DEBUG = _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error.")
+_SPEECH = [
+    _flag("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Say nothing on stderr but errors."),
+    _flag("verbose", bool, False, "--verbose", "-v", envvar="AOT_VERBOSE",
+          help="Say on stderr what is done and decided, and how long it takes."),
+    _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error."),
+]  # fmt: skip
 
 
 def named_methods(text: str) -> list[str]:

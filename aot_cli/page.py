@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aot.page import ShownRun, ShownVideo
     from aot.pipeline import Compression
 
-__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page", "tell_of_page"]
+__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page", "page_name", "tell_of_page"]
 
 HTML = Annotated[
     Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
@@ -142,6 +142,11 @@ def _not_shown(configs: Iterable[Config]) -> list[str]:
     return (
         [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []
     )
+
+
+def page_name(path: Path | None) -> str | None:
+    """Return the page's name for JSON."""
+    return None if path is None else str(path)
 
 
 def tell_of_page(path: Path | None) -> None:

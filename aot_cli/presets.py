@@ -17,14 +17,15 @@ app = typer.Typer(help="Named settings: `list` them, or `show` one with its sour
 @app.command("list")
 @command()
 def list_presets(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Names for --preset, each with what it is for."""
     from aot.preset_files import preset_names, preset_text
 
     purposes = {name: _purpose(preset_text(name)) for name in preset_names()}
     if as_json:
-        print_json([{"name": name, "purpose": purpose} for name, purpose in purposes.items()])
+        told = [{"name": name, "purpose": purpose} for name, purpose in purposes.items()]
+        print_json("aot.presets/1", {"presets": told})
         return
     width = max(len(name) for name in purposes)
     for name, purpose in purposes.items():
@@ -35,7 +36,7 @@ def list_presets(
 @command()
 def show_preset(
     name: Annotated[str, typer.Argument(help="A name from `aot presets list`.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the resolved settings as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout: every setting.")] = False,
 ) -> None:
     """A preset as YAML, with its source; or every resolved setting as JSON."""
     from aot.preset_files import preset_text
@@ -43,7 +44,8 @@ def show_preset(
 
     text = preset_text(name)
     if as_json:
-        print_json(resolve_config({}, name).to_dict())
+        config = resolve_config({}, name).to_dict()
+        print_json("aot.preset/1", {"name": name, "purpose": _purpose(text), "config": config})
     else:
         print(text, end="")
 

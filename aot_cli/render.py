@@ -153,7 +153,7 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
     for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
         table.add_column(name, overflow="fold")
     for row in answers:
-        table.add_row(*(Text(row[name]) for name in ("question", "right", "all", "kept")))
+        table.add_row(*(Text(row[name]) for name in ("question", "expected", "answer_of_all", "answer_of_kept")))
     return table
 
 

@@ -50,7 +50,7 @@ def _kept(card: Mapping[str, Any]) -> Text:
     told = [f"ratio: at least {card['least']}"] if card["least"] else []
     if not card["exact"] and card["acts"]:
         told.append("whatever the ratio")
-    lines = [Text(card["remark"]), *(Text(line, style="dim") for line in (*told, card["source"]) if line)]
+    lines = [Text(card["remark"]), *(Text(line, style="dim") for line in (*told, card["paper"]) if line)]
     return Text("\n").join(lines)
 
 
@@ -60,7 +60,7 @@ def method_parts(flag: str, found: Mapping[str, Any]) -> Iterator[Any]:
         "keeps": found["remark"],
         "acts": found["acts"],
         "needs": ", ".join(found.get("needs", [])) or "nothing but the tokens",
-        "source": found["source"] or "a baseline",
+        "source": found["paper"] or "a baseline",
         "budget": "met to the token" if found["exact"] else "not met",
         "ratio": f"at least {found['least']}" if found["least"] else "",
         "--preset": ", ".join(found["presets"]),

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
-from aot_cli.console import StageBars, notify, prepare_libraries, quiet_libraries
+from aot_cli.console import StageBars, log, notify, prepare_libraries, quiet_libraries
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -130,7 +130,10 @@ def load_with_progress(config: Config, made_by: Mapping[str, Any] | None = None)
 
         check_same_model(made_by, identify_model(found))
     with StageBars() as bars, bars.stage("load model"):
-        return load_model(config.model)
+        model = load_model(config.model)
+    placed = ", ".join(f"{name} {value}" for name, value in model.placement.items())
+    log(f"model: {model.identity.name}, {placed}")
+    return model
 
 
 def compress_with_progress(
@@ -146,7 +149,28 @@ def compress_with_progress(
     from aot.pipeline import compress_video
 
     with StageBars() as bars:
-        return model, compress_video(video, model, config, bars, questions, traced=traced)
+        result = compress_video(video, model, config, bars, questions, traced=traced)
+    _log_decisions(result)
+    return model, result
+
+
+def _log_decisions(result: Compression) -> None:
+    report, tokens = result.report, result.tokens
+    rows, cols = tokens.grid
+    log(
+        f"video: {report.video['codec']}, {report.video['width']} x {report.video['height']}, {len(report.frames)} of "
+        f"{report.video['frames']} frames, {rows} x {cols} tokens each, in {len(tokens.clips)} clips"
+    )
+    for name, ms in report.stage_ms.items():
+        log(f"{name}: {ms / 1e3:.2f} s")
+    settings = f"method {report.config['method']}, ratio {report.config['ratio']:g}"
+    budget = "" if report.budget_tokens is None else f" for a budget of {report.budget_tokens}"
+    log(f"{settings}: kept {report.kept_tokens} of {report.visual_tokens} tokens{budget}")
+    for name, fact in report.facts.items():
+        if fact is not None:
+            log(f"{name}: {fact}")
+    for place, size in report.peak_bytes.items():
+        log(f"peak memory ({place}): {size / 1e6:.0f} MB")
 
 
 def refuse_selection(given: Given) -> None:

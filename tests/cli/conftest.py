@@ -18,6 +18,7 @@ def run_aot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
+    monkeypatch.setattr("aot_cli.session.PROGRESS_EVERY_S", 1e6)  # a slow machine adds no lines
 
     def run(*arguments: str | Path) -> Run:
         monkeypatch.setattr(sys, "argv", ["aot", *map(str, arguments)])

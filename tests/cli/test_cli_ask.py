@@ -41,7 +41,7 @@ def test_json(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     assert found["answers"][0]["prompt_tokens"] > found["kept_tokens"]
     assert set(found["stage_ms"]) == {"decode", "encode", "compress"}
     assert found["config"]["ratio"] == 0.25
-    assert found["answers"][0]["first_token_ms"] <= found["answers"][0]["total_ms"]
+    assert found["answers"][0]["first_token_ms"] <= found["answers"][0]["answer_ms"]
 
 
 def test_several_questions_encode_once(
@@ -136,7 +136,7 @@ def test_frames_undo_an_fps_set_below(run_aot: Aot, clip_file: Path, monkeypatch
 
 def test_first_token_comes_before_the_end(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     (answer,) = run_aot("ask", clip_file, "hi?", *small, *SHORT, "--json").json["answers"]
-    assert 0 < answer["first_token_ms"] <= answer["total_ms"]
+    assert 0 < answer["first_token_ms"] <= answer["answer_ms"]
 
 
 def test_a_question_without_quotes(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:

@@ -93,7 +93,7 @@ def test_every_method_is_listed(run_aot: Aot) -> None:
     text = run_aot("methods").out
     assert all(name in text for name in (*METHODS, *INNER))
     assert rows["fastvid"]["needs"] == ["frame embeddings", "SigLIP's pooling head (optional)"]
-    assert all(row["remark"] and row["acts"] for rows in found.values() for row in rows)
+    assert all(row["remark"] and row["acts"] for row in (*found["methods"], *found["inner"]))
     assert (rows["dycoke"]["least"][:4], rows["uniform"]["least"]) == ("0.25", "")
     least = {row["name"]: row["least"].partition(" ")[0] for row in found["inner"]}
     assert least["holitom"] == "0.643" and least["framefusion"] == ""
@@ -115,7 +115,7 @@ def test_the_list_is_readable_at_any_width(width: int) -> None:
     assert ("SigLIP" in shown.get()) == (width == 160)
     words = {word for line in lines for word in line.split()}
     for card in cards:
-        assert {card["name"], *card["acts"].split(), *card["remark"].split(), *card["source"].split()} <= words
+        assert {card["name"], *card["acts"].split(), *card["remark"].split(), *card["paper"].split()} <= words
 
 
 def test_a_method_is_shown_with_its_settings(run_aot: Aot) -> None:
@@ -148,7 +148,9 @@ def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
     from aot.strict import Settings
     from aot_cli.given import assigned_layer
 
-    for kind, (found,) in run_aot("methods", name, "--json").json.items():
+    told = run_aot("methods", name, "--json").json
+    for kind in (kind for kind in ("methods", "inner") if kind in told):
+        (found,) = told[kind]
         lines = [f"{row['path']}={row['default_text']}" for row in found["settings"]]
         chosen: Settings = {"method": name} if kind == "methods" else {"inner": {"name": name}}
         config = resolve_config(assigned_layer(lines, "--set").settings, base=chosen)

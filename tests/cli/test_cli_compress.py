@@ -52,7 +52,7 @@ def test_reports(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
 
 def test_json_is_the_report(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     found = run_aot("compress", clip_file, "-o", "a.pt", "--json", *small).json
-    assert found["output"] == "a.pt"
+    assert found["tokens_file"] == "a.pt"
     assert found["kept_tokens"] == found["budget_tokens"]
 
 

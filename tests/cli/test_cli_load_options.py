@@ -75,7 +75,7 @@ def test_answers(
 
 
 def test_doctor_tells_what_is_there(run_aot: Aot) -> None:
-    found = run_aot("doctor", "--json").json["for large models"]
+    found = run_aot("doctor", "--json").json["for_large_models"]
     assert set(found) == {"flash_attn", "bitsandbytes", "accelerate"}
     for name, told in found.items():
         assert ("not installed" in told) == (find_spec(name) is None)

@@ -19,10 +19,12 @@ LIBRARIES = {"torch", "transformers", "av", "decord", "matplotlib", "numpy"}
         (("--help",), set()),
         (("ask", "--help"), set()),
         (("presets", "list"), set()),
+        (("methods",), set()),
+        (("methods", "holitom"), set()),
         (("inspect", "CLIP"), {"av"}),
         (("ask", "TOKENS", "what?", "--model", "MODEL", "--max-new-tokens", "1"), {"torch", "transformers", "numpy"}),
     ],
-    ids=["help", "help of a command", "presets", "inspect", "ask a tokens file"],
+    ids=["help", "help of a command", "presets", "methods", "a method", "inspect", "ask a tokens file"],
 )
 def test_no_command_pays_for_what_it_does_not_use(
     arguments: tuple[str, ...], loads: set[str], clip_file: Path, small_folder: Path, run_aot: Aot
@@ -56,10 +58,10 @@ def test_help_names_every_setting_with_its_variable(run_aot: Aot) -> None:
 
 
 def test_presets(run_aot: Aot) -> None:
-    names = [entry["name"] for entry in run_aot("presets", "list", "--json").json]
+    names = [entry["name"] for entry in run_aot("presets", "list", "--json").json["presets"]]
     assert "paper/onevision-r10" in names
     assert run_aot("presets", "show", "paper/onevision-r10").out.startswith("# aot compress")
-    assert run_aot("presets", "show", "paper/onevision-r10", "--json").json["aot"]["anchors"]["count"] == 126
+    assert run_aot("presets", "show", "paper/onevision-r10", "--json").json["config"]["aot"]["anchors"]["count"] == 126
     assert run_aot("presets", "show", "nope").code == 2
 
 

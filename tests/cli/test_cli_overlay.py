@@ -28,7 +28,7 @@ def test_the_clip_again_with_patches_dimmed(run_aot: Aot, small: tuple[str, ...]
 
     assert run_aot("inspect", clip_file, *small, "--overlay", "kept.mp4").code == 1
     found = run_aot("inspect", clip_file, *small, "--overlay", "kept.mp4", "-f", "--json", "--end", "1").json
-    assert found["overlay"] == "kept.mp4"
+    assert found["overlay_file"] == "kept.mp4"
     assert probe("kept.mp4").info.frames == 9
 
 

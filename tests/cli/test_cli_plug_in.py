@@ -168,7 +168,7 @@ def test_the_others_are_listed_as_ever_and_a_taken_name_is_told(run_aot: Aot) ->
     done = run_aot("methods", "--json")
     rows = {row["name"]: row for row in done.json["methods"]}
     assert rows["aot"]["exact"]
-    assert rows["holitom"]["source"].startswith("arXiv")
+    assert rows["holitom"]["paper"].startswith("arXiv")
     assert "note: the plug-in holitom of the package strangers-method 1.0 is not used" in done.err
     assert done.err.count("\n") == 1
     every = named_methods("all")

@@ -211,6 +211,37 @@ def test_fits_a_phone_and_follows_its_colours(open_page: Any, scheme: str) -> No
         assert page.locator("#told").inner_text().startswith(fate)
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_answers_of_many_methods_fit_a_phone(open_page: Any, width: int) -> None:
+    """They are on the screen without scrolling sideways, next to the name of their method, and so are the numbers."""
+    answer = "the green square is large and moves right. " * 3
+    names = ["none", "aot at 10 %", "unified-stc+pyramiddrop at 12.5 %"]
+    runs = [small_run(name=name, answers=[("what happens here?", answer)]) for name in names]
+    page = open_page(render_page(small_video(), runs), viewport={"width": width, "height": 800}, has_touch=True).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_by_text("what happens here?").first.is_visible()
+    for number in range(3):
+        row = page.locator(".methods tbody tr").nth(number)
+        for cell in [row.locator("th"), row.locator("blockquote"), *row.locator("td[data-label='kept %']").all()]:
+            box = cell.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert row.locator("blockquote").bounding_box()["y"] > row.locator("th").bounding_box()["y"]
+    scroll = page.locator("section.scroll")
+    assert scroll.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+    label = "e => getComputedStyle(e, '::before').content"
+    assert page.locator("td[data-label='tokens']").first.evaluate(label).startswith('"tokens')
+
+
+def test_methods_are_a_table_on_a_wide_screen(open_page: Any) -> None:
+    page = open_page(
+        render_page(small_video(), [small_run(), whole_run()]), viewport={"width": 1200, "height": 800}
+    ).page
+    row = page.locator(".methods tbody tr").first
+    name, answer = (row.locator(part).bounding_box() for part in ("th", "blockquote"))
+    assert name["x"] + name["width"] <= answer["x"]
+    assert [each.strip() for each in page.locator(".methods thead th").all_inner_texts()][-1] == "answer"
+
+
 def test_frames_not_shown_are_named_but_lead_nowhere(open_page: Any) -> None:
     frames = 300
     text = render_page(small_video(frames), [small_run(frames)])
