@@ -29,6 +29,7 @@ __all__ = ["evaluate_command"]
 _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
 _FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
+_RUNS = "run: the run into this folder that a row's times are of; between runs the machine may have changed"
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
 
 
@@ -65,7 +66,7 @@ def evaluate_command(
     aot eval --shapes 50 -o results --model shapes
     """
     from aot.errors import ConfigError
-    from aot.evaluation import build_conditions, evaluate, load_dataset, off_budget
+    from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
     from aot.files import make_folder
 
     refuse_selection(given)
@@ -76,6 +77,8 @@ def evaluate_command(
     conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
     notify(off_budget(conditions))
     make_folder(output)
+    with locked(output):  # better refused now than after the model was loaded
+        pass
     model = load_with_progress(config)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
     notify(unknown_words(model, [item.prompt for item in items]))
@@ -99,6 +102,9 @@ def evaluate_command(
         print((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
         _show(results, output, written)
+        if shapes:
+            data = output / "clips" / "questions.jsonl"
+            print(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
 
 
 def _draw(shapes: int, first_seed: int, output: Path) -> Path:
@@ -157,12 +163,14 @@ def _has_matplotlib() -> bool:
 
 def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot.evaluation.scoring import SCORING
-    from aot_cli.render import accuracy_tables, family_tables, print_result
+    from aot_cli.render import accuracy_tables, family_tables, print_result, several_runs
 
     plain = results.to_dict()
-    print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), SCORING, _DIFFERENCES)
+    notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(plain) else [])]
+    print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), *notes)
+    videos = f"{results.videos} video{'s' * (results.videos > 1)}"
     print(
-        f"{results.questions} questions about {results.videos} videos of {results.visual_tokens:.0f} visual tokens; "
+        f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "
         f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"
     )
     print(f"{output}: {', '.join(written)}")

@@ -22,6 +22,7 @@ __all__ = [
     "print_result",
     "print_side",
     "seconds",
+    "several_runs",
 ]
 
 FEW_VIDEOS = 10  # fewer do not tell how much videos differ
@@ -158,8 +159,9 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
 
 
 def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
-    """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times."""
-    several = results["videos"] > 1  # one video says nothing of how much videos differ
+    """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times;
+    and the runs that the times are of, where they are of several.
+    """
     enough = results["videos"] >= FEW_VIDEOS
     columns: dict[str, list[str]] = {
         name: []
@@ -172,13 +174,20 @@ def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
         micro = row["micro"]
         values = (
             f"{row['kept_tokens']:.0f}", _percent(row["language_model_load"]), _percent(micro["mean"]),
-            f"{_percent(micro['low'])} to {_percent(micro['high'])}" if several else "", _percent(row["macro"]["mean"]),
+            _interval(micro), _percent(row["macro"]["mean"]),
             *(_difference(row["against"].get(name), enough) for name in ("none", "random")),
             *(f"{row[name]:.1f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")),
         )  # fmt: skip
         for cells, value in zip(columns.values(), values, strict=True):
             cells.append(value)
+    if several_runs(results):
+        columns["run"] = [", ".join(map(str, row["timed_in_runs"])) for row in results["conditions"]]
     return _condition_tables(results, columns)
+
+
+def several_runs(results: Mapping[str, Any]) -> bool:
+    """Whether the times of the conditions are not all of one run."""
+    return len({run for row in results["conditions"] for run in row["timed_in_runs"]}) > 1
 
 
 def family_tables(results: Mapping[str, Any]) -> list[Table]:
@@ -227,6 +236,12 @@ def _difference(paired: Mapping[str, Any] | None, enough: bool) -> str:
         return ""
     micro = paired["micro"]
     return f"{100 * micro['mean']:+.1f}{'*' if enough and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
+
+
+def _interval(measured: Mapping[str, Any]) -> str:
+    if measured["low"] is None:
+        return "not available"
+    return f"{_percent(measured['low'])} to {_percent(measured['high'])}"
 
 
 def _percent(share: float) -> str:

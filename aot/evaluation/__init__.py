@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aot.evaluation.conditions import Condition, build_conditions, off_budget
 from aot.evaluation.dataset import Item, load_dataset
+from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal import Answered
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.run import Refusal, answer_video, evaluate
@@ -21,6 +22,7 @@ __all__ = [
     "build_conditions",
     "evaluate",
     "load_dataset",
+    "locked",
     "off_budget",
     "summarise",
 ]

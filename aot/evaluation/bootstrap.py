@@ -15,11 +15,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % percentile interval."""
+    """A mean with its 95 % percentile interval, which is not available (None) of fewer than two videos."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Resampling:
@@ -39,16 +39,16 @@ class Resampling:
 
     def micro(self, scores: Floats) -> Interval:
         """Mean over questions."""
-        return _interval(self._means(scores)[0])
+        return self._interval(self._means(scores)[0])
 
     def macro(self, scores: Floats) -> Interval:
         """Mean over families of their means."""
-        return _interval(self._means(scores)[1])
+        return self._interval(self._means(scores)[1])
 
     def family(self, scores: Floats, family: int) -> Interval:
         """Mean over the questions of one family."""
         mine = self.families == family
-        return _interval(self._ratio(scores, mine))
+        return self._interval(self._ratio(scores, mine), mine)
 
     def _means(self, scores: Floats) -> tuple[Floats, Floats]:
         everything = np.ones(len(scores), bool)
@@ -64,7 +64,11 @@ class Resampling:
             ratio: Floats = (self.weights @ sums) / (self.weights @ counts)
         return ratio
 
-
-def _interval(values: Floats) -> Interval:
-    low, high = (float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5]))
-    return Interval(float(values[0]), low, high)
+    def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
+        """The first value, and the percentiles of the others if the chosen questions are about two videos or more:
+        one video drawn again is the same video, which says nothing of others.
+        """
+        if len(np.unique(self.groups[mine])) < 2:
+            return Interval(float(values[0]), None, None)
+        low, high = (float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5]))
+        return Interval(float(values[0]), low, high)

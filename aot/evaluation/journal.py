@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Answered:
     language_model_load: the mean over the language model's layers of the share of all visual tokens in each. The times
     are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its first
     question, asked alone as `aot ask` does, and answer_bytes the memory that took beyond what was held, on the model's
-    device (None where it was not measured); the others are then answered together.
+    device (None where it was not measured); the others are then answered together. run: the run into the folder, from
+    1, that answered; times of two runs tell of two states of the machine.
     """
 
     item: str
@@ -45,6 +46,7 @@ class Answered:
     first_token_ms: float
     answer_ms: float
     answer_bytes: int | None = None
+    run: int = 1
 
 
 class Journal:
@@ -54,8 +56,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Open or begin a folder. `run`: plain values that must not change, under "model", "config", "versions" and
-        "conditions"; only to the last more may be added.
+        """Read a folder, or begin one. `run`: plain values that must not change, under "model", "config", "versions"
+        and "conditions"; only to the last more may be added. Nothing is written, and with `restart` nothing thrown
+        away, before the first answer is added.
 
         Raises:
             ConfigError: the folder holds answers of a run that differs, or damaged ones.
@@ -63,19 +66,21 @@ class Journal:
         """
         self.answers, self.description = folder / "answers.jsonl", folder / "run.json"
         make_folder(folder)
-        if restart:
-            self.answers.unlink(missing_ok=True)
-            self.description.unlink(missing_ok=True)
         plain = json.loads(json.dumps(run))
-        before = _read_description(self.description) or plain
+        goes_on = self.answers.is_file() and not restart
+        before = (_read_description(self.description) if goes_on else None) or plain
         _check_same(before, plain, folder)
-        conditions = {**before["conditions"], **plain["conditions"]}
-        text = json.dumps({**plain, "conditions": conditions}, indent=2) + "\n"
-        write_text(self.description, text, overwrite=True)
-        self._held = {(each.condition, each.item): each for each in _read_answers(self.answers)}
+        self._text = json.dumps({**plain, "conditions": {**before["conditions"], **plain["conditions"]}}, indent=2)
+        held = _read_answers(self.answers) if goes_on else []
+        self._held = {(each.condition, each.item): each for each in held}
+        self.run = 1 + max((each.run for each in held), default=0)
+        self._begun = False
 
     def add(self, answers: Sequence[Answered]) -> None:
         """Write one line for each, at once."""
+        if not self._begun:
+            self._begin()
+        answers = [replace(answered, run=self.run) for answered in answers]
         lines = "".join(json.dumps(asdict(answered), ensure_ascii=False) + "\n" for answered in answers)
         try:
             with self.answers.open("a", encoding="utf-8") as file:
@@ -83,6 +88,12 @@ class Journal:
         except OSError as error:
             raise OutputError(f"{self.answers} could not be written: {error.strerror}") from error
         self._held |= {(answered.condition, answered.item): answered for answered in answers}
+
+    def _begin(self) -> None:
+        if not self._held:  # of a new run, or one begun again: a description never stands next to another's answers
+            self.answers.unlink(missing_ok=True)
+        write_text(self.description, self._text + "\n", overwrite=True)
+        self._begun = True
 
     def answer(self, condition: str, item: Item) -> Answered | None:
         """The condition's answer, if it is there."""

@@ -4,103 +4,126 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from aot.evaluation.bootstrap import Interval
 from aot.evaluation.results import ConditionResult, Results
 from aot.files import write_whole
 
-__all__ = ["plot_accuracy", "spread"]
+__all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 
-# Okabe and Ito's colours, told apart by colour-blind people too, without their yellow, which is faint on white.
+# Okabe and Ito's colors, told apart by color-blind people too, without their yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX*"
-_APART = 0.05  # of the height, between two names
-_DODGE = 1.015  # in the ratio, between the intervals of two methods
+_ALL_TOKENS = {"color": "#555555", "linestyle": "--", "linewidth": 1, "zorder": 1}
+_GRID = {"color": "#e4e4e4", "linewidth": 0.8}
+_WIDTH_INCHES = 7.2
+_NAME_GAP = 0.055  # of the height, between two names
+_DODGE = 0.0065  # of the width, between the intervals of two methods
+_ROW_SHARE = 0.7  # of a row's height, that its points take up
+
+Lines = Mapping[str, Sequence[ConditionResult]]  # a method's results, by ratio
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
-    """Write micro accuracy with 95 % intervals as .svg or .png: one line per method, or one row where there are more
-    than can be told apart by colour; all tokens as a dashed line.
+    """Write `accuracy_figure` as .svg or .png. Equal results are equal files (of one version of matplotlib).
 
     Raises:
         ImportError: matplotlib is not installed (the extra `plot`).
     """
-    lines: dict[str, list[ConditionResult]] = defaultdict(list)
-    for result in sorted(results.conditions, key=lambda result: result.ratio):
-        lines[result.name].append(result)
-    full = lines.pop("none", None)
-    figure = (_rows if len(lines) > len(_COLORS) else _lines)(results, lines, full[0] if full else None)
+    from matplotlib import rc_context
+
+    figure = accuracy_figure(results)
 
     def write(target: Path) -> None:
-        dated = {"Date": None} if path.suffix == ".svg" else {}  # the same results are the same file
-        figure.savefig(target, format=path.suffix[1:], dpi=160, metadata=dated)
+        dated = {"Date": None} if path.suffix == ".svg" else {}
+        with rc_context({"svg.hashsalt": "aot"}):  # ids from the content instead of from a random number
+            figure.savefig(target, format=path.suffix[1:], dpi=160, metadata=dated)
 
     write_whole(path, write, overwrite=True)
 
 
-def _lines(results: Results, lines: Mapping[str, Sequence[ConditionResult]], full: ConditionResult | None) -> Any:
-    """Accuracy over the share of tokens kept, a line per method."""
+def accuracy_figure(results: Results) -> Any:
+    """Draw micro accuracy with 95 % intervals: one line per method, or one row per method where there is one ratio, or
+    more methods than can be told apart by color; all tokens as a dashed line.
+
+    Raises:
+        ImportError: as `plot_accuracy`.
+    """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    for number, points in enumerate(lines.values()):
-        _draw(axes, points, number, _DODGE ** (number - (len(lines) - 1) / 2))
-    if full:
-        axes.axhline(100 * full.micro.mean, color="#555555", linestyle="--", linewidth=1, zorder=1)
-        axes.annotate("all tokens", (0.01, 100 * full.micro.mean), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", xytext=(0, 4), color="#555555", fontsize=9)  # fmt: skip
-    _scale(axes, results, sorted({result.ratio for points in lines.values() for result in points}))
-    _name(axes, lines)
-    return figure
-
-
-def _rows(results: Results, lines: Mapping[str, Sequence[ConditionResult]], full: ConditionResult | None) -> Any:
-    """A row per method, the best on top, with a point for every ratio."""
-    from matplotlib.figure import Figure
-
+    lines: dict[str, list[ConditionResult]] = defaultdict(list)
+    for result in sorted(results.conditions, key=lambda result: result.ratio):
+        lines[result.name].append(result)
+    full = lines.pop("none", None)
     ratios = sorted({result.ratio for points in lines.values() for result in points})
-    names = _best_last(lines)
-    figure = Figure(figsize=(7.2, 1.4 + 0.24 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    for number, ratio in enumerate(ratios):
-        there = [(row, result) for row, name in enumerate(names) for result in lines[name] if result.ratio == ratio]
-        axes.errorbar(
-            [100 * result.micro.mean for _, result in there], [row for row, _ in there],
-            xerr=[[100 * (result.micro.mean - result.micro.low) for _, result in there],
-                  [100 * (result.micro.high - result.micro.mean) for _, result in there]],
-            color=_COLORS[number % len(_COLORS)], marker=_MARKERS[number % len(_MARKERS)], markersize=5, linewidth=0,
-            elinewidth=1.2, label=f"{100 * ratio:g} %",
-        )  # fmt: skip
-    if full:
-        axes.axvline(100 * full.micro.mean, color="#555555", linestyle="--", linewidth=1, zorder=1, label="all tokens")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.7, len(names) - 0.3)
-    axes.set_xlabel("questions answered right, %")
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(ratios) + 1, frameon=False, title=_about(results),
-                  title_fontsize=10, fontsize=9)  # fmt: skip
+    figure = Figure(layout="constrained")
+    draw = _rows if len(ratios) < 2 or len(lines) > len(_COLORS) else _lines
+    with rc_context({"text.parse_math": False}):  # a "$" in a name begins no formula
+        draw(figure, lines, ratios, full[0].micro if full else None, _about(results))
     return figure
-
-
-def _best_last(lines: Mapping[str, Sequence[ConditionResult]]) -> list[str]:
-    """Names by how far a method is above the mean of all at the same ratio, on average over the ratios it has."""
-    at: dict[float, list[float]] = defaultdict(list)
-    for points in lines.values():
-        for result in points:
-            at[result.ratio].append(result.micro.mean)
-    lead = {
-        name: _mean([result.micro.mean - _mean(at[result.ratio]) for result in points])
-        for name, points in lines.items()
-    }
-    return sorted(lead, key=lambda name: lead[name])
 
 
 def _about(results: Results) -> str:
-    return f"{results.questions} questions about {results.videos} videos, 95 % intervals"
+    videos = f"{results.videos} video{'s' * (results.videos > 1)}"
+    intervals = ", 95 % intervals" * (results.videos > 1)
+    return f"{results.questions} questions about {videos}{intervals}"
+
+
+# --- A line per method
+
+
+def _lines(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
+    """Draw accuracy over the share of tokens kept, which falls to the right: there the lines are farthest apart, and
+    have their names.
+    """
+    figure.set_size_inches(_WIDTH_INCHES, 4.4)
+    axes = figure.add_subplot()
+    span = ratios[-1] / ratios[0]
+    ends: list[tuple[str, float, float, str]] = []  # name, share and accuracy of the last point, color
+    for number, (name, points) in enumerate(lines.items()):
+        shift, color = span ** (_DODGE * (number - (len(lines) - 1) / 2)), _COLORS[number]
+        _points(
+            axes, [shift * result.ratio for result in points], [result.micro for result in points], upright=True,
+            color=color, marker=_MARKERS[number], linewidth=1.6, capsize=2, elinewidth=0.8,
+        )  # fmt: skip
+        ends.append((name, shift * points[0].ratio, 100 * points[0].micro.mean, color))
+    _scale(axes, ratios, about)
+    if full:
+        axes.axhline(100 * full.mean, **_ALL_TOKENS)
+        ends.append(("all tokens", axes.get_xlim()[1], 100 * full.mean, str(_ALL_TOKENS["color"])))
+    _name(axes, ends)
+
+
+def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios])
+    axes.minorticks_off()
+    span = ratios[-1] / ratios[0]
+    axes.set_xlim(ratios[-1] * span**0.06, ratios[0] / span**0.06)
+    if any(larger / smaller < span**0.09 for smaller, larger in pairwise(ratios)):  # no room side by side
+        axes.tick_params(axis="x", rotation=45)
+    axes.set_xlabel("visual tokens kept")
+    axes.set_ylabel("questions answered right, %")
+    axes.set_title(about, fontsize=10)
+    axes.grid(axis="y", **_GRID)
+    _plain(axes)
+
+
+def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
+    """Every line's name to the right of the axes, as near to its last point as the other names let it, and joined."""
+    low, high = axes.get_ylim()
+    heights = spread([accuracy for _, _, accuracy, _ in ends], _NAME_GAP * (high - low))
+    for (name, share, accuracy, color), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            name, (share, accuracy), xytext=(1.04, height), textcoords=axes.get_yaxis_transform(), color=color,
+            fontsize=9, ha="left", va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
@@ -119,44 +142,71 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [placed[k] for k in range(len(heights))]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+# --- A row per method
 
 
-def _draw(axes: Any, points: Sequence[ConditionResult], number: int, shift: float) -> None:
-    means = [100 * result.micro.mean for result in points]
-    below = [100 * (result.micro.mean - result.micro.low) for result in points]
-    above = [100 * (result.micro.high - result.micro.mean) for result in points]
-    axes.errorbar(
-        [shift * result.ratio for result in points], means, yerr=[below, above], color=_COLORS[number % len(_COLORS)],
-        marker=_MARKERS[number % len(_MARKERS)], markersize=5, linewidth=1.6, capsize=2, elinewidth=0.8,
-    )  # fmt: skip
+def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
+    """Draw a row per method, the best on top, with a point for every ratio, the largest on top."""
+    from matplotlib import colormaps
+
+    names = _best_last(lines)
+    row_inches = 0.2 + 0.045 * len(ratios)
+    figure.set_size_inches(_WIDTH_INCHES, 1.5 + row_inches * len(names))
+    axes = figure.add_subplot()
+    for number, ratio in reversed(list(enumerate(ratios))):
+        there = [(row, result) for row, name in enumerate(names) for result in lines[name] if result.ratio == ratio]
+        offset = _ROW_SHARE * ((number + 0.5) / len(ratios) - 0.5)
+        several = len(ratios) > 1
+        color = colormaps["viridis"](0.85 * (1 - number / (len(ratios) - 1))) if several else _COLORS[0]
+        _points(
+            axes, [row + offset for row, _ in there], [result.micro for _, result in there], upright=False,
+            color=color, marker=_MARKERS[number % len(_MARKERS)], linewidth=0, elinewidth=1.2,
+            label=f"{100 * ratio:g} %" if several else f"{100 * ratio:g} % of tokens",
+        )  # fmt: skip
+    if full:
+        axes.axvline(100 * full.mean, **_ALL_TOKENS, label="all tokens")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("questions answered right, %")
+    axes.grid(axis="x", **_GRID)
+    for row in range(1, len(names)):
+        axes.axhline(row - 0.5, **_GRID, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    _plain(axes)
+    figure.legend(loc="outside upper center", ncols=len(ratios) + 1, frameon=False, title=about, title_fontsize=10,
+                  fontsize=9, columnspacing=1.2, handletextpad=0.4, handlelength=1.5)  # fmt: skip
 
 
-def _scale(axes: Any, results: Results, ratios: Sequence[float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios])
-    axes.minorticks_off()
-    if ratios:
-        wide = (ratios[-1] / ratios[0]) ** 0.28 if len(ratios) > 1 else 1.3
-        axes.set_xlim(ratios[0] / wide, ratios[-1] * wide**0.3)
-    axes.set_xlabel("visual tokens kept")
-    axes.set_ylabel("questions answered right, %")
-    axes.set_title(_about(results), fontsize=10)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+def _best_last(lines: Lines) -> list[str]:
+    """Names by how far a method is above the mean of all at the same ratio, on average over the ratios it has."""
+    at: dict[float, list[float]] = defaultdict(list)
+    for points in lines.values():
+        for result in points:
+            at[result.ratio].append(result.micro.mean)
+    lead = {
+        name: _mean([result.micro.mean - _mean(at[result.ratio]) for result in points])
+        for name, points in lines.items()
+    }
+    return sorted(lead, key=lambda name: lead[name])
+
+
+# --- What both have
+
+
+def _points(axes: Any, places: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
+    """Accuracies in percent with their intervals, where there are any, along y if upright."""
+    means = [100 * each.mean for each in measured]
+    reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
+             [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip
+    known = reach if any(each.low is not None for each in measured) else None
+    x, y = (places, means) if upright else (means, places)
+    axes.errorbar(x, y, **{"yerr" if upright else "xerr": known}, markersize=5, **style)
+
+
+def _plain(axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(axes: Any, lines: Mapping[str, Sequence[ConditionResult]]) -> None:
-    """Every method's name at the left of its line, where few tokens are kept and the lines are farthest apart."""
-    low, high = axes.get_ylim()
-    ends = [100 * points[0].micro.mean for points in lines.values()]
-    heights = spread(ends, _APART * (high - low))
-    for number, (name, end, height) in enumerate(zip(lines, ends, heights, strict=True)):
-        color = _COLORS[number % len(_COLORS)]
-        axes.annotate(
-            name, (lines[name][0].ratio, end), xytext=(-22, height), textcoords=("offset points", "data"), color=color,
-            fontsize=9, ha="right", va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
-        )  # fmt: skip
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -36,7 +36,8 @@ class ConditionResult:
     `random` at the same ratio, where those were run. Accuracies from 0 to 1; tokens are means over videos,
     budget_tokens what the ratio promises (None: nothing); language_model_load: the mean over videos and layers of the
     share of all visual tokens that a layer of the language model reads; times are medians over videos, those of the
-    answer for one question alone, that of encoding shared by all conditions that do not merge inside the tower.
+    answer for one question alone, that of encoding shared by all conditions that do not merge inside the tower;
+    timed_in_runs: the runs into the folder, from 1, that they are of.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ConditionResult:
     compress_ms: float
     first_token_ms: float
     answer_ms: float
+    timed_in_runs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _summarise(
         compress_ms=median(row.compress_ms for row in rows),
         first_token_ms=median(row.first_token_ms for row in rows),
         answer_ms=median(row.answer_ms for row in rows),
+        timed_in_runs=tuple(sorted({row.run for row in rows})),
     )
 
 
@@ -143,12 +146,13 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
     for name, difference in result.against.items():
         measured |= {_column("micro_against", name): difference.micro, _column("macro_against", name): difference.macro}
     for name, interval in measured.items():
-        row |= {name: round(interval.mean, 4), f"{name}_low": round(interval.low, 4)}
-        row |= {f"{name}_high": round(interval.high, 4)}
+        bounds = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= {key: None if value is None else round(value, 4) for key, value in bounds.items()}
     row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
     row |= {"language_model_load": round(result.language_model_load, 4)}
     times = ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
-    return row | {name: round(getattr(result, name), 2) for name in times}
+    row |= {name: round(getattr(result, name), 2) for name in times}
+    return row | {"timed_in_runs": " ".join(map(str, result.timed_in_runs))}
 
 
 def _column(what: str, name: str) -> str:

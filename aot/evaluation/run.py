@@ -15,10 +15,12 @@ from aot.config import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
+from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal import Answered, Journal
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
 from aot.evaluation.witness import Seen, Witness
+from aot.files import make_folder
 from aot.inner import InnerReduction, build_inner, outer_config
 from aot.memory import explained_memory
 from aot.models import VideoModel
@@ -47,7 +49,8 @@ def evaluate(
     on_progress: Progress = lambda done, total: None,
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Results:
-    """Answer every item under every condition; what `folder` already holds is not done again.
+    """Answer every item under every condition; what `folder` already holds is not done again, and thrown away for
+    `restart` only when the first new answer is there.
 
     A condition whose method cannot keep as few tokens of some video, does not work with the model, fails, or breaks its
     promises (`aot.contract`), is left out, with a notice.
@@ -57,10 +60,26 @@ def evaluate(
             question, where all of a video's are asked about one encoding.
         VideoError: videos that cannot be opened, told before the first is answered; or one that does not decode.
         MemoryLimitError, NumericsError: what a video gives cannot be used.
-        OutputError: `folder` cannot be written to.
+        OutputError: `folder` cannot be written to, or another run writes to it.
     """
     check_questions(conditions[0].config.sampling, ())
-    journal = Journal(folder, _description(model, conditions), restart=restart)
+    make_folder(folder)
+    with locked(folder):
+        journal = Journal(folder, _description(model, conditions), restart=restart)
+        met = _answer_missing(items, model, conditions, journal, on_progress, on_notice)
+    found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in met}
+    return summarise(items, met, found)
+
+
+def _answer_missing(
+    items: Sequence[Item],
+    model: VideoModel,
+    conditions: Sequence[Condition],
+    journal: Journal,
+    on_progress: Progress,
+    on_notice: Callable[[str], None],
+) -> list[Condition]:
+    """Answer what the journal lacks; return the conditions that could be met."""
     videos = by_video(items)
     missing = {
         video: [(each, left) for each in conditions if (left := journal.missing(each.key, asked))]
@@ -83,8 +102,7 @@ def evaluate(
     met = [each for each in conditions if each.key not in refused]
     if not met:
         raise next(iter(refused.values()))
-    found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in met}
-    return summarise(items, met, found)
+    return met
 
 
 def _check_videos(videos: Sequence[Path]) -> None:

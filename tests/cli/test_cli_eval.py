@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_run import Aot
 
+from aot.evaluation import locked
 from aot.evaluation.journal import Answered, Journal
 
 QUICK = ("--ratios", "0.5", "--methods", "none,random,aot", "--max-new-tokens", "6")
@@ -75,8 +76,38 @@ def test_narrow_terminals_get_more_tables_and_lose_nothing(
 
 def test_one_video_says_nothing_of_how_videos_differ(run_aot: Aot, small: tuple[str, ...]) -> None:
     run = run_aot("eval", "--shapes", "1", "-o", "out", *small, *QUICK)
-    assert " to " not in run.out.split("accuracy by family")[0]
+    table = run.out.split("accuracy by family")[0]
+    assert " to " not in table
+    assert table.count("not available") == 3
     assert not re.search(r"\d\*", run.out)
+    assert " about 1 video of " in run.out
+
+
+def test_times_of_two_runs_are_marked(run_aot: Aot, small: tuple[str, ...]) -> None:
+    rest = ("eval", "--shapes", "1", "-o", "out", *small, "--ratios", "0.5", "--max-new-tokens", "2", "--methods")
+    assert "run:" not in run_aot(*rest, "uniform").out
+    again = run_aot(*rest, "uniform,random").out
+    assert "run: the run into this folder" in again
+    assert re.search(r"\buniform\b.* 1 *$", again, re.MULTILINE)
+    assert re.search(r"\brandom\b.* 2 *$", again, re.MULTILINE)
+
+
+def test_a_busy_folder_is_refused_before_a_model_is_loaded(run_aot: Aot) -> None:
+    Path("out").mkdir()
+    with locked(Path("out")):
+        run = run_aot("eval", "--shapes", "1", "-o", "out", "--model", "/no/such/model")
+    assert run.code == 1
+    assert run.err.startswith("aot: another run (process ") and len(run.err.splitlines()) == 1
+
+
+def test_the_drawn_clips_are_a_data_set(run_aot: Aot, small: tuple[str, ...]) -> None:
+    rest = (*small, "--methods", "uniform", "--ratios", "0.5", "--max-new-tokens", "2")
+    drawn = run_aot("eval", "--shapes", "1", "-o", "out", *rest)
+    named = next(line.split(":")[0] for line in drawn.out.splitlines() if "a data set for" in line)
+    again = run_aot("eval", named, "-o", "other", *rest)
+    assert again.code == 0, again.err
+    assert "a data set" not in again.out
+    assert len(Path("other/answers.jsonl").read_bytes()) > 0
 
 
 def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:

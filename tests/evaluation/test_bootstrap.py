@@ -54,5 +54,17 @@ def test_questions_of_one_video_count_as_one() -> None:
 
 
 def test_a_rare_family_may_be_missing_from_a_draw() -> None:
-    resampling = Resampling([0, 1, 2, 3], [0, 0, 0, 1])
-    assert np.isfinite([resampling.macro(np.ones(4)).low, resampling.family(np.ones(4), 1).low]).all()
+    resampling = Resampling([0, 1, 2, 3, 4], [0, 0, 0, 1, 1])
+    assert (resampling.macro(np.ones(5)).low, resampling.family(np.ones(5), 1).low) == (1.0, 1.0)
+
+
+def test_one_video_has_no_interval() -> None:
+    """Drawn again it is the same, which would look as if there were no doubt."""
+    scores = np.array([0.0, 1.0, 1.0])
+    alone = Resampling([0, 0, 0], [0, 0, 1])
+    for interval, mean in ((alone.micro(scores), 2 / 3), (alone.macro(scores), 3 / 4), (alone.family(scores, 1), 1.0)):
+        assert (interval.mean, interval.low, interval.high) == (pytest.approx(mean), None, None)
+    several = Resampling([0, 0, 1], [0, 1, 0])
+    assert several.micro(scores).low is not None
+    assert several.family(scores, 0).low is not None
+    assert several.family(scores, 1).low is None  # its questions are about one of the two videos

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aot.config import Config, build_config
-from aot.errors import ConfigError, VideoError
-from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset
-from aot.evaluation.bootstrap import Interval
+from aot.errors import ConfigError, OutputError, VideoError
+from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset, locked
 from aot.evaluation.dataset import by_video
-from aot.evaluation.plot import plot_accuracy, spread
 from aot.models import VideoModel
 from aot.pipeline import compress_video
 from aot.report import versions
@@ -199,6 +198,68 @@ def test_a_damaged_journal_is_one_error(items: tuple[Item, ...], small_model: Vi
     evaluate(items[:1], small_model, conditions, tmp_path, restart=True)
 
 
+@pytest.mark.parametrize("fault", ["a video", "a condition"])
+def test_restart_throws_nothing_away_before_it_can_answer(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path, fault: str
+) -> None:
+    conditions = build_conditions(BASE, ["uniform"], [0.5])
+    evaluate(items[:1], small_model, conditions, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("answers.jsonl", "run.json")}
+    (tmp_path / "text.mp4").write_text("not a video")
+    again, wanted = [items[0]], build_conditions(BASE, ["random"], [0.5])
+    if fault == "a video":
+        again.append(replace(items[0], video=tmp_path / "text.mp4"))
+    else:
+        clips = build_config({**BASE.to_dict(), "aot": {"clips": {"frames": 1}}})
+        wanted = build_conditions(clips, ["aot"], [0.01])  # fewer tokens than keyframes
+    with pytest.raises((VideoError, ConfigError), match=r"text\.mp4" if fault == "a video" else "ratio"):
+        evaluate(again, small_model, wanted, tmp_path, restart=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    evaluate(items[:1], small_model, build_conditions(BASE, ["random"], [0.5]), tmp_path, restart=True)
+    assert [condition for _, condition in answers(tmp_path)] == ["random@0.5"]
+    assert set(json.loads((tmp_path / "run.json").read_text())["conditions"]) == {"random@0.5"}
+
+
+def test_one_run_at_a_time_writes_a_folder(items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:
+    conditions = build_conditions(BASE, ["uniform"], [0.5])
+
+    def meanwhile(done: int, total: int) -> None:
+        with pytest.raises(OutputError, match=rf"another run \(process {os.getpid()}\) writes to .*another folder"):
+            evaluate(items[:1], small_model, conditions, tmp_path, restart=True)
+
+    evaluate(items[:1], small_model, conditions, tmp_path, on_progress=meanwhile)
+    assert len(answers(tmp_path)) == 1
+    evaluate(items[:1], small_model, conditions, tmp_path, restart=True)
+
+
+def test_a_folder_is_free_when_its_process_is_dead(tmp_path: Path) -> None:
+    hold = "import sys; from aot.evaluation.folder_lock import locked; from pathlib import Path; import time\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline().strip() == b"held"
+        with pytest.raises(OutputError, match=rf"process {other.pid}"), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait(60)
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_times_say_in_which_run_they_were_measured(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path
+) -> None:
+    """One condition is answered in the first run, one in the second, and one in both, for another video each."""
+    videos = list(by_video(items))
+    first = [item for item in items if item.video == videos[0]]
+    both = [item for item in items if item.video in videos[:2]]
+    evaluate(both, small_model, build_conditions(BASE, ["none"], [0.5]), tmp_path)
+    evaluate(first, small_model, build_conditions(BASE, ["none", "uniform"], [0.5]), tmp_path)
+    results = evaluate(both, small_model, build_conditions(BASE, ["none", "uniform", "random"], [0.5]), tmp_path)
+    assert [result.timed_in_runs for result in results.conditions] == [(1,), (2, 3), (3,)]
+    rows = csv.DictReader(results.to_csv().splitlines())
+    assert [row["timed_in_runs"] for row in rows] == ["1", "2 3", "3"]
+
+
 def test_times_are_those_of_one_question(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
     results = evaluate(items, small_model, CONDITIONS, whole)
     assert results.decode_ms > 0 and results.encode_ms > 0 and results.visual_tokens == 100
@@ -270,8 +331,6 @@ def test_results_are_paired(items: tuple[Item, ...], whole: Path, small_model: V
 
 
 def test_csv_has_a_row_per_condition(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
-    import csv
-
     results = evaluate(items, small_model, CONDITIONS, whole)
     rows = list(csv.DictReader(results.to_csv().splitlines()))
     assert [(row["name"], float(row["ratio"])) for row in rows] == [(c.name, c.ratio) for c in results.conditions]
@@ -281,43 +340,13 @@ def test_csv_has_a_row_per_condition(items: tuple[Item, ...], whole: Path, small
     assert all(re.fullmatch(r"[a-z0-9_]+", column) for column in rows[0])
 
 
-def test_plots_are_written_whole(items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path) -> None:
-    results = evaluate(items, small_model, CONDITIONS, whole)
-    for name in ("one.svg", "two.svg", "one.png"):
-        plot_accuracy(results, tmp_path / name)
-    text = (tmp_path / "one.svg").read_text()
-    assert "<svg" in text
-    assert all(f"<!-- {words} -->" in text for words in ("random", "aot", "all tokens"))
-    assert text == (tmp_path / "two.svg").read_text() or "url(#" in text
-    assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_many_methods_get_a_row_each_best_on_top(
-    items: tuple[Item, ...], whole: Path, small_model: VideoModel, tmp_path: Path
-) -> None:
-    results = evaluate(items, small_model, CONDITIONS, whole)
-    point = next(result for result in results.conditions if result.name != "none")
-    names = [f"method-{k}" for k in range(12)]
-    made = [replace(point, name=name, micro=Interval(k / 20, k / 20, k / 20)) for k, name in enumerate(names)]
-    plot_accuracy(replace(results, conditions=(results.conditions[0], *made)), tmp_path / "rows.svg")
-    text = (tmp_path / "rows.svg").read_text()
-    assert "all tokens" in text
-    places = [text.index(f"<!-- {name} -->") for name in names]
-    assert places == sorted(places)  # ticks are written from the bottom up
-
-
-@given(st.lists(st.floats(0, 100), max_size=8), st.floats(0.1, 10))
-def test_names_are_moved_apart_in_their_order(heights: list[float], gap: float) -> None:
-    placed = spread(heights, gap)
-    ordered = [place for _, place in sorted(zip(heights, placed, strict=True))]
-    assert all(b - a >= gap - 1e-6 for a, b in pairwise(ordered))
-    assert sum(placed) == pytest.approx(sum(heights), abs=1e-6)
-    assert spread(placed, gap * 0.999) == pytest.approx(placed)
-
-
-def test_names_that_are_apart_stay() -> None:
-    assert spread([9.0, 1.0, 5.0], 2.0) == [9.0, 1.0, 5.0]
-    assert spread([5.0, 5.0, 50.0], 2.0) == [4.0, 6.0, 50.0]
+def test_one_video_has_no_intervals(items: tuple[Item, ...], whole: Path, small_model: VideoModel) -> None:
+    results = evaluate([item for item in items if item.video == items[0].video], small_model, CONDITIONS, whole)
+    measured = [each for row in results.to_dict()["conditions"] for each in (row["micro"], *row["families"].values())]
+    assert all(each["low"] is each["high"] is None and each["mean"] >= 0 for each in measured)
+    for row in csv.DictReader(results.to_csv().splitlines()):
+        bounds = {value for name, value in row.items() if name.endswith(("_low", "_high"))}
+        assert row["micro"] and bounds == {""}
 
 
 def names(conditions: tuple[Condition, ...]) -> list[str]:
