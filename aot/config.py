@@ -34,6 +34,8 @@ __all__ = [
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
+_MOST_FPS = 1e6  # products with times stay finite
+_LEAST_TEMPERATURE = 1e-3  # logits divided by it stay finite, also in 16 bits
 # Those that the settings under `aot` are for.
 AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.methods.aot:"))
 _DYNAMIC = "aot-dyn"  # AOT whose clips end where the picture changes, whatever `aot.clips.mode` says
@@ -72,7 +74,10 @@ class SamplingConfig:
         start, end = self.start_s or 0.0, self.end_s
         check(
             frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
-            fps=(self.fps is None or 0 < self.fps < math.inf, f"must be above 0, got {self.fps}"),
+            fps=(
+                self.fps is None or 0 < self.fps <= _MOST_FPS,
+                f"must be in (0, {_MOST_FPS:.0f}], got {self.fps}",
+            ),
             start_s=(start >= 0, f"must not be negative, got {start}"),
             end_s=(end is None or start < end, f"must be after the start ({start:g} s), got {end}"),
             max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
@@ -293,7 +298,10 @@ class GenerationConfig:
                 0 <= self.min_new_tokens <= self.max_new_tokens,
                 f"must be in 0 .. max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}",
             ),
-            temperature=(0 <= self.temperature < math.inf, "must not be negative"),
+            temperature=(
+                self.temperature == 0 or _LEAST_TEMPERATURE <= self.temperature < math.inf,
+                f"must be 0 or at least {_LEAST_TEMPERATURE:g}, got {self.temperature:g}",
+            ),
             seed=(0 <= self.seed < 2**63, f"must be in 0 .. 2^63 - 1, got {self.seed}"),
         )
 

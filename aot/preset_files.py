@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections import Counter
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,7 @@ def preset_text(name: str) -> str:
     known = preset_names()
     if name not in known:
         guess = did_you_mean(str(name), known) or f"valid: {', '.join(known)}"
-        raise ConfigError(Problem("preset", f"{name!r} does not exist; {guess}"))
+        raise ConfigError(Problem("preset", f"{reprlib.repr(name)} does not exist; {guess}"))
     return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -58,14 +61,34 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return what a YAML text says; `source` names it in messages.
 
     Raises:
-        ConfigError: it is not valid YAML.
+        ConfigError: it is not valid YAML, gives one key twice, or holds aliases, which can make little text endless.
     """
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _strict_loader())
     except Exception as error:  # PyYAML lets through what int(), date() and deep nesting raise
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+@cache
+def _strict_loader() -> Any:
+    """YAML's plain values, without what a file of settings has no use for."""
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it holds an alias (*name); write the value out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if keys and max(keys.values()) > 1:
+                raise yaml.YAMLError(f"{keys.most_common(1)[0][0]} is given twice; leave one")
+            return super().construct_mapping(node, deep)
+
+    return StrictLoader
 
 
 def _preset_folder() -> Traversable:

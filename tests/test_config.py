@@ -44,7 +44,7 @@ def message(settings: dict[str, Any]) -> str:
     [
         (Config, "ratio", [0, -0.1, 1.01, NAN]),
         (SamplingConfig, "frames", [0, -1]),
-        (SamplingConfig, "fps", [0.0, -1.0, NAN]),
+        (SamplingConfig, "fps", [0.0, -1.0, NAN, 1e308]),
         (SamplingConfig, "start_s", [-0.1, NAN]),
         (SamplingConfig, "end_s", [0.0, -1.0, NAN]),
         (SamplingConfig, "max_frames", [0]),
@@ -68,7 +68,7 @@ def message(settings: dict[str, Any]) -> str:
         (ClipConfig, "segments", [0]),
         (ClipConfig, "threshold", [-1.1, 1.1, NAN]),
         (GenerationConfig, "max_new_tokens", [0]),
-        (GenerationConfig, "temperature", [-0.1, NAN]),
+        (GenerationConfig, "temperature", [-0.1, NAN, 1e-40]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(cls: Any, name: str, values: list[Any]) -> None:
@@ -145,7 +145,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
         "ratio must be in (0, 1], got 2",
         "unknown setting colour (valid: ratio, method, sampling, model, aot, methods, inner, generation)",
         "sampling.frames must be a whole number, got 'many'",
-        "sampling.fps must be above 0, got -1",
+        "sampling.fps must be in (0, 1000000], got -1",
         "unknown setting sampling.every "
         "(valid: frames, fps, start_s, end_s, max_frames, segment_frames, spacing, decoder, "
         "select_frames, duplicate_similarity, strict, max_input_mb)",

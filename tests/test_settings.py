@@ -15,6 +15,7 @@ from aot.settings import SETTINGS_FILE, resolve_config
 
 # (source, frames it asks for), weakest first; the paper preset for a quarter of the tokens sets the ratio.
 PRESET = "paper/onevision-r25"
+BOMB = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))])
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -81,6 +82,13 @@ def test_an_empty_file_says_nothing(tmp_path: Path, text: str) -> None:
         ("preset: nonsense", "aot.yaml: preset 'nonsense' does not exist; valid: default, "),
         ("preset: [default]", "aot.yaml: preset .*does not exist"),
         ("ratio: .nan", "ratio must be"),
+        ("ratio: 2024-13-01", "aot.yaml is not valid YAML"),
+        ("ratio: !!int abc", "aot.yaml is not valid YAML"),
+        ("ratio: " + "9" * 5000, "not valid YAML|must be a number"),
+        pytest.param("[" * 2000, "not valid YAML", id="deep"),
+        ("ratio: 0.1\nratio: 0.2", "ratio is given twice"),
+        ("sampling: {frames: 1, fps: 2, frames: 3}", "frames is given twice"),
+        pytest.param(BOMB, "holds an alias", id="bomb"),
     ],
 )
 def test_files_that_do_not_read(tmp_path: Path, text: str | bytes, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
