@@ -170,7 +170,7 @@ def _log_decisions(result: Compression) -> None:
         if fact is not None:
             log(f"{name}: {fact}")
     for place, size in report.peak_bytes.items():
-        log(f"peak memory ({place}): {size / 1e6:.0f} MB")
+        log(f"peak memory ({place}): " + ("not known" if size is None else f"{size / 1e6:.0f} MB"))
 
 
 def refuse_selection(given: Given) -> None:
