@@ -235,7 +235,8 @@ class _Run:
             for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
         ]
         counts = [int((self._token[held.to(self._token.device)] >= 0).sum()) for held in self._held]
-        check_load(self._reduction, tuple(counts), int((self._prompt.token >= 0).sum()))
+        # Newlines may count among what a reduction drops, so that it may keep a visual token in place of one.
+        check_load(self._reduction, tuple(counts), int((self._prompt.token != TEXT).sum()))
         return Prefilled(self._cache, tuple(counts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -154,6 +155,19 @@ def test_flashvid_and_holitom_count_newlines_of_lines(model: Any, twin: Any, see
     rule = straight_line.last_query_drop(4, lambda m: int(np.ceil(0.3 * m)))
     check(model, twin, seed, FlashVidInner(layer=4), rule, prompt_of=grid)
     check(model, twin, seed, HoliTomInner(2, 0.5), straight_line.holitom(2, 0.5), prompt_of=grid)
+
+
+def test_visual_tokens_may_stay_in_place_of_newlines(model: Any) -> None:
+    """Half of 24 tokens and 12 newlines are 18 rows, which may all be tokens."""
+
+    class NewlinesFirst(FlashVidInner):
+        def reduce(self, state: State) -> Reduction:
+            rows = torch.cat([state.newline, state.visual])
+            return Reduction(rows[: len(rows) - math.ceil(self.keep * len(rows))])
+
+    _, prompt, _ = grid_prompt_of(model, 0, every=True)
+    assert (prompt.token == NEWLINE).sum() == 12
+    assert prefill(model.model, prompt, NewlinesFirst(layer=1, keep=0.5)).layer_tokens == (24, *[18] * (LAYERS - 1))
 
 
 def newlines_read(model: Any, prompt: VideoPrompt, inner: InnerReduction) -> int:
