@@ -67,9 +67,10 @@ def kernel_name(tower: Any) -> str:
 
 
 def _make_recordable(modules: Sequence[nn.Module]) -> None:
-    """Let the modules attend through `_attend`, from now on: with the same kernel, and the same numbers.
+    """Let the modules attend through `_attend` from now on: with the same kernel, and the same numbers.
 
-    Done once for a network, so that no thread changes it while another one runs it.
+    This happens once for a network and is never undone. A pass of another thread that is under way then goes on with
+    the same kernel, under either name.
     """
     from transformers import AttentionInterface
 

@@ -1,0 +1,10 @@
+"""`python -m aot_cli` is `aot`, for where scripts are not on the PATH."""
+
+from __future__ import annotations
+
+from aot_cli.entry import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    main()
