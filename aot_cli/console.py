@@ -154,7 +154,7 @@ def prepare_libraries(offline: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    if not sys.stderr.isatty():
+    if not current().shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -48,7 +48,11 @@ _RUN = (
     Key("frames", "[frame]", "what was kept of each"),
     *_TIMES,
     Key("stage_ms", "{number}", "`decode`, `encode`, `compress`; empty where a tokens file is asked"),
-    Key("peak_bytes", "{integer}", "most memory of the process (`host`) and on its GPU (`device`); else as `stage_ms`"),
+    Key(
+        "peak_bytes",
+        "{integer}",
+        "most memory so far of the process (`host`) and on its GPU (`device`)",
+    ),
     Key("facts", "object", "what the method says of its work"),
     _MODEL,
     Key("video", "video", "the file"),

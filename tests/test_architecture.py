@@ -56,7 +56,7 @@ ARROWS = {
     "aot_cli": {
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
         "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.settings",
-        "aot.shapes", "aot.tokens_file", "aot.video",
+        "aot.shapes", "aot.stages", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}
