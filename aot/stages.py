@@ -12,7 +12,7 @@ import torch
 
 from aot.memory import peak_bytes
 
-__all__ = ["StageClock", "StageProgress", "silent", "synchronize"]
+__all__ = ["StageClock", "StageProgress", "peak_bytes_on", "silent", "synchronize"]
 
 
 class StageProgress(Protocol):
@@ -50,8 +50,14 @@ class StageClock:
         self.stage_ms[name] += (time.perf_counter() - start) * 1e3
 
     def peak_bytes(self) -> dict[str, int | None]:
-        """Return the most memory held, "host" and on a GPU "device"; None where the system does not say."""
-        peaks = {"host": peak_bytes()}
-        if self.device.type == "cuda":
-            peaks["device"] = torch.cuda.max_memory_allocated(self.device)
-        return peaks
+        return peak_bytes_on(self.device)
+
+
+def peak_bytes_on(device: torch.device) -> dict[str, int | None]:
+    """Return the most memory so far of the process ("host", None where the system does not say) and, of a CUDA device,
+    of what it allocated ("device").
+    """
+    peaks = {"host": peak_bytes()}
+    if device.type == "cuda":
+        peaks["device"] = torch.cuda.max_memory_allocated(device)
+    return peaks

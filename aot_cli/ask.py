@@ -71,9 +71,13 @@ def ask(
         compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
         tell_of_page(html)
     layer_tokens = [reply.pop("layer_tokens") for reply in answers]
-    if tokens_given:  # the file's report tells what its compression took, not this run
-        report = {**report, "stage_ms": {}, "peak_bytes": {}}
+    if tokens_given:
+        report = {**report, "stage_ms": {}}  # those of the file are of another run
     if as_json:
+        import torch
+
+        from aot.stages import peak_bytes_on
+
         found = {
             "answer": answers[0]["answer"],
             "answers": answers,
@@ -83,6 +87,7 @@ def ask(
             "model": report["model"] | model_facts(model),
             "config": config.to_dict(),
             "versions": versions(),
+            "peak_bytes": peak_bytes_on(torch.device(model.placement["device"])),
             "page_file": page_name(html),
         }
         print_json("aot.ask/1", found)

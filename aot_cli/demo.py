@@ -13,10 +13,8 @@ from aot_cli.console import notify, print_json, usage_line
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import command
 from aot_cli.page import compression_page
-from aot_cli.render_pictures import shows_pictures
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
-from aot_cli.strips import strips_of_file
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -48,6 +46,8 @@ def demo(
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
     from aot.video import open_file
+    from aot_cli.render_pictures import shows_pictures
+    from aot_cli.strips import strips_of_file
 
     started = time.perf_counter()
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"

@@ -50,7 +50,11 @@ _RUN = (
     Key("frames", "[frame]", "what was kept of each"),
     *_TIMES,
     Key("stage_ms", "{number}", "`decode`, `encode`, `compress`; empty where a tokens file is asked"),
-    Key("peak_bytes", "{integer?}", "most memory of the process (`host`) and its GPU (`device`); null: not known"),
+    Key(
+        "peak_bytes",
+        "{integer?}",
+        "most memory so far of the process (`host`) and on its GPU (`device`); null: not known",
+    ),
     Key("facts", "object", "what the method says of its work"),
     _MODEL,
     Key("video", "video", "the file"),

@@ -128,7 +128,8 @@ def test_commands_that_compress_have_the_same_keys(
     shared = set(small_report) - own
     asked = valid_json(run_aot("ask", "t.pt", "what?", "--model", small[1], *SHORT, "--json"))
     assert problems(asked) == []
-    assert (asked["stage_ms"], asked["peak_bytes"]) == ({}, {})
+    assert asked["stage_ms"] == {}
+    assert asked["peak_bytes"].get("host", 0) >= small_report["peak_bytes"].get("host", 0)
     for found in (asked, valid_json(run_aot("inspect", "t.pt", "--json"))):
         assert problems(found) == []
         assert shared <= set(found)
