@@ -10,7 +10,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import av
 import numpy as np
@@ -24,18 +24,31 @@ from aot.config import ModelConfig
 from aot.models import load_model
 from aot.models.llava import Llava
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 # Shared machines stall now and then, which says nothing about the code.
 settings.register_profile("aot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("aot")
 
 torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
 
+# All tests are quick but these folders and files, most of which run models; those of the smoke test are quick too.
+SLOW = (
+    "bench", "cli", "core/test_sinkhorn_kernel.py", "evaluation/test_evaluate.py", "inner/test_budgets.py",
+    "inner/test_prefill.py", "methods/test_presets.py", "methods/test_provenance.py", "models", "overlay/test_film.py",
+    "page/test_page_in_browser.py", "shapes/test_shapes_clips.py", "test_gpu.py", "test_pipeline.py",
+    "test_segments.py", "test_selection.py", "test_skips.py", "test_tiny_checkpoint.py", "training",
+)  # fmt: skip
 CLIP_FRAMES = 24
 SMALL_GRID = 9
 WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    slow = [tests / path for path in SLOW]
+    assert all(path.exists() for path in slow), "a path in SLOW is no longer there"
+    for item in items:
+        if item.get_closest_marker("smoke") or not any(item.path.is_relative_to(path) for path in slow):
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)

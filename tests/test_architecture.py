@@ -66,16 +66,9 @@ ARROWS = {
     },
     "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-<<<<<<< HEAD
         "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.layers", "aot.memory", "aot.methods",
         "aot.models", "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection",
-        "aot.selftest",
-        "aot.settings", "aot.shapes", "aot.tokens_file", "aot.video",
-=======
-        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.memory", "aot.methods", "aot.models",
-        "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection", "aot.settings",
-        "aot.shapes", "aot.stages", "aot.tokens_file", "aot.video",
->>>>>>> output
+        "aot.selftest", "aot.settings", "aot.shapes", "aot.stages", "aot.tokens_file", "aot.video",
     },
 }  # fmt: skip
 CORE_SEES = {"aot.types"}

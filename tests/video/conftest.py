@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import make_videos as make
@@ -72,3 +73,11 @@ def real_clip(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not here")
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs decord, by the name of the test or of its parameter, on platforms that it has no build for."""
+    if find_spec("decord") is None:
+        for item in items:
+            if "decord" in item.name:
+                item.add_marker(pytest.mark.skip(reason="decord is not installed"))
