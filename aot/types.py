@@ -164,6 +164,9 @@ class TokenBudget(int):
         budget.ratio = ratio
         return budget
 
+    def __getnewargs__(self) -> tuple[int, float]:
+        return int(self), self.ratio  # for copies, as of facts in a report
+
     @staticmethod
     def ratio_of(budget: int, total: int) -> float:
         """Return the ratio of a budget; of a plain number, its share of `total` tokens."""

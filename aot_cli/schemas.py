@@ -106,6 +106,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("width", "integer", "of a token", optional=True),
             Key("saliency_blocks", "[integer]", "blocks whose attention the method read", optional=True),
             Key("positions", "string", "of kept tokens in the prompt: `packed` or `original`"),
+            Key("token_order", "string", "in which kept tokens are read: `raster` or `method`", optional=True),
             Key("pooling", "string", "of a frame's patches", optional=True),
             Key("newline", "string", "which rows have a newline token", optional=True),
         ),
@@ -159,6 +160,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("macro", "interval", "mean score over families"),
             Key("families", "{interval}", "mean score of each family"),
             Key("against", "{difference}", "to `none` and `random` at the same ratio, on the same questions"),
+            Key("timed_in_runs", "[integer]", "the runs into the folder, from 1, that its times are of"),
             Key("kept_tokens", "number", "mean over videos"),
             Key("budget_tokens", "number?", "mean over videos; null: nothing is promised"),
             _LOAD,
@@ -173,8 +175,8 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "interval": (
             Key("mean", "number", "0 to 1; of differences -1 to 1"),
-            Key("low", "number", "of the 95 % interval"),
-            Key("high", "number", "of the 95 % interval"),
+            Key("low", "number?", "of the 95 % interval; null: not available, of fewer than two videos"),
+            Key("high", "number?", "of the 95 % interval; null: as `low`"),
         ),
         "arm": (
             Key("name", "string", "method and ratio"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from collections.abc import Generator
@@ -102,6 +103,11 @@ def test_a_method_is_given_the_ratio_with_every_budget(
     settings = replace(config("random", 3), ratio=0.123)
     compress_video(clip_file, small_model, settings)
     assert len(ratios) > 1 and set(ratios) == {0.123}
+
+
+def test_a_copied_budget_keeps_its_ratio() -> None:
+    copied = copy.deepcopy(TokenBudget(3, 0.25))
+    assert (copied, copied.ratio) == (3, 0.25)
 
 
 def test_the_report_is_of_the_whole(clip_file: Path, small_model: Llava) -> None:

@@ -92,10 +92,11 @@ def test_times_of_two_runs_are_marked(run_aot: Aot, small: tuple[str, ...]) -> N
     assert re.search(r"\brandom\b.* 2 *$", again, re.MULTILINE)
 
 
-def test_a_busy_folder_is_refused_before_a_model_is_loaded(run_aot: Aot) -> None:
+def test_a_busy_folder_is_refused_before_a_model_is_loaded(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aot.models.llava.load_network", lambda *given: 1 / 0)
     Path("out").mkdir()
     with locked(Path("out")):
-        run = run_aot("eval", "--shapes", "1", "-o", "out", "--model", "/no/such/model")
+        run = run_aot("eval", "--shapes", "1", "-o", "out", "--model", "shapes")
     assert run.code == 1
     assert run.err.startswith("aot: another run (process ") and len(run.err.splitlines()) == 1
 

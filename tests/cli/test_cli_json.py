@@ -155,7 +155,7 @@ def test_failures_are_objects(
     run_aot: Aot, clip_file: Path, arguments: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if code == 1:
-        monkeypatch.setattr("aot.video.probe", lambda path: 1 / 0)
+        monkeypatch.setattr("aot_cli.inspect.describe_video", lambda *given: 1 / 0)
     run = run_aot(*words(arguments, clip_file, ()), "--json")
     found = valid_json(run)
     assert problems(found) == []
@@ -165,10 +165,10 @@ def test_failures_are_objects(
 
 
 def test_an_interruption_is_an_object(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(path: object) -> None:
+    def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aot.video.probe", interrupt)
+    monkeypatch.setattr("aot_cli.inspect.describe_video", interrupt)
     found = valid_json(run_aot("inspect", clip_file, "--json"))
     assert (found["exit_code"], found["error"]) == (130, "interrupted")
 
