@@ -117,4 +117,6 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
+    if "torch" in sys.modules:
+        found["torch"] = sys.modules["torch"].__version__  # names the CUDA build, which its metadata may leave out
     return found

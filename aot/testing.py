@@ -25,7 +25,7 @@ from aot.config import Config
 from aot.contract import problems_of_tokens
 from aot.core.grid import pool, pooled_grid
 from aot.core.token_merging import MergingTokens
-from aot.errors import BudgetError
+from aot.errors import BudgetError, ConfigError, Problem
 from aot.methods import Method, make_method
 from aot.models.merging_tower import MergedVideo
 from aot.origins import origin_of
@@ -144,7 +144,10 @@ class _Trial:
     def _made(self, ratio: float) -> Method:
         # The settings go under a name that `Config` knows; which one does not matter to `make_method`.
         config = Config(ratio=ratio, method="uniform", methods={"uniform": self._settings} if self._settings else {})
-        return make_method(self._kind, config, "uniform")
+        try:
+            return make_method(self._kind, config, "uniform")
+        except ConfigError as error:
+            raise ConfigError(*map(_of_no_name, error.problems)) from None
 
     def problems(self, case: Case) -> Iterator[str]:
         """Yield how the method breaks its contract, each as the rest of a sentence about it."""
@@ -216,6 +219,13 @@ class _Trial:
         sums = torch.zeros(len(kept.features)).index_add_(0, origin.token, origin.share)
         if not bool(((origin.share > 0) & (sums[origin.token] <= 1 + 1e-4)).all()):
             yield "returned provenance with shares that are not above 0, or that sum to more than 1 in a token"
+
+
+def _of_no_name(problem: str | Problem) -> str | Problem:
+    """Return a problem of a setting without the name that `_made` borrows."""
+    if isinstance(problem, str):
+        return problem
+    return replace(problem, path=problem.path.removeprefix("methods.uniform."))
 
 
 def synthetic_video(needs: Needs, case: Case) -> VisualTokens:

@@ -124,7 +124,7 @@ def _check_words(words: list[str]) -> None:
 
     for word in words:
         if Path(word).suffix and path_kind(word) == "file":
-            raise ConfigError(f"the question {word} is a file; give one video, then the question")
+            raise ConfigError(f"the question {word} is a file; give one video first, then the question")
     if len(words) > 1 and any(len(word.split()) > 1 for word in words):
         raise ConfigError(f"{shlex.join(words)} are several questions; give the first so, and each other one with -q")
 
@@ -159,7 +159,7 @@ def _from_tokens(source: str, given: Given) -> _Readable:
     if config.model.name is None:
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
         _check_it_is_here(source, config)
-        notify([f"{source} was made by {made.model.name}, which is loaded now; --model names another place for it"])
+        notify([f"{source} was made by {made.model.name}, which answers; if it has moved, give --model its folder"])
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:

@@ -62,10 +62,10 @@ def compress(
     found = {**described(video, result.report.to_dict(), result.tokens), **files}
     if report:
         _write_report(report, result.report, found, force=force)
-    print_summary(found)
     if as_json:
         print_json(_SCHEMA, found)
     else:
+        print_summary(found)
         print(output)
 
 

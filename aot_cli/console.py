@@ -214,7 +214,7 @@ class StageBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
-        current().stage = f"{stage}, {done} of {total}"
+        current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:
         """Return a function that takes how many bytes are done, and of how many."""

@@ -11,6 +11,7 @@ import typer
 
 from aot_cli.console import prepare_libraries, print_json
 from aot_cli.options import command
+from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.selftest import CheckResult
@@ -31,9 +32,10 @@ def doctor(
     """
     from aot.report import versions
 
+    devices = _devices()
     found: dict[str, Any] = {
         "versions": versions(),
-        "devices": _devices(),
+        "devices": devices,
         "decoders": _decoders(),
         "for_large_models": _for_large_models(),
         "model_cache": _cache(),
@@ -57,6 +59,7 @@ def _selftest(*, as_lines: bool) -> list[CheckResult]:
     from aot.selftest import run_selftest
 
     results = []
+    current().stage = "self-test"
     for result in run_selftest():
         results.append(result)
         if as_lines:

@@ -86,7 +86,7 @@ def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool)
     if is_tokens_file(source):
         raise ConfigError(f"{source} is a tokens file, without pictures; --overlay needs the video, and --model")
     if not with_model:
-        raise ConfigError("--overlay shows what is kept, which a model tells; add --model")
+        raise ConfigError("--overlay shows which tokens a model keeps; add --model, for instance --model shapes")
     check_overlay(source, overlay, overwrite=force)
 
 

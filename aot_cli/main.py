@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from aot import __version__
+from aot.paths import path_kind
 from aot_cli import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
 
 __all__ = ["app"]
 
+
+class _Commands(TyperGroup):
+    """The commands; a video in place of one is met with the command that was probably meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is None and ("://" in name or path_kind(name) == "file"):
+            ctx.fail(f'{name} is no command. Did you mean: aot ask {shlex.quote(name)} "what happens?"')
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="aot",
+    cls=_Commands,
     help="Ask questions of a video with a tenth of the visual tokens.",
     no_args_is_help=True,
     add_completion=True,

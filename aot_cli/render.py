@@ -50,8 +50,13 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _print(console: Console, parts: Iterable[RenderableType]) -> None:
-    for part in parts:
-        console.print(part)
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        print(line.rstrip(), file=console.file)  # tables are padded to their width, which no file needs
 
 
 def seconds(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
 from aot_cli.console import StageBars, log, notify, prepare_libraries, quiet_libraries
+from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -27,25 +28,28 @@ __all__ = [
 ]
 
 
-_MOST_WORDS = 10
+_MOST_WORDS, _MOST_LETTERS = 10, 40
 
 
 def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
     """The configuration with a model in it, which is here or on the hub. Where none was named and the usual one cannot
     be had, a line says so.
     """
+    from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
     from aot.models.lookup import look_up
     from aot.strict import merge_settings
 
     config = given.config(base)
     quiet_libraries(config.model.offline)
+    current().stage = "looking for the model"
     if config.model.name is not None:
         look_up(config.model)  # torch takes seconds to import; a wrong name need not wait for it
         return config
     default = default_model(config.model)
     if default.lacking is not None:
-        notify([_introduce(default.name, default.lacking)])
+        told = _introduce(default.name, default.lacking)
+        current().notify(told, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers mean nothing of real videos
     return given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
 
 
@@ -101,7 +105,7 @@ def _introduce(name: str, lacking: str) -> str:
     return (
         f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy knows drawn circles, "
         "squares, triangles, stars and crosses and how they move, nothing of the real world. For real answers run "
-        f"this once with a network, which fetches {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
+        f"this once online, which fetches {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
         "--model shapes leaves this note out"
     )
 
@@ -111,8 +115,13 @@ def unknown_words(model: VideoModel, questions: Iterable[str]) -> list[str]:
     unknown = list(
         dict.fromkeys(word for question in dict.fromkeys(questions) for word in model.unknown_words(question))
     )
+    shown = ", ".join(_cut(word) for word in unknown[:_MOST_WORDS])
     more = f" and {len(unknown) - _MOST_WORDS} more" if len(unknown) > _MOST_WORDS else ""
-    return [f"{model.identity.name} does not know: {', '.join(unknown[:_MOST_WORDS])}{more}"] if unknown else []
+    return [f"{model.identity.name} does not know: {shown}{more}"] if unknown else []
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= _MOST_LETTERS else f"{word[:_MOST_LETTERS]}..."
 
 
 def load_with_progress(config: Config, made_by: Mapping[str, Any] | None = None) -> VideoModel:

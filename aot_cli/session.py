@@ -44,12 +44,12 @@ class Session:
         """Return whether bars and timings are drawn: on a terminal."""
         return not self.quiet and sys.stderr.isatty()
 
-    def notify(self, notice: str) -> None:
+    def notify(self, notice: str, *, even_if_quiet: bool = False) -> None:
         """Record a note, and say it once."""
         if notice in self.notices:
             return
         self.notices.append(notice)
-        if not self.quiet:
+        if even_if_quiet or not self.quiet:
             say(f"note: {notice}")
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from aot.errors import BudgetError
+from aot.errors import BudgetError, ConfigError
 from aot.methods import Card
 from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.testing import check_method
@@ -30,6 +30,11 @@ class First:
 def test_a_plain_method_passes() -> None:
     check_method(First)
     check_method("uniform")
+
+
+def test_a_wrong_setting_is_named_without_another_method() -> None:
+    with pytest.raises(ConfigError, match=r"^unknown setting mor "):
+        check_method(First, {"mor": 1})
 
 
 class RefusesEverything(First):

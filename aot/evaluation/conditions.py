@@ -69,11 +69,14 @@ def build_conditions(
     return tuple(conditions.values())
 
 
+_TYPED = {"method": "--methods", "inner.name": "--methods"}  # where the name of a condition comes from
+
+
 def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
     try:
         return build_config(merge_settings(config.to_dict(), settings))
     except ConfigError as error:
-        raise explained(error, [Layer(settings, source)]) from None
+        raise explained(error, [Layer(settings, source, {} if source else _TYPED)]) from None
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:

@@ -108,14 +108,25 @@ def list_files(name: str, revision: str | None = None) -> Listing:
         raise ModelError(f"{host} has no model {name} for everyone; check the name, or `hf auth login`") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        if status == 404:
-            return Listing()  # not every mirror answers this question; its files may be there
-        raise HubUnreachableError(f"{host} refuses (HTTP {status})") from error
+        if status == 404 and _serves_files(name, revision):
+            return Listing()  # a mirror that answers no questions
+        raise HubUnreachableError(f"{host} does not answer as a hub (HTTP {status})") from error
     except Exception as error:  # whatever networks, proxies and resolvers do
         raise HubUnreachableError(f"{host} cannot be reached ({_reason(error)})") from error
     files = tuple(sorted(sizes, key=lambda file: (file.endswith(_WEIGHTS), file)))
     known = [size for size in sizes.values() if size is not None]
     return Listing(files, sum(known) if known and len(known) == len(sizes) else None)
+
+
+def _serves_files(name: str, revision: str | None) -> bool:
+    """Return whether the host has files of a model, as a mirror without the hub's API does."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(name, "config.json", revision=revision)
+    try:
+        return _within(PATIENCE_S, lambda: get_hf_file_metadata(url, timeout=PATIENCE_S)) is not None
+    except Exception:  # whatever networks, proxies and web servers do
+        return False
 
 
 def _is_read(filename: str) -> bool:

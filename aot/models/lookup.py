@@ -50,7 +50,8 @@ def look_up(config: ModelConfig) -> Listing | None:
         return list_files(name, config.revision)
     except HubUnreachableError as error:
         remedy = f"check the network, pass a model folder, or use the bundled toy, --model {BUNDLED_MODEL}"
-        raise ModelError(f"{name} is neither a folder here nor in the cache, and {error}; {remedy}") from error
+        told = f"{name} is neither a folder here nor in the cache, and {error}"
+        raise ModelError(f"{told}; {suggestion or remedy}") from error
     except ModelError as error:
         raise ModelError(f"there is no folder {name} here, and {error}{suggestion and f'; {suggestion}'}") from error
 

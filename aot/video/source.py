@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,6 +16,7 @@ from av.error import FFmpegError
 from aot.config import SamplingConfig
 from aot.errors import VideoError
 from aot.paths import path_kind
+from aot.registry import did_you_mean
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 
@@ -31,6 +33,7 @@ OnBytes = Callable[[int, int], None]  # (done, all)
 Pieces = Generator[tuple[bytes, int], None, None]  # with the size of the whole, 0 if it is not known
 
 _MEGABYTE = 10**6
+_MOST_NAMES = 1000  # of a folder, among which one spelled alike is looked for
 _PIECE_BYTES = 2**18
 
 # A demuxer that fails this often in a row is not going to reach readable data again.
@@ -83,7 +86,16 @@ def _missing(path: str | Path) -> str:
         return "the name of the video is empty: name a video file"
     if "://" in str(path):
         return f"{path} is no http or https address: download it first and name the file"
-    return f"{path} does not exist: check the spelling and the current directory"
+    suggestion = did_you_mean(Path(path).name, _names_beside(Path(path)))
+    return f"{path} does not exist: {suggestion or 'check the spelling and the current directory'}"
+
+
+def _names_beside(path: Path) -> list[str]:
+    """Return the names in a file's folder, the first thousand."""
+    try:
+        return [entry.name for entry in islice(path.parent.iterdir(), _MOST_NAMES)]
+    except (OSError, ValueError):
+        return []
 
 
 def _pieces_of_standard_input() -> Pieces:

@@ -260,6 +260,22 @@ def test_a_bug_is_one_line_too(run_aot: Aot, monkeypatch: pytest.MonkeyPatch, cl
     assert "--debug" in one_line(run.err)
 
 
+def test_misspelt_files_and_forgotten_commands(run_aot: Aot, clip_file: Path) -> None:
+    Path("holiday.mp4").write_bytes(clip_file.read_bytes())
+    assert "did you mean holiday.mp4?" in one_line(run_aot("ask", "holidya.mp4", "hi").err)
+    assert "check the spelling" in one_line(run_aot("ask", "/no/such/folder/a.mp4", "hi").err)
+    for name in ("holiday.mp4", "https://example.org/a.mp4"):
+        run = run_aot(name, "what happens?")
+        assert run.code == 2
+        assert f"Did you mean: aot ask {name}" in " ".join(run.err.replace("│", " ").split())
+
+
+def test_a_list_of_methods_is_named_as_it_was_typed(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run = run_aot("compare", clip_file, "hi", "--methods", "aot,nothing", *small)
+    assert run.code == 2
+    assert one_line(run.err).startswith("aot: --methods must be one of ")
+
+
 def test_arguments_in_the_wrong_place(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     run = run_aot("ask", clip_file, clip_file, *small)
     assert run.code == 2

@@ -85,6 +85,15 @@ def test_json_says_that_the_toy_answered(
         assert run_aot("ask", "t.pt", "what happens?", *SHORT, "--json").json["toy_model"] is True
 
 
+def test_quiet_does_not_hide_that_the_toy_answers(
+    run_aot: Aot, hub: StandInHub, cache: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_online(monkeypatch, closed_port(), cache)
+    run = run_aot("ask", clip_file, "who is it?", *SHORT, "--quiet")
+    assert run.code == 0
+    assert run.err.startswith(TOY) and len(run.err.splitlines()) == 1
+
+
 def test_a_fetch_shows_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' bars are switched off, and with them the hub's, which are wanted; they look for a terminal."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", None)

@@ -95,3 +95,9 @@ def test_an_empty_name(run_aot: Aot, command: tuple[str, ...]) -> None:
     run = run_aot(*command)
     assert run.code == 3
     assert run.err == "aot: the name of the video is empty: name a video file\n"
+
+
+def test_tables_in_a_pipe_have_no_trailing_blanks(run_aot: Aot) -> None:
+    for command in (("methods",), ("presets", "list")):
+        out = run_aot(*command).out
+        assert out and all(line == line.rstrip() for line in out.splitlines())

@@ -149,7 +149,7 @@ def test_silence_is_taken_for_a_no(cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert time.perf_counter() - started < 1.5
 
 
-@pytest.mark.parametrize("status", [403, 500, 503])
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_a_hub_that_refuses_is_out_of_reach(hub: StandInHub, status: int) -> None:
     hub.status = status
     with pytest.raises(HubUnreachableError, match=f"HTTP {status}"):
@@ -170,13 +170,13 @@ def test_the_default_is_the_real_model(hub: StandInHub) -> None:
     assert default_model(ModelConfig()).lacking is None
 
 
-@pytest.mark.parametrize("kind", ["closed port", "refuses", "has none"])
+@pytest.mark.parametrize("kind", ["closed port", "refuses", "is another server", "has none"])
 def test_where_it_cannot_be_had_the_toy_answers(
     hub: StandInHub, kind: str, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     if kind == "closed port":
         go_online(monkeypatch, closed_port(), cache)
-    hub.status = 503 if kind == "refuses" else None
+    hub.status = {"refuses": 503, "is another server": 404}.get(kind)
     hub.repositories.clear()
     found = default_model(ModelConfig())
     assert found.name == BUNDLED_MODEL
