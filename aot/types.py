@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,8 +164,8 @@ class TokenBudget(int):
         budget.ratio = ratio
         return budget
 
-    def __getnewargs__(self) -> tuple[int, float]:
-        return int(self), self.ratio  # for copies, as of facts in a report
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenBudget, (int(self), self.ratio)  # for copies, as of facts in a report
 
     @staticmethod
     def ratio_of(budget: int, total: int) -> float:
