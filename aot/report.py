@@ -118,5 +118,5 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     if "torch" in sys.modules:
-        found["torch"] = sys.modules["torch"].__version__  # names the CUDA build, which its metadata may leave out
+        found["torch"] = str(sys.modules["torch"].__version__)  # names the CUDA build, which its metadata may leave out
     return found
