@@ -49,7 +49,7 @@ ARROWS = {
     },
     "aot.shapes": {"aot.files"},
     "aot.selftest": {
-        "aot.core", "aot.files", "aot.models", "aot.pipeline", "aot.settings", "aot.shapes", "aot.video",
+        "aot.core", "aot.files", "aot.models", "aot.pipeline", "aot.segments", "aot.shapes", "aot.stages", "aot.video",
     },
     "aot.testing": {"aot.contract", "aot.core", "aot.methods", "aot.models", "aot.origins"},
     "aot.bench": {

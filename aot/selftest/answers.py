@@ -24,7 +24,7 @@ def _answer(device: str, dtype: str) -> str:
     from aot.shapes.questions import questions
 
     asked = {qa.kind: qa for qa in questions(scene())}
-    tokens = compressed(device, dtype, "aot", ratio=0.25)
+    tokens = compressed(device, dtype)
     wrong = []
     for qa in (asked[kind] for kind in _KINDS):
         answer = answered(device, dtype, tokens, qa.question)
