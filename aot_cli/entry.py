@@ -40,7 +40,7 @@ def _replace_closed_streams() -> None:
 
 
 def _finish(left: SystemExit) -> int:
-    """Return the exit code; a wrong command line, which typer has explained on stderr, is told in JSON too."""
+    """Return the exit code; a wrong command line, which typer has explained on stderr, is reported in JSON too."""
     code = left.code if isinstance(left.code, int) else int(left.code is not None)
     told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
     if told is not None and _session().as_json:

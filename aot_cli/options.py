@@ -85,7 +85,7 @@ class Setting:
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> Any:
-        """The value that a text stands for; the text where it stands for none, which building the settings refuses."""
+        """Return the value that a text means; the text itself if it means none, which building the settings refuses."""
         if isinstance(text, bool):
             return text
         if self.kind is bool:
@@ -106,7 +106,7 @@ class Setting:
 
 
 def read_number(text: str, kind: type = float) -> Any:
-    """The number that a text stands for; the text where it stands for none."""
+    """Return the number that a text means; the text itself if it means none."""
     try:
         return kind(text)
     except ValueError:

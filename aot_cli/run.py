@@ -55,7 +55,7 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
 
 def config_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Config:
     """`config_with_model` for one video. All that the video's index and the model's config.json decide is checked, so
-    that nothing is fetched or loaded in vain. A line tells of settings given for other methods than those that compress
+    that nothing is fetched or loaded in vain. A note lists settings given for other methods than those that compress
     it: `methods`, each with a budget of its own, or that of the configuration.
     """
     _segments(video.index, given.config())  # before a network is waited for

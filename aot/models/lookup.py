@@ -16,7 +16,7 @@ __all__ = ["is_here", "location", "look_up"]
 
 
 def location(config: ModelConfig) -> str:
-    """Where the loaders look: the folder or hub id that `config.name` stands for."""
+    """Return where the loaders look: a folder, or an id of the hub."""
     if config.name == BUNDLED_MODEL:
         return str(files("aot.shapes") / "model")
     return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)

@@ -70,7 +70,7 @@ class QwenVL(ComposedModel):
         refuse_llava_settings(config, "Qwen-VL")
         if config.positions == "packed":
             raise ConfigError(
-                "model.positions packed is not for Qwen-VL, which is told where in time and space a token is by its "
+                "model.positions packed is not for Qwen-VL, which reads where in time and space a token is from its "
                 "position; leave it out"
             )
         network = load_network(config, getattr(transformers, cls.networks[description["model_type"]]))
