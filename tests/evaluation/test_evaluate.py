@@ -377,7 +377,7 @@ def test_ratio_one_is_none_by_another_name() -> None:
 @pytest.mark.parametrize(
     ("methods", "ratios", "variants", "says"),
     [
-        (["nope"], [0.1], {}, "method must be"),
+        (["nope"], [0.1], {}, "--methods must be"),
         (["aot"], [0.0], {}, "ratio"),
         ([], [0.1], {}, "nothing to compare"),
         (["aot"], [0.1], {"random": {}}, "name of a method"),
