@@ -15,6 +15,7 @@ from aot_cli.options import command
 from aot_cli.page import compression_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
+from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -53,6 +54,7 @@ def demo(
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
     make_folder(output)
     scene = sample_scene(_SEED)
+    current().stage = "draw a clip"
     write_clip(scene, clip)
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
     with open_file(clip) as video:
