@@ -12,6 +12,7 @@ from aot_cli.describe import described
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
+from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def compress(
         print_json(_SCHEMA, found)
     else:
         print_summary(found)
-        print(output)
+        print_text(str(output))
 
 
 def _named_after(video: str, *, force: bool) -> Path:

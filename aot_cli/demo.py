@@ -15,6 +15,7 @@ from aot_cli.options import command
 from aot_cli.page import compression_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
+from aot_cli.screen import print_text
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -66,10 +67,10 @@ def demo(
         print_json("aot.demo/1", {**report, **files, "questions": answers, "total_ms": seconds * 1e3})
     else:
         _show(clip, tokens, page, found, strips, report, answers)
-        print(
+        print_text(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
         )
-        print(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
+        print_text(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
 
 
 def _ask_both_ways(
@@ -117,10 +118,10 @@ def _show(
 ) -> None:
     from aot_cli.render import answer_table, frame_table, print_result
 
-    print(f"$ aot inspect {clip} --preset shapes\n")
+    print_text(f"$ aot inspect {clip} --preset shapes\n")
     show(str(clip), found, strips)
-    print(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
+    print_text(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
     print_result(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
-    print(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
-    print("  (then again with --method none)")
+    print_text(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
+    print_text("  (then again with --method none)")
     print_result(answer_table(answers, report["visual_tokens"], report["kept_tokens"]))

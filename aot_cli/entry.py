@@ -43,11 +43,11 @@ def _finish(left: SystemExit) -> int:
     """Return the exit code; a wrong command line, which typer has explained on stderr, is reported in JSON too."""
     code = left.code if isinstance(left.code, int) else int(left.code is not None)
     told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
-    if told is not None and _session().as_json:
-        from aot_cli.console import print_failure
-
-        print_failure(told(), code, _session())
     try:
+        if told is not None and _session().as_json:
+            from aot_cli.console import print_failure
+
+            print_failure(told(), code, _session())
         sys.stdout.flush()
     except OSError as error:
         from aot_cli.console import explain

@@ -20,6 +20,7 @@ from aot_cli.options import (
     shares,
 )
 from aot_cli.run import config_with_model, load_with_progress, refuse_selection, unknown_words
+from aot_cli.screen import print_text
 
 if TYPE_CHECKING:
     from aot.evaluation import Results
@@ -99,12 +100,12 @@ def evaluate_command(
         notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
     written = _write(results, output, config.to_dict())
     if as_json:
-        print((output / "results.json").read_text(encoding="utf-8"), end="")
+        print_text((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
         _show(results, output, written)
         if shapes:
             data = output / "clips" / "questions.jsonl"
-            print(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
+            print_text(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
 
 
 def _draw(shapes: int, first_seed: int, output: Path) -> Path:
@@ -169,8 +170,8 @@ def _show(results: Results, output: Path, written: list[str]) -> None:
     notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(plain) else [])]
     print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), *notes)
     videos = f"{results.videos} video{'s' * (results.videos > 1)}"
-    print(
+    print_text(
         f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "
         f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"
     )
-    print(f"{output}: {', '.join(written)}")
+    print_text(f"{output}: {', '.join(written)}")

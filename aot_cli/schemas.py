@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from aot_cli.screen import print_text
+
 __all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
 
 
@@ -416,4 +418,4 @@ def _table(name: str, text: str, keys: Sequence[Key]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print_text(markdown(), end="")
