@@ -14,7 +14,8 @@ import typer
 from aot_cli.console import log, notify, print_json, print_usage
 from aot_cli.describe import described, model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
+from aot_cli.outputs import check_outputs
+from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, opened_video, unknown_words
 from aot_cli.screen import print_text
@@ -58,7 +59,8 @@ def ask(
 
     questions = _questions(source, question or [], more)
     tokens_given = is_tokens_file(source)
-    check_page(html, source, force=force)
+    check_pictures(html, source)
+    check_outputs(source, {"--html": html}, force=force)
     made = (
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )

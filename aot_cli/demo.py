@@ -12,7 +12,7 @@ import typer
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import command
-from aot_cli.page import compression_page
+from aot_cli.page import FORCE, compression_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
 from aot_cli.screen import print_text
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_OWN_FOLDER = Path("aot-demo")  # what the demo wrote there it may replace
 _SEED = 125  # a scene with motion and a change of colour
 _KINDS = ("describe", "change", "motion")
 
 
 @command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")] = Path(
-        "aot-demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")
+    ] = _OWN_FOLDER,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and with the tenth. No network.
@@ -42,7 +44,7 @@ def demo(
     aot demo
     """
     from aot.config import BUNDLED_MODEL, REAL_MODEL
-    from aot.files import make_folder
+    from aot.files import check_writable, make_folder
     from aot.settings import resolve_config
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
@@ -53,6 +55,8 @@ def demo(
     started = time.perf_counter()
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
     make_folder(output)
+    for path in (clip, tokens, page):
+        check_writable(path, overwrite=force or output == _OWN_FOLDER)
     scene = sample_scene(_SEED)
     write_clip(scene, clip)
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
