@@ -21,6 +21,7 @@ import typer
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 from aot_cli.screen import escaped, print_text
 from aot_cli.session import Session, begin, current, say
+from aot_cli.signals import Terminated
 
 __all__ = [
     "StageBars",
@@ -76,8 +77,9 @@ def explain(error: BaseException, session: Session) -> int:
         sys.stdout.flush()
     except OSError:  # full, or its reader has left: what Python still holds for it goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code == 130 and any(thread.name == "aot-answer" for thread in threading.enumerate()):
-        os._exit(130)  # its forward pass cannot be interrupted; do not wait for it
+    is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
+    if isinstance(error, KeyboardInterrupt) and is_answering:
+        os._exit(code)  # its forward pass cannot be interrupted; do not wait for it
     return code
 
 
@@ -85,6 +87,8 @@ def _message(error: BaseException) -> tuple[str, int]:
     """What to say of an error, nothing if nobody is left to read it, and the exit code."""
     if isinstance(error, AOTError):
         return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, Terminated):
+        return "terminated", 143
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, BrokenPipeError):

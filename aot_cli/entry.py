@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from aot_cli.signals import terminable
+
 if TYPE_CHECKING:
     from aot_cli.session import Session
 
@@ -15,6 +17,11 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _replace_closed_streams()
+    with terminable():
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):

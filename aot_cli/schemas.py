@@ -355,7 +355,11 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "aot.error/1": (
             Key("error", "string", "what went wrong and what to do"),
-            Key("exit_code", "integer", "1 runtime, 2 usage, 3 video, 4 model, 5 memory, 130 interrupted"),
+            Key(
+                "exit_code",
+                "integer",
+                "1 runtime, 2 usage, 3 video, 4 model, 5 memory, 130 interrupted, 143 terminated",
+            ),
             _NOTICES,
         ),
     }
