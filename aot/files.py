@@ -9,24 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aot.errors import OutputError, first_line
+from aot.paths import is_same_file, path_kind
 
 __all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Fail early, before the long work whose result goes to `path`.
+def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = None) -> None:
+    """Fail early, before the long work whose result goes to `path`. source: what the work reads, if that is a file.
 
     Raises:
-        OutputError: the file exists and `overwrite` is false, it is a folder, or its folder does not exist.
+        OutputError: it is `source`; the file exists and `overwrite` is false; it is a folder, or its folder does not
+            exist.
     """
     try:
-        is_folder, exists = path.is_dir(), path.exists()
+        is_folder, exists = path.is_dir(), os.path.lexists(path)  # also a symbolic link to nowhere
     except OSError as error:  # for instance a name that is too long
         raise _explained(path, error) from error
     if is_folder:
         raise OutputError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; make it first")
+    if source is not None and path_kind(source) and is_same_file(path, source):
+        raise OutputError(f"{path} is the input itself; choose another name")
     if exists and not overwrite:
         raise OutputError(f"{path} exists; pass --force to replace it")
     if not os.access(path.parent, os.W_OK):

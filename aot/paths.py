@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Literal
 
-__all__ = ["PathKind", "path_kind"]
+__all__ = ["PathKind", "is_same_file", "path_kind"]
 
 PathKind = Literal["file", "folder", "stream"]
 
@@ -22,3 +23,10 @@ def path_kind(name: str | Path) -> PathKind | None:
     except (OSError, ValueError):
         return None
     return "folder" if S_ISDIR(mode) else "file" if S_ISREG(mode) else "stream"
+
+
+def is_same_file(one: str | Path, other: str | Path) -> bool:
+    """Return whether two names are of one file, which need not be there: also through symbolic and hard links."""
+    if path_kind(one) and path_kind(other):
+        return Path(one).samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -14,9 +14,11 @@ import typer
 from aot_cli.console import log, notify, print_json, print_usage
 from aot_cli.describe import described, model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
+from aot_cli.outputs import check_outputs
+from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def ask(
 
     questions = _questions(source, question or [], more)
     tokens_given = is_tokens_file(source)
-    check_page(html, source, force=force)
+    check_pictures(html, source)
+    check_outputs(source, {"--html": html}, force=force)
     made = (
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
@@ -216,7 +219,7 @@ def _answers(
     for number, question in enumerate(questions, 1):
         start, current().stage = time.perf_counter(), f"answer {number} of {len(questions)}"
         if stream and len(questions) > 1:
-            print(f"Q: {question}\nA: ", end="", flush=True)
+            print_text(f"Q: {question}\nA: ", end="")
         found.append(_told(question, next(replies), start, stream=stream))
         log("answer: {prompt_tokens} tokens read, {output_tokens} written, {answer_ms:.0f} ms".format(**found[-1]))
     return found
@@ -227,9 +230,9 @@ def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[s
     for piece in reply:
         text += piece
         if stream:
-            print(piece, end="", flush=True)
+            print_text(piece, end="")
     if stream:
-        print(flush=True)
+        print_text()
     return {
         "question": question,
         "answer": text,

@@ -10,7 +10,8 @@ import typer
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.describe import model_facts
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
-from aot_cli.page import FORCE, HTML, check_page, comparison_page, page_name, tell_of_page
+from aot_cli.outputs import check_outputs
+from aot_cli.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
 from aot_cli.reproduce import command_for
 from aot_cli.run import config_for_video, load_with_progress, opened_video, unknown_words
 from aot_cli.session import current
@@ -50,7 +51,8 @@ def compare(
     from aot.report import versions
 
     names = named_methods(methods)
-    check_page(html, video, force=force)
+    check_pictures(html, video)
+    check_outputs(video, {"--html": html}, force=force)
     session = current()
     with opened_video(video, given) as file:
         config = config_for_video(file, given, names)

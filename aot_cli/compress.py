@@ -10,8 +10,10 @@ import typer
 from aot_cli.console import json_object, json_text, notify, print_json, usage_line
 from aot_cli.describe import described
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
+from aot_cli.outputs import check_outputs
+from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
+from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -41,16 +43,12 @@ def compress(
 
     aot compress clip.mp4 --ratio 0.1
     """
-    from aot.files import check_writable
-    from aot.tokens_file import check_suffix, save_tokens
+    from aot.tokens_file import save_tokens
 
     refuse_selection(given)
     output = output or _named_after(video, force=force)
-    check_suffix(output)
-    check_writable(output, overwrite=force)
-    if report:
-        _check_report(report, output, force)
-    check_page(html, video, force=force)
+    check_pictures(html, video)
+    check_outputs(video, {"--output": output, "--report": report, "--html": html}, force=force)
     with opened_video(video, given) as file:
         config = config_for_video(file, given)
         _, result = compress_with_progress(file, config, traced=html is not None)
@@ -66,7 +64,7 @@ def compress(
         print_json(_SCHEMA, found)
     else:
         print_summary(found)
-        print(output)
+        print_text(str(output))
 
 
 def _named_after(video: str, *, force: bool) -> Path:
@@ -93,20 +91,9 @@ def print_summary(report: dict[str, Any]) -> None:
     print_side(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
 
 
-def _check_report(report: Path, output: Path, force: bool) -> None:
-    from aot.errors import ConfigError
-    from aot.files import check_writable
-
-    if report.suffix not in (".json", ".csv"):
-        raise ConfigError(f"{report.name} must end in .json or .csv, which also chooses the format")
-    if report.resolve() == output.resolve():
-        raise ConfigError("--report and --output name the same file; give them two names")
-    check_writable(report, overwrite=force)
-
-
 def _write_report(path: Path, report: RetentionReport, found: dict[str, Any], *, force: bool) -> None:
     """Write the rows of the frames as .csv, or as .json what `--json` prints."""
     from aot.files import write_text
 
     whole = json_text(json_object(_SCHEMA, found), ascii_only=False) + "\n"
-    write_text(path, report.to_csv() if path.suffix == ".csv" else whole, overwrite=force)
+    write_text(path, report.to_csv() if path.suffix.lower() == ".csv" else whole, overwrite=force)

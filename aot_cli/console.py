@@ -19,7 +19,9 @@ from typing import Any
 import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
+from aot_cli.screen import escaped, print_text
 from aot_cli.session import Session, begin, current, say
+from aot_cli.signals import Terminated
 
 __all__ = [
     "StageBars",
@@ -60,7 +62,7 @@ def explained_errors(session: Session) -> Iterator[None]:
         if hasattr(error, "exit_code"):  # typer's own way of leaving
             raise
         if session.debug:
-            traceback.print_exc()
+            print_text(traceback.format_exc(), end="", to_stderr=True)
         raise typer.Exit(explain(error, session)) from None
 
 
@@ -75,8 +77,9 @@ def explain(error: BaseException, session: Session) -> int:
         sys.stdout.flush()
     except OSError:  # full, or its reader has left: what Python still holds for it goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code == 130 and any(thread.name == "aot-answer" for thread in threading.enumerate()):
-        os._exit(130)  # its forward pass cannot be interrupted; do not wait for it
+    is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
+    if isinstance(error, KeyboardInterrupt) and is_answering:
+        os._exit(code)  # its forward pass cannot be interrupted; do not wait for it
     return code
 
 
@@ -84,6 +87,8 @@ def _message(error: BaseException) -> tuple[str, int]:
     """What to say of an error, nothing if nobody is left to read it, and the exit code."""
     if isinstance(error, AOTError):
         return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, Terminated):
+        return "terminated", 143
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, BrokenPipeError):
@@ -108,13 +113,13 @@ def log(message: str) -> None:
 def print_json(schema: str, value: Mapping[str, Any]) -> None:
     """Print the one JSON object of `--json`; `schema` is its name in `aot_cli.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json_text(json_object(schema, value), ascii_only=not utf8))
+    print_text(json_text(json_object(schema, value), ascii_only=not utf8))
 
 
 def print_failure(message: str, code: int, session: Session) -> None:
     """Print what `--json` gives instead of a result."""
     notices = list(session.notices)
-    print(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
+    print_text(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
 
 
 def json_object(schema: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +128,8 @@ def json_object(schema: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_text(value: Mapping[str, Any], *, ascii_only: bool = True) -> str:
-    """Return valid JSON: numbers that are not finite, which JSON does not have, are null."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+    """Return valid JSON: numbers that are not finite, which JSON does not have, are null; see also `escaped`."""
+    return escaped(json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -140,7 +145,7 @@ def _finite(value: Any) -> Any:
 def print_usage(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> None:
     """Print `usage_line` on stderr, where somebody watches or asked for it."""
     if current().shows_progress or current().verbose:
-        print(usage_line(report, stage_ms), file=sys.stderr)
+        print_text(usage_line(report, stage_ms), to_stderr=True)
 
 
 def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
@@ -178,7 +183,6 @@ class StageBars:
     """Progress bars on stderr, one per stage, where it is a terminal; the session knows the stage in any case."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -188,14 +192,15 @@ class StageBars:
             TimeRemainingColumn,
         )
 
-        console = Console(stderr=True)
+        from aot_cli.safe_console import SafeConsole
+
         self._progress = Progress(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=SafeConsole(stderr=True),
             transient=True,
             disable=not current().shows_progress,
         )

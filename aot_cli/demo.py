@@ -12,9 +12,10 @@ import typer
 from aot_cli.console import notify, print_json, usage_line
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import command
-from aot_cli.page import compression_page
+from aot_cli.page import FORCE, compression_page
 from aot_cli.reproduce import ask_words
 from aot_cli.run import compress_with_progress
+from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_OWN_FOLDER = Path("aot-demo")  # what the demo wrote there it may replace
 _SEED = 125  # a scene with motion and a change of colour
 _KINDS = ("describe", "change", "motion")
 
 
 @command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")] = Path(
-        "aot-demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")
+    ] = _OWN_FOLDER,
+    force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and with the tenth. No network.
@@ -42,7 +45,7 @@ def demo(
     aot demo
     """
     from aot.config import BUNDLED_MODEL, REAL_MODEL
-    from aot.files import make_folder
+    from aot.files import check_writable, make_folder
     from aot.settings import resolve_config
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
@@ -53,6 +56,8 @@ def demo(
     started = time.perf_counter()
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
     make_folder(output)
+    for path in (clip, tokens, page):
+        check_writable(path, overwrite=force or output == _OWN_FOLDER)
     scene = sample_scene(_SEED)
     current().stage = "draw a clip"
     write_clip(scene, clip)
@@ -68,10 +73,10 @@ def demo(
         print_json("aot.demo/1", {**report, **files, "questions": answers, "total_ms": seconds * 1e3})
     else:
         _show(clip, tokens, page, found, strips, report, answers)
-        print(
+        print_text(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
         )
-        print(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
+        print_text(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
 
 
 def _ask_both_ways(
@@ -119,10 +124,10 @@ def _show(
 ) -> None:
     from aot_cli.render import answer_table, frame_table, print_result
 
-    print(f"$ aot inspect {clip} --preset shapes\n")
+    print_text(f"$ aot inspect {clip} --preset shapes\n")
     show(str(clip), found, strips)
-    print(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
+    print_text(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
     print_result(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
-    print(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
-    print("  (then again with --method none)")
+    print_text(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
+    print_text("  (then again with --method none)")
     print_result(answer_table(answers, report["visual_tokens"], report["kept_tokens"]))

@@ -11,6 +11,7 @@ import typer
 
 from aot_cli.console import prepare_libraries, print_json
 from aot_cli.options import command
+from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def _selftest(*, as_lines: bool) -> list[CheckResult]:
     for result in run_selftest():
         results.append(result)
         if as_lines:
-            print(f"{result.outcome:<8} {result.name}: {result.detail} ({result.elapsed_ms / 1e3:.1f} s)", flush=True)
+            print_text(f"{result.outcome:<8} {result.name}: {result.detail} ({result.elapsed_ms / 1e3:.1f} s)")
     if as_lines:
         counts = Counter(result.outcome for result in results)
         sums = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
-        print(f"{sums} in {sum(result.elapsed_ms for result in results) / 1e3:.1f} s")
+        print_text(f"{sums} in {sum(result.elapsed_ms for result in results) / 1e3:.1f} s")
     return results
 
 

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from aot_cli.signals import terminable
+
 if TYPE_CHECKING:
     from aot_cli.session import Session
 
@@ -15,6 +17,11 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _replace_closed_streams()
+    with terminable():
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -43,11 +50,11 @@ def _finish(left: SystemExit) -> int:
     """Return the exit code; a wrong command line, which typer has explained on stderr, is reported in JSON too."""
     code = left.code if isinstance(left.code, int) else int(left.code is not None)
     told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
-    if told is not None and _session().as_json:
-        from aot_cli.console import print_failure
-
-        print_failure(told(), code, _session())
     try:
+        if told is not None and _session().as_json:
+            from aot_cli.console import print_failure
+
+            print_failure(told(), code, _session())
         sys.stdout.flush()
     except OSError as error:
         from aot_cli.console import explain

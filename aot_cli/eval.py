@@ -20,6 +20,7 @@ from aot_cli.options import (
     shares,
 )
 from aot_cli.run import config_with_model, load_with_progress, refuse_selection, unknown_words
+from aot_cli.screen import print_text
 
 if TYPE_CHECKING:
     from aot.evaluation import Results
@@ -29,6 +30,7 @@ __all__ = ["evaluate_command"]
 _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
 _FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
+_ANSWERS, _RESULTS, _PLOTS = "answers.jsonl", ("results.json", "results.csv"), ("accuracy.svg", "accuracy.png")
 _RUNS = "run: the run into this folder that a row's times are of; between runs the machine may have changed"
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
 
@@ -67,7 +69,7 @@ def evaluate_command(
     """
     from aot.errors import ConfigError
     from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
-    from aot.files import make_folder
+    from aot.files import check_writable, make_folder
 
     refuse_selection(given)
     if (data is None) == (shapes is None):
@@ -77,6 +79,8 @@ def evaluate_command(
     conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
     notify(off_budget(conditions))
     make_folder(output)
+    for name in (_ANSWERS, *_RESULTS, *_PLOTS):
+        check_writable(output / name, overwrite=True, source=data)
     with locked(output):  # better refused now than after the model was loaded
         pass
     model = load_with_progress(config)
@@ -89,7 +93,7 @@ def evaluate_command(
                 on_progress=lambda done, total: bars("evaluate", done, total),
             )  # fmt: skip
     except KeyboardInterrupt:
-        if (output / "answers.jsonl").is_file():
+        if (output / _ANSWERS).is_file():
             notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
     from aot_cli.render import FEW_VIDEOS
@@ -99,12 +103,12 @@ def evaluate_command(
         notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
     written = _write(results, output, config.to_dict())
     if as_json:
-        print((output / "results.json").read_text(encoding="utf-8"), end="")
+        print_text((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
         _show(results, output, written)
         if shapes:
             data = output / "clips" / "questions.jsonl"
-            print(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
+            print_text(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
 
 
 def _draw(shapes: int, first_seed: int, output: Path) -> Path:
@@ -137,20 +141,20 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     from aot.files import write_text
     from aot.report import versions
 
-    plots = ["accuracy.svg", "accuracy.png"] if _has_matplotlib() else []
+    plots = _PLOTS if _has_matplotlib() else ()
     if not plots:
         notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
     toy = {"toy_model": config["model"]["name"] == BUNDLED_MODEL}
     plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config, "versions": versions()}
     whole = json_text(json_object("aot.eval/1", plain)) + "\n"
-    texts = {"results.json": whole, "results.csv": results.to_csv()}
+    texts = dict(zip(_RESULTS, (whole, results.to_csv()), strict=True))
     for name, text in texts.items():
         write_text(output / name, text, overwrite=True)
     for name in plots:
         from aot.evaluation.plot import plot_accuracy
 
         plot_accuracy(results, output / name)
-    return ["answers.jsonl", *texts, *plots]
+    return [_ANSWERS, *texts, *plots]
 
 
 def _has_matplotlib() -> bool:
@@ -169,8 +173,8 @@ def _show(results: Results, output: Path, written: list[str]) -> None:
     notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(plain) else [])]
     print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), *notes)
     videos = f"{results.videos} video{'s' * (results.videos > 1)}"
-    print(
+    print_text(
         f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "
         f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"
     )
-    print(f"{output}: {', '.join(written)}")
+    print_text(f"{output}: {', '.join(written)}")

@@ -11,7 +11,8 @@ from aot.errors import ConfigError
 from aot_cli.console import StageBars, notify, print_json
 from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
-from aot_cli.page import FORCE, HTML, check_page, compression_page, page_name, tell_of_page
+from aot_cli.outputs import check_outputs
+from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def inspect_command(
         _check_overlay(source, overlay, force=force, with_model=with_model)
     if html and not with_model:
         raise ConfigError("--html shows what a model's tokens become; add --model")
-    check_page(html, source, force=force)
+    check_pictures(html, source)
+    check_outputs(source, {"--overlay": overlay, "--html": html}, force=force)
     if is_tokens_file(source):
         file = load_tokens(source)
         found = described(source, file.report, file.tokens)

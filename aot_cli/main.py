@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from typer.core import TyperGroup
 from aot import __version__
 from aot.paths import path_kind
 from aot_cli import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
+from aot_cli.screen import print_text, visible
 
 __all__ = ["app"]
 
@@ -18,11 +21,30 @@ __all__ = ["app"]
 class _Commands(TyperGroup):
     """The commands; a video in place of one is met with the command that was probably meant."""
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        with _safe_messages():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _safe_messages():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(ctx, name) is None and ("://" in name or path_kind(name) == "file"):
             ctx.fail(f'{name} is no command. Did you mean: aot ask {shlex.quote(name)} "what happens?"')
         return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _safe_messages() -> Iterator[None]:
+    """typer prints what is wrong with the command line itself, which quotes the command line."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):
+            error.message = visible(error.message)
+        raise
 
 
 app = typer.Typer(
@@ -67,7 +89,7 @@ def show_version() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"aot {__version__}")
+        print_text(f"aot {__version__}")
         raise typer.Exit
 
 

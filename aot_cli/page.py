@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aot.page import ShownRun, ShownVideo
     from aot.pipeline import Compression
 
-__all__ = ["FORCE", "HTML", "check_page", "comparison_page", "compression_page", "page_name", "tell_of_page"]
+__all__ = ["FORCE", "HTML", "check_pictures", "comparison_page", "compression_page", "page_name", "tell_of_page"]
 
 HTML = Annotated[
     Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
@@ -27,23 +27,15 @@ HTML = Annotated[
 FORCE = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
 
 
-def check_page(path: Path | None, source: str, *, force: bool) -> None:
-    """Before anything is loaded.
-
-    Raises:
-        ConfigError: the page cannot be made of this source, or is not called .html.
-        OutputError: the page cannot be written.
+def check_pictures(path: Path | None, source: str) -> None:
     """
-    if path is None:
-        return
-    from aot.files import check_writable
+    Raises:
+        ConfigError: there is to be a page of a source without pictures.
+    """
     from aot.tokens_file import is_tokens_file
 
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{path.name} must end in .html")
-    if is_tokens_file(source):
+    if path is not None and is_tokens_file(source):
         raise ConfigError("--html shows a video's frames, which a tokens file does not hold; name the video")
-    check_writable(path, overwrite=force)
 
 
 def compression_page(

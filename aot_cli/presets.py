@@ -8,6 +8,7 @@ import typer
 
 from aot_cli.console import print_json
 from aot_cli.options import command
+from aot_cli.screen import print_text
 
 __all__ = ["app"]
 
@@ -29,7 +30,7 @@ def list_presets(
         return
     width = max(len(name) for name in purposes)
     for name, purpose in purposes.items():
-        print(f"{name:<{width}}  {purpose}")
+        print_text(f"{name:<{width}}  {purpose}")
 
 
 @app.command("show")
@@ -47,7 +48,7 @@ def show_preset(
         config = resolve_config({}, name).to_dict()
         print_json("aot.preset/1", {"name": name, "purpose": _purpose(text), "config": config})
     else:
-        print(text, end="")
+        print_text(text, end="")
 
 
 def _purpose(text: str) -> str:

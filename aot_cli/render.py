@@ -10,6 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aot_cli.safe_console import SafeConsole
+from aot_cli.screen import one_line, print_text
+
 __all__ = [
     "FEW_VIDEOS",
     "accuracy_tables",
@@ -43,7 +46,7 @@ def print_side(*parts: RenderableType) -> None:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = SafeConsole(stderr=stderr)
     if not console.is_terminal:
         console.width = 160
     return console
@@ -56,7 +59,7 @@ def _print(console: Console, parts: Iterable[RenderableType]) -> None:
     with console.capture() as captured:
         console.print(*parts, sep="\n")
     for line in captured.get().splitlines():
-        print(line.rstrip(), file=console.file)  # tables are padded to their width, which no file needs
+        print_text(line.rstrip(), to_stderr=console.stderr)  # tables are padded to their width, which no file needs
 
 
 def seconds(value: float) -> str:
@@ -65,12 +68,12 @@ def seconds(value: float) -> str:
 
 
 def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
-    """Two columns: name, value. Values are shown as text, never as markup."""
-    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    """Two columns: name, value."""
+    table = Table(title=one_line(title), title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(name, str(value))
     return table
 
 
@@ -141,9 +144,9 @@ def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[Rendera
         times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
         memory = "not known" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
         head = (row["method"], f"{row['ratio']:.0%}", str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
-        table.add_row(*map(Text, (*head, *times, memory)))
-        answers.add_row(Text(row["condition"]), Text(row["answer"]))
-    return [Text(question), table, answers, "", Text(_COSTS, style="dim")]
+        table.add_row(*head, *times, memory)
+        answers.add_row(row["condition"], row["answer"])
+    return [question, table, answers, "", Text(_COSTS, style="dim")]
 
 
 _COSTS = (
@@ -159,7 +162,7 @@ def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tok
     for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
         table.add_column(name, overflow="fold")
     for row in answers:
-        table.add_row(*(Text(row[name]) for name in ("question", "expected", "answer_of_all", "answer_of_kept")))
+        table.add_row(*(row[name] for name in ("question", "expected", "answer_of_all", "answer_of_kept")))
     return table
 
 

@@ -40,8 +40,8 @@ class CardTable:
             table.add_column("needs", overflow="fold", max_width=30)
         table.add_column("what it keeps", overflow="fold")
         for card in self.cards:
-            needs = [Text(", ".join(card["needs"]))] if with_needs else []
-            table.add_row(Text(card["name"]), Text(card["acts"]), *needs, _kept(card))
+            needs = [", ".join(card["needs"])] if with_needs else []
+            table.add_row(card["name"], card["acts"], *needs, _kept(card))
         yield table
 
 
@@ -70,7 +70,7 @@ def method_parts(flag: str, found: Mapping[str, Any]) -> Iterator[Any]:
         del facts["needs"]
     yield fact_table(f"{flag} {found['name']}", {name: value for name, value in facts.items() if value})
     for paragraph in found["description"]:
-        yield Padding(Text(paragraph), (1, 0, 0, 0))
+        yield Padding(paragraph, (1, 0, 0, 0))
     yield _settings_table(found["settings"]) if found["settings"] else Padding("It has no settings.", (1, 0))
 
 
@@ -81,5 +81,5 @@ def _settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("value", overflow="fold")
     for setting in settings:
         value = setting["type"] + (f", {setting['rule']}" if setting["rule"] else "")
-        table.add_row(*map(Text, (setting["path"], setting["default_text"], value)))
+        table.add_row(setting["path"], setting["default_text"], value)
     return table

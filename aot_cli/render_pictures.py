@@ -11,6 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from aot_cli.render import seconds
+from aot_cli.safe_console import SafeConsole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ Clips = Sequence[Mapping[str, Any]]
 
 def shows_pictures(console: Console | None = None) -> bool:
     """Whether stdout is a terminal with enough colours, and characters, for pictures."""
-    console = console or Console()
+    console = console or SafeConsole()
     return (
         console.is_terminal
         and not console.is_dumb_terminal

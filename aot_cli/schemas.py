@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from aot_cli.screen import print_text
+
 __all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
 
 
@@ -353,7 +355,11 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "aot.error/1": (
             Key("error", "string", "what went wrong and what to do"),
-            Key("exit_code", "integer", "1 runtime, 2 usage, 3 video, 4 model, 5 memory, 130 interrupted"),
+            Key(
+                "exit_code",
+                "integer",
+                "1 runtime, 2 usage, 3 video, 4 model, 5 memory, 130 interrupted, 143 terminated",
+            ),
             _NOTICES,
         ),
     }
@@ -416,4 +422,4 @@ def _table(name: str, text: str, keys: Sequence[Key]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print_text(markdown(), end="")

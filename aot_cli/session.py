@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from aot.errors import ConfigError
+from aot_cli.screen import one_line, print_text
 
 __all__ = ["Session", "begin", "current", "say"]
 
@@ -62,9 +63,9 @@ def current() -> Session:
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, without the control characters that a file's name may contain."""
+    """Print one line on stderr."""
     with suppress(OSError):  # a full disk or a reader that has left: nowhere to say so
-        print("aot: " + "".join(c if c.isprintable() else " " for c in message), file=sys.stderr, flush=True)
+        print_text(f"aot: {one_line(message)}", to_stderr=True)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from aot.errors import ConfigError, OutputError, VideoError, first_line
 from aot.files import check_writable, write_whole
 from aot.overlay.paint import Painter, TokenFates
-from aot.paths import path_kind
 from aot.video import VideoFile, open_video
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def check_overlay(source: str | Path | VideoFile, output: Path, *, overwrite: bo
     file = source.path if isinstance(source, VideoFile) else source
     if output.suffix.lower() != ".mp4":
         raise ConfigError(f"{output} must end in .mp4, the only format an overlay is written in")
-    if path_kind(output) and path_kind(file) and output.samefile(file):
-        raise OutputError(f"{output} is the clip itself; choose another name for the overlay")
-    check_writable(output, overwrite=overwrite)
+    check_writable(output, overwrite=overwrite, source=file)
     try:
         av.codec.Codec(_ENCODER, "w")
     except (FFmpegError, ValueError) as error:

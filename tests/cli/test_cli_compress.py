@@ -89,8 +89,18 @@ def test_dynamic_clips_say_what_compared_the_frames(run_aot: Aot, small: tuple[s
 
 
 @pytest.mark.parametrize("where", ["encode", "save"])
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 def test_interrupt_leaves_nothing(
-    run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    run_aot: Aot,
+    small: tuple[str, ...],
+    clip_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    number: signal.Signals,
+    code: int,
+    said: str,
 ) -> None:
     import aot.models.llava as family
 
@@ -99,7 +109,7 @@ def test_interrupt_leaves_nothing(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         if where == "save":
             Path(args[1]).write_bytes(b"half")
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     if where == "save":
         monkeypatch.setattr(torch, "save", interrupted)
@@ -107,8 +117,8 @@ def test_interrupt_leaves_nothing(
         monkeypatch.setattr(family.Llava, "encode", interrupted)
     run = run_aot("compress", clip_file, "-o", "t.pt", *small)
     signal.signal(signal.SIGINT, before)
-    assert run.code == 130
-    assert run.err == "aot: interrupted\n"
+    assert run.code == code
+    assert run.err == f"aot: {said}\n"
     assert not list(Path().iterdir())
 
 

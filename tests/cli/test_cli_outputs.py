@@ -1,0 +1,105 @@
+"""What commands write: never over what they read, nor over what is there unless told to; refused before any work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_run import Aot
+
+NO_MODEL = ("--model", "/nowhere")  # would be exit code 4
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        (("compress", "-o"), "a.pt"),
+        (("compress", "-o", "a.pt", "--report"), "a.json"),
+        (("compress", "-o", "a.pt", "--html"), "a.html"),
+        (("ask", "-q", "what?", "--html"), "a.htm"),
+        (("inspect", "--html"), "a.html"),
+        (("inspect", "--overlay"), "a.mp4"),
+        (("compare", "what?", "--html"), "a.html"),
+    ],
+)
+def test_the_input_is_never_replaced(
+    run_aot: Aot, clip_file: Path, command: tuple[str, ...], output: str, link: str
+) -> None:
+    source = Path("clip.mov")
+    shutil.copy(clip_file, source)
+    if link == "itself":
+        source = source.rename(output)
+    elif link == "symbolic":
+        Path(output).symlink_to(source)
+    else:
+        os.link(source, output)
+    name, *more = command
+    run = run_aot(name, source, *more, output, "--force", *NO_MODEL)
+    if not (link == "itself" and output == "a.pt"):  # which is no video
+        assert (run.code, run.err) == (1, f"aot: {output} is the input itself; choose another name\n")
+    assert run.code
+    assert source.read_bytes() == Path(output).read_bytes() == clip_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "told"),
+    [
+        (("-o", "a.npz"), 2, "a.npz must end in .pt or .safetensors"),
+        (("--report", "a.txt"), 2, "a.txt must end in .json or .csv"),
+        (("--html", "a.pdf"), 2, "a.pdf must end in .html or .htm"),
+        (("--report", "no/a.json"), 1, "the folder no does not exist"),
+        (("--html", "folder.html"), 1, "folder.html is a folder"),
+        (("--html", "there.html"), 1, "there.html exists; pass --force"),
+        (("--report", "nowhere.csv"), 1, "nowhere.csv exists; pass --force"),
+        (("--report", "a" * 300 + ".csv"), 1, "could not be written"),
+    ],
+)
+def test_all_is_checked_before_the_work(
+    run_aot: Aot, clip_file: Path, flags: tuple[str, ...], code: int, told: str
+) -> None:
+    Path("folder.html").mkdir()
+    Path("there.html").write_text("mine")
+    Path("nowhere.csv").symlink_to("gone")
+    run = run_aot("compress", clip_file, *flags, *NO_MODEL)
+    assert (run.code, told in run.err) == (code, True), run.err
+    assert {path.name for path in Path().iterdir()} == {"folder.html", "there.html", "nowhere.csv"}
+
+
+def test_two_outputs_in_one_file(run_aot: Aot, clip_file: Path) -> None:
+    for name in ("a.json", "b.json"):
+        Path(name).touch()
+    Path("a.html").symlink_to("a.json")
+    run = run_aot("compress", clip_file, "--report", "a.json", "--html", "a.html", "--force", *NO_MODEL)
+    assert (run.code, run.err) == (2, "aot: --report and --html name the same file; give them two names\n")
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "tokens.pt", "kept.html"])
+def test_the_demo_replaces_only_its_own_files(run_aot: Aot, name: str) -> None:
+    Path(name).write_text("mine")
+    run = run_aot("demo", "-o", ".")
+    assert (run.code, run.err) == (1, f"aot: {name} exists; pass --force to replace it\n")
+    assert [(path.name, path.read_text()) for path in Path().iterdir()] == [(name, "mine")]
+
+
+def test_the_demo_again(run_aot: Aot) -> None:
+    Path("kept.html").write_text("mine")
+    assert run_aot("demo", "-o", ".", "--force").code == 0
+    assert Path("kept.html").read_text("utf-8") != "mine"
+    Path("aot-demo").mkdir()
+    for name in ("clip.mp4", "tokens.pt", "kept.html"):
+        Path(name).rename(f"aot-demo/{name}")
+    assert run_aot("demo").code == 0  # its own folder
+
+
+def test_an_evaluation_does_not_write_over_its_data(run_aot: Aot, clip_file: Path) -> None:
+    Path("results").mkdir()
+    data = Path("results/answers.jsonl")
+    data.write_text(f'{{"video": "{clip_file}", "question": "what?", "answer": "a"}}\n')
+    run = run_aot("eval", data, "-o", "results", "--model", "shapes")
+    assert (run.code, run.err) == (1, f"aot: {data} is the input itself; choose another name\n")
+    Path("results/results.csv").mkdir()
+    run = run_aot("eval", "--shapes", "1", "-o", "results", "--model", "shapes")
+    assert (run.code, run.err) == (1, "aot: results/results.csv is a folder; name a file in it\n")

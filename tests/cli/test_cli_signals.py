@@ -1,0 +1,75 @@
+"""SIGTERM ends a command as Ctrl-C does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aot_cli.signals import Terminated, terminable
+
+AOT = Path(sys.executable).parent / "aot"
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_copy_of_standard_input_is_removed(tmp_path: Path, as_json: bool) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    line = [AOT, "inspect", "-", *["--json"] * as_json]
+    with subprocess.Popen(
+        line, env={**os.environ, "TMPDIR": str(temporary)}, cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 60
+        while not list(temporary.glob("aot-*/copy")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(temporary.glob("aot-*/copy"))
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "aot: terminated\n")
+    assert not list(temporary.iterdir())
+    assert [json.loads(text)["exit_code"] for text in [out] * as_json] == [143] * as_json
+
+
+def test_the_first_counts() -> None:
+    """`timeout` sends it to the program and to its group."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with terminable():
+            with pytest.raises(Terminated):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_one_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_c_after_the_result() -> None:
+    late = (
+        "import atexit, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv = ['aot', '--version']\n"
+        "from aot_cli.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert done.stdout.startswith("aot ")
