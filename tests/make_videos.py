@@ -23,8 +23,9 @@ BITS = 8
 WIDTH, HEIGHT = 160, 96
 RATE = 25
 
-# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn.
+# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn, alone and followed by a mirror.
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+MIRRORED_TURNS = {0: (-1, 0, 0, 1), 90: (0, 1, 1, 0), 180: (1, 0, 0, -1), 270: (0, -1, -1, 0)}
 
 
 def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
@@ -191,11 +192,16 @@ def trim(source: Path, target: Path, frames: int) -> Path:
     return remux(source, target, earlier)
 
 
-def turn(source: Path, target: Path, degrees: int) -> Path:
-    """Copy an MP4 whose track header asks for a clockwise turn."""
+def turn(source: Path, target: Path, degrees: int, *, mirrored: bool = False) -> Path:
+    """Copy an MP4 whose track header asks for a clockwise turn, and then a change of left and right."""
+    return lay_down(source, target, (MIRRORED_TURNS if mirrored else TURNS)[degrees])
+
+
+def lay_down(source: Path, target: Path, rows: tuple[int, int, int, int]) -> Path:
+    """Copy an MP4 with the 2x2 part of the display matrix in its track header replaced."""
     data = bytearray(source.read_bytes())
     matrix = data.index(b"tkhd") + 44
-    a, b, c, d = (value * 65536 for value in TURNS[degrees])
+    a, b, c, d = (value * 65536 for value in rows)
     struct.pack_into(">9i", data, matrix, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     target.write_bytes(data)
     return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from av.error import FFmpegError
@@ -13,7 +13,8 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
-from aot.video.pyav import as_fraction
+from aot.video.orientation import Orientation
+from aot.video.pyav import as_fraction, display_matrix
 from aot.video.source import open_container, packets
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FrameIndex", "index_file"]
 
 _DEFAULT_FPS = Fraction(25)
-_ROTATION_PACKETS = 64
+_ORIENTATION_PACKETS = 64
 
 _MOST_PIXELS = 2**26  # 8K is half of it; a small file can claim far more than memory holds
 
@@ -71,7 +72,7 @@ def index_file(file: Path, name: str) -> FrameIndex:
         if not scan.packets:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
-    return _with_rotation(index, _rotation_degrees(file, name, index.info.stream_index))
+    return _oriented(index, _orientation(file, name, index.info.stream_index))
 
 
 def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
@@ -177,24 +178,23 @@ def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
     return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))
 
 
-def _rotation_degrees(file: Path, name: str, stream_index: int) -> int:
-    """The clockwise turn that shows the picture upright: 0, 90, 180 or 270. Only a decoded frame tells."""
+def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
+    """Return how the pictures are to be laid down, which only a decoded frame tells."""
     # Edit lists are ignored so that the very first keyframe comes out, even if it is not to be shown.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
-        for packet in islice(packets(container, stream), _ROTATION_PACKETS):
+        for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None: no more follow
             try:
-                frames = packet.decode()
+                frames = stream.decode(packet)
             except FFmpegError:
                 continue
             if frames:
-                # FFmpeg counts counter-clockwise.
-                return round(-frames[0].rotation / 90) % 4 * 90
-    return 0
+                return Orientation.of_matrix(display_matrix(frames[0]))
+    return Orientation()
 
 
-def _with_rotation(index: FrameIndex, degrees: int) -> FrameIndex:
-    width, height = index.info.width, index.info.height
-    if degrees in (90, 270):
-        width, height = height, width
-    return replace(index, info=replace(index.info, width=width, height=height, rotation_degrees=degrees))
+def _oriented(index: FrameIndex, orientation: Orientation) -> FrameIndex:
+    info = index.info
+    width, height = (info.height, info.width) if orientation.swaps_sides else (info.width, info.height)
+    info = replace(info, width=width, height=height, mirrored=orientation.mirrored)
+    return replace(index, info=replace(info, rotation_degrees=orientation.rotation_degrees))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.sidedata.sidedata import Type as SideData
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
 
-__all__ = ["as_fraction", "open_input"]
+__all__ = ["as_fraction", "display_matrix", "open_input"]
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
@@ -34,6 +37,14 @@ def as_fraction(rational: Any) -> Fraction | None:
     PyAV up to 18 has Fractions and None; from 19 on it has a rational of its own, where 0/1 and 0/0 mean "not stated".
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say."""
+    # PyAV's own `frame.rotation` does not tell a mirrored picture from a turned one.
+    side_data: Any = frame.side_data  # declared as a mapping from strings
+    data = side_data.get(SideData.DISPLAYMATRIX)
+    return None if data is None else struct.unpack("=9i", bytes(data))
 
 
 def _major_version() -> int:

@@ -88,6 +88,27 @@ def test_pictures_are_turned_upright_as_decord_does(degrees: int, clip: Path, tm
     assert numbers(VideoFrames(torch.rot90(ours, degrees // 90, (2, 3)), (), probe(turned).info)) == [0, 22, 44, 66, 89]
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_every_pixel_is_shown_where_the_display_matrix_puts_it(degrees: int, mirrored: bool, tmp_path: Path) -> None:
+    stored = np.random.default_rng(1).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    plain = make.write_picture(tmp_path / "plain.mp4", stored.repeat(16, 0).repeat(16, 1), "yuv444p", 1)
+    path = make.turn(plain, tmp_path / "laid.mp4", degrees, mirrored=mirrored)
+    got = decode(path, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
+    a, b, c, d = (make.MIRRORED_TURNS if mirrored else make.TURNS)[degrees]
+    before = decode(plain, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
+    for y, x in np.ndindex(6, 10):
+        shown_x, shown_y = 16 * (a * x + c * y) + 8 * (a + c), 16 * (b * x + d * y) + 8 * (b + d)  # its middle
+        # A negative axis counts from the other edge, as the picture is moved back into view.
+        assert np.abs(got[shown_y, shown_x].astype(int) - before[16 * y + 8, 16 * x + 8]).max() < 10
+
+
+def test_decord_is_refused_for_a_mirrored_video(clip: Path, tmp_path: Path) -> None:
+    path = make.turn(clip, tmp_path / "mirrored.mp4", 0, mirrored=True)
+    with pytest.raises(VideoError, match=r"decord does not mirror .*: use --decoder pyav"):
+        decode(path, SamplingConfig(decoder="decord"))
+
+
 @pytest.mark.parametrize("name", ["clouds-720p.mp4", "nasa-two-streams.mp4", "rotated-90.mov"])
 def test_decoders_agree_on_real_clips(name: str) -> None:
     path = real_clip(name)
