@@ -12,6 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from aot.video.orientation import Orientation
 from aot.video.picture import Picture
 from aot.video.source import open_container, packets
+from aot.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -39,7 +40,7 @@ def read_pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Ge
     turns out to be wrong, the rest is decoded from the start without it.
     """
     done = 0
-    for seeking in (not index.counted, False):
+    for seeking in (not index.counted and not index.restarts, False):
         try:
             with open_container(file, index.info.path) as container:
                 player = _Player(container, index)
@@ -138,7 +139,8 @@ class _Player:
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """The stream's frames from the next keyframe on, in the order they are shown, without undecodable ones."""
-    readable = dropwhile(lambda packet: not packet.is_keyframe, packets(container, stream))
+    placed = map(Timeline.of(container, stream).place, packets(container, stream))
+    readable = dropwhile(lambda packet: not packet.is_keyframe, placed)
     for packet in chain(readable, (None,)):  # None empties the decoder
         try:
             frames = stream.decode(packet)

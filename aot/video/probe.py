@@ -16,6 +16,7 @@ from aot.types import VideoInfo
 from aot.video.orientation import Orientation
 from aot.video.pyav import as_fraction, display_matrix
 from aot.video.source import open_container, packets
+from aot.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ class FrameIndex:
     counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
         frame is found by counting the decoded pictures.
     header_duration_s: what the container's header states; 0 if it states nothing.
+    restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
     """
 
     info: VideoInfo
@@ -50,6 +52,7 @@ class FrameIndex:
     time_base: Fraction
     counted: bool
     header_duration_s: float = 0.0
+    restarts: int = 0
 
     def times_s(self) -> tuple[float, ...]:
         """When each frame is shown, in seconds from the first one."""
@@ -65,7 +68,7 @@ def index_file(file: Path, name: str) -> FrameIndex:
     """
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
-        scans = {stream.index: _Scan(stream) for stream in streams}
+        scans = {stream.index: _Scan(stream, Timeline.of(container, stream)) for stream in streams}
         for packet in packets(container, *streams):
             scans[packet.stream_index].add(packet)
         scan = max(scans.values(), key=lambda scan: (bool(scan.packets), scan.area, len(scan.packets)))
@@ -96,6 +99,7 @@ class _Scan:
     """What one pass over a stream's packets found: (pts, dts, is_keyframe, duration) of each shown frame."""
 
     stream: VideoStream
+    timeline: Timeline
     packets: list[tuple[int | None, int | None, bool, int | None]] = field(default_factory=list)
     discarded: int = 0
 
@@ -104,6 +108,7 @@ class _Scan:
         return self.stream.codec_context.width * self.stream.codec_context.height
 
     def add(self, packet: Packet[VideoStream]) -> None:
+        self.timeline.place(packet)
         if packet.is_discard:
             self.discarded += 1
         elif not _invisible(self.stream, packet):
@@ -146,7 +151,7 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
     # Other containers state no duration, and FFmpeg estimates one.
     states_duration = container.format.name.startswith(("mov", "matroska"))
     header_s = (container.duration or 0) / 1e6 if states_duration else 0.0
-    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s)
+    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s, scan.timeline.restarts)
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:
