@@ -75,8 +75,10 @@ def write(
     return path
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int) -> Path:
-    """One picture, tagged with its colour space; a pix_fmt with a "j" has the full range."""
+def write_picture(
+    path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int, *, named: int | None = None
+) -> Path:
+    """One picture, tagged with its colour space, or the one `named`; a pix_fmt with a "j" has the full range."""
     color_range = 2 if "j" in pix_fmt else 1
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
     with av.open(str(path), "w") as container:
@@ -84,6 +86,8 @@ def write_picture(path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspa
         stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pix_fmt
         stream.colorspace, stream.color_range = colorspace, color_range
         coded = frame.reformat(format=pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range)
+        if named is not None:
+            stream.colorspace = coded.colorspace = named
         container.mux(stream.encode(coded))
         container.mux(stream.encode())
     return path

@@ -15,11 +15,14 @@ __all__ = ["Picture", "resize"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """position: in `FrameIndex.pts`. rgb: [H, W, 3], upright. damaged: the decoder flagged the picture."""
+    """position: in `FrameIndex.pts`. rgb: [H, W, 3], upright. damaged: the decoder flagged the picture.
+    colors_guessed: they are coded in a way that cannot be converted here.
+    """
 
     position: int
     rgb: NDArray[np.uint8]
     damaged: bool = False
+    colors_guessed: bool = False
 
 
 def resize(rgb: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:

@@ -26,6 +26,7 @@ from aot.video import decode, decode_pyav, probe
 pytestmark = pytest.mark.smoke
 
 DECODERS = ["pyav", "decord"]
+EVERY_FRAME = SamplingConfig(frames=1000)
 
 
 def numbers(frames: VideoFrames) -> list[int | None]:
@@ -134,6 +135,22 @@ def test_colours_survive_bt709_and_bt601_in_limited_and_full_range(
     path = make.write_picture(tmp_path / "colours.mp4", picture, pix_fmt, colorspace)
     got = decode(path, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
     assert np.abs(got[8::16, 8::16].astype(int) - patches).mean() < 2.5  # a mix-up costs 6 or more
+
+
+@pytest.mark.parametrize(
+    ("named", "like"), [(8, 2), (10, 9), (11, 2), (12, 2), (13, 2), (14, 2)], ids=lambda matrix: str(matrix)
+)
+def test_a_matrix_that_cannot_be_converted_is_guessed(named: int, like: int, tmp_path: Path) -> None:
+    """As the ffmpeg program reads YCgCo, BT.2020 constant luminance, SMPTE 2085, chroma-derived and ICtCp."""
+    patches = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    picture = patches.repeat(16, 0).repeat(16, 1)
+    got, known = (
+        decode(make.write_picture(tmp_path / f"{matrix}.mp4", picture, "yuv420p", 1, named=matrix), EVERY_FRAME)
+        for matrix in (named, like)
+    )
+    assert torch.equal(got.pixels, known.pixels)
+    assert [notice for notice in got.notices if "color matrix" in notice]
+    assert not [notice for notice in known.notices if "color matrix" in notice]
 
 
 @pytest.mark.parametrize("size", [None, (48, 80)])
