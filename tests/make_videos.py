@@ -167,6 +167,19 @@ def _png() -> bytes:
     return b"".join(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
 
 
+def write_photo(path: Path, picture: NDArray[np.uint8], exif_orientation: int) -> Path:
+    """A JPEG picture with the orientation in its Exif data."""
+    with av.open(str(path), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    tag = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, exif_orientation, 0, 0)
+    start, rest = path.read_bytes()[:2], path.read_bytes()[2:]
+    path.write_bytes(start + b"\xff\xe1" + struct.pack(">H", 2 + len(tag)) + tag + rest)
+    return path
+
+
 def remux(
     source: Path, target: Path, edit: Callable[[av.Packet], av.Packet], options: dict[str, str] | None = None
 ) -> Path:

@@ -110,6 +110,13 @@ def test_rotation_of_a_single_frame(tmp_path: Path) -> None:
     assert probe(make.turn(still, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
 
 
+@pytest.mark.parametrize(("exif_orientation", "degrees"), [(1, 0), (3, 180), (6, 90), (8, 270)])
+def test_rotation_of_a_photo(exif_orientation: int, degrees: int, tmp_path: Path) -> None:
+    """Its frame holds data of a kind that PyAV may not know."""
+    photo = make.write_photo(tmp_path / "photo.jpg", make.draw(77), exif_orientation)
+    assert probe(photo).info.rotation_degrees == degrees
+
+
 def test_rotation_of_a_file_that_starts_hidden(trimmed: Path, tmp_path: Path) -> None:
     assert probe(make.turn(trimmed, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
 
