@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 if TYPE_CHECKING:
@@ -16,6 +15,8 @@ __all__ = ["RgbConverter"]
 
 # Matrix coefficients as ITU-T H.273, table 4 numbers them.
 _UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 2, 9, 10
+# What FFmpeg's scaler converts.
+_CONVERTIBLE = frozenset((0, 1, _UNSPECIFIED, 4, 5, 6, 7, _BT2020))
 
 
 class RgbConverter:
@@ -27,17 +28,14 @@ class RgbConverter:
     def convert(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], bool]:
         """Return the picture [H, W, 3], and whether its colors are a guess.
 
-        They are where FFmpeg's scaler does not know the matrix that the frame names, as for YCgCo or ICtCp; as the
-        ffmpeg program does, the nearest one that it knows is then used, or the one for "unspecified".
+        They are where FFmpeg's scaler does not know the matrix that the frame names, as for YCgCo or ICtCp; as in the
+        ffmpeg program, the nearest one that it knows is then used, or the one for "unspecified".
         """
-        try:
-            return self._rgb(frame), False
-        except FFmpegError:
-            known = _BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNSPECIFIED
-            if frame.colorspace == known:
-                raise
-            frame.colorspace = known
-            return self._rgb(frame), True
+        # FFmpeg 8 refuses the others; FFmpeg 7 guesses without a word.
+        guessed = frame.colorspace not in _CONVERTIBLE
+        if guessed:
+            frame.colorspace = _BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNSPECIFIED
+        return self._rgb(frame), guessed
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         # PyAV before 16 takes every frame for limited-range BT.601 unless told all three of these.

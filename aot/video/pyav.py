@@ -25,15 +25,17 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
     """Open `file` and no other for reading, whatever bytes its tags hold.
 
     Raises:
-        ArgumentError: the file is of a kind that is not in `FORMATS`, or its header makes no sense.
-        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read.
+        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read; with EINVAL if the file is of a
+            kind that is not in `FORMATS`.
     """
     # A picture's name may hold a "%d" or a "*", which FFmpeg otherwise takes for those of many files.
     limits = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none"}
     # From 19 on, PyAV has no such argument and tolerates tags that are not UTF-8 by itself.
     tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
+    # As `options`, which PyAV also hands to each stream, they crash PyAV 15 on an MPEG program stream.
+    settings = {**limits, **options}
     # An absolute path cannot be mistaken for a protocol such as "concat:".
-    container: InputContainer = av.open(str(file.absolute()), options={**limits, **options}, **tolerant)
+    container: InputContainer = av.open(str(file.absolute()), container_options=settings, **tolerant)
     return container
 
 
