@@ -40,10 +40,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video file is, read from its packets (one picture is decoded, for the rotation).
+    """What a video file is, read from its packets (one picture is decoded, for the orientation).
 
     `frames` counts the frames that can be shown: packets an edit list discards are in
     `discarded_frames` instead. `header_frames` is what the container claims (0: it does not say).
+    A picture is turned clockwise by `rotation_degrees` and then, if `mirrored`, left and right change sides;
+    `width` and `height` are those of the result.
     """
 
     path: str
@@ -62,6 +64,7 @@ class VideoInfo:
     average_fps: float
     variable_frame_rate: bool
     has_audio: bool
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
     }
     if video["rotation_degrees"]:
         facts["rotation"] = f"{video['rotation_degrees']} degrees clockwise, applied"
+    if video["mirrored"]:
+        facts["mirrored"] = "left and right, applied"
     if video["video_streams"] > 1:
         facts["stream"] = f"number {video['stream_index']}, the best of {video['video_streams']} video streams"
     facts["audio"] = "yes (not used)" if video["has_audio"] else "no"

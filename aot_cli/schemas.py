@@ -129,6 +129,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("average_fps", "number", "frames per second"),
             Key("variable_frame_rate", "boolean", ""),
             Key("has_audio", "boolean", "not used"),
+            Key("mirrored", "boolean", "left and right change sides after the rotation, applied"),
         ),
         "answer": (
             Key("question", "string", ""),

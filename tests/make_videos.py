@@ -23,8 +23,9 @@ BITS = 8
 WIDTH, HEIGHT = 160, 96
 RATE = 25
 
-# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn.
+# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn, alone and followed by a mirror.
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+MIRRORED_TURNS = {0: (-1, 0, 0, 1), 90: (0, 1, 1, 0), 180: (1, 0, 0, -1), 270: (0, -1, -1, 0)}
 
 
 def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
@@ -74,8 +75,10 @@ def write(
     return path
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int) -> Path:
-    """One picture, tagged with its colour space; a pix_fmt with a "j" has the full range."""
+def write_picture(
+    path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int, *, named: int | None = None
+) -> Path:
+    """One picture, tagged with its colour space, or the one `named`; a pix_fmt with a "j" has the full range."""
     color_range = 2 if "j" in pix_fmt else 1
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
     with av.open(str(path), "w") as container:
@@ -83,6 +86,8 @@ def write_picture(path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspa
         stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pix_fmt
         stream.colorspace, stream.color_range = colorspace, color_range
         coded = frame.reformat(format=pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range)
+        if named is not None:
+            stream.colorspace = coded.colorspace = named
         container.mux(stream.encode(coded))
         container.mux(stream.encode())
     return path
@@ -162,6 +167,19 @@ def _png() -> bytes:
     return b"".join(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
 
 
+def write_photo(path: Path, picture: NDArray[np.uint8], exif_orientation: int) -> Path:
+    """A JPEG picture with the orientation in its Exif data."""
+    with av.open(str(path), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    tag = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, exif_orientation, 0, 0)
+    start, rest = path.read_bytes()[:2], path.read_bytes()[2:]
+    path.write_bytes(start + b"\xff\xe1" + struct.pack(">H", 2 + len(tag)) + tag + rest)
+    return path
+
+
 def remux(
     source: Path, target: Path, edit: Callable[[av.Packet], av.Packet], options: dict[str, str] | None = None
 ) -> Path:
@@ -191,11 +209,16 @@ def trim(source: Path, target: Path, frames: int) -> Path:
     return remux(source, target, earlier)
 
 
-def turn(source: Path, target: Path, degrees: int) -> Path:
-    """Copy an MP4 whose track header asks for a clockwise turn."""
+def turn(source: Path, target: Path, degrees: int, *, mirrored: bool = False) -> Path:
+    """Copy an MP4 whose track header asks for a clockwise turn, and then a change of left and right."""
+    return lay_down(source, target, (MIRRORED_TURNS if mirrored else TURNS)[degrees])
+
+
+def lay_down(source: Path, target: Path, rows: tuple[int, int, int, int]) -> Path:
+    """Copy an MP4 with the 2x2 part of the display matrix in its track header replaced."""
     data = bytearray(source.read_bytes())
     matrix = data.index(b"tkhd") + 44
-    a, b, c, d = (value * 65536 for value in TURNS[degrees])
+    a, b, c, d = (value * 65536 for value in rows)
     struct.pack_into(">9i", data, matrix, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     target.write_bytes(data)
     return target

@@ -35,6 +35,10 @@ __all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
 
 _READERS = {"pyav": decode_pyav.read_pictures, "decord": decode_decord.read_pictures}
 
+_GUESSED_COLORS = (
+    "the video names a color matrix that cannot be converted here: its colors are a guess and may look off"
+)
+
 OnFrame = Callable[[int, int], None]  # (done, planned)
 
 
@@ -137,6 +141,7 @@ class FrameStream:
         self._plan, self._strict = plan, strict
         self._kept: set[int] = set()
         self._damaged: set[int] = set()
+        self._colors_guessed = False
 
     def segments(self, most: int, on_frame: OnFrame | None = None, together: int = 1) -> Iterator[VideoFrames]:
         """Runs of up to `most` frames, about equally long; once only. All but the last are multiples of `together`.
@@ -181,6 +186,7 @@ class FrameStream:
             size = (image.shape[1], image.shape[2])  # the first frame's holds for all: a stream may change it midway
             if picture.damaged:
                 self._damaged.add(picture.position)
+            self._colors_guessed |= picture.colors_guessed
             self.decode_ms += (time.perf_counter() - start) * 1e3
             yield picture.position, image
             start = time.perf_counter()
@@ -196,7 +202,8 @@ class FrameStream:
     @property
     def notices(self) -> tuple[str, ...]:
         """One sentence for each thing the user should know, when all segments were read."""
-        return (*self._plan.notices, *_damage_notices(self._plan, self._kept, self._damaged))
+        damage = _damage_notices(self._plan, self._kept, self._damaged)
+        return (*self._plan.notices, *damage, *((_GUESSED_COLORS,) if self._colors_guessed else ()))
 
 
 def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[int]) -> tuple[str, ...]:

@@ -30,6 +30,10 @@ def read_pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Ge
     name = index.info.path
     if index.info.discarded_frames:
         raise VideoError(f"decord shows the wrong frames of a trimmed file such as {name}: {_REMEDY}")
+    if index.restarts:
+        raise VideoError(f"decord mixes the parts of {name}, whose times start again: {_REMEDY}")
+    if index.info.mirrored:
+        raise VideoError(f"decord does not mirror {name}, which is stored mirrored: {_REMEDY}")
     with _quiet(decord), _explained(decord, name):
         # Tolerating no fault: decord otherwise hands out a neighbour of a damaged frame without a word.
         reader = decord.VideoReader(str(file), num_threads=1, fault_tol=0)

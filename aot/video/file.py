@@ -56,7 +56,7 @@ def open_file(
 
 
 def probe(path: str | Path) -> FrameIndex:
-    """Read a video's frame times without decoding it (one picture is decoded, for the rotation).
+    """Read a video's frame times without decoding it (one picture is decoded, for the orientation).
 
     The main stream is the largest, then the longest; cover art does not count. `info.width` and
     `info.height` are as displayed, so after rotation; pixels that are not square are left so.

@@ -1,4 +1,4 @@
-"""One decoded picture: turned upright, then brought to the size a model wants."""
+"""One decoded picture, brought to the size a model wants."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Picture", "resize", "upright"]
+__all__ = ["Picture", "resize"]
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """position: in `FrameIndex.pts`. rgb: [H, W, 3], upright. damaged: the decoder flagged the picture."""
+    """position: in `FrameIndex.pts`. rgb: [H, W, 3], upright. damaged: the decoder flagged the picture.
+    colors_guessed: they are coded in a way that cannot be converted here.
+    """
 
     position: int
     rgb: NDArray[np.uint8]
     damaged: bool = False
-
-
-def upright(rgb: NDArray[np.uint8], rotation_degrees: int) -> NDArray[np.uint8]:
-    """[H, W, 3] turned clockwise by 0, 90, 180 or 270 degrees, contiguous."""
-    import numpy as np
-
-    return np.ascontiguousarray(np.rot90(rgb, k=-rotation_degrees // 90))
+    colors_guessed: bool = False
 
 
 def resize(rgb: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from av.error import FFmpegError
@@ -13,8 +13,10 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
-from aot.video.pyav import as_fraction
+from aot.video.orientation import Orientation
+from aot.video.pyav import as_fraction, display_matrix
 from aot.video.source import open_container, packets
+from aot.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FrameIndex", "index_file"]
 
 _DEFAULT_FPS = Fraction(25)
-_ROTATION_PACKETS = 64
+_ORIENTATION_PACKETS = 64
 
 _MOST_PIXELS = 2**26  # 8K is half of it; a small file can claim far more than memory holds
 
@@ -41,6 +43,7 @@ class FrameIndex:
     counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
         frame is found by counting the decoded pictures.
     header_duration_s: what the container's header states; 0 if it states nothing.
+    restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
     """
 
     info: VideoInfo
@@ -49,6 +52,7 @@ class FrameIndex:
     time_base: Fraction
     counted: bool
     header_duration_s: float = 0.0
+    restarts: int = 0
 
     def times_s(self) -> tuple[float, ...]:
         """When each frame is shown, in seconds from the first one."""
@@ -64,14 +68,14 @@ def index_file(file: Path, name: str) -> FrameIndex:
     """
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
-        scans = {stream.index: _Scan(stream) for stream in streams}
+        scans = {stream.index: _Scan(stream, Timeline.of(container, stream)) for stream in streams}
         for packet in packets(container, *streams):
             scans[packet.stream_index].add(packet)
         scan = max(scans.values(), key=lambda scan: (bool(scan.packets), scan.area, len(scan.packets)))
         if not scan.packets:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
-    return _with_rotation(index, _rotation_degrees(file, name, index.info.stream_index))
+    return _oriented(index, _orientation(file, name, index.info.stream_index))
 
 
 def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
@@ -95,6 +99,7 @@ class _Scan:
     """What one pass over a stream's packets found: (pts, dts, is_keyframe, duration) of each shown frame."""
 
     stream: VideoStream
+    timeline: Timeline
     packets: list[tuple[int | None, int | None, bool, int | None]] = field(default_factory=list)
     discarded: int = 0
 
@@ -103,6 +108,7 @@ class _Scan:
         return self.stream.codec_context.width * self.stream.codec_context.height
 
     def add(self, packet: Packet[VideoStream]) -> None:
+        self.timeline.place(packet)
         if packet.is_discard:
             self.discarded += 1
         elif not _invisible(self.stream, packet):
@@ -145,7 +151,7 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
     # Other containers state no duration, and FFmpeg estimates one.
     states_duration = container.format.name.startswith(("mov", "matroska"))
     header_s = (container.duration or 0) / 1e6 if states_duration else 0.0
-    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s)
+    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s, scan.timeline.restarts)
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:
@@ -177,24 +183,23 @@ def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
     return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))
 
 
-def _rotation_degrees(file: Path, name: str, stream_index: int) -> int:
-    """The clockwise turn that shows the picture upright: 0, 90, 180 or 270. Only a decoded frame tells."""
+def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
+    """Return how the pictures are to be laid down, which only a decoded frame tells."""
     # Edit lists are ignored so that the very first keyframe comes out, even if it is not to be shown.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
-        for packet in islice(packets(container, stream), _ROTATION_PACKETS):
+        for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None: no more follow
             try:
-                frames = packet.decode()
+                frames = stream.decode(packet)
             except FFmpegError:
                 continue
             if frames:
-                # FFmpeg counts counter-clockwise.
-                return round(-frames[0].rotation / 90) % 4 * 90
-    return 0
+                return Orientation.of_matrix(display_matrix(frames[0]))
+    return Orientation()
 
 
-def _with_rotation(index: FrameIndex, degrees: int) -> FrameIndex:
-    width, height = index.info.width, index.info.height
-    if degrees in (90, 270):
-        width, height = height, width
-    return replace(index, info=replace(index.info, width=width, height=height, rotation_degrees=degrees))
+def _oriented(index: FrameIndex, orientation: Orientation) -> FrameIndex:
+    info = index.info
+    width, height = (info.height, info.width) if orientation.swaps_sides else (info.width, info.height)
+    info = replace(info, width=width, height=height, mirrored=orientation.mirrored)
+    return replace(index, info=replace(info, rotation_degrees=orientation.rotation_degrees))

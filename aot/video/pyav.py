@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.sidedata.sidedata import Type as SideData
+
+from aot.video.formats import FORMATS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
 
-__all__ = ["as_fraction", "open_input"]
+__all__ = ["as_fraction", "display_matrix", "open_input"]
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
-    """Open `file` for reading, whatever bytes its tags hold.
+    """Open `file` and no other for reading, whatever bytes its tags hold.
 
     Raises:
-        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read.
+        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read; with EINVAL if the file is of a
+            kind that is not in `FORMATS`.
     """
+    # A picture's name may hold a "%d" or a "*", which FFmpeg otherwise takes for those of many files.
+    limits = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none"}
     # From 19 on, PyAV has no such argument and tolerates tags that are not UTF-8 by itself.
     tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
+    # As `options`, which PyAV also hands to each stream, they crash PyAV 15 on an MPEG program stream.
+    settings = {**limits, **options}
     # An absolute path cannot be mistaken for a protocol such as "concat:".
-    container: InputContainer = av.open(str(file.absolute()), options=options, **tolerant)
+    container: InputContainer = av.open(str(file.absolute()), container_options=settings, **tolerant)
     return container
 
 
@@ -34,6 +45,27 @@ def as_fraction(rational: Any) -> Fraction | None:
     PyAV up to 18 has Fractions and None; from 19 on it has a rational of its own, where 0/1 and 0/0 mean "not stated".
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say."""
+    # PyAV's own `frame.rotation` does not tell a mirrored picture from a turned one.
+    try:
+        side_data: Any = frame.side_data  # declared as a mapping from strings
+        data = side_data.get(SideData.DISPLAYMATRIX)
+    except ValueError:  # PyAV does not know all kinds of data, such as EXIF, and then shows none
+        return _turn(frame.rotation)
+    return None if data is None else struct.unpack("=9i", bytes(data))
+
+
+def _turn(degrees: float) -> tuple[int, ...] | None:
+    """Return the display matrix of a counter-clockwise turn, None where PyAV could not tell one."""
+    if abs(degrees) > 180:
+        return None
+    cosine, sine = (
+        round(65536 * ratio) for ratio in (math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
+    )
+    return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
 
 
 def _major_version() -> int:

@@ -59,7 +59,7 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
         chosen, notices = _evenly_in_time(times, candidates, sampling.frames, _tolerance_s(index))
     else:
         chosen, notices = [candidates[k] for k in spread(len(candidates), sampling.frames)], ()
-    notices = (*cut_off, *_picture_notices(index), *notices)
+    notices = (*cut_off, *_restart_notices(index), *_picture_notices(index), *notices)
     return FramePlan(tuple(chosen), tuple(times[position] for position in chosen), notices)
 
 
@@ -71,6 +71,12 @@ def _cut_off_notices(index: FrameIndex) -> tuple[str, ...]:
     return (
         f"the file announces {announced_s:.1f} s but its pictures end after {found_s:.1f} s; it may have been cut off",
     )
+
+
+def _restart_notices(index: FrameIndex) -> tuple[str, ...]:
+    if not index.restarts:
+        return ()
+    return (f"the times in {index.info.path} start again: its {index.restarts + 1} parts are shown one after another",)
 
 
 def _picture_notices(index: FrameIndex) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 from collections.abc import Callable, Generator
@@ -153,6 +154,8 @@ def open_container(file: Path, name: str, *, options: dict[str, str] | None = No
 def _unreadable(name: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{name} may not be read: change its permissions or copy it"
+    if isinstance(error, FFmpegError) and error.errno == errno.EINVAL:
+        return f"{name} is not a video but a playlist, a text or another kind of file: name the video file itself"
     return f"{name} is not a video, or was cut off before its index: copy or download it again"
 
 

@@ -65,10 +65,12 @@ def test_aot_dyn_is_aot_with_dynamic_clips(run_aot: Aot, clip_file: Path, small:
     assert any(len(clip["members"]) > 1 for clip in seen[0])
 
 
-def test_rotation_and_variable_rate_are_shown(run_aot: Aot) -> None:
+def test_orientation_and_variable_rate_are_shown(run_aot: Aot) -> None:
     clip = make_videos.write(Path("clip.mp4"), 8)
     turned = make_videos.turn(clip, Path("turned.mp4"), 90)
     assert "90 degrees" in run_aot("inspect", turned).out
+    mirrored = make_videos.turn(clip, Path("mirrored.mp4"), 180, mirrored=True)
+    assert "left and right" in run_aot("inspect", mirrored).out
     varying = make_videos.write(Path("clip.mkv"), 6, times_ms=[0, 33, 66, 200, 500, 533])
     assert "variable" in run_aot("inspect", varying).out
 

@@ -121,12 +121,14 @@ def test_the_larger_stream_and_no_sound(tmp_path: Path) -> None:
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_upright_with_kept_cells_as_they_were(tmp_path: Path, clip_file: Path, degrees: int) -> None:
-    clip = make.turn(clip_file, tmp_path / "turned.mp4", degrees)
+def test_upright_with_kept_cells_as_they_were(tmp_path: Path, clip_file: Path, degrees: int, mirrored: bool) -> None:
+    clip = make.turn(clip_file, tmp_path / "turned.mp4", degrees, mirrored=mirrored)
     fates = torch.tensor([[Fate.KEPT, Fate.DISCARDED, Fate.DISCARDED, Fate.DISTINCT]], dtype=torch.uint8)
     overlay = film_of(clip, TokenFates(fates, (2, 2), [0.0]))
-    assert probe(overlay).info.rotation_degrees == 0
+    drawn = probe(overlay).info
+    assert (drawn.rotation_degrees, drawn.mirrored) == (0, False)
     before, after = (decode(path, EVERY_FRAME).pixels.float() for path in (clip, overlay))
     assert before.shape == after.shape
     height, width = before.shape[2:]

@@ -26,6 +26,7 @@ from aot.video import decode, decode_pyav, probe
 pytestmark = pytest.mark.smoke
 
 DECODERS = ["pyav", "decord"]
+EVERY_FRAME = SamplingConfig(frames=1000)
 
 
 def numbers(frames: VideoFrames) -> list[int | None]:
@@ -88,6 +89,27 @@ def test_pictures_are_turned_upright_as_decord_does(degrees: int, clip: Path, tm
     assert numbers(VideoFrames(torch.rot90(ours, degrees // 90, (2, 3)), (), probe(turned).info)) == [0, 22, 44, 66, 89]
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_every_pixel_is_shown_where_the_display_matrix_puts_it(degrees: int, mirrored: bool, tmp_path: Path) -> None:
+    stored = np.random.default_rng(1).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    plain = make.write_picture(tmp_path / "plain.mp4", stored.repeat(16, 0).repeat(16, 1), "yuv444p", 1)
+    path = make.turn(plain, tmp_path / "laid.mp4", degrees, mirrored=mirrored)
+    got = decode(path, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
+    a, b, c, d = (make.MIRRORED_TURNS if mirrored else make.TURNS)[degrees]
+    before = decode(plain, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
+    for y, x in np.ndindex(6, 10):
+        shown_x, shown_y = 16 * (a * x + c * y) + 8 * (a + c), 16 * (b * x + d * y) + 8 * (b + d)  # its middle
+        # A negative axis counts from the other edge, as the picture is moved back into view.
+        assert np.abs(got[shown_y, shown_x].astype(int) - before[16 * y + 8, 16 * x + 8]).max() < 10
+
+
+def test_decord_is_refused_for_a_mirrored_video(clip: Path, tmp_path: Path) -> None:
+    path = make.turn(clip, tmp_path / "mirrored.mp4", 0, mirrored=True)
+    with pytest.raises(VideoError, match=r"decord does not mirror .*: use --decoder pyav"):
+        decode(path, SamplingConfig(decoder="decord"))
+
+
 @pytest.mark.parametrize("name", ["clouds-720p.mp4", "nasa-two-streams.mp4", "rotated-90.mov"])
 def test_decoders_agree_on_real_clips(name: str) -> None:
     path = real_clip(name)
@@ -113,6 +135,22 @@ def test_colours_survive_bt709_and_bt601_in_limited_and_full_range(
     path = make.write_picture(tmp_path / "colours.mp4", picture, pix_fmt, colorspace)
     got = decode(path, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
     assert np.abs(got[8::16, 8::16].astype(int) - patches).mean() < 2.5  # a mix-up costs 6 or more
+
+
+@pytest.mark.parametrize(
+    ("named", "like"), [(8, 2), (10, 9), (11, 2), (12, 2), (13, 2), (14, 2)], ids=lambda matrix: str(matrix)
+)
+def test_a_matrix_that_cannot_be_converted_is_guessed(named: int, like: int, tmp_path: Path) -> None:
+    """As the ffmpeg program reads YCgCo, BT.2020 constant luminance, SMPTE 2085, chroma-derived and ICtCp."""
+    patches = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    picture = patches.repeat(16, 0).repeat(16, 1)
+    got, known = (
+        decode(make.write_picture(tmp_path / f"{matrix}.mp4", picture, "yuv420p", 1, named=matrix), EVERY_FRAME)
+        for matrix in (named, like)
+    )
+    assert torch.equal(got.pixels, known.pixels)
+    assert [notice for notice in got.notices if "color matrix" in notice]
+    assert not [notice for notice in known.notices if "color matrix" in notice]
 
 
 @pytest.mark.parametrize("size", [None, (48, 80)])

@@ -90,6 +90,33 @@ def test_rotation(degrees: int, clip: Path, tmp_path: Path) -> None:
     assert (info.width, info.height) == ((96, 160) if degrees % 180 else (160, 96))
 
 
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_mirror_is_told_from_a_turn(degrees: int, clip: Path, tmp_path: Path) -> None:
+    info = probe(make.turn(clip, tmp_path / "mirrored.mp4", degrees, mirrored=True)).info
+    assert (info.rotation_degrees, info.mirrored) == (degrees, True)
+    assert (info.width, info.height) == ((96, 160) if degrees % 180 else (160, 96))
+
+
+@pytest.mark.parametrize("rows", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 0, 0)])
+def test_a_matrix_that_flattens_the_picture_is_passed_over(
+    rows: tuple[int, int, int, int], clip: Path, tmp_path: Path
+) -> None:
+    info = probe(make.lay_down(clip, tmp_path / "flat.mp4", rows)).info
+    assert (info.rotation_degrees, info.mirrored, info.width, info.height) == (0, False, 160, 96)
+
+
+def test_rotation_of_a_single_frame(tmp_path: Path) -> None:
+    still = make.write(tmp_path / "still.mp4", 1)
+    assert probe(make.turn(still, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
+
+
+@pytest.mark.parametrize(("exif_orientation", "degrees"), [(1, 0), (3, 180), (6, 90), (8, 270)])
+def test_rotation_of_a_photo(exif_orientation: int, degrees: int, tmp_path: Path) -> None:
+    """Its frame holds data of a kind that PyAV may not know."""
+    photo = make.write_photo(tmp_path / "photo.jpg", make.draw(77), exif_orientation)
+    assert probe(photo).info.rotation_degrees == degrees
+
+
 def test_rotation_of_a_file_that_starts_hidden(trimmed: Path, tmp_path: Path) -> None:
     assert probe(make.turn(trimmed, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
 

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import av.logging
+import make_videos as make
 import pytest
 
+from aot.config import SamplingConfig
 from aot.errors import VideoError
-from aot.video import open_source, probe
+from aot.video import decode, open_source, probe
 
 pytestmark = pytest.mark.smoke
 
@@ -39,6 +41,32 @@ def test_empty_file(tmp_path: Path) -> None:
     empty.touch()
     with pytest.raises(VideoError, match=r"empty.mp4 is empty"), open_source(empty):
         pass
+
+
+@pytest.mark.parametrize("name", ["p%d.jpg", "p%02d.jpg", "p*.jpg"])
+def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        for other in (f"p{number}.jpg", f"p0{number}.jpg"):
+            make.write_photo(tmp_path / other, make.draw(number), 1)
+    path = make.write_photo(tmp_path / name, make.draw(99), 1)
+    assert make.read_all(decode(path, SamplingConfig(frames=9)).pixels.numpy()) == [99]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.ffconcat", "ffconcat version 1.0\nfile part.ts\n"),
+        ("list.txt", "ffconcat version 1.0\nfile part.ts\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:0.2,\npart.ts\n#EXT-X-ENDLIST\n"),
+        ("notes.txt", "what was said on the day the film was made\n" * 50),
+    ],
+)
+def test_no_other_file_is_opened(name: str, text: str, tmp_path: Path) -> None:
+    make.write(tmp_path / "part.ts", 5)
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(VideoError, match="is not a video but a playlist, a text or another kind of file: name the"):
+        probe(path)
 
 
 def test_standard_input_is_copied_and_removed(clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,58 @@
+"""How a stored picture is turned and mirrored before it is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Orientation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """One of the eight ways to lay a picture down.
+
+    rotation_degrees: the clockwise turn: 0, 90, 180 or 270.
+    mirrored: left and right change sides, after the turn.
+    """
+
+    rotation_degrees: int = 0
+    mirrored: bool = False
+
+    @classmethod
+    def of_matrix(cls, matrix: Sequence[int] | None) -> Orientation:
+        """Return what a display matrix asks for, to the nearest quarter turn; upright if there is none or it is flat.
+
+        Args:
+            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2: the pixel at (x, y), y counted downwards, is
+                shown at (a x + c y, b x + d y).
+        """
+        if matrix is None:
+            return cls()
+        a, b, _, c, d = matrix[:5]
+        area = a * d - b * c
+        if not area:
+            return cls()
+        if area < 0:  # undo the mirror, which leaves a turn
+            a, c = -a, -c
+        quarters = round(math.degrees(math.atan2(b - c, a + d)) / 90)
+        return cls(quarters % 4 * 90, area < 0)
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether rows become columns."""
+        return self.rotation_degrees in (90, 270)
+
+    def upright(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the picture [H, W, 3] as it is to be seen, contiguous."""
+        import numpy as np
+
+        turned = np.rot90(rgb, k=-self.rotation_degrees // 90)
+        return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)

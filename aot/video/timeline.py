@@ -1,0 +1,66 @@
+"""Times that only go on, where a file's own start again."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from aot.video.pyav import as_fraction
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+__all__ = ["Timeline"]
+
+_MOST_GAP_S = 3600
+_TIMES_MAY_WRAP = 0x0200  # AVFMT_TS_DISCONT of libavformat/avformat.h
+
+
+class Timeline:
+    """Gives the packets of one stream, read from its beginning, times that go on where they start again.
+
+    Recordings that were joined byte by byte (`cat a.ts b.ts`) carry the times of each part. A part is taken to begin
+    at a keyframe that is decoded and shown before frames that came earlier in the file or, where times may wrap
+    around, more than an hour after all of them. It is shown one frame after the end of the part before.
+
+    restarts: how often that happened so far.
+    """
+
+    def __init__(self, time_base: Fraction, *, wraps: bool) -> None:
+        self.restarts = 0
+        self._most_gap_ticks = _MOST_GAP_S / time_base if wraps else None
+        self._shift = 0
+        self._last_pts: int | None = None  # the latest so far, as the file has it, in the part that is being read
+        self._last_dts: int | None = None
+
+    @classmethod
+    def of(cls, container: InputContainer, stream: VideoStream) -> Timeline:
+        """Return a timeline for a stream of which no packet has been read yet."""
+        wraps = bool(container.format.flags & _TIMES_MAY_WRAP)
+        return cls(as_fraction(stream.time_base) or Fraction(1, 1_000_000), wraps=wraps)
+
+    def place(self, packet: Packet[VideoStream]) -> Packet[VideoStream]:
+        """Return the packet with its times moved to where they belong; called in the order of the file."""
+        pts, dts = packet.pts, packet.dts if packet.dts is not None else packet.pts
+        if pts is None or dts is None:
+            return packet
+        if self._last_pts is None or self._last_dts is None:
+            self._last_pts, self._last_dts = pts, dts
+        elif packet.is_keyframe and self._begins_part(pts, dts, self._last_pts, self._last_dts):
+            step = packet.duration or 1
+            self._shift += max(self._last_pts + step - pts, self._last_dts + step - dts)
+            self.restarts += 1
+            self._last_pts, self._last_dts = pts, dts
+        else:
+            self._last_pts, self._last_dts = max(pts, self._last_pts), max(dts, self._last_dts)
+        packet.pts = pts + self._shift
+        if packet.dts is not None:
+            packet.dts += self._shift
+        return packet
+
+    def _begins_part(self, pts: int, dts: int, last_pts: int, last_dts: int) -> bool:
+        if self._most_gap_ticks is not None and dts - last_dts > self._most_gap_ticks:
+            return True
+        return pts < last_pts and dts < last_dts
