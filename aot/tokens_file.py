@@ -8,9 +8,8 @@ kept, and to do it again. Nothing in a file is ever executed.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,10 @@ from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
 from aot.paths import path_kind
+from aot.plain import check_plain, each, free, named, number, optional, record, whole
+from aot.pt_file import MOST_PLAIN_BYTES, read_pt
 from aot.report import RetentionReport
+from aot.report_reader import read_report
 from aot.types import Clip, CompressedTokens, Role
 
 __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
@@ -26,10 +28,17 @@ __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tok
 SUFFIXES = (".pt", ".safetensors")
 _FORMAT = "aot-tokens"
 _VERSION = 1
-_MOST_NODES = 1_000_000
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError, ConfigError)
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
+_TENSORS = ("features", *_PER_TOKEN)
+_OPTIONAL_TENSORS = ("deepstack",)
+_READERS = {
+    "grid": each(whole(1, 2**16), 2),
+    "timestamps_s": each(number()),
+    "clips": each(each(whole(), 2)),
+    "facts": named(free),
+    "duration_s": optional(number()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,108 +116,91 @@ def load_tokens(path: str | Path) -> TokensFile:
     path = Path(path)
     if path_kind(path) != "file":
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
-    content = _read_pt(path) if path.suffix == ".pt" else _read_safetensors(path)
-    if content.get("format") != _FORMAT:
+    try:
+        content = _read(path)
+    except Exception as error:
+        raise TokensFileError(
+            f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
+            "and was not opened; compress the video again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise TokensFileError(f"{path} was not written by aot; make a tokens file with: aot compress VIDEO -o FILE.pt")
     try:
         version = int(content["version"])
         if version <= _VERSION:
             return _parse(content)
-    except _DAMAGE as error:
+    except Exception as error:
         raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
     raise TokensFileError(f"{path} was written by a newer aot (format {version}); upgrade aot")
 
 
-def _read_pt(path: Path) -> dict[str, Any]:
-    import pickle
-    import warnings
-    import zipfile
+def _read(path: Path) -> Any:
+    if path.suffix == ".pt":
+        return read_pt(path)
+    from safetensors import safe_open
 
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch stores uncompressed; anything else may be a bomb
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-        _require(stored, "it is compressed")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on what it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TokensFileError(
-            f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
-            "and was not opened"
-        ) from error
-    except Exception as error:
-        raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
-    if not isinstance(content, dict) or _nodes(content) > _MOST_NODES:
-        return {}
-    return content
-
-
-def _nodes(value: Any, budget: int = _MOST_NODES) -> int:
-    """How many values a structure holds, counting shared ones each time; stops above the budget."""
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    count = 1
-    for child in children:
-        if count > budget:
-            break
-        count += _nodes(child, budget - count)
-    return count
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        meta = json.loads(header.get("meta", "{}"))
-        _require(isinstance(meta, dict), "the header must be a group")
-    except (SafetensorError, OSError, *_DAMAGE) as error:
-        raise TokensFileError(f"{path} is damaged or not a tokens file; compress the video again") from error
-    return {**tensors, **meta, **{name: header[name] for name in ("format", "version") if name in header}}
+    with path.open("rb") as file:
+        _require(int.from_bytes(file.read(8), "little") <= MOST_PLAIN_BYTES, "its header is too long")
+    with safe_open(str(path), framework="pt") as file:
+        header = file.metadata() or {}
+        names = {*_TENSORS, *_OPTIONAL_TENSORS} & set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    meta = json.loads(header.get("meta", "{}"))
+    _require(isinstance(meta, dict), "the header must be a group")
+    return {**meta, **tensors, **{name: header[name] for name in ("format", "version") if name in header}}
 
 
 def _parse(content: Mapping[str, Any]) -> TokensFile:
-    features, report = content["features"], content["report"]
-    for name in ("features", *_PER_TOKEN):
-        _require(content[name].is_contiguous(), f"{name} must be stored whole")
-    _require(len(features) > 0, "there must be a token")
-    missing = {field.name for field in fields(RetentionReport)} - set(report)
-    _require(not missing, f"the report lacks {', '.join(sorted(missing))}")
-    _require(all(isinstance(notice, str) for notice in report["notices"]), "notices must be text")
-    timestamps = tuple(float(t) for t in content["timestamps_s"])
-    rows, cols = (int(side) for side in content["grid"])
-    clips = tuple(Clip(int(first), int(stop)) for first, stop in content["clips"])
-    edges = [0, *(edge for clip in clips for edge in (clip.first, clip.stop)), len(timestamps)]
-    _require(features.ndim == 2 and str(features.dtype) in _FEATURE_DTYPES, "features must be floats [K, D]")
-    _require(bool(features.isfinite().all()), "features must be finite")
-    _require(all(map(math.isfinite, timestamps)), "timestamps must be finite")
-    _require(edges[::2] == edges[1::2] and all(clip.stop > clip.first for clip in clips), "clips must tile the frames")
+    import torch
+
+    tensors = {name: content[name] for name in _TENSORS}
+    tensors |= {name: content[name] for name in _OPTIONAL_TENSORS if content.get(name) is not None}
+    for name, value in tensors.items():
+        _require(type(value) is torch.Tensor and value.is_contiguous(), f"{name} must be a tensor stored whole")
+    plain = {name: content[name] for name in (*_READERS, "report") if name in content}
+    check_plain(plain)
+    values = record(
+        _READERS,
+        missing={"duration_s": None},
+    )(plain, "content")
+    rows, cols = values["grid"]
+    clips = tuple(Clip(first, stop) for first, stop in values["clips"])
+    features = tensors["features"]
+    _check_tensors(tensors, len(values["timestamps_s"]), rows, cols)
+    _check_clips(clips, len(values["timestamps_s"]))
+    report = read_report(content["report"], frames=len(values["timestamps_s"]), clips=len(clips))
     _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
+    config = build_config(report["config"])
+    tokens = CompressedTokens(
+        **{name: tensors.get(name) for name in (*_TENSORS, *_OPTIONAL_TENSORS)},  # type: ignore[arg-type]
+        grid=(rows, cols),
+        timestamps_s=tuple(values["timestamps_s"]),
+        clips=clips,
+        facts=values["facts"],
+        duration_s=values["duration_s"],
+    )
+    return TokensFile(tokens, report | {"config": config.to_dict()}, config)
+
+
+def _check_clips(clips: tuple[Clip, ...], frames: int) -> None:
+    edges = [0, *(edge for clip in clips for edge in (clip.first, clip.stop)), frames]
+    _require(edges[::2] == edges[1::2] and all(clip.stop > clip.first for clip in clips), "clips must tile the frames")
+
+
+def _check_tensors(tensors: Mapping[str, Any], frames: int, rows: int, cols: int) -> None:
+    features, deepstack = tensors["features"], tensors.get("deepstack")
+    _require(features.ndim == 2 and str(features.dtype) in _FEATURE_DTYPES, "features must be floats [K, D]")
+    _require(len(features) > 0, "there must be a token")
     for name, dtype in _PER_TOKEN.items():
-        right = content[name].shape == features.shape[:1] and str(content[name].dtype) == f"torch.{dtype}"
+        right = tensors[name].shape == features.shape[:1] and str(tensors[name].dtype) == f"torch.{dtype}"
         _require(right, f"{name} must be {dtype} [K]")
-    _require(bool(content["mass"].isfinite().all()), "mass must be finite")
-    for name, limit in {"frame": len(timestamps), "row": rows, "col": cols, "role": len(Role)}.items():
-        _require(bool(((content[name] >= 0) & (content[name] < limit)).all()), f"{name} must be in 0 .. {limit - 1}")
-    duration, deepstack = content.get("duration_s"), content.get("deepstack")
-    _require(duration is None or math.isfinite(duration), "the duration must be finite")
     if deepstack is not None:
         _require(deepstack.ndim == 3 and deepstack.shape[1:] == features.shape, "deepstack must be [layers, K, D]")
-        _require(deepstack.is_contiguous() and deepstack.dtype == features.dtype, "deepstack must be as features are")
-        _require(bool(deepstack.isfinite().all()), "deepstack must be finite")
-    tokens = CompressedTokens(
-        **{name: content[name] for name in ("features", *_PER_TOKEN)},
-        grid=(rows, cols),
-        timestamps_s=timestamps,
-        clips=clips,
-        facts=dict(content["facts"]),
-        duration_s=None if duration is None else float(duration),
-        deepstack=deepstack,
-    )
-    return TokensFile(tokens, report, build_config(report["config"]))
+        _require(deepstack.dtype == features.dtype, "deepstack must be as features are")
+    for name in ("features", "mass", "deepstack"):
+        _require(name not in tensors or bool(tensors[name].isfinite().all()), f"{name} must be finite")
+    for name, limit in {"frame": frames, "row": rows, "col": cols, "role": len(Role)}.items():
+        _require(bool(((tensors[name] >= 0) & (tensors[name] < limit)).all()), f"{name} must be in 0 .. {limit - 1}")
 
 
 def _require(holds: bool, what: str) -> None:

@@ -10,7 +10,7 @@ import random
 import signal
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,18 @@ from aot.models.base import ModelIdentity
 from aot.pipeline import check_same_model
 from aot.report import RetentionReport, frame_retention
 from aot.tokens_file import SUFFIXES, check_suffix, is_tokens_file, load_tokens, save_tokens
-from aot.types import Clip, CompressedTokens
+from aot.types import Clip, CompressedTokens, VideoInfo
 
 COUNT, WIDTH = 6, 4
 PER_TOKEN = ("frame", "row", "col", "role", "mass")
+
+
+VIDEO = VideoInfo("clip é.mp4", "mp4", "h264", 64, 48, 0, 0, 1, 3, 3, 0, 1, 0.5, 6.0, False, False)
+MODEL = {
+    "name": "some/model", "revision": None, "fingerprint": "f" * 16, "toy_model": False, "width": WIDTH,
+    "device": "cpu", "dtype": "float32", "attention": "sdpa", "vision_blocks": 2, "positions": "packed",
+    "saliency_blocks": [1], "pooling": "bilinear",
+}  # fmt: skip
 
 
 def some_tokens(dtype: torch.dtype = torch.float32) -> CompressedTokens:
@@ -59,8 +67,8 @@ def some_report(tokens: CompressedTokens) -> RetentionReport:
         stage_ms={"decode": 1.5},
         peak_bytes={"host": 1},
         facts=dict(tokens.facts),
-        model={"name": "some/model", "revision": None, "fingerprint": "f" * 16, "width": WIDTH},
-        video={"path": "clip é.mp4"},
+        model=MODEL,
+        video=asdict(VIDEO),
         config=Config().to_dict(),
         versions={"torch": "2"},
         notices=("one",),

@@ -1,0 +1,204 @@
+"""Read a `.pt` file as data alone: one zip directory, plain values, and tensors that are stored once and whole.
+
+PyTorch's own reader is not used: what it builds on the way to an object (bytes of entries that overlap, values that
+calls return) may take any amount of memory. Here a file that needs more than its own size is refused beforehand.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["MOST_PLAIN_BYTES", "read_pt"]
+
+MOST_PLAIN_BYTES = 16 * 2**20
+_MOST_OPERATIONS = 3_000_000
+_LONGEST_DIRECTORY = 2**20
+_END, _LOCAL, _CENTRAL, _DESCRIPTOR = 22, 30, 46, 24  # bytes of the zip format's fixed parts (APPNOTE.TXT, 4.3)
+_END_OF_LARGE = 56 + 20 + _END  # as a zip64 archive ends
+_STORAGES = {
+    "torch FloatStorage": "float32",
+    "torch HalfStorage": "float16",
+    "torch BFloat16Storage": "bfloat16",
+    "torch IntStorage": "int32",
+    "torch ByteStorage": "uint8",
+}
+_NAMES = {*_STORAGES, "torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
+
+
+class _Name(NamedTuple):
+    """A class or function that a pickle names; it is never looked up."""
+
+    name: str
+
+
+class _Storage(NamedTuple):
+    dtype: str
+    entry: str
+
+
+class _StoredTensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_pt(path: Path) -> Any:
+    """Return what `torch.save` wrote, as tensors on the CPU (the values of a dict) and plain values.
+
+    Raises:
+        Exception: of any kind, where the file is damaged or holds something else.
+    """
+    with path.open("rb") as file:
+        _check_end(file)
+        with zipfile.ZipFile(file) as archive:
+            _check_directory(file, archive)
+            pickled = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+            if len(pickled) != 1 or pickled[0].file_size > MOST_PLAIN_BYTES:
+                raise ValueError("it must have one entry data.pkl, of 16 MiB at most")
+            content = _Values().read(archive.read(pickled[0]))
+            if not isinstance(content, dict):
+                return content
+            folder = pickled[0].filename.removesuffix("data.pkl")
+            storages: dict[_Storage, Tensor] = {}
+            return {
+                name: _tensor(archive, folder, value, storages) if type(value) is _StoredTensor else value
+                for name, value in content.items()
+            }
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Check that the archive ends with the file and that its directory is short, before that is read."""
+    file.seek(max(0, file.seek(0, 2) - _END_OF_LARGE))
+    tail = file.read()
+    signature, length = struct.unpack("<4s8xI", tail[-_END : -_END + 16])
+    if tail[-_END - 20 : -_END - 16] == b"PK\6\7":  # zip64: its own record holds
+        (length,) = struct.unpack("<Q", tail[-_END_OF_LARGE + 40 : -_END_OF_LARGE + 48])
+    if signature != b"PK\5\6" or length > _LONGEST_DIRECTORY:
+        raise ValueError("it does not end as a zip archive of few entries does")
+
+
+def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
+    """Check that the entries are stored, each has a name and bytes of its own, and nothing else is in the file."""
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    directory = sum(
+        _CENTRAL + len(entry.orig_filename.encode()) + len(entry.extra) + len(entry.comment) for entry in entries
+    )
+    rest = file.seek(0, 2) - archive.start_dir - directory
+    if len({entry.filename for entry in entries}) < len(entries) or rest not in (_END, _END_OF_LARGE):
+        raise ValueError("its directory has names twice, or is not all that follows the entries")
+    end = slack = 0
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError("it is compressed")
+        if not end <= entry.header_offset <= end + slack:
+            raise ValueError("its entries overlap, or have something between them")
+        file.seek(entry.header_offset + _LOCAL - 4)
+        end = entry.header_offset + _LOCAL + sum(struct.unpack("<HH", file.read(4))) + entry.file_size
+        slack = _DESCRIPTOR
+    if not end <= archive.start_dir <= end + slack:
+        raise ValueError("its entries overlap its directory, or have something between them")
+
+
+def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storages: dict[_Storage, Tensor]) -> Tensor:
+    """Return a tensor over its storage, which is read once; a stride that repeats memory is refused."""
+    import torch
+
+    if stored.storage not in storages:
+        entry = archive.getinfo(folder + "data/" + stored.storage.entry)
+        stored_bytes = bytearray(archive.read(entry))  # checked by its CRC
+        content = (
+            torch.frombuffer(stored_bytes, dtype=torch.uint8) if stored_bytes else torch.zeros(0, dtype=torch.uint8)
+        )
+        storages[stored.storage] = content.view(getattr(torch, stored.storage.dtype))
+    tensor = storages[stored.storage].as_strided(stored.size, stored.stride, stored.offset)
+    if not tensor.is_contiguous():
+        raise ValueError("a tensor is not stored whole")
+    return tensor
+
+
+class _Values:
+    """Builds the values of a pickle out of the operations that plain values and stored tensors need."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self, pickled: bytes) -> Any:
+        for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+            if count > _MOST_OPERATIONS:
+                raise ValueError("it has too many values")
+            if operation.name == "STOP":
+                break
+            self._do(operation.name, argument)
+        (value,) = self._stack
+        return value
+
+    def _do(self, operation: str, argument: Any) -> None:
+        stack = self._stack
+        match operation:
+            case "PROTO":
+                pass
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[operation])
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[operation]())
+            case "MARK":
+                self._marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(self._since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._last(int(operation[-1]))))
+            case "APPEND" | "APPENDS":
+                items = self._last(1) if operation == "APPEND" else self._since_mark()
+                list.extend(stack[-1], items)
+            case "SETITEM" | "SETITEMS":
+                items = self._last(2) if operation == "SETITEM" else self._since_mark()
+                dict.update(stack[-1], zip(items[::2], items[1::2], strict=True))
+            case "GLOBAL" if argument in _NAMES:
+                stack.append(_Name(argument))
+            case "BINPERSID":
+                _, kind, entry, *_ = stack.pop()
+                stack.append(_Storage(_STORAGES[kind.name], entry))
+            case "REDUCE":
+                stack.append(_called(*self._last(2)))
+            case _:
+                raise ValueError("it holds something other than plain tensors")
+
+    def _last(self, count: int) -> list[Any]:
+        items = self._stack[-count:]
+        if len(items) < count or (self._marks and self._marks[-1] > len(self._stack) - count):
+            raise ValueError("it ends early")
+        del self._stack[-count:]
+        return items
+
+    def _since_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+
+def _called(function: _Name, arguments: tuple[Any, ...]) -> Any:
+    """What the pickle expects of a call: a stored tensor, or its empty dict of hooks, which is dropped."""
+    if function == _Name("collections OrderedDict") and arguments == ():
+        return None
+    if function == _Name("torch._utils _rebuild_tensor_v2"):
+        storage, offset, size, stride, *_ = arguments
+        if type(storage) is _Storage and all(type(n) is int for n in (offset, *size, *stride)):
+            return _StoredTensor(storage, offset, size, stride)
+    raise ValueError("it holds something other than plain tensors")
