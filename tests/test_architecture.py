@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[1]
 # What each part may import besides itself; every part may import the foundations.
 FOUNDATIONS = {
     "aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict", "aot.notations", "aot.paths",
-    "aot.preset_files",
+    "aot.preset_files", "aot.temporary",
 }  # fmt: skip
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
     "aot.paths": set(),
+    "aot.temporary": set(),
     "aot.registry": {"aot.errors"},
     "aot.notations": set(),
     "aot.preset_files": {"aot.errors", "aot.registry"},
