@@ -11,6 +11,7 @@ from stat import S_IMODE, S_ISDIR, S_ISREG
 from aot.errors import OutputError, first_line
 from aot.paths import is_same_file, path_kind
 from aot.temporary import temporary_file
+from aot.text import as_utf8
 
 __all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 
@@ -78,12 +79,12 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> None:
-    """`write_whole` for a text, in UTF-8.
+    """`write_whole` for a text, in UTF-8, with a mark for each byte of a name that is not.
 
     Raises:
         OutputError: as `write_whole`.
     """
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=overwrite)
+    write_whole(path, lambda temporary: temporary.write_text(as_utf8(text), encoding="utf-8"), overwrite=overwrite)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:

@@ -19,6 +19,7 @@ from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
 from aot.paths import path_kind
 from aot.report import RetentionReport
+from aot.text import is_utf8
 from aot.types import Clip, CompressedTokens, Role
 
 __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
@@ -49,10 +50,12 @@ def is_tokens_file(path: str | Path) -> bool:
 def check_suffix(path: Path) -> None:
     """
     Raises:
-        ConfigError: the name ends in neither .pt nor .safetensors.
+        ConfigError: the name ends in neither .pt nor .safetensors, or the library of the latter does not take it.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
+    if path.suffix == ".safetensors" and not is_utf8(str(path)):
+        raise ConfigError(f"{path} is not UTF-8, as names of .safetensors files are; choose another, or one in .pt")
 
 
 def save_tokens(
@@ -159,6 +162,8 @@ def _nodes(value: Any, budget: int = _MOST_NODES) -> int:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
+    if not is_utf8(str(path)):
+        raise TokensFileError(f"{path} is not UTF-8, as names of .safetensors files are; rename it")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
