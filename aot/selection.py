@@ -20,6 +20,7 @@ from aot.core.frame_choice import choose_frames
 from aot.errors import ConfigError, NumericsError
 from aot.models.base import FrameScorer, ScoresFrames, VideoModel
 from aot.stages import StageClock
+from aot.text import check_question_text
 from aot.types import Needs
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class FrameSelection:
 def check_questions(sampling: SamplingConfig, questions: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: frames are to be chosen, and there is no question.
+        ConfigError: frames are to be chosen, and there is no question, or one is not UTF-8.
     """
+    for question in questions:
+        check_question_text(question)
     if sampling.select_frames is not None and not questions:
         raise ConfigError(
             "--select-frames chooses frames by the one question asked, which there is not here; "

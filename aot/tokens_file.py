@@ -21,6 +21,7 @@ from aot.plain import check_plain, each, free, named, number, optional, record, 
 from aot.pt_file import MOST_PLAIN_BYTES, read_pt
 from aot.report import RetentionReport
 from aot.report_reader import read_report
+from aot.text import is_utf8
 from aot.types import Clip, CompressedTokens, Role
 
 __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
@@ -58,10 +59,12 @@ def is_tokens_file(path: str | Path) -> bool:
 def check_suffix(path: Path) -> None:
     """
     Raises:
-        ConfigError: the name ends in neither .pt nor .safetensors.
+        ConfigError: the name ends in neither .pt nor .safetensors, or the library of the latter does not take it.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
+    if path.suffix == ".safetensors" and not is_utf8(str(path)):
+        raise ConfigError(f"{path} is not UTF-8, as names of .safetensors files are; choose another, or one in .pt")
 
 
 def save_tokens(
@@ -116,6 +119,8 @@ def load_tokens(path: str | Path) -> TokensFile:
     path = Path(path)
     if path_kind(path) != "file":
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
+    if path.suffix == ".safetensors" and not is_utf8(str(path)):
+        raise TokensFileError(f"{path} is not UTF-8, as names of .safetensors files are; rename it")
     try:
         content = _read(path)
     except Exception as error:

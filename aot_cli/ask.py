@@ -102,6 +102,7 @@ def ask(
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
     """What is asked: `words` as one question, `more`, or the lines on stdin."""
     from aot.errors import ConfigError
+    from aot.text import check_question_text
 
     _check_words(words)
     asked = [*([" ".join(words)] if words else []), *(more or [])]
@@ -114,6 +115,8 @@ def _questions(source: str, words: list[str], more: list[str] | None) -> list[st
         raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
     if any(not text.strip() for text in asked):
         raise ConfigError("a question is empty; ask something")
+    for text in asked:
+        check_question_text(text)
     return asked
 
 

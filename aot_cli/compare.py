@@ -49,7 +49,9 @@ def compare(
     """
     from aot.evaluation import Item, Refusal, Witness, answer_video, build_conditions, off_budget
     from aot.report import versions
+    from aot.text import check_question_text
 
+    check_question_text(question)
     names = named_methods(methods)
     check_pictures(html, video)
     check_outputs(video, {"--html": html}, force=force)

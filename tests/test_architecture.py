@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[1]
 # What each part may import besides itself; every part may import the foundations.
 FOUNDATIONS = {
     "aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict", "aot.notations", "aot.paths",
-    "aot.preset_files",
+    "aot.preset_files", "aot.temporary", "aot.text",
 }  # fmt: skip
 ARROWS = {
     "aot.types": set(),
     "aot.errors": set(),
     "aot.paths": set(),
+    "aot.temporary": set(),
+    "aot.text": {"aot.errors"},
     "aot.registry": {"aot.errors"},
     "aot.notations": set(),
     "aot.preset_files": {"aot.errors", "aot.registry"},

@@ -113,6 +113,52 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> 
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_what_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    target, seen = tmp_path / "a.txt", []
+    target.touch()
+    target.chmod(mode)
+
+    def look(path: Path) -> None:
+        seen.append(path.stat().st_mode & 0o777)
+        path.write_text("new")
+
+    write_whole(target, look, overwrite=True)
+    assert (target.read_text(), target.stat().st_mode & 0o777, seen) == ("new", mode, [0o600])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_leads_to_what_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target.txt", tmp_path / "a.txt"
+    if there:
+        target.write_text("old")
+    link.symlink_to("far/target.txt")
+    with pytest.raises(OutputError, match="--force"):
+        write_whole(link, write(), overwrite=False)
+    write_whole(link, write(), overwrite=True)
+    assert (link.is_symlink(), target.read_text()) == (True, "new")
+    assert (names(tmp_path), names(tmp_path / "far")) == (["a.txt", "far"], ["target.txt"])
+
+
+def test_a_link_to_where_nothing_can_be(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to("no/target.txt")
+    (tmp_path / "b.txt").symlink_to("b.txt")
+    for name, says in (("a.txt", "no does not exist; make it first"), ("b.txt", "could not be written")):
+        with pytest.raises(OutputError, match=says):
+            check_writable(tmp_path / name, overwrite=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes by name")
+def test_no_file_at_all(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "file").touch()
+    for name, says in (("pipe.txt", "device or a pipe"), ("file/a.txt", "is not a folder"), ("a\0.txt", "not a name")):
+        with pytest.raises(OutputError, match=says):
+            check_writable(tmp_path / name, overwrite=True)
+
+
 def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the whole process's: another thread's new file would get other permissions."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
+from aot.text import is_utf8
 
 __all__ = ["Item", "by_video", "load_dataset"]
 
@@ -150,7 +150,7 @@ def _problem(row: Any) -> str | None:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is text that can be written to a file; JSON can spell half a character."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    return isinstance(value, str) and is_utf8(value)
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aot.errors import ConfigError
+from aot.text import check_question_text
 from aot.types import CompressedTokens
 
 __all__ = [
@@ -100,10 +101,7 @@ def check_question(tokenizer: Any, question: str) -> str:
     question = question.strip()
     if not question:
         raise ConfigError("the question is empty; ask something")
-    try:
-        question.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError("the question is not valid UTF-8 text; type it again") from None
+    check_question_text(question)
     reserved = [word for word in tokenizer.get_added_vocab() if word in question]
     if reserved:
         raise ConfigError(f"the question contains {reserved[0]}, which the model reserves; leave it out")

@@ -18,6 +18,7 @@ from aot.config import SamplingConfig
 from aot.errors import VideoError
 from aot.paths import path_kind
 from aot.registry import did_you_mean
+from aot.temporary import temporary_file
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 
@@ -52,7 +53,7 @@ def open_source(
 ) -> Iterator[Path]:
     """Yield a readable, non-empty, seekable file for `source`.
 
-    An http or https address, "-" (standard input) and pipes such as <(command) are copied to a temporary
+    An http or https address, "-" (standard input), devices and pipes such as <(command) are copied to a temporary
     file, which is gone afterwards, also after an exception. `on_bytes(done, all)` follows a download.
 
     Raises:
@@ -75,11 +76,17 @@ def open_source(
         return
     else:
         pieces = _pieces_of_pipe(file)
-    with tempfile.TemporaryDirectory(prefix="aot-") as folder:
-        copy = Path(folder, "copy")
+    with temporary_file(_temporary_folder()) as copy:
         with closing(pieces):
             _write_pieces(pieces, copy, source_name(source), limit_mb * _MEGABYTE, on_bytes)
         yield copy
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise VideoError("no folder for temporary files can be written to; set TMPDIR to one that can") from error
 
 
 def _missing(path: str | Path) -> str:

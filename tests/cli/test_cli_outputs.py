@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,55 @@ def test_all_is_checked_before_the_work(
     run = run_aot("compress", clip_file, *flags, *NO_MODEL)
     assert (run.code, told in run.err) == (code, True), run.err
     assert {path.name for path in Path().iterdir()} == {"folder.html", "there.html", "nowhere.csv"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+def test_names_that_are_not_utf_8(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    source, tokens = Path("caf\udce9.mp4"), "caf\udce9.pt"
+    shutil.copy(clip_file, source)
+    for report in ("caf\udce9.json", "caf\udce9.csv"):
+        page = ("--html", "caf\udce9.html")
+        run = run_aot("compress", source, "-o", tokens, "--report", report, *page, "--force", *small)
+        assert run.code == 0, run.err
+    assert json.loads(Path("caf\udce9.json").read_text("utf-8"))["video"]["path"] == str(source)
+    assert "caf\ufffd.mp4" in Path("caf\udce9.html").read_text("utf-8")
+    assert run_aot("inspect", tokens).code == 0
+    assert run_aot("ask", tokens, "what?", *small[:2]).code == 0
+    for command in (("ask",), ("compare", "--methods", "none,aot")):
+        run = run_aot(command[0], source, "what?", *command[1:], *page, "--force", *small)
+        assert run.code == 0, run.err
+    assert run_aot("inspect", source, "--overlay", "caf\udce9.mp4", "--force", *small).code == 1  # the input itself
+    assert run_aot("inspect", source, "--overlay", "o\udce9.mp4", *page, "--force", *small).code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+def test_names_that_safetensors_does_not_take(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    name, told = (
+        "caf\udce9.safetensors",
+        "aot: caf\ufffd.safetensors is not UTF-8, as names of .safetensors files are; ",
+    )
+    run = run_aot("compress", clip_file, "-o", name, *NO_MODEL)
+    assert (run.code, run.err) == (2, told + "choose another, or one in .pt\n")
+    assert run_aot("compress", clip_file, "-o", "t.safetensors", *small).code == 0
+    Path("t.safetensors").rename(name)
+    run = run_aot("inspect", name)
+    assert (run.code, run.err) == (1, told + "rename it\n")
+
+
+def test_the_longest_names(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    source = Path("a" * 251 + ".mp4")
+    shutil.copy(clip_file, source)
+    run = run_aot("compress", source, *NO_MODEL)
+    assert (run.code, "the name is too long; choose a shorter one" in run.err) == (1, True), run.err
+    tokens, page = "a" * 252 + ".pt", ("--html", "a" * 250 + ".html")
+    assert run_aot("compress", source, "-o", tokens, "--report", "a" * 250 + ".json", *page, *small).code == 0
+    assert run_aot("inspect", source, "--overlay", "b" * 251 + ".mp4", *small).code == 0
+
+
+@pytest.mark.parametrize("command", [("ask", "-q"), ("ask", "fine?", "-q"), ("compare",)])
+def test_questions_that_are_not_utf_8(run_aot: Aot, clip_file: Path, command: tuple[str, ...]) -> None:
+    run = run_aot(command[0], clip_file, *command[1:], "caf\udce9?", *NO_MODEL)
+    assert (run.code, run.err) == (2, "aot: the question is not valid UTF-8 text; type it again\n")
 
 
 def test_two_outputs_in_one_file(run_aot: Aot, clip_file: Path) -> None:

@@ -28,14 +28,28 @@ def test_a_copy_of_standard_input_is_removed(tmp_path: Path, as_json: bool) -> N
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         until = time.monotonic() + 60
-        while not list(temporary.glob("aot-*/copy")) and time.monotonic() < until:
+        while not list(temporary.glob(".aot-*.part")) and time.monotonic() < until:
             time.sleep(0.05)
-        assert list(temporary.glob("aot-*/copy"))
+        assert list(temporary.glob(".aot-*.part"))
         process.terminate()
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, "aot: terminated\n")
     assert not list(temporary.iterdir())
     assert [json.loads(text)["exit_code"] for text in [out] * as_json] == [143] * as_json
+
+
+def test_a_copy_that_kill_9_left_goes_with_the_next(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen([AOT, "inspect", "-"], env=environment, stdin=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while not list(temporary.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.kill()
+    assert len(list(temporary.iterdir())) == 1
+    subprocess.run([AOT, "inspect", "-"], env=environment, input=b"no video", capture_output=True)
+    assert not list(temporary.iterdir())
 
 
 def test_the_first_counts() -> None:

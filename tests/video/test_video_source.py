@@ -120,6 +120,16 @@ def test_standard_input_has_a_limit(temporary: Path, monkeypatch: pytest.MonkeyP
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device without end")
+def test_a_device_without_end_is_limited_too(temporary: Path) -> None:
+    with (
+        pytest.raises(VideoError, match=r"/dev/zero is larger than 1 MB, .* --max-input-mb"),
+        open_source("/dev/zero", 1),
+    ):
+        pass
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
 def test_a_pipe_is_copied(temporary: Path) -> None:
     reader, writer = os.pipe()

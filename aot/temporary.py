@@ -1,0 +1,86 @@
+"""Temporary files that go with their process, however it ends.
+
+Whoever makes one holds a lock of the operating system on it, and the lock goes with the process, also by `kill -9`. One
+that nobody holds is left over: the next run that makes one in the same folder removes it. Unlike numbers of processes,
+which begin anew in every container, locks are never mistaken for another's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISREG
+
+__all__ = ["temporary_file"]
+
+_PREFIX, _SUFFIX = ".aot-", ".part"
+
+
+@contextmanager
+def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
+    """Yield a new, empty file in `folder`, which is gone afterwards unless it was moved; what killed runs of the same
+    user left there is removed first. mode: the permissions, from which the system takes the umask.
+
+    Raises:
+        OSError: none can be made there.
+    """
+    _remove_left_over(folder)
+    path, descriptor = _create(folder, mode)
+    if sys.platform == "win32":  # an open file cannot be moved there, so nothing is held, nor removed
+        os.close(descriptor)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        if sys.platform != "win32":
+            os.close(descriptor)
+
+
+def _create(folder: Path, mode: int) -> tuple[Path, int]:
+    """Return a new file and the descriptor that holds its lock, where the file system has locks."""
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        if sys.platform == "win32":
+            return path, descriptor
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():  # not removed by another run before it was locked
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _remove_left_over(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX):
+                with suppress(OSError):  # in use, another user's, or gone meanwhile
+                    _remove_unheld(path)
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove a file of this user that no process holds.
+
+    Raises:
+        OSError: it is held, or may not be opened.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe of that name must not block
+    try:
+        status = os.fstat(descriptor)
+        if S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    finally:
+        os.close(descriptor)
