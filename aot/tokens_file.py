@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from aot.config import Config, build_config
@@ -33,7 +34,7 @@ _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8",
 _TENSORS = ("features", *_PER_TOKEN)
 _OPTIONAL_TENSORS = ("deepstack",)
 _READERS = {
-    "grid": each(whole(1, 2**16), 2),
+    "grid": each(whole(1, 2**12), 2),
     "timestamps_s": each(number()),
     "clips": each(each(whole(), 2)),
     "facts": named(free),
@@ -118,6 +119,8 @@ def load_tokens(path: str | Path) -> TokensFile:
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
     try:
         content = _read(path)
+    except MemoryError:
+        raise  # it is not the file's fault
     except Exception as error:
         raise TokensFileError(
             f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
@@ -129,8 +132,11 @@ def load_tokens(path: str | Path) -> TokensFile:
         version = int(content["version"])
         if version <= _VERSION:
             return _parse(content)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
+        why = shorten(str(error), 300)  # in one line; parts of it may come from the file
+        raise TokensFileError(f"{path} is damaged ({why}); compress the video again") from error
     raise TokensFileError(f"{path} was written by a newer aot (format {version}); upgrade aot")
 
 

@@ -312,3 +312,21 @@ def test_any_change_is_refused_or_read_and_shown(suffix: str, changes: list[tupl
             assert "\n" not in str(error)
         else:
             inspected(path)
+
+
+def test_what_is_said_of_a_damaged_file_is_one_line(path: Path) -> None:
+    damage(path, lambda content: content["report"]["config"].update({"a\nb" * 500: 1, "ratio": 7}))
+    with pytest.raises(TokensFileError) as caught:
+        load_tokens(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_too_little_memory_is_not_the_files_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    save_tokens(path, some_tokens(), some_report(some_tokens()))
+    for place in ("_read", "_parse"):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(f"aot.tokens_file.{place}", fail)
+            load_tokens(path)
