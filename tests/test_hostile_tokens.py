@@ -214,6 +214,7 @@ def test_a_frame_without_a_key(path: Path, name: str) -> None:
     [
         ("visual_tokens", 0),
         ("visual_tokens", True),
+        ("visual_tokens", 19),
         ("kept_tokens", 19),
         ("retention", float("nan")),
         ("frames", []),
@@ -330,3 +331,15 @@ def test_too_little_memory_is_not_the_files_fault(path: Path, monkeypatch: pytes
         with monkeypatch.context() as patch, pytest.raises(MemoryError):
             patch.setattr(f"aot.tokens_file.{place}", fail)
             load_tokens(path)
+
+
+def test_a_grid_that_no_video_has(path: Path) -> None:
+    """An answer may need the positions of all of a video's tokens, kept or not."""
+    sides = 2**12, 2**12
+
+    def change(content: dict[str, Any]) -> None:
+        content["grid"], content["report"]["visual_tokens"] = list(sides), 3 * sides[0] * sides[1]
+
+    damage(path, change)
+    with pytest.raises(TokensFileError, match="tokens at most"):
+        load_tokens(path)
