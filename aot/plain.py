@@ -62,7 +62,11 @@ def whole(least: int = 0, most: int = 2**53) -> Reader:
     """A whole number in least .. most; up to 2^53 every program that reads JSON knows it exactly."""
 
     def read(value: Any, key: str) -> int:
-        _require(type(value) is int and least <= value <= most, key, f"a whole number in {least} .. {most}")
+        _require(
+            type(value) is int and least <= value <= most,
+            key,
+            f"{least}" if least == most else f"a whole number in {least} .. {most}",
+        )
         return int(value)
 
     return read

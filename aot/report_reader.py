@@ -55,8 +55,9 @@ _VIDEO: dict[str, tuple[Reader, Any]] = {
 _TOGETHER = {"sampled_frames": ("selected_frames", "selected_by"), "frame_embeddings": ("clip_mode",)}
 
 
-def read_report(value: Any, *, frames: int, clips: int) -> dict[str, Any]:
-    """Return the report on tokens of so many frames and clips, as `RetentionReport.to_dict` gives it.
+def read_report(value: Any, *, visual_tokens: int, frames: int, clips: int) -> dict[str, Any]:
+    """Return the report on a video of so many tokens before compression, frames and clips, as
+    `RetentionReport.to_dict` gives it.
 
     What earlier versions did not write gets a default, and what is not known is left out. The settings under `config`
     are read as they are: `aot.config` checks them.
@@ -64,14 +65,13 @@ def read_report(value: Any, *, frames: int, clips: int) -> dict[str, Any]:
     Raises:
         ValueError: it names the key that is missing, of the wrong type or out of range.
     """
-    total = record({"visual_tokens": whole(1)})(value, "report")["visual_tokens"]
     reader = record(
         {
-            "visual_tokens": whole(1),
+            "visual_tokens": whole(visual_tokens, visual_tokens),
             "budget_tokens": optional(whole()),
-            "kept_tokens": whole(0, total),
+            "kept_tokens": whole(0, visual_tokens),
             "retention": number(0),
-            "frames": each(_frame(total, frames, clips), frames),
+            "frames": each(_frame(visual_tokens, frames, clips), frames),
             "stage_ms": named(number(0)),
             "peak_bytes": named(optional(whole())),
             "facts": _facts,

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from aot.config import Config, build_config
@@ -31,10 +32,11 @@ _FORMAT = "aot-tokens"
 _VERSION = 1
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
+_MOST_VISUAL_TOKENS = 2**24  # before compression: positions of all of them may be worked out
 _TENSORS = ("features", *_PER_TOKEN)
 _OPTIONAL_TENSORS = ("deepstack",)
 _READERS = {
-    "grid": each(whole(1, 2**16), 2),
+    "grid": each(whole(1), 2),
     "timestamps_s": each(number()),
     "clips": each(each(whole(), 2)),
     "facts": named(free),
@@ -123,6 +125,8 @@ def load_tokens(path: str | Path) -> TokensFile:
         raise TokensFileError(f"{path} is not UTF-8, as names of .safetensors files are; rename it")
     try:
         content = _read(path)
+    except MemoryError:
+        raise  # it is not the file's fault
     except Exception as error:
         raise TokensFileError(
             f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
@@ -134,8 +138,11 @@ def load_tokens(path: str | Path) -> TokensFile:
         version = int(content["version"])
         if version <= _VERSION:
             return _parse(content)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise TokensFileError(f"{path} is damaged ({error}); compress the video again") from error
+        why = shorten(str(error), 300)  # in one line; parts of it may come from the file
+        raise TokensFileError(f"{path} is damaged ({why}); compress the video again") from error
     raise TokensFileError(f"{path} was written by a newer aot (format {version}); upgrade aot")
 
 
@@ -170,10 +177,12 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     )(plain, "content")
     rows, cols = values["grid"]
     clips = tuple(Clip(first, stop) for first, stop in values["clips"])
-    features = tensors["features"]
-    _check_tensors(tensors, len(values["timestamps_s"]), rows, cols)
-    _check_clips(clips, len(values["timestamps_s"]))
-    report = read_report(content["report"], frames=len(values["timestamps_s"]), clips=len(clips))
+    features, frames = tensors["features"], len(values["timestamps_s"])
+    _check_tensors(tensors, frames, rows, cols)
+    _check_clips(clips, frames)
+    total = frames * rows * cols
+    _require(total <= _MOST_VISUAL_TOKENS, f"frames x grid must be {_MOST_VISUAL_TOKENS} tokens at most")
+    report = read_report(content["report"], visual_tokens=total, frames=frames, clips=len(clips))
     _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
     config = build_config(report["config"])
     tokens = CompressedTokens(

@@ -43,8 +43,8 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def refused(path: Path) -> None:
-    """Check that a file is refused in one line, and that it costs little more than its size."""
+def refused(path: Path, why: str = "") -> None:
+    """Check that a file is refused in one line, because of `why`, and that it costs little more than its size."""
     tracemalloc.start()
     try:
         with pytest.raises(TokensFileError) as caught:
@@ -52,7 +52,7 @@ def refused(path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 30 * path.stat().st_size + 2**21
     finally:
         tracemalloc.stop()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and why in str(caught.value.__cause__)
 
 
 # --- The archive
@@ -77,6 +77,24 @@ def test_a_good_directory_stays_good(good: Path) -> None:
     start, directory, _ = directory_of(data)
     good.write_bytes(with_directory(data[:start], directory, directory.count(b"PK\1\2")))
     assert len(load_tokens(good).tokens.features) == 6
+
+
+@pytest.mark.parametrize("times", [1, 2000])
+def test_an_archive_that_ends_as_large_ones_do(good: Path, times: int) -> None:
+    """The sizes of a zip64 archive are in a record of their own; it is read, and checked, like the other."""
+    data = good.read_bytes()
+    start, directory, _ = directory_of(data)
+    directory *= times
+    count = directory.count(b"PK\1\2")
+    body = data[:start] + directory
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(directory), start)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(body), 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0, 2**32 - 1, 0)
+    good.write_bytes(body + record + locator + end)
+    if times == 1:
+        assert len(load_tokens(good).tokens.features) == 6
+    else:
+        refused(good, "few entries")
 
 
 def test_two_directories(good: Path) -> None:
@@ -114,7 +132,7 @@ def test_a_long_directory_is_not_read(good: Path) -> None:
     start, directory, _ = directory_of(data)
     every = directory * 2000
     good.write_bytes(with_directory(data[:start], every, 0))
-    refused(good)
+    refused(good, "few entries")
 
 
 # --- The pickle
@@ -214,6 +232,7 @@ def test_a_frame_without_a_key(path: Path, name: str) -> None:
     [
         ("visual_tokens", 0),
         ("visual_tokens", True),
+        ("visual_tokens", 19),
         ("kept_tokens", 19),
         ("retention", float("nan")),
         ("frames", []),
@@ -312,3 +331,33 @@ def test_any_change_is_refused_or_read_and_shown(suffix: str, changes: list[tupl
             assert "\n" not in str(error)
         else:
             inspected(path)
+
+
+def test_what_is_said_of_a_damaged_file_is_one_line(path: Path) -> None:
+    damage(path, lambda content: content["report"]["config"].update({"a\nb" * 500: 1, "ratio": 7}))
+    with pytest.raises(TokensFileError) as caught:
+        load_tokens(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_too_little_memory_is_not_the_files_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    save_tokens(path, some_tokens(), some_report(some_tokens()))
+    for place in ("_read", "_parse"):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(f"aot.tokens_file.{place}", fail)
+            load_tokens(path)
+
+
+def test_a_grid_that_no_video_has(path: Path) -> None:
+    """An answer may need the positions of all of a video's tokens, kept or not."""
+    sides = 2**12, 2**12
+
+    def change(content: dict[str, Any]) -> None:
+        content["grid"], content["report"]["visual_tokens"] = list(sides), 3 * sides[0] * sides[1]
+
+    damage(path, change)
+    with pytest.raises(TokensFileError, match="tokens at most"):
+        load_tokens(path)
