@@ -164,12 +164,12 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
         with opened_video(source, given) as video:
             yield video.path
         return
-    from aot.shapes.clips import write_clip
+    from aot.shapes.clips import encode_clip
     from aot.shapes.world import sample_scene
+    from aot.temporary import temporary_file
 
-    with tempfile.TemporaryDirectory(prefix="aot-") as folder:
-        path = Path(folder) / "clip.mp4"
-        write_clip(sample_scene(_DEMO_SEED), path)
+    with temporary_file(Path(tempfile.gettempdir())) as path:
+        encode_clip(sample_scene(_DEMO_SEED), path)
         yield path
 
 

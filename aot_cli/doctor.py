@@ -132,16 +132,20 @@ def _cache() -> dict[str, Any]:
     from huggingface_hub.errors import CacheNotFound
 
     from aot.config import ModelConfig
+    from aot.errors import first_line
     from aot.models.default import default_model
 
     default = default_model(ModelConfig())
     told = f"{default.name} ({default.lacking})" if default.lacking else default.name
+    folder = constants.HF_HUB_CACHE
     try:
         held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
         held = []
+    except (OSError, RuntimeError, ValueError) as error:  # not a folder, not to be read, or the user has no home
+        held, folder = [], f"{folder} cannot be used ({first_line(error)}); set HF_HOME to a folder"
     return {
-        "folder": constants.HF_HUB_CACHE,
+        "folder": folder,
         "models": held,
         "HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE,
         "AOT_MODEL": os.environ.get("AOT_MODEL"),

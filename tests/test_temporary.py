@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -98,3 +99,12 @@ def test_another_users_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_only_its_user_may_read_it(tmp_path: Path) -> None:
     with temporary_file(tmp_path) as path:
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_file_is_temporary_in_another_way() -> None:
+    """`tempfile` names the folder; what it makes itself outlives a killed process."""
+    makers = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|TemporaryFile")
+    root = Path(__file__).parents[1]
+    sources = [path for part in ("aot", "aot_cli") for path in (root / part).rglob("*.py")]
+    assert sources
+    assert [path.name for path in sources if makers.search(path.read_text("utf-8"))] == []

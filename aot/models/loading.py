@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,15 @@ def explained(config: ModelConfig) -> Iterator[None]:
 
 
 def read_model_config(config: ModelConfig) -> dict[str, Any]:
-    """The checkpoint's config.json, with the commit hash as `_commit_hash` when it came from the hub."""
+    """The checkpoint's config.json, with the commit hash as `_commit_hash` when it came from the hub.
+
+    Raises:
+        ModelError: it cannot be read, or Python was started so that no model can be loaded.
+    """
+    if sys.flags.optimize > 1:  # transformers builds its models' documentation from docstrings when it imports them
+        raise ModelError(
+            "python -OO (PYTHONOPTIMIZE=2) drops the docstrings that transformers needs; use -O, or leave it out"
+        )
     from transformers import PretrainedConfig
 
     with explained(config):

@@ -12,7 +12,7 @@ from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import BEATS, Scene, sample_scene
 
-__all__ = ["FRAMES_PER_SECOND", "write_clip", "write_questions"]
+__all__ = ["FRAMES_PER_SECOND", "encode_clip", "write_clip", "write_questions"]
 
 FRAMES_PER_SECOND = 8
 _SIDE = 360  # pixels; four times what the shapes model sees
@@ -28,21 +28,28 @@ def write_clip(
     quality: int = _QUALITY,
 ) -> None:
     """Write the scene as H.264 in mp4, one beat a second. quality: x264's constant rate factor, less is better."""
+    write_whole(path, lambda target: encode_clip(scene, target, side, frames_per_second, quality), overwrite=True)
+
+
+def encode_clip(
+    scene: Scene,
+    target: Path,
+    side: int = _SIDE,
+    frames_per_second: int = FRAMES_PER_SECOND,
+    quality: int = _QUALITY,
+) -> None:
+    """Fill `target` as `write_clip` does, in its place: for a temporary file."""
     import av
 
     times = [index / frames_per_second for index in range(BEATS * frames_per_second)]
-
-    def write(target: Path) -> None:
-        with av.open(str(target), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": str(quality)})
-            stream.width = stream.height = side
-            stream.pix_fmt = "yuv420p"
-            stream.time_base = Fraction(1, frames_per_second)
-            for picture in render(scene, times, side):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-
-    write_whole(path, write, overwrite=True)
+    with av.open(str(target), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": str(quality)})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = Fraction(1, frames_per_second)
+        for picture in render(scene, times, side):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int], None] = lambda done: None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cli_run import Aot
@@ -27,6 +28,20 @@ def test_facts_alone(run_aot: Aot) -> None:
     assert found.code == 0
     assert {"versions", "devices", "decoders"} <= set(found.json)
     assert "selftest" not in found.json
+
+
+def test_a_user_without_a_home(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in its list of users."""
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    found = run_aot("doctor", "--json")
+    assert found.code == 0, found.err
+    cache = found.json["model_cache"]
+    assert cache["models"] == []
+    assert "cannot be used (Could not determine home directory.); set HF_HOME" in cache["folder"]
 
 
 def test_checks_follow_the_facts(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +319,13 @@ def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(
 def test_a_bad_video_is_noticed_before_a_model_is_loaded(run_aot: Aot) -> None:
     run = run_aot("ask", "nope.mp4", "hi", "--model", "no/such-model")
     assert run.code == 3
+
+
+def test_python_without_docstrings(clip_file: Path) -> None:
+    """What needs no model works; for the rest transformers cannot be imported."""
+    line = [sys.executable, "-OO", "-m", "aot_cli"]
+    seen = subprocess.run([*line, "inspect", clip_file, "--json"], capture_output=True, check=True)
+    assert json.loads(seen.stdout)["video"]["frames"]
+    run = subprocess.run([*line, "ask", clip_file, "what?", "--model", "shapes"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (4, "")
+    assert "python -OO (PYTHONOPTIMIZE=2) drops the docstrings" in one_line(run.stderr)

@@ -103,6 +103,7 @@ def test_names_that_safetensors_does_not_take(run_aot: Aot, small: tuple[str, ..
     assert (run.code, run.err) == (1, told + "rename it\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="whole paths have at most 260 letters there")
 def test_the_longest_names(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     source = Path("a" * 251 + ".mp4")
     shutil.copy(clip_file, source)
