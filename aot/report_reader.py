@@ -51,6 +51,7 @@ _VIDEO: dict[str, tuple[Reader, Any]] = {
     "average_fps": (number(0), 0.0),
     "variable_frame_rate": (flag, False),
     "has_audio": (flag, False),
+    "mirrored": (flag, False),
 }
 _TOGETHER = {"sampled_frames": ("selected_frames", "selected_by"), "frame_embeddings": ("clip_mode",)}
 
