@@ -160,6 +160,13 @@ def test_tensors_that_repeat_memory(good: Path, name: str) -> None:
     refused(good)
 
 
+@pytest.mark.parametrize("name", ["features", "mass", "role"])
+def test_tensors_that_repeat_memory_in_the_right_shape(good: Path, name: str) -> None:
+    content = torch.load(good, weights_only=True)
+    torch.save({**content, name: content[name][:1].expand_as(content[name])}, good)
+    refused(good, "stored whole")
+
+
 @pytest.mark.parametrize("name", ["timestamps_s", "report", "facts"])
 @pytest.mark.parametrize(
     "value",
