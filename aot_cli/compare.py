@@ -17,7 +17,11 @@ from aot_cli.run import config_for_video, load_with_progress, opened_video, unkn
 from aot_cli.session import current
 
 if TYPE_CHECKING:
-    from aot.evaluation import Answered, Condition
+    from collections.abc import Sequence
+
+    from aot.evaluation import Answered, Condition, Item, Witness
+    from aot.models import VideoModel
+    from aot.video import VideoFile
 
 __all__ = ["compare"]
 
@@ -47,7 +51,7 @@ def compare(
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
-    from aot.evaluation import Item, Refusal, Witness, answer_video, build_conditions, off_budget
+    from aot.evaluation import Item, Witness, build_conditions, off_budget
     from aot.report import versions
     from aot.text import check_question_text
 
@@ -55,7 +59,6 @@ def compare(
     names = named_methods(methods)
     check_pictures(html, video)
     check_outputs(video, {"--html": html}, force=force)
-    session = current()
     with opened_video(video, given) as file:
         config = config_for_video(file, given, names)
         wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
@@ -63,29 +66,16 @@ def compare(
         model = load_with_progress(config)
         notify([*unknown_words(model, [question]), *off_budget(conditions)])
         item = Item(id="compare", video=Path(video), question=question, answer="")
-        rows: list[dict[str, Any]] = []
         witness = Witness(model.temporal_patch) if html else None
-        of_key = {condition.key: condition for condition in conditions}
-        with StageBars() as bars:
-            todo = [(condition, [item]) for condition in conditions]
-            answering = answer_video(file, model, todo, session.notify, measure_memory=True, witness=witness)
-            for done, found in enumerate(answering, 1):
-                bars("compare", done, len(conditions))
-                if isinstance(found, Refusal):
-                    session.notify(f"{found.condition.key} is left out: {found.error}")
-                else:
-                    answered = found[0]
-                    rows.append(_row(answered, of_key[answered.condition]))
-                    shared = {"visual_tokens": answered.visual_tokens, "decode_ms": answered.decode_ms}
-    if not rows:
-        from aot.errors import ConfigError
-
-        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+        answered = _answered(file, model, conditions, item, witness)
+    of_key = {condition.key: condition for condition in conditions}
+    rows = [_row(each, of_key[each.condition]) for each in answered]
+    shared = {name: getattr(answered[-1], name) for name in ("visual_tokens", "decode_ms")}
     of_model = model_facts(model)
     if html and witness:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        said = session.notices
+        said = current().notices
         comparison_page(html, witness, of_key, rows, question, shared, of_model, command, said, force=force)
         tell_of_page(html)
     if as_json:
@@ -96,6 +86,32 @@ def compare(
     from aot_cli.render import comparison, print_result
 
     print_result(*comparison(question, rows))
+
+
+def _answered(
+    video: VideoFile, model: VideoModel, conditions: Sequence[Condition], item: Item, witness: Witness | None
+) -> list[Answered]:
+    """Return the answers under all conditions but those that refuse, which are left out with a note.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    from aot.errors import ConfigError
+    from aot.evaluation import Answered, Refusal, answer_video
+
+    session, answered = current(), list[Answered]()
+    with StageBars() as bars:
+        todo = [(condition, [item]) for condition in conditions]
+        answering = answer_video(video, model, todo, session.notify, measure_memory=True, witness=witness)
+        for done, found in enumerate(answering, 1):
+            bars("compare", done, len(conditions))
+            if isinstance(found, Refusal):
+                session.notify(f"{found.condition.key} is left out: {found.error}")
+            else:
+                answered += found
+    if not answered:
+        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+    return answered
 
 
 def _row(answered: Answered, asked: Condition) -> dict[str, Any]:
