@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class RgbConverter:
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",
+            interpolation=Interpolation.BICUBIC,  # of chroma, as in the ffmpeg program
             src_colorspace=frame.colorspace,
             dst_colorspace=Colorspace.DEFAULT,
             src_color_range=frame.color_range or ColorRange.MPEG,
