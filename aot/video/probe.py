@@ -15,8 +15,10 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
+from aot.video.exif import exif_orientation
+from aot.video.joined import another_begins
 from aot.video.orientation import Orientation
-from aot.video.pyav import as_fraction, display_matrix, most_pixels, prepare_decoder
+from aot.video.pyav import UnknownDataError, as_fraction, display_matrix, most_pixels, prepare_decoder, quarter_turn
 from aot.video.source import open_container, packets
 from aot.video.timeline import Timeline
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 __all__ = ["FrameIndex", "index_file"]
@@ -46,6 +49,7 @@ class FrameIndex:
         frame is found by counting the decoded pictures.
     header_duration_s: what the container's header states; 0 if it states nothing.
     restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
+    unread: another recording follows that FFmpeg does not read.
     """
 
     info: VideoInfo
@@ -55,6 +59,7 @@ class FrameIndex:
     counted: bool
     header_duration_s: float = 0.0
     restarts: int = 0
+    unread: bool = False
 
     def times_s(self) -> array[float]:
         """When each frame is shown, in seconds from the first one."""
@@ -71,12 +76,15 @@ def index_file(file: Path, name: str) -> FrameIndex:
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
         scans = {stream.index: _Scan(stream, Timeline.of(container, stream)) for stream in streams}
+        end = 0
         for packet in packets(container, *streams):
             scans[packet.stream_index].add(packet)
+            end = max(end, (packet.pos or 0) + packet.size)
         scan = max(scans.values(), key=lambda scan: (bool(scan.pts), scan.area, len(scan.pts)))
         if not scan.pts:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
+        index = replace(index, unread=another_begins(file, container.format.name, end))
     return _oriented(index, _orientation(file, name, index.info.stream_index))
 
 
@@ -218,8 +226,16 @@ def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
             except FFmpegError:
                 continue
             if frames:
-                return Orientation.of_matrix(display_matrix(frames[0]))
+                return _orientation_of(frames[0], packet)
     return Orientation()
+
+
+def _orientation_of(frame: VideoFrame, packet: Packet[VideoStream] | None) -> Orientation:
+    try:
+        return Orientation.of_matrix(display_matrix(frame))
+    except UnknownDataError:
+        found = exif_orientation(bytes(packet)) if packet is not None else None
+        return found or Orientation.of_matrix(quarter_turn(frame.rotation))
 
 
 def _oriented(index: FrameIndex, orientation: Orientation) -> FrameIndex:

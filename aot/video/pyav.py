@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["as_fraction", "display_matrix", "most_pixels", "open_input", "prepare_decoder"]
+__all__ = [
+    "UnknownDataError", "as_fraction", "display_matrix", "most_pixels", "open_input", "prepare_decoder", "quarter_turn",
+]  # fmt: skip
 
 _MOST_PIXELS = 2**26
 # Decoders of these hold up to 16 pictures, and this is the largest that any level of their standards allows.
@@ -82,19 +84,27 @@ def as_fraction(rational: Any) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
+class UnknownDataError(Exception):
+    """A frame comes with data of a kind that PyAV does not know, such as Exif, and PyAV then shows none."""
+
+
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say."""
+    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say.
+
+    Raises:
+        UnknownDataError: PyAV cannot tell.
+    """
     # PyAV's own `frame.rotation` does not tell a mirrored picture from a turned one.
     try:
         side_data: Any = frame.side_data  # declared as a mapping from strings
         data = side_data.get(SideData.DISPLAYMATRIX)
-    except ValueError:  # PyAV does not know all kinds of data, such as EXIF, and then shows none
-        return _turn(frame.rotation)
+    except ValueError as error:
+        raise UnknownDataError from error
     return None if data is None else struct.unpack("=9i", bytes(data))
 
 
-def _turn(degrees: float) -> tuple[int, ...] | None:
-    """Return the display matrix of a counter-clockwise turn, None where PyAV could not tell one."""
+def quarter_turn(degrees: float) -> tuple[int, ...] | None:
+    """Return the display matrix of PyAV's `frame.rotation`, a counter-clockwise turn; None where PyAV found none."""
     if abs(degrees) > 180:
         return None
     cosine, sine = (
