@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
+
+import typer.main
 
 from tests.cli.cli_run import Run
 from tests.make_videos import write
@@ -21,6 +24,7 @@ class Commands:
 
     def __init__(self) -> None:
         self._out, self._err = TemporaryFile(), TemporaryFile()  # noqa: SIM115: as long as the process
+        typer.main.get_command = functools.cache(typer.main.get_command)  # most of the time of a quick command
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None, stdin: str = "") -> Run:
         """Return what `aot ARGUMENTS` gives with these variables added; stdin: a file, by default an empty one."""

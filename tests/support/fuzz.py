@@ -81,7 +81,8 @@ def main() -> int:
         only, _, number = given.only.partition(":")
         numbers = {only: range(int(number), int(number) + 1)}
     tallies = []
-    with tempfile.TemporaryDirectory(prefix="aot-fuzz-") as scratch, _hub(Path(scratch)) as hub:
+    in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # cases make and remove many small files
+    with tempfile.TemporaryDirectory(prefix="aot-fuzz-", dir=in_memory) as scratch, _hub(Path(scratch)) as hub:
         warm_up(Path(scratch))
         for name, chosen in numbers.items():
             if chosen:

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import struct
 import subprocess
 import warnings
@@ -27,6 +28,7 @@ from tests.support.plain_values import Called, places, put, strange_value
 
 __all__ = ["TokensFiles"]
 
+_RECORDS = re.compile(b"PK(?:\1\2|\3\4|\5\6)")
 _METHODS = ("aot", "uniform", "standout", "none", "random+fastv")
 
 
@@ -205,9 +207,8 @@ def _other_archive(random: Random, path: Path) -> bytes:
 
 def _other_directory(random: Random, data: bytes) -> bytes:
     """Numbers of the directory, or of the record at the end, changed."""
-    changed = bytearray(data)
+    changed, names = bytearray(data), [found.start() for found in _RECORDS.finditer(data)]
     for _ in range(random.choice((1, 2, 4))):
-        names = [place for place in range(len(data) - 46) if data[place : place + 4] in (b"PK\1\2", b"PK\5\6", b"PK\3\4")]
         place = random.choice(names) + 2 * random.randrange(2, 22)
         number = random.choice((0, 1, 8, 0xFFFF, 0xFFFFFFFF, random.getrandbits(32), len(data)))
         struct.pack_into("<I", changed, min(place, len(data) - 4), number)
