@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import io
 import os
 import sys
@@ -81,7 +83,7 @@ def warm_up(folder: Path) -> None:
     streams = [os.dup(number) for number in range(3)]
     commands, shapes = Commands(), ("--model", "shapes", "--frames", "2")
     lines = (
-        ("compress", clip, "-o", tokens, *shapes, "--method", "aot,"),
+        ("compress", clip, "-o", tokens, *shapes, "--method", "nothing"),
         ("compress", clip, "-o", tokens, *shapes, "--method", "aot", "--json"),
         ("inspect", tokens), ("inspect", clip), ("inspect", clip, *shapes, "--html", page), ("ask", tokens, "what?"),
         ("compare", clip, "what?", *shapes, "--methods", "uniform,standout,frames"),
@@ -89,6 +91,9 @@ def warm_up(folder: Path) -> None:
     for line in lines:
         commands.run(line)
     set_streams(*streams)
+    gc.collect()
+    atexit.register(gc.unfreeze)
+    gc.freeze()  # collections in forked processes leave what is here alone, and the memory shared
 
 
 def keep_bundled_model() -> None:
