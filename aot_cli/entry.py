@@ -11,7 +11,7 @@ from aot_cli.signals import terminable
 if TYPE_CHECKING:
     from aot_cli.session import Session
 
-__all__ = ["main"]
+__all__ = ["main", "session_of_words"]
 
 
 def main() -> NoReturn:
@@ -35,7 +35,7 @@ def _run() -> NoReturn:
     except (Exception, KeyboardInterrupt) as error:  # before a command began, or while its help was printed
         from aot_cli.console import explain
 
-        sys.exit(explain(error, _session()))
+        sys.exit(explain(error, session_of_words()))
     sys.exit(0)
 
 
@@ -51,19 +51,19 @@ def _finish(left: SystemExit) -> int:
     code = left.code if isinstance(left.code, int) else int(left.code is not None)
     told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
     try:
-        if told is not None and _session().as_json:
+        if told is not None and session_of_words().as_json:
             from aot_cli.console import print_failure
 
-            print_failure(told(), code, _session())
+            print_failure(told(), code, session_of_words())
         sys.stdout.flush()
     except OSError as error:
         from aot_cli.console import explain
 
-        return explain(error, _session())
+        return explain(error, session_of_words())
     return code
 
 
-def _session() -> Session:
+def session_of_words() -> Session:
     """Return what the command line asks for, where no command has read it."""
     from aot_cli.session import Session
 

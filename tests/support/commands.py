@@ -25,7 +25,7 @@ class Commands:
     """Runs one command after another; from the first one on, file descriptors 0, 1 and 2 are theirs."""
 
     def __init__(self) -> None:
-        self._out, self._err = TemporaryFile(), TemporaryFile()  # noqa: SIM115: as long as the process
+        self._out, self._err = TemporaryFile(), TemporaryFile()  # noqa: SIM115
         typer.main.get_command = functools.cache(typer.main.get_command)  # most of the time of a quick command
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None, stdin: str = "") -> Run:
@@ -64,7 +64,7 @@ def set_streams(stdin: int, stdout: int, stderr: int) -> None:
 
 
 def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
-    file = open(descriptor, f"{mode}b", closefd=False)  # noqa: PTH123, SIM115
+    file = open(descriptor, f"{mode}b", closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", write_through=mode == "w")
 
 

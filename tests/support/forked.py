@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def run_forked(
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     seconds, events = time.monotonic() - start, logs / "events"
     out, err = ((logs / name).read_text("utf-8", "replace") for name in ("out", "err"))
-    return Forked(code, out, err, seconds, int(events.read_text()) if events.exists() else 0)
+    return Forked(code, out, err, seconds, int(events.read_text() or 0) if events.exists() else 0)
 
 
 def _be_command(arguments: Sequence[str], folder: Path, logs: Path, stdin: Path, counter: _Counter) -> None:
@@ -74,17 +75,26 @@ def _be_command(arguments: Sequence[str], folder: Path, logs: Path, stdin: Path,
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.argv = ["aot", *arguments]
         sys.addaudithook(counter.see)
-        from aot_cli.entry import main
-
-        main()
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 1
+        code = _exit_code()
         counter.is_counting = False
         (logs / "events").write_text(str(counter.seen))
     except KeyboardInterrupt:  # before the command began, or after its end
-        code = 130
+        code = 128 + counter.signal_number
     finally:
         os._exit(code)
+
+
+def _exit_code() -> int:
+    from aot_cli.entry import main
+
+    try:
+        main()
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
+    except KeyboardInterrupt:  # Python would print it as well
+        traceback.print_exc()
+        raise
+    return 0
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -103,7 +113,7 @@ class _Counter:
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in _FILE_EVENTS or not self.is_counting or isinstance(arguments[0], int):
             return
-        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100: no link is to be followed
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100
         if path.startswith(str(self.folder)):
             self.seen += 1
             if self.seen == self.at:

@@ -61,13 +61,13 @@ class Tally:
 
     @property
     def line(self) -> str:
-        count = self.defects
+        count, (peak_bytes, largest), (slowest_s, slowest) = self.defects, self.peak, self.slowest
         refused = self.cases - self.accepted - count["case"]
         return (
             f"{self.name}: seed {self.seed}, {self.cases} cases in {time.monotonic() - self.started_s:.0f} s: "
             f"{self.accepted} accepted, {refused} refused in a line, {count['internal error']} internal errors, "
-            f"{count['unclear']} unclear, {count['hang']} hangs (slowest {self.slowest[0]:.1f} s in {self.slowest[1]}), "
-            f"{count['crash']} crashes, peak {self.peak[0] / 1e6:.0f} MB in {self.peak[1]} ({count['memory']} too much), "
+            f"{count['unclear']} unclear, {count['hang']} hangs (slowest {slowest_s:.1f} s: {slowest}), "
+            f"{count['crash']} crashes, peak {peak_bytes / 1e6:.0f} MB: {largest} ({count['memory']} too much), "
             f"{count['part file']} part files left, {count['other file']} other files touched, "
             f"{count['executed']} code executed, {count['request']} requests"
         )
@@ -160,7 +160,9 @@ class _Arena:
         return work
 
 
-def _judged(steps: Sequence[Step], commands: Commands, sentry: Sentry, case: Path, terminal: int | None) -> dict[str, Any]:
+def _judged(
+    steps: Sequence[Step], commands: Commands, sentry: Sentry, case: Path, terminal: int | None
+) -> dict[str, Any]:
     """Run the commands of a case; return what they did that they should not, by kind of defect."""
     defects: list[tuple[str, str]] = []
     code, peak, start = 0, 0, time.monotonic()
@@ -192,7 +194,14 @@ def _judged(steps: Sequence[Step], commands: Commands, sentry: Sentry, case: Pat
     may_fetch = any(step.may_fetch for step in steps)
     line = " && ".join(" ".join(step.arguments) for step in steps)[:400]
     spent = time.monotonic() - start
-    return {"code": code, "peak_bytes": peak, "defects": defects, "line": line, "spent_s": spent, "may_fetch": may_fetch}
+    return {
+        "code": code,
+        "peak_bytes": peak,
+        "defects": defects,
+        "line": line,
+        "spent_s": spent,
+        "may_fetch": may_fetch,
+    }
 
 
 def _shown(step: Step, code: int, out: str, err: str) -> str:

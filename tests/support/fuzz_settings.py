@@ -24,7 +24,19 @@ __all__ = ["SettingsCases"]
 
 CLIP = "clip.mp4"
 _SHAPES = ("--model", "shapes")
-_EVAL = ("eval", "data.jsonl", "-o", "results", *_SHAPES, "--methods", "none,uniform", "--ratios", "0.5", "--frames", "2")
+_EVAL = (
+    "eval",
+    "data.jsonl",
+    "-o",
+    "results",
+    *_SHAPES,
+    "--methods",
+    "none,uniform",
+    "--ratios",
+    "0.5",
+    "--frames",
+    "2",
+)
 # Each command as it works, and how often it is drawn. What is quick is drawn more often.
 COMMANDS: dict[tuple[str, ...], int] = {
     ("inspect", CLIP): 50, ("compress", CLIP, "-o", "out.pt", *_SHAPES): 14, ("ask", CLIP, "what?", *_SHAPES): 6,
@@ -35,12 +47,12 @@ COMMANDS: dict[tuple[str, ...], int] = {
 }  # fmt: skip
 _TEXTS = (
     "", " ", "0", "-1", "1", "2", "3", "0.5", "1e400", "1e308", "1e-320", "nan", "inf", "-inf", "-0", "0x10", "1_000",
-    "\N{ARABIC-INDIC DIGIT THREE}", "\N{FULLWIDTH DIGIT ONE}", "9" * 5000, "99999999999999999999", "abc", "true", "null", "~", "[]",
-    "{}", "[", "\udcff\udcfe", "\x1b]0;x\x07", "a\nb", "\u202ex", "[red]x[/red]", "[/x]", "$HOME", "%s%n", "x" * 300,
-    "x" * 5000, CLIP, "./clip.mp4", "none", "all", "aot", "uniform", "auto", "cpu", "cuda:99", "mps", "float16", "1:00", "10%",
-    "1:2:3:4", "-1:00", "1h", "0.1s", "1,2,3", ",", "a=b", "=", "a.b=1", "--", "--help", "-", "folder", "out.pt", "out.html",
-    "out.json", "out.csv", "out.mp4", "missing/out.html", "/dev/null", "/nowhere/out.html", "\N{SNOWMAN}", "e\u0301",
-    "data.jsonl", "shapes",
+    "\N{ARABIC-INDIC DIGIT THREE}", "\N{FULLWIDTH DIGIT ONE}", "9" * 5000, "99999999999999999999", "abc", "true",
+    "null", "~", "[]", "{}", "[", "\udcff\udcfe", "\x1b]0;x\x07", "a\nb", "\u202ex", "[red]x[/red]", "[/x]", "$HOME",
+    "%s%n", "x" * 300, "x" * 5000, CLIP, "./clip.mp4", "none", "all", "aot", "uniform", "auto", "cpu", "cuda:99",
+    "mps", "float16", "1:00", "10%", "1:2:3:4", "-1:00", "1h", "0.1s", "1,2,3", ",", "a=b", "=", "a.b=1", "--",
+    "--help", "-", "folder", "out.pt", "out.html", "out.json", "out.csv", "out.mp4", "missing/out.html", "/dev/null",
+    "/nowhere/out.html", "\N{SNOWMAN}", "e\u0301", "data.jsonl", "shapes",
 )  # fmt: skip
 # What these are given is work that was asked for; a thousand millions of it take their time.
 _WORK = {"--rounds", "--shapes", "--frames", "--grid", "--width", "--anchors", "--min-new-tokens"}
@@ -129,8 +141,12 @@ class SettingsCases:
         return merge_settings(*map(nested, drawn))
 
     def _path(self, random: Random) -> str:
-        path = random.choice((*self.paths, "preset", "methods.vqtoken.clusters", "methods.x.y", "inner.settings.fastv.layer"))
-        return random.choice((path, path, path, path, path.upper(), path + "s", path.rpartition(".")[0] or "x", "\x1b[1m"))
+        path = random.choice(
+            (*self.paths, "preset", "methods.vqtoken.clusters", "methods.x.y", "inner.settings.fastv.layer")
+        )
+        return random.choice(
+            (path, path, path, path, path.upper(), path + "s", path.rpartition(".")[0] or "x", "\x1b[1m")
+        )
 
     def _value(self, random: Random) -> Any:
         return random.choice(_TEXTS) if random.random() < 0.3 else strange_value(random)
@@ -178,7 +194,14 @@ def _options(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         if option.param_type_name == "option"
         for name in (*option.opts, *option.secondary_opts)
     ]
-    yield words, [(name, is_flag) for name, is_flag in flags if name not in ("--install-completion", "--show-completion", "--debug")]
+    yield (
+        words,
+        [
+            (name, is_flag)
+            for name, is_flag in flags
+            if name not in ("--install-completion", "--show-completion", "--debug")
+        ],
+    )
 
 
 def _paths(settings: Any, before: str = "") -> Iterator[str]:

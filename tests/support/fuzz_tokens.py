@@ -46,10 +46,9 @@ class TokensFiles:
         for method in _METHODS:
             outer, _, inner = method.partition("+")
             for ending in ("pt", "safetensors"):
-                made = commands.run(
-                    ["compress", str(clip), "-o", str(folder / f"{method}.{ending}"), "--model", "shapes", "--frames", "2"]
-                    + ["--ratio", "0.5", "--method", outer, *(["--inner", inner] if inner else [])]
-                )
+                line = ["compress", str(clip), "-o", str(folder / f"{method}.{ending}"), "--model", "shapes"]
+                line += ["--frames", "2", "--ratio", "0.5", "--method", outer, *(["--inner", inner] if inner else [])]
+                made = commands.run(line)
                 assert made.code == 0, made.err
         clip.unlink()
 
@@ -177,7 +176,9 @@ def _written(path: Path, content: dict[str, Any]) -> bytes:
     }
     plain = {name: value for name, value in content.items() if not isinstance(value, torch.Tensor)}
     meta = {name: value for name, value in plain.items() if name not in ("format", "version")}
-    header = {name: str(plain[name]).encode("utf-8", "replace").decode() for name in ("format", "version") if name in plain}
+    header = {
+        name: str(plain[name]).encode("utf-8", "replace").decode() for name in ("format", "version") if name in plain
+    }
     return save(tensors, metadata={**header, "meta": json.dumps(meta)})
 
 
@@ -196,7 +197,9 @@ def _other_archive(random: Random, path: Path) -> bytes:
                 data = mutated(random, data, [data]) if form == "bytes" else data
                 kind = zipfile.ZIP_DEFLATED if form == "deflate" else kind
                 data = data + bytes(1 << 22) if form == "deflate" else data
-                name = random.choice(("../../x", "/etc/x", "archive/data.pkl", name + "\0")) if form == "rename" else name
+                name = (
+                    random.choice(("../../x", "/etc/x", "archive/data.pkl", name + "\0")) if form == "rename" else name
+                )
                 if form == "leave":
                     continue
             for _ in range(2 if form == "double" and entry is chosen else 1):
@@ -257,6 +260,9 @@ def _archive(random: Random, content: Any) -> bytes:
 def _pickled(content: Any) -> bytes:
     import torch
 
-    plain = {name: value for name, value in content.items() if not isinstance(value, torch.Tensor)} \
-        if isinstance(content, dict) else content
+    plain = (
+        {name: value for name, value in content.items() if not isinstance(value, torch.Tensor)}
+        if isinstance(content, dict)
+        else content
+    )
     return pickle.dumps(plain, protocol=2)

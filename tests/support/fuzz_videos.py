@@ -28,7 +28,7 @@ FILES = {
     "h264.mp4": "libx264", "mpeg4.mov": "mpeg4", "hevc.mkv": "libx265", "vp8.webm": "libvpx", "vp9.webm": "libvpx-vp9",
     "av1.mp4": "libsvtav1", "mpeg4.avi": "mpeg4", "mjpeg.avi": "mjpeg", "mpeg2.ts": "mpeg2video",
     "mpeg1.mpg": "mpeg1video", "h264.ts": "libx264", "flv1.flv": "flv", "ffv1.mkv": "ffv1", "wmv2.wmv": "wmv2",
-    "snow.nut": "snow", "h264.h264": "libx264", "vc2.mxf": "mpeg2video", "h264.3gp": "libx264", "theora.y4m": "rawvideo",
+    "snow.nut": "snow", "h264.h264": "libx264", "vc2.mxf": "mpeg2video", "h264.3gp": "libx264", "raw.y4m": "rawvideo",
     "utvideo.avi": "utvideo", "mpeg4.mkv": "mpeg4",
 }  # fmt: skip
 METHODS = ("uniform", "uniform", "frames", "aot", "standout", "none")
@@ -47,7 +47,9 @@ class Videos:
         os.environ["SVT_LOG"] = "0"  # how the AV1 encoder is kept quiet
         for name, codec in FILES.items():
             size = (64, 64) if codec == "libx265" else SIZE  # it crashes on smaller pictures
-            make_videos.write(folder / name, FRAMES, codec=codec, size=size, options={"g": "4", **OPTIONS.get(codec, {})})
+            make_videos.write(
+                folder / name, FRAMES, codec=codec, size=size, options={"g": "4", **OPTIONS.get(codec, {})}
+            )
         make_videos.write(folder / "b-frames.mp4", 16, size=SIZE, options={"bf": "3", "g": "8"}, title="A title")
         times_ms = [0, 40, 45, 300, 310, 1000, 5000, 5001]
         make_videos.write(folder / "uneven.mkv", len(times_ms), size=SIZE, times_ms=times_ms)
@@ -91,7 +93,9 @@ def _playlist(random: Random, hub: str, name: str) -> tuple[bytes, str]:
 
 
 def _command(random: Random, source: str) -> list[str]:
-    command: Callable[[Random, str], list[str]] = random.choices((_compress, _inspect, _ask, _overlay), (60, 32, 5, 3))[0]
+    command: Callable[[Random, str], list[str]] = random.choices((_compress, _inspect, _ask, _overlay), (60, 32, 5, 3))[
+        0
+    ]
     extras = random.sample(RANGES, random.choice((0, 0, 1, 2)))
     return [*command(random, source), *extras, *random.choice(([], [], ["--json"]))]
 

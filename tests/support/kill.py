@@ -89,9 +89,7 @@ JOBS = {
         ("compress", "clip.mp4", "-o", "b.safetensors", "--report", "b.csv", "--force", *_SHAPES),
         {"b.safetensors": _check_tokens, "b.csv": _check_rows},
     ),
-    "compress -": Job(
-        ("compress", "-", "-o", "c.pt", "--force", *_SHAPES), {"c.pt": _check_tokens}, stdin="clip.mp4"
-    ),
+    "compress -": Job(("compress", "-", "-o", "c.pt", "--force", *_SHAPES), {"c.pt": _check_tokens}, stdin="clip.mp4"),
     "ask --html": Job(("ask", "clip.mp4", "what?", "--html", "d.html", "--force", *_SHAPES), {"d.html": _check_page}),
     "inspect --overlay": Job(
         ("inspect", "clip.mp4", "--overlay", "e.mp4", "--force", *_SHAPES), {"e.mp4": _check_film}

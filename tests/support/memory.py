@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aot.memory import held_bytes, peak_bytes
 
-__all__ = ["forget_peak", "held_bytes", "open_files", "peak_bytes"]
+__all__ = ["forget_peak", "held_bytes", "open_files", "peak_bytes", "threads"]
 
 
 def forget_peak() -> None:
@@ -17,3 +17,8 @@ def forget_peak() -> None:
 def open_files() -> int:
     """Return how many file descriptors this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # the folder itself
+
+
+def threads() -> int:
+    """Return how many threads this process has, those of C libraries too."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())

@@ -47,7 +47,9 @@ def strange_value(random: Random) -> Any:
     if form < 0.8:
         return random.choice(_STRANGE)
     if form < 0.85:
-        return reduce(lambda inner, _: random.choice(([inner], {"a": inner})), range(random.choice((5, 11, 12, 13, 150))), 1)
+        return reduce(
+            lambda inner, _: random.choice(([inner], {"a": inner})), range(random.choice((5, 11, 12, 13, 150))), 1
+        )
     if form < 0.9:
         return [random.choice(_STRANGE) for _ in range(random.choice((1, 2, 3, 100)))]
     if form < 0.95:

@@ -61,6 +61,6 @@ class Sentry:
     def _note_change(self, event: str, path: Any) -> None:
         if isinstance(path, int) or path is None:
             return  # an open descriptor, which was noted when it was opened
-        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100: no link is to be followed
+        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
         if whole not in _HARMLESS and not any(Path(whole).is_relative_to(folder) for folder in self.allowed):
             self.changed.append(f"{event} {whole}")

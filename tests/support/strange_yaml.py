@@ -10,11 +10,12 @@ import yaml
 __all__ = ["written"]
 
 _SCALARS = (
-    "2024-13-01", "2024-01-01", "2024-01-01T00:00:00Z", "!!int abc", "!!float x", "!!binary @@", "!!python/name:os.system",
-    "!!python/object/apply:os.mkdir [canary/yaml]", "!!timestamp x", "!!set {a, b}", "!!omap [a: 1]", "!!null x", "!x y",
-    "9" * 5000, "0x" + "f" * 3000, "0b2", "0o9", "1:60:60", "190:20:30", ".inf", "-.INF", ".NaN", "1e999", "1_0", "=", "<<",
-    "'", '"', "|", ">-", "- -", "? x", "&a 1", "*a", "&a [*a]", "@x", "`x", "%TAG", "\0", "\x1b[1m", "\x85", "\ufeff1", "\t1",
-    "yes", "no", "on", "~", "[" * 2000, "{a: " * 1000, "- " * 1500, "x" * 100_000, "# x", "", "'\\x1b'", '"\\x1b\\ud800"',
+    "2024-13-01", "2024-01-01", "2024-01-01T00:00:00Z", "!!int abc", "!!float x", "!!binary @@",
+    "!!python/name:os.system", "!!python/object/apply:os.mkdir [canary/yaml]", "!!timestamp x", "!!set {a, b}",
+    "!!omap [a: 1]", "!!null x", "!x y", "9" * 5000, "0x" + "f" * 3000, "0b2", "0o9", "1:60:60", "190:20:30", ".inf",
+    "-.INF", ".NaN", "1e999", "1_0", "=", "<<", "'", '"', "|", ">-", "- -", "? x", "&a 1", "*a", "&a [*a]", "@x",
+    "`x", "%TAG", "\0", "\x1b[1m", "\x85", "\ufeff1", "\t1", "yes", "no", "on", "~", "[" * 2000, "{a: " * 1000,
+    "- " * 1500, "x" * 100_000, "# x", "", "'\\x1b'", '"\\x1b\\ud800"',
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Cases in processes forked from this one, a batch in each, so that one that hangs or crashes is known by its number."""
+"""Cases in processes forked from this one, a batch in each, so that one that hangs or crashes is known by number."""
 
 from __future__ import annotations
 
