@@ -19,8 +19,9 @@ import pytest
 import yaml
 
 import aot
-from aot import registry
 from aot.config import Config
+from aot.registry import INNER as REDUCTIONS
+from aot.registry import METHODS, find
 from aot_cli.options import COMPRESSION, GENERATION, INNER, MODEL, SAMPLING
 
 ROOT = Path(__file__).parents[1]
@@ -209,7 +210,7 @@ def test_the_page_of_settings_has_each_with_its_default_and_its_flag() -> None:
 
 def test_the_page_of_methods_has_all_of_them_with_their_papers() -> None:
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    named = [(name, "methods") for name in registry.METHODS] + [(name, "inner") for name in registry.INNER]
-    cards = [(name, registry.find(name, kind).card) for name, kind in named]
+    named = [(name, "methods") for name in METHODS] + [(name, "inner") for name in REDUCTIONS]
+    cards = [(name, find(name, kind).card) for name, kind in named]
     declared = [f"| `{name}` | {card.acts} | {card.source} |" for name, card in cards]
     assert re.findall(r"^\| `[a-z][a-z0-9-]*` \| [a-z].* \| .*\|$", text, re.MULTILINE) == declared
