@@ -33,6 +33,7 @@ _VERSION = 1
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
 _MOST_VISUAL_TOKENS = 2**24  # before compression: positions of all of them may be worked out
+_LONGEST_NAME = 4096  # a path that systems take
 _TENSORS = ("features", *_PER_TOKEN)
 _OPTIONAL_TENSORS = ("deepstack",)
 _READERS = {
@@ -91,6 +92,8 @@ def save_tokens(
         "facts": dict(tokens.facts),
         "report": report.to_dict(),
     }
+    # Plain in both formats: a budget in a fact is a kind of int, which pickle would store as a call.
+    meta = json.loads(json.dumps(meta))
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":
@@ -185,6 +188,8 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     report = read_report(content["report"], visual_tokens=total, frames=frames, clips=len(clips))
     _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
     config = build_config(report["config"])
+    shown = (config.model.name or "", config.model.revision or "")
+    _require(max(map(len, shown)) <= _LONGEST_NAME, "the model's name is too long")
     tokens = CompressedTokens(
         **{name: tensors.get(name) for name in (*_TENSORS, *_OPTIONAL_TENSORS)},  # type: ignore[arg-type]
         grid=(rows, cols),

@@ -109,7 +109,9 @@ def test_the_sentry_sees_what_is_done_elsewhere(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
     root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", WATCHED, *folders], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *folders], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "3 1 1\n"
 
 

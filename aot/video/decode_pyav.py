@@ -24,15 +24,25 @@ if TYPE_CHECKING:
 
     from aot.video.probe import FrameIndex
 
-__all__ = ["read_pictures"]
+__all__ = ["PyavReader"]
 
 
 class _OvershotError(Exception):
     """A seek landed behind its target."""
 
 
-def read_pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Generator[Picture, None, None]:
-    """Decode the frames at `positions` (ascending, in `index.pts`), in order, leaving out what does not decode.
+class PyavReader:
+    """Gives the frames at `positions` (ascending, in `index.pts`), in order, leaving out what does not decode."""
+
+    def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
+        self.pictures = _pictures(file, index, positions)
+
+    def give_up(self) -> None:
+        """Do nothing: the next picture is never far."""
+
+
+def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Generator[Picture, None, None]:
+    """Decode frames with seeking and, where that fails, without.
 
     A frame is taken only if its presentation time is the one asked for. Where the container's seeking
     turns out to be wrong, the rest is decoded from the start without it.

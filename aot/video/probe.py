@@ -148,10 +148,20 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
         variable_frame_rate=_varies(pts, time_base),
         has_audio=bool(container.streams.audio),
     )
-    # Other containers state no duration, and FFmpeg estimates one.
-    states_duration = container.format.name.startswith(("mov", "matroska"))
-    header_s = (container.duration or 0) / 1e6 if states_duration else 0.0
-    return FrameIndex(info, tuple(pts), keyframes, time_base, counted, header_s, scan.timeline.restarts)
+    return FrameIndex(
+        info, tuple(pts), keyframes, time_base, counted, _header_duration_s(container), scan.timeline.restarts
+    )
+
+
+def _header_duration_s(container: InputContainer) -> float:
+    """Return how long the file is by its header; 0 for containers that state nothing, where FFmpeg estimates."""
+    duration_s, start_s = (container.duration or 0) / 1e6, (container.start_time or 0) / 1e6
+    if container.format.name.startswith("mov"):
+        return duration_s
+    if not container.format.name.startswith("matroska"):
+        return 0.0
+    # Many programs write when the last picture ends, which in a recording with times of the day is much more.
+    return duration_s - start_s if duration_s > start_s > 0 else duration_s
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:

@@ -19,7 +19,7 @@ from test_video_source import FakeInput
 from torch.nn import functional as F  # noqa: N812
 
 from aot.config import SamplingConfig
-from aot.errors import ConfigError, VideoError
+from aot.errors import VideoError
 from aot.types import VideoFrames
 from aot.video import decode, decode_pyav, probe
 
@@ -248,25 +248,6 @@ def test_an_av1_clip() -> None:
     assert decode(path, SamplingConfig(frames=4), size=(32, 32)).pixels.shape == (4, 3, 32, 32)
     with pytest.raises(VideoError, match=r"decord cannot read .*: use --decoder pyav"):
         decode(path, SamplingConfig(frames=4, decoder="decord"))
-
-
-def test_decord_that_is_not_installed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ConfigError, match="use --decoder pyav"):
-        decode(clip, SamplingConfig(decoder="decord"))
-
-
-def test_decord_that_reads_another_stream(two_streams: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import decord
-
-    real_reader = decord.VideoReader
-    other = make.write(two_streams.parent / "other.mp4", 20, size=(80, 48))
-    monkeypatch.setattr(decord, "VideoReader", lambda _, **options: real_reader(str(other), **options))
-    with pytest.raises(VideoError, match=r"another stream or size .*: use --decoder pyav"):
-        decode(two_streams, SamplingConfig(frames=4, decoder="decord"))
-    other = make.write(two_streams.parent / "other.mp4", 21)
-    with pytest.raises(VideoError, match=r"decord sees 21 frames .* not 20: use --decoder pyav"):
-        decode(two_streams, SamplingConfig(frames=4, decoder="decord"))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
