@@ -109,10 +109,8 @@ def test_the_sentry_sees_what_is_done_elsewhere(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
     root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *folders], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "3 1 1\n"
+    line = [sys.executable, "-c", WATCHED, *folders]
+    assert subprocess.run(line, cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout == "3 1 1\n"
 
 
 def test_a_case_is_known_by_its_number() -> None:

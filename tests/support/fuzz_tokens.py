@@ -179,7 +179,7 @@ def _written(path: Path, content: dict[str, Any]) -> bytes:
     header = {
         name: str(plain[name]).encode("utf-8", "replace").decode() for name in ("format", "version") if name in plain
     }
-    return save(tensors, metadata={**header, "meta": json.dumps(meta)})
+    return save(tensors, metadata=header | {"meta": json.dumps(meta)})
 
 
 def _other_archive(random: Random, path: Path) -> bytes:

@@ -148,7 +148,7 @@ def _shorten_demo() -> None:
     import aot_cli.demo
 
     aot.shapes.clips.write_clip = functools.partial(aot.shapes.clips.write_clip, side=96, frames_per_second=2)
-    aot_cli.demo._KINDS = ("describe",)
+    aot_cli.demo._KINDS = ("describe",)  # type: ignore[assignment]
 
 
 def _line(tally: Tally, seed: int, start: float) -> str:

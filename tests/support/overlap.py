@@ -46,7 +46,7 @@ def asked(
     tokens = compress_video(clip, model, config).tokens
     reply = iter(answer(model, tokens, question, config))
     text = next(reply, "") if leave else "".join(reply)
-    reply.close()  # type: ignore[attr-defined]
+    reply.close()
     return tokens, text
 
 
@@ -67,7 +67,10 @@ class Job:
 
         outer, _, inner = self.method.partition("+")
         generation = GenerationConfig(max_new_tokens=8, temperature=self.temperature, seed=3)
-        base = build_config({"model": {"name": BUNDLED_MODEL}, "method": outer, "ratio": self.ratio})
+        sampling = {"frames": 4}
+        base = build_config(
+            {"model": {"name": BUNDLED_MODEL}, "method": outer, "ratio": self.ratio, "sampling": sampling}
+        )
         return replace(base, inner=InnerConfig(inner or None), generation=generation)
 
 

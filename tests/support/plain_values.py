@@ -47,11 +47,16 @@ def strange_value(random: Random) -> Any:
     if form < 0.8:
         return random.choice(_STRANGE)
     if form < 0.85:
-        return reduce(
-            lambda inner, _: random.choice(([inner], {"a": inner})), range(random.choice((5, 11, 12, 13, 150))), 1
-        )
+        return _nested(random, random.choice((5, 11, 12, 13, 150)))
     if form < 0.9:
         return [random.choice(_STRANGE) for _ in range(random.choice((1, 2, 3, 100)))]
     if form < 0.95:
         return {str(random.choice(_STRANGE)): random.choice(_STRANGE) for _ in range(3)}
     return random.choice((random.randint(-5, 40), random.uniform(-2, 2)))
+
+
+def _nested(random: Random, depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = random.choice(([value], {"a": value}))
+    return value
