@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +18,7 @@ __all__ = ["main", "session_of_words"]
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _replace_closed_streams()
+    _forget_strange_sizes()
     with terminable():
         _run()
 
@@ -44,6 +46,13 @@ def _replace_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _forget_strange_sizes() -> None:
+    """Remove sizes of a terminal that no terminal has: rich fails on them, or draws nothing."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "")):
+            os.environ.pop(name, None)
 
 
 def _finish(left: SystemExit) -> int:

@@ -59,13 +59,14 @@ def set_streams(stdin: int, stdout: int, stderr: int) -> None:
     """Make three descriptors the standard streams, for Python and for C."""
     for number, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, number)
-    sys.stdin = _stream(0, "r")
-    sys.stdout, sys.stderr = _stream(1, "w"), _stream(2, "w")
+    sys.stdin = _stream(0, "r", "strict")
+    sys.stdout, sys.stderr = _stream(1, "w", "strict"), _stream(2, "w", "backslashreplace")
 
 
-def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
+def _stream(descriptor: int, mode: str, errors: str) -> io.TextIOWrapper:
+    """As Python opens it where the locale is UTF-8."""
     file = open(descriptor, f"{mode}b", closefd=False)  # noqa: SIM115
-    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", write_through=mode == "w")
+    return io.TextIOWrapper(file, encoding="utf-8", errors=errors, write_through=mode == "w")
 
 
 def _text(caught: BinaryIO) -> str:

@@ -39,11 +39,11 @@ _EVAL = (
 )
 # Each command as it works, and how often it is drawn. What is quick is drawn more often.
 COMMANDS: dict[tuple[str, ...], int] = {
-    ("inspect", CLIP): 50, ("compress", CLIP, "-o", "out.pt", *_SHAPES): 14, ("ask", CLIP, "what?", *_SHAPES): 6,
-    ("compare", CLIP, "what?", *_SHAPES, "--methods", "uniform"): 2, _EVAL: 5, ("compress", CLIP): 2,
-    ("inspect", CLIP, *_SHAPES): 4, ("bench", "video", CLIP, *_SHAPES, "--rounds", "1"): 1,
+    ("inspect", CLIP): 50, ("compress", CLIP, "-o", "out.pt", *_SHAPES): 14, ("ask", CLIP, "what?", *_SHAPES): 5,
+    ("ask", CLIP, *_SHAPES): 2, ("compare", CLIP, "what?", *_SHAPES, "--methods", "uniform"): 2, _EVAL: 5,
+    ("compress", CLIP): 2, ("inspect", CLIP, *_SHAPES): 4, ("bench", "video", CLIP, *_SHAPES, "--rounds", "1"): 1,
     ("bench", "compressor", "--frames", "2", "--grid", "4", "--width", "8", "--anchors", "2", "--rounds", "1"): 1,
-    ("presets", "list"): 1, ("presets", "show"): 2, ("methods",): 2, ("help",): 1, (): 1,
+    ("presets", "list"): 1, ("presets", "show"): 2, ("methods",): 2, ("doctor",): 1, ("help",): 1, (): 1,
 }  # fmt: skip
 _TEXTS = (
     "", " ", "0", "-1", "1", "2", "3", "0.5", "1e400", "1e308", "1e-320", "nan", "inf", "-inf", "-0", "0x10", "1_000",
@@ -105,9 +105,9 @@ class SettingsCases:
         settings = folder / "aot.yaml"
         written_down = settings.read_bytes().decode("utf-8", "replace") if settings.exists() else ""
         elsewhere = " ".join([*environment, *environment.values(), written_down])
-        return [
-            Step(tuple(arguments), environment, inputs=(folder / CLIP,), may_fetch=_may_fetch(arguments, elsewhere))
-        ]
+        may_fetch, stdin = _may_fetch(arguments, elsewhere), folder / "questions.txt"
+        stdin.write_bytes(_questions(random))
+        return [Step(tuple(arguments), environment, str(stdin), (folder / CLIP,), may_fetch)]
 
     def _hostile(self, random: Random, folder: Path, arguments: list[str]) -> dict[str, str]:
         """Change the command's options, variables and files, in one or two ways; return the variables."""
@@ -164,7 +164,8 @@ class SettingsCases:
 
         names = (*_VARIABLES, "AOT_QUIET", "AOT_VERBOSE", "AOT_RATIOS", "AOT_", "AOT_\x1b[1m")
         drawn = random.sample(names, random.choice((1, 1, 2, 5)))
-        return {name: random.choice(_LITTLE if name == "AOT_ROUNDS" else _TEXTS) for name in drawn}
+        of_terminal = random.sample(("COLUMNS", "LINES", "TERM", "NO_COLOR", "LANG"), random.choice((0, 0, 0, 1, 2)))
+        return {name: random.choice(_TEXTS) for name in (*drawn, *of_terminal)}
 
     def _assign(self, random: Random, arguments: list[str]) -> None:
         if arguments[:1] in (["presets"], ["methods"], ["help"], []):
@@ -172,6 +173,12 @@ class SettingsCases:
         for _ in range(random.choice((1, 1, 3))):
             value = written(random, self._value(random)).strip().replace("\0", "")
             arguments += ["--set", f"{self._path(random)}={value[:100_000]}"]
+
+
+def _questions(random: Random) -> bytes:
+    """What a command finds on its standard input."""
+    text = "\n".join(random.sample(_TEXTS, 2)).encode("utf-8", "surrogateescape")
+    return mutated(random, text, [text]) if random.random() < 0.3 else text
 
 
 def _may_fetch(arguments: list[str], elsewhere: str) -> bool:

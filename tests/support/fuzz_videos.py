@@ -32,6 +32,11 @@ FILES = {
     "utvideo.avi": "utvideo", "mpeg4.mkv": "mpeg4",
 }  # fmt: skip
 METHODS = ("uniform", "uniform", "frames", "aot", "standout", "none")
+NAMES = (
+    "a [b].mp4", "[b].mp4", "no-ending", "wrong.mkv", "p%d.png", "*.jpg", "a\nb.mp4", "\x1b]0;x\x07.mp4",
+    "\u202e4pm.mp4", "\udcff.mp4", "x" * 250, "concat:a.mp4", "data:,a", "e\u0301.ts", "a.txt", "a.pt.mp4", " .mp4",
+    "$HOME.mp4",
+)  # fmt: skip
 RANGES = ("--start=0", "--start=0.2", "--end=0.1", "--end=1e9", "--fps=7", "--fps=1000", "--spacing=time", "--strict")
 
 
@@ -72,7 +77,7 @@ class Videos:
         data = mutated(random, self.files[name], others)
         if random.random() < 0.01:
             data, name = _playlist(random, hub, name)
-        path = folder / random.choice((name, name, name, f"a [b] {name}", "no-ending", "wrong.mkv"))
+        path = folder / (random.choice(NAMES) if random.random() < 0.2 else name)
         path.write_bytes(data)
         source, stdin = ("-", str(path)) if random.random() < 0.02 else (path.name, "")
         return [Step(tuple(_command(random, source)), stdin=stdin, inputs=(path,))]

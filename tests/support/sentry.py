@@ -17,6 +17,8 @@ _CHANGES = {
 _TWO_PATHS = {"os.link", "os.rename", "os.symlink"}
 _PROGRAMS = {"os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "pty.spawn", "subprocess.Popen"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# How Python's `platform` learns the processor's name, and aot does what may end its process.
+_PARTS = ("uname", sys.executable)
 _HARMLESS = ("/dev/null", "/proc/self/clear_refs")
 
 
@@ -53,7 +55,7 @@ class Sentry:
             for path in arguments[: 2 if event in _TWO_PATHS else 1]:
                 self._note_change(event, path)
         elif event in _PROGRAMS:
-            if arguments[0] != "uname":  # how Python's `platform` learns the processor's name
+            if arguments[0] not in _PARTS:
                 self.started.append(f"{event} {arguments[0]!r:.200}")
         elif event == "socket.connect":
             self.connected.append(repr(arguments[1]))
