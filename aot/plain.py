@@ -9,7 +9,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Reader", "check_plain", "each", "flag", "free", "named", "number", "optional", "record", "text", "whole"]
+from aot.text import is_utf8
+
+__all__ = [
+    "Reader",
+    "check_plain",
+    "each",
+    "flag",
+    "free",
+    "named",
+    "number",
+    "optional",
+    "record",
+    "text",
+    "utf8",
+    "whole",
+]
 
 Reader = Callable[[Any, str], Any]
 _MOST_VALUES = 1_000_000
@@ -43,6 +58,11 @@ def _count(value: Any, budget: int, depth: int) -> int:
     return budget - 1
 
 
+def _below(key: str, name: str) -> str:
+    """The key of a value in a group; the outermost group may have none."""
+    return f"{key}.{name}" if key else name
+
+
 def _require(holds: bool, key: str, what: str) -> None:
     if not holds:
         raise ValueError(f"{key} must be {what}")
@@ -50,6 +70,12 @@ def _require(holds: bool, key: str, what: str) -> None:
 
 def text(value: Any, key: str) -> str:
     _require(type(value) is str, key, "text")
+    return str(value)
+
+
+def utf8(value: Any, key: str) -> str:
+    """A text that can be written to a file; JSON can spell half a character."""
+    _require(type(value) is str and is_utf8(value), key, "text")
     return str(value)
 
 
@@ -72,12 +98,14 @@ def whole(least: int = 0, most: int = 2**53) -> Reader:
     return read
 
 
-def number(least: float = -math.inf) -> Reader:
-    """A finite number, not below `least`."""
+def number(least: float = -math.inf, most: float = math.inf) -> Reader:
+    """A finite number in least .. most."""
 
     def read(value: Any, key: str) -> float:
-        rule = "a finite number" + ("" if least == -math.inf else f", {least:g} or more")
-        _require(type(value) in (int, float) and math.isfinite(value) and value >= least, key, rule)
+        bounds = f" in {least:g} .. {most:g}" if most < math.inf else f", {least:g} or more"
+        rule = "a finite number" + (bounds if least > -math.inf else "")
+        is_number = type(value) is float or (type(value) is int and -_LARGEST < value < _LARGEST)
+        _require(is_number and math.isfinite(value) and least <= value <= most, key, rule)
         return float(value)
 
     return read
@@ -86,7 +114,7 @@ def number(least: float = -math.inf) -> Reader:
 def free(value: Any, key: str) -> Any:
     """Any plain value; a number in it that is not finite, which JSON does not have, becomes None."""
     if type(value) is dict:
-        return {name: free(child, f"{key}.{name}") for name, child in value.items()}
+        return {name: free(child, _below(key, name)) for name, child in value.items()}
     if type(value) in (list, tuple):
         return [free(child, key) for child in value]
     return None if type(value) is float and not math.isfinite(value) else value
@@ -113,7 +141,7 @@ def named(reader: Reader) -> Reader:
 
     def read(value: Any, key: str) -> dict[str, Any]:
         _require(type(value) is dict, key, "a group")
-        return {name: reader(child, f"{key}.{name[:40]!r}") for name, child in value.items()}
+        return {name: reader(child, _below(key, repr(name[:40]))) for name, child in value.items()}
 
     return read
 
@@ -123,18 +151,23 @@ def record(
     missing: Mapping[str, Any] | None = None,
     absent: Sequence[str] = (),
     others: Reader | None = None,
+    *,
+    exact: bool = False,
 ) -> Reader:
     """A group of values by name: those in `missing` default to what it says, those in `absent` stay away, and the rest
-    of `readers` is needed. others: reads what has another name; without it, that is left out.
+    of `readers` is needed. others: reads what has another name; without it, that is left out, or with `exact` refused.
     """
 
     def read(value: Any, key: str) -> dict[str, Any]:
         _require(type(value) is dict, key, "a group")
+        strange = [name for name in value if name not in readers] if exact else []
+        if strange:
+            raise ValueError(f"{_below(key, repr(strange[0][:40]))} is not known")
         found = {**(missing or {}), **value}
         for name in readers:
-            _require(name in found or name in absent, f"{key}.{name}", "there")
-        known = {name: reader(found[name], f"{key}.{name}") for name, reader in readers.items() if name in found}
+            _require(name in found or name in absent, _below(key, name), "there")
+        known = {name: reader(found[name], _below(key, name)) for name, reader in readers.items() if name in found}
         more = {name: child for name, child in found.items() if name not in readers} if others else {}
-        return known | {name: others(child, f"{key}.{name[:40]!r}") for name, child in more.items() if others}
+        return known | {name: others(child, _below(key, repr(name[:40]))) for name, child in more.items() if others}
 
     return read

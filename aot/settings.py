@@ -17,6 +17,7 @@ from aot.strict import Settings
 __all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers"]
 
 SETTINGS_FILE = "aot.yaml"
+_MOST_BYTES = 256 * 2**10  # YAML is read at 100 KB a second
 
 
 def resolve_config(
@@ -60,7 +61,11 @@ def _without_preset(layer: Layer) -> Layer:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, which no settings are; shorten it")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
+from aot.json_files import parse_json
 from aot.paths import path_kind
 from aot.plain import check_plain, each, free, named, number, optional, record, whole
 from aot.pt_file import MOST_PLAIN_BYTES, read_pt
@@ -33,6 +34,7 @@ _VERSION = 1
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
 _MOST_VISUAL_TOKENS = 2**24  # before compression: positions of all of them may be worked out
+_LONGEST_NAME = 4096  # a path that systems take
 _TENSORS = ("features", *_PER_TOKEN)
 _OPTIONAL_TENSORS = ("deepstack",)
 _READERS = {
@@ -91,6 +93,8 @@ def save_tokens(
         "facts": dict(tokens.facts),
         "report": report.to_dict(),
     }
+    # Plain in both formats: a budget in a fact is a kind of int, which pickle would store as a call.
+    meta = json.loads(json.dumps(meta))
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":
@@ -157,7 +161,7 @@ def _read(path: Path) -> Any:
         header = file.metadata() or {}
         names = {*_TENSORS, *_OPTIONAL_TENSORS} & set(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
-    meta = json.loads(header.get("meta", "{}"))
+    meta = parse_json(header.get("meta", "{}"))
     _require(isinstance(meta, dict), "the header must be a group")
     return {**meta, **tensors, **{name: header[name] for name in ("format", "version") if name in header}}
 
@@ -185,6 +189,8 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     report = read_report(content["report"], visual_tokens=total, frames=frames, clips=len(clips))
     _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
     config = build_config(report["config"])
+    shown = (config.model.name or "", config.model.revision or "")
+    _require(max(map(len, shown)) <= _LONGEST_NAME, "the model's name is too long")
     tokens = CompressedTokens(
         **{name: tensors.get(name) for name in (*_TENSORS, *_OPTIONAL_TENSORS)},  # type: ignore[arg-type]
         grid=(rows, cols),

@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aot_cli.console import log, notify, print_json, print_usage
+from aot_cli.consent import agrees
+from aot_cli.console import log, notify, print_json, print_usage, quiet_libraries
 from aot_cli.describe import described, model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.outputs import check_outputs
 from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.reproduce import ask_words
-from aot_cli.run import compress_with_progress, config_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.run import (
+    Chosen,
+    choose_model_for_video,
+    compress_with_progress,
+    load_with_progress,
+    opened_video,
+    unknown_words,
+)
 from aot_cli.screen import print_text
 from aot_cli.session import current
 
 if TYPE_CHECKING:
-    from aot.config import Config
+    from aot.config import Config, ModelConfig
     from aot.models import Answer, VideoModel
     from aot.pipeline import Compression
     from aot.types import CompressedTokens
@@ -148,12 +156,14 @@ class _Readable:
 
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
     with opened_video(source, given) as video:
-        config = config_for_video(video, given)
-        model, result = compress_with_progress(video, config, questions=questions, traced=traced)
+        chosen = choose_model_for_video(video, given)
+        config, model = chosen.config, load_with_progress(chosen)
+        result = compress_with_progress(video, config, model, questions, traced=traced)
     return _Readable(config, result.tokens, result.report.to_dict(), model, result)
 
 
 def _from_tokens(source: str, given: Given) -> _Readable:
+    from aot.models.lookup import look_up
     from aot.tokens_file import load_tokens
 
     file = load_tokens(source)
@@ -162,33 +172,40 @@ def _from_tokens(source: str, given: Given) -> _Readable:
     base = {"model": {name: getattr(made.model, name) for name in laid_out}}
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
+    quiet_libraries(config.model.offline)
     if config.model.name is None:
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
-        _check_it_is_here(source, config)
-        notify([f"{source} was made by {made.model.name}, which answers; if it has moved, give --model its folder"])
+        _check_choice(source, config.model)
+        notify([f"{source} was made by {made.model.name}, which answers"])
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
-    model = load_with_progress(config, file.report)
+    model = load_with_progress(Chosen(config, look_up(config.model)), file.report)
     return _Readable(config, file.tokens, dict(file.report), model)
 
 
-def _check_it_is_here(source: str, config: Config) -> None:
-    """A file does not decide what is fetched.
+def _check_choice(source: str, model: ModelConfig) -> None:
+    """See that the model which the file `source` names may be loaded: a file does not choose what is loaded or fetched.
 
     Raises:
-        ModelError: the model that `source` names is not on this machine.
+        ModelError: it is neither bundled nor cached, and nobody agrees to it.
     """
     from aot.errors import ModelError
-    from aot.models.lookup import is_here
+    from aot.models.hub import hub_host
+    from aot.models.lookup import is_here, is_vetted
 
-    if not is_here(config.model):
-        name = config.model.name
-        raise ModelError(
-            f"{source} was made by {name}, which is not on this machine; --model {name} fetches it, "
-            "--model FOLDER names another place for it"
-        )
+    if is_vetted(model):
+        return
+    name, revision = str(model.name), f" --revision {shlex.quote(model.revision)}" if model.revision else ""
+    flags = f"--model {shlex.quote(name)}{revision}"
+    if is_here(model):
+        what, question, remedy = f"the model in the folder {name}", "load that?", f"{flags} loads it"
+    else:
+        what, question = f"{name}, which is not on this machine", f"fetch it from {hub_host()} and load it?"
+        remedy = f"{flags} fetches it, --model FOLDER names another place for it"
+    if not agrees(f"{source} was made by {what}; {question}"):
+        raise ModelError(f"{source} was made by {what}, and a file does not choose what is loaded; {remedy}")
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:

@@ -14,7 +14,7 @@ import typer
 from aot_cli.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.describe import model_facts
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
-from aot_cli.run import config_with_model, load_with_progress, opened_video, refuse_selection
+from aot_cli.run import choose_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -55,8 +55,8 @@ def bench_video(
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     with _clip(clip, given) as path:
         if synthetic is None:
-            config = config_with_model(given, base)
-            model = load_with_progress(config)
+            chosen = choose_model(given, base)
+            config, model = chosen.config, load_with_progress(chosen)
         else:
             config, model = _synthetic_model(synthetic, _without_model(given), base)
         if not config.compresses:

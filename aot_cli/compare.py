@@ -13,7 +13,7 @@ from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, 
 from aot_cli.outputs import check_outputs
 from aot_cli.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
 from aot_cli.reproduce import command_for
-from aot_cli.run import config_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.run import choose_model_for_video, load_with_progress, opened_video, unknown_words
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def compare(
     check_pictures(html, video)
     check_outputs(video, {"--html": html}, force=force)
     with opened_video(video, given) as file:
-        config = config_for_video(file, given, names)
+        chosen = choose_model_for_video(file, given, names)
+        config = chosen.config
         wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
         conditions = build_conditions(config, names, wanted)
-        model = load_with_progress(config)
+        model = load_with_progress(chosen)
         notify([*unknown_words(model, [question]), *off_budget(conditions)])
         item = Item(id="compare", video=Path(video), question=question, answer="")
         witness = Witness(model.temporal_patch) if html else None

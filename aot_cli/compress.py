@@ -12,7 +12,13 @@ from aot_cli.describe import described
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.outputs import check_outputs
 from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
-from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
+from aot_cli.run import (
+    choose_model_for_video,
+    compress_with_progress,
+    load_with_progress,
+    opened_video,
+    refuse_selection,
+)
 from aot_cli.screen import print_text
 from aot_cli.session import current
 
@@ -50,8 +56,9 @@ def compress(
     check_pictures(html, video)
     check_outputs(video, {"--output": output, "--report": report, "--html": html}, force=force)
     with opened_video(video, given) as file:
-        config = config_for_video(file, given)
-        _, result = compress_with_progress(file, config, traced=html is not None)
+        chosen = choose_model_for_video(file, given)
+        config = chosen.config
+        result = compress_with_progress(file, config, load_with_progress(chosen), traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
     compression_page(html, result, config, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)

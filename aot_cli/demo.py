@@ -14,7 +14,7 @@ from aot_cli.describe import describe_video, described, show
 from aot_cli.options import command
 from aot_cli.page import FORCE, compression_page
 from aot_cli.reproduce import ask_words
-from aot_cli.run import compress_with_progress
+from aot_cli.run import Chosen, compress_with_progress, load_with_progress
 from aot_cli.screen import print_text
 from aot_cli.session import current
 
@@ -86,8 +86,9 @@ def _ask_both_ways(
     from aot.pipeline import answer
     from aot.tokens_file import save_tokens
 
-    model, kept = compress_with_progress(video, config, traced=True)
-    _, everything = compress_with_progress(video, replace(config, method="none"), model)
+    model = load_with_progress(Chosen(config))
+    kept = compress_with_progress(video, config, model, traced=True)
+    everything = compress_with_progress(video, replace(config, method="none"), model)
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
     for qa in _questions(scene):

@@ -131,12 +131,15 @@ def _cache() -> dict[str, Any]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    from aot.config import ModelConfig
+    from aot.config import REAL_MODEL, ModelConfig
     from aot.errors import first_line
     from aot.models.default import default_model
+    from aot.models.hub import is_offline
 
-    default = default_model(ModelConfig())
+    default = default_model(ModelConfig(offline=True))  # without asking the hub
     told = f"{default.name} ({default.lacking})" if default.lacking else default.name
+    if default.lacking and not is_offline(ModelConfig()):
+        told = f"{REAL_MODEL}, which its first use fetches; where it cannot be had, {default.name}"
     folder = constants.HF_HUB_CACHE
     try:
         held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")

@@ -19,7 +19,7 @@ from aot_cli.options import (
     named_methods,
     shares,
 )
-from aot_cli.run import config_with_model, load_with_progress, refuse_selection, unknown_words
+from aot_cli.run import choose_model, load_with_progress, refuse_selection, unknown_words
 from aot_cli.screen import print_text
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def evaluate_command(
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
     items = load_dataset(data, limit) if data else ()
-    config = config_with_model(given)
+    chosen = choose_model(given)
+    config = chosen.config
     conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
     notify(off_budget(conditions))
     make_folder(output)
@@ -83,7 +84,7 @@ def evaluate_command(
         check_writable(output / name, overwrite=True, source=data)
     with locked(output):  # better refused now than after the model was loaded
         pass
-    model = load_with_progress(config)
+    model = load_with_progress(chosen)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
     notify(unknown_words(model, [item.prompt for item in items]))
     try:

@@ -13,7 +13,13 @@ from aot_cli.describe import describe_video, described, show
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.outputs import check_outputs
 from aot_cli.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
-from aot_cli.run import compress_with_progress, config_for_video, opened_video, refuse_selection
+from aot_cli.run import (
+    choose_model_for_video,
+    compress_with_progress,
+    load_with_progress,
+    opened_video,
+    refuse_selection,
+)
 
 if TYPE_CHECKING:
     from aot.config import Config
@@ -99,8 +105,9 @@ def _describe_compression(
     from aot_cli.strips import strips_of_trace
 
     with opened_video(source, given) as video:
-        config = config_for_video(video, given)
-        _, result = compress_with_progress(video, config, traced=bool(pictured or html or overlay))
+        chosen = choose_model_for_video(video, given)
+        config, traced = chosen.config, bool(pictured or html or overlay)
+        result = compress_with_progress(video, config, load_with_progress(chosen), traced=traced)
         found = described(source, result.report.to_dict(), result.tokens)
         compression_page(html, result, config, ["inspect", source], force=force)
         if overlay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
@@ -13,14 +14,16 @@ from aot_cli.session import current
 if TYPE_CHECKING:
     from aot.config import Config
     from aot.models import VideoModel
+    from aot.models.hub import Listing
     from aot.pipeline import Compression
     from aot.video import FrameIndex, VideoFile
     from aot_cli.options import Given
 
 __all__ = [
+    "Chosen",
+    "choose_model",
+    "choose_model_for_video",
     "compress_with_progress",
-    "config_for_video",
-    "config_with_model",
     "load_with_progress",
     "opened_video",
     "refuse_selection",
@@ -31,9 +34,17 @@ __all__ = [
 _MOST_WORDS, _MOST_LETTERS = 10, 40
 
 
-def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration with a model in it, which is here or on the hub. Where none was named and the usual one cannot
-    be had, a line says so.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A configuration with a model in it. to_fetch: what the hub has of the model, None if nothing is to be fetched."""
+
+    config: Config
+    to_fetch: Listing | None = None
+
+
+def choose_model(given: Given, base: Mapping[str, Any] | None = None) -> Chosen:
+    """Choose a model, which is here or on the hub. Where none was named and the usual one cannot be had, a line says
+    so. The hub is asked once at most.
     """
     from aot.config import BUNDLED_MODEL
     from aot.models.default import default_model
@@ -44,27 +55,28 @@ def config_with_model(given: Given, base: Mapping[str, Any] | None = None) -> Co
     quiet_libraries(config.model.offline)
     current().stage = "looking for the model"
     if config.model.name is not None:
-        look_up(config.model)  # torch takes seconds to import; a wrong name need not wait for it
-        return config
+        return Chosen(config, look_up(config.model))  # torch takes seconds to import; a wrong name need not wait for it
     default = default_model(config.model)
     if default.lacking is not None:
         told = _introduce(default.name, default.lacking)
         current().notify(told, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers mean nothing of real videos
-    return given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
+    config = given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
+    return Chosen(config, default.to_fetch)
 
 
-def config_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Config:
-    """`config_with_model` for one video. All that the video's index and the model's config.json decide is checked, so
+def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Chosen:
+    """`choose_model` for one video. All that the video's index and the model's config.json decide is checked, so
     that nothing is fetched or loaded in vain. A note lists settings given for other methods than those that compress
     it: `methods`, each with a budget of its own, or that of the configuration.
     """
     _segments(video.index, given.config())  # before a network is waited for
-    config = config_with_model(given)
+    chosen = choose_model(given)
+    config = chosen.config
     used = [name.partition("+")[0] for name in methods or [config.method]]
     notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
     if methods is None:
-        _check_request(config, _segments(video.index, config))
-    return config
+        _check_request(chosen, _segments(video.index, config))
+    return chosen
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
@@ -80,12 +92,13 @@ def _segments(index: FrameIndex, config: Config) -> list[int]:
     return segment_lengths(min(frames, sampling.select_frames or frames), sampling.segment_frames)
 
 
-def _check_request(config: Config, segments: Sequence[int]) -> None:
+def _check_request(chosen: Chosen, segments: Sequence[int]) -> None:
+    config = chosen.config
     prepare_libraries(config.model.offline)
-    from aot.models import find_model
+    from aot.models import describe_model
     from aot.pipeline import check_request
 
-    check_request(find_model(config.model), config, segments)
+    check_request(describe_model(config.model, chosen.to_fetch), config, segments)
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
@@ -124,43 +137,38 @@ def _cut(word: str) -> str:
     return word if len(word) <= _MOST_LETTERS else f"{word[:_MOST_LETTERS]}..."
 
 
-def load_with_progress(config: Config, made_by: Mapping[str, Any] | None = None) -> VideoModel:
-    """The model `config` names; fetched first, with a line about its size, where it is not on this machine.
+def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> VideoModel:
+    """The model; fetched first, with a line about its size, where it is not on this machine.
 
     made_by: the report of tokens that are for it; those of another model are refused before the whole one is loaded.
     """
-    prepare_libraries(config.model.offline)
-    from aot.models import fetch_model, find_model, identify_model, load_model
+    model_config = chosen.config.model
+    prepare_libraries(model_config.offline)
+    from aot.models import describe_model, fetch_model, identify_model, load_found
 
-    found = find_model(config.model)
+    found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:
         from aot.pipeline import check_same_model
 
         check_same_model(made_by, identify_model(found))
     with StageBars() as bars, bars.stage("load model"):
-        model = load_model(config.model)
+        model = load_found(found)
     placed = ", ".join(f"{name} {value}" for name, value in model.placement.items())
     log(f"model: {model.identity.name}, {placed}")
     return model
 
 
 def compress_with_progress(
-    video: VideoFile,
-    config: Config,
-    model: VideoModel | None = None,
-    questions: Sequence[str] = (),
-    *,
-    traced: bool = False,
-) -> tuple[VideoModel, Compression]:
-    """The model and what it makes of the video; `questions` may choose among its frames. traced: with a trace."""
-    model = model or load_with_progress(config)
+    video: VideoFile, config: Config, model: VideoModel, questions: Sequence[str] = (), *, traced: bool = False
+) -> Compression:
+    """What the model makes of the video; `questions` may choose among its frames. traced: with a trace."""
     from aot.pipeline import compress_video
 
     with StageBars() as bars:
         result = compress_video(video, model, config, bars, questions, traced=traced)
     _log_decisions(result)
-    return model, result
+    return result
 
 
 def _log_decisions(result: Compression) -> None:

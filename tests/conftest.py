@@ -10,6 +10,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from skips import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
+from stand_in_hub import SOME_MODEL, StandInHub, go_online, stand_in_hub
 from tiny_checkpoint import make_checkpoint
 from tiny_qwen import make_qwen3_vl, make_qwen25_vl
 
-from aot.config import ModelConfig
+from aot.config import REAL_MODEL, ModelConfig
 from aot.models import load_model
 from aot.models.llava import Llava
 
@@ -34,8 +36,9 @@ torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
 SLOW = (
     "bench", "cli", "core/test_sinkhorn_kernel.py", "evaluation/test_evaluate.py", "inner/test_budgets.py",
     "inner/test_prefill.py", "methods/test_presets.py", "methods/test_provenance.py", "models", "overlay/test_film.py",
-    "page/test_page_in_browser.py", "shapes/test_shapes_clips.py", "test_gpu.py", "test_pipeline.py",
-    "test_segments.py", "test_selection.py", "test_skips.py", "test_tiny_checkpoint.py", "training",
+    "page/test_page_in_browser.py", "shapes/test_shapes_clips.py", "test_docs_site.py", "test_endurance.py",
+    "test_gpu.py", "test_pipeline.py", "test_segments.py", "test_selection.py", "test_skips.py",
+    "test_tiny_checkpoint.py", "training",
 )  # fmt: skip
 CLIP_FRAMES = 24
 SMALL_GRID = 9
@@ -103,6 +106,21 @@ def tiny_model(tiny_folder: Path) -> Llava:
 @pytest.fixture(scope="session")
 def small_model(small_folder: Path) -> Llava:
     return _load(small_folder)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path) -> Path:
+    """The folder of the hub's cache where there is a `hub`; empty at first."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(small_folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A hub that can be reached, with one model under two names."""
+    monkeypatch.delenv("AOT_MODEL", raising=False)
+    with stand_in_hub(**{SOME_MODEL: small_folder, REAL_MODEL: small_folder}) as hub:
+        go_online(monkeypatch, hub.endpoint, hub_cache)
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ from threading import Thread
 
 import pytest
 
-__all__ = ["COMMIT", "StandInHub", "black_hole", "closed_port", "go_online", "stand_in_hub"]
+__all__ = ["COMMIT", "SOME_MODEL", "StandInHub", "black_hole", "closed_port", "go_online", "stand_in_hub"]
 
+SOME_MODEL = "someone/some-model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
 _MODEL = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/revision/[^/?]+)?(?:\?.*)?")
@@ -24,12 +25,14 @@ _MODEL = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/revision/[^/?]+)?(?:\?.*)?")
 
 @dataclass
 class StandInHub:
-    """repositories: folders by name. requests: lines as they came. has_api: whether sizes are told. breaks_after: bytes
-    of a file after which the line is cut, once. status: of every answer, if it is not to be the right one.
+    """repositories: folders by name. requests: lines as they came. tokens: users' tokens that came with them. has_api:
+    whether sizes are told. breaks_after: bytes of a file after which the line is cut, once. status: of every answer, if
+    it is not to be the right one.
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     has_api: bool = True
     breaks_after: int | None = None
     status: int | None = None
@@ -56,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         wanted = self.headers.get("Range", "")
         self.hub.requests.append(f"{self.command} {self.path} {wanted}".strip())
+        if token := self.headers.get("Authorization"):
+            self.hub.tokens.append(token)
         if self.hub.status is not None:
             self._refuse(self.hub.status, "")
         elif asked := _MODEL.fullmatch(self.path):

@@ -89,6 +89,10 @@ def test_an_empty_file_says_nothing(tmp_path: Path, text: str) -> None:
         ("ratio: 0.1\nratio: 0.2", "ratio is given twice"),
         ("sampling: {frames: 1, fps: 2, frames: 3}", "frames is given twice"),
         pytest.param(BOMB, "holds an alias", id="bomb"),
+        ("preset: &p [*p]", "holds an alias"),
+        ("methods: &m {aot: *m}", "holds an alias"),
+        ("preset: {preset: {preset: default}}", "preset .* does not exist"),
+        pytest.param("# " + "x" * 300_000, "aot.yaml is longer than 256 KiB", id="long"),
     ],
 )
 def test_files_that_do_not_read(tmp_path: Path, text: str | bytes, says: str, monkeypatch: pytest.MonkeyPatch) -> None:

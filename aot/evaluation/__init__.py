@@ -5,7 +5,7 @@ from __future__ import annotations
 from aot.evaluation.conditions import Condition, build_conditions, off_budget
 from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.folder_lock import locked
-from aot.evaluation.journal import Answered
+from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.run import Refusal, answer_video, evaluate
 from aot.evaluation.witness import Seen, Witness

@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
-from aot.text import is_utf8
+from aot.json_files import lines_of, parse_json
+from aot.plain import each, optional, record, utf8
 
 __all__ = ["Item", "by_video", "load_dataset"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PROBLEMS = 10
+_MOST_LINE_BYTES = 2**20
+
+
+def _filled(value: Any, key: str) -> str:
+    if not utf8(value, key).strip():
+        raise ValueError(f"{key} must be text")
+    return str(value)
+
+
+def _id(value: Any, key: str) -> str | int:
+    if type(value) is not int:
+        return utf8(value, key)
+    return value
+
+
+_ROW = record(
+    {
+        **dict.fromkeys(("video", "question", "answer"), _filled),
+        "options": optional(each(utf8)),
+        "family": utf8,
+        "id": optional(_id),
+    },
+    missing={"options": None, "family": "all", "id": None},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +120,14 @@ def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
     return videos
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
     try:
-        # Not splitlines, which also splits at separators that JSON allows within a text.
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        for number, line in enumerate(lines_of(path, _MOST_LINE_BYTES)):
+            yield line.decode("utf-8" if number else "utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; it needs one JSON object a line") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is no data set ({error}); it needs one JSON object a line") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -108,49 +135,35 @@ def _lines(path: Path) -> list[str]:
 def _parse(line: str, folder: Path, number: int) -> Item | str:
     """The question on a line, or what is wrong with it."""
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        return "not a JSON object"
-    wrong = _problem(row)
-    if wrong:
-        return wrong
-    item = Item(
-        id=str(row.get("id", number)),
-        video=folder / row["video"],
-        question=row["question"],
-        answer=row["answer"],
-        options=tuple(row.get("options") or ()),
-        family=row.get("family", "all"),
-    )
-    if item.options and item.right_option is None:
-        return f"the answer {item.answer!r} is none of the options"
-    return item
-
-
-def _problem(row: Any) -> str | None:
-    """What is wrong with the types of a line."""
+        row = parse_json(line.strip())
+    except ValueError as error:
+        return f"not a JSON object ({error})"
     if not isinstance(row, dict):
         return "not a JSON object"
-    for key in ("video", "question", "answer"):
-        if key not in row:
-            return f"{key} is missing"
-        if not _is_text(row.get(key)) or not row[key].strip():
-            return f"{key} must be text"
-    if not _is_text(row.get("family", "")):
-        return "family must be text"
-    if not _is_text(row.get("id", "")) and type(row["id"]) is not int:
-        return "id must be text or a whole number"
-    options = row.get("options") or []
-    if not isinstance(options, list) or not all(map(_is_text, options)):
-        return "options must be a list of texts"
-    if len(set(options)) < len(options):
+    try:
+        values = _ROW(row, "")
+    except ValueError as error:
+        return str(error)
+    options = tuple(values["options"] or ())
+    item = Item(
+        id=str(number if values["id"] is None else values["id"]),
+        video=folder / values["video"],
+        question=values["question"],
+        answer=values["answer"],
+        options=options,
+        family=values["family"],
+    )
+    return _wrong_options(item) or item
+
+
+def _wrong_options(item: Item) -> str | None:
+    if len(set(item.options)) < len(item.options):
         return "two options are the same"
-    return f"at most {len(_LETTERS)} options can be told apart" if len(options) > len(_LETTERS) else None
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be written to a file; JSON can spell half a character."""
-    return isinstance(value, str) and is_utf8(value)
+    if len(item.options) > len(_LETTERS):
+        return f"at most {len(_LETTERS)} options can be told apart"
+    if item.options and item.right_option is None:
+        return f"the answer {item.answer!r} is none of the options"
+    return None
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:

@@ -15,6 +15,7 @@ from aot.errors import OutputError
 __all__ = ["locked"]
 
 _NAME = ".lock"
+_LONGEST_NUMBER = 20
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the systems say of a lock that another process holds
 
 
@@ -47,7 +48,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _holder(path: Path) -> str:
     try:
-        return f" (process {int(path.read_bytes())})"
+        with path.open("rb") as file:
+            return f" (process {int(file.read(_LONGEST_NUMBER))})"
     except (OSError, ValueError):  # locked for reading too, or not written yet
         return ""
 

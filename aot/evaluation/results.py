@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aot.evaluation.bootstrap import Interval, Resampling
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
-from aot.evaluation.journal import Answered
+from aot.evaluation.journal_reader import Answered
 
 __all__ = ["ConditionResult", "Difference", "Results", "summarise"]
 

@@ -16,7 +16,8 @@ from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError, Vid
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.folder_lock import locked
-from aot.evaluation.journal import Answered, Journal
+from aot.evaluation.journal import Journal
+from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
 from aot.evaluation.witness import Seen, Witness

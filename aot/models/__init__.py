@@ -22,9 +22,11 @@ __all__ = [
     "FoundModel",
     "ModelIdentity",
     "VideoModel",
+    "describe_model",
     "fetch_model",
     "find_model",
     "identify_model",
+    "load_found",
     "load_model",
 ]
 
@@ -96,13 +98,25 @@ def find_model(config: ModelConfig) -> FoundModel:
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
-    from aot.models.hub import fetch_file
     from aot.models.load_options import check_load_options
-    from aot.models.loading import explained, pick_device, read_model_config
+    from aot.models.loading import pick_device
     from aot.models.lookup import look_up
 
     check_load_options(config, pick_device(config.device))
-    to_fetch = look_up(config)
+    return describe_model(config, look_up(config))
+
+
+def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
+    """As `find_model`, for one of which `aot.models.lookup.look_up` has said what is to be fetched.
+
+    Raises:
+        ConfigError, ModelError: as `find_model`.
+    """
+    from aot.models.hub import fetch_file
+    from aot.models.load_options import check_load_options
+    from aot.models.loading import explained, pick_device, read_model_config
+
+    check_load_options(config, pick_device(config.device))
     if to_fetch is not None and "config.json" in to_fetch.files:
         with explained(config):
             fetch_file(config, "config.json")
@@ -148,10 +162,19 @@ def load_model(config: ModelConfig) -> VideoModel:
     """
     found = find_model(config)
     fetch_model(found)
+    return load_found(found)
+
+
+def load_found(found: FoundModel) -> VideoModel:
+    """As `load_model`, for a checkpoint that is on this machine.
+
+    Raises:
+        ConfigError, ModelError: as `load_model`.
+    """
     from aot.memory import explained_memory
 
     with explained_memory():
-        model: VideoModel = found.implementation.load(config, dict(found.description))
+        model: VideoModel = found.implementation.load(found.config, dict(found.description))
     return model
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aot.config import BUNDLED_MODEL, REAL_MODEL, ModelConfig
 from aot.errors import ModelError
+from aot.models.hub import Listing, is_cached, is_offline, list_files
 
 __all__ = ["KNOWN_MODELS", "DefaultModel", "default_model"]
 
@@ -33,25 +34,25 @@ KNOWN_MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
-    """name: of the model. lacking: why it is not `REAL_MODEL`; None if it is."""
+    """name: of the model. lacking: why it is not `REAL_MODEL`; None if it is. to_fetch: what the hub has of it, None if
+    nothing is to be fetched.
+    """
 
     name: str
     lacking: str | None = None
+    to_fetch: Listing | None = None
 
 
 def default_model(config: ModelConfig) -> DefaultModel:
     """Return `REAL_MODEL` where it is cached or can be fetched; else the smallest LLaVA-OneVision of the cache; else
     the bundled toy. Takes as long as `list_files` at most. config: says whether to stay offline.
     """
-    from aot.models.hub import is_cached, is_offline, list_files
-
     if is_cached(REAL_MODEL):
         return DefaultModel(REAL_MODEL)
     lacking = "offline mode is on (--offline or HF_HUB_OFFLINE)"
     if not is_offline(config):
         try:
-            list_files(REAL_MODEL)
-            return DefaultModel(REAL_MODEL)
+            return DefaultModel(REAL_MODEL, to_fetch=list_files(REAL_MODEL))
         except ModelError as error:
             lacking = str(error)
     return DefaultModel(next(filter(is_cached, _ONEVISION), BUNDLED_MODEL), lacking)

@@ -22,9 +22,9 @@ from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
 from aot.models.default import KNOWN_MODELS
-from aot.models.hub import hub_host, is_cached, is_offline
+from aot.models.hub import hub_host, is_offline
 from aot.models.load_options import is_placed, load_arguments
-from aot.models.lookup import location
+from aot.models.lookup import is_here, location
 from aot.models.word_choice import understood_settings
 from aot.paths import path_kind
 from aot.registry import did_you_mean
@@ -48,11 +48,10 @@ __all__ = [
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Return arguments every transformers loader gets. What is cached whole is not asked for again."""
-    return {
-        "revision": config.revision,
-        "local_files_only": is_offline(config) or is_cached(str(config.name), config.revision),
-    }
+    """Return arguments every transformers loader gets. For what is on this machine whole the hub is not asked, whatever
+    its files name.
+    """
+    return {"revision": config.revision, "local_files_only": is_offline(config) or is_here(config)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from aot.models.hub import HubUnreachableError, Listing, is_cached, is_offline, 
 from aot.paths import path_kind
 from aot.registry import did_you_mean
 
-__all__ = ["is_here", "location", "look_up"]
+__all__ = ["is_here", "is_vetted", "location", "look_up"]
 
 
 def location(config: ModelConfig) -> str:
@@ -25,6 +25,15 @@ def location(config: ModelConfig) -> str:
 def is_here(config: ModelConfig) -> bool:
     """Return whether a checkpoint is on this machine: a folder, or whole in the cache."""
     return path_kind(location(config)) == "folder" or is_cached(str(config.name), config.revision)
+
+
+def is_vetted(config: ModelConfig) -> bool:
+    """Return whether a model may be loaded because a file names it: the bundled one, or one that the user has once
+    fetched. A folder may not: whoever made the file may have put it there.
+    """
+    if config.name == BUNDLED_MODEL:
+        return True
+    return path_kind(location(config)) is None and is_cached(str(config.name), config.revision)
 
 
 def look_up(config: ModelConfig) -> Listing | None:

@@ -29,7 +29,7 @@ def test_tokens_answer_as_the_video_does(
         assert run_aot("compress", clip_file, "-o", name, *small).code == 0
     monkeypatch.setattr("aot.video.open_video", None)  # neither decoded nor encoded again
     for name in ("t.pt", "t.safetensors"):
-        assert run_aot("ask", name, "what happens?", *SHORT).out == asked
+        assert run_aot("ask", name, "what happens?", *small[:2], *SHORT).out == asked
 
 
 def test_json(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
@@ -121,7 +121,7 @@ def test_precedence(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monke
 
 def test_settings_that_come_too_late_are_named(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     run_aot("compress", clip_file, "-o", "t.pt", "--ratio", "0.2", *small)
-    run = run_aot("ask", "t.pt", "hi?", *SHORT, "--ratio", "0.9", "--frames", "3", "--json")
+    run = run_aot("ask", "t.pt", "hi?", *small[:2], *SHORT, "--ratio", "0.9", "--frames", "3", "--json")
     assert "already compressed" in run.err
     assert "ratio, sampling" in run.err
     assert run.json["config"]["ratio"] == 0.2

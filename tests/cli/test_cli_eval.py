@@ -12,7 +12,8 @@ import pytest
 from cli_run import Aot
 
 from aot.evaluation import locked
-from aot.evaluation.journal import Answered, Journal
+from aot.evaluation.journal import Journal
+from aot.evaluation.journal_reader import Answered
 
 QUICK = ("--ratios", "0.5", "--methods", "none,random,aot", "--max-new-tokens", "6")
 

@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_run import Aot
 from huggingface_hub.utils import are_progress_bars_disabled
-from stand_in_hub import StandInHub, black_hole, closed_port, go_online, stand_in_hub
+from stand_in_hub import SOME_MODEL, StandInHub, black_hole, closed_port, go_online
 
 from aot.config import REAL_MODEL
 from aot.models.hub import PATIENCE_S
@@ -23,19 +22,6 @@ SHORT = ("--frames", "4", "--max-new-tokens", "2")
 TOY = "aot: note: toy model in use (shapes): "
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def hub(small_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    monkeypatch.delenv("AOT_MODEL", raising=False)
-    with stand_in_hub(**{REAL_MODEL: small_folder}) as hub:
-        go_online(monkeypatch, hub.endpoint, cache)
-        yield hub
-
-
 def test_the_real_model_is_fetched_and_answers(run_aot: Aot, hub: StandInHub, clip_file: Path) -> None:
     run = run_aot("ask", clip_file, "hi?", *SHORT, "--ratio", "1", "--json")
     assert run.code == 0, run.err
@@ -43,6 +29,7 @@ def test_the_real_model_is_fetched_and_answers(run_aot: Aot, hub: StandInHub, cl
     assert len(run.err.splitlines()) == 1
     assert run.json["toy_model"] is False
     assert run.json["model"]["name"] == REAL_MODEL
+    assert sum("/api/models/" in request for request in hub.requests) == 1  # what was found is passed on
     hub.requests.clear()
     again = run_aot("ask", clip_file, "hi?", *SHORT, "--ratio", "1")
     assert again.code == 0
@@ -61,9 +48,9 @@ def test_a_request_that_cannot_be_met_fetches_no_weights(run_aot: Aot, hub: Stan
 
 @pytest.mark.parametrize("command", ["ask", "compress", "compare", "inspect", "eval"])
 def test_json_says_that_the_toy_answered(
-    run_aot: Aot, hub: StandInHub, cache: Path, clip_file: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    run_aot: Aot, hub: StandInHub, hub_cache: Path, clip_file: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_online(monkeypatch, closed_port(), cache)
+    go_online(monkeypatch, closed_port(), hub_cache)
     line: dict[str, tuple[str | Path, ...]] = {
         "ask": ("ask", clip_file, "what happens?", *SHORT),
         "compress": ("compress", clip_file, "-o", "t.pt"),
@@ -86,9 +73,9 @@ def test_json_says_that_the_toy_answered(
 
 
 def test_quiet_does_not_hide_that_the_toy_answers(
-    run_aot: Aot, hub: StandInHub, cache: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+    run_aot: Aot, hub: StandInHub, hub_cache: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_online(monkeypatch, closed_port(), cache)
+    go_online(monkeypatch, closed_port(), hub_cache)
     run = run_aot("ask", clip_file, "who is it?", *SHORT, "--quiet")
     assert run.code == 0
     assert run.err.startswith(TOY) and len(run.err.splitlines()) == 1
@@ -102,23 +89,17 @@ def test_a_fetch_shows_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_named_model_out_of_reach(
-    run_aot: Aot, hub: StandInHub, cache: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+    run_aot: Aot, hub: StandInHub, hub_cache: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_online(monkeypatch, closed_port(), cache)
+    go_online(monkeypatch, closed_port(), hub_cache)
     run = run_aot("ask", clip_file, "hi?", "--model", REAL_MODEL)
     assert run.code == 4
     assert "neither a folder here nor in the cache, and 127.0.0.1" in run.err
 
 
-def test_tokens_do_not_decide_what_is_fetched(run_aot: Aot, hub: StandInHub, clip_file: Path, cache: Path) -> None:
-    assert run_aot("compress", clip_file, "-o", "t.pt", "--frames", "4").code == 0
-    cache.rename(cache.with_name("gone"))
-    hub.requests.clear()
-    run = run_aot("ask", "t.pt", "hi?", *SHORT)
-    assert run.code == 4
-    assert f"--model {REAL_MODEL} fetches it" in run.err
-    assert not hub.requests
-    assert run_aot("ask", "t.pt", "hi?", *SHORT, "--model", REAL_MODEL).code == 0
+def test_a_named_model_is_asked_for_once(run_aot: Aot, hub: StandInHub, clip_file: Path) -> None:
+    assert run_aot("compress", clip_file, "-o", "t.pt", "--model", SOME_MODEL, "--frames", "4").code == 0
+    assert sum("/api/models/" in request for request in hub.requests) == 1
 
 
 def test_a_stranger_without_a_network_is_not_left_waiting(clip_file: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_tokens_answer_as_the_video_does(
     assert torch.load("t.pt", weights_only=True)["grid"] == [GRID, GRID]
     monkeypatch.setattr("aot.video.open_video", None)  # neither decoded nor encoded again
     for name in ("t.pt", "t.safetensors"):
-        assert run_aot("ask", name, "what happens?", *SHORT).out == asked.out
+        assert run_aot("ask", name, "what happens?", *SHORT, *intern[:2]).out == asked.out
 
 
 def test_several_questions(run_aot: Aot, intern: tuple[str, ...], clip_file: Path) -> None:

@@ -30,7 +30,7 @@ def test_tokens_answer_as_the_video_does(run_aot: Aot, video: tuple[str, ...], c
     assert (asked.code, asked.err) == (0, "")
     for name in ("t.pt", "t.safetensors"):
         assert run_aot("compress", clip_file, "-o", name, *video, "--ratio", "0.5").code == 0
-        assert run_aot("ask", name, "what happens?", *SHORT).out == asked.out
+        assert run_aot("ask", name, "what happens?", *video[:2], *SHORT).out == asked.out
 
 
 def test_every_frame_has_a_newline_for_every_row(run_aot: Aot, video: tuple[str, ...], clip_file: Path) -> None:
@@ -47,9 +47,10 @@ def test_every_frame_has_a_newline_for_every_row(run_aot: Aot, video: tuple[str,
 
 def test_newlines_are_chosen_when_a_tokens_file_is_asked(run_aot: Aot, video: tuple[str, ...], clip_file: Path) -> None:
     assert run_aot("compress", clip_file, "-o", "t.pt", *video, "--ratio", "0.1").code == 0
-    grid, every = (prompt_tokens(run_aot, "t.pt", "q?", "--set", f"model.newline={n}") for n in ("grid", "every_row"))
+    asked = ("t.pt", "q?", *video[:2])
+    grid, every = (prompt_tokens(run_aot, *asked, "--set", f"model.newline={n}") for n in ("grid", "every_row"))
     assert grid < every
-    assert prompt_tokens(run_aot, "t.pt", "q?") == grid
+    assert prompt_tokens(run_aot, *asked) == grid
 
 
 def test_the_time_instruction_is_asked_for(run_aot: Aot, video: tuple[str, ...], clip_file: Path) -> None:
@@ -83,13 +84,15 @@ def test_a_tokens_file_keeps_its_presets_layout(run_aot: Aot, video: tuple[str, 
     line = (clip_file, *video, "--method", "fastvid", "--ratio", "0.2", *laid_out, "--set", "model.positions=original")
     asked = run_aot("ask", *line, "what happens?", *SHORT, "--json").json
     assert run_aot("compress", *line, "-o", "t.pt").code == 0
-    kept = run_aot("ask", "t.pt", "what happens?", *SHORT, "--json").json
+    kept = run_aot("ask", "t.pt", "what happens?", *video[:2], *SHORT, "--json").json
     placed = ("newline", "token_order", "positions")
     assert [kept["model"][name] for name in placed] == ["frame_rows", "method", "original"]
     assert [kept["config"]["model"][name] for name in placed] == ["frame_rows", "method", "original"]
     assert kept["answers"][0]["prompt_tokens"] == asked["answers"][0]["prompt_tokens"]
     assert kept["answer"] == asked["answer"]
-    packed = run_aot("ask", "t.pt", "what happens?", *SHORT, "--set", "model.positions=packed", "--json").json
+    packed = run_aot(
+        "ask", "t.pt", "what happens?", *video[:2], *SHORT, "--set", "model.positions=packed", "--json"
+    ).json
     assert packed["model"]["positions"] == "packed"
 
 
@@ -98,6 +101,6 @@ def test_several_questions_of_a_file_with_original_positions(
 ) -> None:
     line = (clip_file, *video, "--preset", "methods/fastvid", "--frames", "8", "--ratio", "0.2")
     assert run_aot("compress", *line, "-o", "t.pt").code == 0
-    both = run_aot("ask", "t.pt", "what happens?", "-q", "where?", *SHORT, "--json").json["answers"]
+    both = run_aot("ask", "t.pt", "what happens?", "-q", "where?", *video[:2], *SHORT, "--json").json["answers"]
     for question, found in zip(("what happens?", "where?"), both, strict=True):
-        assert run_aot("ask", "t.pt", question, *SHORT, "--json").json["answer"] == found["answer"]
+        assert run_aot("ask", "t.pt", question, *video[:2], *SHORT, "--json").json["answer"] == found["answer"]

@@ -41,7 +41,7 @@ def test_tokens_files_answer_as_the_video_does(
         assert run_aot("compress", clip_file, "-o", name, *qwen).code == 0
     monkeypatch.setattr("aot.video.open_video", None)  # neither decoded nor encoded again
     for name in ("t.pt", "t.safetensors"):
-        assert run_aot("ask", name, *line).out == asked
+        assert run_aot("ask", name, *line, *qwen[:2]).out == asked
     pt, safe = torch.load("t.pt", weights_only=True), load_file("t.safetensors")
     assert ("deepstack" in pt) == ("deepstack" in safe) == ("qwen3" in qwen[1])
     assert all(torch.equal(tensor, pt[name]) for name, tensor in safe.items())

@@ -44,16 +44,16 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         row(options=["x", "x"]),
     )  # fmt: skip
     assert problems(path) == (
-        "questions.jsonl, line 1: not a JSON object",
+        "questions.jsonl, line 1: not a JSON object (no JSON from character 2 on)",
         "questions.jsonl, line 2: not a JSON object",
-        "questions.jsonl, line 3: question is missing",
+        "questions.jsonl, line 3: question must be there",
         "questions.jsonl, line 4: answer must be text",
-        "questions.jsonl, line 5: options must be a list of texts",
+        "questions.jsonl, line 5: options must be a list",
         "questions.jsonl, line 6: the answer 'z' is none of the options",
         f"questions.jsonl, line 7: there is no video {tmp_path / 'none.mp4'}",
         "questions.jsonl, line 8: family must be text",
         f"questions.jsonl, line 10: there is no video {tmp_path / ('x' * 300)}",
-        "questions.jsonl, line 11: id must be text or a whole number",
+        "questions.jsonl, line 11: id must be text",
         "and 2 more",
     )
 
@@ -117,3 +117,22 @@ def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"another video")
     again = load_dataset(tmp_path / "questions.jsonl")
     assert [a.fingerprint == b.fingerprint for a, b in zip(other, again, strict=True)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[" * 50_000, "line 1: not a JSON object (it is nested too deeply)"),
+        (b"1" * 10_000, "line 1: not a JSON object (Exceeds the limit"),
+        (b"x" * 2_000_000, "is no data set (line 1 is longer than 1 MiB)"),
+        (b'{"video": "a.mp4", "video": "b.mp4"}', "line 1: not a JSON object (it gives a name twice)"),
+        (b'{"video": NaN, "question": "what?", "answer": "it"}', "line 1: video must be text"),
+    ],
+)
+def test_what_a_parser_cannot_take_is_a_problem_like_any_other(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "questions.jsonl").write_bytes(content)
+    assert says in str(problems(tmp_path / "questions.jsonl")[0])
+
+
+def test_an_endless_file_is_not_read_whole() -> None:
+    assert "line 1 is longer than 1 MiB" in problems(Path("/dev/zero"))[0]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stand_in_hub import StandInHub, black_hole, closed_port, go_online, stand_in_hub
+from stand_in_hub import SOME_MODEL, StandInHub, black_hole, closed_port, go_online
 
 from aot.config import BUNDLED_MODEL, REAL_MODEL, ModelConfig
 from aot.errors import ModelError
@@ -17,21 +16,7 @@ from aot.models import fetch_model, find_model, load_model
 from aot.models.default import default_model
 from aot.models.hub import PATIENCE_S, HubUnreachableError, is_cached, list_files
 
-NAME = "someone/some-model"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def hub(small_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    """A hub with one model under two names."""
-    with stand_in_hub(**{NAME: small_folder, REAL_MODEL: small_folder}) as hub:
-        go_online(monkeypatch, hub.endpoint, cache)
-        yield hub
 
 
 # --- Fetching
@@ -39,21 +24,21 @@ def hub(small_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def test_it_is_fetched_once_and_announced_with_its_size(hub: StandInHub, small_folder: Path) -> None:
     told: list[str] = []
-    found = find_model(ModelConfig(name=NAME))
+    found = find_model(ModelConfig(name=SOME_MODEL))
     assert not hub.served(WEIGHTS)
     fetch_model(found, told.append)
     size = sum(path.stat().st_size for path in small_folder.iterdir())
-    assert told == [f"fetching {NAME} once ({size / 1e6:.1f} MB) from {hub.endpoint.removeprefix('http://')} ..."]
-    assert is_cached(NAME)
+    assert told == [f"fetching {SOME_MODEL} once ({size / 1e6:.1f} MB) from {hub.endpoint.removeprefix('http://')} ..."]
+    assert is_cached(SOME_MODEL)
     hub.requests.clear()
-    assert find_model(ModelConfig(name=NAME)).to_fetch is None
-    assert load_model(ModelConfig(name=NAME, device="cpu")).identity.name == NAME
+    assert find_model(ModelConfig(name=SOME_MODEL)).to_fetch is None
+    assert load_model(ModelConfig(name=SOME_MODEL, device="cpu")).identity.name == SOME_MODEL
     assert not hub.requests  # what is cached is not asked for again
 
 
 def test_weights_come_last(hub: StandInHub) -> None:
     """An attempt that is cut short leaves no cache that looks whole."""
-    listing = list_files(NAME)
+    listing = list_files(SOME_MODEL)
     assert listing.files[-1] == WEIGHTS
     assert len(listing.files) > 4
 
@@ -62,10 +47,10 @@ def test_an_interrupted_fetch_goes_on(hub: StandInHub, small_folder: Path, monke
     """The line is cut in the middle of the weights: the rest is asked for. After a kill, whole files are kept."""
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     hub.breaks_after = (small_folder / WEIGHTS).stat().st_size // 2 // 1000 * 1000
-    found = find_model(ModelConfig(name=NAME))
+    found = find_model(ModelConfig(name=SOME_MODEL))
     fetch_model(found)
     assert f"bytes={(small_folder / WEIGHTS).stat().st_size // 2 // 1000 * 1000}-" in hub.served(WEIGHTS)[-1]
-    assert is_cached(NAME)
+    assert is_cached(SOME_MODEL)
     hub.requests.clear()
     fetch_model(found)
     assert not hub.served("/resolve/")
@@ -73,13 +58,13 @@ def test_an_interrupted_fetch_goes_on(hub: StandInHub, small_folder: Path, monke
 
 def test_a_mirror_without_the_api_serves_its_files(hub: StandInHub) -> None:
     hub.has_api = False
-    assert list_files(NAME).size_bytes is None
-    assert load_model(ModelConfig(name=NAME, device="cpu")).identity.name == NAME
-    assert is_cached(NAME)
+    assert list_files(SOME_MODEL).size_bytes is None
+    assert load_model(ModelConfig(name=SOME_MODEL, device="cpu")).identity.name == SOME_MODEL
+    assert is_cached(SOME_MODEL)
 
 
 def test_a_fetch_that_fails_says_how_to_go_on(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = find_model(ModelConfig(name=NAME))
+    found = find_model(ModelConfig(name=SOME_MODEL))
     hub.status = 500
     with pytest.raises(ModelError, match=r"could not be fetched whole: .*run the same command again"):
         fetch_model(found)
@@ -92,8 +77,8 @@ def test_other_formats_and_subfolders_are_left_alone(hub: StandInHub, small_fold
         os.link(path, folder / path.name)
     for extra in ("pytorch_model.bin", "README.md", "onnx/config.json"):
         (folder / extra).write_bytes(b"x")
-    hub.repositories[NAME] = folder
-    assert set(list_files(NAME).files) == {path.name for path in small_folder.iterdir()}
+    hub.repositories[SOME_MODEL] = folder
+    assert set(list_files(SOME_MODEL).files) == {path.name for path in small_folder.iterdir()}
 
 
 # --- What the hub does not have
@@ -123,29 +108,29 @@ def test_a_name_the_hub_could_never_have(hub: StandInHub) -> None:
 # --- Out of reach
 
 
-def test_a_closed_port_is_out_of_reach_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_online(monkeypatch, closed_port(), cache)
+def test_a_closed_port_is_out_of_reach_at_once(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_online(monkeypatch, closed_port(), hub_cache)
     with pytest.raises(
         ModelError, match=r"neither a folder here nor in the cache, and 127.* cannot be reached"
     ) as told:
-        find_model(ModelConfig(name=NAME))
+        find_model(ModelConfig(name=SOME_MODEL))
     assert f"--model {BUNDLED_MODEL}" in str(told.value)
 
 
-def test_silence_is_taken_for_a_no(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_taken_for_a_no(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a server that takes a connection and says nothing nor a resolver that hangs is waited for longer."""
     with black_hole() as endpoint:
-        go_online(monkeypatch, endpoint, cache)
+        go_online(monkeypatch, endpoint, hub_cache)
         started = time.perf_counter()
         with pytest.raises(HubUnreachableError, match="no answer within 3 s"):
-            list_files(NAME)
+            list_files(SOME_MODEL)
         assert time.perf_counter() - started < PATIENCE_S + 1
     monkeypatch.setattr("aot.models.hub.PATIENCE_S", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *names, **more: time.sleep(2))
-    go_online(monkeypatch, "http://hub.invalid", cache)
+    go_online(monkeypatch, "http://hub.invalid", hub_cache)
     started = time.perf_counter()
     with pytest.raises(HubUnreachableError, match=r"no answer within 0\.2 s"):
-        list_files(NAME)
+        list_files(SOME_MODEL)
     assert time.perf_counter() - started < 1.5
 
 
@@ -153,13 +138,13 @@ def test_silence_is_taken_for_a_no(cache: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_hub_that_refuses_is_out_of_reach(hub: StandInHub, status: int) -> None:
     hub.status = status
     with pytest.raises(HubUnreachableError, match=f"HTTP {status}"):
-        list_files(NAME)
+        list_files(SOME_MODEL)
 
 
-def test_what_is_cached_needs_no_hub(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    fetch_model(find_model(ModelConfig(name=NAME)))
-    go_online(monkeypatch, closed_port(), cache)
-    assert load_model(ModelConfig(name=NAME, device="cpu")).identity.name == NAME
+def test_what_is_cached_needs_no_hub(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> None:
+    fetch_model(find_model(ModelConfig(name=SOME_MODEL)))
+    go_online(monkeypatch, closed_port(), hub_cache)
+    assert load_model(ModelConfig(name=SOME_MODEL, device="cpu")).identity.name == SOME_MODEL
 
 
 # --- The default
@@ -172,10 +157,10 @@ def test_the_default_is_the_real_model(hub: StandInHub) -> None:
 
 @pytest.mark.parametrize("kind", ["closed port", "refuses", "is another server", "has none"])
 def test_where_it_cannot_be_had_the_toy_answers(
-    hub: StandInHub, kind: str, monkeypatch: pytest.MonkeyPatch, cache: Path
+    hub: StandInHub, kind: str, monkeypatch: pytest.MonkeyPatch, hub_cache: Path
 ) -> None:
     if kind == "closed port":
-        go_online(monkeypatch, closed_port(), cache)
+        go_online(monkeypatch, closed_port(), hub_cache)
     hub.status = {"refuses": 503, "is another server": 404}.get(kind)
     hub.repositories.clear()
     found = default_model(ModelConfig())

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
-import make_videos as make
 import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
+
+from tests import make_videos as make
 
 __all__ = [
     "ASPECT_STATED",

@@ -1,6 +1,6 @@
 """Reads video files of all kinds and compares every frame with FFmpeg's own decoding of the same file.
 
-    PYTHONPATH=tests python -m tests.support.video_matrix --files 500 --seed 1
+    python -m tests.support.video_matrix --files 500 --seed 1
 
 Compared are how many frames there are, their order and how they lie, by the numbers that are drawn on them, and all
 pixels with the `ffmpeg` program or, where there is none, with decoding by PyAV from the file's beginning. Prints a
@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
-import make_videos as make
 import numpy as np
 from numpy.typing import NDArray
 
 from aot.config import SamplingConfig
 from aot.errors import AOTError, VideoError
 from aot.video import open_file, open_video
+from tests import make_videos as make
 from tests.support.matrix_files import (
     ASPECT_STATED,
     GUESSED,
