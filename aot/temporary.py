@@ -29,30 +29,29 @@ def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
         OSError: none can be made there.
     """
     _remove_left_over(folder)
-    path, descriptor = _create(folder, mode)
-    if sys.platform == "win32":  # an open file cannot be moved there, so nothing is held, nor removed
-        os.close(descriptor)
-    try:
+    path, descriptor = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}", None
+    try:  # begins before the file is there, since a signal may come just after
+        descriptor = _create(path, mode)
         yield path
     finally:
         path.unlink(missing_ok=True)
-        if sys.platform != "win32":
+        if descriptor is not None:
             os.close(descriptor)
 
 
-def _create(folder: Path, mode: int) -> tuple[Path, int]:
-    """Return a new file and the descriptor that holds its lock, where the file system has locks."""
+def _create(path: Path, mode: int) -> int | None:
+    """Make a file; return the descriptor that holds its lock, where the file system has locks."""
     while True:
-        path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if sys.platform == "win32":
-            return path, descriptor
+        if sys.platform == "win32":  # an open file cannot be moved there, so nothing is held, nor removed
+            os.close(descriptor)
+            return None
         import fcntl
 
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists():  # not removed by another run before it was locked
-            return path, descriptor
+            return descriptor
         os.close(descriptor)
 
 

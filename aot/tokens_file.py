@@ -93,6 +93,8 @@ def save_tokens(
         "facts": dict(tokens.facts),
         "report": report.to_dict(),
     }
+    # Plain in both formats: a budget in a fact is a kind of int, which pickle would store as a call.
+    meta = json.loads(json.dumps(meta))
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,12 +14,13 @@ from aot_cli.signals import terminable
 if TYPE_CHECKING:
     from aot_cli.session import Session
 
-__all__ = ["main"]
+__all__ = ["main", "session_of_words"]
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _replace_closed_streams()
+    _forget_strange_sizes()
     if limit_bytes := limit_of_process():
         refuse_imports(limit_bytes)
     with terminable():
@@ -42,7 +44,7 @@ def _run() -> NoReturn:
     except (Exception, KeyboardInterrupt) as error:  # before a command began, or while its help was printed
         from aot_cli.console import explain
 
-        code, wrong = explain(error, _session()), _wrong_line(error)
+        code, wrong = explain(error, session_of_words()), _wrong_line(error)
         sys.exit(wrong.exit_code if wrong else code)
     sys.exit(0)
 
@@ -54,21 +56,28 @@ def _replace_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
+def _forget_strange_sizes() -> None:
+    """Remove sizes of a terminal that no terminal has: rich fails on them, or draws nothing."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "")):
+            os.environ.pop(name, None)
+
+
 def _finish(left: SystemExit) -> int:
     """Return the exit code; a wrong command line, which typer has explained on stderr, is reported in JSON too."""
     code, wrong = left.code if isinstance(left.code, int) else int(left.code is not None), _wrong_line(left)
     if wrong:
         code = wrong.exit_code  # also where stderr, which is to say so, cannot be written to
     try:
-        if wrong and _session().as_json:
+        if wrong and session_of_words().as_json:
             from aot_cli.console import print_failure
 
-            print_failure(wrong.format_message(), code, _session())
+            print_failure(wrong.format_message(), code, session_of_words())
         sys.stdout.flush()
     except OSError as error:
         from aot_cli.console import explain
 
-        return explain(error, _session())
+        return explain(error, session_of_words())
     return code
 
 
@@ -79,7 +88,7 @@ def _wrong_line(error: BaseException | None) -> Any:
     return error
 
 
-def _session() -> Session:
+def session_of_words() -> Session:
     """Return what the command line asks for, where no command has read it."""
     from aot_cli.session import Session
 

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 from aot import __version__
 from aot.paths import path_kind
 from aot_cli import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
+from aot_cli.console import explain
+from aot_cli.entry import session_of_words
 from aot_cli.screen import print_text, visible
 
 __all__ = ["app"]
@@ -38,9 +40,13 @@ class _Commands(TyperGroup):
 
 @contextmanager
 def _safe_messages() -> Iterator[None]:
-    """typer prints what is wrong with the command line itself, which quotes the command line."""
+    """typer prints what is wrong with the command line itself, which quotes the command line; and of an interruption
+    before a command begins it says nothing.
+    """
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise typer.Exit(explain(error, session_of_words())) from None
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "message"):
             error.message = visible(error.message)

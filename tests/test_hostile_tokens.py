@@ -7,7 +7,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from functools import reduce
 from io import BytesIO
@@ -27,6 +27,7 @@ from aot.errors import TokensFileError
 from aot.report import FrameRetention, RetentionReport
 from aot.tokens_file import SUFFIXES, load_tokens, save_tokens
 from aot_cli.main import app
+from tests.support.plain_values import Called, places, put
 
 STRETCHED = torch.zeros(1).expand(10**6)
 
@@ -136,16 +137,6 @@ def test_a_long_directory_is_not_read(good: Path) -> None:
 
 
 # --- The pickle
-
-
-class Called:
-    """Pickles as the call of a function, with a state to set on what comes of it."""
-
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
 
 
 def cycle() -> list[Any]:
@@ -261,17 +252,13 @@ def test_a_frame_without_a_key(path: Path, name: str) -> None:
     ],
 )
 def test_a_wrong_value_is_named(path: Path, place: str, value: Any) -> None:
-    damage(path, lambda content: put(content["report"], place.split("."), value))
+    parts = [int(part) if part.isdigit() else part for part in place.split(".")]
+    damage(path, lambda content: put(content["report"], parts, value))
     with pytest.raises(TokensFileError) as caught:
         load_tokens(path)
     for part in place.split("."):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def put(group: Any, place: list[str], value: Any) -> None:
-    *way, last = [int(part) if part.isdigit() else part for part in place]
-    reduce(lambda inner, part: inner[part], way, group)[last] = value
 
 
 def test_facts_that_explain_each_other(path: Path) -> None:
@@ -298,14 +285,6 @@ def test_numbers_that_json_does_not_have_become_null(path: Path) -> None:
     damage(path, lambda content: content["report"]["facts"].update(error=float("nan"), more=[float("inf")]))
     facts = inspected(path)["facts"]
     assert facts["error"] is None and facts["more"] == [None]
-
-
-def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each value of a structure."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield (*way, key)
-        yield from places(child, (*way, key))
 
 
 PLAIN = {"grid": [2, 3], "timestamps_s": [0.0, 0.1, 0.3], "clips": [[0, 2], [2, 3]], "facts": {}, "duration_s": 1.0}

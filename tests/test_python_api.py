@@ -15,13 +15,13 @@ from aot.models.llava import Llava
 from aot.settings import resolve_config
 from aot.types import Needs
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 
 
-def test_the_example_of_the_readme(
+def test_the_example_of_the_page(
     tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = README.read_text(encoding="utf-8").partition("## From Python\n\n```python\n")[2].partition("```")[0]
+    code = PAGE.read_text(encoding="utf-8").partition("## From Python\n\n```python\n")[2].partition("```")[0]
     assert REAL_MODEL in code
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip_file, "clip.mp4")

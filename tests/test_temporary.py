@@ -73,6 +73,19 @@ def test_many_at_once_do_not_take_each_others(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_ctrl_c_just_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.open
+
+    def interrupted(*arguments: object) -> int:
+        os.close(make(*arguments))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary_file(tmp_path):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_others_of_that_name_stay(tmp_path: Path) -> None:
     """A folder, a pipe, a link and what it leads to: only files that this program made are its own."""
     (tmp_path / "mine").write_text("mine")

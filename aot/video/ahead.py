@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 __all__ = ["read_ahead"]
 
@@ -16,10 +16,12 @@ T = TypeVar("T")
 _LOOK_S = 0.1  # how often a thread that waits for room looks whether anyone still wants its items
 
 
-def read_ahead(items: Generator[T, None, None], depth: int = 1) -> Generator[T, None, None]:
+def read_ahead(
+    items: Generator[T, None, None], depth: int = 1, give_up: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """The same items, of which up to `depth` wait already made; an exception comes at its place.
 
-    Closing this generator early ends the thread after the item it is making, and closes `items`.
+    Closing this generator early calls `give_up`, ends the thread after the item it is making, and closes `items`.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
@@ -35,6 +37,7 @@ def read_ahead(items: Generator[T, None, None], depth: int = 1) -> Generator[T, 
             yield item  # type: ignore[misc]
     finally:
         stop.set()
+        give_up()
         thread.join()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from aot.errors import VideoError
 from aot.types import VideoFrames
-from aot.video import decode_decord, decode_pyav
 from aot.video.ahead import read_ahead
+from aot.video.decode_decord import DecordReader
+from aot.video.decode_pyav import PyavReader
 from aot.video.file import open_file
 from aot.video.picture import resize
 from aot.video.sampling import plan_frames, segment_lengths
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
 
-_READERS = {"pyav": decode_pyav.read_pictures, "decord": decode_decord.read_pictures}
+_READERS: Mapping[str, type[PyavReader] | type[DecordReader]] = {"pyav": PyavReader, "decord": DecordReader}
 
 _GUESSED_COLORS = (
     "the video names a color matrix that cannot be converted here: its colors are a guess and may look off"
@@ -99,12 +100,13 @@ class OpenVideo:
     ) -> Iterator[FrameStream]:
         """As `open_frames`; of the planned frames all, or those shown at `times_s`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
-        with self._pictures(plan) as pictures:
-            stream = FrameStream(self.index, plan, pictures, size, strict=self.strict)
+        reader = self._reader(plan)
+        with closing(reader.pictures):
+            stream = FrameStream(self.index, plan, reader.pictures, size, strict=self.strict)
             if not ahead:
                 yield stream
                 return
-            with closing(read_ahead(stream.images, ahead)) as stream.images:
+            with closing(read_ahead(stream.images, ahead, reader.give_up)) as stream.images:
                 yield stream
 
     @contextmanager
@@ -114,11 +116,11 @@ class OpenVideo:
         """
         plan = self.plan.at(times_s)
         times = dict(zip(plan.positions, plan.timestamps_s, strict=True))
-        with self._pictures(plan) as pictures:
+        with closing(self._reader(plan).pictures) as pictures:
             yield ((times[picture.position], picture.rgb) for picture in pictures)
 
-    def _pictures(self, plan: FramePlan) -> closing[Generator[Picture, None, None]]:
-        return closing(_READERS[self.decoder](self.file, self.index, plan.positions))
+    def _reader(self, plan: FramePlan) -> PyavReader | DecordReader:
+        return _READERS[self.decoder](self.file, self.index, plan.positions)
 
 
 class FrameStream:
@@ -187,8 +189,10 @@ class FrameStream:
             if picture.damaged:
                 self._damaged.add(picture.position)
             self._colors_guessed |= picture.colors_guessed
+            position = picture.position
+            del picture  # at its full size, before the next one is decoded
             self.decode_ms += (time.perf_counter() - start) * 1e3
-            yield picture.position, image
+            yield position, image
             start = time.perf_counter()
         if self._strict and (lost := next(awaited, None)) is not None:
             raise self._refusal(lost)

@@ -1,8 +1,20 @@
-"""Decoding chosen frames with decord, which is refused wherever it would return other frames than asked."""
+"""Decoding chosen frames with decord, which is refused wherever it would return other frames than asked.
+
+decord runs in a process of its own, `decord_child`: on some files it aborts or hangs, which no exception handler
+outlives. Pixels come through a pipe, one picture at a time.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
+import os
+import subprocess
+import sys
+import threading
+from bisect import bisect_right
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import ConfigError, VideoError
@@ -10,63 +22,153 @@ from aot.video.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from aot.video.probe import FrameIndex
 
-__all__ = ["read_pictures"]
+__all__ = ["DecordReader"]
 
 _REMEDY = "use --decoder pyav"
+_CHILD = Path(__file__).with_name("decord_child.py")
+
+# A child that gives nothing for longer than its work can take hangs.
+_PATIENCE_S = 30.0
+_SLOWEST_PIXELS_PER_S = 2e6
+_SLOWEST_BYTES_PER_S = 2e6
+
+_CHILD_BYTES = 1 << 30  # that decord may use, apart from pictures
+_CHILD_PICTURES = 32  # that it may hold in addition
+_LONGEST_LINE = 1 << 16
 
 
-def read_pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Generator[Picture, None, None]:
-    """Decode the frames at `positions` (ascending, in `index.pts`), in order. decord itself turns them upright.
+class DecordReader:
+    """Gives the frames at `positions` (ascending, in `index.pts`), in order. decord itself turns them upright.
 
-    Raises:
+    Raises, with the first picture:
         ConfigError: decord is not installed.
-        VideoError: decord cannot read the file, or counts other frames than its packets show.
+        VideoError: decord cannot read the file, counts other frames than its packets show, crashes or hangs.
     """
-    decord = _import_decord()
-    name = index.info.path
-    if index.info.discarded_frames:
-        raise VideoError(f"decord shows the wrong frames of a trimmed file such as {name}: {_REMEDY}")
-    if index.restarts:
-        raise VideoError(f"decord mixes the parts of {name}, whose times start again: {_REMEDY}")
-    if index.info.mirrored:
-        raise VideoError(f"decord does not mirror {name}, which is stored mirrored: {_REMEDY}")
-    with _quiet(decord), _explained(decord, name):
-        # Tolerating no fault: decord otherwise hands out a neighbour of a damaged frame without a word.
-        reader = decord.VideoReader(str(file), num_threads=1, fault_tol=0)
-        if len(reader) != index.info.frames:
-            raise VideoError(f"decord sees {len(reader)} frames in {name}, not {index.info.frames}: {_REMEDY}")
-        for position in positions:
-            rgb = reader[position].asnumpy()
-            if rgb.shape[:2] != (index.info.height, index.info.width):
-                raise VideoError(f"decord reads another stream or size of {name} than its largest: {_REMEDY}")
-            yield Picture(position, rgb)
+
+    def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
+        self._file, self._index, self._positions = file, index, positions
+        self._name = index.info.path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unwanted = False
+        self.pictures = self._pictures()
+
+    def give_up(self) -> None:
+        """Let a picture that another thread waits for end in an error now."""
+        self._unwanted = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _pictures(self) -> Generator[Picture, None, None]:
+        if find_spec("decord") is None:
+            raise _missing()
+        self._refuse_what_decord_mistakes()
+        info, done = self._index.info, 0
+        with self._child():
+            frames = self._answer("frames", _PATIENCE_S + self._file.stat().st_size / _SLOWEST_BYTES_PER_S)
+            if frames != info.frames:
+                raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
+            for position in self._positions:
+                decoded = position + 1 - max(done, self._keyframe_up_to(position))
+                shape = self._answer("shape", _PATIENCE_S + decoded * info.width * info.height / _SLOWEST_PIXELS_PER_S)
+                if shape != [info.height, info.width, 3]:
+                    raise VideoError(f"decord reads another stream or size of {self._name} than its largest: {_REMEDY}")
+                yield Picture(position, self._pixels())
+                done = position + 1
+
+    def _refuse_what_decord_mistakes(self) -> None:
+        if self._index.info.discarded_frames:
+            raise VideoError(f"decord shows the wrong frames of a trimmed file such as {self._name}: {_REMEDY}")
+        if self._index.restarts:
+            raise VideoError(f"decord mixes the parts of {self._name}, whose times start again: {_REMEDY}")
+        if self._index.info.mirrored:
+            raise VideoError(f"decord does not mirror {self._name}, which is stored mirrored: {_REMEDY}")
+
+    def _keyframe_up_to(self, position: int) -> int:
+        count = bisect_right(self._index.keyframes, position)
+        return self._index.keyframes[count - 1] if count else 0
+
+    @contextmanager
+    def _child(self) -> Iterator[None]:
+        """Start the child and give it its task; it is gone afterwards, whatever happens."""
+        with subprocess.Popen(
+            # Neither the current directory nor a user's start-up files take part: the path is the parent's.
+            [sys.executable, "-I", "-S", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+        ) as process:
+            try:
+                self._process = process
+                if self._unwanted:
+                    process.kill()
+                self._send_request()
+                yield
+            finally:
+                process.kill()
+                process.wait()  # here, as leaving Popen after Ctrl-C may not wait
+
+    def _send_request(self) -> None:
+        info = self._index.info
+        request = {
+            "import_path": [str(Path(entry).absolute()) for entry in sys.path],
+            "file": str(self._file),
+            "memory_bytes": _CHILD_BYTES + _CHILD_PICTURES * 3 * info.width * info.height,
+            "positions": list(map(int, self._positions)),
+        }
+        assert self._process is not None and self._process.stdin is not None
+        unsent = memoryview(json.dumps(request).encode() + b"\n")
+        with suppress(OSError):  # if the child is gone, reading from it explains so
+            while unsent:
+                unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
+
+    def _answer(self, wanted: str, limit_s: float) -> Any:
+        """Return the value called `wanted` of the child's next message."""
+        assert self._process is not None and self._process.stdout is not None
+        late = threading.Event()
+        timer = threading.Timer(limit_s, self._stop_late, (late,))
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._process.stdout.readline(_LONGEST_LINE)
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():
+            raise VideoError(f"decord hangs on {self._name}, no picture in {limit_s:.0f} s: {_REMEDY}")
+        if not line.endswith(b"\n"):
+            raise self._crash()
+        message = json.loads(line)
+        if "missing" in message:
+            raise _missing()
+        if wanted not in message:
+            raise VideoError(f"decord cannot read {self._name}: {_REMEDY}")
+        return message[wanted]
+
+    def _stop_late(self, late: threading.Event) -> None:
+        late.set()
+        if self._process is not None:
+            self._process.kill()
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        import numpy as np
+
+        assert self._process is not None and self._process.stdout is not None
+        rgb = np.empty((self._index.info.height, self._index.info.width, 3), np.uint8)
+        received = self._process.stdout.readinto(rgb.data.cast("B"))  # type: ignore[attr-defined]
+        if received != rgb.nbytes:
+            raise self._crash()
+        return rgb
+
+    def _crash(self) -> VideoError:
+        return VideoError(f"decord crashed on {self._name}: {_REMEDY}")
 
 
-def _import_decord() -> Any:
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        raise ConfigError(f"decord is not installed or does not load here: install it, or {_REMEDY}") from error
-    return decord
-
-
-@contextmanager
-def _quiet(decord: Any) -> Iterator[None]:
-    """Silence decord's FFmpeg; ERROR is the level decord sets itself on import."""
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        yield
-    finally:
-        decord.logging.set_level(decord.logging.ERROR)
-
-
-@contextmanager
-def _explained(decord: Any, name: str) -> Iterator[None]:
-    try:
-        yield
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-        raise VideoError(f"decord cannot read {name}: {_REMEDY}") from error
+def _missing() -> ConfigError:
+    return ConfigError(f"decord is not installed or does not load here: install it, or {_REMEDY}")

@@ -13,12 +13,17 @@ SHORT = ("--ratio", "0.5", "--max-new-tokens", "1", "--json")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_answers(run_aot: Aot, clip_file: Path, small: tuple[str, ...], name: str) -> None:
-    done = run_aot("ask", clip_file, "what happens?", *small, *SHORT, "--method", name)
-    assert done.code == 0, done.err
-    total, kept = done.json["visual_tokens"], done.json["kept_tokens"]
+def test_a_methods_tokens_answer(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...], tmp_path: Path, name: str
+) -> None:
+    tokens = tmp_path / "tokens.pt"
+    compressed = run_aot("compress", clip_file, "-o", tokens, *small, "--ratio", "0.5", "--method", name, "--json")
+    assert compressed.code == 0, compressed.err
+    total, kept = compressed.json["visual_tokens"], compressed.json["kept_tokens"]
     assert kept == (round(0.5 * total) if find(name).card.exact else total)
-    assert done.json["answers"][0]["output_tokens"] == 1
+    answered = run_aot("ask", tokens, "what happens?", *small[:2], "--max-new-tokens", "1", "--json")
+    assert answered.code == 0, answered.err
+    assert answered.json["answers"][0]["output_tokens"] == 1
 
 
 @pytest.mark.parametrize("name", INNER)

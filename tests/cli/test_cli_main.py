@@ -101,3 +101,15 @@ def test_tables_in_a_pipe_have_no_trailing_blanks(run_aot: Aot) -> None:
     for command in (("methods",), ("presets", "list")):
         out = run_aot(*command).out
         assert out and all(line == line.rstrip() for line in out.splitlines())
+
+
+@pytest.mark.parametrize("columns", ["0", "\N{SUPERSCRIPT TWO}", "9" * 5000, "-1", "wide", ""])
+@pytest.mark.parametrize("words", [("--help",), ("presets", "list")])
+def test_a_width_that_no_terminal_has(
+    run_aot: Aot, monkeypatch: pytest.MonkeyPatch, columns: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    expected = run_aot(*words)
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run_aot(*words) == expected
+    assert expected.code == 0 and expected.out

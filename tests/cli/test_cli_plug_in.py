@@ -16,7 +16,7 @@ from aot.registry import _plugged_in
 from aot.testing import check_method
 from aot_cli.options import named_methods
 
-METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own-method.md"
 PROJECT = """
 [build-system]
 requires = ["setuptools"]
@@ -82,9 +82,9 @@ class Texts:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example of docs/methods.md as a package, installed into a folder of its own."""
+    """The example of docs/own-method.md as a package, installed into a folder of its own."""
     source, target = tmp_path_factory.mktemp("stranger"), tmp_path_factory.mktemp("site")
-    example = re.search(r"```python\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    example = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert example
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "strangers_method.py").write_text(example[1])
@@ -131,7 +131,7 @@ def test_it_is_listed_and_runs(run_aot: Aot, clip_file: Path, small_folder: Path
 
 @pytest.mark.usefixtures("installed")
 def test_its_settings_come_from_the_folder(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
-    example = re.search(r"```yaml\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    example = re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert example
     Path("aot.yaml").write_text(example[1])
     done = run_aot("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--json")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_run import Aot
 
 from aot_cli.signals import Terminated, terminable
 
@@ -50,6 +51,15 @@ def test_a_copy_that_kill_9_left_goes_with_the_next(tmp_path: Path) -> None:
     assert len(list(temporary.iterdir())) == 1
     subprocess.run([AOT, "inspect", "-"], env=environment, input=b"no video", capture_output=True)
     assert not list(temporary.iterdir())
+
+
+def test_before_a_command_begins(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr("aot_cli.main._Commands.resolve_command", interrupted)
+    run = run_aot("inspect", "clip.mp4", "--json")
+    assert (run.code, run.err, run.json["exit_code"]) == (143, "aot: terminated\n", 143)
 
 
 def test_the_first_counts() -> None:

@@ -16,7 +16,6 @@ import torch
 from model_inputs import frames_for
 from torch import Tensor
 
-from aot import answer, compress_video
 from aot.config import Config, GenerationConfig, InnerConfig, SamplingConfig
 from aot.models import VideoModel
 from aot.models import answer as module
@@ -25,6 +24,7 @@ from aot.models.token_stream import TokenStream
 from aot.segments import SegmentCompressor
 from aot.stages import StageClock
 from aot.types import CompressedTokens
+from tests.support.overlap import asked
 
 THREADS = 8
 ROUNDS = 3
@@ -50,26 +50,23 @@ def restless() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def asked(model: VideoModel, clip: Path, name: str, start_s: float, *, leave: bool = False) -> tuple[Tensor, str]:
+def result(model: VideoModel, clip: Path, name: str, start_s: float, *, leave: bool = False) -> tuple[Tensor, str]:
     """The features kept of one second of the clip and the answer, or its first piece."""
     config = replace(CONFIGS[name], sampling=SamplingConfig(frames=4, start_s=start_s, end_s=start_s + 1))
-    tokens = compress_video(clip, model, config).tokens
-    reply = iter(answer(model, tokens, QUESTION, config))
-    text = next(reply, "") if leave else "".join(reply)
-    reply.close()  # type: ignore[attr-defined]
+    tokens, text = asked(model, clip, config, QUESTION, leave=leave)
     return tokens.features, text
 
 
 def test_every_thread_gets_what_it_gets_alone(small_model: Llava, clip_file: Path) -> None:
     jobs = [(name, start_s) for name in CONFIGS for start_s in (0.0, 1.0)]
-    alone = {job: asked(small_model, clip_file, *job) for job in jobs}
+    alone = {job: result(small_model, clip_file, *job) for job in jobs}
     assert len({text for _, text in alone.values()}) > 2
 
     def work(number: int) -> None:
         for round_ in range(ROUNDS):
             job = jobs[(number + round_ * 3) % len(jobs)]
             leave = (number + round_) % 4 == 3
-            features, text = asked(small_model, clip_file, *job, leave=leave)
+            features, text = result(small_model, clip_file, *job, leave=leave)
             expected = alone[job]
             assert torch.equal(features, expected[0])
             assert expected[1].startswith(text) if leave else text == expected[1]

@@ -105,6 +105,27 @@ def test_a_download_that_stopped(suffix: str, options: dict[str, str], clip: Pat
     assert re.match(r"the file announces 3\.\d s but its pictures end after [012]\.\d s; it may", got.notices[0])
 
 
+@pytest.mark.parametrize(
+    ("suffix", "start_s"),
+    [("mkv", 0), ("mkv", 10**8), ("mkv", 1_700_000_000), ("mp4", 1_700_000_000), ("flv", 90_000), ("ts", 90_000)],
+)
+def test_a_recording_with_times_of_the_day_is_whole(suffix: str, start_s: int, tmp_path: Path) -> None:
+    late = make.write(tmp_path / f"late.{suffix}", 8, times_ms=[1000 * start_s + 40 * k for k in range(8)])
+    got = decode(late, SamplingConfig(frames=8))
+    assert make.read_all(got.pixels.numpy()) == list(range(8))
+    assert got.timestamps_s == pytest.approx([k / 25 for k in range(8)], abs=1e-3)
+    assert got.notices == ()
+
+
+def test_a_recording_with_times_of_the_day_that_was_cut_off(tmp_path: Path) -> None:
+    times_ms = [1000 * 10**8 + 40 * k for k in range(90)]
+    late = make.write(tmp_path / "late.mkv", 90, times_ms=times_ms, options={"g": "10"})
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(late.read_bytes()[: late.stat().st_size // 2])
+    (notice,) = decode(cut, SamplingConfig(frames=8)).notices
+    assert re.match(r"the file announces 3\.\d s but its pictures end after [12]\.\d s; it may", notice)
+
+
 def test_a_real_damaged_clip() -> None:
     got = decode(real_clip("corrupted.mp4"), SamplingConfig(frames=50), size=(32, 32))
     assert len(got.pixels) == 49

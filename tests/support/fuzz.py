@@ -1,0 +1,255 @@
+"""Commands on damaged videos, damaged tokens files and hostile settings, in processes that are watched.
+
+Every case is drawn by a generator of its own, so its number and the seed are all it takes to run it again:
+
+    python -m tests.support.fuzz --videos 300 --tokens 300 --settings 300 --seed 1
+    python -m tests.support.fuzz --seed 1 --only videos:123
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; processes are forked from this one
+
+import argparse
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.stand_in_hub import StandInHub, go_online, stand_in_hub
+from tests.support.commands import Commands, warm_up
+from tests.support.fuzz_case import Kind, Step
+from tests.support.fuzz_settings import SettingsCases
+from tests.support.fuzz_tokens import TokensFiles
+from tests.support.fuzz_videos import Videos
+from tests.support.judge import faults
+from tests.support.memory import forget_peak, held_bytes, peak_bytes
+from tests.support.sentry import Sentry
+from tests.support.watchdog import Outcome, in_fork, run_cases
+
+LIMIT_S = 30.0
+MOST_BYTES = 10**9  # beyond what a process with the model holds
+_ADDRESS_SPACE = 8 * 2**30  # so that a case that goes wrong does not take the machine with it
+_OUT_OF_MEMORY = 5
+_MOST_SHOWN = 100
+
+
+@dataclass
+class Tally:
+    """The figures of one kind."""
+
+    name: str
+    seed: int
+    cases: int = 0
+    accepted: int = 0
+    peak: tuple[int, int] = (0, 0)  # bytes, and the case
+    slowest: tuple[float, int] = (0.0, 0)  # seconds, and the case
+    defects: Counter[str] = field(default_factory=Counter)
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def line(self) -> str:
+        count, (peak_bytes, largest), (slowest_s, slowest) = self.defects, self.peak, self.slowest
+        refused = self.cases - self.accepted - count["case"]
+        return (
+            f"{self.name}: seed {self.seed}, {self.cases} cases in {time.monotonic() - self.started_s:.0f} s: "
+            f"{self.accepted} accepted, {refused} refused in a line, {count['internal error']} internal errors, "
+            f"{count['unclear']} unclear, {count['hang']} hangs (slowest {slowest_s:.1f} s: {slowest}), "
+            f"{count['crash']} crashes, peak {peak_bytes / 1e6:.0f} MB: {largest} ({count['memory']} too much), "
+            f"{count['part file']} part files left, {count['other file']} other files touched, "
+            f"{count['executed']} code executed, {count['request']} requests"
+        )
+
+
+def main() -> int:
+    given = _parser().parse_args()
+    kinds: dict[str, Kind] = {kind.name: kind for kind in (Videos(), TokensFiles(), SettingsCases())}
+    numbers = {name: range(getattr(given, name)) for name in kinds}
+    if given.only:
+        only, _, number = given.only.partition(":")
+        numbers = {only: range(int(number), int(number) + 1)}
+    tallies = []
+    in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # cases make and remove many small files
+    with tempfile.TemporaryDirectory(prefix="aot-fuzz-", dir=in_memory) as scratch, _hub(Path(scratch)) as hub:
+        warm_up(Path(scratch))
+        for name, chosen in numbers.items():
+            if chosen:
+                arena = _Arena(kinds[name], given.seed, Path(scratch, name), hub, given.keep, given.only is not None)
+                tallies.append(_run(arena, chosen, given.limit_s))
+                print(tallies[-1].line, flush=True)
+    return int(any(tally.defects for tally in tallies))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.fuzz", description=__doc__.split("\n\n")[0])
+    for name, what in (("videos", "damaged videos"), ("tokens", "damaged tokens files"), ("settings", "settings")):
+        parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help=f"so many cases of {what}")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is drawn")
+    parser.add_argument("--only", metavar="KIND:NUMBER", help="one case, with all it prints and its tracebacks")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="with --only: leave the case's files there")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="seconds after which a case hangs")
+    return parser
+
+
+@contextmanager
+def _hub(scratch: Path) -> Iterator[StandInHub]:
+    """A hub that has no model, for this process and those forked from it, and folders for what libraries keep."""
+    for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("TMPDIR", "temporary"), ("HF_HOME", "hub")):
+        Path(scratch, folder).mkdir()
+        os.environ[name] = str(scratch / folder)
+    sys.dont_write_bytecode = True
+    with stand_in_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        go_online(patch, hub.endpoint, scratch / "hub")
+        patch.setattr("aot_cli.session.PROGRESS_EVERY_S", 1e6)
+        yield hub
+
+
+@dataclass
+class _Arena:
+    """Where the cases of a kind run."""
+
+    kind: Kind
+    seed: int
+    folder: Path
+    hub: StandInHub
+    keep: Path | None
+    is_shown: bool
+
+    def prepare(self) -> None:
+        corpus = self.folder / "corpus"
+        corpus.mkdir(parents=True)
+        in_fork(lambda: self.kind.make(corpus))
+        self.kind.read(corpus)
+
+    def begin(self) -> Callable[[int], dict[str, Any]]:
+        """In a new process: get ready, and return the work of one case."""
+        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        case = self.folder / "case"
+        caches = tuple(Path(os.environ[name]) for name in ("MPLCONFIGDIR", "HF_HOME"))
+        sentry = Sentry((case, *caches))
+        sentry.install()
+        terminal = os.dup(2)
+        commands, held = Commands(), held_bytes() or 0
+        tempfile.tempdir = str(case / "temporary")
+
+        def work(number: int) -> dict[str, Any]:
+            shutil.rmtree(case, ignore_errors=True)
+            (case / "temporary").mkdir(parents=True)
+            os.chdir(case)
+            random = Random(f"{self.seed}:{self.kind.name}:{number}")
+            steps = self.kind.steps(random, case, self.hub.endpoint)
+            found = _judged(steps, commands, sentry, case, terminal if self.is_shown else None)
+            found["peak_bytes"] = max(0, found["peak_bytes"] - held)
+            if self.keep:
+                shutil.copytree(case, self.keep, dirs_exist_ok=True, symlinks=True)
+            return found
+
+        return work
+
+
+def _judged(
+    steps: Sequence[Step], commands: Commands, sentry: Sentry, case: Path, terminal: int | None
+) -> dict[str, Any]:
+    """Run the commands of a case; return what they did that they should not, by kind of defect."""
+    defects: list[tuple[str, str]] = []
+    code, peak, start = 0, 0, time.monotonic()
+    (case / "canary").mkdir()
+    for step in steps:
+        if step.needs_success and code:
+            continue
+        before = {path: path.read_bytes() for path in step.inputs}
+        sentry.clear()
+        forget_peak()
+        sentry.is_watching = True
+        shown = {"AOT_DEBUG": "1"} if terminal is not None else {}
+        run = commands.run(step.arguments, {**step.environment, **shown}, step.stdin)
+        sentry.is_watching = False
+        peak, code = max(peak, peak_bytes() or 0), run.code or code
+        if terminal is not None:
+            os.write(terminal, _shown(step, run.code, run.out, run.err).encode("utf-8", "replace"))
+        said = faults(run, (*step.arguments, *["--debug"] * bool(shown)))
+        defects += [("internal error" if "internal" in each else "unclear", each) for each in said]
+        defects += [("other file", each) for each in sentry.changed]
+        changed = [path for path, data in before.items() if not path.exists() or path.read_bytes() != data]
+        defects += [("other file", f"{path} was an input, and changed") for path in changed]
+        defects += [("executed", each) for each in sentry.started]
+        defects += [("request", each) for each in sentry.connected if not step.may_fetch]
+        defects += [("memory", "exit code 5")] * (run.code == _OUT_OF_MEMORY)
+    defects += [("executed", path.name) for path in (case / "canary").iterdir()]
+    defects += [("part file", str(path)) for path in case.rglob(".aot-*.part")]
+    defects += [("part file", str(path)) for path in (case / "temporary").iterdir()]
+    may_fetch = any(step.may_fetch for step in steps)
+    line = " && ".join(" ".join(step.arguments) for step in steps)[:400]
+    spent = time.monotonic() - start
+    return {
+        "code": code,
+        "peak_bytes": peak,
+        "defects": defects,
+        "line": line,
+        "spent_s": spent,
+        "may_fetch": may_fetch,
+    }
+
+
+def _shown(step: Step, code: int, out: str, err: str) -> str:
+    variables = "".join(f"{name}={value!r} " for name, value in step.environment.items())
+    return f"$ {variables}aot {step.arguments!r}\n{out[-4000:]}{err[-8000:]}exit code {code}\n"
+
+
+def _run(arena: _Arena, numbers: Sequence[int], limit_s: float) -> Tally:
+    arena.prepare()
+    tally, shown = Tally(arena.kind.name, arena.seed), time.monotonic()
+    for outcome in run_cases(numbers, arena.begin, limit_s):
+        requests, arena.hub.requests[:] = list(arena.hub.requests), []
+        defects = _defects(outcome, requests)
+        _count(tally, outcome, defects)
+        for kind, what in defects:
+            if tally.defects.total() < 4 * _MOST_SHOWN:
+                again = f"--seed {arena.seed} --only {arena.kind.name}:{outcome.number}"
+                print(f"fuzz: {kind}: {what}; {again}", file=sys.stderr, flush=True)
+        if time.monotonic() - shown > 10:
+            shown = time.monotonic()
+            print(f"fuzz: {tally.line}", file=sys.stderr, flush=True)
+    return tally
+
+
+def _defects(outcome: Outcome, requests: Sequence[str]) -> list[tuple[str, str]]:
+    if outcome.hung:
+        return [("hang", outcome.stack)]
+    if outcome.found is None:
+        return [("crash", f"{outcome.stack} exit code {outcome.died_of}")]
+    found = outcome.found
+    defects = [(kind, f"{what} (aot {found['line']})") for kind, what in found["defects"]]
+    if found["peak_bytes"] > MOST_BYTES:
+        defects.append(("memory", f"{found['peak_bytes'] / 1e6:.0f} MB (aot {found['line']})"))
+    if requests and not found["may_fetch"]:
+        defects += [("request", f"{each} (aot {found['line']})") for each in requests]
+    return defects
+
+
+def _count(tally: Tally, outcome: Outcome, defects: Sequence[tuple[str, str]]) -> None:
+    tally.cases += 1
+    tally.defects.update({kind for kind, _ in defects})
+    if defects:
+        tally.defects["case"] += 1
+    if outcome.found is not None:
+        tally.accepted += outcome.found["code"] == 0 and not defects
+        tally.peak = max(tally.peak, (outcome.found["peak_bytes"], outcome.number))
+        tally.slowest = max(tally.slowest, (outcome.found["spent_s"], outcome.number))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
