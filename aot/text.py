@@ -7,10 +7,12 @@ no tokenizer reads and no file in UTF-8 holds.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from aot.errors import ConfigError
 
-__all__ = ["UNSAFE", "as_utf8", "check_question_text", "is_utf8", "one_line", "visible"]
+__all__ = ["UNSAFE", "as_utf8", "check_question_text", "did_you_mean", "is_utf8", "one_line", "visible"]
 
 _HALF = re.compile("[\ud800-\udfff]")
 # Controls (C0 but newline and tab, DEL, C1), separators of lines and paragraphs, directional embeddings, overrides and
@@ -47,3 +49,10 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """Return the text as `visible` does, with spaces for newlines and tabs."""
     return visible(text.replace("\n", " ").replace("\t", " "))
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
+    """Return a question that suggests one to `most` of the `known` names spelled alike; empty if there is none."""
+    by_lower = {each.lower(): each for each in known}
+    alike = get_close_matches(name.lower(), by_lower, n=most)
+    return f"did you mean {' or '.join(by_lower[each] for each in alike)}?" if alike else ""
