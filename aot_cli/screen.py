@@ -21,8 +21,15 @@ def escaped(json_text: str) -> str:
 
 
 def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> None:
-    """Print to stdout, or to stderr, at once and nothing that a terminal might act on."""
-    print(visible(text), end=end, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    """Print to stdout, or to stderr, at once and nothing that a terminal might act on. A stderr that is full, or whose
+    reader has left, changes nothing of a command.
+    """
+    try:
+        print(visible(text), end=end, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    except OSError:
+        if not to_stderr:
+            raise
+        drop_unwritten(sys.stderr)
 
 
 def drop_unwritten(stream: TextIO) -> None:
