@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
 _STATUS = Path("/proc/self/status")  # missing in some containers, and without a peak in some sandboxes
-_PHRASES = ("can't allocate memory", "you tried to allocate", "out of memory", "Cannot allocate memory")
+_PHRASES = (
+    "can't allocate memory",
+    "you tried to allocate",
+    "out of memory",
+    "Cannot allocate memory",
+    "failed to map segment",  # of a shared library
+    "can't start new thread",  # there is no space for its stack
+)
 
 
 def peak_bytes() -> int | None:
@@ -44,7 +50,11 @@ def _status_bytes(name: str) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a failure of any library means that memory did not suffice."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(p in str(error) for p in _PHRASES)
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch need not be imported, nor can it always be
+        return True
+    return any(phrase in str(error) for phrase in _PHRASES)
 
 
 @contextmanager
@@ -55,7 +65,7 @@ def explained_memory() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
         raise MemoryLimitError(

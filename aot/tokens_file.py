@@ -17,6 +17,7 @@ from typing import Any
 from aot.config import Config, build_config
 from aot.errors import ConfigError, TokensFileError
 from aot.files import write_whole
+from aot.json_files import parse_json
 from aot.paths import path_kind
 from aot.plain import check_plain, each, free, named, number, optional, record, whole
 from aot.pt_file import MOST_PLAIN_BYTES, read_pt
@@ -160,7 +161,7 @@ def _read(path: Path) -> Any:
         header = file.metadata() or {}
         names = {*_TENSORS, *_OPTIONAL_TENSORS} & set(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
-    meta = json.loads(header.get("meta", "{}"))
+    meta = parse_json(header.get("meta", "{}"))
     _require(isinstance(meta, dict), "the header must be a group")
     return {**meta, **tensors, **{name: header[name] for name in ("format", "version") if name in header}}
 

@@ -19,7 +19,8 @@ from typing import Any
 import typer
 
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
-from aot_cli.screen import escaped, print_text
+from aot.memory import is_out_of_memory
+from aot_cli.screen import drop_unwritten, escaped, print_text
 from aot_cli.session import Session, begin, current, say
 from aot_cli.signals import Terminated
 
@@ -74,9 +75,9 @@ def explain(error: BaseException, session: Session) -> int:
     try:
         if session.as_json:
             print_failure(message, code, session)
-        sys.stdout.flush()
-    except OSError:  # full, or its reader has left: what Python still holds for it goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # full, or its reader has left
+        pass
+    drop_unwritten(sys.stdout)
     is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
     if isinstance(error, KeyboardInterrupt) and is_answering:
         os._exit(code)  # its forward pass cannot be interrupted; do not wait for it
@@ -94,6 +95,9 @@ def _message(error: BaseException) -> tuple[str, int]:
     if isinstance(error, BrokenPipeError):
         return "", 1
     line = " ".join(str(error).split())[:300]
+    if is_out_of_memory(error):
+        told = f" ({line})" if line else ""
+        return f"out of memory{told}; give this process more (ulimit -v, or its container's limit)", 5
     if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
         return f"the output cannot be written: {os.strerror(error.errno).lower()}", 1
     return f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback", 1

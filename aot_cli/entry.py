@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from aot_cli.address_space import limit_of_process, refuse_imports
+from aot_cli.screen import drop_unwritten
 from aot_cli.signals import terminable
 
 if TYPE_CHECKING:
@@ -19,8 +21,13 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _replace_closed_streams()
     _forget_strange_sizes()
+    if limit_bytes := limit_of_process():
+        refuse_imports(limit_bytes)
     with terminable():
-        _run()
+        try:
+            _run()
+        finally:
+            drop_unwritten(sys.stderr)
 
 
 def _run() -> NoReturn:
@@ -37,7 +44,8 @@ def _run() -> NoReturn:
     except (Exception, KeyboardInterrupt) as error:  # before a command began, or while its help was printed
         from aot_cli.console import explain
 
-        sys.exit(explain(error, session_of_words()))
+        code, wrong = explain(error, session_of_words()), _wrong_line(error)
+        sys.exit(wrong.exit_code if wrong else code)
     sys.exit(0)
 
 
@@ -57,19 +65,27 @@ def _forget_strange_sizes() -> None:
 
 def _finish(left: SystemExit) -> int:
     """Return the exit code; a wrong command line, which typer has explained on stderr, is reported in JSON too."""
-    code = left.code if isinstance(left.code, int) else int(left.code is not None)
-    told = getattr(left.__context__, "format_message", None)  # of the exception that made typer leave
+    code, wrong = left.code if isinstance(left.code, int) else int(left.code is not None), _wrong_line(left)
+    if wrong:
+        code = wrong.exit_code  # also where stderr, which is to say so, cannot be written to
     try:
-        if told is not None and session_of_words().as_json:
+        if wrong and session_of_words().as_json:
             from aot_cli.console import print_failure
 
-            print_failure(told(), code, session_of_words())
+            print_failure(wrong.format_message(), code, session_of_words())
         sys.stdout.flush()
     except OSError as error:
         from aot_cli.console import explain
 
         return explain(error, session_of_words())
     return code
+
+
+def _wrong_line(error: BaseException | None) -> Any:
+    """Return typer's exception about the command line that led to an error; None if there is none."""
+    while error is not None and not hasattr(error, "format_message"):
+        error = error.__context__
+    return error
 
 
 def session_of_words() -> Session:

@@ -6,10 +6,12 @@ overrides a name reads as another one. `print_text` prints text, `aot_cli.safe_c
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from typing import TextIO
 
-__all__ = ["escaped", "one_line", "print_text", "visible"]
+__all__ = ["drop_unwritten", "escaped", "one_line", "print_text", "visible"]
 
 # Controls (C0 but newline and tab, DEL, C1), separators of lines and paragraphs, directional embeddings, overrides and
 # isolates (Unicode Standard Annex 9), and halves of surrogate pairs, which a name that is not UTF-8 has in Python.
@@ -35,3 +37,13 @@ def escaped(json_text: str) -> str:
 def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> None:
     """Print to stdout, or to stderr, at once and nothing that a terminal might act on."""
     print(visible(text), end=end, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def drop_unwritten(stream: TextIO) -> None:
+    """Write what is left of a stream or, where it is full or its reader has left, forget it: Python would try again at
+    its end, and change the exit code.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

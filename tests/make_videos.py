@@ -217,7 +217,8 @@ def turn(source: Path, target: Path, degrees: int, *, mirrored: bool = False) ->
 def lay_down(source: Path, target: Path, rows: tuple[int, int, int, int]) -> Path:
     """Copy an MP4 with the 2x2 part of the display matrix in its track header replaced."""
     data = bytearray(source.read_bytes())
-    matrix = data.index(b"tkhd") + 44
+    header = data.index(b"tkhd")
+    matrix = header + (56 if data[header + 4] else 44)  # version 1 of the box has longer times
     a, b, c, d = (value * 65536 for value in rows)
     struct.pack_into(">9i", data, matrix, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     target.write_bytes(data)

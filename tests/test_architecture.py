@@ -37,6 +37,7 @@ ARROWS = {
     "aot.methods": {"aot.core"},
     "aot.inner": {"aot.core"},
     "aot.models": {"aot.contract", "aot.core", "aot.inner", "aot.memory"},
+    "aot.json_files": set(),
     "aot.plain": set(),
     "aot.pt_file": set(),
     "aot.report": set(),
@@ -61,10 +62,11 @@ ARROWS = {
         "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
     },
     "aot.evaluation": {
-        "aot.files", "aot.inner", "aot.layers", "aot.memory", "aot.methods", "aot.models", "aot.peak_memory",
-        "aot.pictures", "aot.report", "aot.segments", "aot.selection", "aot.stages", "aot.video",
+        "aot.files", "aot.inner", "aot.json_files", "aot.layers", "aot.memory", "aot.methods", "aot.models",
+        "aot.peak_memory", "aot.pictures", "aot.plain", "aot.report", "aot.segments", "aot.selection", "aot.stages",
+        "aot.video",
     },
-    "aot.tokens_file": {"aot.files", "aot.plain", "aot.pt_file", "aot.report", "aot.report_reader"},
+    "aot.tokens_file": {"aot.files", "aot.json_files", "aot.plain", "aot.pt_file", "aot.report", "aot.report_reader"},
     "aot.pipeline": {
         "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.pictures", "aot.report",
         "aot.segments", "aot.stages", "aot.video",

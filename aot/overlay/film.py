@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aot.config import SamplingConfig
+    from aot.types import VideoInfo
     from aot.video import OpenVideo
 
 __all__ = ["check_overlay", "write_overlay"]
@@ -36,6 +39,8 @@ __all__ = ["check_overlay", "write_overlay"]
 _ENCODER = "libx264"
 # Without frames that are predicted from later ones, a frame's time and duration are stored as they are.
 _OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}
+_MOST_PIXELS = 2**22  # 2560 x 1440 fits; the encoder holds some 10 pictures, and one per thread
+_MOST_THREADS = 8
 _AHEAD = 4  # frames decoded while others are drawn and encoded
 
 OnFrame = Callable[[int, int], None]  # (done, all)
@@ -71,7 +76,8 @@ def write_overlay(
     overwrite: bool = False,
 ) -> None:
     """Write the frames that `source` shows in the range of `sampling`, with `tokens` drawn on them, as H.264 without
-    sound; upright, at their own size (an odd one grows by a pixel), each shown as long as it was, from 0 on.
+    sound; upright, at their own size (an odd one grows by a pixel, one over 4.2 million pixels is scaled down), each
+    shown as long as it was, from 0 on.
 
     Raises:
         VideoError: as `aot.video.open_video`, or no frame decodes.
@@ -84,17 +90,26 @@ def write_overlay(
 
 
 def _write(video: OpenVideo, file: Path, tokens: TokenFates, on_progress: OnFrame) -> None:
-    info, positions = video.index.info, video.plan.positions
+    positions, (height, width) = video.plan.positions, _drawn_size(video.index.info)
     with (
         _explained(),
-        video.frames(size=(info.height, info.width), ahead=_AHEAD) as stream,
+        video.frames(size=(height, width), ahead=_AHEAD) as stream,
         av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
-        film = _Film(container, video, tokens)
+        film = _Film(container, video, tokens, (height, width))
         for position, image in stream.images:
             film.add(position, image.permute(1, 2, 0).numpy())
             on_progress(position - positions[0] + 1, len(positions))
         film.finish()
+
+
+def _drawn_size(info: VideoInfo) -> tuple[int, int]:
+    """Return rows and columns of the film's pictures: the video's own, up to `_MOST_PIXELS`."""
+    scale = min(1.0, math.sqrt(_MOST_PIXELS / (info.height * info.width)))
+    if scale == 1:
+        return info.height, info.width
+    height, width = (max(2, int(side * scale) // 2 * 2) for side in (info.height, info.width))
+    return height, width
 
 
 @contextmanager
@@ -109,57 +124,65 @@ def _explained() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Timing:
-    """When the frames are shown, by their position in the clip: seconds from its first frame, and ticks of `time_base`
-    from the first one of the range. lasting: ticks until the next frame, by those times.
+    """When the frames of a video's range are shown, by their position in the clip: seconds from its first frame, and
+    ticks of its time base from the first one of the range.
     """
 
-    times_s: Mapping[int, float]
-    ticks: Mapping[int, int]
-    lasting: Mapping[int, int]
-    time_base: Fraction
+    video: OpenVideo
 
-    @classmethod
-    def of(cls, video: OpenVideo) -> _Timing:
-        index, positions = video.index, video.plan.positions
+    def time_s(self, position: int) -> float:
+        """Return when a frame is shown; all frames of the range are planned."""
+        plan = self.video.plan
+        return plan.timestamps_s[position - plan.positions[0]]
+
+    def ticks(self, position: int) -> int:
+        """Return when a frame is shown in the film."""
+        pts = self.video.index.pts
+        return pts[position] - pts[self.video.plan.positions[0]]
+
+    def lasting(self, position: int) -> int:
+        """Return the ticks until the next frame, or until the clip's end."""
+        index = self.video.index
+        if position + 1 < len(index.pts):
+            return index.pts[position + 1] - index.pts[position]
         end = index.pts[0] + round(Fraction(index.info.duration_s) / index.time_base)
-        first, *following = (pts - index.pts[positions[0]] for pts in (*index.pts, end)[positions[0] :])
-        shown = (first, *following[: len(positions)])
-        return cls(
-            times_s=dict(zip(positions, video.plan.timestamps_s, strict=True)),
-            ticks=dict(zip(positions, shown, strict=False)),
-            lasting={here: max(1, there - here) for here, there in pairwise(shown)},
-            time_base=index.time_base,
-        )
+        return max(1, end - index.pts[position])
+
+    def lasting_from(self, ticks: int) -> int:
+        """Return the same for the frame that begins at `ticks`."""
+        pts = self.video.index.pts
+        return self.lasting(bisect_left(pts, ticks + pts[self.video.plan.positions[0]]))
 
     @property
     def range_s(self) -> tuple[float, float]:
         """When the first frame comes and the last one goes."""
-        first, last = min(self.times_s), max(self.times_s)
-        last_s = float(self.lasting[self.ticks[last]] * self.time_base)
-        return self.times_s[first], self.times_s[last] + last_s
+        first, last = self.video.plan.positions[0], self.video.plan.positions[-1]
+        last_s = float(self.lasting(last) * self.video.index.time_base)
+        return self.time_s(first), self.time_s(last) + last_s
 
 
 class _Film:
     """What has been drawn, on its way into a file."""
 
-    def __init__(self, container: OutputContainer, video: OpenVideo, tokens: TokenFates) -> None:
-        info, self._timing = video.index.info, _Timing.of(video)
-        height, width = (side + side % 2 for side in (info.height, info.width))
+    def __init__(self, container: OutputContainer, video: OpenVideo, tokens: TokenFates, size: tuple[int, int]) -> None:
+        info, self._timing = video.index.info, _Timing(video)
+        height, width = (side + side % 2 for side in size)
         self._painter = Painter(height, width, tokens, *self._timing.range_s)
         self._to_yuv, self._name, self._added = VideoReformatter(), info.path, 0
         rate = Fraction(info.average_fps).limit_denominator(1001)
         stream = cast("VideoStream", container.add_stream(_ENCODER, rate or 25, options=_OPTIONS))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.time_base = self._timing.time_base
+        stream.codec_context.thread_count = min(_MOST_THREADS, (os.cpu_count() or 1) + 1)
+        stream.codec_context.time_base = self._time_base = video.index.time_base
         stream.colorspace, stream.color_range = Colorspace.ITU709, ColorRange.MPEG
         self._container, self._stream = container, stream
 
     def add(self, position: int, rgb: NDArray[np.uint8]) -> None:
         """Draw on the picture [H, W, 3] at `position` and encode it."""
         planes = self._planes(rgb)
-        drawn = self._painter.draw(planes.ravel(), self._timing.times_s[position])
+        drawn = self._painter.draw(planes.ravel(), self._timing.time_s(position))
         frame = av.VideoFrame.from_ndarray(drawn.reshape(planes.shape), format="yuv420p")
-        frame.pts, frame.time_base = self._timing.ticks[position], self._timing.time_base
+        frame.pts, frame.time_base = self._timing.ticks(position), self._time_base
         self._mux(frame)
         self._added += 1
 
@@ -186,5 +209,5 @@ class _Film:
 
     def _mux(self, frame: VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
-            packet.duration = self._timing.lasting[cast("int", packet.pts)]
+            packet.duration = self._timing.lasting_from(cast("int", packet.pts))
             self._container.mux(packet)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +42,19 @@ class RgbConverter:
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",
+            interpolation=Interpolation.BICUBIC,  # of chroma, as in the ffmpeg program
             src_colorspace=frame.colorspace,
             dst_colorspace=Colorspace.DEFAULT,
             src_color_range=frame.color_range or ColorRange.MPEG,
         )
-        return cast("NDArray[np.uint8]", converted.to_ndarray())
+        return _view(converted)
+
+
+def _view(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return the picture [H, W, 3] of a frame in RGB without copying it; rows may be padded."""
+    import numpy as np
+
+    plane = frame.planes[0]
+    samples: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8)
+    rows = samples.reshape(-1, plane.line_size)[: frame.height, : frame.width * 3]
+    return rows.reshape(frame.height, frame.width, 3)

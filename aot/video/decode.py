@@ -189,8 +189,10 @@ class FrameStream:
             if picture.damaged:
                 self._damaged.add(picture.position)
             self._colors_guessed |= picture.colors_guessed
+            position = picture.position
+            del picture  # at its full size, before the next one is decoded
             self.decode_ms += (time.perf_counter() - start) * 1e3
-            yield picture.position, image
+            yield position, image
             start = time.perf_counter()
         if self._strict and (lost := next(awaited, None)) is not None:
             raise self._refusal(lost)

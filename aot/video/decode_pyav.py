@@ -11,6 +11,7 @@ from av.error import FFmpegError
 from aot.video.colors import RgbConverter
 from aot.video.orientation import Orientation
 from aot.video.picture import Picture
+from aot.video.pyav import prepare_decoder
 from aot.video.source import open_container, packets
 from aot.video.timeline import Timeline
 
@@ -53,9 +54,9 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
             with open_container(file, index.info.path) as container:
                 player = _Player(container, index)
                 for position in positions[done:]:
-                    picture = player.picture_at(position, seeking=seeking)
-                    if picture is not None:
-                        yield picture
+                    # Only the reader of the picture holds it while the next one is decoded.
+                    if player.shows(position, seeking=seeking):
+                        yield player.picture()
                     done += 1
             return
         except _OvershotError:
@@ -72,26 +73,29 @@ class _Player:
     def __init__(self, container: InputContainer, index: FrameIndex) -> None:
         self._container, self._index = container, index
         self._stream = next(s for s in container.streams.video if s.index == index.info.stream_index)
-        self._stream.thread_type = "AUTO"
+        prepare_decoder(self._stream, threads=True)
         self._converter = RgbConverter()
-        self._position_of = {pts: position for position, pts in enumerate(index.pts)}
         self._orientation = Orientation(index.info.rotation_degrees, index.info.mirrored)
         self._frames = self._numbered_frames()
         self._frame: VideoFrame | None = None
         self._position, self._doubtful_until = -1, 0
 
-    def picture_at(self, position: int, *, seeking: bool) -> Picture | None:
-        """The picture at `position`, or None if it does not decode. Calls come in ascending order."""
+    def shows(self, position: int, *, seeking: bool) -> bool:
+        """Go to a position and return whether its frame decodes. Calls come in ascending order."""
         keyframe = self._keyframe_up_to(position)
         if seeking and keyframe > max(0, self._position):
             self._seek(keyframe, position)
         while self._position < position and self._advance():
             pass
-        if self._frame is None or self._position != position:
-            return None
+        return self._frame is not None and self._position == position
+
+    def picture(self) -> Picture:
+        """Return the picture of the frame that was gone to; once only."""
+        assert self._frame is not None
         rgb, colors_guessed = self._converter.convert(self._frame)
-        damaged = self._frame.is_corrupt or position < self._doubtful_until
-        return Picture(position, self._orientation.upright(rgb), damaged, colors_guessed)
+        damaged = self._frame.is_corrupt or self._position < self._doubtful_until
+        self._frame = None  # no longer needed, and the next one may need the memory
+        return Picture(self._position, self._orientation.upright(rgb), damaged, colors_guessed)
 
     def _seek(self, keyframe: int, position: int) -> None:
         try:
@@ -118,11 +122,14 @@ class _Player:
         frames = _decode(self._container, self._stream)
         if self._index.counted:
             return enumerate(frames)
-        return (
-            (self._position_of[frame.pts], frame)
-            for frame in frames
-            if frame.pts is not None and frame.pts in self._position_of
-        )
+        # Not by a generator: it would hold a frame while the next one is decoded.
+        return filter(lambda numbered: numbered[0] >= 0, map(self._numbered, frames))
+
+    def _numbered(self, frame: VideoFrame) -> tuple[int, VideoFrame]:
+        """Return the frame and its position, -1 if it is not to be shown."""
+        pts, all_pts = frame.pts, self._index.pts
+        position = len(all_pts) if pts is None else bisect_left(all_pts, pts)
+        return (position if position < len(all_pts) and all_pts[position] == pts else -1), frame
 
     def _keyframe_up_to(self, position: int) -> int:
         count = bisect_right(self._index.keyframes, position)
@@ -142,4 +149,5 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             frames = stream.decode(packet)
         except FFmpegError:
             continue
-        yield from frames
+        while frames:
+            yield frames.pop(0)

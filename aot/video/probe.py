@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, compress, groupby, islice
 from typing import TYPE_CHECKING
 
 from av.error import FFmpegError
@@ -13,17 +15,20 @@ from av.stream import Disposition
 
 from aot.errors import VideoError
 from aot.types import VideoInfo
+from aot.video.exif import exif_orientation
+from aot.video.joined import another_begins
 from aot.video.orientation import Orientation
-from aot.video.pyav import as_fraction, display_matrix
+from aot.video.pyav import UnknownDataError, as_fraction, display_matrix, most_pixels, prepare_decoder, quarter_turn
 from aot.video.source import open_container, packets
 from aot.video.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 __all__ = ["FrameIndex", "index_file"]
@@ -31,7 +36,7 @@ __all__ = ["FrameIndex", "index_file"]
 _DEFAULT_FPS = Fraction(25)
 _ORIENTATION_PACKETS = 64
 
-_MOST_PIXELS = 2**26  # 8K is half of it; a small file can claim far more than memory holds
+_UNSTATED = -(2**63)  # as in FFmpeg itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +44,27 @@ class FrameIndex:
     """The frames of a video's main stream, in the order they are shown.
 
     pts: presentation time of each frame that can be shown, ascending, in units of `time_base` seconds.
-    keyframes: positions in `pts` at which decoding can start.
+    keyframes: positions in `pts` at which decoding can start, ascending. Both are arrays of 8 bytes a number.
     counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
         frame is found by counting the decoded pictures.
     header_duration_s: what the container's header states; 0 if it states nothing.
     restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
+    unread: another recording follows that FFmpeg does not read.
     """
 
     info: VideoInfo
-    pts: tuple[int, ...]
-    keyframes: tuple[int, ...]
+    pts: Sequence[int]
+    keyframes: Sequence[int]
     time_base: Fraction
     counted: bool
     header_duration_s: float = 0.0
     restarts: int = 0
+    unread: bool = False
 
-    def times_s(self) -> tuple[float, ...]:
+    def times_s(self) -> array[float]:
         """When each frame is shown, in seconds from the first one."""
         first, (numerator, denominator) = self.pts[0], self.time_base.as_integer_ratio()
-        return tuple((pts - first) * numerator / denominator for pts in self.pts)
+        return array("d", ((pts - first) * numerator / denominator for pts in self.pts))
 
 
 def index_file(file: Path, name: str) -> FrameIndex:
@@ -69,12 +76,15 @@ def index_file(file: Path, name: str) -> FrameIndex:
     with open_container(file, name) as container:
         streams = _picture_streams(container, name)
         scans = {stream.index: _Scan(stream, Timeline.of(container, stream)) for stream in streams}
+        end = 0
         for packet in packets(container, *streams):
             scans[packet.stream_index].add(packet)
-        scan = max(scans.values(), key=lambda scan: (bool(scan.packets), scan.area, len(scan.packets)))
-        if not scan.packets:
+            end = max(end, (packet.pos or 0) + packet.size)
+        scan = max(scans.values(), key=lambda scan: (bool(scan.pts), scan.area, len(scan.pts)))
+        if not scan.pts:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
+        index = replace(index, unread=another_begins(file, container.format.name, end))
     return _oriented(index, _orientation(file, name, index.info.stream_index))
 
 
@@ -87,8 +97,9 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
         raise VideoError(f"{name} has {found}, no video stream: give a file with video")
     # PyAV leaves the codec context out when FFmpeg has no decoder.
     decodable = [stream for stream in moving if stream.codec_context is not None]
-    if any(stream.codec_context.width * stream.codec_context.height > _MOST_PIXELS for stream in decodable):
-        raise VideoError(f"{name} has pictures of more than {_MOST_PIXELS:,} pixels: scale it down first")
+    for stream in decodable:
+        if stream.codec_context.width * stream.codec_context.height > most_pixels(stream):
+            raise VideoError(f"{name} has pictures of more than {most_pixels(stream):,} pixels: scale it down first")
     if not decodable:
         raise VideoError(f"{name} uses a video codec that cannot be decoded here: convert it to H.264 first")
     return decodable
@@ -96,11 +107,17 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
 
 @dataclass(slots=True)
 class _Scan:
-    """What one pass over a stream's packets found: (pts, dts, is_keyframe, duration) of each shown frame."""
+    """What one pass over a stream's packets found: a number for each frame that is shown, in the order of the file.
+
+    pts, dts: _UNSTATED where the packet does not say. ticks: how long the frame is shown, 0 if it is not said.
+    """
 
     stream: VideoStream
     timeline: Timeline
-    packets: list[tuple[int | None, int | None, bool, int | None]] = field(default_factory=list)
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    ticks: array[int] = field(default_factory=lambda: array("q"))
+    is_keyframe: bytearray = field(default_factory=bytearray)
     discarded: int = 0
 
     @property
@@ -112,7 +129,11 @@ class _Scan:
         if packet.is_discard:
             self.discarded += 1
         elif not _invisible(self.stream, packet):
-            self.packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration))
+            pts, dts = packet.pts, packet.dts
+            self.pts.append(_UNSTATED if pts is None else pts)
+            self.dts.append(_UNSTATED if dts is None else dts)
+            self.ticks.append(packet.duration or 0)
+            self.is_keyframe.append(packet.is_keyframe)
 
 
 def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
@@ -124,10 +145,9 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
     stream = scan.stream
     time_base = as_fraction(stream.time_base) or Fraction(1, 1_000_000)
     times, counted = _frame_times(container, scan, time_base)
-    key_times = {time for time, packet in zip(times, scan.packets, strict=True) if packet[2]}
-    pts = sorted(set(times))
-    keyframes = tuple(position for position, time in enumerate(pts) if time in key_times)
-    last_ticks = scan.packets[times.index(pts[-1])][3] or _mean_ticks(pts) or _nominal_ticks(stream, time_base)
+    pts = _ascending(times)
+    keyframes = _ascending(bisect_left(pts, time) for time in compress(times, scan.is_keyframe))
+    last_ticks = scan.ticks[times.index(pts[-1])] or _mean_ticks(pts) or _nominal_ticks(stream, time_base)
     duration_s = float((pts[-1] - pts[0] + last_ticks) * time_base)
     mean_s = float(_mean_ticks(pts) * time_base) or duration_s
     info = VideoInfo(
@@ -148,9 +168,7 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
         variable_frame_rate=_varies(pts, time_base),
         has_audio=bool(container.streams.audio),
     )
-    return FrameIndex(
-        info, tuple(pts), keyframes, time_base, counted, _header_duration_s(container), scan.timeline.restarts
-    )
+    return FrameIndex(info, pts, keyframes, time_base, counted, _header_duration_s(container), scan.timeline.restarts)
 
 
 def _header_duration_s(container: InputContainer) -> float:
@@ -164,17 +182,20 @@ def _header_duration_s(container: InputContainer) -> float:
     return duration_s - start_s if duration_s > start_s > 0 else duration_s
 
 
-def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[list[int], bool]:
+def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[array[int], bool]:
     """The presentation time of each packet, and whether it is only a reconstruction."""
-    pts = [packet[0] for packet in scan.packets]
     # AVI stores no presentation times; what FFmpeg reports there are times in decoding order.
-    if container.format.name != "avi" and None not in pts:
-        return [time for time in pts if time is not None], False
-    dts = [packet[1] for packet in scan.packets]
-    if None not in dts:
-        return [time for time in dts if time is not None], True
-    ticks = scan.packets[0][3] or _nominal_ticks(scan.stream, time_base)
-    return [round(number * ticks) for number in range(len(pts))], True
+    if container.format.name != "avi" and _UNSTATED not in scan.pts:
+        return scan.pts, False
+    if _UNSTATED not in scan.dts:
+        return scan.dts, True
+    ticks = scan.ticks[0] or _nominal_ticks(scan.stream, time_base)
+    return array("q", (round(number * ticks) for number in range(len(scan.pts)))), True
+
+
+def _ascending(numbers: Iterable[int]) -> array[int]:
+    """Return each number once, in order."""
+    return array("q", (number for number, _ in groupby(sorted(numbers))))
 
 
 def _nominal_ticks(stream: VideoStream, time_base: Fraction) -> Fraction:
@@ -198,14 +219,23 @@ def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
     # Edit lists are ignored so that the very first keyframe comes out, even if it is not to be shown.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
+        prepare_decoder(stream, threads=False)
         for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None: no more follow
             try:
                 frames = stream.decode(packet)
             except FFmpegError:
                 continue
             if frames:
-                return Orientation.of_matrix(display_matrix(frames[0]))
+                return _orientation_of(frames[0], packet)
     return Orientation()
+
+
+def _orientation_of(frame: VideoFrame, packet: Packet[VideoStream] | None) -> Orientation:
+    try:
+        return Orientation.of_matrix(display_matrix(frame))
+    except UnknownDataError:
+        found = exif_orientation(bytes(packet)) if packet is not None else None
+        return found or Orientation.of_matrix(quarter_turn(frame.rotation))
 
 
 def _oriented(index: FrameIndex, orientation: Orientation) -> FrameIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
-__all__ = ["as_fraction", "display_matrix", "open_input"]
+__all__ = [
+    "UnknownDataError", "as_fraction", "display_matrix", "most_pixels", "open_input", "prepare_decoder", "quarter_turn",
+]  # fmt: skip
+
+_MOST_PIXELS = 2**26
+# Decoders of these hold up to 16 pictures, and this is the largest that any level of their standards allows.
+_HOLDING_MANY = frozenset(("h264", "hevc", "vp9", "av1"))
+_MOST_PIXELS_OF_LEVELS = 35_651_584
+
+_BYTES_PER_PIXEL = 3  # 10 bits of YUV 4:2:0, or 8 of 4:4:4
+_THREADED_BYTES = 256 << 20
+_MOST_AUTOMATIC_THREADS = 16  # that FFmpeg starts by itself
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
@@ -39,6 +52,30 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
     return container
 
 
+def most_pixels(stream: VideoStream) -> int:
+    """Return how large the pictures of a stream may be: a small file can claim far more than memory holds."""
+    holds_many = stream.codec_context.codec.canonical_name in _HOLDING_MANY
+    return _MOST_PIXELS_OF_LEVELS if holds_many else _MOST_PIXELS
+
+
+def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
+    """Bound the memory of a stream that is still to be decoded: refuse pictures that are too large and, where it may
+    use `threads`, choose how many.
+
+    FFmpeg holds a picture per thread, so of large ones fewer are decoded at the same time, and of the largest only
+    parts of one.
+    """
+    context = stream.codec_context
+    # Pictures may grow in the middle of a stream. FFmpeg compares what it allocates, whose rows are padded.
+    context.options = {**context.options, "max_pixels": str(most_pixels(stream) * 5 // 4)}
+    if not threads:
+        return
+    most = _THREADED_BYTES // (_BYTES_PER_PIXEL * max(1, context.width * context.height))
+    stream.thread_type = "SLICE" if most < 2 else "AUTO"
+    if 2 <= most < _MOST_AUTOMATIC_THREADS:
+        context.thread_count = min(most, (os.cpu_count() or 1) + 1)
+
+
 def as_fraction(rational: Any) -> Fraction | None:
     """Return a time base or a rate as a Fraction, None if the file does not state it.
 
@@ -47,19 +84,27 @@ def as_fraction(rational: Any) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
+class UnknownDataError(Exception):
+    """A frame comes with data of a kind that PyAV does not know, such as Exif, and PyAV then shows none."""
+
+
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say."""
+    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say.
+
+    Raises:
+        UnknownDataError: PyAV cannot tell.
+    """
     # PyAV's own `frame.rotation` does not tell a mirrored picture from a turned one.
     try:
         side_data: Any = frame.side_data  # declared as a mapping from strings
         data = side_data.get(SideData.DISPLAYMATRIX)
-    except ValueError:  # PyAV does not know all kinds of data, such as EXIF, and then shows none
-        return _turn(frame.rotation)
+    except ValueError as error:
+        raise UnknownDataError from error
     return None if data is None else struct.unpack("=9i", bytes(data))
 
 
-def _turn(degrees: float) -> tuple[int, ...] | None:
-    """Return the display matrix of a counter-clockwise turn, None where PyAV could not tell one."""
+def quarter_turn(degrees: float) -> tuple[int, ...] | None:
+    """Return the display matrix of PyAV's `frame.rotation`, a counter-clockwise turn; None where PyAV found none."""
     if abs(degrees) > 180:
         return None
     cosine, sine = (

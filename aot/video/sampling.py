@@ -46,9 +46,11 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
     Raises:
         VideoError: no frame is shown in the range or, where `sampling` is strict, the file was cut off.
     """
-    cut_off = _cut_off_notices(index)
+    cut_off, unread = _cut_off_notices(index), _unread_notices(index)
     if sampling.strict and cut_off:
         raise VideoError(f"{index.info.path}: {cut_off[0]}, which --strict refuses: copy or download it again")
+    if sampling.strict and unread:
+        raise VideoError(f"{index.info.path}: {unread[0]}, which --strict refuses: convert its parts one by one")
     times = index.times_s()
     candidates = _frames_in_range(index, times, sampling)
     if sampling.fps is not None:
@@ -59,7 +61,7 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
         chosen, notices = _evenly_in_time(times, candidates, sampling.frames, _tolerance_s(index))
     else:
         chosen, notices = [candidates[k] for k in spread(len(candidates), sampling.frames)], ()
-    notices = (*cut_off, *_restart_notices(index), *_picture_notices(index), *notices)
+    notices = (*cut_off, *unread, *_restart_notices(index), *_picture_notices(index), *notices)
     return FramePlan(tuple(chosen), tuple(times[position] for position in chosen), notices)
 
 
@@ -71,6 +73,12 @@ def _cut_off_notices(index: FrameIndex) -> tuple[str, ...]:
     return (
         f"the file announces {announced_s:.1f} s but its pictures end after {found_s:.1f} s; it may have been cut off",
     )
+
+
+def _unread_notices(index: FrameIndex) -> tuple[str, ...]:
+    if not index.unread:
+        return ()
+    return (f"another recording follows after {index.info.duration_s:.1f} s in the file, which cannot be read",)
 
 
 def _restart_notices(index: FrameIndex) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -149,13 +150,16 @@ def open_container(file: Path, name: str, *, options: dict[str, str] | None = No
     Raises:
         VideoError: FFmpeg does not recognize the file; the message calls it `name`.
     """
-    with _quiet():
+    with _SILENCE:
         try:
             container = open_input(file, options or {})
         except (FFmpegError, OSError) as error:
             raise VideoError(_unreadable(name, error)) from error
         with container:
-            yield container
+            try:
+                yield container
+            finally:
+                _settle(container)
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -166,15 +170,41 @@ def _unreadable(name: str, error: Exception) -> str:
     return f"{name} is not a video, or was cut off before its index: copy or download it again"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence FFmpeg. The level is global and other libraries raise it, so it is put back."""
-    level = av.logging.get_level()
-    av.logging.set_level(None)
-    try:
-        yield
-    finally:
-        av.logging.set_level(level)
+def _settle(container: InputContainer) -> None:
+    """Wait for the decoders' threads while FFmpeg is silent.
+
+    PyAV waits for them later while it holds Python's lock, for which a thread that writes to the log would wait.
+    """
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.flush_buffers()
+
+
+class _Silence:
+    """Silences FFmpeg from the first file that is opened to the last one that is closed.
+
+    The level is global and other libraries raise it, so it is put back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._wanted_by = threading.Lock(), 0
+        self._before: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._wanted_by:
+                self._before = av.logging.get_level()
+                av.logging.set_level(None)
+            self._wanted_by += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._wanted_by -= 1
+            if not self._wanted_by:
+                av.logging.set_level(self._before)
+
+
+_SILENCE = _Silence()
 
 
 def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -51,6 +51,16 @@ def check_numbers(overlay: Path, numbers: list[int]) -> None:
     assert make.read_all(decode(overlay, EVERY_FRAME).pixels.numpy()) == numbers
 
 
+def test_large_pictures_are_drawn_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film, "_MOST_PIXELS", 320 * 192)
+    clip = make.write(tmp_path / "clip.mp4", 8, size=(640, 384))
+    overlay = film_of(clip)
+    assert shown(overlay) == shown(clip)
+    check_numbers(overlay, list(range(8)))
+    info = probe(overlay).info
+    assert (info.width, info.height) == (320, 192)
+
+
 def test_constant_rate(tmp_path: Path) -> None:
     clip = make.write(tmp_path / "clip.mp4", 30, options={"bf": "2", "g": "10"})
     overlay = film_of(clip)

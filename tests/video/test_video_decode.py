@@ -166,6 +166,26 @@ def test_a_stream_that_changes_its_size(size: tuple[int, int] | None, tmp_path: 
     assert tuple(got.pixels.shape[2:]) == (size or (96, 160))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 2), (3, 1), (1, 300)])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "avi"])
+def test_pictures_of_any_size(suffix: str, size: tuple[int, int], tmp_path: Path) -> None:
+    height, width = size
+    path = tmp_path / f"tiny.{suffix}"
+    codec, pix_fmt = {"png": ("png", "rgb24"), "jpg": ("mjpeg", "yuvj444p"), "avi": ("huffyuv", "rgb24")}[suffix]
+    with av.open(str(path), "w", **({} if suffix == "avi" else {"format": "image2"})) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        picture = np.full((height, width, 3), (200, 40, 90), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    info = probe(path).info
+    assert (info.height, info.width, info.frames) == (height, width, 1)
+    for asked, found in ((None, size), ((5, 7), (5, 7))):
+        pixels = decode(path, SamplingConfig(frames=4), size=asked).pixels
+        assert tuple(pixels.shape) == (1, 3, *found)
+        assert (pixels.float().mean((0, 2, 3)) - torch.tensor([200.0, 40, 90])).abs().max() < 3
+
+
 def test_progress_counts_every_frame(clip: Path) -> None:
     seen: list[tuple[int, int]] = []
     decode(clip, SamplingConfig(frames=3), on_frame=lambda done, planned: seen.append((done, planned)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -11,6 +12,8 @@ from conftest import real_clip
 
 from aot.errors import VideoError
 from aot.video import probe
+from aot.video.exif import exif_orientation
+from aot.video.orientation import Orientation
 from aot.video.pyav import as_fraction
 
 
@@ -36,8 +39,8 @@ def test_a_plain_clip(clip: Path) -> None:
     assert info.duration_s == pytest.approx(3.6)
     assert info.average_fps == pytest.approx(25)
     assert (info.rotation_degrees, info.variable_frame_rate, info.has_audio) == (0, False, False)
-    assert index.keyframes == tuple(range(0, 90, 10))
-    assert index.times_s() == pytest.approx([k / 25 for k in range(90)])
+    assert tuple(index.keyframes) == tuple(range(0, 90, 10))
+    assert list(index.times_s()) == pytest.approx([k / 25 for k in range(90)])
     assert not index.counted
 
 
@@ -110,11 +113,34 @@ def test_rotation_of_a_single_frame(tmp_path: Path) -> None:
     assert probe(make.turn(still, tmp_path / "turned.mp4", 90)).info.rotation_degrees == 90
 
 
-@pytest.mark.parametrize(("exif_orientation", "degrees"), [(1, 0), (3, 180), (6, 90), (8, 270)])
-def test_rotation_of_a_photo(exif_orientation: int, degrees: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("exif_orientation", "degrees", "mirrored"),
+    [
+        *((1, 0, False), (2, 0, True), (3, 180, False), (4, 180, True)),
+        *((5, 90, True), (6, 90, False), (7, 270, True), (8, 270, False)),
+    ],
+)
+def test_a_photo_is_laid_down_as_its_exif_data_say(
+    exif_orientation: int, degrees: int, mirrored: bool, tmp_path: Path
+) -> None:
     """Its frame holds data of a kind that PyAV may not know."""
     photo = make.write_photo(tmp_path / "photo.jpg", make.draw(77), exif_orientation)
-    assert probe(photo).info.rotation_degrees == degrees
+    info = probe(photo).info
+    assert (info.rotation_degrees, info.mirrored) == (degrees, mirrored)
+    assert (info.width, info.height) == ((96, 160) if degrees % 180 else (160, 96))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("mark", [b"Exif\0\0", b"eXIf", b"EXIF\x1a\0\0\0"])
+def test_exif_data_of_other_files(mark: bytes, order: str) -> None:
+    begin = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    other = struct.pack(f"{order}HHIHH", 0x100, 3, 1, 640, 0)
+    wanted = struct.pack(f"{order}HHIHH", 0x112, 3, 1, 5, 0)
+    data = b"before" + mark + begin + struct.pack(f"{order}IH", 8, 2) + other + wanted
+    assert exif_orientation(data) == Orientation(90, mirrored=True)
+    assert exif_orientation(data.replace(wanted, other)) is None
+    for length in range(len(data)):
+        exif_orientation(data[:length])  # cut anywhere, it raises nothing
 
 
 def test_rotation_of_a_file_that_starts_hidden(trimmed: Path, tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import av.logging
 import make_videos as make
@@ -12,7 +15,8 @@ import pytest
 
 from aot.config import SamplingConfig
 from aot.errors import VideoError
-from aot.video import decode, open_source, probe
+from aot.video import decode, open_source, probe, source
+from aot.video.source import open_container
 
 pytestmark = pytest.mark.smoke
 
@@ -148,6 +152,38 @@ def test_the_log_level_is_put_back(clip: Path, level: int | None) -> None:
     try:
         probe(clip)
         assert av.logging.get_level() == level
+    finally:
+        av.logging.set_level(before)
+
+
+def test_decoders_come_to_rest_while_ffmpeg_is_silent(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that logs while PyAV frees its decoder waits for Python's lock for ever."""
+    levels: list[int | None] = []
+    container = MagicMock()
+    container.streams.video = [SimpleNamespace(codec_context=MagicMock()), SimpleNamespace(codec_context=None)]
+    container.streams.video[0].codec_context.flush_buffers = lambda: levels.append(av.logging.get_level())
+    monkeypatch.setattr(source, "open_input", lambda *_: container)
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with pytest.raises(KeyboardInterrupt), open_container(clip, "clip"):
+            raise KeyboardInterrupt
+        assert levels == [None]
+    finally:
+        av.logging.set_level(before)
+
+
+def test_the_log_level_is_put_back_by_the_last_reader(clip: Path) -> None:
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        first, second = (ExitStack(), ExitStack())
+        with second:
+            first.enter_context(open_container(clip, "clip"))
+            second.enter_context(open_container(clip, "clip"))
+            first.close()
+            assert av.logging.get_level() is None
+        assert av.logging.get_level() == av.logging.ERROR
     finally:
         av.logging.set_level(before)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from aot.config import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, probe
+from aot.video import joined as joined_files
 from aot.video.timeline import Timeline
 
 pytestmark = pytest.mark.smoke
@@ -76,6 +79,25 @@ def test_a_clock_that_starts_again_below_the_first_time(tmp_path: Path) -> None:
     path = joined(make.remux(plain, tmp_path / "late.ts", later), early)
     assert make.read_all(decode(path, EVERY_FRAME).pixels.numpy()) == decoded_in_order(path)
     assert probe(path).info.duration_s == pytest.approx(64 / 25)
+
+
+@pytest.mark.parametrize(("kind", "count", "read"), [("flv", 2, 1), ("mkv", 3, 2), ("mp4", 2, 1), ("mov", 2, 1)])
+def test_parts_that_ffmpeg_does_not_reach_are_announced(
+    kind: str, count: int, read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_files, "_PIECE_BYTES", 96)  # so that a beginning may lie in two pieces
+    files = [make.write(tmp_path / f"{k}.{kind}", 10, first=10 * k, options={"bf": "0"}) for k in range(count)]
+    path = joined(*files)
+    got = decode(path, EVERY_FRAME)
+    assert make.read_all(got.pixels.numpy()) == list(range(10 * read))
+    assert any(
+        re.fullmatch(r"another recording follows after 0\.[48] s in the file, which cannot be read", notice)
+        for notice in got.notices
+    )
+    with pytest.raises(VideoError, match=r"another recording follows .*--strict refuses: convert its parts one by one"):
+        decode(path, replace(EVERY_FRAME, strict=True))
+    for whole in (files[0], joined(*files[:read])):
+        assert not probe(whole).unread
 
 
 def test_decord_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""How a photo's Exif data ask for it to be laid down (Exif 3.0, 4.6.5: tag 0x0112 of the first directory)."""
+
+from __future__ import annotations
+
+import struct
+
+from aot.video.orientation import Orientation
+
+__all__ = ["exif_orientation"]
+
+_ORIENTATIONS = {
+    1: Orientation(),
+    2: Orientation(0, mirrored=True),
+    3: Orientation(180),
+    4: Orientation(180, mirrored=True),
+    5: Orientation(90, mirrored=True),
+    6: Orientation(90),
+    7: Orientation(270, mirrored=True),
+    8: Orientation(270),
+}
+# What comes before the data in JPEG, PNG and WebP files, and how many bytes follow until they begin.
+_MARKS = ((b"Exif\0\0", 0), (b"eXIf", 0), (b"EXIF", 4))
+_ORIENTATION, _SHORT = 0x0112, 3
+_ENTRY_BYTES = 12
+
+
+def exif_orientation(picture: bytes) -> Orientation | None:
+    """Return what the Exif data inside an encoded picture say, None if there are none or they do not say."""
+    for mark, distance in _MARKS:
+        start = picture.find(mark)
+        if start >= 0:
+            try:
+                return _ORIENTATIONS.get(_orientation_value(picture[start + len(mark) + distance :]))
+            except struct.error:  # the data end too early
+                return None
+    return None
+
+
+def _orientation_value(tiff: bytes) -> int:
+    """Return the tag's value, 0 if it is not there.
+
+    Raises:
+        struct.error: the data end before their directory does.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 0
+    (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+    for entry in range(entries):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, directory + 2 + _ENTRY_BYTES * entry)
+        if (tag, kind) == (_ORIENTATION, _SHORT):
+            return int(value)
+    return 0
