@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -123,5 +123,11 @@ class _Counter:
                 self._send()
 
     def _send(self) -> None:
-        """From another thread: an exception raised here would keep what is audited from happening."""
-        threading.Timer(self.delay_s, os.kill, (os.getpid(), self.signal_number)).start()
+        """From a thread that is not waited for: the signal's exception, raised here, would keep what is audited from
+        happening.
+        """
+        _thread.start_new_thread(self._send_later, ())
+
+    def _send_later(self) -> None:
+        time.sleep(self.delay_s)
+        os.kill(os.getpid(), self.signal_number)
