@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -42,18 +43,19 @@ def run_forked(
     signal_number: int = 0,
     after_s: float | None = None,
     at_file_event: int | None = None,
+    delay_s: float = 0.0,
     without: str = "",
 ) -> Forked:
     """Run `aot ARGUMENTS` in a folder, which is that of its temporary files too, and send it a signal after some
-    seconds or just before it touches a file of the folder for the n-th time. logs: a folder for what it prints.
-    without: a module that is not installed, as far as the command can see.
+    seconds, or `delay_s` after it begins to touch a file of the folder for the n-th time. logs: a folder for what it
+    prints. without: a module that is not installed, as far as the command can see.
     """
     start = time.monotonic()
     process = os.fork()
     if process == 0:
         if without:
             sys.modules[without] = None  # type: ignore[assignment]
-        _be_command(arguments, folder, logs, stdin, _Counter(folder, signal_number, at_file_event))
+        _be_command(arguments, folder, logs, stdin, _Counter(folder, signal_number, at_file_event, delay_s))
     if after_s is not None:
         time.sleep(max(0.0, start + after_s - time.monotonic()))
         os.kill(process, signal_number)
@@ -107,6 +109,7 @@ class _Counter:
     folder: Path
     signal_number: int
     at: int | None
+    delay_s: float
     seen: int = 0
     is_counting: bool = True
 
@@ -117,4 +120,14 @@ class _Counter:
         if path.startswith(str(self.folder)):
             self.seen += 1
             if self.seen == self.at:
-                os.kill(os.getpid(), self.signal_number)
+                self._send()
+
+    def _send(self) -> None:
+        """From a thread that is not waited for: the signal's exception, raised here, would keep what is audited from
+        happening.
+        """
+        _thread.start_new_thread(self._send_later, ())
+
+    def _send_later(self) -> None:
+        time.sleep(self.delay_s)
+        os.kill(os.getpid(), self.signal_number)

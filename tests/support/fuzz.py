@@ -13,37 +13,29 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; processes are forked from this one
 
 import argparse
-import resource
-import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
 
 from tests.stand_in_hub import StandInHub, go_online, stand_in_hub
-from tests.support.commands import Commands, warm_up
-from tests.support.fuzz_case import Kind, Step
+from tests.support.commands import warm_up
+from tests.support.fuzz_arena import CACHES, Arena
+from tests.support.fuzz_case import Kind
 from tests.support.fuzz_settings import SettingsCases
 from tests.support.fuzz_tokens import TokensFiles
 from tests.support.fuzz_videos import Videos
-from tests.support.judge import faults
-from tests.support.memory import forget_peak, held_bytes, peak_bytes
-from tests.support.sentry import Sentry
-from tests.support.watchdog import Outcome, in_fork, run_cases
+from tests.support.watchdog import Outcome, run_cases
 
 LIMIT_S = 30.0
 MOST_BYTES = 10**9  # beyond what a process with the model holds
-_ADDRESS_SPACE = 8 * 2**30  # so that a case that goes wrong does not take the machine with it
-_OUT_OF_MEMORY = 5
-_MOST_SHOWN = 100
+_MOST_SHOWN = 400
 
 
 @dataclass
@@ -86,8 +78,9 @@ def main() -> int:
         warm_up(Path(scratch))
         for name, chosen in numbers.items():
             if chosen:
-                arena = _Arena(kinds[name], given.seed, Path(scratch, name), hub, given.keep, given.only is not None)
-                tallies.append(_run(arena, chosen, given.limit_s))
+                folder, is_shown = Path(scratch, name), given.only is not None
+                arena = Arena(kinds[name], given.seed, folder, hub.endpoint, given.keep, is_shown)
+                tallies.append(_run(arena, chosen, given.limit_s, hub))
                 print(tallies[-1].line, flush=True)
     return int(any(tally.defects for tally in tallies))
 
@@ -106,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 @contextmanager
 def _hub(scratch: Path) -> Iterator[StandInHub]:
     """A hub that has no model, for this process and those forked from it, and folders for what libraries keep."""
-    for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("TMPDIR", "temporary"), ("HF_HOME", "hub")):
+    for name, folder in CACHES.items():
         Path(scratch, folder).mkdir()
         os.environ[name] = str(scratch / folder)
     sys.dont_write_bytecode = True
@@ -116,108 +109,15 @@ def _hub(scratch: Path) -> Iterator[StandInHub]:
         yield hub
 
 
-@dataclass
-class _Arena:
-    """Where the cases of a kind run."""
-
-    kind: Kind
-    seed: int
-    folder: Path
-    hub: StandInHub
-    keep: Path | None
-    is_shown: bool
-
-    def prepare(self) -> None:
-        corpus = self.folder / "corpus"
-        corpus.mkdir(parents=True)
-        in_fork(lambda: self.kind.make(corpus))
-        self.kind.read(corpus)
-
-    def begin(self) -> Callable[[int], dict[str, Any]]:
-        """In a new process: get ready, and return the work of one case."""
-        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        case = self.folder / "case"
-        caches = tuple(Path(os.environ[name]) for name in ("MPLCONFIGDIR", "HF_HOME"))
-        sentry = Sentry((case, *caches))
-        sentry.install()
-        terminal = os.dup(2)
-        commands, held = Commands(), held_bytes() or 0
-        tempfile.tempdir = str(case / "temporary")
-
-        def work(number: int) -> dict[str, Any]:
-            shutil.rmtree(case, ignore_errors=True)
-            (case / "temporary").mkdir(parents=True)
-            os.chdir(case)
-            random = Random(f"{self.seed}:{self.kind.name}:{number}")
-            steps = self.kind.steps(random, case, self.hub.endpoint)
-            found = _judged(steps, commands, sentry, case, terminal if self.is_shown else None)
-            found["peak_bytes"] = max(0, found["peak_bytes"] - held)
-            if self.keep:
-                shutil.copytree(case, self.keep, dirs_exist_ok=True, symlinks=True)
-            return found
-
-        return work
-
-
-def _judged(
-    steps: Sequence[Step], commands: Commands, sentry: Sentry, case: Path, terminal: int | None
-) -> dict[str, Any]:
-    """Run the commands of a case; return what they did that they should not, by kind of defect."""
-    defects: list[tuple[str, str]] = []
-    code, peak, start = 0, 0, time.monotonic()
-    (case / "canary").mkdir()
-    for step in steps:
-        if step.needs_success and code:
-            continue
-        before = {path: path.read_bytes() for path in step.inputs}
-        sentry.clear()
-        forget_peak()
-        sentry.is_watching = True
-        shown = {"AOT_DEBUG": "1"} if terminal is not None else {}
-        run = commands.run(step.arguments, {**step.environment, **shown}, step.stdin)
-        sentry.is_watching = False
-        peak, code = max(peak, peak_bytes() or 0), run.code or code
-        if terminal is not None:
-            os.write(terminal, _shown(step, run.code, run.out, run.err).encode("utf-8", "replace"))
-        said = faults(run, (*step.arguments, *["--debug"] * bool(shown)))
-        defects += [("internal error" if "internal" in each else "unclear", each) for each in said]
-        defects += [("other file", each) for each in sentry.changed]
-        changed = [path for path, data in before.items() if not path.exists() or path.read_bytes() != data]
-        defects += [("other file", f"{path} was an input, and changed") for path in changed]
-        defects += [("executed", each) for each in sentry.started]
-        defects += [("request", each) for each in sentry.connected if not step.may_fetch]
-        defects += [("memory", "exit code 5")] * (run.code == _OUT_OF_MEMORY)
-    defects += [("executed", path.name) for path in (case / "canary").iterdir()]
-    defects += [("part file", str(path)) for path in case.rglob(".aot-*.part")]
-    defects += [("part file", str(path)) for path in (case / "temporary").iterdir()]
-    may_fetch = any(step.may_fetch for step in steps)
-    line = " && ".join(" ".join(step.arguments) for step in steps)[:400]
-    spent = time.monotonic() - start
-    return {
-        "code": code,
-        "peak_bytes": peak,
-        "defects": defects,
-        "line": line,
-        "spent_s": spent,
-        "may_fetch": may_fetch,
-    }
-
-
-def _shown(step: Step, code: int, out: str, err: str) -> str:
-    variables = "".join(f"{name}={value!r} " for name, value in step.environment.items())
-    return f"$ {variables}aot {step.arguments!r}\n{out[-4000:]}{err[-8000:]}exit code {code}\n"
-
-
-def _run(arena: _Arena, numbers: Sequence[int], limit_s: float) -> Tally:
+def _run(arena: Arena, numbers: Sequence[int], limit_s: float, hub: StandInHub) -> Tally:
     arena.prepare()
     tally, shown = Tally(arena.kind.name, arena.seed), time.monotonic()
     for outcome in run_cases(numbers, arena.begin, limit_s):
-        requests, arena.hub.requests[:] = list(arena.hub.requests), []
+        requests, hub.requests[:] = list(hub.requests), []
         defects = _defects(outcome, requests)
         _count(tally, outcome, defects)
         for kind, what in defects:
-            if tally.defects.total() < 4 * _MOST_SHOWN:
+            if tally.defects.total() < _MOST_SHOWN:
                 again = f"--seed {arena.seed} --only {arena.kind.name}:{outcome.number}"
                 print(f"fuzz: {kind}: {what}; {again}", file=sys.stderr, flush=True)
         if time.monotonic() - shown > 10:

@@ -34,7 +34,7 @@ def faults(run: Run, arguments: Sequence[str]) -> list[str]:
 def _clear_line(run: Run) -> list[str]:
     """A failure is explained in one line; a wrong command line in typer's box, after how to use the command."""
     lines = [line for line in run.err.splitlines() if line and not _NOTE.match(line)]
-    if run.code == 2 and (run.err or run.out).lstrip().startswith("Usage: "):
+    if run.code == 2 and "".join((run.err or run.out).split()).startswith("Usage:"):  # in however narrow a terminal
         return []
     if len(lines) == 1 and lines[0].startswith("aot: "):
         return []

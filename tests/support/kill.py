@@ -2,7 +2,8 @@
 
     python -m tests.support.kill --rounds 1000 --seed 1
 
-Half of the instants are drawn evenly over the time that a command takes, half are just before it touches a file.
+Half of the instants are drawn evenly over the time that a command takes, half are at or soon after one at which it
+opens, moves or removes a file.
 Of four kills two are SIGKILL, one is SIGTERM and one SIGINT.
 """
 
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.make_videos import write
 from tests.support.commands import warm_up
@@ -37,6 +39,7 @@ _CODES = {
     signal.SIGINT: (130, -signal.SIGINT, 0),
 }
 _SAID = {signal.SIGTERM: "aot: terminated", signal.SIGINT: "aot: interrupted"}
+_WHILE_WRITING_S = 0.003
 _OLD = b"what was there before"
 _SHAPES = ("--model", "shapes", "--frames", "4")
 
@@ -192,7 +195,8 @@ class _Arena:
         if random.random() < 0.5:
             ended = self._run(number, after_s=random.uniform(0, 1.1 * self._seconds), plots=plots)
         else:
-            ended = self._run(number, at_file_event=random.randint(1, self._events), plots=plots)
+            event, delay_s = random.randint(1, self._events), random.choice((0.0, random.uniform(0, _WHILE_WRITING_S)))
+            ended = self._run(number, at_file_event=event, delay_s=delay_s, plots=plots)
         tally.rounds += 1
         tally.ends[signal.Signals(number).name] += 1
         tally.ends["finished"] += ended.code == 0
@@ -208,14 +212,11 @@ class _Arena:
             if not self.job.resumes:
                 path.write_bytes(_OLD)
 
-    def _run(
-        self, number: int = 0, *, after_s: float | None = None, at_file_event: int | None = None, plots: bool = False
-    ) -> Forked:
+    def _run(self, number: int = 0, *, plots: bool = False, **instant: Any) -> Forked:
         stdin, without = self._folder / self.job.stdin, "" if plots else "matplotlib.figure"  # most of eval's time
         return run_forked(
-            self.job.arguments, self._folder, self._logs, stdin=stdin, signal_number=number, after_s=after_s,
-            at_file_event=at_file_event, without=without,
-        )  # fmt: skip
+            self.job.arguments, self._folder, self._logs, stdin=stdin, signal_number=number, without=without, **instant
+        )
 
     def _faults(self, ended: Forked, number: int, with_old: bool, tally: Tally) -> list[str]:
         faults = _faults_of_end(ended, number)
