@@ -5,7 +5,7 @@ A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from aot.errors import AOTError, ConfigError, MethodError
+from aot.text import did_you_mean
 
 __all__ = [
     "INNER",
@@ -25,7 +26,6 @@ __all__ = [
     "blamed",
     "broken_promise",
     "called",
-    "did_you_mean",
     "find",
     "hint",
     "is_plugged_in",
@@ -137,13 +137,6 @@ def hint(name: str, kind: Kind = "methods") -> str:
         return suggestion
     alike = get_close_matches(name.lower(), names(other), n=1)
     return f"did you mean {alike[0]}? It {_how_to_ask(alike[0], other)}" if alike else "`aot methods` lists them"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question that suggests one or two of the `known` names spelled alike; empty if there is none."""
-    by_lower = {each.lower(): each for each in known}
-    alike = get_close_matches(name.lower(), by_lower, n=2)
-    return f"did you mean {' or '.join(by_lower[each] for each in alike)}?" if alike else ""
 
 
 def _how_to_ask(name: str, kind: Kind) -> str:

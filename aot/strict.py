@@ -7,12 +7,12 @@ import reprlib
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from aot.errors import ConfigError, Problem
 from aot.notations import Notation
+from aot.text import did_you_mean
 
 __all__ = ["Settings", "build_settings", "check", "merge_settings", "type_in_words"]
 
@@ -68,9 +68,8 @@ def _build(cls: type[T], settings: Settings, path: str, problems: list[Problem])
 
 
 def _unknown(path: str, key: Any, names: list[str]) -> Problem:
-    alike = get_close_matches(str(key), names, n=1)
-    guess = "".join(f"did you mean {name}? " for name in alike)
-    return Problem(f"{path}{key}", f"({guess}valid: {', '.join(names)})", lead="unknown setting ")
+    guess = did_you_mean(str(key), names, most=1)
+    return Problem(f"{path}{key}", f"({guess and f'{guess} '}valid: {', '.join(names)})", lead="unknown setting ")
 
 
 def _below(path: str, problem: str | Problem) -> Problem:

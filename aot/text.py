@@ -1,16 +1,24 @@
-"""Text that is not UTF-8: in words of a command and names of files, Python keeps such bytes as halves of characters
-(PEP 383), which no tokenizer reads and no file in UTF-8 holds.
+"""Text that others have written, which need not be UTF-8, nor harmless to show.
+
+In words of a command and names of files, Python keeps bytes that are not UTF-8 as halves of characters (PEP 383), which
+no tokenizer reads and no file in UTF-8 holds.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from aot.errors import ConfigError
 
-__all__ = ["as_utf8", "check_question_text", "is_utf8"]
+__all__ = ["UNSAFE", "as_utf8", "check_question_text", "did_you_mean", "is_utf8", "one_line", "visible"]
 
 _HALF = re.compile("[\ud800-\udfff]")
+# Controls (C0 but newline and tab, DEL, C1), separators of lines and paragraphs, directional embeddings, overrides and
+# isolates (Unicode Standard Annex 9), and halves of surrogate pairs, which a name that is not UTF-8 has in Python.
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def is_utf8(text: str) -> bool:
@@ -20,7 +28,7 @@ def is_utf8(text: str) -> bool:
 
 def as_utf8(text: str) -> str:
     """Return the text with the replacement character for each byte that was not UTF-8."""
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _HALF.sub(_REPLACEMENT, text)
 
 
 def check_question_text(question: str) -> None:
@@ -31,3 +39,20 @@ def check_question_text(question: str) -> None:
     """
     if not is_utf8(question):
         raise ConfigError("the question is not valid UTF-8 text; type it again")
+
+
+def visible(text: str) -> str:
+    """Return the text with a mark for each character that a terminal might act on; newlines and tabs stay."""
+    return UNSAFE.sub(_REPLACEMENT, text)
+
+
+def one_line(text: str) -> str:
+    """Return the text as `visible` does, with spaces for newlines and tabs."""
+    return visible(text.replace("\n", " ").replace("\t", " "))
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
+    """Return a question that suggests one to `most` of the `known` names spelled alike; empty if there is none."""
+    by_lower = {each.lower(): each for each in known}
+    alike = get_close_matches(name.lower(), by_lower, n=most)
+    return f"did you mean {' or '.join(by_lower[each] for each in alike)}?" if alike else ""

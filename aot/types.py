@@ -45,7 +45,7 @@ class VideoInfo:
     `frames` counts the frames that can be shown: packets an edit list discards are in
     `discarded_frames` instead. `header_frames` is what the container claims (0: it does not say).
     A picture is turned clockwise by `rotation_degrees` and then, if `mirrored`, left and right change sides;
-    `width` and `height` are those of the result.
+    `width` and `height` are those of the result, with square pixels.
     """
 
     path: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from aot.config import Config
@@ -13,6 +12,7 @@ from aot.layers import Layer, build_layers, explained
 from aot.preset_files import parse_yaml
 from aot.settings import resolve_layers
 from aot.strict import Settings, merge_settings
+from aot.text import did_you_mean
 
 __all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
 
@@ -97,11 +97,7 @@ def strange_variables(environment: Iterable[str], known: Sequence[str]) -> list[
     """Return a sentence for each AOT_* variable that means nothing, with the one that may have been meant."""
     strange = (name for name in environment if name.startswith("AOT_") and name not in known)
     return [
-        f"the variable {name} means nothing to aot{_guess(name, known)}"
+        "; ".join(filter(None, [f"the variable {name} means nothing to aot", did_you_mean(name, known, most=1)]))
         for name in sorted(strange)
         if not name.startswith(_OF_PYTORCH)
     ]
-
-
-def _guess(name: str, known: Sequence[str]) -> str:
-    return "".join(f"; did you mean {alike}?" for alike in get_close_matches(name, known, n=1))

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -64,8 +64,7 @@ def current() -> Session:
 
 def say(message: str) -> None:
     """Print one line on stderr."""
-    with suppress(OSError):  # a full disk or a reader that has left: nowhere to say so
-        print_text(f"aot: {one_line(message)}", to_stderr=True)
+    print_text(f"aot: {one_line(message)}", to_stderr=True)
 
 
 @contextmanager

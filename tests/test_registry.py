@@ -10,8 +10,9 @@ import pytest
 
 from aot.errors import ConfigError
 from aot.methods import Card
-from aot.registry import INNER, METHODS, Kind, _problems, did_you_mean, find, hint
+from aot.registry import INNER, METHODS, Kind, _problems, find, hint
 from aot.settings import resolve_config
+from aot.text import did_you_mean
 from aot.types import Needs
 
 

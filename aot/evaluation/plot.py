@@ -11,6 +11,7 @@ from typing import Any
 from aot.evaluation.bootstrap import Interval
 from aot.evaluation.results import ConditionResult, Results
 from aot.files import write_whole
+from aot.text import one_line
 
 __all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 
@@ -57,7 +58,7 @@ def accuracy_figure(results: Results) -> Any:
 
     lines: dict[str, list[ConditionResult]] = defaultdict(list)
     for result in sorted(results.conditions, key=lambda result: result.ratio):
-        lines[result.name].append(result)
+        lines[one_line(result.name)].append(result)
     full = lines.pop("none", None)
     ratios = sorted({result.ratio for points in lines.values() for result in points})
     figure = Figure(layout="constrained")

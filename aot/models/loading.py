@@ -27,7 +27,7 @@ from aot.models.load_options import is_placed, load_arguments
 from aot.models.lookup import is_here, location
 from aot.models.word_choice import understood_settings
 from aot.paths import path_kind
-from aot.registry import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = [
     "explained",

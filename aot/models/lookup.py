@@ -10,7 +10,7 @@ from aot.errors import ModelError
 from aot.models.default import KNOWN_MODELS
 from aot.models.hub import HubUnreachableError, Listing, is_cached, is_offline, list_files
 from aot.paths import path_kind
-from aot.registry import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = ["is_here", "is_vetted", "location", "look_up"]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aot.origins import Fate, fates
 from aot.report import FrameRetention
+from aot.text import visible as printable
 from aot.types import CompressedTokens, Provenance, Role
 
 __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]
@@ -101,7 +102,7 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
     is_shown[list(shown)] = True
     visible = is_shown[tokens.frame.long().cpu()].nonzero()[:, 0]
     return {
-        "name": run.name,
+        "name": printable(run.name),
         "kept": run.kept_tokens,
         "counts": [run.frames[frame].kept for frame in shown],
         "clips": [[clip.first, clip.stop] for clip in tokens.clips],

@@ -12,6 +12,7 @@ from typing import Any
 from aot.origins import Fate
 from aot.page.content import ShownRun, ShownVideo, drawn, shown_frames
 from aot.page.timeline import timeline
+from aot.text import visible
 
 __all__ = ["render_page"]
 
@@ -38,7 +39,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
     count = len(runs[0].tokens.timestamps_s)
-    return template.render(
+    page = template.render(
         video=video,
         runs=runs,
         timelines=[timeline(run.frames, most) for run, most in zip(runs, _axes(runs), strict=True)],
@@ -53,6 +54,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=_for_script({**drawn(video, runs), "names": {int(fate): name for fate, (name, _) in _FATES.items()}}),
     )
+    return visible(page)
 
 
 def _megabytes(size_bytes: int | None) -> str:

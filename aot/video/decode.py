@@ -46,7 +46,7 @@ OnFrame = Callable[[int, int], None]  # (done, planned)
 def decode(
     path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, on_frame: OnFrame | None = None
 ) -> VideoFrames:
-    """Decode the frames `sampling` asks for, at `size` (rows, cols), or at the source's own size if None.
+    """Decode the frames `sampling` asks for, at `size` (rows, cols), or at the source's own size with square pixels.
 
     Only one frame at a time is held at the source's size. `on_frame(done, planned)` follows each frame.
 
@@ -111,8 +111,8 @@ class OpenVideo:
 
     @contextmanager
     def pictures(self, times_s: Collection[float]) -> Iterator[Iterator[tuple[float, NDArray[np.uint8]]]]:
-        """Time and picture [H, W, 3] of the planned frames that are shown at `times_s`, at the source's own size and
-        without torch.
+        """Time and picture [H, W, 3] of the planned frames that are shown at `times_s`, as decoded (pixels that are not
+        square are left so) and without torch.
         """
         plan = self.plan.at(times_s)
         times = dict(zip(plan.positions, plan.timestamps_s, strict=True))
@@ -138,6 +138,8 @@ class FrameStream:
         strict: bool = False,
     ) -> None:
         self.source, self.planned = index.info, len(plan.positions)
+        if size is None and index.decoded_size is not None:
+            size = index.info.height, index.info.width
         self.images = self._resized(pictures, size)
         self.decode_ms = 0.0
         self._plan, self._strict = plan, strict

@@ -54,6 +54,7 @@ class DecordReader:
     def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
         self._file, self._index, self._positions = file, index, positions
         self._name = index.info.path
+        self._rows, self._columns = index.decoded_size or (index.info.height, index.info.width)
         self._process: subprocess.Popen[bytes] | None = None
         self._unwanted = False
         self.pictures = self._pictures()
@@ -75,8 +76,10 @@ class DecordReader:
                 raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
             for position in self._positions:
                 decoded = position + 1 - max(done, self._keyframe_up_to(position))
-                shape = self._answer("shape", _PATIENCE_S + decoded * info.width * info.height / _SLOWEST_PIXELS_PER_S)
-                if shape != [info.height, info.width, 3]:
+                shape = self._answer(
+                    "shape", _PATIENCE_S + decoded * self._rows * self._columns / _SLOWEST_PIXELS_PER_S
+                )
+                if shape != [self._rows, self._columns, 3]:
                     raise VideoError(f"decord reads another stream or size of {self._name} than its largest: {_REMEDY}")
                 yield Picture(position, self._pixels())
                 done = position + 1
@@ -115,11 +118,10 @@ class DecordReader:
                 process.wait()  # here, as leaving Popen after Ctrl-C may not wait
 
     def _send_request(self) -> None:
-        info = self._index.info
         request = {
             "import_path": [str(Path(entry).absolute()) for entry in sys.path],
             "file": str(self._file),
-            "memory_bytes": _CHILD_BYTES + _CHILD_PICTURES * 3 * info.width * info.height,
+            "memory_bytes": _CHILD_BYTES + _CHILD_PICTURES * 3 * self._rows * self._columns,
             "positions": list(map(int, self._positions)),
         }
         assert self._process is not None and self._process.stdin is not None
@@ -160,7 +162,7 @@ class DecordReader:
         import numpy as np
 
         assert self._process is not None and self._process.stdout is not None
-        rgb = np.empty((self._index.info.height, self._index.info.width, 3), np.uint8)
+        rgb = np.empty((self._rows, self._columns, 3), np.uint8)
         received = self._process.stdout.readinto(rgb.data.cast("B"))  # type: ignore[attr-defined]
         if received != rgb.nbytes:
             raise self._crash()

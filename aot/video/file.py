@@ -59,7 +59,7 @@ def probe(path: str | Path) -> FrameIndex:
     """Read a video's frame times without decoding it (one picture is decoded, for the orientation).
 
     The main stream is the largest, then the longest; cover art does not count. `info.width` and
-    `info.height` are as displayed, so after rotation; pixels that are not square are left so.
+    `info.height` are as displayed, so after rotation and with square pixels.
 
     Raises:
         VideoError: nothing there to read, not a video, cut off, or without a picture.

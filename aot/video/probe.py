@@ -36,6 +36,8 @@ __all__ = ["FrameIndex", "index_file"]
 _DEFAULT_FPS = Fraction(25)
 _ORIENTATION_PACKETS = 64
 
+_MOST_ASPECT = 4  # of a pixel; 2 occurs
+_LEAST_STRETCH = Fraction(1, 100)  # less comes from rounding, and is not worth another pass over the pixels
 _UNSTATED = -(2**63)  # as in FFmpeg itself
 
 
@@ -50,6 +52,8 @@ class FrameIndex:
     header_duration_s: what the container's header states; 0 if it states nothing.
     restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
     unread: another recording follows that FFmpeg does not read.
+    decoded_size: rows and columns of an upright picture as it is decoded, where its pixels are not square; `info` has
+        the size with square ones.
     """
 
     info: VideoInfo
@@ -60,6 +64,7 @@ class FrameIndex:
     header_duration_s: float = 0.0
     restarts: int = 0
     unread: bool = False
+    decoded_size: tuple[int, int] | None = None
 
     def times_s(self) -> array[float]:
         """When each frame is shown, in seconds from the first one."""
@@ -85,7 +90,8 @@ def index_file(file: Path, name: str) -> FrameIndex:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
         index = replace(index, unread=another_begins(file, container.format.name, end))
-    return _oriented(index, _orientation(file, name, index.info.stream_index))
+        aspect = _pixel_aspect(scan.stream)
+    return _as_displayed(index, _orientation(file, name, index.info.stream_index), aspect)
 
 
 def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
@@ -238,8 +244,25 @@ def _orientation_of(frame: VideoFrame, packet: Packet[VideoStream] | None) -> Or
         return found or Orientation.of_matrix(quarter_turn(frame.rotation))
 
 
-def _oriented(index: FrameIndex, orientation: Orientation) -> FrameIndex:
-    info = index.info
-    width, height = (info.height, info.width) if orientation.swaps_sides else (info.width, info.height)
-    info = replace(info, width=width, height=height, mirrored=orientation.mirrored)
-    return replace(index, info=replace(info, rotation_degrees=orientation.rotation_degrees))
+def _pixel_aspect(stream: VideoStream) -> Fraction:
+    """Return how wide a stored pixel is for its height, 1 where that is not said, hardly differs or makes no sense."""
+    aspect = as_fraction(stream.sample_aspect_ratio) or Fraction(1)
+    if 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT and abs(aspect - 1) > _LEAST_STRETCH:
+        return aspect
+    return Fraction(1)
+
+
+def _as_displayed(index: FrameIndex, orientation: Orientation, aspect: Fraction) -> FrameIndex:
+    """Return the index with the size of an upright picture, as wide for its height as it is shown."""
+    stored = index.info.height, index.info.width
+    square = index.info.height, max(1, round(index.info.width * aspect))
+    if orientation.swaps_sides:
+        stored, square = stored[::-1], square[::-1]
+    info = replace(
+        index.info,
+        height=square[0],
+        width=square[1],
+        rotation_degrees=orientation.rotation_degrees,
+        mirrored=orientation.mirrored,
+    )
+    return replace(index, info=info, decoded_size=None if square == stored else stored)

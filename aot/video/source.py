@@ -18,8 +18,8 @@ from av.error import FFmpegError
 from aot.config import SamplingConfig
 from aot.errors import VideoError
 from aot.paths import path_kind
-from aot.registry import did_you_mean
 from aot.temporary import temporary_file
+from aot.text import did_you_mean
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 

@@ -85,3 +85,10 @@ def test_an_answer(fork: Fork, folder: Path, name: str) -> None:
     usual = run(ASK, BY_NAME["as usual"], folder, fork=fork)
     assert usual.code == 0 and usual.out
     assert not faults(ASK, BY_NAME[name], run_or_skip(ASK, BY_NAME[name], folder, fork), usual)
+
+
+@pytest.mark.parametrize("name", ["stderr full", "stderr broken"])
+def test_what_cannot_be_said_on_stderr_fails_nothing(fork: Fork, folder: Path, name: str) -> None:
+    """`compress` writes a table there."""
+    found = run(environments.REAL_LINES[2], BY_NAME[name], folder, fork=fork)
+    assert (found.code, found.out) == (0, "clip.tokens.pt\n")

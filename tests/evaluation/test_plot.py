@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -127,3 +128,13 @@ def test_names_are_moved_apart_in_their_order(heights: list[float], gap: float) 
 def test_names_that_are_apart_stay() -> None:
     assert spread([9.0, 1.0, 5.0], 2.0) == [9.0, 1.0, 5.0]
     assert spread([5.0, 5.0, 50.0], 2.0) == [4.0, 6.0, 50.0]
+
+
+@pytest.mark.parametrize("ratios", [1, 2])
+def test_a_name_with_control_characters_is_drawn_in_both_formats(tmp_path: Path, ratios: int) -> None:
+    """SVG is XML, which has no control characters."""
+    shown = [condition("a\x1b[31m\n\x07\u202eb", 0.1 * (number + 1), 0.5) for number in range(ratios)]
+    for name in ("a.svg", "a.png"):
+        plot_accuracy(results(*shown), tmp_path / name)
+    ElementTree.parse(tmp_path / "a.svg")
+    assert any("a\ufffd[31m \ufffd\ufffdb" in text for text in names_in(accuracy_figure(results(*shown))))

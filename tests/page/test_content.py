@@ -69,3 +69,12 @@ def test_a_page_of_two_models_frames_is_json_that_parses() -> None:
     text = render_page(small_video(), [small_run(), whole_run()])
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     assert [run["name"] for run in json.loads(data)["runs"]] == ["aot at 10 %", "none"]
+
+
+def test_control_characters_are_shown_as_such() -> None:
+    """Neither those of terminals, for who copies from the page, nor those that turn the direction of a text."""
+    name = "a\x1b]0;x\x07\u202e4pm.mp4"
+    page = render_page(replace(small_video(), name=name), [replace(small_run(), name=name)])
+    assert not set(page) & set("\x1b\x07\u202e")
+    assert "\\u202e" not in page and "\\u001b" not in page
+    assert "a\ufffd]0;x\ufffd\ufffd4pm.mp4" in page

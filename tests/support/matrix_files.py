@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
-import make_videos as make
 import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-__all__ = ["GUESSED", "CannotBeMadeError", "Kind", "draw", "expected_numbers", "kinds", "write"]
+from tests import make_videos as make
+
+__all__ = [
+    "ASPECT_STATED",
+    "GUESSED",
+    "CannotBeMadeError",
+    "Kind",
+    "displayed_size",
+    "draw",
+    "expected_numbers",
+    "kinds",
+    "write",
+]
 
 CONTAINERS: dict[str, tuple[str, ...]] = {
     "libx264": ("mp4", "mov", "mkv", "avi", "ts", "flv", "3gp", "h264", "mpg"),
@@ -66,6 +77,7 @@ TURNABLE = ("mp4", "mov", "3gp")
 # Containers in which a stream may begin at any time and frames may last differently.
 TIMED = ("mp4", "mov", "mkv", "webm", "ts", "flv")
 JOINABLE = ("ts", "mpg", "h264", "hevc", "m2v")
+ASPECT_STATED = ("libx264", "libx265")  # any aspect, in any container
 BIDIRECTIONAL = ("libx264", "libx265", "mpeg4", "mpeg2video")
 FRAMES = 12
 JOINED_FRAMES = 7
@@ -94,7 +106,7 @@ class Kind:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height as displayed."""
+        """Width and height of the upright picture, whatever the shape of its pixels."""
         return SIZES.get(self.codec, (make.WIDTH, make.HEIGHT))
 
     @property
@@ -181,6 +193,12 @@ def expected_numbers(kind: Kind) -> list[int]:
     if kind.timing == "joined":
         return [*range(FRAMES), *range(JOINED_FRAMES)]
     return list(range(FRAMES))
+
+
+def displayed_size(kind: Kind) -> tuple[int, int]:
+    """Return width and height with square pixels."""
+    (width, height), aspect = kind.size, kind.pixel_aspect
+    return (width, round(height * aspect)) if kind.degrees % 180 else (round(width * aspect), height)
 
 
 def write(kind: Kind, folder: Path) -> Path:

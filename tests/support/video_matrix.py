@@ -1,6 +1,6 @@
 """Reads video files of all kinds and compares every frame with FFmpeg's own decoding of the same file.
 
-    PYTHONPATH=tests python -m tests.support.video_matrix --files 500 --seed 1
+    python -m tests.support.video_matrix --files 500 --seed 1
 
 Compared are how many frames there are, their order and how they lie, by the numbers that are drawn on them, and all
 pixels with the `ffmpeg` program or, where there is none, with decoding by PyAV from the file's beginning. Prints a
@@ -21,14 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
-import make_videos as make
 import numpy as np
 from numpy.typing import NDArray
 
 from aot.config import SamplingConfig
 from aot.errors import AOTError, VideoError
 from aot.video import open_file, open_video
-from tests.support.matrix_files import GUESSED, CannotBeMadeError, Kind, expected_numbers, kinds, write
+from tests import make_videos as make
+from tests.support.matrix_files import (
+    ASPECT_STATED,
+    GUESSED,
+    CannotBeMadeError,
+    Kind,
+    displayed_size,
+    expected_numbers,
+    kinds,
+    write,
+)
 
 __all__ = ["ALLOWED", "BOUND", "Figures", "check", "compare_files"]
 
@@ -109,8 +118,10 @@ def _compare(kind: Kind, folder: Path, figures: Figures, program: str | None) ->
 def check(path: Path, kind: Kind) -> tuple[Pictures, list[str]]:
     """Return all frames as `aot` reads them and what is wrong with them, looking at what is drawn."""
     with open_file(path) as file:
-        count = file.index.info.frames
-        problems = []
+        info = file.index.info
+        count, problems = info.frames, []
+        if kind.codec in ASPECT_STATED and (info.width, info.height) != displayed_size(kind):
+            problems.append(f"is shown as {info.width} x {info.height}")
         ours, notices = _read(path, count)
         shown, expected = [make.read(picture) for picture in ours], expected_numbers(kind)
         if shown != expected:

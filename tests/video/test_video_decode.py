@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,37 @@ def test_a_stream_that_changes_its_size(size: tuple[int, int] | None, tmp_path: 
     got = decode(both, SamplingConfig(frames=20), size=size)
     assert numbers(got) == list(range(20))
     assert tuple(got.pixels.shape[2:]) == (size or (96, 160))
+
+
+def write_with_aspect(path: Path, aspect: Fraction) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for number in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(make.draw(number), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("degrees", [0, 90])
+@pytest.mark.parametrize(
+    ("aspect", "width"),
+    [(Fraction(4, 3), 213), (Fraction(1, 2), 80), (Fraction(1), 160), (Fraction(159, 160), 160), (Fraction(9), 160)],
+)
+def test_pixels_become_square(aspect: Fraction, width: int, degrees: int, decoder: Any, tmp_path: Path) -> None:
+    path = write_with_aspect(tmp_path / "wide.mp4", aspect)
+    plain = write_with_aspect(tmp_path / "plain.mp4", Fraction(1))
+    if degrees:
+        path, plain = (make.turn(each, tmp_path / f"turned-{each.name}", degrees) for each in (path, plain))
+    size = (width, 96) if degrees else (96, width)
+    info, got = probe(path).info, decode(path, SamplingConfig(frames=4, decoder=decoder))
+    assert (info.height, info.width) == tuple(got.pixels.shape[2:]) == size
+    stored = decode(plain, SamplingConfig(frames=4)).pixels
+    assert torch.equal(got.pixels, F.interpolate(stored, size, mode="bicubic", antialias=True))
+    small = decode(path, SamplingConfig(frames=4, decoder=decoder), size=(32, 40)).pixels  # in one step
+    assert torch.equal(small, F.interpolate(stored, (32, 40), mode="bicubic", antialias=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 2), (3, 1), (1, 300)])
