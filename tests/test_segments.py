@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 import weakref
 from collections.abc import Generator
 from contextlib import closing
@@ -242,3 +243,30 @@ def test_leaving_early_closes_what_was_read() -> None:
     items.close()
     assert closed.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "aot-ahead"]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_ctrl_c_while_its_thread_is_started(monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
+    """Nobody uses the items afterwards, whether the thread has begun by then or not."""
+    begin, begun, threads = threading.Thread.start, threading.Event(), list[threading.Thread]()
+
+    def slow() -> Generator[int, None, None]:
+        begun.set()
+        while True:
+            time.sleep(0.3)
+            yield 1
+
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        if runs:
+            begin(thread)
+            assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    items = slow()
+    with pytest.raises(KeyboardInterrupt), closing(items):
+        next(read_ahead(items))
+    if not runs:
+        threads[0].run()  # as a thread of the system that comes late
+    assert begun.is_set() == runs

@@ -24,10 +24,16 @@ def read_ahead(
     Closing this generator early calls `give_up`, ends the thread after the item it is making, and closes `items`.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, stop), name="aot-ahead", daemon=True)
-    thread.start()
+    stop, at_work = threading.Event(), threading.Lock()
+
+    def work() -> None:
+        with at_work:
+            if not stop.is_set():
+                _fill(items, ready, stop)
+
+    thread = threading.Thread(target=work, name="aot-ahead", daemon=True)
     try:
+        thread.start()
         while True:
             item, end = ready.get()
             if isinstance(end, StopIteration):
@@ -38,7 +44,10 @@ def read_ahead(
     finally:
         stop.set()
         give_up()
-        thread.join()
+        with at_work:  # a thread whose start was interrupted cannot be joined, and must not begin
+            pass
+        if thread.is_alive():
+            thread.join()
 
 
 def _fill(

@@ -81,7 +81,8 @@ def _be_command(arguments: Sequence[str], folder: Path, logs: Path, stdin: Path,
         counter.is_counting = False
         (logs / "events").write_text(str(counter.seen))
     except KeyboardInterrupt:  # before the command began, or after its end
-        code = 128 + counter.signal_number
+        signal.signal(counter.signal_number, signal.SIG_DFL)
+        os.kill(os.getpid(), counter.signal_number)
     finally:
         os._exit(code)
 
