@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
-from aot.models.kv_cache import cache_argument, copied_cache
+from aot.models.answer import StreamedAnswer, read_prompt, room_for
+from aot.models.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind, until_end
 from aot.models.prompt import VideoPrompt
-from aot.models.word_choice import generation_arguments
+from aot.models.slots import branched_cache
+from aot.models.word_rules import Past, end_ids
 
 __all__ = ["Reading", "ReadingAnew"]
 
@@ -49,22 +50,18 @@ class Reading:
 
     def __init__(
         self,
-        network: Any,
+        model: LanguageModel,
         tokenizer: Any,
         prefix: VideoPrompt,
         suffix_of: Callable[[str], list[int]],
-        left: LeftAnswers,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
-        self._network, self._tokenizer = network, tokenizer
+        self._model, self._tokenizer = model, tokenizer
         self._prefix, self._suffix_of, self._layer_tokens = prefix, suffix_of, layer_tokens
-        self._left = left
 
     @cached_property
     def _cache(self) -> Any:
-        self._left.wait()
-        with torch.inference_mode():
-            return read_prompt(self._network.model.language_model, self._prefix)
+        return read_prompt(self._model.body, self._prefix, 0).cache
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
@@ -74,16 +71,13 @@ class Reading:
             ConfigError: the question is empty or too long, or holds one of the model's control words.
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
-        prompt = self._prefix.followed_by(suffix, self._network.get_input_embeddings()(suffix))
-        return StreamedAnswer(
-            self._network,
-            self._tokenizer,
-            prompt,
-            options,
-            self._left,
-            cache=self._cache,
-            layer_tokens=self._layer_tokens,
-        )
+        prompt = self._prefix.followed_by(suffix, self._model.embed(suffix))
+
+        def read(room: int) -> Prefilled:
+            behind = branched_cache(self._cache, 1, suffix.shape[1] + room)
+            return read_prompt(self._model.body, prompt, room, behind, self._prefix.video_end)
+
+        return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._layer_tokens)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
@@ -92,21 +86,16 @@ class Reading:
         Raises:
             ConfigError: as `generate`.
         """
-        self._left.wait()
         suffixes = [self._suffix_of(question) for question in questions]
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
         if short < options.max_new_tokens:
-            going_on = [row for row, ids in enumerate(written) if ids[-1] not in self._last_ids]
+            ends = end_ids(self._model.settings)
+            going_on = [row for row, ids in enumerate(written) if ids[-1] not in ends]
             again = self._write([suffixes[row] for row in going_on], options)
             for row, ids in zip(going_on, again, strict=True):
                 written[row] = ids
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-
-    @cached_property
-    def _last_ids(self) -> set[int]:
-        ends = self._network.generation_config.eos_token_id
-        return {self._tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         if not suffixes:
@@ -116,39 +105,47 @@ class Reading:
         return [ids for group in groups for ids in self._write_group(group, options)]
 
     def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
-        """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
-        longest = max(map(len, suffixes))
-        pad, first = self._tokenizer.pad_token_id, self._prefix.video_end
-        padded = [[pad] * (longest - len(suffix)) + list(suffix) for suffix in suffixes]
-        prefix = self._prefix.ids.expand(len(suffixes), -1)
-        ids = torch.cat([prefix, torch.tensor(padded, device=prefix.device)], 1)
-        mask = torch.ones_like(ids)
-        for row, suffix in enumerate(suffixes):
-            mask[row, first : first + longest - len(suffix)] = 0
-        shared = copied_cache(self._cache)
-        shared.batch_repeat_interleave(len(suffixes))
-        written = self._network.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pad_token_id=pad,
-            **cache_argument(type(self._network).forward, shared),
-            **self._positions([len(suffix) for suffix in suffixes]),
-            **generation_arguments(self._network, options),
-        )
-        return list(written[:, ids.shape[1] :].tolist())
+        ends, written = end_ids(self._model.settings), [list[int]() for _ in suffixes]
+        for more in Decoding(self._model, self._read_group(suffixes, options), options):
+            written = [until_end([*ids, *new], ends) for ids, new in zip(written, more, strict=True)]
+            if all(ends & set(ids[-1:]) for ids in written):
+                break
+        return written
 
-    def _positions(self, lengths: Sequence[int]) -> dict[str, Tensor]:
-        """Positions of padded suffixes where they are not those of the mask; padding has any."""
-        of_prefix = self._prefix.positions
-        if of_prefix is None:
-            return {}
-        longest, rows = max(lengths), []
-        for length in lengths:
-            whole = self._prefix.positions_with(length)
-            assert whole is not None
-            padding = whole[..., -1:].expand(*whole.shape[:-1], longest - length)
-            rows.append(torch.cat([of_prefix, padding, whole[..., -length:]], -1))
-        return {"position_ids": torch.cat(rows, -2)}
+    def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
+        """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
+        prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
+        longest = max(map(len, suffixes))
+        padding = [longest - len(suffix) for suffix in suffixes]
+        ids = torch.tensor(
+            [[suffix[0]] * pad + list(suffix) for pad, suffix in zip(padding, suffixes, strict=True)],
+            device=prefix.ids.device,
+        )
+        before = torch.tensor(padding, device=ids.device)[:, None]
+        cache = branched_cache(self._cache, count, longest + room_for(options))
+        seen = None
+        if any(padding):
+            place = torch.arange(prefix.video_end + longest + most, device=ids.device) - prefix.video_end
+            seen = (place < 0) | (place >= before)
+        last = states_behind(
+            self._model.body,
+            self._model.embed(ids),
+            cache,
+            attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
+            position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
+        )
+        # Among the words so far padding goes in front of all, so that nothing stands between those of a prompt.
+        whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
+        column = torch.arange(whole.shape[1], device=ids.device)
+        of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
+        past = Past(whole.gather(1, of_whole), most, first=before)
+        return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
+
+    def _positions(self, behind: Tensor) -> Tensor:
+        """Positions of text so far behind the video, [B, R], or for three axes [3, B, R]; padding has any."""
+        positions = behind.clamp(min=0) + self._prefix.next_position
+        axes = () if self._prefix.positions is None else self._prefix.positions.shape[:-2]
+        return positions.expand(*axes, *positions.shape).clone()
 
 
 def _cache_bytes(cache: Any) -> int:

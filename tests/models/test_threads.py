@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from aot.models.token_stream import TokenStream
 from model_inputs import frames_for
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from aot.config import Config, GenerationConfig, InnerConfig, SamplingConfig
 from aot.models import VideoModel
 from aot.models import answer as module
 from aot.models.llava import Llava
-from aot.models.token_stream import TokenStream
 from aot.segments import SegmentCompressor
 from aot.stages import StageClock
 from aot.types import CompressedTokens

@@ -1,0 +1,173 @@
+"""Writing behind a prompt, word by word: the model's own modules, called in a loop of our own.
+
+Everything that a step changes (the word, its position, what was written) is a tensor that is changed in place. So off
+CUDA a step is little more than the modules' own work, and on CUDA it can be captured once and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config import GenerationConfig
+from aot.models.decode_graph import GraphSteps, why_not_graphed
+from aot.models.kv_cache import cache_argument
+from aot.models.word_choice import WordChoice
+from aot.models.word_rules import Past
+
+__all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
+
+MOST_ROOM = 256  # slots for new tokens at a time: memory, and work of attention on slots that are empty
+_BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits to see their words
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """The parts of a network that write. body: without its head; settings: its generation_config."""
+
+    body: Any
+    embed: Any
+    head: Any
+    settings: Any
+
+    @classmethod
+    def of(cls, network: Any, body: Any) -> LanguageModel:
+        return cls(body, network.get_input_embeddings(), network.get_output_embeddings(), network.generation_config)
+
+
+def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
+    """Embeddings [B, R, D] to the states [B, D] from which the word behind the last is told."""
+    found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
+    states: Tensor = found.last_hidden_state[:, -1]
+    return states
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What a language model made of a prompt: keys and values in `cache`, and the states [1, D] of its end.
+
+    layer_tokens: how many visual tokens were in each layer's attention, if the reading tells.
+    """
+
+    cache: Any
+    last: Tensor
+    layer_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompts:
+    """Prompts of a batch that were read, ready to be written behind.
+
+    last: [B, D] states of their ends. past: their ids. position: that of the next word, [B, 1] or [3, B, 1].
+    seen: [B, rows + most that is written] bool, which rows are no padding, if some are.
+    """
+
+    cache: Any
+    last: Tensor
+    past: Past
+    position: Tensor
+    seen: Tensor | None = None
+
+
+class Decoding:
+    """Iterate for what is written: of each of the batch the next ids, equally many.
+
+    It goes on up to `max_new_tokens`; end tokens are for the caller to see. notices: what a user should know of how.
+    """
+
+    def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
+        self.cache, self.seen = read.cache, read.seen
+        self.notices: tuple[str, ...] = ()
+        self._model, self._last, self._past = model, read.last, read.past
+        self._options = options
+        self._position = read.position
+        self._word = read.past.ids[:, -1].clone()
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        yield self._begin()
+        done, most = 1, self._options.max_new_tokens
+        steps = self._pick_steps()
+        while done < most:
+            count = min(_BETWEEN_READS if done > 1 and self.device.type == "cuda" else 1, most - done)
+            yield self._go_on(steps, count)
+            done += count
+
+    @property
+    def device(self) -> torch.device:
+        return self._word.device
+
+    @property
+    def prepare(self) -> Any:
+        """What the host does before each step."""
+        return self._choice.prepare
+
+    def step(self, states_of: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        """Write one more word. states_of: takes the language model's body through the word's embedding [B, 1, D] at
+        its position, and returns the states [B, D].
+        """
+        states = states_of(self._model.body, self._model.embed(self._word[:, None]), self._position)
+        self._position += 1
+        self._choose(self._model.head(states))
+
+    def note(self, notice: str) -> None:
+        self.notices += (notice,)
+
+    @torch.inference_mode()
+    def _begin(self) -> list[list[int]]:
+        logits = self._model.head(self._last)
+        self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
+        self._choice.prepare()
+        self._choose(logits)
+        return self._recent(1)
+
+    def _choose(self, logits: Tensor) -> None:
+        self._word.copy_(self._choice(logits.to(self.device), self._past))
+        self._past.append(self._word)
+
+    @torch.inference_mode()
+    def _go_on(self, steps: PlainSteps | GraphSteps, count: int) -> list[list[int]]:
+        for _ in range(count):
+            steps.step()
+        return self._recent(count)
+
+    def _recent(self, count: int) -> list[list[int]]:
+        """Wait for the last words."""
+        return list(self._past.last(count).tolist())
+
+    def _pick_steps(self) -> PlainSteps | GraphSteps:
+        if self.device.type != "cuda":
+            return PlainSteps(self)
+        reason = why_not_graphed(self._model.body, self.cache)
+        if reason is None:
+            return GraphSteps(self)
+        self.note(f"words are written without a CUDA graph, which is slower: {reason}")
+        return PlainSteps(self)
+
+
+class PlainSteps:
+    """Steps that the host launches one by one; attention sees the slots that are held."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+
+    def step(self) -> None:
+        self._decoding.prepare()
+        self._decoding.step(self._through_body)
+
+    def _through_body(self, body: Any, embeddings: Tensor, position: Tensor) -> Tensor:
+        seen, cache = self._decoding.seen, self._decoding.cache
+        if seen is not None:
+            seen = seen[:, : cache.get_seq_length() + 1]
+        return states_behind(body, embeddings, cache, position_ids=position, attention_mask=seen)
+
+
+def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the ids up to and with the first that ends an answer."""
+    for number, word in enumerate(ids):
+        if word in ends:
+            return ids[: number + 1]
+    return ids

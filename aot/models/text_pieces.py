@@ -1,0 +1,55 @@
+"""The text of an answer, from ids that come one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["TextPieces"]
+
+_UNFINISHED = "\ufffd"  # how a tokenizer shows bytes of a character of which more are to come
+_FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on put no blanks between words
+
+
+class TextPieces:
+    """Gives text as soon as it cannot change any more: whole words, whole characters where words have no blanks.
+
+    The ids of a line are decoded together, since what an id reads as may depend on those before it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._given = 0  # characters of this line
+
+    def add(self, word: int) -> str:
+        """Return the text that this id completes, often none."""
+        self._ids.append(word)
+        text = self._text()
+        if text.endswith("\n"):
+            piece = text[self._given :]
+            self._ids, self._given = [], 0
+            return piece
+        return self._upto(text, _settled(text))
+
+    def end(self) -> str:
+        """Return what is left."""
+        text = self._text()
+        return self._upto(text, len(text))
+
+    def _text(self) -> str:
+        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        return text
+
+    def _upto(self, text: str, stop: int) -> str:
+        piece = text[self._given : stop]
+        self._given = max(self._given, stop)
+        return piece
+
+
+def _settled(text: str) -> int:
+    """Return how many characters stay as they are, whatever follows."""
+    for stop in range(len(text), 0, -1):
+        last = text[stop - 1]
+        if last.isspace() or (last >= _FIRST_WITHOUT_BLANKS and last != _UNFINISHED):
+            return stop
+    return 0
