@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -16,7 +19,31 @@ from aot.models.slots import slot_cache
 from aot.models.text_pieces import TextPieces
 from aot.models.word_rules import Past, end_ids
 
-__all__ = ["StreamedAnswer", "read_prompt", "room_for"]
+__all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
+
+_PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
+
+
+class LeftAnswers:
+    """The threads of answers that were left early, until the forward pass they are in is done."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def leave(self, thread: threading.Thread) -> None:
+        """Wait for a thread that was told to stop, but not for long."""
+        with self._lock:
+            self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
+        if thread is not threading.current_thread():  # the garbage collector leaves answers in any thread
+            thread.join(_PATIENCE_S)
+
+    def wait(self) -> None:
+        """Return when none of them runs any more."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
 
 
 def room_for(options: GenerationConfig) -> int:
@@ -35,10 +62,11 @@ def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = Non
 
 
 class StreamedAnswer:
-    """Writes while it is iterated, and yields text. Each time it is iterated it is written anew.
+    """Writes in a thread while it is iterated, and yields text. Leaving the loop early stops the thread, and no other
+    answer of the model begins before it has stopped. Each time it is iterated it is written anew.
 
     The prompt's ids count for a repetition penalty of the checkpoint. read: reads the prompt, with so many slots behind
-    it. layer_tokens: visual tokens in each layer of the language model, if that is known before.
+    it. layer_tokens: visual tokens in each layer of the language model, if that is known before. left: the model's.
     """
 
     def __init__(
@@ -48,10 +76,12 @@ class StreamedAnswer:
         prompt: VideoPrompt,
         options: GenerationConfig,
         read: Callable[[int], Prefilled],
+        left: LeftAnswers,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._prompt, self._options, self._read = prompt, options, read
+        self._prompt, self._options = prompt, options
+        self._read, self._left = read, left
         self.prompt_tokens = prompt.ids.shape[1]
         self.layer_tokens = layer_tokens
         self.first_token_at: float | None = None
@@ -59,10 +89,35 @@ class StreamedAnswer:
         self.notices: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
-        with explained_memory():
-            yield from (piece for piece in self._pieces() if piece)
+        self._left.wait()
+        pieces: SimpleQueue[str | _End] = SimpleQueue()
+        stop = threading.Event()
+        thread = threading.Thread(target=self._run, args=(pieces, stop), name="aot-answer", daemon=True)
+        thread.start()
+        try:
+            while not isinstance(piece := pieces.get(), _End):
+                yield piece
+        finally:
+            stop.set()
+            self._left.leave(thread)
+        if piece.failure:
+            with explained_memory():
+                raise piece.failure
 
-    def _pieces(self) -> Iterator[str]:
+    def _run(self, pieces: SimpleQueue[str | _End], stop: threading.Event) -> None:
+        try:
+            for piece in self.pieces():
+                if stop.is_set():
+                    break
+                if piece:
+                    pieces.put(piece)
+        except BaseException as error:  # handed to the reading thread, which raises it
+            pieces.put(_End(error))
+        else:
+            pieces.put(_End())
+
+    def pieces(self) -> Iterator[str]:
+        """Write in this thread, and yield the text that each word adds, often none."""
         self.first_token_at, self.output_tokens = None, 0
         text = TextPieces(self._tokenizer)
         for word in self._words():
@@ -89,3 +144,10 @@ class StreamedAnswer:
         self.layer_tokens = read.layer_tokens or self.layer_tokens
         past = Past(prompt.ids, self._options.max_new_tokens)
         return Decoding(self._model, ReadPrompts(read.cache, read.last, past, prompt.following()), self._options)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Behind the last piece. failure: what ended the answer before its time."""
+
+    failure: BaseException | None = None

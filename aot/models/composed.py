@@ -13,7 +13,7 @@ from torch import Tensor
 from aot.config import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
-from aot.models.answer import StreamedAnswer, read_prompt
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.base import ModelIdentity, Progress
 from aot.models.decoding import LanguageModel
 from aot.models.devices import input_device
@@ -52,6 +52,7 @@ class ComposedModel(ABC):
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
+        self._left = LeftAnswers()
         self.notices = _notices(config)
 
     @classmethod
@@ -295,6 +296,7 @@ class ComposedModel(ABC):
                 prompt,
                 options,
                 lambda room: read_prompt(language, prompt, room),
+                self._left,
                 self._in_layers(tokens),
             )
         from aot.models.decoders import check_decoder
@@ -302,7 +304,7 @@ class ComposedModel(ABC):
 
         check_decoder(language)
         return StreamedAnswer(
-            model, self.tokenizer, prompt, options, lambda room: prefill(language, prompt, inner, room)
+            model, self.tokenizer, prompt, options, lambda room: prefill(language, prompt, inner, room), self._left
         )
 
     @torch.inference_mode()
@@ -316,6 +318,7 @@ class ComposedModel(ABC):
             self.tokenizer,
             prefix,
             lambda question: self._suffix(question, prefix),
+            self._left,
             self._in_layers(tokens),
         )
 

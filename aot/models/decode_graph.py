@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from aot.models.decoders import is_plain_decoder
-from aot.models.kv_cache import cache_argument
+from aot.models.lean_decoder import LeanDecoder
 from aot.models.slots import Slots
 
 if TYPE_CHECKING:
     from aot.models.decoding import Decoding
 
-__all__ = ["BoundSteps", "GraphSteps", "why_not_graphed"]
+__all__ = ["BoundSteps", "GraphSteps"]
 
 _HIDDEN = float("-inf")
-
-
-def why_not_graphed(body: Any, cache: Any) -> str | None:
-    """Return why steps of a language model cannot be captured, as far as that is known before; None if they can."""
-    if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
-        return f"{body.config.model_type} is no decoder of the kind that it needs"
-    if body.config._attn_implementation != "sdpa":
-        return f"it needs the attention sdpa, and this is {body.config._attn_implementation}"
-    if any(hasattr(part, "_hf_hook") for part in body.modules()):
-        return "the model is spread over devices, or moved to one when it is called"
-    return None
 
 
 class BoundSteps:
@@ -38,8 +26,8 @@ class BoundSteps:
     Layers may hold different numbers of rows, so each number of them has a mask of its own.
     """
 
-    def __init__(self, decoding: Decoding) -> None:
-        self._decoding = decoding
+    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
+        self._decoding, self._through = decoding, through
         self._layers: list[Slots] = decoding.cache.layers
         self._step = torch.zeros(1, dtype=torch.int64, device=decoding.device)
         self._masks: dict[int, Tensor] = {}  # [B, 1, 1, capacity], to be added, by how many rows are held
@@ -77,17 +65,9 @@ class BoundSteps:
         """What the device does in one step."""
         for held, mask in self._masks.items():
             mask[..., held:].index_fill_(-1, self._step, 0)
-        self._decoding.step(self._through_layers)
+        masks = [self._masks[layer.held] for layer in self._layers]
+        self._decoding.step(lambda embedded, position: self._through(embedded, position, self._layers, masks))
         self._step += 1
-
-    def _through_layers(self, body: Any, embeddings: Tensor, position: Tensor) -> Tensor:
-        """[B, 1, D] to the states [B, D] behind the last layer, normed."""
-        states, rotary = embeddings, body.rotary_emb(embeddings, position)
-        cache = cache_argument(type(body.layers[0]).forward, self._decoding.cache)
-        for layer, slots in zip(body.layers, self._layers, strict=True):
-            states = layer(states, attention_mask=self._masks[slots.held], position_embeddings=rotary, **cache)
-        normed: Tensor = body.norm(states)[:, -1]
-        return normed
 
 
 class GraphSteps(BoundSteps):
@@ -95,8 +75,8 @@ class GraphSteps(BoundSteps):
     they cannot be captured, the host goes on launching them.
     """
 
-    def __init__(self, decoding: Decoding) -> None:
-        super().__init__(decoding)
+    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
+        super().__init__(decoding, through)
         self._stream = torch.cuda.Stream(decoding.device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = self._failed = False

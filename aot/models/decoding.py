@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.decode_graph import GraphSteps, why_not_graphed
+from aot.models.decode_graph import GraphSteps
 from aot.models.kv_cache import cache_argument
+from aot.models.lean_decoder import LeanDecoder, why_not_lean
 from aot.models.word_choice import WordChoice
 from aot.models.word_rules import Past
 
@@ -105,11 +106,11 @@ class Decoding:
         """What the host does before each step."""
         return self._choice.prepare
 
-    def step(self, states_of: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
-        """Write one more word. states_of: takes the language model's body through the word's embedding [B, 1, D] at
-        its position, and returns the states [B, D].
+    def step(self, states_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Write one more word. states_of: from the embedding [B, D] of the last word and its position to the states
+        [B, D] behind the language model.
         """
-        states = states_of(self._model.body, self._model.embed(self._word[:, None]), self._position)
+        states = states_of(self._model.embed(self._word), self._position)
         self._position += 1
         self._choose(self._model.head(states))
 
@@ -129,7 +130,7 @@ class Decoding:
         self._past.append(self._word)
 
     @torch.inference_mode()
-    def _go_on(self, steps: PlainSteps | GraphSteps, count: int) -> list[list[int]]:
+    def _go_on(self, steps: Steps, count: int) -> list[list[int]]:
         for _ in range(count):
             steps.step()
         return self._recent(count)
@@ -138,31 +139,54 @@ class Decoding:
         """Wait for the last words."""
         return list(self._past.last(count).tolist())
 
-    def _pick_steps(self) -> PlainSteps | GraphSteps:
-        if self.device.type != "cuda":
-            return PlainSteps(self)
-        reason = why_not_graphed(self._model.body, self.cache)
+    def _pick_steps(self) -> Steps:
+        body, on_cuda = self._model.body, self.device.type == "cuda"
+        reason = why_not_lean(body, self.cache)
         if reason is None:
-            return GraphSteps(self)
-        self.note(f"words are written without a CUDA graph, which is slower: {reason}")
-        return PlainSteps(self)
+            lean = LeanDecoder(body)
+            return GraphSteps(self, lean) if on_cuda else LeanSteps(self, lean)
+        if on_cuda:
+            self.note(f"words are written without a CUDA graph, which is slower: {reason}")
+        return WholeSteps(self, body)
 
 
-class PlainSteps:
-    """Steps that the host launches one by one; attention sees the slots that are held."""
+class Steps(Protocol):
+    """Each writes one more word of every sequence."""
 
-    def __init__(self, decoding: Decoding) -> None:
-        self._decoding = decoding
+    def step(self) -> None: ...
+
+
+class LeanSteps:
+    """The host launches them; attention sees the slots that are held."""
+
+    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
+        self._decoding, self._through = decoding, through
 
     def step(self) -> None:
         self._decoding.prepare()
-        self._decoding.step(self._through_body)
+        self._decoding.step(self._states)
 
-    def _through_body(self, body: Any, embeddings: Tensor, position: Tensor) -> Tensor:
+    def _states(self, embedded: Tensor, position: Tensor) -> Tensor:
+        layers, seen = self._decoding.cache.layers, self._decoding.seen
+        mask = None if seen is None else seen[:, None, None, : layers[0].held + 1]
+        return self._through(embedded, position, layers, [mask] * len(layers))
+
+
+class WholeSteps:
+    """Through the language model as it is."""
+
+    def __init__(self, decoding: Decoding, body: Any) -> None:
+        self._decoding, self._body = decoding, body
+
+    def step(self) -> None:
+        self._decoding.prepare()
+        self._decoding.step(self._states)
+
+    def _states(self, embedded: Tensor, position: Tensor) -> Tensor:
         seen, cache = self._decoding.seen, self._decoding.cache
         if seen is not None:
             seen = seen[:, : cache.get_seq_length() + 1]
-        return states_behind(body, embeddings, cache, position_ids=position, attention_mask=seen)
+        return states_behind(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
 
 
 def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:

@@ -22,10 +22,11 @@ from aot.models.decoding import Prefilled
 from aot.models.devices import input_device
 from aot.models.kv_cache import cache_argument
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
+from aot.models.rotary import of_three_axes
 from aot.models.slots import Slots, slot_cache
 from aot.registry import blamed
 
-__all__ = ["attention_rows", "of_three_axes", "prefill"]
+__all__ = ["attention_rows", "prefill"]
 
 
 @torch.inference_mode()
@@ -73,15 +74,6 @@ def attention_rows(
         logits = logits.masked_fill(behind, float("-inf"))
     attention: Tensor = logits.softmax(-1)
     return attention
-
-
-def of_three_axes(rotary: tuple[Tensor, Tensor], config: Any) -> list[Tensor]:
-    """From [3, 1, T, d], of time, height and width, to [1, T, d]: transformers 5.16 leaves that to the attention of
-    Qwen2.5-VL.
-    """
-    sections = 2 * list(config.rope_parameters["mrope_section"])
-    split = [torch.split(values, sections, -1) for values in rotary]
-    return [torch.cat([part[number % 3] for number, part in enumerate(parts)], -1) for parts in split]
 
 
 class _Run:

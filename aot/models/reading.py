@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.answer import StreamedAnswer, read_prompt, room_for
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt, room_for
 from aot.models.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind, until_end
 from aot.models.prompt import VideoPrompt
 from aot.models.slots import branched_cache
@@ -54,13 +54,16 @@ class Reading:
         tokenizer: Any,
         prefix: VideoPrompt,
         suffix_of: Callable[[str], list[int]],
+        left: LeftAnswers,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._prefix, self._suffix_of, self._layer_tokens = prefix, suffix_of, layer_tokens
+        self._left = left
 
     @cached_property
     def _cache(self) -> Any:
+        self._left.wait()
         return read_prompt(self._model.body, self._prefix, 0).cache
 
     @torch.inference_mode()
@@ -71,13 +74,13 @@ class Reading:
             ConfigError: the question is empty or too long, or holds one of the model's control words.
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
-        prompt = self._prefix.followed_by(suffix, self._model.embed(suffix))
+        prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
 
         def read(room: int) -> Prefilled:
-            behind = branched_cache(self._cache, 1, suffix.shape[1] + room)
+            behind = branched_cache(cache, 1, suffix.shape[1] + room)
             return read_prompt(self._model.body, prompt, room, behind, self._prefix.video_end)
 
-        return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._layer_tokens)
+        return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._left, self._layer_tokens)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
@@ -86,6 +89,7 @@ class Reading:
         Raises:
             ConfigError: as `generate`.
         """
+        self._left.wait()
         suffixes = [self._suffix_of(question) for question in questions]
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
