@@ -137,7 +137,8 @@ class Decoding:
 
     def _recent(self, count: int) -> list[list[int]]:
         """Wait for the last words."""
-        return list(self._past.last(count).tolist())
+        words = self._word[:, None] if count == 1 else self._past.last(count)
+        return list(words.tolist())
 
     def _pick_steps(self) -> Steps:
         body, on_cuda = self._model.body, self.device.type == "cuda"

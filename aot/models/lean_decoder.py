@@ -77,7 +77,7 @@ class _Layer:
         heads, key_heads = queries.shape[1], keys.shape[1]
         both = torch.cat([queries, keys], 1)
         both = both * cosines + both.roll(self._width // 2, -1) * sines
-        grouped = both[:, :heads].unflatten(1, (key_heads, -1))  # [B, key heads, queries of each, d]
+        grouped = both[:, :heads].view(batch, key_heads, -1, self._width)  # queries of one key head together
         seen_keys, seen_values = slots.update(both[:, heads:, None], values[:, :, None])
         attended = functional.scaled_dot_product_attention(
             grouped, seen_keys, seen_values, attn_mask=mask, scale=self._scale
@@ -94,9 +94,16 @@ def _linear(module: nn.Module) -> _Function:
 
 
 def _norm(module: Any) -> _Function:
-    return partial(
-        functional.rms_norm, normalized_shape=module.weight.shape, weight=module.weight, eps=module.variance_epsilon
-    )
+    weight, eps = module.weight, module.variance_epsilon
+    if weight.is_cuda:
+        return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+
+    def normed(states: Tensor) -> Tensor:  # half the operations that `rms_norm` is made of off CUDA
+        wide = states.float()
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        return weight * (wide * scale).to(states.dtype)
+
+    return normed
 
 
 def _mlp(module: Any) -> _Function:

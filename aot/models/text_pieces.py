@@ -7,29 +7,37 @@ from typing import Any
 __all__ = ["TextPieces"]
 
 _UNFINISHED = "\ufffd"  # how a tokenizer shows bytes of a character of which more are to come
+_MOST_IDS, _KEPT_IDS = 32, 8  # decoded together, and of these what stays when they become more
 _FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on put no blanks between words
 
 
 class TextPieces:
     """Gives text as soon as it cannot change any more: whole words, whole characters where words have no blanks.
 
-    The ids of a line are decoded together, since what an id reads as may depend on those before it.
+    Ids are decoded with some before them, since what one reads as may depend on its neighbours.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # characters of this line
+        self._given = 0  # characters of what these ids read as
 
     def add(self, word: int) -> str:
         """Return the text that this id completes, often none."""
         self._ids.append(word)
         text = self._text()
-        if text.endswith("\n"):
-            piece = text[self._given :]
-            self._ids, self._given = [], 0
-            return piece
-        return self._upto(text, _settled(text))
+        piece = self._upto(text, _settled(text))
+        if len(self._ids) > _MOST_IDS:
+            self._shorten(text)
+        return piece
+
+    def _shorten(self, text: str) -> None:
+        """Go on with the last ids alone, where they read as they do behind the others and hold what is not given."""
+        kept = self._ids[-_KEPT_IDS:]
+        tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)
+        before = len(text) - len(tail)
+        if text.endswith(tail) and self._given >= before:
+            self._ids, self._given = kept, self._given - before
 
     def end(self) -> str:
         """Return what is left."""
