@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,7 +79,6 @@ class GraphSteps(BoundSteps):
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         super().__init__(decoding, through)
-        self._stream = torch.cuda.Stream(decoding.device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = self._failed = False
 
@@ -91,14 +92,14 @@ class GraphSteps(BoundSteps):
         if self._graph is not None:
             self._graph.replay()
             return
-        with self._beside():
+        with _beside(self._decoding.device):
             self._words()
         self._warm = True
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with self._beside():
+            with _beside(self._decoding.device):
                 graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
                 try:
                     self._words()
@@ -111,11 +112,20 @@ class GraphSteps(BoundSteps):
         else:
             self._graph = graph
 
-    @contextmanager
-    def _beside(self) -> Iterator[None]:
-        """On a stream of its own, as capturing demands, in order with what goes before and behind."""
-        current = torch.cuda.current_stream(self._decoding.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+
+@contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """On a stream that is not the current one, as capturing demands, in order with what goes before and behind."""
+    stream, lock = _stream(device)
+    current = torch.cuda.current_stream(device)
+    with lock:
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             yield
-        current.wait_stream(self._stream)
+        current.wait_stream(stream)
+
+
+@cache
+def _stream(device: torch.device) -> tuple[torch.cuda.Stream, threading.Lock]:
+    """One for all answers: cuBLAS keeps memory for each stream that it has seen."""
+    return torch.cuda.Stream(device), threading.Lock()  # type: ignore[no-untyped-call]

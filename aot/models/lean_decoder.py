@@ -101,7 +101,8 @@ def _norm(module: Any) -> _Function:
     def normed(states: Tensor) -> Tensor:  # half the operations that `rms_norm` is made of off CUDA
         wide = states.float()
         scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        return weight * (wide * scale).to(states.dtype)
+        scaled: Tensor = weight * (wide * scale).to(states.dtype)
+        return scaled
 
     return normed
 
