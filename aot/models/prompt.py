@@ -80,8 +80,9 @@ class VideoPrompt:
 
     def following(self) -> Tensor:
         """The position of the next token: [1, 1], or [3, 1, 1]."""
-        axes = self.ids.shape[:-1] if self.positions is None else self.positions.shape[:-1]
-        return self.ids.new_full((*axes, 1), self.next_position)
+        if self.positions is None:
+            return self.ids.new_full((1, 1), self.ids.shape[1])
+        return self.ids.new_full((*self.positions.shape[:-1], 1), self.next_position)
 
     def language_inputs(self, first: int = 0) -> dict[str, Any]:
         """What a language model (without its head) is called with to read the rows from `first` on."""

@@ -147,9 +147,7 @@ class Reading:
 
     def _positions(self, behind: Tensor) -> Tensor:
         """Positions of text so far behind the video, [B, R], or for three axes [3, B, R]; padding has any."""
-        positions = behind.clamp(min=0) + self._prefix.next_position
-        axes = () if self._prefix.positions is None else self._prefix.positions.shape[:-2]
-        return positions.expand(*axes, *positions.shape).clone()
+        return self._prefix.following() + behind.clamp(min=0)
 
 
 def _cache_bytes(cache: Any) -> int:
