@@ -1,4 +1,4 @@
-"""What a GPU gives, where there is one: the same budgets, and in 32 bits the tokens that the CPU keeps and its words."""
+"""What a GPU gives, where there is one: the same budgets; in 32 bits the tokens and the words that the CPU gives."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def why_not_lean(body: Any, cache: Any) -> str | None:
     """Return why a language model (without its head) has to be called as a whole; None if it need not."""
     if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
         return f"{body.config.model_type} is not read layer by layer here"
-    if any(hasattr(part, "_hf_hook") for part in body.modules()):
+    if len({each.device for each in body.parameters()}) > 1 or any(
+        hasattr(part, "_hf_hook") for part in body.modules()
+    ):
         return "the model is spread over devices, or moved to one when it is called"
     return None
 

@@ -95,7 +95,8 @@ def test_behind_reductions_inside_all_kinds_of_steps_agree(models: dict[str, Any
     tokens = kept(model, outer_config(config, model.language_layers))
     plain, *others = (ids_of(model.generate(tokens, QUESTIONS[1], LONG, inner), kind) for kind in ("whole", *HERE))
     assert others == [plain] * len(HERE)
-    assert (lengths(model, tokens, inner) > 1) == (name not in ("prunevid", "framefusion"))
+    if name not in ("prunevid", "framefusion"):  # which may drop the same from all layers
+        assert lengths(model, tokens, inner) > 1
 
 
 def lengths(model: Any, tokens: CompressedTokens, inner: InnerReduction | None) -> int:
