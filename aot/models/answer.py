@@ -21,6 +21,9 @@ from aot.models.word_rules import Past, end_ids
 
 __all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
 
+_BETWEEN_PIECES_S = (
+    0.02  # small models write many words in this time, and handing over each costs as much as writing it
+)
 _PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
 
 
@@ -117,11 +120,16 @@ class StreamedAnswer:
             pieces.put(_End())
 
     def pieces(self) -> Iterator[str]:
-        """Write in this thread, and yield the text that each word adds, often none."""
+        """Write in this thread, and yield the text that has become complete, often none."""
         self.first_token_at, self.output_tokens = None, 0
-        text = TextPieces(self._tokenizer)
+        text, due = TextPieces(self._tokenizer), 0.0
         for word in self._words():
-            yield text.add(word)
+            text.add(word)
+            if (now := time.perf_counter()) < due:
+                yield ""
+            else:
+                yield (piece := text.complete())
+                due = now + _BETWEEN_PIECES_S if piece else due
         yield text.end()
 
     def _words(self) -> Iterator[int]:

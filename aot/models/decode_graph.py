@@ -1,16 +1,17 @@
-"""A decode step as a CUDA graph: the device repeats it, and the host no longer launches a thousand kernels a word."""
+"""A decode step as a CUDA graph, which the device replays, so that the host launches no kernels one by one."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from aot.errors import first_line
 from aot.models.lean_decoder import LeanDecoder
 from aot.models.slots import Slots
 
@@ -23,19 +24,20 @@ _HIDDEN = float("-inf")
 
 
 class BoundSteps:
-    """Steps over slots whose place the device knows: equal kernels with equal arguments each time.
+    """Steps over slots whose index the device holds: the same operations on the same memory each time.
 
-    Layers may hold different numbers of rows, so each number of them has a mask of its own.
+    Layers may hold different numbers of rows, so each number of rows has its own mask.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         self._decoding, self._through = decoding, through
         self._layers: list[Slots] = decoding.cache.layers
         self._step = torch.zeros(1, dtype=torch.int64, device=decoding.device)
-        self._masks: dict[int, Tensor] = {}  # [B, 1, 1, capacity], to be added, by how many rows are held
-        self._done = self._room = 0
+        self._masks: dict[int, Tensor] = {}  # [B, 1, 1, capacity] float32, to be added, by how many rows are held
+        self._written = self._done = self._room = 0
 
     def step(self) -> None:
+        """Write one more word of every sequence."""
         if self._done == self._room:
             self._bind()
         self._decoding.prepare()
@@ -43,17 +45,21 @@ class BoundSteps:
         self._done += 1
 
     def _bind(self) -> None:
-        """Begin with the slots behind those held, after the room of the last time is used up."""
+        """Go on with the slots after those held, when there are none left of the last time."""
         self._step.zero_()
         for layer in self._layers:
             layer.release(self._done)
             layer.bind(self._step)
         self._masks = {layer.held: self._mask(layer) for layer in self._layers}
+        self._written += self._done
         self._room, self._done = min(layer.capacity - layer.held for layer in self._layers), 0
+        position, like = self._decoding.position + self._written, self._layers[0].keys
+        self._turns = self._through.turns(position, like, self._room)
 
     def _mask(self, layer: Slots) -> Tensor:
         seen = self._decoding.seen
-        mask = layer.keys.new_full((len(layer.keys), 1, 1, layer.capacity), _HIDDEN)
+        shape = (len(layer.keys), 1, 1, layer.capacity)
+        mask = layer.keys.new_full(shape, _HIDDEN, dtype=torch.float32)
         if seen is None:
             mask[..., : layer.held] = 0
         else:
@@ -64,17 +70,18 @@ class BoundSteps:
         self._words()
 
     def _words(self) -> None:
-        """What the device does in one step."""
+        """Launch what the device does in one step."""
         for held, mask in self._masks.items():
             mask[..., held:].index_fill_(-1, self._step, 0)
-        masks = [self._masks[layer.held] for layer in self._layers]
-        self._decoding.step(lambda embedded, position: self._through(embedded, position, self._layers, masks))
+        masks, turns = [self._masks[layer.held] for layer in self._layers], self._turns.at_index(self._step)
+        self._decoding.step(lambda embedded: self._through(embedded, turns, self._layers, masks))
         self._step += 1
 
 
 class GraphSteps(BoundSteps):
-    """Such steps, captured once they have run by themselves once, which warms up, and replayed from there on. Where
-    they cannot be captured, the host goes on launching them.
+    """Bound steps as a CUDA graph: the first runs as it is, which warms up, and the second is captured.
+
+    If it cannot be captured, the host launches the operations of every step.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
@@ -92,30 +99,41 @@ class GraphSteps(BoundSteps):
         if self._graph is not None:
             self._graph.replay()
             return
-        with _beside(self._decoding.device):
+        with _side_stream(self._decoding.device):
             self._words()
         self._warm = True
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with _beside(self._decoding.device):
-                graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
-                try:
-                    self._words()
-                finally:
-                    graph.capture_end()
+            with _side_stream(self._decoding.device), _captured(graph):
+                self._words()
         except RuntimeError as error:
             self._failed = True
-            reason = str(error).strip().splitlines()[0]
-            self._decoding.note(f"words are written without a CUDA graph, which is slower: {reason}")
+            rule = self._decoding.unfinished_rule
+            reason = f"{rule} of generation_config.json" if rule else f"a step ({first_line(error)})"
+            self._decoding.note(
+                f"the answer is written without a CUDA graph, which is slower: {reason} cannot be captured"
+            )
         else:
             self._graph = graph
 
 
 @contextmanager
-def _beside(device: torch.device) -> Iterator[None]:
-    """On a stream that is not the current one, as capturing demands, in order with what goes before and behind."""
+def _captured(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it says no more than that an error came before
+            graph.capture_end()
+        raise
+    graph.capture_end()
+
+
+@contextmanager
+def _side_stream(device: torch.device) -> Iterator[None]:
+    """Run on a stream that is not the current one, as capturing demands, in order with what the current one does."""
     stream, lock = _stream(device)
     current = torch.cuda.current_stream(device)
     with lock:
@@ -127,5 +145,5 @@ def _beside(device: torch.device) -> Iterator[None]:
 
 @cache
 def _stream(device: torch.device) -> tuple[torch.cuda.Stream, threading.Lock]:
-    """One for all answers: cuBLAS keeps memory for each stream that it has seen."""
+    """Return one stream for all answers: cuBLAS keeps memory for each stream that it has seen."""
     return torch.cuda.Stream(device), threading.Lock()  # type: ignore[no-untyped-call]

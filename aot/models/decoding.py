@@ -23,6 +23,7 @@ from aot.models.word_rules import Past
 __all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
 
 MOST_ROOM = 256  # slots for new tokens at a time: memory, and work of attention on slots that are empty
+_TURNS = 64  # positions whose rotary turns are computed in advance
 _BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits to see their words
 
 
@@ -85,13 +86,14 @@ class Decoding:
         self.notices: tuple[str, ...] = ()
         self._model, self._last, self._past = model, read.last, read.past
         self._options = options
-        self._position = read.position
+        self.position = read.position
         self._word = read.past.ids[:, -1].clone()
 
     def __iter__(self) -> Iterator[list[list[int]]]:
-        yield self._begin()
-        done, most = 1, self._options.max_new_tokens
-        steps = self._pick_steps()
+        self._begin()
+        steps = self._pick_steps() if self.device.type == "cuda" else None  # while the device reads the prompt
+        yield self._recent(1)
+        steps, done, most = steps or self._pick_steps(), 1, self._options.max_new_tokens
         while done < most:
             count = min(_BETWEEN_READS if done > 1 and self.device.type == "cuda" else 1, most - done)
             yield self._go_on(steps, count)
@@ -106,24 +108,28 @@ class Decoding:
         """What the host does before each step."""
         return self._choice.prepare
 
-    def step(self, states_of: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Write one more word. states_of: from the embedding [B, D] of the last word and its position to the states
-        [B, D] behind the language model.
+    def step(self, states_of: Callable[[Tensor], Tensor]) -> None:
+        """Write one more word.
+
+        Args:
+            states_of: returns the language model's states [B, D] for the embedding [B, D] of the last word.
         """
-        states = states_of(self._model.embed(self._word), self._position)
-        self._position += 1
-        self._choose(self._model.head(states))
+        self._choose(self._model.head(states_of(self._model.embed(self._word))))
+
+    @property
+    def unfinished_rule(self) -> str | None:
+        """The setting of the checkpoint whose rule raised an error, if one did."""
+        return self._choice.unfinished
 
     def note(self, notice: str) -> None:
         self.notices += (notice,)
 
     @torch.inference_mode()
-    def _begin(self) -> list[list[int]]:
+    def _begin(self) -> None:
         logits = self._model.head(self._last)
         self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
         self._choice.prepare()
         self._choose(logits)
-        return self._recent(1)
 
     def _choose(self, logits: Tensor) -> None:
         self._word.copy_(self._choice(logits.to(self.device), self._past))
@@ -147,7 +153,7 @@ class Decoding:
             lean = LeanDecoder(body)
             return GraphSteps(self, lean) if on_cuda else LeanSteps(self, lean)
         if on_cuda:
-            self.note(f"words are written without a CUDA graph, which is slower: {reason}")
+            self.note(f"the answer is written without a CUDA graph, which is slower: {reason}")
         return WholeSteps(self, body)
 
 
@@ -158,35 +164,43 @@ class Steps(Protocol):
 
 
 class LeanSteps:
-    """The host launches them; attention sees the slots that are held."""
+    """Steps whose operations the host launches; attention sees the slots that are held."""
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         self._decoding, self._through = decoding, through
+        self._done = 0
 
     def step(self) -> None:
         self._decoding.prepare()
         self._decoding.step(self._states)
+        self._done += 1
 
-    def _states(self, embedded: Tensor, position: Tensor) -> Tensor:
+    def _states(self, embedded: Tensor) -> Tensor:
+        number = self._done % _TURNS
+        if number == 0:
+            self._turns = self._through.turns(self._decoding.position + self._done, embedded, _TURNS)
         layers, seen = self._decoding.cache.layers, self._decoding.seen
         mask = None if seen is None else seen[:, None, None, : layers[0].held + 1]
-        return self._through(embedded, position, layers, [mask] * len(layers))
+        return self._through(embedded, self._turns.at(number), layers, [mask] * len(layers))
 
 
 class WholeSteps:
-    """Through the language model as it is."""
+    """Steps that call the language model as it is."""
 
     def __init__(self, decoding: Decoding, body: Any) -> None:
         self._decoding, self._body = decoding, body
+        self._done = 0
 
     def step(self) -> None:
         self._decoding.prepare()
         self._decoding.step(self._states)
+        self._done += 1
 
-    def _states(self, embedded: Tensor, position: Tensor) -> Tensor:
+    def _states(self, embedded: Tensor) -> Tensor:
         seen, cache = self._decoding.seen, self._decoding.cache
         if seen is not None:
             seen = seen[:, : cache.get_seq_length() + 1]
+        position = self._decoding.position + self._done
         return states_behind(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
 
 

@@ -51,12 +51,12 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         first, stop = self.held, self.held + key_states.shape[-2]
         if stop > self.capacity:
             self._enlarge(key_states, value_states, stop + self.room)
-        self.keys[:, :, first:stop] = key_states
-        self.values[:, :, first:stop] = value_states
+        self.keys.narrow(2, first, stop - first).copy_(key_states)
+        self.values.narrow(2, first, stop - first).copy_(value_states)
         self.held = stop
         if first == 0:
             return key_states, value_states  # as they were computed: no strides between heads
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
+        return self.keys.narrow(2, 0, stop), self.values.narrow(2, 0, stop)
 
     def bind(self, step: Tensor) -> None:
         """From now on a row goes `step` (a tensor [1] on the device) slots behind those held; make room if none is

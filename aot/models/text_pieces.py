@@ -12,37 +12,40 @@ _FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on put no blanks between w
 
 
 class TextPieces:
-    """Gives text as soon as it cannot change any more: whole words, whole characters where words have no blanks.
+    """Gives text as soon as it cannot change any more: whole words, or characters of scripts without blanks.
 
-    Ids are decoded with some before them, since what one reads as may depend on its neighbours.
+    Ids are decoded together with some before them, since the text of one may depend on its neighbors.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # characters of what these ids read as
+        self._given = 0  # characters of the text of these ids
 
-    def add(self, word: int) -> str:
-        """Return the text that this id completes, often none."""
+    def add(self, word: int) -> None:
+        """Take one more id."""
         self._ids.append(word)
+
+    def complete(self) -> str:
+        """Return the text that has become complete since the last call, often none."""
         text = self._text()
         piece = self._upto(text, _settled(text))
         if len(self._ids) > _MOST_IDS:
             self._shorten(text)
         return piece
 
+    def end(self) -> str:
+        """Return the rest of the text."""
+        text = self._text()
+        return self._upto(text, len(text))
+
     def _shorten(self, text: str) -> None:
-        """Go on with the last ids alone, where they read as they do behind the others and hold what is not given."""
+        """Keep the last ids alone, if their text does not depend on the others and all before it was given."""
         kept = self._ids[-_KEPT_IDS:]
         tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         before = len(text) - len(tail)
         if text.endswith(tail) and self._given >= before:
             self._ids, self._given = kept, self._given - before
-
-    def end(self) -> str:
-        """Return what is left."""
-        text = self._text()
-        return self._upto(text, len(text))
 
     def _text(self) -> str:
         text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,17 +27,25 @@ class WordChoice:
             clocks = torch.empty(vocabulary, device=device)
             self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
 
+    @property
+    def unfinished(self) -> str | None:
+        """The setting of the checkpoint whose filter raised an error in the last call."""
+        return self._drawn.unfinished if self._drawn else None
+
     def prepare(self) -> None:
         """Do for the next word what cannot be part of a CUDA graph."""
         if self._drawn:
             self._drawn.wind()
 
     def __call__(self, logits: Tensor, past: Past) -> Tensor:
-        """[B, V] to [B]"""
+        """Return the words [B] for logits [B, V]."""
         scores = logits.float()
         for rule in self._rules:
             scores = rule(scores, past)
         return self._drawn(scores) if self._drawn else scores.argmax(-1)
+
+
+_Filter = Callable[[Any, Tensor], Tensor]
 
 
 class SeededChoice:
@@ -50,20 +58,24 @@ class SeededChoice:
     """
 
     def __init__(
-        self, temperature: float, seed: int, clocks: Tensor, filters: Sequence[Callable[[Any, Tensor], Tensor]] = ()
+        self, temperature: float, seed: int, clocks: Tensor, filters: Mapping[str, _Filter] | None = None
     ) -> None:
         self._temperature = max(temperature, _LEAST_TEMPERATURE)
-        self._clocks, self._filters = clocks, filters
+        self._clocks, self._filters = clocks, filters or {}
         self._generator = torch.Generator(clocks.device).manual_seed(seed)
+        self.unfinished: str | None = None  # the name of the filter that raised an error
 
     def wind(self) -> None:
+        """Draw new clocks."""
         self._clocks.exponential_(generator=self._generator)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] float32 to [B]"""
+        """Return the words [B] for scores [B, V] float32."""
         scaled = (scores - scores.amax(-1, keepdim=True)) / self._temperature
-        for cut in self._filters:
+        for name, cut in self._filters.items():
+            self.unfinished = name
             scaled = cut(None, scaled)
+        self.unfinished = None
         return (scaled.softmax(-1) / self._clocks).argmax(-1)
 
 
@@ -134,12 +146,12 @@ _OFF = {
 }
 
 
-def _filters(config: Any) -> list[Callable[[Any, Tensor], Tensor]]:
+def _filters(config: Any) -> dict[str, _Filter]:
     from transformers.generation import logits_process
 
     wanted = {name: getattr(config, name, None) for name in _FILTERS}
-    return [
-        getattr(logits_process, kind)(wanted[name])
+    return {
+        name: getattr(logits_process, kind)(wanted[name])
         for name, (kind, applies) in _FILTERS.items()
         if applies(wanted[name])
-    ]
+    }
