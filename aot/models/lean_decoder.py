@@ -102,7 +102,7 @@ class _Layer:
 
 
 def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Attention with scores and softmax in float32.
+    """Return attention with scores and softmax in float32, or float64 for inputs in float64.
 
     With a mask, on an H200 and with 28 heads, the kernels of `scaled_dot_product_attention` take 134 us for 6336 keys,
     and products 28; the first call of those takes up to a second in each process.
@@ -115,7 +115,7 @@ def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, sc
     """
     pairs = (queries.flatten(0, 1), keys.flatten(0, 1).mT)
     narrow = queries.is_cuda and queries.dtype != torch.float32
-    scores = torch.bmm(*pairs, out_dtype=torch.float32) if narrow and _WIDE_SCORES else torch.bmm(*pairs).float()
+    scores = torch.bmm(*pairs, out_dtype=torch.float32) if narrow and _WIDE_SCORES else torch.bmm(*pairs)
     scores = torch.add(mask, scores.view(*queries.shape[:3], -1), alpha=scale)
     weights = scores.softmax(-1).to(values.dtype)
     attended: Tensor = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(queries.shape)
