@@ -1,4 +1,4 @@
-"""An answer that arrives piece by piece."""
+"""An answer whose text arrives in pieces."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from aot.models.word_rules import Past, end_ids
 
 __all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
 
-_BETWEEN_PIECES_S = (
-    0.02  # small models write many words in this time, and handing over each costs as much as writing it
-)
+# Small models write many words in this time, and a piece of text for each would slow them down.
+_BETWEEN_PIECES_S = 0.02
 _PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
 
 
@@ -35,14 +34,14 @@ class LeftAnswers:
         self._lock = threading.Lock()
 
     def leave(self, thread: threading.Thread) -> None:
-        """Wait for a thread that was told to stop, but not for long."""
+        """Wait for a thread that is to stop, but not for long."""
         with self._lock:
             self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
         if thread is not threading.current_thread():  # the garbage collector leaves answers in any thread
             thread.join(_PATIENCE_S)
 
     def wait(self) -> None:
-        """Return when none of them runs any more."""
+        """Wait until none of them runs."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -50,14 +49,20 @@ class LeftAnswers:
 
 
 def room_for(options: GenerationConfig) -> int:
-    """Return how many slots a cache should have behind a prompt."""
+    """Return how many slots a cache should have for the answer."""
     return min(options.max_new_tokens, MOST_ROOM)
 
 
 @torch.inference_mode()
 def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = None, rows: int = 0) -> Prefilled:
-    """Read a prompt with a language model (without its head), or what follows its first `rows` in the cache `behind`,
-    which are no visual tokens.
+    """Read a prompt with a language model.
+
+    Args:
+        language: without its head.
+        prompt: the whole prompt.
+        room: slots for the answer.
+        behind: a cache that holds the first `rows` of the prompt; the others are no visual tokens.
+        rows: how many rows are read already.
     """
     cache = slot_cache(language.config, room) if behind is None else behind
     given = prompt.language_inputs(rows)
@@ -65,11 +70,14 @@ def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = Non
 
 
 class StreamedAnswer:
-    """Writes in a thread while it is iterated, and yields text. Leaving the loop early stops the thread, and no other
-    answer of the model begins before it has stopped. Each time it is iterated it is written anew.
+    """An answer that is written in a thread while it is iterated, and yields text.
 
-    The prompt's ids count for a repetition penalty of the checkpoint. read: reads the prompt, with so many slots behind
-    it. layer_tokens: visual tokens in each layer of the language model, if that is known before. left: the model's.
+    Leaving the loop early stops the thread, and no other answer of the model begins before it has
+    stopped. Each iteration writes the answer anew. The ids of the prompt count for a repetition
+    penalty of the checkpoint.
+
+    read: reads the prompt, with a number of slots for the answer. layer_tokens: visual tokens in
+    each layer of the language model, if that is known before. left: of the model.
     """
 
     def __init__(
@@ -125,15 +133,15 @@ class StreamedAnswer:
         text, due = TextPieces(self._tokenizer), 0.0
         for word in self._words():
             text.add(word)
-            if (now := time.perf_counter()) < due:
-                yield ""
-            else:
-                yield (piece := text.complete())
-                due = now + _BETWEEN_PIECES_S if piece else due
+            now = time.perf_counter()
+            piece = text.complete() if now >= due else ""
+            if piece:
+                due = now + _BETWEEN_PIECES_S
+            yield piece
         yield text.end()
 
     def _words(self) -> Iterator[int]:
-        """Ids up to and with the one that ends the answer."""
+        """Yield ids up to the one that ends the answer, with it."""
         ends = end_ids(self._model.settings)
         decoding = self._begin()
         for (ids,) in decoding:
@@ -156,6 +164,6 @@ class StreamedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Behind the last piece. failure: what ended the answer before its time."""
+    """Follows the last piece. failure: the error that ended the answer early."""
 
     failure: BaseException | None = None

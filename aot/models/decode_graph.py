@@ -1,4 +1,4 @@
-"""A decode step as a CUDA graph, which the device replays, so that the host launches no kernels one by one."""
+"""A decode step as a CUDA graph: the device replays it, and the host launches no single kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HIDDEN = float("-inf")
 
 
 class BoundSteps:
-    """Steps over slots whose index the device holds: the same operations on the same memory each time.
+    """Steps over slots whose index the device holds: equal operations on the same memory.
 
     Layers may hold different numbers of rows, so each number of rows has its own mask.
     """
@@ -79,7 +79,7 @@ class BoundSteps:
 
 
 class GraphSteps(BoundSteps):
-    """Bound steps as a CUDA graph: the first runs as it is, which warms up, and the second is captured.
+    """Bound steps as a CUDA graph: the first runs as it is to warm up, the second is captured.
 
     If it cannot be captured, the host launches the operations of every step.
     """
@@ -133,7 +133,7 @@ def _captured(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Run on a stream that is not the current one, as capturing demands, in order with what the current one does."""
+    """Run on another stream, as capturing demands, in order with the work of the current one."""
     stream, lock = _stream(device)
     current = torch.cuda.current_stream(device)
     with lock:

@@ -1,7 +1,7 @@
-"""Writing behind a prompt, word by word: the model's own modules, called in a loop of our own.
+"""Generate words after a prompt that was read: a loop over the model's own modules.
 
-Everything that a step changes (the word, its position, what was written) is a tensor that is changed in place. So off
-CUDA a step is little more than the modules' own work, and on CUDA it can be captured once and replayed.
+A step changes the last word and the ids so far in place. So off CUDA it is little more than the
+work of the modules, and on CUDA it can be captured once and replayed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from aot.models.word_rules import Past
 
 __all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
 
-MOST_ROOM = 256  # slots for new tokens at a time: memory, and work of attention on slots that are empty
+# Slots for new tokens that are allocated at a time: on CUDA attention reads the empty ones too.
+MOST_ROOM = 256
 _TURNS = 64  # positions whose rotary turns are computed in advance
-_BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits to see their words
+_BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits for their words
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """The parts of a network that write. body: without its head; settings: its generation_config."""
+    """The parts of a network that generate.
+
+    body: the language model without its head. settings: the network's generation_config.
+    """
 
     body: Any
     embed: Any
@@ -38,11 +42,12 @@ class LanguageModel:
 
     @classmethod
     def of(cls, network: Any, body: Any) -> LanguageModel:
+        """Return the parts of a transformers network whose language model is `body`."""
         return cls(body, network.get_input_embeddings(), network.get_output_embeddings(), network.generation_config)
 
 
 def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
-    """Embeddings [B, R, D] to the states [B, D] from which the word behind the last is told."""
+    """Return the states [B, D] that predict the next word after embeddings [B, R, D]."""
     found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
     states: Tensor = found.last_hidden_state[:, -1]
     return states
@@ -50,9 +55,9 @@ def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What a language model made of a prompt: keys and values in `cache`, and the states [1, D] of its end.
+    """A prompt that was read: keys and values in `cache`, and the states [1, D] of its last row.
 
-    layer_tokens: how many visual tokens were in each layer's attention, if the reading tells.
+    layer_tokens: how many visual tokens each layer attended to; empty if that is known elsewhere.
     """
 
     cache: Any
@@ -62,10 +67,10 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompts:
-    """Prompts of a batch that were read, ready to be written behind.
+    """Prompts of a batch that were read.
 
-    last: [B, D] states of their ends. past: their ids. position: that of the next word, [B, 1] or [3, B, 1].
-    seen: [B, rows + most that is written] bool, which rows are no padding, if some are.
+    last: states [B, D] of their last rows. past: their ids. position: of the next word, [B, 1] or
+    [3, B, 1]. seen: [B, rows + max_new_tokens] bool, which rows are no padding; None if all.
     """
 
     cache: Any
@@ -76,9 +81,10 @@ class ReadPrompts:
 
 
 class Decoding:
-    """Iterate for what is written: of each of the batch the next ids, equally many.
+    """Iterate for the next ids of each sequence of the batch, the same number for each.
 
-    It goes on up to `max_new_tokens`; end tokens are for the caller to see. notices: what a user should know of how.
+    It goes on up to `max_new_tokens`; the caller stops at end tokens. notices: what a user should
+    know about how the words are generated.
     """
 
     def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
@@ -101,27 +107,29 @@ class Decoding:
 
     @property
     def device(self) -> torch.device:
+        """Return where words are chosen."""
         return self._word.device
 
     @property
     def prepare(self) -> Any:
-        """What the host does before each step."""
+        """Return what the host calls before each step."""
         return self._choice.prepare
 
     def step(self, states_of: Callable[[Tensor], Tensor]) -> None:
         """Write one more word.
 
         Args:
-            states_of: returns the language model's states [B, D] for the embedding [B, D] of the last word.
+            states_of: returns the language model's states [B, D] for the embedding of a word.
         """
         self._choose(self._model.head(states_of(self._model.embed(self._word))))
 
     @property
     def unfinished_rule(self) -> str | None:
-        """The setting of the checkpoint whose rule raised an error, if one did."""
+        """Return the setting of the checkpoint whose rule raised an error, if one did."""
         return self._choice.unfinished
 
     def note(self, notice: str) -> None:
+        """Add a notice."""
         self.notices += (notice,)
 
     @torch.inference_mode()
@@ -142,7 +150,7 @@ class Decoding:
         return self._recent(count)
 
     def _recent(self, count: int) -> list[list[int]]:
-        """Wait for the last words."""
+        """Wait for the last words, and return them."""
         words = self._word[:, None] if count == 1 else self._past.last(count)
         return list(words.tolist())
 
@@ -158,9 +166,10 @@ class Decoding:
 
 
 class Steps(Protocol):
-    """Each writes one more word of every sequence."""
+    """A way to generate."""
 
-    def step(self) -> None: ...
+    def step(self) -> None:
+        """Write one more word of every sequence."""
 
 
 class LeanSteps:
@@ -171,6 +180,7 @@ class LeanSteps:
         self._done = 0
 
     def step(self) -> None:
+        """Write one more word of every sequence."""
         self._decoding.prepare()
         self._decoding.step(self._states)
         self._done += 1
@@ -192,6 +202,7 @@ class WholeSteps:
         self._done = 0
 
     def step(self) -> None:
+        """Write one more word of every sequence."""
         self._decoding.prepare()
         self._decoding.step(self._states)
         self._done += 1
@@ -205,7 +216,7 @@ class WholeSteps:
 
 
 def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    """Return the ids up to and with the first that ends an answer."""
+    """Return the ids up to the first that ends an answer, with it."""
     for number, word in enumerate(ids):
         if word in ends:
             return ids[: number + 1]

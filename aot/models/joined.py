@@ -1,7 +1,7 @@
-"""Weights of projections that read the same states, in one buffer: one product then computes all of them.
+"""Weights of projections that read the same states, in one buffer, so that one product does all.
 
-Each module keeps its parameter, which becomes a view of the buffer. So names, shapes, values and the state dict stay as
-they are, and a module that is called alone computes what it did.
+Each module keeps its parameter, which becomes a view of the buffer. So names, shapes, values and
+the state dict stay as they are, and a module that is called alone returns what it did.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _JOINED = ((("q_proj", "k_proj", "v_proj"), "o_proj"), (("gate_proj", "up_proj")
 def join_projections(network: nn.Module, device: torch.device) -> None:
     """Move the projections of decoder layers to a device, those of equal input into one buffer.
 
-    Layers are moved one by one, so no more memory is needed than for one of them. What is not a plain linear layer
-    with weights of its own (quantized, offloaded, shared) stays as it is.
+    Layers are moved one by one, so the memory of one layer is enough for it. Weights stay where
+    they are if a layer is not plain or does not own them (quantized, offloaded, mapped files).
     """
     for module in network.modules():
         for names, other in _JOINED:
@@ -65,7 +65,7 @@ def _is_plain(module: Any) -> bool:
 
 
 def _may_move(parameter: Tensor, device: torch.device) -> bool:
-    """Whether its values exist, and moving them frees the memory that they are in, or is due anyway."""
+    """Return whether a parameter has values, and moving them frees memory or is due anyway."""
     owned = parameter.untyped_storage().nbytes() == parameter.nbytes  # a view may be of a file that is mapped
     return not parameter.is_meta and (owned or parameter.device != device)
 

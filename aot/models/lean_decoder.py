@@ -1,7 +1,7 @@
-"""One token of each sequence through a decoder: the weights of its modules, in fewer operations.
+"""One token of each sequence through a decoder: its own weights, in fewer operations.
 
-A single token needs no causal mask, the queries that share a key head are rows of one product, projections whose
-weights are joined are one product too, and rotary positions are computed for many tokens in advance.
+A single token needs no causal mask. Queries that share a key head are rows of one product, and so
+are projections whose weights are joined. Rotary positions are computed for many tokens in advance.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from aot.models.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
 
-_WIDE_SCORES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)  # `bmm` can return float32 on CUDA
+# Whether `bmm` of this version returns float32 for 16-bit inputs on CUDA.
+_WIDE_SCORES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def why_not_lean(body: Any, cache: Any) -> str | None:
-    """Return why a language model (without its head) has to be called as a whole; None if it need not."""
+    """Return why a language model has to be called as a whole; None if it need not."""
     if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
         return f"{body.config.model_type} is not read layer by layer here"
     hooked = any("_hf_hook" in vars(part) for part in body.modules())
@@ -45,7 +46,7 @@ class LeanDecoder:
         self._rotary, self._config, self._norm = body.rotary_emb, body.config, _norm(body.norm)
 
     def turns(self, position: Tensor, like: Tensor, count: int) -> Turns:
-        """Return the rotary turns of `count` positions from [B, 1] or [3, B, 1] on, in the dtype of `like`."""
+        """Return the turns of `count` positions from [B, 1] or [3, B, 1] on, in `like`'s dtype."""
         positions = position + torch.arange(count, device=position.device)
         rotary = self._rotary(like, positions)
         return Turns.of(*(of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary))
@@ -57,7 +58,7 @@ class LeanDecoder:
             states: embeddings [B, D] of one token of each sequence.
             turns: of the position of each.
             layers: the slots of each layer, which take one more row.
-            masks: for each layer [B, 1, 1, L], bool or float32 that is added; None: all rows are seen.
+            masks: for each layer [B, 1, 1, L], bool or float32 to be added; None: all are seen.
         """
         for layer, slots, mask in zip(self._layers, layers, masks, strict=True):
             states = layer(states, turns, slots, mask)
@@ -104,11 +105,15 @@ class _Layer:
 def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Return attention with scores and softmax in float32, or float64 for inputs in float64.
 
-    With a mask, on an H200 and with 28 heads, the kernels of `scaled_dot_product_attention` take 134 us for 6336 keys,
-    and products 28; the first call of those takes up to a second in each process.
+    `scaled_dot_product_attention` under a mask is slower (28 heads, 6336 keys on an H200: 134 us,
+    products 28), and its first call takes up to a second in each process.
 
     Args:
-        queries: [B, H, G, d]; keys, values: [B, H, L, d]; mask: [B, 1, 1, L] float32, which is added to the scores.
+        queries: [B, H, G, d].
+        keys: [B, H, L, d].
+        values: [B, H, L, d].
+        mask: [B, 1, 1, L] float32, added to the scores.
+        scale: factor of the products.
 
     Returns:
         [B, H, G, d].
@@ -159,7 +164,7 @@ def _norm(module: Any) -> _Function:
     least, factors = torch.tensor(root * eps**0.5, device=weight.device), weight.float() * root
 
     def normed(states: Tensor) -> Tensor:
-        """Divide by sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(D eps)) / sqrt(D): off CUDA half the operations."""
+        """Divide by sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(D eps)) / sqrt(D), in few steps."""
         wide = states.float()
         length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scaled: Tensor = wide / torch.hypot(length, least) * factors

@@ -1,5 +1,7 @@
-"""A video for several questions. The language model reads it once, and all questions share its keys and values; where
-the question decides what is left of the video inside the language model, it is read anew for each.
+"""Several questions about one video.
+
+The language model reads the video once, and all questions share its keys and values. If the
+question decides which tokens are left inside the language model, it is read again for each.
 """
 
 from __future__ import annotations
@@ -23,29 +25,29 @@ __all__ = ["Reading", "ReadingAnew"]
 
 _MOST_TOGETHER = 64  # questions in one forward pass
 _COPIES_BYTES = 2 << 30  # each of them has its own copy of the video's keys and values
-_SHORT = 6  # tokens; most answers are done by then, and do not wait for a long one beside them
+_SHORT = 6  # tokens; most answers end by then, and do not wait for a long one of their batch
 
 
 class ReadingAnew:
-    """Each question gets the answer that `ask` begins when it is asked alone."""
+    """Answers each question with its own pass over the whole prompt, by `ask`."""
 
     def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
         self._ask = ask
 
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
-        """As `Reading.generate`."""
+        """Begin an answer, as `Reading.generate`."""
         return self._ask(question, options)
 
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """As `Reading.answers`, one after the other."""
+        """Return the answers, which are written one after the other."""
         return ["".join(self._ask(question, options)) for question in questions]
 
 
 class Reading:
-    """Answers are those of the whole prompt, but for rounding.
+    """Answers questions after one prefix; answers are those of the whole prompt, up to rounding.
 
-    prefix: everything up to and with the video; `suffix_of` gives the token ids that follow for a question.
-    layer_tokens: visual tokens in each layer.
+    prefix: the prompt up to the end of the video. suffix_of: returns the ids that follow for a
+    question. layer_tokens: visual tokens in each layer.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Reading:
         """Begin an answer; its text comes as it is written.
 
         Raises:
-            ConfigError: the question is empty or too long, or holds one of the model's control words.
+            ConfigError: the question is empty, too long, or holds a control word of the model.
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
         prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
@@ -84,7 +86,7 @@ class Reading:
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """The answer to every question, several in one pass.
+        """Return the answer to every question; several are written in one pass.
 
         Raises:
             ConfigError: as `generate`.
@@ -117,7 +119,7 @@ class Reading:
         return written
 
     def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
-        """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
+        """Read suffixes; shorter ones have masked padding on the left, without positions."""
         prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
         longest = max(map(len, suffixes))
         padding = [longest - len(suffix) for suffix in suffixes]
@@ -138,7 +140,7 @@ class Reading:
             attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
             position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
         )
-        # Among the words so far padding goes in front of all, so that nothing stands between those of a prompt.
+        # In the ids so far the padding comes first, so that nothing separates the ids of a prompt.
         whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
         column = torch.arange(whole.shape[1], device=ids.device)
         of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
@@ -146,7 +148,7 @@ class Reading:
         return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
 
     def _positions(self, behind: Tensor) -> Tensor:
-        """Positions of text so far behind the video, [B, R], or for three axes [3, B, R]; padding has any."""
+        """Return positions [B, R] or [3, B, R] of text that follows the video at a distance."""
         return self._prefix.following() + behind.clamp(min=0)
 
 

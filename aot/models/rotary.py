@@ -1,4 +1,4 @@
-"""Rotary positions: those of many tokens in advance, and what differs between versions of transformers."""
+"""Rotary positions of many tokens in advance, in the supported versions of transformers."""
 
 from __future__ import annotations
 

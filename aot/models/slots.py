@@ -1,4 +1,4 @@
-"""Keys and values in buffers that stay where they are, so that a new token costs no copy of those before it."""
+"""Keys and values in buffers of fixed length, so that a new token costs no copy of earlier ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _ALIGNED = 16  # attention kernels read masks in pieces of so many columns
 
 
 class Slots(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer, [B, H, capacity, d] each; the first `held` slots are taken, the others are zero.
+    """Keys and values of one layer, [B, H, capacity, d] each.
 
-    New rows go behind those held, and attention sees all of these. Full buffers are replaced by ones with `room` more
-    slots, or a few more than that.
-
-    Between `bind` and `release` the device knows where a row goes, and attention sees every slot, so it needs a mask.
+    The first `held` slots hold rows, the others are zero. New rows follow those held, and attention
+    sees all rows that are held. Full buffers are replaced by larger ones, with at least `room` more
+    slots. Between `bind` and `release` the device holds the index of the next row, and attention
+    sees every slot, so it needs a mask.
     """
 
     keys: Tensor
@@ -40,6 +40,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
 
     @property
     def capacity(self) -> int:
+        """Return how many rows the buffers have."""
         return int(self.keys.shape[-2]) if self.is_initialized else 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -59,23 +60,26 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         return self.keys.narrow(2, 0, stop), self.values.narrow(2, 0, stop)
 
     def bind(self, step: Tensor) -> None:
-        """From now on a row goes `step` (a tensor [1] on the device) slots behind those held; make room if none is
-        left.
+        """Write rows from now on to the slot `held + step`, and make room if there is none.
+
+        Args:
+            step: [1] int64 on the device.
         """
         if self.held == self.capacity:
             self._enlarge(self.keys, self.values, self.held + max(self.room, 1))
         self._step = step
 
     def release(self, steps: int) -> None:
-        """Take so many slots for held."""
+        """Count the rows of that many steps as held, and end what `bind` began."""
         self.held += steps
         self._step = None
 
     def get_seq_length(self) -> int:
+        """Return how many rows are held."""
         return self.held
 
     def _enlarge(self, keys: Tensor, values: Tensor, capacity: int) -> None:
-        """keys, values: with the shape, type and device that the buffers are to have, but for their length."""
+        """Make new buffers; keys and values have their shape but for the length, dtype, device."""
         before = (self.keys, self.values) if self.is_initialized else None
         capacity = -(-capacity // _ALIGNED) * _ALIGNED
         self.keys, self.values = (
@@ -96,7 +100,7 @@ def slot_cache(config: Any, room: int) -> Any:
 
 
 def branched_cache(cache: Any, batch: int, room: int) -> Any:
-    """Return a copy for each of a batch of what a cache holds of one sequence; it grows on its own."""
+    """Return a cache with a copy of one sequence for each of a batch, which grows on its own."""
     branched = copy.copy(cache)
     branched.layers = [_branched(layer, batch, room) for layer in cache.layers]
     return branched

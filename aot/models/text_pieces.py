@@ -1,4 +1,4 @@
-"""The text of an answer, from ids that come one by one."""
+"""The text of an answer whose ids arrive one by one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 __all__ = ["TextPieces"]
 
-_UNFINISHED = "\ufffd"  # how a tokenizer shows bytes of a character of which more are to come
-_MOST_IDS, _KEPT_IDS = 32, 8  # decoded together, and of these what stays when they become more
+_UNFINISHED = "\ufffd"  # what a tokenizer returns for a character whose last bytes are missing
+_MOST_IDS, _KEPT_IDS = 32, 8  # ids that are decoded together; how many of them stay beyond that
 _FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on put no blanks between words
 
 
 class TextPieces:
-    """Gives text as soon as it cannot change any more: whole words, or characters of scripts without blanks.
+    """Gives text as soon as it is final: whole words, or characters of scripts without blanks.
 
-    Ids are decoded together with some before them, since the text of one may depend on its neighbors.
+    Ids are decoded with some before them, since the text of one may depend on its neighbors.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -40,7 +40,7 @@ class TextPieces:
         return self._upto(text, len(text))
 
     def _shorten(self, text: str) -> None:
-        """Keep the last ids alone, if their text does not depend on the others and all before it was given."""
+        """Keep only the last ids, if their text is the end of all text, and the rest was given."""
         kept = self._ids[-_KEPT_IDS:]
         tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         before = len(text) - len(tail)
@@ -58,7 +58,7 @@ class TextPieces:
 
 
 def _settled(text: str) -> int:
-    """Return how many characters stay as they are, whatever follows."""
+    """Return how many characters are final, whatever follows."""
     for stop in range(len(text), 0, -1):
         last = text[stop - 1]
         if last.isspace() or (last >= _FIRST_WITHOUT_BLANKS and last != _UNFINISHED):

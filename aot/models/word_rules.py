@@ -1,7 +1,7 @@
-"""Rules of a checkpoint's generation_config.json about which words may follow, as transformers has them.
+"""Rules of a checkpoint's generation_config.json on which words may follow, as in transformers.
 
-What they look at is kept in tensors that are changed in place and never change their shape, so that a CUDA graph can
-hold a rule as well as the host can follow it.
+The ids that they look at are tensors that are changed in place and keep their shape, so that a CUDA
+graph can hold a rule.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _NEVER = float("-inf")
 
 
 class Past:
-    """The ids of B prompts, P each, and behind them what is written, up to N.
+    """The ids of B prompts of P ids each, followed by up to N ids that are written.
 
-    ids: [B, P + N] int64; those not written yet repeat the prompt's first, which changes no set of words. count: [1]
-    int64, how many there are. first: [B, 1] int64, where a prompt begins that is shorter than others of the batch.
+    ids: [B, P + N] int64; those not written yet repeat the first id of the prompt, which changes no
+    set of words. count: [1] int64, how many are known. first: [B, 1] int64, where the prompt begins
+    in a row that is padded.
     """
 
     def __init__(self, prompts: Tensor, room: int, first: Tensor | None = None) -> None:
@@ -31,12 +32,12 @@ class Past:
         self.first = torch.zeros_like(prompts[:, :1]) if first is None else first
 
     def append(self, words: Tensor) -> None:
-        """words: [B]"""
+        """Add one word [B] of each sequence."""
         self.ids.index_copy_(1, self.count, words[:, None])
         self.count += 1
 
     def last(self, count: int) -> Tensor:
-        """[B, count]"""
+        """Return the last ids [B, count]."""
         back = torch.arange(count, 0, -1, device=self.ids.device)
         return self.ids.index_select(1, (self.count - back).clamp(min=0))
 
@@ -80,7 +81,7 @@ def _ids(value: int | Sequence[int] | None) -> list[int]:
 
 
 def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch.device) -> Tensor:
-    """[V] bool"""
+    """Return which words of the vocabulary are in a set, [V] bool."""
     known = sorted(word for word in ids if word < vocabulary)
     return (
         torch.zeros(vocabulary, dtype=torch.bool)
@@ -99,7 +100,7 @@ class _RepetitionPenalty:
 
 
 class _NoRepeat:
-    """No `size` words in a row that were there before."""
+    """Forbids runs of `size` words that occurred before."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -115,7 +116,7 @@ class _NoRepeat:
 
 
 class _BadWords:
-    """No sequence of ids of a list."""
+    """Forbids the sequences of ids of a list."""
 
     def __init__(self, words: Sequence[Sequence[int]], device: torch.device) -> None:
         before = max(map(len, words)) - 1
@@ -133,7 +134,7 @@ class _BadWords:
 
 
 class _NotBefore:
-    """Some words only behind so many others."""
+    """Forbids some words until `count` words are written."""
 
     def __init__(self, count: int, words: Tensor) -> None:
         self._count, self._words = count, words
@@ -152,6 +153,6 @@ class _NeverSaid:
 
 
 def _without(scores: Tensor, words: Tensor, banned: Tensor) -> Tensor:
-    """words: [B, N], some of them more than once; banned: [B, N] bool."""
+    """Forbid those of words [B, N] that are banned [B, N]; a word may occur more than once."""
     found = torch.zeros_like(scores).scatter_add_(1, words, banned.to(scores.dtype))
     return scores.masked_fill(found > 0, _NEVER)
