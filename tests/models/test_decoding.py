@@ -28,7 +28,8 @@ from aot.models import answer as answer_module
 from aot.models import decode_graph, load_model, word_choice
 from aot.models.decode_graph import BoundSteps
 from aot.models.decoding import Decoding
-from aot.models.slots import Slots
+from aot.models.lean_decoder import why_not_lean
+from aot.models.slots import Slots, slot_cache
 from aot.models.text_pieces import TextPieces
 from aot.registry import INNER
 from aot.segments import SegmentCompressor
@@ -162,7 +163,8 @@ def test_several_questions_under_rules(bundled: Any, kind: str, rules: str) -> N
 
 @pytest.mark.parametrize("kind", HERE)
 def test_room_for_words_grows(bundled: Any, kind: str) -> None:
-    tokens, options = kept(bundled), GenerationConfig(max_new_tokens=60, min_new_tokens=60)
+    """Slots, and positions whose turns are computed in advance, are used up more than once."""
+    tokens, options = kept(bundled), GenerationConfig(max_new_tokens=80, min_new_tokens=80)
     expected = stock_ids(bundled, bundled.prompt(tokens, ASKED[0]), options)
     with patch.object(answer_module, "MOST_ROOM", 16):
         assert ids_of(bundled.generate(tokens, ASKED[0], options), kind) == expected
@@ -194,6 +196,16 @@ def unlike(model: Any, count: int) -> list[str]:
             if written != stock_ids(model, model.prompt(tokens, each.question), options):
                 found.append(each.question)
     raise AssertionError("scenes never end")
+
+
+def test_positions_that_depend_on_the_length_are_computed_by_the_model(
+    bundled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = slot_cache(bundled.language.config, 4)
+    assert why_not_lean(bundled.language, cache) is None
+    for kind in ("dynamic", "longrope"):
+        monkeypatch.setattr(bundled.language.rotary_emb, "rope_type", kind)
+        assert kind in str(why_not_lean(bundled.language, cache))
 
 
 # --- What a step does
@@ -334,6 +346,17 @@ def test_pieces_are_the_whole_text(models: dict[str, Any], family: str, seed: in
         found.append(pieces.complete())
     assert "".join([*found, pieces.end()]) == tokenizer.decode(ids, skip_special_tokens=True)
     assert sum(map(bool, found)) > 20
+
+
+def test_text_is_handed_over_now_and_then(bundled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = bundled.generate(kept(bundled), ASKED[0], LONG)
+    monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 0.0)
+    often = list(answer)
+    monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 1e9)
+    first, rest = answer
+    assert len(often) > 10
+    assert first == often[0]
+    assert first + rest == "".join(often)
 
 
 def test_unknown_kinds_are_none() -> None:
