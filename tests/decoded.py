@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, LogitsProcessorList
 
 from aot.config import GenerationConfig
@@ -17,7 +18,7 @@ from aot.models.answer import StreamedAnswer
 from aot.models.decode_graph import BoundSteps, GraphSteps
 from aot.models.decoding import Decoding, LanguageModel, LeanSteps, Prefilled, ReadPrompts, Steps, WholeSteps
 from aot.models.kv_cache import cache_argument
-from aot.models.lean_decoder import LeanDecoder
+from aot.models.lean_decoder import LeanDecoder, _by_products
 from aot.models.prompt import VideoPrompt
 from aot.models.word_choice import SeededChoice, _filters
 from aot.models.word_rules import Past
@@ -86,6 +87,21 @@ class Drawn:
         self._choice.wind()
         drawn = self._choice(scores.float())
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn[:, None], 0.0)
+
+
+@torch.inference_mode()
+def error_of_products(dtype: torch.dtype, device: str = "cpu") -> float:
+    """The largest difference of attention by products from attention in float64, over a batch with masks."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = (torch.randn(2, 3, rows, 16, generator=generator).to(device, dtype) for rows in (4, 40, 40))
+    seen = (torch.rand(2, 1, 1, 40, generator=generator) > 0.3).to(device)
+    mask = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)
+    scale = 2.0  # scores up to 30, which 16 bits would round to quarters
+    found = _by_products(queries, keys, values, mask, scale)
+    assert found.dtype == dtype
+    wide = (each.double() for each in (queries, keys, values))
+    expected = functional.scaled_dot_product_attention(*wide, attn_mask=seen, scale=scale)
+    return float((found.double() - expected).abs().max())
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from decoded import ids_of, steps_of, stock_ids
+from decoded import error_of_products, ids_of, steps_of, stock_ids
 
 import aot.models.answer
 from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
@@ -60,6 +60,11 @@ OPTIONS = {
     "greedy": GenerationConfig(max_new_tokens=24, min_new_tokens=24),
     "drawn": GenerationConfig(max_new_tokens=24, min_new_tokens=24, temperature=1.3, seed=2),
 }
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 1.2e-2)])
+def test_attention_by_products_has_scores_in_32_bits(dtype: torch.dtype, error: float) -> None:
+    assert error_of_products(dtype, "cuda") < error
 
 
 @pytest.mark.parametrize("options", OPTIONS)

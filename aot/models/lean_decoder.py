@@ -21,8 +21,8 @@ from aot.models.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
 
-# Whether `bmm` of this version returns float32 for 16-bit inputs on CUDA.
-_WIDE_SCORES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+# Whether `bmm` of this torch returns float32 for 16-bit inputs on CUDA; on ROCm it does not.
+_WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def why_not_lean(body: Any, cache: Any) -> str | None:
@@ -119,8 +119,8 @@ def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, sc
         [B, H, G, d].
     """
     pairs = (queries.flatten(0, 1), keys.flatten(0, 1).mT)
-    narrow = queries.is_cuda and queries.dtype != torch.float32
-    scores = torch.bmm(*pairs, out_dtype=torch.float32) if narrow and _WIDE_SCORES else torch.bmm(*pairs)
+    widened = _WIDE_SCORES and queries.is_cuda and queries.element_size() == 2
+    scores = torch.bmm(*pairs, out_dtype=torch.float32) if widened else torch.bmm(*pairs)
     scores = torch.add(mask, scores.view(*queries.shape[:3], -1), alpha=scale)
     weights = scores.softmax(-1).to(values.dtype)
     attended: Tensor = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(queries.shape)

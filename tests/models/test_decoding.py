@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from decoded import KINDS, ids_of, steps_of, stock_ids
+from decoded import KINDS, error_of_products, ids_of, steps_of, stock_ids
 from model_inputs import frames_for
 from qwen_inputs import frames_of
 from tiny_checkpoint import make_checkpoint
@@ -274,6 +274,11 @@ def test_bound_steps_touch_the_same_memory_each_time(bundled: Any) -> None:
         for _ in range(5):
             next(words)
         assert places() == before
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_attention_by_products(dtype: torch.dtype, error: float) -> None:
+    assert error_of_products(dtype) < error
 
 
 class _Graph:
