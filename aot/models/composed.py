@@ -13,8 +13,9 @@ from torch import Tensor
 from aot.config import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
-from aot.models.answer import LeftAnswers, StreamedAnswer
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.base import ModelIdentity, Progress
+from aot.models.decoding import LanguageModel
 from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.loading import read_json
@@ -286,20 +287,24 @@ class ComposedModel(ABC):
             ConfigError: as `prompt`.
             UnsupportedError: nothing can be reduced inside this language model.
         """
-        prompt = self.prompt(tokens, question)
+        prompt, language = self.prompt(tokens, question), self.language
+        model = LanguageModel.of(self.network, language)
         if inner is None:
-            layer_tokens = self._in_layers(tokens)
-            return StreamedAnswer(self.network, self.tokenizer, prompt, options, self._left, layer_tokens=layer_tokens)
-        from aot.models.prefill import check_decoder, prefill
+            return StreamedAnswer(
+                model,
+                self.tokenizer,
+                prompt,
+                options,
+                lambda room: read_prompt(language, prompt, room),
+                self._left,
+                self._in_layers(tokens),
+            )
+        from aot.models.decoders import check_decoder
+        from aot.models.prefill import prefill
 
-        check_decoder(self.language)
+        check_decoder(language)
         return StreamedAnswer(
-            self.network,
-            self.tokenizer,
-            prompt,
-            options,
-            self._left,
-            prefill=lambda: prefill(self.language, prompt, inner),
+            model, self.tokenizer, prompt, options, lambda room: prefill(language, prompt, inner, room), self._left
         )
 
     @torch.inference_mode()
@@ -309,7 +314,7 @@ class ComposedModel(ABC):
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
         prefix = self._prefix(tokens)
         return Reading(
-            self.network,
+            LanguageModel.of(self.network, self.language),
             self.tokenizer,
             prefix,
             lambda question: self._suffix(question, prefix),
