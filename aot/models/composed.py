@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig, ModelConfig
+from aot.core.uploads import uploaded
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
 from aot.models.answer import LeftAnswers, StreamedAnswer
@@ -196,9 +197,9 @@ class ComposedModel(ABC):
         return size == wanted
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
-        values = pixels.to(self.device).float() / 255
-        return ((values - self.mean) / self.std).to(self.network.dtype)
+        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype; bytes are what crosses the bus."""
+        values = uploaded(pixels, self.device).float()
+        return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
         """Encode so many at once from now on; a sentence that says so."""

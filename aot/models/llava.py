@@ -28,6 +28,7 @@ from aot.models.prompt import Run
 from aot.models.saliency import recorded_attention
 from aot.models.siglip_head import SiglipHead
 from aot.models.siglip_text import SiglipText
+from aot.models.tower import hidden_states
 from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
 
 __all__ = ["TEMPLATES", "Llava"]
@@ -146,7 +147,8 @@ class Llava(ComposedModel):
         if needs.pooling_attention and not with_head and -1 not in layers:
             layers = (*layers, -1)
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
-            hidden = self._tower_features(self.normalise(pixels))
+            recorded = self.saliency_blocks((*layers, *needs.key_layers))
+            hidden = self._tower_features(self.normalise(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
         saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
         embeddings = attention = None
@@ -203,19 +205,21 @@ class Llava(ComposedModel):
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
-        # Every block's output; queries, keys, values, residual, norm and both sides of an MLP; one softmax in float32.
-        hidden = (vision.num_hidden_layers + 5) * vision.hidden_size + 2 * vision.intermediate_size
+        # Residual, norm, queries, keys, values, what they attend to, and both sides of an MLP; one softmax in float32.
+        hidden = 7 * vision.hidden_size + 2 * vision.intermediate_size
         widths = hidden + self.network.config.text_config.hidden_size
         patches = self.grid[0] * self.grid[1]
         softmax = 4 * vision.num_attention_heads * patches**2
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
-    def _tower_features(self, pixels: Tensor) -> Tensor:
-        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them."""
+    def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
+        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them, after `least_blocks`
+        blocks or more have run.
+        """
         layers = self.network.config.vision_feature_layer
         wanted = [layers] if isinstance(layers, int) else list(layers)
-        states = self.network.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        selected = torch.cat([states[layer] for layer in wanted], dim=-1)
+        states = hidden_states(self.tower, pixels, wanted, least_blocks)
+        selected = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
     def _head(self, hidden: Tensor) -> SiglipHead:

@@ -1,0 +1,45 @@
+"""A vision tower block by block: transformers' own modules, called one by one and never patched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["hidden_states"]
+
+
+def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_blocks: int = 0) -> list[Tensor]:
+    """Return the hidden states [F, N, D] that `layers` name, as `output_hidden_states` numbers them: 0 is the
+    embeddings, k the output of block k - 1, and negative numbers count from the end.
+
+    The numbers are those of the stock call. SigLIP's and CLIP's towers run at less cost: no other states are held, no
+    block is run that nobody asks for, and the residual stream is contiguous. SigLIP's embeddings are a transposed view
+    of a convolution, and every addition down the tower would inherit its strides, for which additions and layer norms
+    have slow kernels.
+
+    Args:
+        pixels: [F, 3, H, W], normalised.
+        least_blocks: how many blocks must run, for what is recorded in them.
+    """
+    blocks = getattr(getattr(tower, "encoder", None), "layers", None)
+    if blocks is None or not hasattr(tower, "embeddings"):
+        states = tower(pixels, output_hidden_states=True).hidden_states
+        return [states[layer] for layer in layers]
+    numbers = [range(len(blocks) + 1)[layer] for layer in layers]
+    hidden = tower.embeddings(pixels)
+    if hasattr(tower, "pre_layrnorm"):  # CLIP's, and so spelled
+        hidden = tower.pre_layrnorm(hidden)
+    hidden = hidden.contiguous()
+    wanted = {0: hidden} if 0 in numbers else {}
+    for number, block in enumerate(blocks[: max(*numbers, least_blocks)], 1):
+        hidden = _output(block(hidden, attention_mask=None))
+        if number in numbers:
+            wanted[number] = hidden
+    return [wanted[number] for number in numbers]
+
+
+def _output(found: Any) -> Tensor:
+    return found if isinstance(found, torch.Tensor) else found[0]
