@@ -1,0 +1,136 @@
+"""What the host knows before a compression that never waits for the device: one upload of small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aot.core.grid import pooled_grid, pooling_weights, window_ids
+from aot.core.uploads import uploaded
+from aot.types import Clip, Pooling
+
+__all__ = ["QueuedLayout"]
+
+_ALIGNED = 4  # 16 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedLayout:
+    """Sizes on the host, and tables on the device.
+
+    grid: patches per side; pooled: tokens per side; taps: patches per side that a token takes from, at most.
+    tables: by name, int32 or float32 views of one buffer:
+        window [N]: of each patch. per_window, globals, total [N + 1]: local anchors of each window, global anchors and
+        all anchors of a frame, for every number asked for. row_tap, col_tap [rows or cols of tokens, taps] and
+        row_part, col_part: patches that a token takes from, and with which weight (the product of both).
+        row_pool [token rows, patch rows] and col_pool: the same weights as matrices.
+        clip [F]: of each frame. keyframe [F]: 1 or 0. copies [F]: how often its clip emits the keyframe.
+        several [F]: 1 in clips of more than one frame. first, length [C]: of each clip.
+    """
+
+    frames: int
+    clips: tuple[Clip, ...]
+    grid: tuple[int, int]
+    pooled: tuple[int, int]
+    taps: int
+    tables: Mapping[str, Tensor]
+
+    @property
+    def patches(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def cells(self) -> int:
+        """n."""
+        return self.pooled[0] * self.pooled[1]
+
+    @classmethod
+    def build(
+        cls,
+        grid: tuple[int, int],
+        pool: Pooling,
+        windows_per_side: int,
+        local_ratio: float,
+        clips: Sequence[Clip],
+        copies: Sequence[int],
+        device: torch.device,
+    ) -> QueuedLayout:
+        """Lay out one video; the only copy from the host."""
+        of_grid = _of_grid(grid, pool, windows_per_side, local_ratio)
+        tables = {**of_grid, **_of_clips(clips, copies)}
+        return cls(
+            clips[-1].stop, tuple(clips), grid, pooled_grid(grid, pool), of_grid["row_tap"].shape[1],
+            _sent_together(tables, device),
+        )  # fmt: skip
+
+
+def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Each at an address that kernels take for aligned, whatever is before it: they are compiled for either."""
+    spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
+    whole = torch.zeros(sum(spans), dtype=torch.int32)
+    for (_, values), part in zip(tables.items(), torch.split(whole, spans), strict=True):
+        part[: values.numel()] = values.flatten().view(torch.int32)
+    parts = torch.split(uploaded(whole, device), spans)
+    return {
+        name: part[: values.numel()].view(values.dtype).view(values.shape)
+        for (name, values), part in zip(tables.items(), parts, strict=True)
+    }
+
+
+def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]:
+    lengths = torch.tensor([len(clip) for clip in clips], dtype=torch.int32)
+    first = torch.tensor([clip.first for clip in clips], dtype=torch.int32)
+    keyframe = torch.zeros(clips[-1].stop, dtype=torch.int32)
+    keyframe[first.long()] = 1
+    by_frame = {
+        "clip": torch.arange(len(clips), dtype=torch.int32),
+        "copies": torch.tensor(copies, dtype=torch.int32),
+        "several": (lengths > 1).to(torch.int32),
+    }
+    spread = {name: values.repeat_interleave(lengths) for name, values in by_frame.items()}
+    return {**spread, "keyframe": keyframe, "first": first, "length": lengths}
+
+
+@cache
+def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_ratio: float) -> Mapping[str, Tensor]:
+    window = window_ids(grid, min(windows_per_side, *grid))
+    row_pool, col_pool = (_axis_weights(side, pool) for side in grid)
+    taps = int(max((weights > 0).sum(1).max() for weights in (row_pool, col_pool)))
+    row_tap, row_part = _taps(row_pool, taps)
+    col_tap, col_part = _taps(col_pool, taps)
+    return {
+        "window": window.to(torch.int32),
+        **_anchor_counts(torch.bincount(window), grid[0] * grid[1], local_ratio),
+        **{"row_tap": row_tap, "col_tap": col_tap, "row_part": row_part, "col_part": col_part},
+        **{"row_pool": row_pool.float(), "col_pool": col_pool.float()},
+    }
+
+
+def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
+    """`AnchorRanking.split` and `.total` of every number of anchors; see there."""
+    asked = torch.arange(patches + 1)
+    local = (asked.double() * local_ratio).long()
+    per_window = local // len(window_sizes)
+    others = torch.where(per_window > 0, asked - local, asked)
+    total = torch.minimum(per_window[:, None], window_sizes).sum(1) + others
+    per_window[-1], total[-1] = patches, patches  # all of them
+    counts = {"per_window": per_window, "globals": others, "total": total}
+    return {name: values.to(torch.int32) for name, values in counts.items()}
+
+
+def _axis_weights(side: int, pool: Pooling) -> Tensor:
+    """What each token takes of the patches of one axis, float64 [tokens, side]: pooling works on each axis alone."""
+    if pool.kind == "none":
+        return torch.eye(side, dtype=torch.float64)
+    return pooling_weights((side, pool.stride), pool).view(-1, side, pool.stride).sum(2)
+
+
+def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """The patches of each token, ascending, and their weights; [tokens, taps] each."""
+    patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
+    return patch.to(torch.int32), weights.gather(1, patch).float()
