@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from aot.config import Config, ModelConfig, SamplingConfig
+from aot.methods import build_method
 from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.llava import Llava
+from aot.models.tower import hidden_states
 from aot.pipeline import compress_video
+from aot.types import VisualTokens
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,3 +43,37 @@ def test_auto_is_the_gpu_and_answers(small_folder: Path, clip_file: Path) -> Non
     assert len(tokens.features) == 50
     assert tokens.features.is_cuda
     assert torch.isfinite(tokens.features).all()
+
+
+def noise(model: Llava, frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: Llava) -> None:
+    """Tower, compressor and prompt; the check for NaN in `encode` is what waits beside them."""
+    assert isinstance(on_gpu, Llava)
+    pixels, method = noise(small_model, 8), build_method(Config(ratio=0.25))
+
+    def run() -> None:
+        done = on_gpu._tower_pass(pixels, method.needs)
+        times = tuple(float(time) for time in range(8))
+        visual = VisualTokens(done.features, on_gpu.grid, on_gpu.pool, times, done.saliency)
+        on_gpu.prompt(method.compress(visual, 50), "What moves?")
+
+    run()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.no_grad()
+def test_the_tower_gives_the_stock_calls_states(on_gpu: VideoModel, small_model: Llava) -> None:
+    assert isinstance(on_gpu, Llava)
+    pixels = on_gpu.normalise(noise(small_model, 4))
+    expected = on_gpu.tower(pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(hidden_states(on_gpu.tower, pixels, [-1])[0], expected, rtol=1e-4, atol=1e-4)

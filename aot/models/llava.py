@@ -253,5 +253,5 @@ class Llava(ComposedModel):
         return newline
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        video = self.geometry.run(tokens)
+        video = self.geometry.run(tokens, placed=self.positions != "packed")
         return [video, Run("\n" + time_instruction(tokens), [])] if self.config.time_instruction else [video]
