@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aot.core.kernels import on_device
-from aot.core.queued_layout import QueuedLayout
+from aot.core.queued_layout import QueuedLayout, block_of
 
 __all__ = ["QueuedAllocation", "allocate_queued"]
 
@@ -44,7 +44,8 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     the number of anchors starts.
     """
     frames, patches, cells = layout.frames, layout.patches, layout.cells
-    shallow, deep = shallow.float().contiguous(), deep.float().contiguous()
+    # With NaN, ranks would not be a permutation, and kernels would read what nothing wrote.
+    shallow, deep = (torch.nan_to_num(values.float()).contiguous() for values in (shallow, deep))
 
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=deep.device)
@@ -66,7 +67,7 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
         "taps": layout.taps, "patch_block": triton.next_power_of_2(patches),
         "cell_block": triton.next_power_of_2(cells),
     }  # fmt: skip
-    frame_block = {"frame_block": triton.next_power_of_2(frames)}
+    frame_block = {"frame_block": block_of(frames)}
     of_clips = (table["keyframe"], table["copies"])
     split = (table["per_window"], table["globals"])
     with on_device(deep.device):

@@ -12,7 +12,7 @@ from torch import Tensor
 from aot.core.kernels import on_device
 from aot.core.queued_anchors import QueuedAllocation
 from aot.core.queued_inter import QueuedInter
-from aot.core.queued_layout import QueuedLayout
+from aot.core.queued_layout import QueuedLayout, block_of
 from aot.types import Role
 
 __all__ = ["QueuedEmission", "emit_queued"]
@@ -57,7 +57,7 @@ def emit_queued(
             frame, row, col, role, mass, slot, clip, frames, cells, layout.pooled[1], budget,
             merged_only=int(merged_only), as_kept=int(Role.KEPT), as_keyframe=int(Role.KEYFRAME),
             as_distinct=int(Role.DISTINCT), as_merged=int(Role.MERGED),
-            frame_block=triton.next_power_of_2(frames), cell_block=triton.next_power_of_2(cells),
+            frame_block=block_of(frames), cell_block=triton.next_power_of_2(cells),
         )  # fmt: skip
         copy_kernel[(budget,)](
             tokens, moved.merged, frame, slot, clip, features, cells, width,

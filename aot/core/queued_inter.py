@@ -18,8 +18,9 @@ from aot.core.queued_layout import QueuedLayout
 
 __all__ = ["InterWeights", "QueuedInter", "match_queued"]
 
-_SIDE = 16  # tokens of both frames that a program multiplies
+_SIDE = 16  # keyframe tokens of a program that changes them
 _PARTS = 8  # of the features' width, each a program's
+_UNROLL = 4  # loads under way at the same time
 _MARGIN = 1e-6  # as in `aot.core.inter`
 
 
@@ -63,34 +64,58 @@ def match_queued(
     merged = doubles(clips, cells, width)
     products, lengths = doubles(_PARTS, clips, cells, cells), doubles(_PARTS, 2, clips, cells)
     state = doubles(clips, 5, cells)
-    tiles, columns = triton.cdiv(cells, _SIDE), max(16, triton.next_power_of_2(cells))
-    span = triton.cdiv(width, _PARTS * 32) * 32
+    columns = max(16, triton.next_power_of_2(cells))
+    # Matrix units multiply halves; the products of other features fill the registers sooner.
+    side, tile_width = (32, 64) if tokens.dtype.itemsize == 2 else (16, 32)
+    tiles, span = triton.cdiv(cells, side), triton.cdiv(width, _PARTS * tile_width) * tile_width
     of_clips = (layout.tables["first"], layout.tables["length"])
     with on_device(tokens.device):
         for offset in range(1, longest):
             products_kernel[(clips * _PARTS, tiles, tiles)](
                 tokens, merged, *of_clips, allocation.kept, products, lengths, offset, clips, cells, width, span,
-                is_first=offset == 1, parts=_PARTS, side=_SIDE, num_warps=4,
+                is_first=offset == 1, parts=_PARTS, side=side, tile_width=tile_width, num_warps=8,
             )  # fmt: skip
             match_kernel[(clips,)](
                 products, lengths, *of_clips, allocation.kept, allocation.distinct, state, absorbed[offset - 1],
                 distinct, mass, offset, clips, cells, settings.max_iterations,
                 sigma_frames=settings.sigma_frames, lam=settings.lambda_inter,
                 epsilon=settings.epsilon, tolerance=settings.tolerance, margin=_MARGIN,
-                tiny=torch.finfo(torch.float64).tiny, parts=_PARTS, tile_rows=max(1, 2048 // columns),
+                tiny=torch.finfo(torch.float64).tiny, parts=_PARTS, tile_rows=max(1, 4096 // columns),
                 tile_columns=columns, num_warps=8,
             )  # fmt: skip
-            absorb_kernel[(clips, tiles, triton.cdiv(width, 128))](
+            absorb_kernel[(clips, triton.cdiv(cells, _SIDE), triton.cdiv(width, 128))](
                 tokens, merged, *of_clips, allocation.kept, absorbed[offset - 1], offset, cells, width,
-                is_first=offset == 1, side=_SIDE, tile_width=128, num_warps=4,
+                is_first=offset == 1, side=_SIDE, tile_width=128, unroll=_UNROLL, num_warps=4,
             )  # fmt: skip
     return QueuedInter(distinct, merged, mass, absorbed)
+
+
+@triton.jit
+def _products(left, right, is_first: tl.constexpr):
+    """left @ right' in float64, of what a frame's tokens are stored in and of those or, unless `is_first`, float64.
+
+    Products of half precision numbers are exact in float32, and so are their sums over few units but for 1e-7.
+    """
+    dtype: tl.constexpr = left.dtype
+    if dtype == tl.float32:
+        product = tl.sum(left.to(tl.float64)[:, None, :] * right.to(tl.float64)[None, :, :], axis=2)
+    elif is_first:
+        product = tl.dot(left, tl.trans(right)).to(tl.float64)
+    else:  # three halves have the digits of float32
+        high = right.to(tl.float32).to(dtype)
+        rest = (right - high.to(tl.float64)).to(tl.float32)
+        middle = rest.to(dtype)
+        low = (rest - middle.to(tl.float32)).to(dtype)
+        product = tl.dot(left, tl.trans(low))
+        product = tl.dot(left, tl.trans(middle), product)
+        product = tl.dot(left, tl.trans(high), product).to(tl.float64)
+    return product
 
 
 @triton.jit(do_not_specialize=["offset", "clips", "cells", "span"])
 def products_kernel(
     tokens, merged, first_frame, length, kept, products, lengths, offset, clips, cells, width, span,
-    is_first: tl.constexpr, parts: tl.constexpr, side: tl.constexpr,
+    is_first: tl.constexpr, parts: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
     """Products of a frame's tokens with what its keyframe's have become, and the squares of both, over a part of the
     width.
@@ -104,7 +129,7 @@ def products_kernel(
     row_count, column_count = tl.load(kept + frame), tl.load(kept + key)
     if (first_row >= row_count) | (first_column >= column_count):
         return
-    rows, columns, units = first_row + tl.arange(0, side), first_column + tl.arange(0, side), tl.arange(0, 32)
+    rows, columns, units = first_row + tl.arange(0, side), first_column + tl.arange(0, side), tl.arange(0, tile_width)
     of_rows = tokens + (frame * cells + rows[:, None]) * width + units[None, :]
     if is_first:
         of_columns = tokens + (key * cells + columns[:, None]) * width + units[None, :]
@@ -112,11 +137,12 @@ def products_kernel(
         of_columns = merged + (clip * cells + columns[:, None]) * width + units[None, :]
     total = tl.zeros((side, side), tl.float64)
     row_squares, column_squares = tl.zeros((side,), tl.float64), tl.zeros((side,), tl.float64)
-    for start in range(part * span, tl.minimum((part + 1) * span, width), 32):
+    for start in range(part * span, tl.minimum((part + 1) * span, width), tile_width):
         there = (start + units < width)[None, :]
-        left = tl.load(of_rows + start, mask=(rows < row_count)[:, None] & there, other=0.0).to(tl.float64)
-        right = tl.load(of_columns + start, mask=(columns < column_count)[:, None] & there, other=0.0).to(tl.float64)
-        total += tl.sum(left[:, None, :] * right[None, :, :], axis=2)
+        left = tl.load(of_rows + start, mask=(rows < row_count)[:, None] & there, other=0.0)
+        right = tl.load(of_columns + start, mask=(columns < column_count)[:, None] & there, other=0.0)
+        total += _products(left, right, is_first)
+        left, right = left.to(tl.float64), right.to(tl.float64)
         row_squares += tl.sum(left * left, axis=1)
         column_squares += tl.sum(right * right, axis=1)
     at = (part * clips + clip) * cells
@@ -139,7 +165,7 @@ def _double(value: tl.constexpr):
 def _length(lengths, places, count, step, parts: tl.constexpr, block: tl.constexpr):
     """Square roots of the squares summed over all parts, float64 [block]."""
     total = tl.zeros((block,), tl.float64)
-    for part in range(0, parts):
+    for part in tl.static_range(parts):
         total += tl.load(lengths + part * step + places, mask=places < count, other=0.0)
     return tl.maximum(tl.sqrt(total), _double(1e-12))
 
@@ -174,7 +200,7 @@ def match_kernel(
         inside = (rows < row_count)[:, None] & in_columns[None, :]
         places = rows[:, None] * cells + columns[None, :]
         cosine = tl.zeros((tile_rows, tile_columns), tl.float64)
-        for part in range(0, parts):
+        for part in tl.static_range(parts):
             at = products + (part * clips + clip) * cells * cells
             cosine += tl.load(at + places, mask=inside, other=0.0)
         of_rows = _length(lengths, rows, row_count, 2 * clips * cells, parts, tile_rows)
@@ -256,7 +282,7 @@ def match_kernel(
 @triton.jit(do_not_specialize=["offset", "cells"])
 def absorb_kernel(
     tokens, merged, first_frame, length, kept, absorbed, offset, cells, width,
-    is_first: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr,
+    is_first: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr, unroll: tl.constexpr,
 ):  # fmt: skip
     """Y <- (Y + lambda sum_x p[x, y] x) / (1 + lambda sum_x p[x, y]); `absorbed` is lambda p without the distinct."""
     clip = tl.program_id(0).to(tl.int64)
@@ -277,9 +303,13 @@ def absorb_kernel(
     else:
         total = tl.load(own, mask=inside, other=0.0)
     mass = tl.full((side,), 1.0, tl.float64)
-    for row in range(0, row_count):
-        share = tl.load(absorbed + (clip * cells + row) * cells + columns, mask=columns < column_count, other=0.0)
-        values = tl.load(tokens + (frame * cells + row) * width + units, mask=units < width, other=0.0)
-        total += share[:, None] * values.to(tl.float64)[None, :]
-        mass += share
+    for first_row in range(0, row_count, unroll):
+        for number in tl.static_range(unroll):
+            row = first_row + number
+            taken = (columns < column_count) & (columns * 0 + row < row_count)
+            there = (units < width) & (units * 0 + row < row_count)
+            share = tl.load(absorbed + (clip * cells + row) * cells + columns, mask=taken, other=0.0)
+            values = tl.load(tokens + (frame * cells + row) * width + units, mask=there, other=0.0)
+            total += share[:, None] * values.to(tl.float64)[None, :]
+            mass += share
     tl.store(own, total / mass[:, None], mask=inside)

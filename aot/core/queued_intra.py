@@ -15,11 +15,11 @@ from torch import Tensor
 
 from aot.core.kernels import on_device
 from aot.core.queued_anchors import QueuedAllocation
-from aot.core.queued_layout import QueuedLayout
+from aot.core.queued_layout import QueuedLayout, block_of
 
 __all__ = ["IntraWeights", "QueuedIntra", "transport_queued"]
 
-_ROWS, _COLUMNS = 64, 128  # patches and anchors that a program has in hand
+_ROWS, _COLUMNS = 64, 64  # patches and anchors that a program has in hand; twice as many do not fit into registers
 _WIDE = 6  # iterations with all programs at once; the published rule fires after 2 to 9, as a rule after 2 to 4
 _CELLS = 32  # kept cells
 
@@ -67,7 +67,7 @@ def transport_queued(
             layout.tables["row_pool"], layout.tables["col_pool"], weights, errors,
             settings.lambda_intra, settings.nearest_blend, int(settings.mass_per_patch),
             patches, layout.grid[0], layout.grid[1], cells, layout.pooled[1],
-            tiny=_TINY, tile_rows=_ROWS, tile_columns=64, tile_cells=_CELLS, num_warps=8,
+            tiny=_TINY, tile_rows=_ROWS, tile_columns=32, tile_cells=_CELLS, num_warps=8, num_stages=1,
         )  # fmt: skip
         pooled_kernel[(frames, triton.cdiv(cells, 64), triton.cdiv(width, 128))](
             weights, features, tokens, allocation.kept, patches, cells, width,
@@ -102,7 +102,8 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
     def singles(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=features.device)
 
-    gibbs, norms = singles(frames, patches, patches), singles(frames, patches)
+    gibbs = singles(frames, patches, patches)
+    norms = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float32)
     rows, partial = singles(2, frames, patches), singles(2, frames, tiles, patches)
     change, late_change = singles(wide, frames, tiles), singles(max(late, 1), frames)
     late_rows, late_sums = singles(max(late, 1), frames, patches), singles(max(late, 1), frames, patches)
@@ -115,11 +116,11 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
     final_rows, final_sums = singles(frames, patches), singles(frames, patches)
     of_anchors = (allocation.is_anchor, allocation.anchor_index, allocation.found)
     tile = {"tile_rows": _ROWS, "tile_columns": _COLUMNS}
-    blocks = {"program_block": triton.next_power_of_2(frames * tiles), "tile_block": triton.next_power_of_2(tiles)}
+    blocks = {"program_block": block_of(frames * tiles, 512), "tile_block": triton.next_power_of_2(tiles)}
     with on_device(features.device):
         side = 128 if features.dtype.itemsize == 2 else 64
         product_kernel[(frames, triton.cdiv(patches, side), triton.cdiv(patches, side))](
-            features, allocation.anchor_index, allocation.found, gibbs, norms, patches, width,
+            features, allocation.anchor_index, allocation.found, gibbs, patches, width,
             tile_rows=side, tile_columns=side, tile_width=side // 2, num_warps=8, num_stages=3,
         )  # fmt: skip
         gibbs_kernel[(frames, tiles)](
@@ -146,10 +147,14 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
 
 @triton.jit(do_not_specialize=["patches"])
 def product_kernel(
-    features, anchor_index, found, products, norms, patches, width,
+    features, anchor_index, found, products, patches, width,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Products of every patch with its frame's anchors, and every patch's length, summed up in float32."""
+    """Products of every patch with its frame's anchors, summed up in float32.
+
+    Nothing but `dot` may read what the loop loads: Triton 3.6 gives a tile that registers read too one buffer less, and
+    on Hopper overwrites it while the matrix units still read it.
+    """
     anchors = tl.load(found + 1)
     frame, first_column = tl.program_id(0).to(tl.int64), tl.program_id(2) * tile_columns
     if (first_column >= anchors) & (first_column > 0):
@@ -160,19 +165,13 @@ def product_kernel(
     of_rows = features + (at + rows[:, None]) * width + units[None, :]
     of_columns = features + (at + patch[:, None]) * width + units[None, :]
     total = tl.zeros((tile_rows, tile_columns), tl.float32)
-    squares = tl.zeros((tile_rows,), tl.float32)
     for first in range(0, width, tile_width):
         there = (first + units < width)[None, :]
         left = tl.load(of_rows + first, mask=(rows < patches)[:, None] & there, other=0.0)
         right = tl.load(of_columns + first, mask=(columns < anchors)[:, None] & there, other=0.0)
         total = tl.dot(left, tl.trans(right), total, input_precision="ieee")
-        if first_column == 0:
-            whole = left.to(tl.float32)
-            squares += tl.sum(whole * whole, axis=1)
     inside = (rows < patches)[:, None] & (columns < anchors)[None, :]
     tl.store(products + (at + rows[:, None]) * patches + columns[None, :], total, mask=inside)
-    if first_column == 0:
-        tl.store(norms + at + rows, tl.sqrt(squares), mask=rows < patches)
 
 
 @triton.jit
@@ -231,6 +230,7 @@ def gibbs_kernel(
         gibbs = tl.where(there, tl.exp((least[:, None] - cost) / epsilon), 0.0)
         tl.store(places + columns[None, :], gibbs, mask=inside[:, None] & (columns < anchors)[None, :])
         row_sums += tl.sum(gibbs, axis=1)
+    best_at = tl.minimum(best_at, anchors - 1)  # NaN may leave more
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
     shift = tl.exp(least / epsilon)
     row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
@@ -466,7 +466,7 @@ def mixing_kernel(
         mixed += tl.where(is_own, (moved_share + near_share)[:, None], 0.0)
         mask = in_cells[:, None] & there[None, :]
         taken = _pool_weight(row_pool, col_pool, cell, patch, grid_rows, grid_cols, pooled_cols, mask)
-        through = tl.dot(taken, mixed, through, input_precision="ieee")
+        through = tl.dot(taken, mixed, through, input_precision="tf32x3")  # as precise as float32, on matrix units
     mask = in_cells[:, None] & source[None, :]
     direct = _pool_weight(row_pool, col_pool, cell, rows, grid_rows, grid_cols, pooled_cols, mask)
     places = weights + (frame * cells + slot[:, None]) * patches + rows[None, :]

@@ -13,7 +13,7 @@ from aot.core.grid import pooled_grid, pooling_weights, window_ids
 from aot.core.uploads import uploaded
 from aot.types import Clip, Pooling
 
-__all__ = ["QueuedLayout"]
+__all__ = ["QueuedLayout", "block_of"]
 
 _ALIGNED = 4  # 16 bytes
 
@@ -67,6 +67,11 @@ class QueuedLayout:
             clips[-1].stop, tuple(clips), grid, pooled_grid(grid, pool), of_grid["row_tap"].shape[1],
             _sent_together(tables, device),
         )  # fmt: skip
+
+
+def block_of(count: int, least: int = 32) -> int:
+    """Return the power of 2 that holds `count`, `least` or more: kernels are compiled for each, which takes seconds."""
+    return max(least, 1 << (count - 1).bit_length())
 
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
+from aot.contract import check_encoded
 from aot.core.grid import pooled_grid
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
-from aot.models.encoding import WITHOUT_HEAD, TowerPass, refuse_nonsense, run_tower
+from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.loading import identify, load_network, load_tokenizer
@@ -186,7 +187,7 @@ class Llava(ComposedModel):
                 video.add(tokens, projected, plan, patches)
             if on_frame:
                 on_frame(sum(len(owner) for owner in video.owner), total)
-        refuse_nonsense([torch.isfinite(features).all() for features in video.features])
+        check_encoded(torch.stack([torch.isfinite(features).all() for features in video.features]).all())
         return VisualTokens(
             features=torch.cat(video.features),
             grid=self.grid,

@@ -48,11 +48,11 @@ EMISSION = pointers(
 ) | {"role_out": "*u8"}  # fmt: skip
 ROLES = {"as_kept": 0, "as_keyframe": 1, "as_distinct": 2, "as_merged": 3}
 BLOCKS = {"taps": 2, "patch_block": 1024, "cell_block": 256}
-FRAMES, TILE = {"frame_block": 32}, {"tile_rows": 64, "tile_columns": 128, "tiny": TINY}
+FRAMES, TILE = {"frame_block": 32}, {"tile_rows": 64, "tile_columns": 64, "tiny": TINY}
 PROGRAMS = {"program_block": 512, "tile_block": 16}
 MATCH: dict[str, Any] = {
     "sigma_frames": 1.5, "lam": 1.0, "epsilon": 0.1, "tolerance": 0.01, "margin": 1e-6, "tiny": TINY_DOUBLE,
-    "parts": 8, "tile_rows": 8, "tile_columns": 256,
+    "parts": 8, "tile_rows": 16, "tile_columns": 256,
 }  # fmt: skip
 KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
     "anchors": [
@@ -69,13 +69,13 @@ KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
         ("step_kernel", INTRA, {**TILE, **PROGRAMS}),
         ("late_kernel", INTRA, {**TILE, **PROGRAMS}),
         ("verdict_kernel", INTRA, {"tile": 256, "late_block": 128, **PROGRAMS}),
-        ("mixing_kernel", INTRA, {"tiny": TINY, "tile_rows": 64, "tile_columns": 64, "tile_cells": 32}),
+        ("mixing_kernel", INTRA, {"tiny": TINY, "tile_rows": 64, "tile_columns": 32, "tile_cells": 32}),
         ("pooled_kernel", INTRA, {"tile_cells": 64, "tile_width": 128, "tile_patches": 32}),
     ],
     "inter": [
-        ("products_kernel", INTER, {"is_first": False, "parts": 8, "side": 16}),
+        ("products_kernel", INTER, {"is_first": False, "parts": 8, "side": 32, "tile_width": 64}),
         ("match_kernel", INTER, MATCH),
-        ("absorb_kernel", INTER, {"is_first": True, "side": 16, "tile_width": 128}),
+        ("absorb_kernel", INTER, {"is_first": True, "side": 16, "tile_width": 128, "unroll": 4}),
     ],
     "emission": [
         ("order_kernel", EMISSION, {**ROLES, "merged_only": 0, "frame_block": 32, "cell_block": 256}),

@@ -15,6 +15,8 @@ from aot.types import Clip, Pooling
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Triton's interpreter multiplies no bfloat16.
+HALF = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
 RULE: dict[str, Any] = {"epsilon": 0.1, "max_iterations": 100, "tolerance": 1e-2}
 CASES: dict[str, dict[str, Any]] = {
     "published": {},
@@ -26,6 +28,16 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("still", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_twins(name: str, still: bool) -> None:
+    twins(name, still, torch.float32, "float64")
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_tokens_in_half_precision(still: bool) -> None:
+    twins("published", still, HALF, "half products")
+
+
+def twins(name: str, still: bool, dtype: torch.dtype, tolerance: str) -> None:
+    """Compare distinct tokens exactly, merged tokens and masses in float32, and shares to `tolerance`."""
     from aot.core.queued_anchors import QueuedAllocation
     from aot.core.queued_inter import InterWeights, match_queued
 
@@ -37,7 +49,7 @@ def test_twins(name: str, still: bool) -> None:
     tokens = torch.randn(6, layout.cells, 40, generator=generator)
     if still:
         tokens[:] = tokens[0].clone()
-    tokens = tokens.to(DEVICE)
+    tokens = tokens.to(DEVICE, dtype)
     valid = torch.arange(layout.cells) < torch.tensor(kept)[:, None]
     settings = {"sigma_frames": 1.5, "lambda_inter": 1.0, **RULE, **CASES[name]}
     expected = transport_within_clips(
@@ -50,10 +62,11 @@ def test_twins(name: str, still: bool) -> None:
     )  # fmt: skip
     found = match_queued(layout, allocation, tokens, InterWeights(**settings))
     assert torch.equal(found.distinct.cpu()[valid] > 0, expected.distinct.cpu()[valid])
+    rounded = "float32" if dtype == torch.float32 else "bfloat16"  # the torch version's are in the tokens' dtype
     for clip, whole in enumerate(clips):
         if len(whole) > 1:
             count = kept[whole.first]
-            assert_close(found.merged[clip, :count], expected.merged[clip, :count], "float32")
+            assert_close(found.merged[clip, :count], expected.merged[clip, :count], rounded)
             assert_close(found.mass[clip, :count], expected.mass[clip, :count], "float32")
     for offset, absorbed in enumerate(expected.absorbed):
-        assert_close(found.absorbed[offset], absorbed, "float64")
+        assert_close(found.absorbed[offset], absorbed, tolerance)

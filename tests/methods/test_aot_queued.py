@@ -16,7 +16,7 @@ from tolerances import assert_close
 from aot.config import AnchorConfig, AOTConfig, ClipConfig, InterConfig, IntraConfig
 from aot.methods import aot_queued
 from aot.methods.aot import AnchorTransport
-from aot.types import CompressedTokens, VisualTokens
+from aot.types import CompressedTokens, Role, VisualTokens
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
@@ -79,6 +79,22 @@ def test_extreme_budgets(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
         visual = random_tokens(2, 8, (8, 11))
         method = AnchorTransport(AOTConfig(), 0.7)
     same(queued(monkeypatch, method, visual, budget), method.compress(visual, budget))
+
+
+@pytest.mark.parametrize("nonsense", ["features", "saliency", "both"])
+def test_nonsense_is_no_reason_to_read_what_nobody_wrote(monkeypatch: pytest.MonkeyPatch, nonsense: str) -> None:
+    """Encoders on CUDA hand on NaN, which is refused when the tokens are there."""
+    visual = random_tokens(5, 5, (8, 7))
+    if nonsense != "saliency":
+        visual = replace(visual, features=torch.full_like(visual.features, torch.nan))
+    if nonsense != "features":
+        visual = replace(visual, saliency={layer: values * torch.nan for layer, values in visual.saliency.items()})
+    found = queued(monkeypatch, AnchorTransport(AOTConfig(), 0.3), visual, 26)
+    assert len(found.features) == 26
+    for values, size in ((found.frame, 5), (found.row, 4), (found.col, 4), (found.role, len(Role))):
+        assert ((values >= 0) & (values < size)).all()
+    own = found.place[found.role != int(Role.MERGED)].tolist()
+    assert own == sorted(set(own))
 
 
 def test_the_host_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
