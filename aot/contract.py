@@ -64,7 +64,7 @@ class _BlamedMerging:
 
 
 def check_encoded(finite: Tensor | None) -> None:
-    """Check `VisualTokens.finite`, which waits for its device.
+    """Check the flag `VisualTokens.finite`, which waits for its device.
 
     Raises:
         NumericsError: it is false.

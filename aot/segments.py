@@ -148,7 +148,7 @@ class EncodedVideo:
     def _compare(self, visual: VisualTokens) -> None:
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
         joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
-        self._similarity.append(neighbour_similarity(joined))  # read when all is done: reading waits for the device
+        self._similarity.append(neighbour_similarity(joined))  # reading would wait for the device
         self._last = embeddings[-1:]
 
 
@@ -205,7 +205,7 @@ class SegmentCompressor:
         budget = self._config.token_budget(self._frames, per_frame)
         due, self._budget = budget - self._budget, budget
         method = self._method
-        if not isinstance(method, AnchorTransport):  # which decides safely about NaN, and is checked with its result
+        if not isinstance(method, AnchorTransport):  # bears NaN; `check_tokens` looks later
             check_encoded(visual.finite)
         with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
             found = method.compress(visual, TokenBudget(due, self._config.ratio))

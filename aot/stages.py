@@ -16,17 +16,18 @@ __all__ = ["StageClock", "StageProgress", "peak_bytes_on", "silent", "synchroniz
 
 
 class StageProgress(Protocol):
-    """Told how far each stage is: "decode", "encode", "compress"."""
+    """Receives the progress of each stage: "decode", "encode", "compress"."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note that `done` of `total` frames have passed `stage`."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -36,8 +37,9 @@ def synchronize(device: torch.device) -> None:
 class StageClock:
     """Times stages and remembers the peak memory of the device they run on.
 
-    Work on CUDA is only queued when a stage ends. Events in the queue note when its stages begin and end, so that the
-    host need not wait; a stage that finds the device at work begins when that is done, and times add up.
+    When a stage ends on CUDA, its work may only be queued. Events in the queue record when the
+    device begins and ends each stage, so the host does not wait. A stage begins when the device
+    has finished the work before it, so the times add up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -80,12 +82,14 @@ class StageClock:
         return event
 
     def peak_bytes(self) -> dict[str, int | None]:
+        """Return the peak memory since the clock was made; see `peak_bytes_on`."""
         return peak_bytes_on(self.device)
 
 
 def peak_bytes_on(device: torch.device) -> dict[str, int | None]:
-    """Return the most memory so far of the process ("host", None where the system does not say) and, of a CUDA device,
-    of what it allocated ("device").
+    """Return the peak memory of the process ("host") and of a CUDA device's allocations ("device").
+
+    The first is None where the system does not tell it.
     """
     peaks = {"host": peak_bytes()}
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from aot.models.base import VideoModel
 from aot.models.llava import Llava
 from aot.models.tower import hidden_states
 from aot.pipeline import compress_video
-from aot.types import VisualTokens
+from aot.types import VideoFrames, VideoInfo
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,15 +52,14 @@ def noise(model: Llava, frames: int) -> torch.Tensor:
 
 @torch.no_grad()
 def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: Llava) -> None:
-    """Tower, compressor and prompt; the check for NaN in `encode` is what waits beside them."""
+    """Encoder, compressor and prompt."""
     assert isinstance(on_gpu, Llava)
-    pixels, method = noise(small_model, 8), build_method(Config(ratio=0.25))
+    info = VideoInfo("noise", "mp4", "h264", 160, 120, 0, 0, 1, 8, 8, 0, 1, 8.0, 1.0, False, False)
+    frames = VideoFrames(noise(small_model, 8), tuple(float(time) for time in range(8)), info)
+    method = build_method(Config(ratio=0.25))
 
     def run() -> None:
-        done = on_gpu._tower_pass(pixels, method.needs)
-        times = tuple(float(time) for time in range(8))
-        visual = VisualTokens(done.features, on_gpu.grid, on_gpu.pool, times, done.saliency)
-        on_gpu.prompt(method.compress(visual, 50), "What moves?")
+        on_gpu.prompt(method.compress(on_gpu.encode(frames, method.needs), 50), "What moves?")
 
     run()  # compiles
     torch.cuda.synchronize()

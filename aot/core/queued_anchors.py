@@ -1,8 +1,8 @@
-"""Anchors and kept cells chosen on the device, which is never waited for: the Triton twins of `aot.core.anchors` and
-`aot.core.budget`.
+"""Choose anchors and kept cells in Triton, as `aot.core.anchors` and `aot.core.budget` in torch.
 
-How many anchors there are is known to the device alone, so what depends on it has room for all patches of a frame, and
-kernels read no further than they must.
+"Queued" in these modules means: the host only queues work and never waits for the device. It does
+not know how many anchors there are. Tensors that depend on this number have room for all patches
+of a frame, and kernels read it from the device.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ _TILE = 64
 
 @dataclass(frozen=True, slots=True)
 class QueuedAllocation:
-    """All on the device.
+    """Anchors, kept cells and shares of the budget, on the device.
 
-    found: int32 [2], the anchors asked for, and how many each frame has. is_anchor: int8 [F, N]. anchor_index: int32
-    [F, N], those of a frame ascending, then anything. cell: int32 [F, n], kept cells ascending, then anything.
-    kept: int32 [F], how many. distinct: int32 [F], how many tokens each later frame keeps.
+    Attributes:
+        found: int32 [2], the number of anchors asked for, and the number that each frame has.
+        is_anchor: int8 [F, N].
+        anchor_index: int32 [F, N], the anchors of a frame, ascending; the rest is undefined.
+        cell: int32 [F, n], the kept cells of a frame, ascending; the rest is undefined.
+        kept: int32 [F], the number of kept cells.
+        distinct: int32 [F], the number of tokens that a frame after the keyframe keeps.
     """
 
     found: Tensor
@@ -40,11 +44,17 @@ class QueuedAllocation:
 
 
 def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: int, budget: int) -> QueuedAllocation:
-    """What `rank_patches`, `allocate` and `KeptCells.build` choose of saliency [F, N]; `asked` is where the search for
-    the number of anchors starts.
+    """Choose what `rank_patches`, `allocate` and `KeptCells.build` choose.
+
+    Args:
+        layout: sizes and tables of the video.
+        shallow: [F, N], saliency that ranks patches within windows.
+        deep: [F, N], saliency that ranks all patches of a frame.
+        asked: the number of anchors with which the search starts.
+        budget: the number of tokens to keep.
     """
     frames, patches, cells = layout.frames, layout.patches, layout.cells
-    # With NaN, ranks would not be a permutation, and kernels would read what nothing wrote.
+    # With NaN, ranks are no permutation, and kernels would read undefined indices.
     shallow, deep = (torch.nan_to_num(values.float()).contiguous() for values in (shallow, deep))
 
     def ints(*shape: int) -> Tensor:
@@ -97,7 +107,7 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
 
 @triton.jit(do_not_specialize=["patches"])
 def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: tl.constexpr):
-    """Every patch's rank within its window by shallow saliency, and the patches by falling deep saliency."""
+    """Rank patches within windows by shallow saliency, and order them by deep saliency."""
     at = tl.program_id(0).to(tl.int64) * patches
     own = tl.program_id(1) * tile + tl.arange(0, tile)
     inside = own < patches
@@ -121,7 +131,7 @@ def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: t
 
 @triton.jit
 def _mark(window_rank, deep_order, per_window, n_global, mask, patches, block: tl.constexpr):
-    """Store which patches of a frame are anchors; all addresses are the frame's."""
+    """Store which patches of one frame are anchors."""
     turns = tl.arange(0, block)
     inside = turns < patches
     patch = tl.load(deep_order + turns, mask=inside, other=0)
@@ -135,7 +145,7 @@ def _mark(window_rank, deep_order, per_window, n_global, mask, patches, block: t
 def _pooled(
     values, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps: tl.constexpr, block: tl.constexpr
 ):
-    """The values of a frame's patches pooled to its cells, float32 [block]."""
+    """Pool values of one frame's patches to its cells, float32 [block]."""
     cell = tl.arange(0, block)
     inside = cell < cells
     row, col = cell // pooled_cols * taps, cell % pooled_cols * taps
@@ -153,7 +163,7 @@ def _pooled(
 
 @triton.jit
 def _weighed(counts, keyframe, copies, later, frames, block: tl.constexpr):
-    """Tokens that the keyframes cost with `counts` cells of each frame, and, times `later`, the others."""
+    """Count tokens of keyframes, with copies, and `later` times those of the other frames."""
     frame = tl.arange(0, block)
     inside = frame < frames
     count = tl.load(counts + frame, mask=inside, other=0)
@@ -171,8 +181,10 @@ def count_kernel(
     pruned: tl.constexpr, taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
     frame_block: tl.constexpr,
 ):  # fmt: skip
-    """How many cells each frame keeps with `asked` anchors or, if `pruned`, with every number that the search may look
-    at, which depends on what it finds at `asked`.
+    """Count the cells that each frame keeps with `asked` anchors.
+
+    If `pruned`, count them for every number of anchors that the search may visit. The counts for
+    `asked`, from the launch before, decide which numbers these are.
     """
     frame, number = tl.program_id(0).to(tl.int64), asked
     if pruned:
@@ -190,12 +202,12 @@ def count_kernel(
     tl.debug_barrier()
     votes = _pooled(mask, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block)
     kept = tl.sum((votes >= 0.5).to(tl.int32), axis=0)
-    tl.store(counts + number * frames + frame, tl.maximum(kept, 1))  # the cell with the most votes always is
+    tl.store(counts + number * frames + frame, tl.maximum(kept, 1))  # the cell with the most votes is always kept
 
 
 @triton.jit(do_not_specialize=["asked", "budget", "frames", "patches"])
 def search_kernel(counts, keyframe, copies, total, found, asked, budget, frames, patches, frame_block: tl.constexpr):
-    """The number of anchors that `aot.core.budget` finds, by the same bisection."""
+    """Find the number of anchors by the bisection of `aot.core.budget`."""
     base = _weighed(counts + asked * frames, keyframe, copies, 0, frames, frame_block)
     capacity = _weighed(counts + asked * frames, keyframe, copies, 1, frames, frame_block)
     down, up = base > budget, (base <= budget) & (capacity < budget)
@@ -220,7 +232,7 @@ def select_kernel(
     is_anchor, anchor_index, votes, salience, kept, best, counts, frames, patches, grid_cols, cells, pooled_cols,
     taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """A frame's anchors, what its cells are worth, and those that it keeps, of which `best` is given up last."""
+    """Select anchors, score cells and choose kept cells; `best` is the last one to be dropped."""
     frame = tl.program_id(0).to(tl.int64)
     number = tl.load(found)
     at, cells_at = frame * patches, frame * cells
@@ -253,8 +265,10 @@ def trim_kernel(
     votes, salience, kept, best, counts, found, keyframe, copies, first_frame, dropped, dropped_counts,
     budget, frames, cells, clips, tile: tl.constexpr, frame_block: tl.constexpr,
 ):  # fmt: skip
-    """Mark the keyframes' cells that are given up: those with so little before them, by fewest votes, then by least
-    saliency, then the later, that the keyframes would still not fit.
+    """Drop cells of keyframes until the keyframes fit into the budget.
+
+    The order is: fewest votes, least saliency, highest index. A cell is dropped if dropping all
+    before it is not enough.
     """
     excess = _weighed(counts + tl.load(found) * frames, keyframe, copies, 0, frames, frame_block) - budget
     if excess <= 0:
@@ -291,7 +305,7 @@ def share_kernel(
     kept, dropped, dropped_counts, counts, found, keyframe, copies, cell_index, kept_counts, distinct,
     budget, frames, cells, cell_block: tl.constexpr, frame_block: tl.constexpr,
 ):  # fmt: skip
-    """A frame's kept cells in order, and its share of the tokens that the keyframes leave, by largest remainder."""
+    """List kept cells; share what the keyframes leave of the budget by largest remainder."""
     own = tl.program_id(0)
     frame = tl.arange(0, frame_block)
     inside = frame < frames

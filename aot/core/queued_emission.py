@@ -1,4 +1,4 @@
-"""The kept tokens in the order they are read, put together on the device: the Triton twin of `aot.core.emission`."""
+"""Emit the kept tokens in reading order in Triton, as `aot.core.emission` in torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ __all__ = ["QueuedEmission", "emit_queued"]
 
 @dataclass(frozen=True, slots=True)
 class QueuedEmission:
-    """features [K, D]; frame, row, col int32, role uint8 and mass float32 [K], of `CompressedTokens`. slot: int32 [K],
-    among the frame's kept cells; clip: int32 [K], that of a merged token, otherwise -1.
+    """The fields of `CompressedTokens` with the same names, and where each token comes from.
+
+    Attributes:
+        slot: int32 [K], index among the kept cells of the frame.
+        clip: int32 [K], index of the clip of a merged token, -1 for others.
     """
 
     features: Tensor
@@ -42,8 +45,15 @@ def emit_queued(
     budget: int,
     merged_only: bool,
 ) -> QueuedEmission:
-    """Exactly `budget` tokens, of the frames' own [F, n, D] and the merged ones. merged_only: a keyframe is said as
-    what it has become, and not as it was.
+    """Emit exactly `budget` tokens.
+
+    Args:
+        layout: sizes and tables of the video.
+        allocation: kept cells and shares.
+        tokens: [F, n, D], the pooled tokens.
+        moved: the result of Phase II.
+        budget: the number of tokens.
+        merged_only: whether a keyframe's merged tokens replace its own.
     """
     (frames, cells, width), device, table = tokens.shape, tokens.device, layout.tables
     frame, row, col, slot, clip = (torch.empty(budget, dtype=torch.int32, device=device) for _ in range(5))
@@ -73,7 +83,7 @@ def order_kernel(
     merged_only: tl.constexpr, as_kept: tl.constexpr, as_keyframe: tl.constexpr, as_distinct: tl.constexpr,
     as_merged: tl.constexpr, frame_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """A frame's own tokens, or, of a keyframe, the merged ones."""
+    """Place the tokens of one frame, its own or (`is_merged`) the merged ones of a keyframe."""
     own, is_merged = tl.program_id(0), tl.program_id(1)
     frame = tl.arange(0, frame_block)
     inside = frame < frames
@@ -127,7 +137,7 @@ def order_kernel(
 
 @triton.jit(do_not_specialize=["cells"])
 def copy_kernel(tokens, merged, frame, slot, clip, features, cells, width, block: tl.constexpr):
-    """One token's row."""
+    """Copy the features of one token."""
     token = tl.program_id(0).to(tl.int64)
     own_slot, of_clip = tl.load(slot + token), tl.load(clip + token).to(tl.int64)
     own = (tl.load(frame + token).to(tl.int64) * cells + own_slot) * width

@@ -1,6 +1,7 @@
-"""Phase II on the device, which is never waited for: the Triton twin of `aot.core.inter`, for exact budgets.
+"""Phase II in Triton without waits, as `aot.core.inter` in torch, for exact budgets.
 
-Three launches for every frame of a clip behind the keyframe, whatever the clips. Decisions are made in float64.
+There are three launches for each offset from the keyframe, which serve all clips. Decisions are
+made in float64.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ __all__ = ["InterWeights", "QueuedInter", "match_queued"]
 
 _SIDE = 16  # keyframe tokens of a program that changes them
 _PARTS = 8  # of the features' width, each a program's
-_UNROLL = 4  # loads under way at the same time
+_UNROLL = 4  # rows that are loaded at the same time
 _MARGIN = 1e-6  # as in `aot.core.inter`
 
 
 @dataclass(frozen=True, slots=True)
 class InterWeights:
-    """Settings of Phase II, as in `aot.core.inter.transport_within_clips`."""
+    """Settings of Phase II; see `aot.core.inter.transport_within_clips`."""
 
     sigma_frames: float
     lambda_inter: float
@@ -37,9 +38,13 @@ class InterWeights:
 
 @dataclass(frozen=True, slots=True)
 class QueuedInter:
-    """distinct: int8 [F, n], which of a later frame's kept cells have changed. merged: float64 [C, n, D] and mass
-    [C, n], of the keyframes' tokens. absorbed: float64 [L - 1, C, n, n], of `ClipTransport`. Nothing is meant beyond
-    the cells that a frame keeps, nor of clips of one frame.
+    """What became of the tokens; undefined for cells that are not kept and for clips of one frame.
+
+    Attributes:
+        distinct: int8 [F, n], 1 for kept cells that have changed since the keyframe.
+        merged: float64 [C, n, D], the keyframes' tokens after absorption.
+        mass: float64 [C, n], their masses.
+        absorbed: float64 [L - 1, C, n, n], as in `ClipTransport`.
     """
 
     distinct: Tensor
@@ -51,7 +56,7 @@ class QueuedInter:
 def match_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, tokens: Tensor, settings: InterWeights
 ) -> QueuedInter:
-    """Match every later frame's tokens [F, n, D] to its clip's keyframe."""
+    """Match the tokens [F, n, D] of every later frame to those of its keyframe."""
     (frames, cells, width), clips = tokens.shape, len(layout.clips)
     longest = max(map(len, layout.clips))
 
@@ -65,7 +70,7 @@ def match_queued(
     products, lengths = doubles(_PARTS, clips, cells, cells), doubles(_PARTS, 2, clips, cells)
     state = doubles(clips, 5, cells)
     columns = max(16, triton.next_power_of_2(cells))
-    # Matrix units multiply halves; the products of other features fill the registers sooner.
+    # Tensor cores multiply half precision. Other products need registers, so tiles are smaller.
     side, tile_width = (32, 64) if tokens.dtype.itemsize == 2 else (16, 32)
     tiles, span = triton.cdiv(cells, side), triton.cdiv(width, _PARTS * tile_width) * tile_width
     of_clips = (layout.tables["first"], layout.tables["length"])
@@ -92,16 +97,17 @@ def match_queued(
 
 @triton.jit
 def _products(left, right, is_first: tl.constexpr):
-    """left @ right' in float64, of what a frame's tokens are stored in and of those or, unless `is_first`, float64.
+    """Return left @ right' in float64. left: tokens; right: tokens, or float64 if not `is_first`.
 
-    Products of half precision numbers are exact in float32, and so are their sums over few units but for 1e-7.
+    Products of half precision numbers are exact in float32, and their sums over a few units are
+    exact to about 1e-7.
     """
     dtype: tl.constexpr = left.dtype
     if dtype == tl.float32:
         product = tl.sum(left.to(tl.float64)[:, None, :] * right.to(tl.float64)[None, :, :], axis=2)
     elif is_first:
         product = tl.dot(left, tl.trans(right)).to(tl.float64)
-    else:  # three halves have the digits of float32
+    else:  # three half precision numbers hold the digits of float32
         high = right.to(tl.float32).to(dtype)
         rest = (right - high.to(tl.float64)).to(tl.float32)
         middle = rest.to(dtype)
@@ -117,8 +123,9 @@ def products_kernel(
     tokens, merged, first_frame, length, kept, products, lengths, offset, clips, cells, width, span,
     is_first: tl.constexpr, parts: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Products of a frame's tokens with what its keyframe's have become, and the squares of both, over a part of the
-    width.
+    """Multiply tokens with the merged tokens of the keyframe, over one part of the width.
+
+    The squared lengths of both are summed up too.
     """
     clip, part = (tl.program_id(0) // parts).to(tl.int64), (tl.program_id(0) % parts).to(tl.int64)
     if tl.load(length + clip) <= offset:
@@ -157,13 +164,13 @@ def products_kernel(
 
 @triton.jit
 def _double(value: tl.constexpr):
-    """A number that is not rounded to float32 on its way."""
+    """Return a float64 scalar that was never rounded to float32."""
     return tl.full((), value, tl.float64)
 
 
 @triton.jit
 def _length(lengths, places, count, step, parts: tl.constexpr, block: tl.constexpr):
-    """Square roots of the squares summed over all parts, float64 [block]."""
+    """Return lengths, float64 [block], from the squares of all parts."""
     total = tl.zeros((block,), tl.float64)
     for part in tl.static_range(parts):
         total += tl.load(lengths + part * step + places, mask=places < count, other=0.0)
@@ -178,8 +185,10 @@ def match_kernel(
     epsilon: tl.constexpr, tolerance: tl.constexpr, margin: tl.constexpr, tiny: tl.constexpr,
     parts: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """One clip's frame at `offset`: cost, Sinkhorn, which tokens are distinct, and what the keyframe's absorb of the
-    others. `absorbed` holds the costs, then K, then the result. state: vectors over the frame's tokens.
+    """Match the frame at `offset` of one clip: costs, Sinkhorn, distinct tokens, absorbed mass.
+
+    `absorbed` holds the costs, then K, then the result. `state` holds vectors over the tokens of
+    the frame.
     """
     clip = tl.program_id(0).to(tl.int64)
     if tl.load(length + clip) <= offset:
@@ -194,6 +203,7 @@ def match_kernel(
     best = state + (clip * 5 + 2) * cells
     lengths += clip * cells
     of_columns = _length(lengths + clips * cells, columns, column_count, 2 * clips * cells, parts, tile_columns)
+    # 1. Costs, and the least of them.
     least = tl.full((tile_rows,), float("inf"), tl.float64)
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
@@ -212,6 +222,7 @@ def match_kernel(
     away = offset.to(tl.float64)  # as in `aot.core.cost.temporal_weight`
     weight = 1 - tl.exp(-away * away / _double(2 * sigma_frames * sigma_frames + 1e-9))
     tl.debug_barrier()
+    # 2. K, each row shifted by its least cost.
     row_weight = 1.0 / tl.maximum(row_count, 1).to(tl.float64)
     column_weight = 1.0 / tl.maximum(column_count, 1).to(tl.float64)
     for start in range(0, row_count, tile_rows):
@@ -226,6 +237,7 @@ def match_kernel(
         tl.store(unshift + rows, scale, mask=rows < row_count)
         tl.store(vector + rows, 1.0 / scale, mask=rows < row_count)
     tl.debug_barrier()
+    # 3. Sinkhorn's iterations.
     c = tl.where(in_columns, 1.0, 0.0).to(tl.float64)
     step = tl.zeros((), tl.int32)
     going = row_count > 0
@@ -246,6 +258,7 @@ def match_kernel(
         going = (tl.sum(change, axis=0) / row_count < _double(tolerance)) == 0
         step += 1
         tl.debug_barrier()
+    # 4. Rows of the plan as shares, and the best share of each token.
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
         in_rows = rows < row_count
@@ -258,6 +271,7 @@ def match_kernel(
         # Products round equal rows differently, and equal tokens must tie: see `DistinctRule`.
         tl.store(best + rows, (tl.max(share, axis=1) * _double(1e12) + 0.5).to(tl.int64).to(tl.float64), mask=in_rows)
     tl.debug_barrier()
+    # 5. The tokens with the smallest best shares are distinct. Keyframe tokens absorb the others.
     others = tl.arange(0, tile_columns)  # of the frame's tokens
     other_best = tl.load(best + others, mask=others < row_count, other=float("inf"))
     changes = tl.load(wanted + frame)
@@ -284,7 +298,7 @@ def absorb_kernel(
     tokens, merged, first_frame, length, kept, absorbed, offset, cells, width,
     is_first: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr, unroll: tl.constexpr,
 ):  # fmt: skip
-    """Y <- (Y + lambda sum_x p[x, y] x) / (1 + lambda sum_x p[x, y]); `absorbed` is lambda p without the distinct."""
+    """Update Y <- (Y + sum_x a[x, y] x) / (1 + sum_x a[x, y]), where a = `absorbed`."""
     clip = tl.program_id(0).to(tl.int64)
     if tl.load(length + clip) <= offset:
         return

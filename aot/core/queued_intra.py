@@ -1,7 +1,7 @@
-"""Phase I on the device, which is never waited for: the Triton twin of `aot.core.intra`, from features to kept cells.
+"""Phase I in Triton without waits, as `aot.core.intra` in torch, from features to kept cells.
 
-Every kernel reads from the device how many anchors and kept cells there are, and goes no further. Sinkhorn's iterations
-are launched before it is known whether they are needed; those that are not return at once.
+Every kernel reads the numbers of anchors and kept cells from the device. Sinkhorn iterations are
+launched before it is known whether they are needed; those that are not return immediately.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from aot.core.queued_layout import QueuedLayout, block_of
 
 __all__ = ["IntraWeights", "QueuedIntra", "transport_queued"]
 
-_ROWS, _COLUMNS = 64, 64  # patches and anchors that a program has in hand; twice as many do not fit into registers
-_WIDE = 6  # iterations with all programs at once; the published rule fires after 2 to 9, as a rule after 2 to 4
+_ROWS, _COLUMNS = 64, 64  # patches and anchors of a tile; larger ones spill registers
+_WIDE = 6  # iterations with one launch each; the published rule fires after 2 to 9, mostly 2 to 4
 _CELLS = 32  # kept cells
 
 
 @dataclass(frozen=True, slots=True)
 class IntraWeights:
-    """Settings of Phase I, as in `aot.core.intra.transport_within_frames`. mass_per_patch: of `mass` "token"."""
+    """Settings of Phase I; see `aot.core.intra.transport_within_frames`.
+
+    mass_per_patch: whether `mass` is "token".
+    """
 
     spatial_weight: float
     nearest_blend: float
@@ -39,8 +42,13 @@ class IntraWeights:
 
 @dataclass(frozen=True, slots=True)
 class QueuedIntra:
-    """tokens: [F, n, D], of each frame as many as it keeps. weights: float32 [F, n, N], what they take of the patches.
-    iterations: int32 []. errors: float32 [F, tiles], parts of each plan's marginal error.
+    """The kept tokens; undefined for cells that are not kept.
+
+    Attributes:
+        tokens: [F, n, D].
+        weights: float32 [F, n, N], the share of each patch in each token.
+        iterations: int32 [].
+        errors: float32 [F, tiles], terms of the marginal error of each frame's plan.
     """
 
     tokens: Tensor
@@ -52,7 +60,7 @@ class QueuedIntra:
 def transport_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor, settings: IntraWeights
 ) -> QueuedIntra:
-    """Transport within the frames of features [F, N, D], in half or single precision, and pool what is kept."""
+    """Transport within the frames of features [F, N, D] and pool the kept cells."""
     features = features.contiguous()
     solved = _solve(layout, allocation, features, settings)
     frames, patches, width = features.shape
@@ -81,8 +89,15 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, slots=True)
 class _Solved:
-    """gibbs: [F, N, N], K. rows: [F, N], r. column_sums: [F, N], K' r. nearest: [F, N], how many patches are most
-    similar to each anchor; at: [F, N], which anchor of its frame each patch is most similar to.
+    """The solved transport problem.
+
+    Attributes:
+        gibbs: [F, N, N], K.
+        rows: [F, N], r.
+        column_sums: [F, N], K' r.
+        nearest: int32 [F, N], the number of patches that are most similar to each anchor.
+        at: int32 [F, N], the anchor that each patch is most similar to.
+        iterations: int32 [].
     """
 
     gibbs: Tensor
@@ -108,7 +123,7 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
     change, late_change = singles(wide, frames, tiles), singles(max(late, 1), frames)
     late_rows, late_sums = singles(max(late, 1), frames, patches), singles(max(late, 1), frames, patches)
     unshift = singles(frames, patches)
-    # How many patches are nearest to each anchor [F, N], and whether each iteration is done without [wide].
+    # Patches nearest to each anchor [F, N]; whether each iteration was skipped [wide].
     zeros = torch.zeros(frames * patches + wide + 2, dtype=torch.int32, device=features.device)
     nearest, stopped = zeros[: frames * patches], zeros[frames * patches :]
     at = torch.empty(frames, patches, dtype=torch.int32, device=features.device)
@@ -150,10 +165,10 @@ def product_kernel(
     features, anchor_index, found, products, patches, width,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Products of every patch with its frame's anchors, summed up in float32.
+    """Multiply every patch with the anchors of its frame, in float32.
 
-    Nothing but `dot` may read what the loop loads: Triton 3.6 gives a tile that registers read too one buffer less, and
-    on Hopper overwrites it while the matrix units still read it.
+    Only `dot` may read what the loop loads. If registers read a tile too, Triton 3.6 gives it one
+    buffer less, and on Hopper the next copy overwrites it while tensor cores still read it.
     """
     anchors = tl.load(found + 1)
     frame, first_column = tl.program_id(0).to(tl.int64), tl.program_id(2) * tile_columns
@@ -176,7 +191,7 @@ def product_kernel(
 
 @triton.jit
 def _similarity(products, norms, index, columns, anchors, in_rows, own):
-    """Cosines of patches with anchors, and the anchors' patches; `own` is the patches' length."""
+    """Return cosines of patches with anchors, and the anchors' patches. own: lengths of patches."""
     patch = tl.load(index + columns, mask=columns < anchors, other=0)
     other = tl.maximum(tl.load(norms + patch, mask=columns < anchors, other=1.0), 1e-12)
     found = tl.load(products, mask=in_rows[:, None] & (columns < anchors)[None, :], other=0.0)
@@ -198,8 +213,9 @@ def gibbs_kernel(
     spatial, epsilon, patches, grid_rows, grid_cols, tiles, tiny: tl.constexpr,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """K = exp(-C / epsilon) in place of the products, each row shifted by its least cost; every patch's nearest anchor;
-    and the first iteration, from columns of 1.
+    """Replace products by K = exp(-C / epsilon) and do the first iteration, from c = 1.
+
+    Each row of C is shifted by its least cost. The nearest anchor of every patch is found too.
     """
     frame, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     anchors, at = tl.load(found + 1), frame * patches
@@ -230,7 +246,7 @@ def gibbs_kernel(
         gibbs = tl.where(there, tl.exp((least[:, None] - cost) / epsilon), 0.0)
         tl.store(places + columns[None, :], gibbs, mask=inside[:, None] & (columns < anchors)[None, :])
         row_sums += tl.sum(gibbs, axis=1)
-    best_at = tl.minimum(best_at, anchors - 1)  # NaN may leave more
+    best_at = tl.minimum(best_at, anchors - 1)  # NaN may have led beyond the anchors
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
     shift = tl.exp(least / epsilon)
     row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
@@ -251,7 +267,7 @@ def gibbs_kernel(
 
 @triton.jit
 def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, block: tl.constexpr):
-    """Whether the rule was met at an iteration before `step`, which stops all frames."""
+    """Return whether the stopping rule, which is for all frames, was met before `step`."""
     programs = tl.arange(0, block)
     moved = tl.load(change + (step - 1) * frames * tiles + programs, mask=programs < frames * tiles, other=0.0)
     sources = tl.maximum(frames * (patches - anchors), 1).to(tl.float32)
@@ -260,7 +276,7 @@ def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, bl
 
 @triton.jit
 def _column_scale(partial, columns, anchors, tiles, patches, tiny: tl.constexpr, tile_block: tl.constexpr):
-    """c of the sums that a frame's programs left; zero beyond the anchors."""
+    """Return c from the column sums of all tiles; zero beyond the anchors."""
     part = tl.arange(0, tile_block)
     there = (part < tiles)[:, None] & (columns < anchors)[None, :]
     sums = tl.sum(tl.load(partial + part[:, None] * patches + columns[None, :], mask=there, other=0.0), axis=0)
@@ -273,7 +289,7 @@ def step_kernel(
     tolerance, step, frames, patches, tiles, tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """One more iteration, unless the rule has been met. Vectors of the last two are kept, by turns."""
+    """Do one more iteration if the rule was not met. The vectors of the last two are kept."""
     anchors = tl.load(found + 1)
     if _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, program_block):
         tl.store(stopped + step, 1)
@@ -311,8 +327,10 @@ def late_kernel(
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """All iterations that are left, one program a frame, unless the rule has been met. Where it is met is seen
-    afterwards, so that the vectors of every iteration are kept.
+    """Do all further iterations if the rule was not met, with one program per frame.
+
+    Frames cannot see each other's changes here. So the vectors of every iteration are kept, and
+    `verdict_kernel` finds the one where the rule was met.
     """
     anchors = tl.load(found + 1)
     if _fired(change, stopped, wide, anchors, frames, patches, tiles, tolerance, program_block):
@@ -368,7 +386,7 @@ def verdict_kernel(
     tile: tl.constexpr, late_block: tl.constexpr, program_block: tl.constexpr,
     tile_block: tl.constexpr,
 ):  # fmt: skip
-    """The vectors of the iteration at which the rule was met, or of the last: r, and what c divides by."""
+    """Choose r and the column sums of the iteration where the rule was met, or of the last."""
     anchors = tl.load(found + 1)
     frame = tl.program_id(0).to(tl.int64)
     at = frame * patches
@@ -407,7 +425,7 @@ def verdict_kernel(
 
 @triton.jit
 def _pool_weight(row_pool, col_pool, cell, patch, grid_rows, grid_cols, pooled_cols, mask):
-    """What cells [P] take of patches [A]: [P, A]."""
+    """Return the pooling weights of patches [A] in cells [P]: [P, A]."""
     of_row = tl.load(
         row_pool + (cell // pooled_cols)[:, None] * grid_rows + (patch // grid_cols)[None, :], mask=mask, other=0.0
     )
@@ -423,7 +441,7 @@ def mixing_kernel(
     row_pool, col_pool, weights, errors, lam, blend, mass_per_patch, patches, grid_rows, grid_cols, cells, pooled_cols,
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_cells: tl.constexpr,
 ):  # fmt: skip
-    """What kept cells take of a tile of patches: by pooling of those that stay as they are, of all through anchors."""
+    """Compute the weights of a tile of patches in kept cells, directly and through anchors."""
     frame, part, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * tile_cells
     count = tl.load(kept + frame)
     if first_cell >= count:
@@ -466,7 +484,7 @@ def mixing_kernel(
         mixed += tl.where(is_own, (moved_share + near_share)[:, None], 0.0)
         mask = in_cells[:, None] & there[None, :]
         taken = _pool_weight(row_pool, col_pool, cell, patch, grid_rows, grid_cols, pooled_cols, mask)
-        through = tl.dot(taken, mixed, through, input_precision="tf32x3")  # as precise as float32, on matrix units
+        through = tl.dot(taken, mixed, through, input_precision="tf32x3")  # tensor cores, as precise as float32
     mask = in_cells[:, None] & source[None, :]
     direct = _pool_weight(row_pool, col_pool, cell, rows, grid_rows, grid_cols, pooled_cols, mask)
     places = weights + (frame * cells + slot[:, None]) * patches + rows[None, :]
@@ -482,7 +500,7 @@ def pooled_kernel(
     weights, features, tokens, kept, patches, cells, width,
     tile_cells: tl.constexpr, tile_width: tl.constexpr, tile_patches: tl.constexpr,
 ):  # fmt: skip
-    """The kept cells' tokens. What rounding to the features' dtype takes from the weights is a second product."""
+    """Pool the kept tokens. A second product adds what rounding took from the weights."""
     frame, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1) * tile_cells
     count = tl.load(kept + frame)
     if first_cell >= count:

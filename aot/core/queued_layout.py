@@ -1,4 +1,4 @@
-"""What the host knows before a compression that never waits for the device: one upload of small tables."""
+"""Upload all that the host knows before a queued compression: one copy of small tables."""
 
 from __future__ import annotations
 
@@ -22,14 +22,23 @@ _ALIGNED = 4  # 16 bytes
 class QueuedLayout:
     """Sizes on the host, and tables on the device.
 
-    grid: patches per side; pooled: tokens per side; taps: patches per side that a token takes from, at most.
-    tables: by name, int32 or float32 views of one buffer:
-        window [N]: of each patch. per_window, globals, total [N + 1]: local anchors of each window, global anchors and
-        all anchors of a frame, for every number asked for. row_tap, col_tap [rows or cols of tokens, taps] and
-        row_part, col_part: patches that a token takes from, and with which weight (the product of both).
-        row_pool [token rows, patch rows] and col_pool: the same weights as matrices.
-        clip [F]: of each frame. keyframe [F]: 1 or 0. copies [F]: how often its clip emits the keyframe.
-        several [F]: 1 in clips of more than one frame. first, length [C]: of each clip.
+    Attributes:
+        frames: F.
+        clips: runs of frames.
+        grid: patches per side (rows, cols).
+        pooled: tokens per side (rows, cols).
+        taps: the most patches per side that contribute to a token.
+        tables: int32 or float32 views of one buffer, by name.
+            window [N]: the window of each patch.
+            per_window, globals, total [N + 1]: local anchors per window, global anchors and all
+            anchors of a frame, by the number asked for.
+            row_tap, col_tap [rows or cols of tokens, taps]: patches that contribute to a token.
+            row_part, col_part: their weights; the weight of a patch is the product of both.
+            row_pool [token rows, patch rows], col_pool: the same weights as matrices.
+            clip, keyframe, copies [F]: the frame's clip, whether it is a keyframe, and how often
+            its clip emits the keyframe.
+            several [F]: 1 in clips of more than one frame.
+            first, length [C]: the first frame and the number of frames of each clip.
     """
 
     frames: int
@@ -41,12 +50,12 @@ class QueuedLayout:
 
     @property
     def patches(self) -> int:
-        """N."""
+        """Patches of a frame, N."""
         return self.grid[0] * self.grid[1]
 
     @property
     def cells(self) -> int:
-        """n."""
+        """Tokens of a frame before compression, n."""
         return self.pooled[0] * self.pooled[1]
 
     @classmethod
@@ -60,7 +69,7 @@ class QueuedLayout:
         copies: Sequence[int],
         device: torch.device,
     ) -> QueuedLayout:
-        """Lay out one video; the only copy from the host."""
+        """Lay out one video, with one copy to the device."""
         of_grid = _of_grid(grid, pool, windows_per_side, local_ratio)
         tables = {**of_grid, **_of_clips(clips, copies)}
         return cls(
@@ -70,12 +79,15 @@ class QueuedLayout:
 
 
 def block_of(count: int, least: int = 32) -> int:
-    """Return the power of 2 that holds `count`, `least` or more: kernels are compiled for each, which takes seconds."""
+    """Return the least power of 2 that is at least `count` and `least`.
+
+    Kernels are compiled for each value, which takes seconds, so small ones are joined.
+    """
     return max(least, 1 << (count - 1).bit_length())
 
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Each at an address that kernels take for aligned, whatever is before it: they are compiled for either."""
+    """Copy all tables together, each to an aligned address: for others kernels compile again."""
     spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
     whole = torch.zeros(sum(spans), dtype=torch.int32)
     for (_, values), part in zip(tables.items(), torch.split(whole, spans), strict=True):
@@ -117,7 +129,7 @@ def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_
 
 
 def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
-    """`AnchorRanking.split` and `.total` of every number of anchors; see there."""
+    """Return `AnchorRanking.split` and `.total` of every number of anchors."""
     asked = torch.arange(patches + 1)
     local = (asked.double() * local_ratio).long()
     per_window = local // len(window_sizes)
@@ -129,13 +141,13 @@ def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> di
 
 
 def _axis_weights(side: int, pool: Pooling) -> Tensor:
-    """What each token takes of the patches of one axis, float64 [tokens, side]: pooling works on each axis alone."""
+    """Return the pooling weights along one axis, float64 [tokens, side]."""
     if pool.kind == "none":
         return torch.eye(side, dtype=torch.float64)
     return pooling_weights((side, pool.stride), pool).view(-1, side, pool.stride).sum(2)
 
 
 def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """The patches of each token, ascending, and their weights; [tokens, taps] each."""
+    """Return the patches of each token, ascending, and their weights; [tokens, taps] each."""
     patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
     return patch.to(torch.int32), weights.gather(1, patch).float()

@@ -1,4 +1,4 @@
-"""From the host to a device without waiting for what the device is doing."""
+"""Copy from the host to a device without waiting for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["uploaded"]
 def uploaded(values: Tensor, device: torch.device) -> Tensor:
     """Return `values` on `device`, in order with the work queued there.
 
-    A copy from ordinary memory makes the host wait until the device has done all of its queue; from pinned memory it
-    is queued too. torch keeps pinned memory until its copy is done.
+    A copy from ordinary memory makes the host wait until the device has done all its work. A copy
+    from pinned memory is queued. torch keeps pinned memory until its copy is done.
     """
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)

@@ -98,7 +98,7 @@ class AnchorTransport:
         )
 
     def _queued(self, tokens: VisualTokens, clips: tuple[Clip, ...], budget: int) -> CompressedTokens:
-        """The same without waiting for the device."""
+        """Compress without waiting for the device."""
         self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
         transport = QueuedTransport(self.config, tokens, clips, self._asked(tokens), budget)
         transport.allocate()
@@ -107,15 +107,15 @@ class AnchorTransport:
         return transport.emit(self._known_facts(tokens, transport.copies))
 
     def queue_phase_one(self, transport: QueuedTransport) -> None:
-        """As `phase_one`, where nothing waits."""
+        """Queue Phase I."""
         transport.phase_one()
 
     def queue_phase_two(self, transport: QueuedTransport) -> None:
-        """As `phase_two`, where nothing waits."""
+        """Queue Phase II."""
         transport.phase_two()
 
     def _asked(self, tokens: VisualTokens) -> int:
-        """How many anchors the search starts with."""
+        """Return the number of anchors with which the search starts."""
         patches = tokens.features.shape[1]
         return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
 
@@ -230,7 +230,7 @@ class AnchorTransport:
         }
 
     def _known_facts(self, tokens: VisualTokens, copies: Sequence[int]) -> dict[str, int | float | str | bool | None]:
-        """Those that are no device's to tell."""
+        """Return the facts that the host knows."""
         return {
             "keyframe_copies": max(copies),
             "clip_mode": self.config.clips.mode if self.config.inter.enabled else "off",

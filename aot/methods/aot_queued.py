@@ -1,7 +1,8 @@
-"""AOT on a device that is never waited for: everything is queued, and what the host wants to know is read later.
+"""AOT without waits: all work is queued on the device, and facts are read later.
 
-The kernels are Triton's, each the twin of a step of `aot.methods.aot`, which does what these do not: published budgets,
-Sinkhorn to its marginals, Phase I switched off, float64, very large grids, and devices without Triton.
+Each Triton kernel does a step of `aot.methods.aot`. That module does what the kernels do not:
+published budgets, Sinkhorn to its marginals, Phase I switched off, float64, very large grids, and
+devices without Triton.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _MOST_PATCHES = 4096  # that one program ranks and counts
 
 
 def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
-    """Whether the kernels do what `config` asks of these tokens. asked: anchors that the search starts with."""
+    """Return whether the kernels can do what `config` asks for these tokens.
+
+    asked: the number of anchors with which the search starts.
+    """
     patches = tokens.features.shape[1]
     published = (config.intra.transport, config.inter.transport)
     return (
@@ -43,7 +47,7 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
 
 
 class FactsReadLater(Mapping[str, Fact]):
-    """Facts of which some are still on a device; the first look waits for them."""
+    """Facts of which some are on the device until the first access, which waits for them."""
 
     def __init__(self, read: Callable[[], Mapping[str, Fact]]) -> None:
         self._read = read
@@ -63,7 +67,7 @@ class FactsReadLater(Mapping[str, Fact]):
 
 
 class QueuedTransport:
-    """One compression, step by step: `allocate`, `phase_one`, `phase_two`, `emit`."""
+    """One compression in steps: `allocate`, `phase_one`, `phase_two`, `emit`."""
 
     def __init__(
         self, config: AOTConfig, tokens: VisualTokens, clips: tuple[Clip, ...], asked: int, budget: int
@@ -106,7 +110,7 @@ class QueuedTransport:
         self._inter = match_queued(self._layout, self._allocation, self._intra.tokens, weights)
 
     def emit(self, known: Mapping[str, Fact]) -> CompressedTokens:
-        """Put the tokens together. known: facts that the device does not decide."""
+        """Emit the tokens. known: facts that the host knows."""
         from aot.core.queued_emission import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
@@ -131,7 +135,7 @@ class QueuedTransport:
         }
 
     def _provenance(self) -> Provenance:
-        """What the tokens are made of; waits for the device."""
+        """Return what the tokens are made of; waits for the device."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]

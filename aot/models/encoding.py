@@ -73,8 +73,8 @@ def run_tower(
 ) -> TowerPass:
     """Call `run(first, stop)` over `total` frames, up to `batch` at a time, and join what it returns on one device.
 
-    Whether it is finite is not known before the device is done. On CUDA it is left in `TowerPass.finite`, so that more
-    work can be queued; elsewhere it is checked here.
+    Whether all is finite is known when the device is done. On CUDA the flag is kept in
+    `TowerPass.finite`, so that more work can be queued; elsewhere it is checked here.
 
     Raises:
         NumericsError: the features, deepstack features or saliencies hold NaN or infinite values, off CUDA.

@@ -1,8 +1,9 @@
-"""Received attention in Triton: all frames and heads in two launches, and no attention matrix in memory.
+"""Compute received attention in Triton, without an attention matrix in memory.
 
-The twin of the torch version in `aot.models.saliency`. The first kernel finds what each query's softmax divides by, in a
-program for each tile of queries; the second sums up what each key receives, in a program for each tile of keys. Both
-multiply all queries with all keys.
+This is the twin of the torch version in `aot.models.saliency`. Two launches serve all frames and
+heads. The first finds the divisor of each query's softmax, with one program per tile of queries.
+The second sums up what each key receives, with one program per tile of keys. Both multiply all
+queries with all keys.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ _LOG2_E = 1 / math.log(2)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """[B, H, N, d] queries and keys to [B, N] float32; see `aot.models.saliency.received_attention`."""
+    """Return the attention that each key receives; see `aot.models.saliency.received_attention`.
+
+    Args:
+        query: [B, H, N, d], of any strides.
+        key: [B, H, N, d], of any strides.
+        scaling: the factor of the products.
+
+    Returns:
+        float32 [B, N], the mean over heads of the sum over queries.
+    """
     batch, heads, patches, width = query.shape
     shrink = 1 if query.dtype.itemsize == 2 else 2  # full tiles of float32 do not fit into registers
     own, other = _OWN // shrink, _OTHER // shrink
@@ -42,14 +52,14 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def _unit_blocks(width: int) -> tuple[int, int]:
-    """Split d into two blocks, powers of 2 of at least 16, as 72 into 64 and 16; the second is 0 if one suffices."""
+    """Split d into blocks, powers of 2 from 16 up: 72 into 64 and 16, and 64 into 64 and 0."""
     first = max(16, 1 << (width.bit_length() - 1))
     return first, max(16, triton.next_power_of_2(width - first)) if width > first else 0
 
 
 @triton.jit
 def _rows(values, patch_step, unit_step, rows, patches, first_unit, width, units: tl.constexpr):
-    """[rows, units] of one head; zero outside of it."""
+    """Load [rows, units] of one head; zeros outside of it."""
     unit = first_unit + tl.arange(0, units)
     places = values + rows[:, None] * patch_step + unit[None, :] * unit_step
     return tl.load(places, mask=(rows < patches)[:, None] & (unit < width)[None, :], other=0.0)
@@ -62,7 +72,7 @@ def normalizer_kernel(
     heads, patches, width, scaling,
     own_tile: tl.constexpr, other_tile: tl.constexpr, units: tl.constexpr, more_units: tl.constexpr,
 ):  # fmt: skip
-    """Store log2 of what each query's softmax divides by; arguments like query_frame are strides."""
+    """Store log2 of the divisor of each query's softmax. query_frame and the like are strides."""
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
@@ -94,7 +104,7 @@ def received_kernel(
     heads, patches, width, scaling,
     own_tile: tl.constexpr, other_tile: tl.constexpr, units: tl.constexpr, more_units: tl.constexpr,
 ):  # fmt: skip
-    """Store what each key receives of all queries; arguments like query_frame are strides."""
+    """Store what each key receives from all queries. query_frame and the like are strides."""
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
@@ -111,7 +121,7 @@ def received_kernel(
         if more_units > 0:
             q_more = _rows(query, query_patch, query_unit, other, patches, units, width, more_units)
             logits = tl.dot(k_more, tl.trans(q_more), logits, input_precision="ieee")
-        # A query that is not there divides by infinity.
+        # Rows beyond the last query have an infinite divisor and add nothing.
         normalizer = tl.load(normalizers + at + other, mask=other < patches, other=float("inf"))
         total += tl.sum(tl.exp2(logits * scaling - normalizer[None, :]), axis=1)
     tl.store(received + at + own, total, mask=own < patches)

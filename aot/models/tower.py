@@ -1,4 +1,4 @@
-"""A vision tower block by block: transformers' own modules, called one by one and never patched."""
+"""Run a vision tower block by block; the modules are those of transformers, unchanged."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ __all__ = ["hidden_states"]
 
 
 def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_blocks: int = 0) -> list[Tensor]:
-    """Return the hidden states [F, N, D] that `layers` name, as `output_hidden_states` numbers them: 0 is the
-    embeddings, k the output of block k - 1, and negative numbers count from the end.
+    """Return hidden states [F, N, D], equal to those of transformers' own call.
 
-    The numbers are those of the stock call. SigLIP's and CLIP's towers run at less cost: no other states are held, no
-    block is run that nobody asks for, and the residual stream is contiguous. SigLIP's embeddings are a transposed view
-    of a convolution, and every addition down the tower would inherit its strides, for which additions and layer norms
-    have slow kernels.
+    The towers of SigLIP and CLIP cost less here: no other states are kept, blocks after the last
+    one needed do not run, and the residual stream is contiguous. SigLIP's embeddings are a
+    transposed view of a convolution. Every addition would inherit its strides, for which additions
+    and layer norms have slow kernels.
 
     Args:
-        pixels: [F, 3, H, W], normalised.
-        least_blocks: how many blocks must run, for what is recorded in them.
+        tower: the vision tower.
+        pixels: [F, 3, H, W], normalized.
+        layers: as `output_hidden_states` numbers them. 0 is the embeddings, k the output of block
+            k - 1, and negative numbers count from the end.
+        least_blocks: the number of blocks that must run, because something in them is recorded.
     """
     blocks = getattr(getattr(tower, "encoder", None), "layers", None)
     if blocks is None or not hasattr(tower, "embeddings"):
