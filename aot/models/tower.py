@@ -27,7 +27,7 @@ def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_block
         least_blocks: the number of blocks that must run, because something in them is recorded.
     """
     blocks = getattr(getattr(tower, "encoder", None), "layers", None)
-    if blocks is None or not hasattr(tower, "embeddings"):
+    if blocks is None or not hasattr(tower, "embeddings") or _is_hooked(tower):
         states = tower(pixels, output_hidden_states=True).hidden_states
         return [states[layer] for layer in layers]
     numbers = [range(len(blocks) + 1)[layer] for layer in layers]
@@ -45,3 +45,8 @@ def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_block
 
 def _output(found: Any) -> Tensor:
     return found if isinstance(found, torch.Tensor) else found[0]
+
+
+def _is_hooked(tower: Any) -> bool:
+    """Return whether a call of the whole tower does more, as where weights are spread over devices."""
+    return bool(tower._forward_pre_hooks or tower._forward_hooks or "forward" in vars(tower))

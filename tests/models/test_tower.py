@@ -67,3 +67,25 @@ def test_other_towers_are_called_as_they_are() -> None:
             return type("Output", (), {"hidden_states": (pixels, pixels + 1)})
 
     assert torch.equal(hidden_states(Other(), pixels(), [-1])[0], pixels() + 1)
+
+
+def test_hooks_of_the_whole_tower_are_called(tower: Any) -> None:
+    """Those that spread a network over devices, for one, and a `forward` in the place of its own."""
+    expected = hidden_states(tower, pixels(), [-1])[0]
+    called: list[str] = []
+    stock = tower.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        called.append("forward")
+        return stock(*args, **kwargs)
+
+    before = tower.register_forward_pre_hook(lambda *_: called.append("before"))
+    after = tower.register_forward_hook(lambda *_: called.append("after"))
+    tower.forward = forward
+    try:
+        assert torch.equal(hidden_states(tower, pixels(), [-1])[0], expected)
+    finally:
+        del tower.forward
+        before.remove()
+        after.remove()
+    assert called == ["before", "forward", "after"]
