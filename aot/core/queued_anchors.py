@@ -55,7 +55,7 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     """
     frames, patches, cells = layout.frames, layout.patches, layout.cells
     # With NaN, ranks are no permutation, and kernels would read undefined indices.
-    shallow, deep = (torch.nan_to_num(values.float()).contiguous() for values in (shallow, deep))
+    shallow, deep = (values.float().masked_fill(values.isnan(), 0.0).contiguous() for values in (shallow, deep))
 
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=deep.device)

@@ -137,11 +137,12 @@ def products_kernel(
     if (first_row >= row_count) | (first_column >= column_count):
         return
     rows, columns, units = first_row + tl.arange(0, side), first_column + tl.arange(0, side), tl.arange(0, tile_width)
-    of_rows = tokens + (frame * cells + rows[:, None]) * width + units[None, :]
+    of_rows = tokens + frame * cells * width + (rows[:, None] * width + units[None, :])
+    column_offsets = columns[:, None] * width + units[None, :]
     if is_first:
-        of_columns = tokens + (key * cells + columns[:, None]) * width + units[None, :]
+        of_columns = tokens + key * cells * width + column_offsets
     else:
-        of_columns = merged + (clip * cells + columns[:, None]) * width + units[None, :]
+        of_columns = merged + clip * cells * width + column_offsets
     total = tl.zeros((side, side), tl.float64)
     row_squares, column_squares = tl.zeros((side,), tl.float64), tl.zeros((side,), tl.float64)
     for start in range(part * span, tl.minimum((part + 1) * span, width), tile_width):
@@ -154,7 +155,7 @@ def products_kernel(
         column_squares += tl.sum(right * right, axis=1)
     at = (part * clips + clip) * cells
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    tl.store(products + (at + rows[:, None]) * cells + columns[None, :], total, mask=inside)
+    tl.store(products + at * cells + (rows[:, None] * cells + columns[None, :]), total, mask=inside)
     at = (part * 2 * clips + clip) * cells
     if first_column == 0:
         tl.store(lengths + at + rows, row_squares, mask=rows < row_count)

@@ -175,10 +175,12 @@ def product_kernel(
     if (first_column >= anchors) & (first_column > 0):
         return
     rows, columns = tl.program_id(1) * tile_rows + tl.arange(0, tile_rows), first_column + tl.arange(0, tile_columns)
-    at, units = frame * patches, tl.arange(0, tile_width)
-    patch = tl.load(anchor_index + at + columns, mask=columns < anchors, other=0).to(tl.int64)
-    of_rows = features + (at + rows[:, None]) * width + units[None, :]
-    of_columns = features + (at + patch[:, None]) * width + units[None, :]
+    units = tl.arange(0, tile_width)
+    features += frame * patches * width
+    products += frame * patches * patches
+    patch = tl.load(anchor_index + frame * patches + columns, mask=columns < anchors, other=0)
+    of_rows = features + (rows[:, None] * width + units[None, :])
+    of_columns = features + (patch[:, None] * width + units[None, :])
     total = tl.zeros((tile_rows, tile_columns), tl.float32)
     for first in range(0, width, tile_width):
         there = (first + units < width)[None, :]
@@ -186,7 +188,7 @@ def product_kernel(
         right = tl.load(of_columns + first, mask=(columns < anchors)[:, None] & there, other=0.0)
         total = tl.dot(left, tl.trans(right), total, input_precision="ieee")
     inside = (rows < patches)[:, None] & (columns < anchors)[None, :]
-    tl.store(products + (at + rows[:, None]) * patches + columns[None, :], total, mask=inside)
+    tl.store(products + (rows[:, None] * patches + columns[None, :]), total, mask=inside)
 
 
 @triton.jit
@@ -223,14 +225,17 @@ def gibbs_kernel(
     inside = rows < patches
     source = inside & (tl.load(is_anchor + at + rows, mask=inside, other=1) == 0)
     own = tl.maximum(tl.load(norms + at + rows, mask=inside, other=1.0), 1e-12)
-    places = products + (at + rows[:, None]) * patches
+    products += at * patches
+    offsets = rows[:, None] * patches
     index = anchor_index + at
     best, best_at = tl.full((tile_rows,), float("-inf"), tl.float32), tl.zeros((tile_rows,), tl.int32)
     least = tl.full((tile_rows,), float("inf"), tl.float32)
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
         there = (columns < anchors)[None, :]
-        similar, patch = _similarity(places + columns[None, :], norms + at, index, columns, anchors, inside, own)
+        similar, patch = _similarity(
+            products + (offsets + columns[None, :]), norms + at, index, columns, anchors, inside, own
+        )
         cost = _cost(similar, rows, patch, grid_rows, grid_cols, spatial)
         least = tl.minimum(least, tl.min(tl.where(there, cost, float("inf")), axis=1))
         similar = tl.where(there, similar, float("-inf"))
@@ -241,10 +246,12 @@ def gibbs_kernel(
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
         there = source[:, None] & (columns < anchors)[None, :]
-        similar, patch = _similarity(places + columns[None, :], norms + at, index, columns, anchors, inside, own)
+        similar, patch = _similarity(
+            products + (offsets + columns[None, :]), norms + at, index, columns, anchors, inside, own
+        )
         cost = _cost(similar, rows, patch, grid_rows, grid_cols, spatial)
         gibbs = tl.where(there, tl.exp((least[:, None] - cost) / epsilon), 0.0)
-        tl.store(places + columns[None, :], gibbs, mask=inside[:, None] & (columns < anchors)[None, :])
+        tl.store(products + (offsets + columns[None, :]), gibbs, mask=inside[:, None] & (columns < anchors)[None, :])
         row_sums += tl.sum(gibbs, axis=1)
     best_at = tl.minimum(best_at, anchors - 1)  # NaN may have led beyond the anchors
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
@@ -260,7 +267,7 @@ def gibbs_kernel(
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
         there = inside[:, None] & (columns < anchors)[None, :]
-        gibbs = tl.load(places + columns[None, :], mask=there, other=0.0)
+        gibbs = tl.load(products + (offsets + columns[None, :]), mask=there, other=0.0)
         sums = partial + (frame * tiles + part) * patches + columns
         tl.store(sums, tl.sum(gibbs * row[:, None], axis=0), mask=columns < anchors)
 
@@ -299,13 +306,16 @@ def step_kernel(
     rows = part * tile_rows + tl.arange(0, tile_rows)
     inside = rows < patches
     source = inside & (tl.load(is_anchor + at + rows, mask=inside, other=1) == 0)
-    places = gibbs + (at + rows[:, None]) * patches
+    gibbs += at * patches
+    offsets = rows[:, None] * patches
     sums_before = partial + (before * frames + frame) * tiles * patches
     row_sums = tl.zeros((tile_rows,), tl.float32)
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
         scale = _column_scale(sums_before, columns, anchors, tiles, patches, tiny, tile_block)
-        values = tl.load(places + columns[None, :], mask=inside[:, None] & (columns < anchors)[None, :], other=0.0)
+        values = tl.load(
+            gibbs + (offsets + columns[None, :]), mask=inside[:, None] & (columns < anchors)[None, :], other=0.0
+        )
         row_sums += tl.sum(values * scale[None, :], axis=1)
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
     row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
@@ -316,7 +326,9 @@ def step_kernel(
     sums_now = partial + ((now * frames + frame) * tiles + part) * patches
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
-        values = tl.load(places + columns[None, :], mask=inside[:, None] & (columns < anchors)[None, :], other=0.0)
+        values = tl.load(
+            gibbs + (offsets + columns[None, :]), mask=inside[:, None] & (columns < anchors)[None, :], other=0.0
+        )
         tl.store(sums_now + columns, tl.sum(values * row[:, None], axis=0), mask=columns < anchors)
 
 
@@ -342,6 +354,7 @@ def late_kernel(
     old_rows = rows_out + (before * frames + frame) * patches
     late_sums += at
     late_rows += at
+    gibbs += at * patches
     step = tl.zeros((), tl.int32)
     while step < late:
         new_rows = late_rows + step.to(tl.int64) * frames * patches
@@ -355,7 +368,7 @@ def late_kernel(
             for first in range(0, anchors, tile_columns):
                 columns = first + tl.arange(0, tile_columns)
                 there = inside[:, None] & (columns < anchors)[None, :]
-                values = tl.load(gibbs + (at + rows[:, None]) * patches + columns[None, :], mask=there, other=0.0)
+                values = tl.load(gibbs + (rows[:, None] * patches + columns[None, :]), mask=there, other=0.0)
                 scale = _column_scale(sums_before, columns, anchors, tiles, patches, tiny, tile_block)
                 row_sums += tl.sum(values * scale[None, :], axis=1)
             row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
@@ -370,7 +383,7 @@ def late_kernel(
             for start in range(0, patches, tile_rows):
                 rows = start + tl.arange(0, tile_rows)
                 there = (rows < patches)[:, None] & (columns < anchors)[None, :]
-                values = tl.load(gibbs + (at + rows[:, None]) * patches + columns[None, :], mask=there, other=0.0)
+                values = tl.load(gibbs + (rows[:, None] * patches + columns[None, :]), mask=there, other=0.0)
                 sums += tl.sum(values * tl.load(new_rows + rows, mask=rows < patches, other=0.0)[:, None], axis=0)
             tl.store(new_sums + columns, sums, mask=columns < anchors)
         tl.store(late_change + step * frames + frame, tl.sum(change_here, axis=0))
