@@ -13,11 +13,14 @@ from decoded import error_of_products, ids_of, steps_of, stock_ids
 import aot.models.answer
 from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
 from aot.inner import build_inner
+from aot.methods import build_method
 from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.llava import Llava
+from aot.models.tower import hidden_states
 from aot.pipeline import compress_video
 from aot.registry import INNER
+from aot.types import VideoFrames, VideoInfo
 
 pytestmark = [
     pytest.mark.gpu,
@@ -134,3 +137,36 @@ def test_the_first_token_is_there_when_it_is_said_to_be(bundled_on_gpu: Llava, c
     next(answer._words())
     assert answer.first_token_at is not None
     assert (answer.first_token_at - start) * 1e3 > 0.8 * begun.elapsed_time(done)
+
+
+def noise(model: Llava, frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: Llava) -> None:
+    """Encoder, compressor and prompt."""
+    assert isinstance(on_gpu, Llava)
+    info = VideoInfo("noise", "mp4", "h264", 160, 120, 0, 0, 1, 8, 8, 0, 1, 8.0, 1.0, False, False)
+    frames = VideoFrames(noise(small_model, 8), tuple(float(time) for time in range(8)), info)
+    method = build_method(Config(ratio=0.25))
+
+    def run() -> None:
+        on_gpu.prompt(method.compress(on_gpu.encode(frames, method.needs), 50), "What moves?")
+
+    run()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.no_grad()
+def test_the_tower_gives_the_stock_calls_states(on_gpu: VideoModel, small_model: Llava) -> None:
+    assert isinstance(on_gpu, Llava)
+    pixels = on_gpu.normalise(noise(small_model, 4))
+    expected = on_gpu.tower(pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(hidden_states(on_gpu.tower, pixels, [-1])[0], expected, rtol=1e-4, atol=1e-4)
