@@ -106,7 +106,7 @@ class GraphSteps(BoundSteps):
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with _side_stream(self._decoding.device), _captured(graph):
+            with _side_stream(self._decoding.device), _captured(graph, self._decoding.device):
                 self._words()
         except RuntimeError as error:
             self._failed = True
@@ -120,15 +120,30 @@ class GraphSteps(BoundSteps):
 
 
 @contextmanager
-def _captured(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
     graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
     try:
         yield
     except BaseException:
         with suppress(RuntimeError):  # it says no more than that an error came before
             graph.capture_end()
+        _free_generator(device)
         raise
     graph.capture_end()
+
+
+def _free_generator(device: torch.device) -> None:
+    """Give the device's default generator a state that no capture holds; seed and offset stay.
+
+    A capture takes hold of it, and one that fails does not let go: whatever draws next would raise.
+    """
+    default, fresh = torch.cuda.default_generators[_index(device)], torch.Generator(device)
+    fresh.set_state(default.get_state())
+    default.graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 @contextmanager
