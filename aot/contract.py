@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aot.inner import InnerReduction, Reduction, State
     from aot.methods import Method
 
-__all__ = ["check_load", "check_reduction", "check_tokens", "needs_of", "problems_of_tokens"]
+__all__ = ["check_encoded", "check_load", "check_reduction", "check_tokens", "needs_of", "problems_of_tokens"]
 
 _PER_TOKEN = {
     "frame": torch.int32, "row": torch.int32, "col": torch.int32, "role": torch.uint8, "mass": torch.float32,
@@ -63,6 +63,22 @@ class _BlamedMerging:
             return self.merging.plan(frames, patches, tokens_per_frame, blocks)
 
 
+def check_encoded(finite: Tensor | None) -> None:
+    """Check the flag `VisualTokens.finite`, which waits for its device.
+
+    Raises:
+        NumericsError: it is false.
+    """
+    if finite is not None and not finite:
+        raise NumericsError(_ENCODED_NONSENSE)
+
+
+_ENCODED_NONSENSE = (
+    "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
+    "and check the model's files if it stays"
+)
+
+
 def check_tokens(
     method: Method, kept: CompressedTokens, tokens: VisualTokens, least: int, most: int
 ) -> CompressedTokens:
@@ -72,9 +88,11 @@ def check_tokens(
 
     Raises:
         MethodError: it is not what the method promises.
-        NumericsError: one of our own methods overflowed.
+        NumericsError: one of our own methods overflowed, or `tokens` are not finite.
     """
     problems = list(problems_of_tokens(kept, tokens, least, most))
+    if _ENCODED_NONSENSE in problems:
+        raise NumericsError(_ENCODED_NONSENSE)
     if problems == [_NOT_FINITE] and not is_plugged_in(method):
         raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
     if problems:
@@ -127,7 +145,8 @@ def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]
     """Values, with one look from the host at all of them."""
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
-    wrong = {_NOT_FINITE: ~kept.features.isfinite().all()}
+    wrong = {} if tokens.finite is None else {_ENCODED_NONSENSE: ~tokens.finite}
+    wrong[_NOT_FINITE] = ~kept.features.isfinite().all()
     for name, size in sizes.items():
         values = getattr(kept, name)
         wrong[f"returned a {name} outside of 0 .. {size - 1}"] = ((values < 0) | (values >= size)).any()

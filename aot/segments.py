@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from aot.config import Config, SamplingConfig
-from aot.contract import check_tokens, needs_of
+from aot.contract import check_encoded, check_tokens, needs_of
 from aot.core.clips import neighbour_similarity
 from aot.core.grid import pooled_grid
 from aot.errors import BudgetError, ConfigError
 from aot.inner import outer_config
 from aot.memory import explained_memory
 from aot.methods import Method, build_method
+from aot.methods.aot import AnchorTransport
 from aot.models.base import VideoModel
 from aot.origins import joined_origins, origin_of
 from aot.registry import blamed, called, is_plugged_in
@@ -66,6 +67,7 @@ class EncodedVideo:
         self._file, self._model, self._sampling, self._needs = source, model, sampling, needs
         self._clock, self._on_progress, self._on_frames = clock, on_progress, on_frames
         self._last: Tensor | None = None
+        self._similarity: list[Tensor] = []
         self._sampled = 0
         self.frames, self.planned = 0, 0
         self.similarity: list[float] = []
@@ -130,7 +132,8 @@ class EncodedVideo:
                 del visual, frames  # before the next are made
             of_selection = (*chosen.notices, chosen.told) if chosen else self._all_frames(stream.planned)
             self.notices = tuple(dict.fromkeys((*of_selection, *stream.notices, *self.notices)))
-            self._clock.stage_ms["decode"] += stream.decode_ms
+            self.similarity = torch.cat(self._similarity).tolist()
+            self._clock.add("decode", stream.decode_ms)
 
     def _tell_decoded(self, done: int, planned: int) -> None:
         self._on_progress("decode", done, planned)
@@ -145,7 +148,7 @@ class EncodedVideo:
     def _compare(self, visual: VisualTokens) -> None:
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
         joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
-        self.similarity += neighbour_similarity(joined).tolist()
+        self._similarity.append(neighbour_similarity(joined))  # reading would wait for the device
         self._last = embeddings[-1:]
 
 
@@ -202,6 +205,8 @@ class SegmentCompressor:
         budget = self._config.token_budget(self._frames, per_frame)
         due, self._budget = budget - self._budget, budget
         method = self._method
+        if not isinstance(method, AnchorTransport):  # bears NaN; `check_tokens` looks later
+            check_encoded(visual.finite)
         with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
             found = method.compress(visual, TokenBudget(due, self._config.ratio))
         total = len(visual.timestamps_s) * per_frame

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from aot.config import SamplingConfig
+from aot.contract import check_encoded
 from aot.core.frame_choice import choose_frames
 from aot.errors import ConfigError, NumericsError
 from aot.models.base import FrameScorer, ScoresFrames, VideoModel
@@ -118,6 +119,7 @@ def _best(
         for frames in stream.segments(sampling.segment_frames, together=model.temporal_patch):
             with clock.stage("encode"):
                 visual = model.encode(frames, Needs(frame_embeddings=True))
+                check_encoded(visual.finite)
                 scorer.add(visual)
             assert visual.frame_embeddings is not None
             embeddings.append(visual.frame_embeddings)
@@ -125,7 +127,7 @@ def _best(
             notices |= dict.fromkeys(visual.notices)
             del visual, frames  # before the next are made
             on_frames(sum(map(len, times)), stream.planned)
-        clock.stage_ms["decode"] += stream.decode_ms
+        clock.add("decode", stream.decode_ms)
         told = (*stream.notices, *notices)
     scores, joined = scorer.scores(), torch.cat(embeddings)
     if not (scores.isfinite().all() and joined.isfinite().all()):

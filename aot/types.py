@@ -204,6 +204,8 @@ class VisualTokens:
     notices: one sentence for each thing about the encoding that the user should know.
     video_name: the file's, without its folder. duration_s: of the whole video, if known. deepstack: [layers, F, n, D]
         or None, features that the language model adds to its first layers' output (Qwen3-VL).
+    finite: bool [] on the features' device, whether all of this is finite, or None if that has been checked: an
+        encoder on CUDA does not wait for the answer, and `aot.contract.check_encoded` does.
     merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
         pooled any more, and grid and pool are what they would have been.
     """
@@ -222,6 +224,7 @@ class VisualTokens:
     duration_s: float | None = None
     deepstack: Tensor | None = None
     merged: MergedPatches | None = None
+    finite: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

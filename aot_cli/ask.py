@@ -240,7 +240,8 @@ def _answers(
         start, current().stage = time.perf_counter(), f"answer {number} of {len(questions)}"
         if stream and len(questions) > 1:
             print_text(f"Q: {question}\nA: ", end="")
-        found.append(_told(question, next(replies), start, stream=stream))
+        found.append(_told(question, reply := next(replies), start, stream=stream))
+        notify(reply.notices)
         log("answer: {prompt_tokens} tokens read, {output_tokens} written, {answer_ms:.0f} ms".format(**found[-1]))
     return found
 

@@ -34,11 +34,12 @@ torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
 
 # All tests are quick but these folders and files, most of which run models; those of the smoke test are quick too.
 SLOW = (
-    "bench", "cli", "core/test_sinkhorn_kernel.py", "evaluation/test_evaluate.py", "inner/test_budgets.py",
-    "inner/test_prefill.py", "methods/test_presets.py", "methods/test_provenance.py", "models", "overlay/test_film.py",
-    "page/test_page_in_browser.py", "shapes/test_shapes_clips.py", "test_docs_site.py", "test_endurance.py",
-    "test_gpu.py", "test_pipeline.py", "test_segments.py", "test_selection.py", "test_skips.py",
-    "test_tiny_checkpoint.py", "training",
+    "bench", "cli", "core/test_queued_anchors.py", "core/test_queued_compiled.py", "core/test_queued_inter.py",
+    "core/test_queued_intra.py", "core/test_sinkhorn_kernel.py", "evaluation/test_evaluate.py",
+    "inner/test_budgets.py", "inner/test_prefill.py", "methods/test_aot_queued.py", "methods/test_presets.py",
+    "methods/test_provenance.py", "models", "overlay/test_film.py", "page/test_page_in_browser.py",
+    "shapes/test_shapes_clips.py", "test_docs_site.py", "test_endurance.py", "test_gpu.py", "test_pipeline.py",
+    "test_segments.py", "test_selection.py", "test_skips.py", "test_tiny_checkpoint.py", "training",
 )  # fmt: skip
 CLIP_FRAMES = 24
 SMALL_GRID = 9

@@ -48,7 +48,7 @@ ARROWS = {
     "aot.page": {"aot.origins", "aot.report"},
     "aot.stages": {"aot.memory"},
     "aot.peak_memory": {"aot.memory", "aot.stages"},
-    "aot.selection": {"aot.core", "aot.models", "aot.stages", "aot.video"},
+    "aot.selection": {"aot.contract", "aot.core", "aot.models", "aot.stages", "aot.video"},
     "aot.segments": {
         "aot.contract", "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins",
         "aot.selection", "aot.stages", "aot.video",

@@ -1,17 +1,26 @@
-"""What a GPU gives, where there is one: the same budgets, and in 32 bits the tokens that the CPU keeps."""
+"""What a GPU gives, where there is one: the same budgets; in 32 bits the tokens and the words that the CPU gives."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from decoded import error_of_products, ids_of, steps_of, stock_ids
 
-from aot.config import Config, ModelConfig, SamplingConfig
+import aot.models.answer
+from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
+from aot.inner import build_inner
+from aot.methods import build_method
 from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.llava import Llava
+from aot.models.tower import hidden_states
 from aot.pipeline import compress_video
+from aot.registry import INNER
+from aot.types import VideoFrames, VideoInfo
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,3 +49,125 @@ def test_auto_is_the_gpu_and_answers(small_folder: Path, clip_file: Path) -> Non
     assert len(tokens.features) == 50
     assert tokens.features.is_cuda
     assert torch.isfinite(tokens.features).all()
+
+
+# --- Writing
+
+
+@pytest.fixture(scope="module")
+def bundled_on_gpu() -> VideoModel:
+    return load_model(ModelConfig(name="shapes", device="cuda", dtype="float32"))
+
+
+OPTIONS = {
+    "greedy": GenerationConfig(max_new_tokens=24, min_new_tokens=24),
+    "drawn": GenerationConfig(max_new_tokens=24, min_new_tokens=24, temperature=1.3, seed=2),
+}
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 1.2e-2)])
+def test_attention_by_products_has_scores_in_32_bits(dtype: torch.dtype, error: float) -> None:
+    assert error_of_products(dtype, "cuda") < error
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_graph_writes_what_generate_does(bundled_on_gpu: Llava, clip_file: Path, options: str) -> None:
+    model = bundled_on_gpu
+    tokens = compress_video(clip_file, model, Config(ratio=0.25, sampling=SamplingConfig(8))).tokens
+    answer = model.generate(tokens, "what happens ?", OPTIONS[options])
+    with steps_of("graph") as steps:
+        ids = list(answer._words())
+    assert steps[0]._graph is not None  # type: ignore[attr-defined]
+    assert not answer.notices
+    assert ids == stock_ids(model, model.prompt(tokens, "what happens ?"), OPTIONS[options])
+    assert ids == ids_of(answer, "lean") == ids_of(answer, "graph")
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_graph_goes_on_behind_reductions_inside(on_gpu: Llava, clip_file: Path, name: str) -> None:
+    config = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}, "sampling": {"frames": 8}})
+    tokens = compress_video(clip_file, on_gpu, config).tokens
+    inner = build_inner(config, on_gpu.language_layers)
+    answer = on_gpu.generate(tokens, "What moves?", OPTIONS["greedy"], inner)
+    assert ids_of(answer, "graph") == ids_of(answer, "lean")
+    assert not answer.notices
+
+
+def test_graphs_of_several_questions_and_of_long_answers(bundled_on_gpu: Llava, clip_file: Path) -> None:
+    model = bundled_on_gpu
+    tokens = compress_video(clip_file, model, Config(ratio=0.25, sampling=SamplingConfig(8))).tokens
+    asked = ["what happens ?", "is there a red square ?", "what ?"]
+    alone = ["".join(model.generate(tokens, each, OPTIONS["greedy"])) for each in asked]
+    assert model.read(tokens).answers(asked, OPTIONS["greedy"]) == alone
+    long = GenerationConfig(max_new_tokens=80, min_new_tokens=80)
+    with patch.object(aot.models.answer, "MOST_ROOM", 16):
+        assert ids_of(model.generate(tokens, asked[0], long), "graph") == ids_of(
+            model.generate(tokens, asked[0], long), "lean"
+        )
+
+
+def test_what_cannot_be_captured_is_written_all_the_same(bundled_on_gpu: Llava, clip_file: Path) -> None:
+    model = bundled_on_gpu
+    tokens = compress_video(clip_file, model, Config(ratio=0.25, sampling=SamplingConfig(8))).tokens
+    answer = model.generate(tokens, "what happens ?", OPTIONS["greedy"])
+    expected = ids_of(answer, "lean")
+
+    def waits(module: object, inputs: object, output: torch.Tensor) -> None:
+        float(output.sum())
+
+    hook = model.network.lm_head.register_forward_hook(waits)
+    try:
+        assert ids_of(answer, "graph") == expected
+    finally:
+        hook.remove()
+    assert "without a CUDA graph" in answer.notices[0]
+    assert torch.rand(2, device="cuda").isfinite().all()  # the failed capture has let go of the generator
+    assert ids_of(answer, "graph") == expected and not answer.notices
+
+
+def test_the_first_token_is_there_when_it_is_said_to_be(bundled_on_gpu: Llava, clip_file: Path) -> None:
+    """All that it depends on has been done by then, however long the device takes."""
+    model = bundled_on_gpu
+    tokens = compress_video(clip_file, model, Config(ratio=0.25, sampling=SamplingConfig(8))).tokens
+    answer = model.generate(tokens, "what happens ?", OPTIONS["greedy"])
+    begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begun.record()
+    torch.cuda._sleep(400_000_000)
+    done.record()
+    start = time.perf_counter()
+    next(answer._words())
+    assert answer.first_token_at is not None
+    assert (answer.first_token_at - start) * 1e3 > 0.8 * begun.elapsed_time(done)
+
+
+def noise(model: Llava, frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: Llava) -> None:
+    """Encoder, compressor and prompt."""
+    assert isinstance(on_gpu, Llava)
+    info = VideoInfo("noise", "mp4", "h264", 160, 120, 0, 0, 1, 8, 8, 0, 1, 8.0, 1.0, False, False)
+    frames = VideoFrames(noise(small_model, 8), tuple(float(time) for time in range(8)), info)
+    method = build_method(Config(ratio=0.25))
+
+    def run() -> None:
+        on_gpu.prompt(method.compress(on_gpu.encode(frames, method.needs), 50), "What moves?")
+
+    run()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.no_grad()
+def test_the_tower_gives_the_stock_calls_states(on_gpu: VideoModel, small_model: Llava) -> None:
+    assert isinstance(on_gpu, Llava)
+    pixels = on_gpu.normalise(noise(small_model, 4))
+    expected = on_gpu.tower(pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(hidden_states(on_gpu.tower, pixels, [-1])[0], expected, rtol=1e-4, atol=1e-4)

@@ -30,6 +30,14 @@ class TimedPhases(AnchorTransport):
         """As AnchorTransport's."""
         return self._timed("phase_two", super().phase_two, arguments)
 
+    def queue_phase_one(self, *arguments: Any) -> None:
+        """As AnchorTransport's."""
+        self._timed("phase_one", super().queue_phase_one, arguments)
+
+    def queue_phase_two(self, *arguments: Any) -> None:
+        """As AnchorTransport's."""
+        self._timed("phase_two", super().queue_phase_two, arguments)
+
     def _timed(self, name: str, run: Any, arguments: tuple[Any, ...]) -> Any:
         synchronize(self._clock.device)
         with self._clock.stage(name):

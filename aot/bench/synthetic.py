@@ -14,6 +14,7 @@ from aot.config import BUNDLED_MODEL, ModelConfig
 from aot.errors import ConfigError
 from aot.models import load_model
 from aot.models.base import ModelIdentity, VideoModel
+from aot.models.joined import join_projections
 from aot.models.llava import Llava
 from aot.models.load_options import ATTENTION, check_load_options, is_placed
 from aot.models.loading import pick_device, pick_dtype
@@ -97,4 +98,8 @@ def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype)
             network = LlavaOnevisionForConditionalGeneration(architecture)
     finally:
         torch.set_default_dtype(before)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    join_projections(network, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory of the weights as they were drawn
+    return network

@@ -94,8 +94,13 @@ def copies_per_clip(clips: Sequence[Clip], copies: int) -> tuple[int, ...]:
 
 def kept_cells(votes: Tensor) -> Tensor:
     """Cells whose pooled anchor mask is at least 0.5, and each frame's highest one (docs/algorithm.md, section 3)."""
-    best = votes.argmax(-1, keepdim=True) == torch.arange(votes.shape[-1], device=votes.device)
+    best = _comparable(votes).argmax(-1, keepdim=True) == torch.arange(votes.shape[-1], device=votes.device)
     return (votes >= 0.5) | best
+
+
+def _comparable(votes: Tensor) -> Tensor:
+    """Whole numbers in the order of the votes: weights that sum up to the same in another order are equal."""
+    return votes.mul(2**16).round()
 
 
 def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
@@ -177,7 +182,7 @@ class _Fit:
         """
         excess = self.base(selection.counts) - self.budget
         candidates: list[tuple[float, float, int, int, int]] = []
-        tables = (selection.kept, selection.votes, saliency)
+        tables = (selection.kept, _comparable(selection.votes), saliency)
         here_kept, here_votes, here_saliency = (values.tolist() for values in tables)
         for clip, copies in zip(self.clips, self.copies, strict=True):
             frame = clip.first

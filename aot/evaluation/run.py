@@ -191,7 +191,7 @@ def _answer_encoding(
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for attempt in attempts:
-        answers = attempt.answer(encoded, clock.stage_ms, measure_memory)
+        answers = attempt.answer(encoded, clock.stage_ms, measure_memory, on_notice)
         yield attempt.refusal or answers
 
 
@@ -214,13 +214,17 @@ class _Attempt:
             with self._refused():
                 self._compressor.add(visual)
 
-    def answer(self, video: EncodedVideo, stage_ms: Mapping[str, float], measure_memory: bool) -> list[Answered]:
+    def answer(
+        self, video: EncodedVideo, stage_ms: Mapping[str, float], measure_memory: bool, on_notice: Callable[[str], None]
+    ) -> list[Answered]:
         """The answers; none where there is a refusal."""
         if self.refusal is None:
             with self._refused():
                 times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
                 self._testify(tokens, video)
-                return _answer(self.items, self._model, self.condition, tokens, video.frames, times, measure_memory)
+                return _answer(
+                    self.items, self._model, self.condition, tokens, video.frames, times, measure_memory, on_notice
+                )
         return []
 
     def _testify(self, tokens: CompressedTokens, video: EncodedVideo) -> None:
@@ -245,6 +249,7 @@ def _answer(
     frames: int,
     stage_ms: Mapping[str, float],
     measure_memory: bool,
+    on_notice: Callable[[str], None],
 ) -> list[Answered]:
     config = condition.config
     inner = build_inner(config, model.language_layers)
@@ -253,6 +258,8 @@ def _answer(
     visual_tokens = frames * per_frame
     with explained_memory():
         first = _timed_answer(model, tokens, items[0], config, inner, measure_memory)
+        for notice in first.notices:
+            on_notice(notice)
         others = model.read(tokens, inner).answers([item.prompt for item in items[1:]], config.generation)
     return [
         Answered(
@@ -286,6 +293,7 @@ class _First:
     first_token_ms: float
     answer_ms: float
     layer_tokens: tuple[int, ...]
+    notices: tuple[str, ...]
     peak_bytes: int | None
 
 
@@ -305,4 +313,4 @@ def _timed_answer(
         end = time.perf_counter()
     first_token_ms = ((answer.first_token_at or end) - start) * 1e3
     peak_bytes = peak.device if device.type == "cuda" else peak.host
-    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens, peak_bytes)
+    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens, answer.notices, peak_bytes)

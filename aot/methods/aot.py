@@ -7,6 +7,7 @@ content, as in the code behind the published numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from aot.core.inter import ClipTransport, DistinctRule, transport_within_clips
 from aot.core.intra import transport_within_frames
 from aot.core.products import take_rows, weighted_sums
 from aot.errors import BudgetError
+from aot.methods.aot_queued import QueuedTransport, can_queue
 from aot.methods.subset import least_ratio, pooled_cells, pooled_saliency
 from aot.registry import Card
 from aot.types import Clip, CompressedTokens, Needs, TransportPlan, VisualTokens
@@ -64,10 +66,12 @@ class AnchorTransport:
         Raises:
             BudgetError: the budget is below one token per clip.
         """
+        clips = self._clips(tokens)
+        if can_queue(self.config, tokens, self._asked(tokens)):
+            return self._queued(tokens, clips, budget)
         anchors = self.config.anchors
         shallow, deep = (tokens.saliency[layer] for layer in (anchors.shallow_layer, anchors.deep_layer))
         ranking = rank_patches(shallow, deep, tokens.grid, anchors.windows_per_side)
-        clips = self._clips(tokens)
         allocation = self._allocate(tokens, ranking, clips, budget)
         cells = KeptCells.build(allocation.kept)
         pooled, weights, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
@@ -92,6 +96,28 @@ class AnchorTransport:
             facts=self._facts(tokens, ranking, allocation, plan),
             provenance=composition.provenance,
         )
+
+    def _queued(self, tokens: VisualTokens, clips: tuple[Clip, ...], budget: int) -> CompressedTokens:
+        """Compress without waiting for the device."""
+        self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
+        transport = QueuedTransport(self.config, tokens, clips, self._asked(tokens), budget)
+        transport.allocate()
+        self.queue_phase_one(transport)
+        self.queue_phase_two(transport)
+        return transport.emit(self._known_facts(tokens, transport.copies))
+
+    def queue_phase_one(self, transport: QueuedTransport) -> None:
+        """Queue Phase I."""
+        transport.phase_one()
+
+    def queue_phase_two(self, transport: QueuedTransport) -> None:
+        """Queue Phase II."""
+        transport.phase_two()
+
+    def _asked(self, tokens: VisualTokens) -> int:
+        """Return the number of anchors with which the search starts."""
+        patches = tokens.features.shape[1]
+        return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
 
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
         frames, settings = tokens.features.shape[0], self.config.clips
@@ -132,8 +158,7 @@ class AnchorTransport:
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
         settings = self.config.anchors
-        patches = tokens.features.shape[1]
-        asked = min(settings.count or anchors_for_ratio(self.ratio, patches), patches)
+        patches, asked = tokens.features.shape[1], self._asked(tokens)
 
         def votes_for(anchors: int) -> Tensor:
             mask = ranking.select(anchors, settings.local_ratio)
@@ -199,11 +224,17 @@ class AnchorTransport:
         return {
             "anchors_asked": allocation.anchors,
             "anchors_per_frame": ranking.total(allocation.anchors, self.config.anchors.local_ratio),
-            "keyframe_copies": max(allocation.copies),
-            "clip_mode": self.config.clips.mode if self.config.inter.enabled else "off",
-            "frame_embeddings": tokens.embedding_source,
+            **self._known_facts(tokens, allocation.copies),
             "intra_iterations": None if plan is None else int(plan.iterations.max()),
             "intra_marginal_error": None if plan is None else float(plan.marginal_error.max()),
+        }
+
+    def _known_facts(self, tokens: VisualTokens, copies: Sequence[int]) -> dict[str, int | float | str | bool | None]:
+        """Return the facts that the host knows."""
+        return {
+            "keyframe_copies": max(copies),
+            "clip_mode": self.config.clips.mode if self.config.inter.enabled else "off",
+            "frame_embeddings": tokens.embedding_source,
         }
 
 

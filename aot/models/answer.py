@@ -1,26 +1,28 @@
-"""An answer that arrives piece by piece."""
+"""An answer whose text arrives in pieces."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from aot.config import GenerationConfig
 from aot.memory import explained_memory
-from aot.models.kv_cache import cache_argument, copied_cache
+from aot.models.decoding import MOST_ROOM, Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind
 from aot.models.prompt import VideoPrompt
-from aot.models.word_choice import generation_arguments
+from aot.models.slots import slot_cache
+from aot.models.text_pieces import TextPieces
+from aot.models.word_rules import Past, end_ids
 
-if TYPE_CHECKING:
-    from aot.models.prefill import Prefilled
-    from aot.models.token_stream import TokenStream
+__all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
 
-__all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt"]
-
+# Small models write many words in this time, and a piece of text for each would slow them down.
+_BETWEEN_PIECES_S = 0.02
 _PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
 
 
@@ -32,122 +34,136 @@ class LeftAnswers:
         self._lock = threading.Lock()
 
     def leave(self, thread: threading.Thread) -> None:
-        """Wait for a thread that was told to stop, but not for long."""
+        """Wait for a thread that is to stop, but not for long."""
         with self._lock:
             self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
         if thread is not threading.current_thread():  # the garbage collector leaves answers in any thread
             thread.join(_PATIENCE_S)
 
     def wait(self) -> None:
-        """Return when none of them runs any more."""
+        """Wait until none of them runs."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
             thread.join()
 
 
-def read_prompt(language: Any, prompt: VideoPrompt, rows: int | None = None) -> Any:
-    """Return the keys and values of the first `rows` of a prompt, or of all, in a language model without its head."""
-    from transformers import DynamicCache
+def room_for(options: GenerationConfig) -> int:
+    """Return how many slots a cache should have for the answer."""
+    return min(options.max_new_tokens, MOST_ROOM)
 
-    cache = DynamicCache(config=language.config)
-    language(**prompt.language_inputs(rows), **cache_argument(type(language).forward, cache), use_cache=True)
-    return cache
+
+@torch.inference_mode()
+def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = None, rows: int = 0) -> Prefilled:
+    """Read a prompt with a language model.
+
+    Args:
+        language: without its head.
+        prompt: the whole prompt.
+        room: slots for the answer.
+        behind: a cache that holds the first `rows` of the prompt; the others are no visual tokens.
+        rows: how many rows are read already.
+    """
+    cache = slot_cache(language.config, room) if behind is None else behind
+    given = prompt.language_inputs(rows)
+    return Prefilled(cache, states_behind(language, given.pop("inputs_embeds"), cache, **given))
 
 
 class StreamedAnswer:
-    """Runs `generate` in a thread and yields its text. Leaving the loop early stops the thread, and no other answer of
-    the model begins before it has stopped.
+    """An answer that is written in a thread while it is iterated, and yields text.
 
-    The prompt's ids count for a repetition penalty of the checkpoint. What is read are its embeddings, or, with the
-    keys and values of its beginning in `cache`, the ids behind that; `prefill` makes such a cache when the answer
-    begins. layer_tokens: visual tokens in each layer of the language model, if that is known before. left: the model's.
+    Leaving the loop early stops the thread, and no other answer of the model begins before it has
+    stopped. Each iteration writes the answer anew. The ids of the prompt count for a repetition
+    penalty of the checkpoint.
+
+    read: reads the prompt, with a number of slots for the answer. layer_tokens: visual tokens in
+    each layer of the language model, if that is known before. left: of the model.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        model: LanguageModel,
         tokenizer: Any,
         prompt: VideoPrompt,
         options: GenerationConfig,
+        read: Callable[[int], Prefilled],
         left: LeftAnswers,
-        *,
-        cache: Any = None,
-        prefill: Callable[[], Prefilled] | None = None,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
-        self.network, self.tokenizer, self.options = network, tokenizer, options
-        self.prompt, self.cache = prompt, cache
+        self._model, self._tokenizer = model, tokenizer
+        self._prompt, self._options = prompt, options
+        self._read, self._left = read, left
         self.prompt_tokens = prompt.ids.shape[1]
-        self._prefill, self._left = prefill, left
-        self._layer_tokens = layer_tokens
-        self._stream: TokenStream | None = None  # of the last time that it was begun
-
-    @property
-    def first_token_at(self) -> float | None:
-        return self._stream.first_token_at if self._stream else None
-
-    @property
-    def output_tokens(self) -> int:
-        return self._stream.tokens if self._stream else 0
-
-    @property
-    def layer_tokens(self) -> tuple[int, ...]:
-        return self._layer_tokens
+        self.layer_tokens = layer_tokens
+        self.first_token_at: float | None = None
+        self.output_tokens = 0
+        self.notices: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
-        from aot.models.token_stream import TokenStream
-
         self._left.wait()
-        self._stream = stream = TokenStream(self.tokenizer)
-        stop, failure = threading.Event(), list[BaseException]()
-        thread = threading.Thread(target=self._run, args=(stream, stop, failure), name="aot-answer", daemon=True)
+        pieces: SimpleQueue[str | _End] = SimpleQueue()
+        stop = threading.Event()
+        thread = threading.Thread(target=self._run, args=(pieces, stop), name="aot-answer", daemon=True)
         thread.start()
         try:
-            yield from (piece for piece in stream if piece)
+            while not isinstance(piece := pieces.get(), _End):
+                yield piece
         finally:
             stop.set()
             self._left.leave(thread)
-        if failure:
+        if piece.failure:
             with explained_memory():
-                raise failure[0]
+                raise piece.failure
 
-    def _run(self, stream: TokenStream, stop: threading.Event, failure: list[BaseException]) -> None:
+    def _run(self, pieces: SimpleQueue[str | _End], stop: threading.Event) -> None:
         try:
-            self._generate(stream, stop)
+            for piece in self.pieces():
+                if stop.is_set():
+                    break
+                if piece:
+                    pieces.put(piece)
         except BaseException as error:  # handed to the reading thread, which raises it
-            failure.append(error)
-            stream.fail()
+            pieces.put(_End(error))
+        else:
+            pieces.put(_End())
+
+    def pieces(self) -> Iterator[str]:
+        """Write in this thread, and yield the text that has become complete, often none."""
+        self.first_token_at, self.output_tokens = None, 0
+        text, due = TextPieces(self._tokenizer), 0.0
+        for word in self._words():
+            text.add(word)
+            now = time.perf_counter()
+            piece = text.complete() if now >= due else ""
+            if piece:
+                due = now + _BETWEEN_PIECES_S
+            yield piece
+        yield text.end()
+
+    def _words(self) -> Iterator[int]:
+        """Yield ids up to the one that ends the answer, with it."""
+        ends = end_ids(self._model.settings)
+        decoding = self._begin()
+        for (ids,) in decoding:
+            self.first_token_at = self.first_token_at or time.perf_counter()  # on the host, so the device is done
+            self.notices = decoding.notices
+            for word in ids:
+                self.output_tokens += 1
+                yield word
+                if word in ends:
+                    return
 
     @torch.inference_mode()
-    def _generate(self, stream: TokenStream, stop: threading.Event) -> None:
-        from transformers import StoppingCriteriaList
+    def _begin(self) -> Decoding:
+        prompt = self._prompt
+        read = self._read(room_for(self._options))
+        self.layer_tokens = read.layer_tokens or self.layer_tokens
+        past = Past(prompt.ids, self._options.max_new_tokens)
+        return Decoding(self._model, ReadPrompts(read.cache, read.last, past, prompt.following()), self._options)
 
-        def stopped(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-            return torch.full((input_ids.shape[0],), stop.is_set(), device=input_ids.device)
 
-        read = self._read()
-        if stop.is_set():
-            return
-        self.network.generate(  # type: ignore[operator]
-            input_ids=self.prompt.ids,
-            **read,
-            attention_mask=torch.ones_like(self.prompt.ids),
-            streamer=stream,
-            stopping_criteria=StoppingCriteriaList([stopped]),
-            pad_token_id=self.tokenizer.pad_token_id,
-            **generation_arguments(self.network, self.options),
-        )
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Follows the last piece. failure: the error that ended the answer early."""
 
-    def _read(self) -> dict[str, Any]:
-        """Return what `generate` goes by in addition to the ids."""
-        cache, positions = self.cache, self.prompt.positions
-        if self._prefill is not None:
-            prefilled = self._prefill()
-            cache, self._layer_tokens = prefilled.cache, prefilled.layer_tokens
-        elif cache is None and positions is None:
-            return {"inputs_embeds": self.prompt.embeddings}
-        elif cache is None:  # all but the last row, which `generate` reads to begin with the answer
-            cache = read_prompt(self.network.model.language_model, self.prompt, self.prompt_tokens - 1)  # type: ignore[union-attr]
-        read = cache_argument(type(self.network).forward, copied_cache(cache))
-        return read if positions is None else read | {"position_ids": positions}
+    failure: BaseException | None = None

@@ -41,6 +41,7 @@ class Answer(Protocol):
     prompt_tokens counts everything the language model reads, output_tokens what it has written so far;
     first_token_at is when the first was on the host (`time.perf_counter`), which may be before its text is.
     layer_tokens: how many visual tokens each layer of the language model has read; empty while that is not known.
+    notices: sentences about how it was written that a user should read.
     """
 
     prompt_tokens: int
@@ -53,6 +54,9 @@ class Answer(Protocol):
 
     @property
     def layer_tokens(self) -> tuple[int, ...]: ...
+
+    @property
+    def notices(self) -> tuple[str, ...]: ...
 
     def __iter__(self) -> Iterator[str]: ...
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig, ModelConfig
+from aot.core.uploads import uploaded
 from aot.errors import ConfigError, UnsupportedError
 from aot.inner import InnerReduction
-from aot.models.answer import LeftAnswers, StreamedAnswer
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.base import ModelIdentity, Progress
+from aot.models.decoding import LanguageModel
 from aot.models.devices import input_device
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.loading import read_json
@@ -128,7 +130,7 @@ class ComposedModel(ABC):
         if self.positions == "packed":
             return None
         positions, following = positions_in_whole(texts, runs)
-        return torch.tensor([positions], device=input_device(self.network.get_input_embeddings())), following
+        return uploaded(torch.tensor([positions]), input_device(self.network.get_input_embeddings())), following
 
     @property
     def language_layers(self) -> int:
@@ -196,9 +198,9 @@ class ComposedModel(ABC):
         return size == wanted
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype."""
-        values = pixels.to(self.device).float() / 255
-        return ((values - self.mean) / self.std).to(self.network.dtype)
+        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype; bytes are what crosses the bus."""
+        values = uploaded(pixels, self.device).float()
+        return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
         """Encode so many at once from now on; a sentence that says so."""
@@ -225,7 +227,7 @@ class ComposedModel(ABC):
             ConfigError: the prompt is longer than the model's context, or the question cannot be asked.
         """
         prefix = self._prefix(tokens)
-        suffix = torch.tensor([self._suffix(question, prefix)], device=prefix.ids.device)
+        suffix = uploaded(torch.tensor([self._suffix(question, prefix)]), prefix.ids.device)
         return prefix.followed_by(suffix, self.network.get_input_embeddings()(suffix))
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
@@ -239,20 +241,27 @@ class ComposedModel(ABC):
             rows += [*[TEXT] * len(text), *run.rows]
             words += [*text, *[self.video_token] * len(run.rows)]
         device = input_device(self.network.get_input_embeddings())
-        token, ids = torch.tensor(rows, device=device), torch.tensor([words], device=device)
+        token, ids = (uploaded(torch.tensor(numbers), device) for numbers in (rows, [words]))
         found = self._positions(texts, runs, tokens)
         positions, following = found if found else (None, len(rows))
-        return VideoPrompt(ids, self._embedded(ids, token, tokens), token, tokens, len(rows), positions, following)
+        return VideoPrompt(ids, self._embedded(ids, rows, tokens), token, tokens, len(rows), positions, following)
 
-    def _embedded(self, ids: Tensor, token: Tensor, tokens: CompressedTokens) -> Tensor:
-        """[1, P, D]"""
-        embed = self.network.get_input_embeddings()
-        embedded: Tensor = embed(ids.masked_fill(token != TEXT, 0))
+    def _embedded(self, ids: Tensor, rows: Sequence[int], tokens: CompressedTokens) -> Tensor:
+        """[1, P, D]; the host knows which rows are whose, so that nothing is read back."""
+        embed, device = self.network.get_input_embeddings(), ids.device
+
+        def sent(numbers: list[int]) -> Tensor:
+            return uploaded(torch.tensor(numbers, dtype=torch.int64), device)
+
+        text = sent([row == TEXT for row in rows]).bool()
+        embedded: Tensor = embed(ids.where(text, 0))
         features = tokens.features.to(embedded.device, embedded.dtype)
-        embedded[0, token >= 0] = features[token[token >= 0]]
+        visual = [place for place, row in enumerate(rows) if row >= 0]
+        embedded[0, sent(visual)] = features[sent([rows[place] for place in visual])]
         newline = self._newline()
         if newline is not None:
-            embedded[0, token == NEWLINE] = newline.to(embedded.device, embedded.dtype)
+            ends = [place for place, row in enumerate(rows) if row == NEWLINE]
+            embedded[0, sent(ends)] = newline.to(embedded.device, embedded.dtype)
         return embedded
 
     def _suffix(self, question: str, prefix: VideoPrompt) -> list[int]:
@@ -286,20 +295,24 @@ class ComposedModel(ABC):
             ConfigError: as `prompt`.
             UnsupportedError: nothing can be reduced inside this language model.
         """
-        prompt = self.prompt(tokens, question)
+        prompt, language = self.prompt(tokens, question), self.language
+        model = LanguageModel.of(self.network, language)
         if inner is None:
-            layer_tokens = self._in_layers(tokens)
-            return StreamedAnswer(self.network, self.tokenizer, prompt, options, self._left, layer_tokens=layer_tokens)
-        from aot.models.prefill import check_decoder, prefill
+            return StreamedAnswer(
+                model,
+                self.tokenizer,
+                prompt,
+                options,
+                lambda room: read_prompt(language, prompt, room),
+                self._left,
+                self._in_layers(tokens),
+            )
+        from aot.models.decoders import check_decoder
+        from aot.models.prefill import prefill
 
-        check_decoder(self.language)
+        check_decoder(language)
         return StreamedAnswer(
-            self.network,
-            self.tokenizer,
-            prompt,
-            options,
-            self._left,
-            prefill=lambda: prefill(self.language, prompt, inner),
+            model, self.tokenizer, prompt, options, lambda room: prefill(language, prompt, inner, room), self._left
         )
 
     @torch.inference_mode()
@@ -309,7 +322,7 @@ class ComposedModel(ABC):
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
         prefix = self._prefix(tokens)
         return Reading(
-            self.network,
+            LanguageModel.of(self.network, self.language),
             self.tokenizer,
             prefix,
             lambda question: self._suffix(question, prefix),

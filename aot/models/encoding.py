@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from aot.errors import NumericsError
+from aot.contract import check_encoded
 from aot.models.base import Progress
 from aot.models.microbatch import micro_batches
 from aot.types import Needs, Pooling, VideoFrames, VisualTokens
 
-__all__ = ["WITHOUT_HEAD", "TowerPass", "refuse_nonsense", "run_tower"]
+__all__ = ["WITHOUT_HEAD", "TowerPass", "run_tower"]
 
 WITHOUT_HEAD = "mean of the frame's features"  # where frame embeddings come from if there is no SigLIP head
 
@@ -31,6 +31,7 @@ class TowerPass:
     embeddings: Tensor | None = None
     pooling_attention: Tensor | None = None
     deepstack: Tensor | None = None
+    finite: Tensor | None = None
 
     def visual(
         self,
@@ -59,6 +60,7 @@ class TowerPass:
             video_name=Path(frames.source.path).name,
             duration_s=frames.source.duration_s,
             deepstack=self.deepstack,
+            finite=self.finite,
         )
 
 
@@ -69,10 +71,13 @@ def run_tower(
     on_fewer: Callable[[int], None],
     on_frame: Progress | None,
 ) -> TowerPass:
-    """`run(first, stop)` over `total` frames, up to `batch` at once; everything on the features' device.
+    """Call `run(first, stop)` over `total` frames, up to `batch` at a time, and join what it returns on one device.
+
+    Whether all is finite is known when the device is done. On CUDA the flag is kept in
+    `TowerPass.finite`, so that more work can be queued; elsewhere it is checked here.
 
     Raises:
-        NumericsError: the features, deepstack features or saliencies hold NaN or infinite values.
+        NumericsError: the features, deepstack features or saliencies hold NaN or infinite values, off CUDA.
     """
     parts: list[TowerPass] = []
     features: Tensor | None = None  # one allocation, since they are most of what is held
@@ -90,8 +95,16 @@ def run_tower(
         if on_frame:
             on_frame(stop, total)
     assert features is not None
-    refuse_nonsense(finite)
-    return _joined(parts, features)
+    whole = replace(_joined(parts, features), finite=torch.stack(finite).all())
+    if _is_queued(features.device):
+        return whole
+    check_encoded(whole.finite)
+    return replace(whole, finite=None)
+
+
+def _is_queued(device: torch.device) -> bool:
+    """Whether reading a value waits for all the work that was queued before."""
+    return device.type == "cuda"
 
 
 def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
@@ -123,15 +136,3 @@ def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
         joined([part.pooling_attention for part in parts]),
         joined([part.deepstack for part in parts], 1),
     )
-
-
-def refuse_nonsense(finite: list[Tensor]) -> None:
-    """
-    Raises:
-        NumericsError: a flag is false.
-    """
-    if not torch.stack(finite).all():
-        raise NumericsError(
-            "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
-            "and check the model's files if it stays"
-        )

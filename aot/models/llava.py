@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from aot.config import ModelConfig
+from aot.contract import check_encoded
 from aot.core.grid import pooled_grid
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
-from aot.models.encoding import WITHOUT_HEAD, TowerPass, refuse_nonsense, run_tower
+from aot.models.encoding import WITHOUT_HEAD, TowerPass, run_tower
 from aot.models.frame_scores import ByTextTower, ByWords
 from aot.models.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.loading import identify, load_network, load_tokenizer
@@ -28,6 +29,7 @@ from aot.models.prompt import Run
 from aot.models.saliency import recorded_attention
 from aot.models.siglip_head import SiglipHead
 from aot.models.siglip_text import SiglipText
+from aot.models.tower import hidden_states
 from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
 
 __all__ = ["TEMPLATES", "Llava"]
@@ -146,7 +148,8 @@ class Llava(ComposedModel):
         if needs.pooling_attention and not with_head and -1 not in layers:
             layers = (*layers, -1)
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
-            hidden = self._tower_features(self.normalise(pixels))
+            recorded = self.saliency_blocks((*layers, *needs.key_layers))
+            hidden = self._tower_features(self.normalise(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
         saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
         embeddings = attention = None
@@ -184,7 +187,7 @@ class Llava(ComposedModel):
                 video.add(tokens, projected, plan, patches)
             if on_frame:
                 on_frame(sum(len(owner) for owner in video.owner), total)
-        refuse_nonsense([torch.isfinite(features).all() for features in video.features])
+        check_encoded(torch.stack([torch.isfinite(features).all() for features in video.features]).all())
         return VisualTokens(
             features=torch.cat(video.features),
             grid=self.grid,
@@ -203,19 +206,21 @@ class Llava(ComposedModel):
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
-        # Every block's output; queries, keys, values, residual, norm and both sides of an MLP; one softmax in float32.
-        hidden = (vision.num_hidden_layers + 5) * vision.hidden_size + 2 * vision.intermediate_size
+        # Residual, norm, queries, keys, values, what they attend to, and both sides of an MLP; one softmax in float32.
+        hidden = 7 * vision.hidden_size + 2 * vision.intermediate_size
         widths = hidden + self.network.config.text_config.hidden_size
         patches = self.grid[0] * self.grid[1]
         softmax = 4 * vision.num_attention_heads * patches**2
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
-    def _tower_features(self, pixels: Tensor) -> Tensor:
-        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them."""
+    def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
+        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them, after `least_blocks`
+        blocks or more have run.
+        """
         layers = self.network.config.vision_feature_layer
         wanted = [layers] if isinstance(layers, int) else list(layers)
-        states = self.network.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        selected = torch.cat([states[layer] for layer in wanted], dim=-1)
+        states = hidden_states(self.tower, pixels, wanted, least_blocks)
+        selected = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
     def _head(self, hidden: Tensor) -> SiglipHead:
@@ -249,5 +254,5 @@ class Llava(ComposedModel):
         return newline
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        video = self.geometry.run(tokens)
+        video = self.geometry.run(tokens, placed=self.positions != "packed")
         return [video, Run("\n" + time_instruction(tokens), [])] if self.config.time_instruction else [video]

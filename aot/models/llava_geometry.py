@@ -63,13 +63,18 @@ class LlavaGeometry:
         """The order in which the language model reads what is kept."""
         return self.order or ("method" if self.newline in ("none", "one_token") else "raster")
 
-    def run(self, tokens: CompressedTokens) -> Run:
-        """The kept tokens and `NEWLINE`s as the language model reads them, each with its index in the whole video."""
+    def run(self, tokens: CompressedTokens, *, placed: bool = True) -> Run:
+        """The kept tokens and `NEWLINE`s as the language model reads them, each with its index in the whole video if
+        `placed`; without them the order may be known before the device has chosen the tokens.
+        """
         if self.newline in ("none", "one_token"):
+            newlines = [NEWLINE] * (self.newline == "one_token")
+            if self.token_order != "raster" and not placed:
+                return Run("", [*range(len(tokens.features)), *newlines])
             place, total = tokens.place.tolist(), len(tokens.timestamps_s) * math.prod(tokens.grid)
             order = in_reading_order(tokens) if self.token_order == "raster" else range(len(place))
             rows = [(token, place[token]) for token in order]
-            rows += [(NEWLINE, total)] * (self.newline == "one_token")
+            rows += [(newline, total) for newline in newlines]
             return Run("", [row for row, _ in rows], [offset for _, offset in rows], total + (len(rows) - len(place)))
         passes = self._passes(tokens)
         cells, span = (tokens.place % math.prod(tokens.grid)).tolist(), self._frame_span(tokens.grid)

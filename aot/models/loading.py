@@ -23,6 +23,7 @@ from aot.memory import explained_memory
 from aot.models.base import ModelIdentity
 from aot.models.default import KNOWN_MODELS
 from aot.models.hub import hub_host, is_offline
+from aot.models.joined import join_projections
 from aot.models.load_options import is_placed, load_arguments
 from aot.models.lookup import is_here, location
 from aot.models.word_choice import understood_settings
@@ -151,7 +152,10 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
         )
     network.eval().requires_grad_(False)
     quantised = getattr(network, "hf_quantizer", None) is not None  # also where the checkpoint was
-    return (network if is_placed(config) or quantised else network.to(device)), info
+    if is_placed(config) or quantised:
+        return network, info
+    join_projections(network, device)
+    return network.to(device), info
 
 
 def pick_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) 
 
     Without merges they are the stock tower's, before its final normalisation.
     """
-    tokens = MergingTokens.of(tower.embeddings(pixels))
+    tokens = MergingTokens.of(tower.embeddings(pixels).contiguous())  # see `aot.models.tower`
     for block, step in zip(tower.encoder.layers[: len(plan)], plan, strict=True):
         tokens = _run_block(block, tokens, step)
     return tokens

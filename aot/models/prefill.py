@@ -7,66 +7,38 @@ all keys of its layer, so it needs no mask, and its position is how many tokens 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from aot.contract import check_load, check_reduction
-from aot.errors import UnsupportedError
 from aot.inner import InnerReduction, Place, State
 from aot.inner.newlines import ended_lines
 from aot.memory import explained_memory
+from aot.models.decoding import Prefilled
 from aot.models.devices import input_device
 from aot.models.kv_cache import cache_argument
 from aot.models.prompt import NEWLINE, TEXT, VideoPrompt
+from aot.models.rotary import of_three_axes
+from aot.models.slots import Slots, slot_cache
 from aot.registry import blamed
 
-__all__ = ["Prefilled", "attention_rows", "check_decoder", "of_three_axes", "prefill"]
-
-# Decoders whose layers are made of the parts used here, by the `model_type` of their configuration.
-_DECODERS = {"llama", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"}
-
-
-@dataclass(frozen=True, slots=True)
-class Prefilled:
-    """A prompt that was read, but for its last token, which `generate` reads again to begin with the answer.
-
-    layer_tokens: how many visual tokens were in each layer's attention.
-    """
-
-    cache: Any
-    layer_tokens: tuple[int, ...]
-
-
-def check_decoder(language: Any) -> None:
-    """
-    Raises:
-        UnsupportedError: `prefill` would compute something else than this language model does.
-    """
-    kind, layers = language.config.model_type, set(getattr(language.config, "layer_types", None) or ())
-    if kind in _DECODERS and not layers - {"full_attention"}:
-        return
-    what = f"{kind} with {', '.join(sorted(layers))}" if kind in _DECODERS else kind
-    raise UnsupportedError(
-        f"reductions inside the language model work with Llama and Qwen decoders that attend to all tokens, and this "
-        f"one is {what}; leave out --inner"
-    )
+__all__ = ["attention_rows", "prefill"]
 
 
 @torch.inference_mode()
-def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> Prefilled:
-    """Read the prompt with a model `language` (without its head) that `check_decoder` takes.
+def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room: int = 0) -> Prefilled:
+    """Read the prompt with a model `language` (without its head) that `check_decoder` takes, with `room` in the cache
+    for what is written.
 
     Raises:
         BudgetError: the reduction cannot come down to what is asked.
         MethodError: the reduction does something other than it promises, or is a plug-in and fails.
     """
-    run = _Run(language, prompt, reduction)
+    run = _Run(language, prompt, reduction, room)
     for layer in range(len(language.layers)):
         run.enter(layer)
         run.reduce(Place(layer))
@@ -104,29 +76,22 @@ def attention_rows(
     return attention
 
 
-def of_three_axes(rotary: tuple[Tensor, Tensor], config: Any) -> list[Tensor]:
-    """From [3, 1, T, d], of time, height and width, to [1, T, d]: transformers 5.16 leaves that to the attention of
-    Qwen2.5-VL.
-    """
-    sections = 2 * list(config.rope_parameters["mrope_section"])
-    split = [torch.split(values, sections, -1) for values in rotary]
-    return [torch.cat([part[number % 3] for number, part in enumerate(parts)], -1) for parts in split]
-
-
 class _Run:
     """One prompt on its way through the layers."""
 
-    def __init__(self, language: Any, prompt: VideoPrompt, reduction: InnerReduction) -> None:
+    def __init__(self, language: Any, prompt: VideoPrompt, reduction: InnerReduction, room: int) -> None:
         self._language, self._prompt, self._reduction = language, prompt, reduction
         self._hidden = prompt.embeddings
-        self._length = prompt.embeddings.shape[1]
-        self._place = torch.arange(self._length, device=self._hidden.device)  # of every row, in the whole prompt
+        self._room = room
+        self._place = torch.arange(
+            self._hidden.shape[1], device=self._hidden.device
+        )  # of every row, in the whole prompt
         self._token = prompt.token
         newline = (prompt.token == NEWLINE).nonzero()[:, 0]
         self._line = torch.full_like(prompt.token, -1)  # of every row that is a newline which ends one
         self._line[newline] = ended_lines(prompt.token, newline, prompt.tokens)
         self._positions = self._place[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
-        self._cache = DynamicCache()
+        self._cache = slot_cache(language.config, room)
         self._held: list[Tensor] = []  # the places that each layer has attended to
         self._remembered: list[Tensor | None] = []  # those of them that it keeps, where they are fewer
         self._attended: Tensor | None = None  # the input of the layer that attended last
@@ -230,41 +195,16 @@ class _Run:
         )
 
     def result(self) -> Prefilled:
-        self._cache.layers = [
-            _ThinnedLayer.of(layer, held, remembered, self._length)
-            for layer, held, remembered in zip(self._cache.layers, self._held, self._remembered, strict=True)
-        ]
+        for number, remembered in enumerate(self._remembered):
+            if remembered is not None:
+                self._forget(number, remembered)
         counts = [int((self._token[held.to(self._token.device)] >= 0).sum()) for held in self._held]
         # Newlines may count among what a reduction drops, so that it may keep a visual token in place of one.
         check_load(self._reduction, tuple(counts), int((self._prompt.token != TEXT).sum()))
-        return Prefilled(self._cache, tuple(counts))
+        return Prefilled(self._cache, self._language.norm(self._hidden[:, -1]), tuple(counts))
 
-
-class _ThinnedLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of the prompt without its last token; their length counts those that were dropped, since
-    positions go on from it. Once the last token has attended, only those `remembered` are kept.
-    """
-
-    dropped: int
-    remembered: Tensor | None
-
-    @classmethod
-    def of(cls, layer: Any, held: Tensor, remembered: Tensor | None, length: int) -> _ThinnedLayer:
-        """From a layer that has seen the places `held` of a prompt, and is to keep those `remembered` (None: all)."""
-        thinned = cls()
-        thinned.lazy_initialization(layer.keys, layer.values)
-        thinned.keys, thinned.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
-        thinned.dropped = length - len(held)
-        thinned.remembered = None if remembered is None else torch.isin(held, remembered).nonzero()[:, 0]
-        return thinned
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        keys, values = super().update(key_states, value_states, *args, **kwargs)
-        if self.remembered is not None:
-            self.dropped += keys.shape[-2] - len(self.remembered)
-            self.keys, self.values = keys[..., self.remembered, :], values[..., self.remembered, :]
-            self.remembered = None
-        return keys, values
-
-    def get_seq_length(self) -> int:
-        return int(super().get_seq_length()) + self.dropped
+    def _forget(self, number: int, remembered: Tensor) -> None:
+        """Keep of what a layer has attended to only the places `remembered`."""
+        layer, rows = self._cache.layers[number], torch.isin(self._held[number], remembered).nonzero()[:, 0]
+        keys, values = (states[..., : layer.held, :] for states in (layer.keys, layer.values))
+        self._cache.layers[number] = Slots.of(keys[..., rows, :], values[..., rows, :], self._room)

@@ -78,15 +78,21 @@ class VideoPrompt:
         behind = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
         return torch.cat([self.positions, behind.expand(*self.positions.shape[:-1], -1)], -1)
 
-    def language_inputs(self, rows: int | None = None) -> dict[str, Any]:
-        """What a language model (without its head) is called with to read the first `rows`, or all."""
-        inputs: dict[str, Any] = {"inputs_embeds": self.embeddings[:, :rows]}
+    def following(self) -> Tensor:
+        """The position of the next token: [1, 1], or [3, 1, 1]."""
+        if self.positions is None:
+            return self.ids.new_full((1, 1), self.ids.shape[1])
+        return self.ids.new_full((*self.positions.shape[:-1], 1), self.next_position)
+
+    def language_inputs(self, first: int = 0) -> dict[str, Any]:
+        """What a language model (without its head) is called with to read the rows from `first` on."""
+        inputs: dict[str, Any] = {"inputs_embeds": self.embeddings[:, first:]}
         if self.positions is not None:
-            inputs["position_ids"] = self.positions[..., :rows]
+            inputs["position_ids"] = self.positions[..., first:]
         deepstack = self.tokens.deepstack
-        if deepstack is not None:
-            visual = self.token[:rows] >= 0
-            place = self.token[:rows][visual].to(deepstack.device)
+        if deepstack is not None and first < self.video_end:
+            visual = self.token[first:] >= 0
+            place = self.token[first:][visual].to(deepstack.device)
             inputs["visual_pos_masks"] = visual[None]
             inputs["deepstack_visual_embeds"] = [features[place] for features in deepstack]
         return inputs

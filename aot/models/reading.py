@@ -1,5 +1,7 @@
-"""A video for several questions. The language model reads it once, and all questions share its keys and values; where
-the question decides what is left of the video inside the language model, it is read anew for each.
+"""Several questions about one video.
+
+The language model reads the video once, and all questions share its keys and values. If the
+question decides which tokens are left inside the language model, it is read again for each.
 """
 
 from __future__ import annotations
@@ -13,81 +15,78 @@ import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
-from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
-from aot.models.kv_cache import cache_argument, copied_cache
+from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt, room_for
+from aot.models.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind, until_end
 from aot.models.prompt import VideoPrompt
-from aot.models.word_choice import generation_arguments
+from aot.models.slots import branched_cache
+from aot.models.word_rules import Past, end_ids
 
 __all__ = ["Reading", "ReadingAnew"]
 
 _MOST_TOGETHER = 64  # questions in one forward pass
 _COPIES_BYTES = 2 << 30  # each of them has its own copy of the video's keys and values
-_SHORT = 6  # tokens; most answers are done by then, and do not wait for a long one beside them
+_SHORT = 6  # tokens; most answers end by then, and do not wait for a long one of their batch
 
 
 class ReadingAnew:
-    """Each question gets the answer that `ask` begins when it is asked alone."""
+    """Answers each question with its own pass over the whole prompt, by `ask`."""
 
     def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
         self._ask = ask
 
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
-        """As `Reading.generate`."""
+        """Begin an answer, as `Reading.generate`."""
         return self._ask(question, options)
 
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """As `Reading.answers`, one after the other."""
+        """Return the answers, which are written one after the other."""
         return ["".join(self._ask(question, options)) for question in questions]
 
 
 class Reading:
-    """Answers are those of the whole prompt, but for rounding.
+    """Answers questions after one prefix; answers are those of the whole prompt, up to rounding.
 
-    prefix: everything up to and with the video; `suffix_of` gives the token ids that follow for a question.
-    layer_tokens: visual tokens in each layer.
+    prefix: the prompt up to the end of the video. suffix_of: returns the ids that follow for a
+    question. layer_tokens: visual tokens in each layer.
     """
 
     def __init__(
         self,
-        network: Any,
+        model: LanguageModel,
         tokenizer: Any,
         prefix: VideoPrompt,
         suffix_of: Callable[[str], list[int]],
         left: LeftAnswers,
         layer_tokens: tuple[int, ...] = (),
     ) -> None:
-        self._network, self._tokenizer = network, tokenizer
+        self._model, self._tokenizer = model, tokenizer
         self._prefix, self._suffix_of, self._layer_tokens = prefix, suffix_of, layer_tokens
         self._left = left
 
     @cached_property
     def _cache(self) -> Any:
         self._left.wait()
-        with torch.inference_mode():
-            return read_prompt(self._network.model.language_model, self._prefix)
+        return read_prompt(self._model.body, self._prefix, 0).cache
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Begin an answer; its text comes as it is written.
 
         Raises:
-            ConfigError: the question is empty or too long, or holds one of the model's control words.
+            ConfigError: the question is empty, too long, or holds a control word of the model.
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
-        prompt = self._prefix.followed_by(suffix, self._network.get_input_embeddings()(suffix))
-        return StreamedAnswer(
-            self._network,
-            self._tokenizer,
-            prompt,
-            options,
-            self._left,
-            cache=self._cache,
-            layer_tokens=self._layer_tokens,
-        )
+        prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
+
+        def read(room: int) -> Prefilled:
+            behind = branched_cache(cache, 1, suffix.shape[1] + room)
+            return read_prompt(self._model.body, prompt, room, behind, self._prefix.video_end)
+
+        return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._left, self._layer_tokens)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """The answer to every question, several in one pass.
+        """Return the answer to every question; several are written in one pass.
 
         Raises:
             ConfigError: as `generate`.
@@ -97,16 +96,12 @@ class Reading:
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
         if short < options.max_new_tokens:
-            going_on = [row for row, ids in enumerate(written) if ids[-1] not in self._last_ids]
+            ends = end_ids(self._model.settings)
+            going_on = [row for row, ids in enumerate(written) if ids[-1] not in ends]
             again = self._write([suffixes[row] for row in going_on], options)
             for row, ids in zip(going_on, again, strict=True):
                 written[row] = ids
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-
-    @cached_property
-    def _last_ids(self) -> set[int]:
-        ends = self._network.generation_config.eos_token_id
-        return {self._tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         if not suffixes:
@@ -116,39 +111,45 @@ class Reading:
         return [ids for group in groups for ids in self._write_group(group, options)]
 
     def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
-        """Shorter suffixes are padded in front, behind the shared prefix; masked padding takes no position."""
-        longest = max(map(len, suffixes))
-        pad, first = self._tokenizer.pad_token_id, self._prefix.video_end
-        padded = [[pad] * (longest - len(suffix)) + list(suffix) for suffix in suffixes]
-        prefix = self._prefix.ids.expand(len(suffixes), -1)
-        ids = torch.cat([prefix, torch.tensor(padded, device=prefix.device)], 1)
-        mask = torch.ones_like(ids)
-        for row, suffix in enumerate(suffixes):
-            mask[row, first : first + longest - len(suffix)] = 0
-        shared = copied_cache(self._cache)
-        shared.batch_repeat_interleave(len(suffixes))
-        written = self._network.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pad_token_id=pad,
-            **cache_argument(type(self._network).forward, shared),
-            **self._positions([len(suffix) for suffix in suffixes]),
-            **generation_arguments(self._network, options),
-        )
-        return list(written[:, ids.shape[1] :].tolist())
+        ends, written = end_ids(self._model.settings), [list[int]() for _ in suffixes]
+        for more in Decoding(self._model, self._read_group(suffixes, options), options):
+            written = [until_end([*ids, *new], ends) for ids, new in zip(written, more, strict=True)]
+            if all(ends & set(ids[-1:]) for ids in written):
+                break
+        return written
 
-    def _positions(self, lengths: Sequence[int]) -> dict[str, Tensor]:
-        """Positions of padded suffixes where they are not those of the mask; padding has any."""
-        of_prefix = self._prefix.positions
-        if of_prefix is None:
-            return {}
-        longest, rows = max(lengths), []
-        for length in lengths:
-            whole = self._prefix.positions_with(length)
-            assert whole is not None
-            padding = whole[..., -1:].expand(*whole.shape[:-1], longest - length)
-            rows.append(torch.cat([of_prefix, padding, whole[..., -length:]], -1))
-        return {"position_ids": torch.cat(rows, -2)}
+    def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
+        """Read suffixes; shorter ones have masked padding on the left, without positions."""
+        prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
+        longest = max(map(len, suffixes))
+        padding = [longest - len(suffix) for suffix in suffixes]
+        ids = torch.tensor(
+            [[suffix[0]] * pad + list(suffix) for pad, suffix in zip(padding, suffixes, strict=True)],
+            device=prefix.ids.device,
+        )
+        before = torch.tensor(padding, device=ids.device)[:, None]
+        cache = branched_cache(self._cache, count, longest + room_for(options))
+        seen = None
+        if any(padding):
+            place = torch.arange(prefix.video_end + longest + most, device=ids.device) - prefix.video_end
+            seen = (place < 0) | (place >= before)
+        last = states_behind(
+            self._model.body,
+            self._model.embed(ids),
+            cache,
+            attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
+            position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
+        )
+        # In the ids so far the padding comes first, so that nothing separates the ids of a prompt.
+        whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
+        column = torch.arange(whole.shape[1], device=ids.device)
+        of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
+        past = Past(whole.gather(1, of_whole), most, first=before)
+        return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
+
+    def _positions(self, behind: Tensor) -> Tensor:
+        """Return positions [B, R] or [3, B, R] of text that follows the video at a distance."""
+        return self._prefix.following() + behind.clamp(min=0)
 
 
 def _cache_bytes(cache: Any) -> int:

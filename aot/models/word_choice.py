@@ -1,59 +1,82 @@
-"""How `generate` picks words: settings of the user's, and of the checkpoint's generation_config.json."""
+"""How words are chosen: settings of the user's, and of the checkpoint's generation_config.json."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aot.config import GenerationConfig
+from aot.models.word_rules import Past, word_rules
 
-__all__ = ["SeededChoice", "generation_arguments", "ignored_settings", "understood_settings"]
+__all__ = ["SeededChoice", "WordChoice", "ignored_settings", "understood_settings"]
 
 _LEAST_TEMPERATURE = 1e-30  # below, float32 has no room for the quotients, and the best word is certain anyway
 
 
-def generation_arguments(network: Any, options: GenerationConfig) -> dict[str, Any]:
-    """Return arguments for `network.generate` that depend on no random state outside of them, and leave none."""
-    from transformers import LogitsProcessorList
+class WordChoice:
+    """Chooses a word for each sequence of a batch: the best, or one drawn from those that the checkpoint leaves."""
 
-    processors = LogitsProcessorList()
-    if options.temperature > 0:
-        processors.append(SeededChoice(options.temperature, options.seed, _filters(network.generation_config)))
-    return {
-        "max_new_tokens": options.max_new_tokens,
-        **({"min_new_tokens": options.min_new_tokens} if options.min_new_tokens else {}),
-        "num_beams": 1,  # beams cannot be streamed
-        "do_sample": False,  # the best word, which `SeededChoice` decides where it is there
-        "logits_processor": processors,
-    }
+    def __init__(self, settings: Any, options: GenerationConfig, vocabulary: int, device: torch.device) -> None:
+        """settings: the network's generation_config."""
+        self._rules = word_rules(settings, options.min_new_tokens, vocabulary, device)
+        self._drawn: SeededChoice | None = None
+        if options.temperature > 0:
+            clocks = torch.empty(vocabulary, device=device)
+            self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
+
+    @property
+    def unfinished(self) -> str | None:
+        """The setting of the checkpoint whose filter raised an error in the last call."""
+        return self._drawn.unfinished if self._drawn else None
+
+    def prepare(self) -> None:
+        """Do for the next word what cannot be part of a CUDA graph."""
+        if self._drawn:
+            self._drawn.wind()
+
+    def __call__(self, logits: Tensor, past: Past) -> Tensor:
+        """Return the words [B] for logits [B, V]."""
+        scores = logits.float()
+        for rule in self._rules:
+            scores = rule(scores, past)
+        return self._drawn(scores) if self._drawn else scores.argmax(-1)
+
+
+_Filter = Callable[[Any, Tensor], Tensor]
 
 
 class SeededChoice:
-    """A logits processor that draws a word from softmax(logits / temperature), cut by `filters`, and leaves no other.
+    """Draws a word from softmax(logits / temperature), cut by `filters`.
 
     The draw is a race of exponential clocks, one per word of the vocabulary and as fast as the word is likely: the
     first to ring is word w with probability p(w). They come from a generator of its own, so equal seeds draw equal
-    words, whatever else draws. All sequences of a batch race on the same clocks, as they would alone.
+    words, whatever else draws. All sequences of a batch race on the same `clocks` [V], as they would alone; they are
+    to be wound before each draw.
     """
 
-    def __init__(self, temperature: float, seed: int, filters: Sequence[Callable[[Any, Tensor], Tensor]] = ()) -> None:
+    def __init__(
+        self, temperature: float, seed: int, clocks: Tensor, filters: Mapping[str, _Filter] | None = None
+    ) -> None:
         self._temperature = max(temperature, _LEAST_TEMPERATURE)
-        self._seed, self._filters = seed, filters
-        self._generator: torch.Generator | None = None
+        self._clocks, self._filters = clocks, filters or {}
+        self._generator = torch.Generator(clocks.device).manual_seed(seed)
+        self.unfinished: str | None = None  # the name of the filter that raised an error
 
-    def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
-        """[B, V] logits to [B, V]: 0 for the drawn word, -inf for all others."""
-        if self._generator is None:
-            self._generator = torch.Generator(scores.device).manual_seed(self._seed)
-        scaled = (scores.float() - scores.float().amax(-1, keepdim=True)) / self._temperature
-        for cut in self._filters:
-            scaled = cut(input_ids, scaled)
-        clocks = torch.empty_like(scaled[0]).exponential_(generator=self._generator)
-        drawn = (scaled.softmax(-1) / clocks).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
+    def wind(self) -> None:
+        """Draw new clocks."""
+        self._clocks.exponential_(generator=self._generator)
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return the words [B] for scores [B, V] float32."""
+        scaled = (scores - scores.amax(-1, keepdim=True)) / self._temperature
+        for name, cut in self._filters.items():
+            self.unfinished = name
+            scaled = cut(None, scaled)
+        self.unfinished = None
+        return (scaled.softmax(-1) / self._clocks).argmax(-1)
 
 
 # --- What a checkpoint asks for
@@ -82,7 +105,7 @@ _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epsilon_cutoff": ("EpsilonLogitsWarper", _is_share),
     "eta_cutoff": ("EtaLogitsWarper", _is_share),
 }
-# Settings that `generate` follows by itself.
+# Settings that `word_rules` follows, and ids of special words.
 _FOLLOWED: dict[str, Callable[[Any], bool]] = {
     "bos_token_id": _are_ids,
     "eos_token_id": _are_ids,
@@ -101,9 +124,7 @@ _REPLACED = {
 
 
 def understood_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings of a checkpoint's generation_config.json that answers follow. With others `generate` fails,
-    or does something else than write one answer.
-    """
+    """Return those settings of a checkpoint's generation_config.json that answers follow."""
     followed = {**_FOLLOWED, **{name: applies for name, (_, applies) in _FILTERS.items()}}
     return {name: value for name, value in asked.items() if name in followed and followed[name](value)}
 
@@ -125,12 +146,12 @@ _OFF = {
 }
 
 
-def _filters(config: Any) -> list[Callable[[Any, Tensor], Tensor]]:
+def _filters(config: Any) -> dict[str, _Filter]:
     from transformers.generation import logits_process
 
     wanted = {name: getattr(config, name, None) for name in _FILTERS}
-    return [
-        getattr(logits_process, kind)(wanted[name])
+    return {
+        name: getattr(logits_process, kind)(wanted[name])
         for name, (kind, applies) in _FILTERS.items()
         if applies(wanted[name])
-    ]
+    }

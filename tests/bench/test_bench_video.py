@@ -17,7 +17,7 @@ from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
 from aot.config import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.methods.attention import TopAttention
-from aot.models import token_stream
+from aot.models import answer
 from aot.models.llava import Llava
 from aot.pipeline import compress_video
 from aot.segments import EncodedVideo, SegmentCompressor
@@ -71,13 +71,13 @@ class SlowDevice:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.busy, self.waits = False, list[str]()
-        cpu = torch.Tensor.cpu
+        tolist = torch.Tensor.tolist
 
-        def fetched(values: torch.Tensor) -> torch.Tensor:
+        def fetched(values: torch.Tensor) -> Any:
             self.wait("fetch")
-            return cpu(values)
+            return tolist(values)
 
-        monkeypatch.setattr(torch.Tensor, "cpu", fetched)
+        monkeypatch.setattr(torch.Tensor, "tolist", fetched)
         monkeypatch.setattr(video, "synchronize", lambda device: self.wait("synchronize"))
 
     def wait(self, how: str) -> None:
@@ -103,13 +103,13 @@ def test_no_clock_is_read_before_the_device_is_done(
 
         return queue
 
-    for name in ("forward", "generate"):
-        monkeypatch.setattr(small_model.network, name, busy(getattr(small_model.network, name)))
+    for part in (small_model.language, small_model.network.lm_head):
+        monkeypatch.setattr(part, "forward", busy(part.forward))
     monkeypatch.setattr(SegmentCompressor, "tokens", busy(SegmentCompressor.tokens))
     monkeypatch.setattr(video, "time", SimpleNamespace(perf_counter=read))
-    monkeypatch.setattr(token_stream, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(answer, "time", SimpleNamespace(perf_counter=read))
     run, _ = video._answer(clip_file, small_model, config, "what happens?")
-    assert reads == [False] * 4  # start, asked, the first token, end
+    assert reads == [False] * 8  # start, asked, the first token, the text of four, end
     assert "fetch" in device.waits and run.prefill_ms > 0
 
 

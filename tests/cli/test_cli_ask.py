@@ -44,6 +44,21 @@ def test_json(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     assert found["answers"][0]["first_token_ms"] <= found["answers"][0]["answer_ms"]
 
 
+def test_what_slows_an_answer_is_a_notice(
+    run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aot.models.decoding import Decoding, WholeSteps
+
+    def pick(decoding: Decoding) -> WholeSteps:
+        decoding.note("it is slow")
+        return WholeSteps(decoding, decoding._model.body)
+
+    monkeypatch.setattr(Decoding, "_pick_steps", pick)
+    run = run_aot("ask", clip_file, "one?", "-q", "two?", *small, *SHORT, "--json")
+    assert run.json["notices"].count("it is slow") == 1
+    assert run.err.count("it is slow") == 1
+
+
 def test_several_questions_encode_once(
     run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_what_a_model_says(
         prompt_tokens = output_tokens = 1
         layer_tokens = (1,)
         first_token_at = None
+        notices = ()
 
     said = Reply(["one [/b]\n\ttwo \x1b", "[2J\r\x07 [red]three"])
     monkeypatch.setattr("aot.pipeline.answer_each", lambda model, tokens, questions, config: iter([said] * 9))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from decoded import continued
 from model_inputs import QUESTION, frames_for
 from tiny_internvl import IMAGENET_MEAN, IMAGENET_STD, make_internvl
 from torch import Tensor
@@ -21,7 +22,6 @@ from aot.inner import InnerReduction, Place, Reduction, State, build_inner, oute
 from aot.methods import build_method
 from aot.models import load_model
 from aot.models.internvl import InternVL
-from aot.models.kv_cache import cache_argument, copied_cache
 from aot.models.prefill import prefill
 from aot.models.prompt import TEXT
 from aot.models.saliency import resolve_layer
@@ -326,15 +326,7 @@ def test_a_reduction_inside_is_the_layers_with_fewer_rows(models: dict[str, Inte
             inputs = stock_inputs(model, frames_for(model, FRAMES))
             torch.testing.assert_close(expected, stock(**inputs).logits[0, -1], rtol=1e-5, atol=1e-5)
         read = prefill(model.language, prompt, Drops(every))
-    found = stock.generate(
-        input_ids=prompt.ids,
-        **cache_argument(type(stock).forward, copied_cache(read.cache)),
-        attention_mask=torch.ones_like(prompt.ids),
-        max_new_tokens=1,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    ).logits[0][0]
+    found = continued(model.network, model.language, prompt, read, 1)[0][0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert read.layer_tokens == (27, 27 - len(dropped), 27 - len(dropped))
 

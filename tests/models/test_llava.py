@@ -156,6 +156,14 @@ def test_bfloat16_features_come_with_float32_saliency(small_folder: Path) -> Non
     assert model.placement["dtype"] == "bfloat16"
 
 
+def test_saliency_of_a_block_behind_the_features(small_folder: Path) -> None:
+    model = load_model(ModelConfig(name=str(small_folder), device="cpu"))
+    frames = frames_for(model, 2)
+    expected = model.encode(frames, Needs((-1,))).saliency[-1]
+    model.network.config.vision_feature_layer = 1
+    assert torch.equal(model.encode(frames, Needs((-1,))).saliency[-1], expected)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_features_that_are_no_numbers_are_refused(small_folder: Path, value: float) -> None:
     model = load_model(ModelConfig(name=str(small_folder), device="cpu"))

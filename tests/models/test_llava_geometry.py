@@ -60,7 +60,9 @@ def every_place(frames: int, side: int = SIDE) -> list[tuple[int, int, int]]:
 
 
 def rows_of(geometry: LlavaGeometry, tokens: CompressedTokens) -> Sequence[int]:
-    return geometry.run(tokens).rows
+    rows = geometry.run(tokens).rows
+    assert list(geometry.run(tokens, placed=False).rows) == list(rows)
+    return rows
 
 
 @pytest.mark.parametrize("frames", [1, 2, 64])

@@ -90,8 +90,8 @@ def starved(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def starve(most: int) -> None:
         tower = Llava._tower_features
 
-        def features(self: Llava, pixels: torch.Tensor) -> torch.Tensor:
-            hidden = tower(self, pixels)
+        def features(self: Llava, pixels: torch.Tensor, least_blocks: int) -> torch.Tensor:
+            hidden = tower(self, pixels, least_blocks)
             if len(pixels) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return hidden

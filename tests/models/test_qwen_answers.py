@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import decoded
 import pytest
 import torch
 from keep_all import KeepAll
@@ -18,10 +19,10 @@ from aot.config import Config, GenerationConfig, ModelConfig, build_config
 from aot.inner import InnerReduction, Place, Reduction, State, build_inner, outer_config
 from aot.inner.fastv import FastV
 from aot.models import load_model
-from aot.models.kv_cache import cache_argument, copied_cache
-from aot.models.prefill import of_three_axes, prefill
+from aot.models.prefill import prefill
 from aot.models.prompt import VideoPrompt
 from aot.models.qwen_vl import QwenVL
+from aot.models.rotary import of_three_axes
 from aot.registry import INNER
 from aot.report import language_model_load
 from aot.segments import SegmentCompressor
@@ -84,12 +85,8 @@ def test_answers_to_all_tokens_are_the_stock_models(model: QwenVL) -> None:
 
 def continued(model: QwenVL, prompt: VideoPrompt, inner: InnerReduction) -> tuple[Tensor, Tensor]:
     """Logits [NEW, vocabulary] behind a prompt that was read with a reduction, and the words written."""
-    cache = cache_argument(type(model.network).forward, copied_cache(prefill(model.language, prompt, inner).cache))
-    found = model.network.generate(
-        input_ids=prompt.ids, **cache, position_ids=prompt.positions, max_new_tokens=NEW, do_sample=False,
-        output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    return torch.cat(found.logits), found.sequences[0, prompt.ids.shape[1] :]
+    read = prefill(model.language, prompt, inner, NEW)
+    return decoded.continued(model.network, model.language, prompt, read, NEW)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.3])

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter multiplies no bfloat16.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
-SHAPES = [(2, 3, 100, 72), (1, 2, 64, 16), (2, 1, 729, 72), (1, 1, 1, 8)]
+SHAPES = [(2, 3, 100, 72), (1, 2, 64, 16), (2, 1, 729, 72), (1, 2, 130, 40), (1, 1, 1, 8)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -48,14 +48,15 @@ def test_cuda_devices_take_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for CUDA on Linux")
 def test_it_compiles_to_machine_code() -> None:
-    tile = {"tile": 64, "tile_width": 128}
+    types = {"normalizers": "*fp32", "received": "*fp32", "scaling": "fp32"}
     jobs: list[Job] = [
         (
-            "attention_sums_kernel",
-            {"query": real, "key": real, "sums": "*fp32", "scaling": "fp32"},
-            tile,
+            kernel,
+            {"query": real, "key": real, **types},
+            {"own_tile": 2 * other, "other_tile": other, "units": 64, "more_units": 16},
             gpu,
         )
-        for real, gpu in (("*bf16", AMPERE), ("*bf16", HOPPER), ("*fp32", HOPPER))
+        for kernel in ("normalizer_kernel", "received_kernel")
+        for real, other, gpu in (("*bf16", 64, AMPERE), ("*bf16", 64, HOPPER), ("*fp32", 32, HOPPER))
     ]
     assert min(cubin_bytes("aot.models.saliency_kernel", jobs)) > 1000

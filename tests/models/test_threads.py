@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +21,6 @@ from aot.config import Config, GenerationConfig, InnerConfig, SamplingConfig
 from aot.models import VideoModel
 from aot.models import answer as module
 from aot.models.llava import Llava
-from aot.models.token_stream import TokenStream
 from aot.segments import SegmentCompressor
 from aot.stages import StageClock
 from aot.types import CompressedTokens
@@ -108,13 +108,14 @@ def test_no_answer_begins_next_to_one_that_was_left(small_model: Llava, tokens: 
     expected = "".join(small_model.generate(tokens, QUESTION, GREEDY))
     slow = Slow(small_model.language)
 
-    def interrupt(stream: TokenStream) -> str:
-        assert slow.begun.wait(60)
-        raise KeyboardInterrupt
+    class Interrupted(SimpleQueue[object]):
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            assert slow.begun.wait(60)
+            raise KeyboardInterrupt
 
     with patch.object(small_model.language, "forward", slow), patch.object(module, "_PATIENCE_S", 0.05):
         reply = small_model.generate(tokens, QUESTION, GREEDY)
-        with patch.object(TokenStream, "__next__", interrupt), pytest.raises(KeyboardInterrupt):
+        with patch.object(module, "SimpleQueue", Interrupted), pytest.raises(KeyboardInterrupt):
             list(reply)
         assert slow.running == 1  # the prompt is still being read
         threading.Timer(0.3, slow.gate.set).start()

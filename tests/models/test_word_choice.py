@@ -38,9 +38,14 @@ def drawn(options: GenerationConfig, model: VideoModel, question: str = QUESTION
 
 def shares(temperature: float, **settings: Any) -> Tensor:
     """How often each word is drawn, in as many steps."""
-    choice = SeededChoice(temperature, 3, _filters(Stock(**settings)))
-    words = [choice(None, LOGITS[None]).argmax() for _ in range(DRAWS)]
-    return torch.bincount(torch.stack(words), minlength=len(LOGITS)) / DRAWS
+    choice = SeededChoice(temperature, 3, torch.empty(len(LOGITS)), _filters(Stock(**settings)))
+    words = [draw(choice, LOGITS[None]) for _ in range(DRAWS)]
+    return torch.bincount(torch.cat(words), minlength=len(LOGITS)) / DRAWS
+
+
+def draw(choice: SeededChoice, logits: Tensor) -> Tensor:
+    choice.wind()
+    return choice(logits)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -59,15 +64,15 @@ def test_the_checkpoints_filters_hold(settings: dict[str, Any], left: int) -> No
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-40, 5e-324])
 def test_hardly_any_temperature_is_greedy(temperature: float) -> None:
-    assert SeededChoice(temperature, 0)(None, LOGITS[None]).tolist() == [[0.0] + [-torch.inf] * 5]
+    assert draw(SeededChoice(temperature, 0, torch.empty(6)), LOGITS[None]).tolist() == [0]
 
 
 def test_rows_of_a_batch_draw_what_they_draw_alone() -> None:
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    together, alone = SeededChoice(1.0, 5), [SeededChoice(1.0, 5) for _ in rows]
+    together, *alone = (SeededChoice(1.0, 5, torch.empty(50)) for _ in range(4))
     for _ in range(10):
-        expected = torch.cat([choice(None, row[None]) for choice, row in zip(alone, rows, strict=True)])
-        assert torch.equal(together(None, rows), expected)
+        expected = torch.cat([draw(choice, row[None]) for choice, row in zip(alone, rows, strict=True)])
+        assert torch.equal(draw(together, rows), expected)
 
 
 # --- Answers
@@ -101,7 +106,7 @@ def test_drawn_answers_are_the_same_together_and_alone(small_model: VideoModel) 
 
 # --- What a checkpoint asks for
 
-# Each breaks `generate`, or has it do something else than write one answer.
+# None says which of the words may come next.
 UNFOLLOWED = {
     "stop_strings": ["a"],
     "dola_layers": "low",

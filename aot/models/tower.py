@@ -1,0 +1,52 @@
+"""Run a vision tower block by block; the modules are those of transformers, unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["hidden_states"]
+
+
+def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_blocks: int = 0) -> list[Tensor]:
+    """Return hidden states [F, N, D], equal to those of transformers' own call.
+
+    The towers of SigLIP and CLIP cost less here: no other states are kept, blocks after the last
+    one needed do not run, and the residual stream is contiguous. SigLIP's embeddings are a
+    transposed view of a convolution. Every addition would inherit its strides, for which additions
+    and layer norms have slow kernels.
+
+    Args:
+        tower: the vision tower.
+        pixels: [F, 3, H, W], normalized.
+        layers: as `output_hidden_states` numbers them. 0 is the embeddings, k the output of block
+            k - 1, and negative numbers count from the end.
+        least_blocks: the number of blocks that must run, because something in them is recorded.
+    """
+    blocks = getattr(getattr(tower, "encoder", None), "layers", None)
+    if blocks is None or not hasattr(tower, "embeddings") or _is_hooked(tower):
+        states = tower(pixels, output_hidden_states=True).hidden_states
+        return [states[layer] for layer in layers]
+    numbers = [range(len(blocks) + 1)[layer] for layer in layers]
+    hidden = tower.embeddings(pixels)
+    if hasattr(tower, "pre_layrnorm"):  # CLIP's, and so spelled
+        hidden = tower.pre_layrnorm(hidden)
+    hidden = hidden.contiguous()
+    wanted = {0: hidden} if 0 in numbers else {}
+    for number, block in enumerate(blocks[: max(*numbers, least_blocks)], 1):
+        hidden = _output(block(hidden, attention_mask=None))
+        if number in numbers:
+            wanted[number] = hidden
+    return [wanted[number] for number in numbers]
+
+
+def _output(found: Any) -> Tensor:
+    return found if isinstance(found, torch.Tensor) else found[0]
+
+
+def _is_hooked(tower: Any) -> bool:
+    """Return whether a call of the whole tower does more, as where weights are spread over devices."""
+    return bool(tower._forward_pre_hooks or tower._forward_hooks or "forward" in vars(tower))

@@ -1,0 +1,158 @@
+"""Rules of a checkpoint's generation_config.json on which words may follow, as in transformers.
+
+The ids that they look at are tensors that are changed in place and keep their shape, so that a CUDA
+graph can hold a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Past", "Rule", "end_ids", "word_rules"]
+
+_NEVER = float("-inf")
+
+
+class Past:
+    """The ids of B prompts of P ids each, followed by up to N ids that are written.
+
+    ids: [B, P + N] int64; those not written yet repeat the first id of the prompt, which changes no
+    set of words. count: [1] int64, how many are known. first: [B, 1] int64, where the prompt begins
+    in a row that is padded.
+    """
+
+    def __init__(self, prompts: Tensor, room: int, first: Tensor | None = None) -> None:
+        self.ids = torch.cat([prompts, prompts[:, :1].expand(-1, room)], 1)
+        self.read = prompts.shape[1]
+        self.count = torch.full((1,), self.read, device=prompts.device)
+        self.first = torch.zeros_like(prompts[:, :1]) if first is None else first
+
+    def append(self, words: Tensor) -> None:
+        """Add one word [B] of each sequence."""
+        self.ids.index_copy_(1, self.count, words[:, None])
+        self.count += 1
+
+    def last(self, count: int) -> Tensor:
+        """Return the last ids [B, count]."""
+        back = torch.arange(count, 0, -1, device=self.ids.device)
+        return self.ids.index_select(1, (self.count - back).clamp(min=0))
+
+
+Rule = Callable[[Tensor, Past], Tensor]  # logits [B, V] float32 to logits
+
+
+def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torch.device) -> list[Rule]:
+    """Return the rules of a network's generation settings, in the order of transformers."""
+    rules: list[Rule] = []
+    penalty = getattr(settings, "repetition_penalty", None)
+    if penalty not in (None, 1.0):
+        rules.append(_RepetitionPenalty(penalty))
+    size = getattr(settings, "no_repeat_ngram_size", None)
+    if size:
+        rules.append(_NoRepeat(size))
+    ends = end_ids(settings)
+    words = [word for word in getattr(settings, "bad_words_ids", None) or () if len(word) > 1 or word[0] not in ends]
+    if words:
+        rules.append(_BadWords(words, device))
+    if min_new_tokens:
+        rules.append(_NotBefore(min_new_tokens, _members(ends, vocabulary, device)))
+    suppressed = _ids(getattr(settings, "suppress_tokens", None))
+    if suppressed:
+        rules.append(_NeverSaid(_members(suppressed, vocabulary, device)))
+    at_first = _ids(getattr(settings, "begin_suppress_tokens", None))
+    if at_first:
+        rules.append(_NotBefore(1, _members(at_first, vocabulary, device)))
+    return rules
+
+
+def end_ids(settings: Any) -> frozenset[int]:
+    """Return the ids that end an answer."""
+    return frozenset(_ids(settings.eos_token_id))
+
+
+def _ids(value: int | Sequence[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch.device) -> Tensor:
+    """Return which words of the vocabulary are in a set, [V] bool."""
+    known = sorted(word for word in ids if word < vocabulary)
+    return (
+        torch.zeros(vocabulary, dtype=torch.bool)
+        .index_fill_(0, torch.tensor(known, dtype=torch.int64), True)
+        .to(device)
+    )
+
+
+class _RepetitionPenalty:
+    def __init__(self, penalty: float) -> None:
+        self._penalty = penalty
+
+    def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        seen = scores.gather(1, past.ids)
+        return scores.scatter(1, past.ids, torch.where(seen < 0, seen * self._penalty, seen / self._penalty))
+
+
+class _NoRepeat:
+    """Forbids runs of `size` words that occurred before."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        if past.ids.shape[1] < self._size:
+            return scores
+        runs = past.ids.unfold(1, self._size, 1)  # [B, R, size]
+        number = torch.arange(runs.shape[1], device=scores.device)
+        there = (number + self._size <= past.count) & (number >= past.first)
+        again = (runs[..., :-1] == past.last(self._size - 1)[:, None]).all(-1) & there
+        return _without(scores, runs[..., -1], again)
+
+
+class _BadWords:
+    """Forbids the sequences of ids of a list."""
+
+    def __init__(self, words: Sequence[Sequence[int]], device: torch.device) -> None:
+        before = max(map(len, words)) - 1
+        padded = [[-1] * (before + 1 - len(word)) + list(word) for word in words]
+        ids = torch.tensor(padded, device=device)
+        self._before, self._last = ids[:, :-1], ids[:, -1]
+
+    def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        before = self._before
+        back = torch.arange(before.shape[1], 0, -1, device=scores.device)
+        there = past.count - back >= past.first  # [B, before]
+        same = (past.last(before.shape[1])[:, None] == before) & there[:, None]
+        ends = (same | (before < 0)).all(-1)  # [B, words]
+        return _without(scores, self._last.expand(len(scores), -1), ends)
+
+
+class _NotBefore:
+    """Forbids some words until `count` words are written."""
+
+    def __init__(self, count: int, words: Tensor) -> None:
+        self._count, self._words = count, words
+
+    def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        early = past.count - past.read < self._count
+        return scores.masked_fill(self._words & early, _NEVER)
+
+
+class _NeverSaid:
+    def __init__(self, words: Tensor) -> None:
+        self._words = words
+
+    def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        return scores.masked_fill(self._words, _NEVER)
+
+
+def _without(scores: Tensor, words: Tensor, banned: Tensor) -> Tensor:
+    """Forbid those of words [B, N] that are banned [B, N]; a word may occur more than once."""
+    found = torch.zeros_like(scores).scatter_add_(1, words, banned.to(scores.dtype))
+    return scores.masked_fill(found > 0, _NEVER)
