@@ -10,8 +10,10 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -41,6 +43,7 @@ SLOW = (
     "shapes/test_shapes_clips.py", "test_docs_site.py", "test_endurance.py", "test_gpu.py", "test_pipeline.py",
     "test_segments.py", "test_selection.py", "test_skips.py", "test_tiny_checkpoint.py", "training",
 )  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CLIP_FRAMES = 24
 SMALL_GRID = 9
 WAVES = ((1.0, 0.3, 0.2), (0.2, 1.0, -0.3), (0.7, -0.7, 0.5))
@@ -64,6 +67,19 @@ def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that a test starts
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; the tests that open pages are skipped without one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser is installed; looked for {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -28,7 +29,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
 REFERENCE = ("json.md", "log.md")  # the two pages that grow with what they record
 GROUPS = (SAMPLING, MODEL, COMPRESSION, INNER, GENERATION)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Attributes whose address a browser fetches by itself; of <link> only these kinds.
 FETCHED = {"src", "srcset", "poster", "data", "background"}
 FETCHED_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest"}
@@ -125,20 +125,15 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_browser_asks_no_other_host(site: Path, address: str) -> None:
+def test_a_browser_asks_no_other_host(site: Path, address: str, browser: Any) -> None:
     """What scripts fetch is not in the HTML; so every page is opened."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip(f"no browser is installed; looked for {', '.join(BROWSERS)}")
     asked: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        for path in PAGES:
-            page.goto(address + path.replace(".md", ".html"))
-        browser.close()
+    context = browser.new_context()
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    for path in PAGES:
+        page.goto(address + path.replace(".md", ".html"))
+    context.close()
     assert len(asked) > len(PAGES)
     assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
 

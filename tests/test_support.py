@@ -122,3 +122,4 @@ def test_a_case_is_known_by_its_number() -> None:
 
 def test_the_slope_of_a_leak() -> None:
     assert _slope([5, 7, 9, 11]) == pytest.approx(2)
+    assert _slope([5, 5, 90, 5, 5, 5, 90, 5, 5]) == 0

@@ -26,7 +26,7 @@ from tests.support.memory import held_bytes, open_files, threads
 
 _FILES = {"a.mp4": "libx264", "b.mkv": "mpeg4", "c.ts": "mpeg2video", "d.webm": "libvpx"}
 _WARM_UP = 0.2  # of the rounds, in which pools and caches fill
-_LEAST_BYTES, _BYTES_PER_ROUND = 4 * 2**20, 8 * 2**10
+_LEAST_BYTES, _BYTES_PER_ROUND = 8 * 2**20, 8 * 2**10
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main() -> int:
     allowed = max(_BYTES_PER_ROUND, _LEAST_BYTES / len(steady))
     files, thread_counts = ({getattr(sample, name) for sample in steady} for name in ("open_files", "threads"))
     leaks = slope > allowed or steady[-1].open_files > steady[0].open_files or left > 0
-    leaks |= steady[-1].threads > steady[0].threads
+    leaks |= steady[-1].threads > max(sample.threads for sample in steady[: len(steady) // 2])
     print(
         f"leak: {given.rounds} rounds in {time.monotonic() - start:.0f} s: memory {slope / 1024:+.1f} KiB a round "
         f"({allowed / 1024:.0f} allowed; {steady[0].held_bytes / 1e6:.0f} MB after {len(samples) - len(steady)}, "
@@ -100,8 +100,13 @@ def _round(commands: Commands, number: int) -> None:
 
 
 def _slope(values: Sequence[int]) -> float:
-    """The least-squares slope of values that come one a round."""
-    return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else 0.0
+    """Return the slope of values that come one a round: the median over all pairs (Theil-Sen).
+
+    A few rounds that hold 10 MB more, as the allocator pleases, do not move it.
+    """
+    rounds = np.arange(len(values))
+    first, second = np.triu_indices(len(values), 1)
+    return float(np.median((np.take(values, second) - np.take(values, first)) / (rounds[second] - rounds[first])))
 
 
 def _range(values: set[int]) -> str:
