@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aot.config import Config
-from aot.contract import problems_of_tokens
-from aot.core.grid import pool, pooled_grid
-from aot.core.token_merging import MergingTokens
+from aot.compression.contract import problems_of_tokens
+from aot.compression.in_tower.token_merging import MergingTokens
+from aot.compression.methods import Method, make_method
+from aot.compression.ops.grid import pool, pooled_grid
+from aot.config.schema import Config
 from aot.errors import BudgetError, ConfigError, Problem
-from aot.methods import Method, make_method
-from aot.models.merging_tower import MergedVideo
-from aot.origins import origin_of
-from aot.registry import find
+from aot.models.vision.merging_tower import MergedVideo
+from aot.plugins import find
+from aot.reports.provenance import origin_of
 from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VisualTokens
 
 __all__ = ["Case", "check_method", "merged_video", "problems_of_method", "synthetic_video"]
@@ -108,7 +108,9 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
             break
     if lines:
         name = method if isinstance(method, str) else method.__qualname__
-        raise AssertionError("\n".join([f"{name} breaks the contract of aot.methods.Method:", *lines])) from first
+        raise AssertionError(
+            "\n".join([f"{name} breaks the contract of aot.compression.methods.Method:", *lines])
+        ) from first
 
 
 def problems_of_method(

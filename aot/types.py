@@ -205,7 +205,7 @@ class VisualTokens:
     video_name: the file's, without its folder. duration_s: of the whole video, if known. deepstack: [layers, F, n, D]
         or None, features that the language model adds to its first layers' output (Qwen3-VL).
     finite: bool [] on the features' device, whether all of this is finite, or None if that has been checked: an
-        encoder on CUDA does not wait for the answer, and `aot.contract.check_encoded` does.
+        encoder on CUDA does not wait for the answer, and `aot.compression.contract.check_encoded` does.
     merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
         pooled any more, and grid and pool are what they would have been.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from aot_cli.screen import one_line, print_text
+from aot_cli.output.screen import one_line, print_text
 from aot_cli.session import current
 
 __all__ = ["agrees"]

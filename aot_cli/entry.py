@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aot_cli.address_space import limit_of_process, refuse_imports
-from aot_cli.screen import drop_unwritten
+from aot_cli.output.screen import drop_unwritten
 from aot_cli.signals import terminable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _run() -> NoReturn:
     except SystemExit as left:
         sys.exit(_finish(left))
     except (Exception, KeyboardInterrupt) as error:  # before a command began, or while its help was printed
-        from aot_cli.console import explain
+        from aot_cli.output.console import explain
 
         code, wrong = explain(error, session_of_words()), _wrong_line(error)
         sys.exit(wrong.exit_code if wrong else code)
@@ -70,12 +70,12 @@ def _finish(left: SystemExit) -> int:
         code = wrong.exit_code  # also where stderr, which is to say so, cannot be written to
     try:
         if wrong and session_of_words().as_json:
-            from aot_cli.console import print_failure
+            from aot_cli.output.console import print_failure
 
             print_failure(wrong.format_message(), code, session_of_words())
         sys.stdout.flush()
     except OSError as error:
-        from aot_cli.console import explain
+        from aot_cli.output.console import explain
 
         return explain(error, session_of_words())
     return code

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aot.config import Config
+from aot.config.layers import Layer, build_layers, explained
+from aot.config.presets import parse_yaml
+from aot.config.schema import Config
+from aot.config.sources import resolve_layers
+from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
-from aot.layers import Layer, build_layers, explained
-from aot.preset_files import parse_yaml
-from aot.settings import resolve_layers
-from aot.strict import Settings, merge_settings
-from aot.text import did_you_mean
+from aot.runtime.text import did_you_mean
 
 __all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
 

@@ -11,11 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from aot import __version__
-from aot.paths import path_kind
-from aot_cli import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
-from aot_cli.console import explain
+from aot.runtime.paths import path_kind
+from aot_cli.commands import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
 from aot_cli.entry import session_of_words
-from aot_cli.screen import print_text, visible
+from aot_cli.output.console import explain
+from aot_cli.output.screen import print_text, visible
 
 __all__ = ["app"]
 

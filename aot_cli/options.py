@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import typer
 
-from aot.config import Config
+from aot.config.layers import Layer
+from aot.config.notations import read_share
+from aot.config.schema import Config
 from aot.errors import ConfigError
-from aot.layers import Layer
-from aot.notations import read_share
-from aot.registry import names
-from aot_cli.console import explained_errors, notify
+from aot.plugins import names
 from aot_cli.given import Given, assigned_layer, nested, strange_variables
+from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
 
 __all__ = [
@@ -277,7 +277,7 @@ _SPEECH = [
 
 def named_methods(text: str) -> list[str]:
     """Methods with commas between them; "all": every one that is not broken, and inner reductions after none."""
-    from aot.registry import usable
+    from aot.plugins import usable
 
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]

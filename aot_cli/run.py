@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
-from aot_cli.console import StageBars, log, notify, prepare_libraries, quiet_libraries
+from aot_cli.output.console import StageBars, log, notify, prepare_libraries, quiet_libraries
 from aot_cli.session import current
 
 if TYPE_CHECKING:
-    from aot.config import Config
+    from aot.config.schema import Config
     from aot.models import VideoModel
-    from aot.models.hub import Listing
-    from aot.pipeline import Compression
+    from aot.models.loading.hub import Listing
+    from aot.pipeline.run import Compression
     from aot.video import FrameIndex, VideoFile
     from aot_cli.options import Given
 
@@ -46,10 +46,10 @@ def choose_model(given: Given, base: Mapping[str, Any] | None = None) -> Chosen:
     """Choose a model, which is here or on the hub. Where none was named and the usual one cannot be had, a line says
     so. The hub is asked once at most.
     """
-    from aot.config import BUNDLED_MODEL
-    from aot.models.default import default_model
-    from aot.models.lookup import look_up
-    from aot.strict import merge_settings
+    from aot.config.schema import BUNDLED_MODEL
+    from aot.config.strict import merge_settings
+    from aot.models.loading.default_model import default_model
+    from aot.models.loading.lookup import look_up
 
     config = given.config(base)
     quiet_libraries(config.model.offline)
@@ -96,14 +96,14 @@ def _check_request(chosen: Chosen, segments: Sequence[int]) -> None:
     config = chosen.config
     prepare_libraries(config.model.offline)
     from aot.models import describe_model
-    from aot.pipeline import check_request
+    from aot.pipeline.run import check_request
 
     check_request(describe_model(config.model, chosen.to_fetch), config, segments)
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
     """Owners of settings that were given by flag or `--set` and are of none of `methods`."""
-    from aot.config import AOT_METHODS
+    from aot.config.schema import AOT_METHODS
 
     owners = [name for name in given.settings.get("methods") or {} if name not in methods]
     for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
@@ -111,7 +111,7 @@ def _unused(given: Given, methods: Sequence[str]) -> list[str]:
 
 
 def _introduce(name: str, lacking: str) -> str:
-    from aot.config import BUNDLED_MODEL, REAL_MODEL
+    from aot.config.schema import BUNDLED_MODEL, REAL_MODEL
 
     if name != BUNDLED_MODEL:
         return f"{name} of the cache answers, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
@@ -149,7 +149,7 @@ def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None)
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:
-        from aot.pipeline import check_same_model
+        from aot.pipeline.run import check_same_model
 
         check_same_model(made_by, identify_model(found))
     with StageBars() as bars, bars.stage("load model"):
@@ -163,7 +163,7 @@ def compress_with_progress(
     video: VideoFile, config: Config, model: VideoModel, questions: Sequence[str] = (), *, traced: bool = False
 ) -> Compression:
     """What the model makes of the video; `questions` may choose among its frames. traced: with a trace."""
-    from aot.pipeline import compress_video
+    from aot.pipeline.run import compress_video
 
     with StageBars() as bars:
         result = compress_video(video, model, config, bars, questions, traced=traced)
@@ -198,7 +198,7 @@ def refuse_selection(given: Given) -> None:
     """
     sampling = given.config().sampling
     if sampling.select_frames is not None:  # otherwise not worth the import of torch
-        from aot.selection import check_questions
+        from aot.pipeline.frame_selection import check_questions
 
         check_questions(sampling, ())
 
@@ -211,7 +211,7 @@ def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
         ConfigError: the settings are wrong, which is seen before a download.
         VideoError: `source` is no video, or a tokens file.
     """
-    from aot.tokens_file import is_tokens_file
+    from aot.storage.tokens_file import is_tokens_file
     from aot.video import open_file
 
     sampling = given.config().sampling

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from aot.errors import ConfigError
-from aot_cli.screen import one_line, print_text
+from aot_cli.output.screen import one_line, print_text
 
 __all__ = ["Session", "begin", "current", "say"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aot.core.anchors import rank_patches
-from aot.core.budget import kept_cells
-from aot.core.grid import pool
+from aot.compression.aot.anchors import rank_patches
+from aot.compression.ops.budget import kept_cells
+from aot.compression.ops.grid import pool
 from aot.types import Pooling
 
 GRID, ANCHORS = (27, 27), 126

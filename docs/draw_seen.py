@@ -17,9 +17,9 @@ from matplotlib.image import imsave
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from aot.config import Config, SamplingConfig
-from aot_cli.describe import describe_video
-from aot_cli.strips import strips_of_file
+from aot.config.schema import Config, SamplingConfig
+from aot_cli.output.describe import describe_video
+from aot_cli.output.strips import strips_of_file
 
 FRAME, OVERLAY_S = 4, 0.85
 KEYS = ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from aot.config import SamplingConfig
-from aot.tokens_file import load_tokens
+from aot.config.schema import SamplingConfig
+from aot.storage.tokens_file import load_tokens
 from aot.video import decode
 
 SIDE = 192

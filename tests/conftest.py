@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from skips import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
-from stand_in_hub import SOME_MODEL, StandInHub, go_online, stand_in_hub
-from tiny_checkpoint import make_checkpoint
-from tiny_qwen import make_qwen3_vl, make_qwen25_vl
 
-from aot.config import REAL_MODEL, ModelConfig
+from aot.config.schema import REAL_MODEL, ModelConfig
 from aot.models import load_model
-from aot.models.llava import Llava
+from aot.models.families.llava import Llava
+from tests.support.stand_in_hub import SOME_MODEL, StandInHub, go_online, stand_in_hub
+from tests.support.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_qwen import make_qwen3_vl, make_qwen25_vl
 
 # Shared machines stall now and then, which says nothing about the code.
 settings.register_profile("aot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,12 +36,16 @@ torch.set_num_threads(1)  # tiny matrices: threads cost more than they give
 
 # All tests are quick but these folders and files, most of which run models; those of the smoke test are quick too.
 SLOW = (
-    "bench", "cli", "core/test_queued_anchors.py", "core/test_queued_compiled.py", "core/test_queued_inter.py",
-    "core/test_queued_intra.py", "core/test_sinkhorn_kernel.py", "evaluation/test_evaluate.py",
-    "inner/test_budgets.py", "inner/test_prefill.py", "methods/test_aot_queued.py", "methods/test_presets.py",
-    "methods/test_provenance.py", "models", "overlay/test_film.py", "page/test_page_in_browser.py",
-    "shapes/test_shapes_clips.py", "test_docs_site.py", "test_endurance.py", "test_gpu.py", "test_pipeline.py",
-    "test_segments.py", "test_selection.py", "test_skips.py", "test_tiny_checkpoint.py", "training",
+    "bench", "cli", "compression/aot/on_device/test_aot_queued.py",
+    "compression/aot/on_device/test_queued_anchors.py", "compression/aot/on_device/test_queued_compiled.py",
+    "compression/aot/on_device/test_queued_inter.py", "compression/aot/on_device/test_queued_intra.py",
+    "compression/aot/test_sinkhorn_kernel.py", "compression/in_llm/test_budgets.py",
+    "compression/in_llm/test_prefill.py", "compression/methods/test_presets.py",
+    "compression/methods/test_provenance.py", "evaluation/test_evaluate.py", "models",
+    "pipeline/test_pipeline.py", "pipeline/test_segments.py", "pipeline/test_selection.py",
+    "reports/html/test_page_in_browser.py", "reports/overlay/test_film.py", "shapes/test_shapes_clips.py",
+    "shapes/training", "test_docs_site.py", "test_endurance.py", "test_gpu.py", "test_skips.py",
+    "test_tiny_checkpoint.py",
 )  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CLIP_FRAMES = 24

@@ -11,81 +11,42 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What each part may import besides itself; every part may import the foundations.
-FOUNDATIONS = {
-    "aot.types", "aot.errors", "aot.config", "aot.registry", "aot.strict", "aot.notations", "aot.paths",
-    "aot.preset_files", "aot.temporary", "aot.text",
-}  # fmt: skip
+# The parts, in the order in which a run visits them, and what each may import besides itself.
+NAMES = ("aot.types", "aot.errors", "aot.plugins")  # nouns, exceptions, names -> classes: everybody may import them
 ARROWS = {
-    "aot.types": set(),
-    "aot.errors": set(),
-    "aot.paths": set(),
-    "aot.temporary": set(),
-    "aot.text": {"aot.errors"},
-    "aot.registry": {"aot.errors", "aot.text"},
-    "aot.notations": set(),
-    "aot.preset_files": {"aot.errors", "aot.text"},
-    "aot.strict": {"aot.errors", "aot.notations", "aot.text"},
-    "aot.config": {"aot.errors", "aot.notations", "aot.preset_files", "aot.registry", "aot.strict"},
-    "aot.layers": set(),
-    "aot.settings": {"aot.layers"},
-    "aot.files": set(),
-    "aot.memory": set(),
-    "aot.core": set(),
-    "aot.contract": {"aot.core", "aot.inner", "aot.methods"},  # their protocols, for types
-    "aot.video": set(),
-    "aot.methods": {"aot.core"},
-    "aot.inner": {"aot.core"},
-    "aot.models": {"aot.contract", "aot.core", "aot.inner", "aot.memory"},
-    "aot.json_files": set(),
-    "aot.plain": set(),
-    "aot.pt_file": set(),
-    "aot.report": set(),
-    "aot.report_reader": {"aot.plain"},
-    "aot.origins": set(),
-    "aot.overlay": {"aot.files", "aot.origins", "aot.video"},
-    "aot.pictures": set(),
-    "aot.page": {"aot.origins", "aot.report"},
-    "aot.stages": {"aot.memory"},
-    "aot.peak_memory": {"aot.memory", "aot.stages"},
-    "aot.selection": {"aot.contract", "aot.core", "aot.models", "aot.stages", "aot.video"},
-    "aot.segments": {
-        "aot.contract", "aot.core", "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins",
-        "aot.selection", "aot.stages", "aot.video",
-    },
-    "aot.shapes": {"aot.files"},
-    "aot.selftest": {
-        "aot.core", "aot.files", "aot.models", "aot.pipeline", "aot.segments", "aot.shapes", "aot.stages", "aot.video",
-    },
-    "aot.testing": {"aot.contract", "aot.core", "aot.methods", "aot.models", "aot.origins"},
-    "aot.bench": {
-        "aot.core", "aot.inner", "aot.methods", "aot.models", "aot.peak_memory", "aot.segments", "aot.stages",
-    },
+    "names": set(),
+    "aot.config": set(),
+    "aot.runtime": set(),
+    "aot.video": {"aot.config", "aot.runtime"},
+    "aot.compression": {"aot.config"},
+    "aot.models": {"aot.config", "aot.runtime", "aot.compression"},
+    "aot.reports": {"aot.config", "aot.runtime", "aot.video"},
+    "aot.pipeline": {"aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports"},
+    "aot.storage": {"aot.config", "aot.runtime", "aot.reports"},
     "aot.evaluation": {
-        "aot.files", "aot.inner", "aot.json_files", "aot.layers", "aot.memory", "aot.methods", "aot.models",
-        "aot.peak_memory", "aot.pictures", "aot.plain", "aot.report", "aot.segments", "aot.selection", "aot.stages",
-        "aot.video",
+        "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
     },
-    "aot.tokens_file": {"aot.files", "aot.json_files", "aot.plain", "aot.pt_file", "aot.report", "aot.report_reader"},
-    "aot.pipeline": {
-        "aot.inner", "aot.memory", "aot.methods", "aot.models", "aot.origins", "aot.pictures", "aot.report",
-        "aot.segments", "aot.stages", "aot.video",
+    "aot.bench": {"aot.config", "aot.runtime", "aot.compression", "aot.models", "aot.pipeline"},
+    "aot.shapes": {"aot.runtime", "aot.video", "aot.compression"},  # its training samples and pools
+    "aot": {  # the public names, and the checks that users run: aot.testing, aot.selftest
+        "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
+        "aot.storage", "aot.shapes",
     },
-    "aot": {"aot.pipeline", "aot.video", "aot.models", "aot.methods", "aot.report", "aot.tokens_file"},
     "aot_cli": {
-        "aot", "aot.bench", "aot.evaluation", "aot.files", "aot.inner", "aot.layers", "aot.memory", "aot.methods",
-        "aot.models", "aot.overlay", "aot.page", "aot.pictures", "aot.pipeline", "aot.report", "aot.selection",
-        "aot.selftest", "aot.settings", "aot.shapes", "aot.stages", "aot.tokens_file", "aot.video",
+        "aot", "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports",
+        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.bench", "aot.shapes",
     },
 }  # fmt: skip
-CORE_SEES = {"aot.types"}
-KNOWN_TO_CORE = {
+MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
+KNOWN_TO_MATHS = {
     "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
     "torch", "triton", "typing", "warnings",
 }  # fmt: skip
 
 
 def part_of(module: str) -> str:
+    if module.startswith(NAMES):
+        return "names"
     return max((part for part in ARROWS if module == part or module.startswith(part + ".")), key=len)
 
 
@@ -110,11 +71,17 @@ def imported(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(("module", "path"), list(modules()))
 def test_arrows_never_turn_back(module: str, path: Path) -> None:
     part = part_of(module)
-    allowed = ARROWS[part] | {part} | (CORE_SEES if part == "aot.core" else FOUNDATIONS)
-    if part in FOUNDATIONS:
-        allowed = ARROWS[part] | {part}
     seen = {part_of(name) for name in imported(path) if name.split(".")[0] in ("aot", "aot_cli")}
+    allowed = ARROWS[part] | {part, "names"}
     assert seen <= allowed, f"{module} imports {sorted(seen - allowed)}"
+
+
+def test_the_arrows_make_no_cycle() -> None:
+    order: list[str] = []
+    while len(order) < len(ARROWS):
+        free = [part for part in ARROWS if part not in order and ARROWS[part] <= set(order)]
+        assert free, f"a cycle among {sorted(set(ARROWS) - set(order))}"
+        order += free
 
 
 def test_every_part_is_on_the_map() -> None:
@@ -133,8 +100,10 @@ def test_public_names_exist() -> None:
             assert not missing, f"{module}: {missing}"
 
 
-def test_core_knows_no_file_and_no_model() -> None:
+def test_maths_know_no_file_and_no_model() -> None:
     for module, path in modules():
-        if module.startswith("aot.core"):
-            roots = {name.split(".")[0] for name in imported(path)}
-            assert roots <= KNOWN_TO_CORE
+        if module.startswith(MATHS) and module != "aot.compression.aot.method":
+            names = set(imported(path))
+            assert {name.split(".")[0] for name in names} <= KNOWN_TO_MATHS
+            ours = {name for name in names if name.startswith("aot.")}
+            assert all(name.startswith(("aot.types", *MATHS)) for name in ours), f"{module} imports {sorted(ours)}"

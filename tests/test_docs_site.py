@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 import aot
-from aot.config import Config
-from aot.registry import INNER as REDUCTIONS
-from aot.registry import METHODS, find
+from aot.config.schema import Config
+from aot.plugins import INNER as REDUCTIONS
+from aot.plugins import METHODS, find
 from aot_cli.options import COMPRESSION, GENERATION, INNER, MODEL, SAMPLING
 
 ROOT = Path(__file__).parents[1]

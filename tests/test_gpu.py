@@ -8,19 +8,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from decoded import error_of_products, ids_of, steps_of, stock_ids
 
-import aot.models.answer
-from aot.config import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
-from aot.inner import build_inner
-from aot.methods import build_method
+import aot.models.language.answer
+from aot.compression.in_llm import build_inner
+from aot.compression.methods import build_method
+from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
 from aot.models import load_model
 from aot.models.base import VideoModel
-from aot.models.llava import Llava
-from aot.models.tower import hidden_states
-from aot.pipeline import compress_video
-from aot.registry import INNER
+from aot.models.families.llava import Llava
+from aot.models.vision.tower import hidden_states
+from aot.pipeline.run import compress_video
+from aot.plugins import INNER
 from aot.types import VideoFrames, VideoInfo
+from tests.support.decoded import error_of_products, ids_of, steps_of, stock_ids
 
 pytestmark = [
     pytest.mark.gpu,
@@ -100,7 +100,7 @@ def test_graphs_of_several_questions_and_of_long_answers(bundled_on_gpu: Llava, 
     alone = ["".join(model.generate(tokens, each, OPTIONS["greedy"])) for each in asked]
     assert model.read(tokens).answers(asked, OPTIONS["greedy"]) == alone
     long = GenerationConfig(max_new_tokens=80, min_new_tokens=80)
-    with patch.object(aot.models.answer, "MOST_ROOM", 16):
+    with patch.object(aot.models.language.answer, "MOST_ROOM", 16):
         assert ids_of(model.generate(tokens, asked[0], long), "graph") == ids_of(
             model.generate(tokens, asked[0], long), "lean"
         )

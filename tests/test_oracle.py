@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from oracle import (
+
+from tests.support.oracle import (
     GOLDEN,
     GOLDEN_CLIP_FRAMES,
     GOLDEN_GRID,

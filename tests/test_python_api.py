@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import aot
-from aot.config import BUNDLED_MODEL, REAL_MODEL, SamplingConfig
+from aot.config.schema import BUNDLED_MODEL, REAL_MODEL, SamplingConfig
+from aot.config.sources import resolve_config
 from aot.errors import ConfigError
-from aot.models.llava import Llava
-from aot.settings import resolve_config
+from aot.models.families.llava import Llava
 from aot.types import Needs
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"

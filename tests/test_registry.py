@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from aot.compression.methods import Card
+from aot.config.sources import resolve_config
 from aot.errors import ConfigError
-from aot.methods import Card
-from aot.registry import INNER, METHODS, Kind, _problems, find, hint
-from aot.settings import resolve_config
-from aot.text import did_you_mean
+from aot.plugins import INNER, METHODS, Kind, _problems, find, hint
+from aot.runtime.text import did_you_mean
 from aot.types import Needs
 
 
@@ -97,7 +97,7 @@ class Cardless(FromConfig):
         (Whole(), ["is a Whole, not a class"]),
         (NoDataclass, ["has no settings: it is no dataclass"]),
         (Unsettled, ["has the setting share without a default"]),
-        (Cardless, ["has no card (aot.methods.Card)"]),
+        (Cardless, ["has no card (aot.compression.methods.Card)"]),
     ],
 )
 def test_what_a_plug_in_must_be(found: Any, wrong: list[str]) -> None:

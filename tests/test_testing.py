@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from aot.compression.methods import Card
+from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.errors import BudgetError, ConfigError
-from aot.methods import Card
-from aot.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.testing import check_method
 from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
 
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_told(method: Any, told: str) -> None:
     with pytest.raises(AssertionError, match=told) as error:
         check_method(method)
     lines = str(error.value).splitlines()
-    assert lines[0] == f"{method.__qualname__} breaks the contract of aot.methods.Method:"
+    assert lines[0] == f"{method.__qualname__} breaks the contract of aot.compression.methods.Method:"
     assert 2 <= len(lines) <= 14
     assert all(line.startswith("- ") for line in lines[1:13])
 

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_checkpoint import (
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2ForCausalLM,
+    SiglipModel,
+)
+
+from tests.support.tiny_checkpoint import (
     BYTE_SYMBOLS,
     PATCH_SIZE,
     SPECIAL_TOKENS,
@@ -23,15 +33,6 @@ from tiny_checkpoint import (
     make_other_architecture,
     make_siglip_head,
     video_token_count,
-)
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2ForCausalLM,
-    SiglipModel,
 )
 
 SIDE = 27 * PATCH_SIZE

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pretend_devices import PretendDevices
-from tolerances import assert_close
+
+from tests.support.pretend_devices import PretendDevices
+from tests.support.tolerances import assert_close
 
 
 def test_tensors_of_any_device_are_compared() -> None:

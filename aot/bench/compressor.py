@@ -12,11 +12,11 @@ import torch
 
 from aot.bench.phases import PHASES, TimedPhases
 from aot.bench.timing import Figure, copy_bytes_per_second, elapsed_ms
-from aot.config import AnchorConfig, AOTConfig, InterConfig, IntraConfig, TransportConfig
-from aot.core.grid import pooled_grid
-from aot.methods.aot import AnchorTransport
-from aot.peak_memory import peak_memory
-from aot.stages import StageClock
+from aot.compression.aot.method import AnchorTransport
+from aot.compression.ops.grid import pooled_grid
+from aot.config.schema import AnchorConfig, AOTConfig, InterConfig, IntraConfig, TransportConfig
+from aot.runtime.peak_memory import peak_memory
+from aot.runtime.stages import StageClock
 from aot.types import Pooling, VisualTokens
 
 __all__ = ["CompressorSize", "CompressorTimes", "time_compressor"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from aot.config import AOTConfig, Config
-from aot.methods import build_method
-from aot.methods.aot import AnchorTransport
-from aot.methods.base import Method
-from aot.stages import StageClock, synchronize
+from aot.compression.aot.method import AnchorTransport
+from aot.compression.methods import build_method
+from aot.compression.methods.base import Method
+from aot.config.schema import AOTConfig, Config
+from aot.runtime.stages import StageClock, synchronize
 
 __all__ = ["PHASES", "TimedPhases", "timed_method"]
 

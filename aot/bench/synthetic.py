@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from aot.config import BUNDLED_MODEL, ModelConfig
+from aot.config.schema import BUNDLED_MODEL, ModelConfig
 from aot.errors import ConfigError
 from aot.models import load_model
 from aot.models.base import ModelIdentity, VideoModel
-from aot.models.joined import join_projections
-from aot.models.llava import Llava
-from aot.models.load_options import ATTENTION, check_load_options, is_placed
-from aot.models.loading import pick_device, pick_dtype
+from aot.models.families.llava import Llava
+from aot.models.language.joined import join_projections
+from aot.models.loading.checkpoints import pick_device, pick_dtype
+from aot.models.loading.load_options import ATTENTION, check_load_options, is_placed
 
 __all__ = ["SYNTHETIC", "synthetic_model"]
 

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from aot.stages import synchronize
+from aot.runtime.stages import synchronize
 
 __all__ = ["Figure", "copy_bytes_per_second", "elapsed_ms"]
 

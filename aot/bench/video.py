@@ -12,12 +12,12 @@ import torch
 
 from aot.bench.phases import PHASES, timed_method
 from aot.bench.timing import Figure
-from aot.config import Config, InnerConfig
-from aot.inner import build_inner, outer_config
+from aot.compression.in_llm import build_inner, outer_config
+from aot.config.schema import Config, InnerConfig
 from aot.models.base import VideoModel
-from aot.peak_memory import PeakMemory, peak_memory
-from aot.segments import EncodedVideo, SegmentCompressor
-from aot.stages import StageClock, synchronize
+from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.runtime.peak_memory import PeakMemory, peak_memory
+from aot.runtime.stages import StageClock, synchronize
 
 __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aot.config import AOT_METHODS, Config, build_config
+from aot.config.layers import Layer, explained
+from aot.config.schema import AOT_METHODS, Config, build_config
+from aot.config.strict import merge_settings
 from aot.errors import ConfigError
-from aot.layers import Layer, explained
-from aot.registry import names
-from aot.strict import merge_settings
+from aot.plugins import names
 
 __all__ = ["Condition", "build_conditions", "off_budget"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
-from aot.json_files import lines_of, parse_json
-from aot.plain import each, optional, record, utf8
+from aot.runtime.json_files import lines_of, parse_json
+from aot.runtime.plain_values import each, optional, record, utf8
 
 __all__ = ["Item", "by_video", "load_dataset"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from aot.errors import ConfigError, OutputError
 from aot.evaluation.dataset import Item
 from aot.evaluation.journal_reader import Answered, read_answers, read_description
-from aot.files import make_folder, write_text
+from aot.runtime.atomic_writes import make_folder, write_text
 
 __all__ = ["Journal"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError, OutputError
-from aot.json_files import lines_of, parse_json, read_json
-from aot.plain import check_plain, free, named, number, optional, record, text, whole
+from aot.runtime.json_files import lines_of, parse_json, read_json
+from aot.runtime.plain_values import check_plain, free, named, number, optional, record, text, whole
 
 __all__ = ["Answered", "read_answers", "read_description"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aot.evaluation.bootstrap import Interval
 from aot.evaluation.results import ConditionResult, Results
-from aot.files import write_whole
-from aot.text import one_line
+from aot.runtime.atomic_writes import write_whole
+from aot.runtime.text import one_line
 
 __all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from aot.config import Config
+from aot.compression.in_llm import InnerReduction, build_inner, outer_config
+from aot.config.schema import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
@@ -21,15 +22,14 @@ from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
 from aot.evaluation.witness import Seen, Witness
-from aot.files import make_folder
-from aot.inner import InnerReduction, build_inner, outer_config
-from aot.memory import explained_memory
 from aot.models import VideoModel
-from aot.peak_memory import PeakMemory, peak_memory
-from aot.report import language_model_load, versions
-from aot.segments import EncodedVideo, SegmentCompressor
-from aot.selection import check_questions
-from aot.stages import StageClock
+from aot.pipeline.frame_selection import check_questions
+from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.reports.retention import language_model_load, versions
+from aot.runtime.atomic_writes import make_folder
+from aot.runtime.memory import explained_memory
+from aot.runtime.peak_memory import PeakMemory, peak_memory
+from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens, Needs, VisualTokens
 from aot.video import VideoFile, probe
 
@@ -54,7 +54,7 @@ def evaluate(
     `restart` only when the first new answer is there.
 
     A condition whose method cannot keep as few tokens of some video, does not work with the model, fails, or breaks its
-    promises (`aot.contract`), is left out, with a notice.
+    promises (`aot.compression.contract`), is left out, with a notice.
 
     Raises:
         ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one

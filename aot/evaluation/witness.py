@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aot.pictures import FramePictures
+from aot.reports.frame_pictures import FramePictures
 from aot.types import CompressedTokens, Provenance, VideoInfo
 
 __all__ = ["Seen", "Witness"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from aot.config import REAL_MODEL, ModelConfig
+from aot.config.schema import REAL_MODEL, ModelConfig
 from aot.errors import ModelError
 from aot.models.base import Answer, ModelIdentity, VideoModel
-from aot.models.hub import Listing
+from aot.models.loading.hub import Listing
 
 if TYPE_CHECKING:
     from aot.models.composed import ComposedModel
@@ -43,18 +43,18 @@ class Family:
 # By the `model_type` of a checkpoint's config.json.
 FAMILIES = {
     "llava_onevision": Family(
-        "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.llava", "Llava"
+        "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.families.llava", "Llava"
     ),
     "llava_qwen": Family(
         "the same as first published (lmms-lab/llava-onevision-qwen2-*-ov, lmms-lab/LLaVA-Video-7B-Qwen2)",
-        "aot.models.original_llava",
+        "aot.models.families.original_llava",
         "OriginalLlava",
     ),
-    "qwen2_5_vl": Family("Qwen2.5-VL (Qwen/Qwen2.5-VL-*-Instruct)", "aot.models.qwen_families", "Qwen25VL"),
-    "qwen3_vl": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
-    "qwen3_vl_moe": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.qwen_families", "Qwen3VL"),
+    "qwen2_5_vl": Family("Qwen2.5-VL (Qwen/Qwen2.5-VL-*-Instruct)", "aot.models.families.qwen_families", "Qwen25VL"),
+    "qwen3_vl": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.families.qwen_families", "Qwen3VL"),
+    "qwen3_vl_moe": Family("Qwen3-VL (Qwen/Qwen3-VL-*-Instruct)", "aot.models.families.qwen_families", "Qwen3VL"),
     "internvl": Family(
-        "InternVL3 in transformers' layout (OpenGVLab/InternVL3-*-hf)", "aot.models.internvl", "InternVL"
+        "InternVL3 in transformers' layout (OpenGVLab/InternVL3-*-hf)", "aot.models.families.internvl", "InternVL"
     ),
 }
 _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
@@ -90,7 +90,7 @@ class FoundModel:
 
 def find_model(config: ModelConfig) -> FoundModel:
     """Find the checkpoint that `config` names and read its config.json. Whether a hub can be reached is decided within
-    `aot.models.hub.PATIENCE_S`.
+    `aot.models.loading.hub.PATIENCE_S`.
 
     Raises:
         ConfigError: an option needs a device or a library that is not there.
@@ -98,23 +98,23 @@ def find_model(config: ModelConfig) -> FoundModel:
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
-    from aot.models.load_options import check_load_options
-    from aot.models.loading import pick_device
-    from aot.models.lookup import look_up
+    from aot.models.loading.checkpoints import pick_device
+    from aot.models.loading.load_options import check_load_options
+    from aot.models.loading.lookup import look_up
 
     check_load_options(config, pick_device(config.device))
     return describe_model(config, look_up(config))
 
 
 def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
-    """As `find_model`, for one of which `aot.models.lookup.look_up` has said what is to be fetched.
+    """As `find_model`, for one of which `aot.models.loading.lookup.look_up` has said what is to be fetched.
 
     Raises:
         ConfigError, ModelError: as `find_model`.
     """
-    from aot.models.hub import fetch_file
-    from aot.models.load_options import check_load_options
-    from aot.models.loading import explained, pick_device, read_model_config
+    from aot.models.loading.checkpoints import explained, pick_device, read_model_config
+    from aot.models.loading.hub import fetch_file
+    from aot.models.loading.load_options import check_load_options
 
     check_load_options(config, pick_device(config.device))
     if to_fetch is not None and "config.json" in to_fetch.files:
@@ -136,8 +136,8 @@ def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sent
     """
     if found.to_fetch is None or not found.to_fetch.files:
         return
-    from aot.models.hub import fetch
-    from aot.models.loading import explained
+    from aot.models.loading.checkpoints import explained
+    from aot.models.loading.hub import fetch
 
     with explained(found.config):
         fetch(found.config, found.to_fetch, announce)
@@ -149,7 +149,7 @@ def identify_model(found: FoundModel) -> ModelIdentity:
     Raises:
         ModelError: they are missing or damaged.
     """
-    from aot.models.loading import identify
+    from aot.models.loading.checkpoints import identify
 
     return identify(found.config, found.description, found.implementation.token_space)
 
@@ -171,7 +171,7 @@ def load_found(found: FoundModel) -> VideoModel:
     Raises:
         ConfigError, ModelError: as `load_model`.
     """
-    from aot.memory import explained_memory
+    from aot.runtime.memory import explained_memory
 
     with explained_memory():
         model: VideoModel = found.implementation.load(found.config, dict(found.description))

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from aot.config import BUNDLED_MODEL, GenerationConfig
+from aot.config.schema import BUNDLED_MODEL, GenerationConfig
 from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from aot.inner import InnerReduction  # imports torch
+    from aot.compression.in_llm import InnerReduction  # imports torch
 
 __all__ = ["Answer", "FrameScorer", "ModelIdentity", "Progress", "Reading", "ScoresFrames", "VideoModel"]
 

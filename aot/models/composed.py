@@ -10,22 +10,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from aot.config import GenerationConfig, ModelConfig
-from aot.core.uploads import uploaded
+from aot.compression.in_llm import InnerReduction
+from aot.compression.ops.uploads import uploaded
+from aot.config.schema import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
-from aot.inner import InnerReduction
-from aot.models.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.base import ModelIdentity, Progress
-from aot.models.decoding import LanguageModel
-from aot.models.devices import input_device
-from aot.models.frame_scores import ByTextTower, ByWords
-from aot.models.loading import read_json
-from aot.models.preprocessing import HALF, pixel_statistics
-from aot.models.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
-from aot.models.question_words import embed_words
-from aot.models.reading import Reading, ReadingAnew
-from aot.models.saliency import attention_modules, kernel_name, resolve_layer
-from aot.models.word_choice import ignored_settings
+from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt
+from aot.models.language.decoding import LanguageModel
+from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
+from aot.models.language.question_words import embed_words
+from aot.models.language.reading import Reading, ReadingAnew
+from aot.models.language.word_choice import ignored_settings
+from aot.models.loading.checkpoints import read_json
+from aot.models.vision.frame_scores import ByTextTower, ByWords
+from aot.models.vision.preprocessing import HALF, pixel_statistics
+from aot.models.vision.saliency import attention_modules, kernel_name, resolve_layer
+from aot.runtime.devices import input_device
 from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
 __all__ = ["ComposedModel"]
@@ -307,8 +307,8 @@ class ComposedModel(ABC):
                 self._left,
                 self._in_layers(tokens),
             )
-        from aot.models.decoders import check_decoder
-        from aot.models.prefill import prefill
+        from aot.models.language.decoders import check_decoder
+        from aot.models.language.prefill import prefill
 
         check_decoder(language)
         return StreamedAnswer(

@@ -9,9 +9,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aot.config import BUNDLED_MODEL, Config, build_config
+from aot.config.schema import BUNDLED_MODEL, Config, build_config
+from aot.config.strict import merge_settings
 from aot.shapes.world import Scene, sample_scene
-from aot.strict import merge_settings
 
 if TYPE_CHECKING:
     from aot.models import VideoModel
@@ -47,7 +47,7 @@ def dtypes(device: str) -> tuple[str, ...]:
     """Return the dtypes that a model can be loaded in on a device."""
     import torch
 
-    from aot.models.loading import pick_dtype
+    from aot.models.loading.checkpoints import pick_dtype
 
     lacks_bfloat16 = device.startswith("cuda") and pick_dtype("auto", torch.device(device)) is not torch.bfloat16
     return ("float32", "float16") if lacks_bfloat16 else ("float32", "bfloat16", "float16")
@@ -68,7 +68,7 @@ def loaded(device: str, dtype: str) -> VideoModel:
 
 def compressed(device: str, dtype: str) -> CompressedTokens:
     """Return a quarter of the clip's tokens, by the default method. With a tenth, rounding decides some answers."""
-    from aot.pipeline import compress_video
+    from aot.pipeline.run import compress_video
 
     with clip_file() as clip:
         return compress_video(clip, loaded(device, dtype), config_of(ratio=0.25)).tokens
@@ -76,6 +76,6 @@ def compressed(device: str, dtype: str) -> CompressedTokens:
 
 def answered(device: str, dtype: str, tokens: CompressedTokens, question: str) -> str:
     """Return the model's answer."""
-    from aot.pipeline import answer
+    from aot.pipeline.run import answer
 
     return "".join(answer(loaded(device, dtype), tokens, question, config_of()))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.selftest.bundled import FRAME_SIDE, clip_file, scene
 from aot.selftest.check import Check, CheckFailedError, CheckSkipped
 

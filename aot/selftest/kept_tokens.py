@@ -14,11 +14,11 @@ from importlib.resources import files
 
 import torch
 
-from aot.registry import METHODS
-from aot.segments import EncodedVideo, SegmentCompressor
+from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.plugins import METHODS
+from aot.runtime.stages import StageClock
 from aot.selftest.bundled import clip_file, config_of, devices, loaded
 from aot.selftest.check import Check, CheckFailedError
-from aot.stages import StageClock
 from aot.types import Needs
 
 __all__ = ["RECORD_FILE", "checks", "kept_cells", "recorded_cells"]

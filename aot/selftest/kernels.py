@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aot.core.kernels import runs_triton
-from aot.core.sinkhorn import sinkhorn
-from aot.models.saliency import received_attention
+from aot.compression.aot.sinkhorn import sinkhorn
+from aot.compression.ops.kernels import runs_triton
+from aot.models.vision.saliency import received_attention
 from aot.selftest.bundled import devices
 from aot.selftest.check import Check, CheckFailedError, CheckSkipped
 

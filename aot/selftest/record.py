@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aot.files import write_text
+from aot.runtime.atomic_writes import write_text
 from aot.selftest.bundled import FRAME_SIDE, scene
 from aot.selftest.kept_tokens import RECORD_FILE, kept_cells
 from aot.shapes.clips import write_clip

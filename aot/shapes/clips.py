@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
-from aot.files import make_folder, write_text, write_whole
+from aot.runtime.atomic_writes import make_folder, write_text, write_whole
 from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import BEATS, Scene, sample_scene

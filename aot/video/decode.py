@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from aot.config import SamplingConfig
+    from aot.config.schema import SamplingConfig
     from aot.video.file import VideoFile
     from aot.video.picture import Picture
     from aot.video.probe import FrameIndex

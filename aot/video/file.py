@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.video.probe import index_file
 from aot.video.source import open_source, source_name
 

@@ -12,7 +12,7 @@ from aot.errors import VideoError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from aot.config import SamplingConfig
+    from aot.config.schema import SamplingConfig
     from aot.video.probe import FrameIndex
 
 __all__ = ["FramePlan", "plan_frames", "segment_lengths", "spread"]

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import av.logging
 from av.error import FFmpegError
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
-from aot.paths import path_kind
-from aot.temporary import temporary_file
-from aot.text import did_you_mean
+from aot.runtime.paths import path_kind
+from aot.runtime.temporary_files import temporary_file
+from aot.runtime.text import did_you_mean
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 

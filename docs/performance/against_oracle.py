@@ -10,12 +10,12 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
-import oracle
 import torch
 
-from aot.config import AnchorConfig, AOTConfig, InterConfig
-from aot.methods.aot import AnchorTransport
+from aot.compression.aot.method import AnchorTransport
+from aot.config.schema import AnchorConfig, AOTConfig, InterConfig
 from aot.types import Pooling, VisualTokens
+from tests.support import oracle
 
 GRID, WIDTH, ANCHORS, KEEP_RATIO = (27, 27), 3584, 126, 0.2
 ROUNDS = 5

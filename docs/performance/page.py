@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from aot.config import Config
-from aot.methods import build_method
-from aot.origins import origin_of
-from aot.page import ShownRun, ShownVideo, render_page
-from aot.pictures import jpeg
-from aot.report import frame_retention
+from aot.compression.methods import build_method
+from aot.config.schema import Config
+from aot.reports.frame_pictures import jpeg
+from aot.reports.html import ShownRun, ShownVideo, render_page
+from aot.reports.provenance import origin_of
+from aot.reports.retention import frame_retention
 from aot.types import Pooling, VisualTokens
 
 GRID, PER_FRAME, WIDTH = (27, 27), 196, 896

@@ -16,9 +16,9 @@ import torch
 from rich.progress import track
 
 from aot.bench.synthetic import synthetic_model
-from aot.config import Config, ModelConfig
-from aot.methods import build_method
-from aot.models import saliency
+from aot.compression.methods import build_method
+from aot.config.schema import Config, ModelConfig
+from aot.models.vision import saliency
 from aot.types import VideoFrames
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10

@@ -15,13 +15,13 @@ import torch
 from aot.bench import SYNTHETIC, CompressorSize, synthetic_model, time_compressor, time_video, video
 from aot.bench.phases import TimedPhases, timed_method
 from aot.bench.timing import Figure
-from aot.config import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
-from aot.methods.attention import TopAttention
-from aot.models import answer
-from aot.models.llava import Llava
-from aot.pipeline import compress_video
-from aot.segments import EncodedVideo, SegmentCompressor
-from aot.stages import StageClock
+from aot.compression.methods.attention import TopAttention
+from aot.config.schema import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
+from aot.models.families.llava import Llava
+from aot.models.language import answer
+from aot.pipeline.run import compress_video
+from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.runtime.stages import StageClock
 
 CPU = torch.device("cpu")
 

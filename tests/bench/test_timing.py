@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aot.bench.timing import Figure, copy_bytes_per_second, elapsed_ms
-from aot.peak_memory import peak_memory
+from aot.runtime.peak_memory import peak_memory
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")

@@ -7,7 +7,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from cli_run import Aot, Run
+
+from tests.support.cli_run import Aot, Run
 
 
 @pytest.fixture

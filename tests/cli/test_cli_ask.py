@@ -6,9 +6,10 @@ import io
 import sys
 from pathlib import Path
 
-import make_videos
 import pytest
-from cli_run import Aot
+
+from tests.support import make_videos
+from tests.support.cli_run import Aot
 
 SHORT = ("--max-new-tokens", "6")
 
@@ -47,7 +48,7 @@ def test_json(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
 def test_what_slows_an_answer_is_a_notice(
     run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aot.models.decoding import Decoding, WholeSteps
+    from aot.models.language.decoding import Decoding, WholeSteps
 
     def pick(decoding: Decoding) -> WholeSteps:
         decoding.note("it is slow")
@@ -62,7 +63,7 @@ def test_what_slows_an_answer_is_a_notice(
 def test_several_questions_encode_once(
     run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import aot.models.llava as family
+    import aot.models.families.llava as family
 
     calls = []
     encode = family.Llava.encode

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-from aot_cli.bench import _warn_if_busy
+from aot_cli.commands.bench import _warn_if_busy
+from tests.support.cli_run import Aot
 
 
 def test_the_bundled_model_is_timed_end_to_end(run_aot: Aot) -> None:

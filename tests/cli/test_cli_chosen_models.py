@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 import typer
-from cli_run import Aot
-from stand_in_hub import SOME_MODEL, StandInHub
 
 from aot_cli.main import app
+from tests.support.cli_run import Aot
+from tests.support.stand_in_hub import SOME_MODEL, StandInHub
 
 SHORT = ("--frames", "4", "--max-new-tokens", "2")
 QUESTION = "what happens?"

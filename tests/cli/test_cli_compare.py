@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-from aot.inner import build_inner
-from aot.methods import build_method
-from aot.registry import INNER, METHODS
+from aot.compression.in_llm import build_inner
+from aot.compression.methods import build_method
+from aot.plugins import INNER, METHODS
+from tests.support.cli_run import Aot
 
 
 def test_methods_side_by_side(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
@@ -104,8 +104,8 @@ def test_the_list_is_readable_at_any_width(width: int) -> None:
     """No word is broken, and no name."""
     from rich.console import Console
 
-    from aot_cli.method_details import describe
-    from aot_cli.render_methods import CardTable
+    from aot_cli.output.method_details import describe
+    from aot_cli.output.method_tables import CardTable
 
     cards = [describe(name, "methods") for name in METHODS]
     with (console := Console(width=width, color_system=None)).capture() as shown:
@@ -144,8 +144,8 @@ def test_a_name_of_both_kinds_shows_both(run_aot: Aot) -> None:
 @pytest.mark.parametrize("name", [*METHODS, *INNER])
 def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
     """What is shown can be given: each setting at its default builds the same configuration."""
-    from aot.settings import resolve_config
-    from aot.strict import Settings
+    from aot.config.sources import resolve_config
+    from aot.config.strict import Settings
     from aot_cli.given import assigned_layer
 
     told = run_aot("methods", name, "--json").json

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from cli_run import Aot
 from safetensors.torch import load_file
+
+from tests.support.cli_run import Aot
 
 
 def test_pt_file_is_plain_tensors_and_values(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
@@ -102,7 +103,7 @@ def test_interrupt_leaves_nothing(
     code: int,
     said: str,
 ) -> None:
-    import aot.models.llava as family
+    import aot.models.families.llava as family
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 

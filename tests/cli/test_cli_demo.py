@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
 from aot.shapes.clips import write_clip
 from aot.shapes.questions import questions
 from aot.shapes.world import sample_scene
-from aot.tokens_file import load_tokens
+from aot.storage.tokens_file import load_tokens
+from tests.support.cli_run import Aot
 
 pytestmark = pytest.mark.smoke
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
 from aot import selftest
 from aot.selftest import CheckResult
+from tests.support.cli_run import Aot
 
 
 def outcomes(*names: str) -> list[CheckResult]:

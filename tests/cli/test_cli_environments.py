@@ -6,10 +6,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import environments
 import pytest
-from environments import ENVIRONMENTS, LINES, MORE_LINES, Environment, Fork, Outcome, faults, make_files, run
 from test_cli_chosen_models import commands
+
+from tests.support import environments
+from tests.support.environments import (
+    ENVIRONMENTS,
+    LINES,
+    MORE_LINES,
+    Environment,
+    Fork,
+    Outcome,
+    faults,
+    make_files,
+    run,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="environments are made with Linux's means")
 BY_NAME = {environment.name: environment for environment in ENVIRONMENTS}

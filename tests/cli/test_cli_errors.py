@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import make_videos
 import pytest
 import torch
-from cli_run import Aot
 from safetensors.torch import load_file, save_file
-from tiny_checkpoint import drop_weights, make_checkpoint, make_other_architecture
+
+from tests.support import make_videos
+from tests.support.cli_run import Aot
+from tests.support.tiny_checkpoint import drop_weights, make_checkpoint, make_other_architecture
 
 pytestmark = pytest.mark.smoke
 
@@ -161,8 +162,8 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("aot.models.llava.load_network", fail)
-    monkeypatch.setattr("aot.models.qwen_vl.load_network", fail)
+    monkeypatch.setattr("aot.models.families.llava.load_network", fail)
+    monkeypatch.setattr("aot.models.families.qwen_vl.load_network", fail)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_full_disk(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkey
 
 
 def test_out_of_memory(run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import aot.models.llava as family
+    import aot.models.families.llava as family
 
     def exhausted(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
 from aot.evaluation import locked
 from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
+from tests.support.cli_run import Aot
 
 QUICK = ("--ratios", "0.5", "--methods", "none,random,aot", "--max-new-tokens", "6")
 
@@ -94,7 +94,7 @@ def test_times_of_two_runs_are_marked(run_aot: Aot, small: tuple[str, ...]) -> N
 
 
 def test_a_busy_folder_is_refused_before_a_model_is_loaded(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aot.models.llava.load_network", lambda *given: 1 / 0)
+    monkeypatch.setattr("aot.models.families.llava.load_network", lambda *given: 1 / 0)
     Path("out").mkdir()
     with locked(Path("out")):
         run = run_aot("eval", "--shapes", "1", "-o", "out", "--model", "shapes")

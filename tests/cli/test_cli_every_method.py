@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-from aot.registry import INNER, METHODS, find
+from aot.plugins import INNER, METHODS, find
+from tests.support.cli_run import Aot
 
 SHORT = ("--ratio", "0.5", "--max-new-tokens", "1", "--json")
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 from huggingface_hub.utils import are_progress_bars_disabled
-from stand_in_hub import SOME_MODEL, StandInHub, black_hole, closed_port, go_online
 
-from aot.config import REAL_MODEL
-from aot.models.hub import PATIENCE_S
-from aot_cli.console import prepare_libraries
+from aot.config.schema import REAL_MODEL
+from aot.models.loading.hub import PATIENCE_S
+from aot_cli.output.console import prepare_libraries
+from tests.support.cli_run import Aot
+from tests.support.stand_in_hub import SOME_MODEL, StandInHub, black_hole, closed_port, go_online
 
 SHORT = ("--frames", "4", "--max-new-tokens", "2")
 TOY = "aot: note: toy model in use (shapes): "

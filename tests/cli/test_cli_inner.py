@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
+
+from tests.support.cli_run import Aot
 
 SHORT = ("--max-new-tokens", "6")
 

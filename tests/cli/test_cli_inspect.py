@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import make_videos
 import pytest
-from cli_run import Aot
+
+from tests.support import make_videos
+from tests.support.cli_run import Aot
 
 NASA = Path(__file__).parents[2].parent / "shared" / "videos" / "nasa-two-streams.mp4"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_run import Aot
-from tiny_internvl import make_internvl
+
+from tests.support.cli_run import Aot
+from tests.support.tiny_internvl import make_internvl
 
 SHORT = ("--max-new-tokens", "8")
 GRID, FRAMES = 3, 8

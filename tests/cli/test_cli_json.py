@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_run import Aot, Run
-from documented import problems
 
-from aot_cli.console import json_text
-from aot_cli.schemas import OBJECTS, PARTS, markdown
+from aot_cli.output.console import json_text
+from aot_cli.output.schemas import OBJECTS, PARTS, markdown
+from tests.support.cli_run import Aot, Run
+from tests.support.documented import problems
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--max-new-tokens", "2")
@@ -37,7 +37,7 @@ def said(run: Run) -> list[str]:
 
 
 def test_the_page_shows_the_table() -> None:
-    assert (ROOT / "docs/json.md").read_text(encoding="utf-8") == markdown(), "run python -m aot_cli.schemas"
+    assert (ROOT / "docs/json.md").read_text(encoding="utf-8") == markdown(), "run python -m aot_cli.output.schemas"
 
 
 def test_every_type_in_the_table_exists() -> None:
@@ -155,7 +155,7 @@ def test_failures_are_objects(
     run_aot: Aot, clip_file: Path, arguments: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if code == 1:
-        monkeypatch.setattr("aot_cli.inspect.describe_video", lambda *given: 1 / 0)
+        monkeypatch.setattr("aot_cli.commands.inspect.describe_video", lambda *given: 1 / 0)
     run = run_aot(*words(arguments, clip_file, ()), "--json")
     found = valid_json(run)
     assert problems(found) == []
@@ -168,7 +168,7 @@ def test_an_interruption_is_an_object(run_aot: Aot, clip_file: Path, monkeypatch
     def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aot_cli.inspect.describe_video", interrupt)
+    monkeypatch.setattr("aot_cli.commands.inspect.describe_video", interrupt)
     found = valid_json(run_aot("inspect", clip_file, "--json"))
     assert (found["exit_code"], found["error"]) == (130, "interrupted")
 

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
+
+from tests.support.cli_run import Aot
 
 FRAMES, SIDE = 8, 4  # 9 x 9 patches make 4 x 4 means
 SHORT = ("--max-new-tokens", "6")

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-import aot.models.load_options as module
+import aot.models.loading.load_options as module
+from tests.support.cli_run import Aot
 
 SHORT = ("--max-new-tokens", "6")
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
+
+from tests.support.cli_run import Aot
 
 LIBRARIES = {"torch", "transformers", "av", "decord", "matplotlib", "numpy"}
 

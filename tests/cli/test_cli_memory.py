@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
-from make_videos import write
-from tiny_checkpoint import make_checkpoint
 
-from aot import memory
+from aot.runtime import memory
+from tests.support.cli_run import Aot
+from tests.support.make_videos import write
+from tests.support.tiny_checkpoint import make_checkpoint
 
 FRAMES, SEGMENT = 256, 16
 MEGABYTE = 2**20

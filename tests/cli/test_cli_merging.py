@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_run import Aot
+
+from tests.support.cli_run import Aot
 
 METHODS = ["tome", "tempme"]
 

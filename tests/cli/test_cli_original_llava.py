@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
-from original_checkpoint import make_twins, rewrite_weights
+
+from tests.support.cli_run import Aot
+from tests.support.original_checkpoint import make_twins, rewrite_weights
 
 
 @pytest.fixture(scope="module")

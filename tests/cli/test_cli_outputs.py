@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
+
+from tests.support.cli_run import Aot
 
 NO_MODEL = ("--model", "/nowhere")  # would be exit code 4
 

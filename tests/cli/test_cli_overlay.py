@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import make_videos
 import numpy as np
 import pytest
-from cli_run import Aot
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.video import decode, probe
+from tests.support import make_videos
+from tests.support.cli_run import Aot
 
 EVERY_FRAME = SamplingConfig(frames=1000)
 WHITE = np.full((200, 200, 3), 255, np.uint8)

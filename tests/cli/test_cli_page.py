@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_run import Aot
 
-from aot.tokens_file import load_tokens
+from aot.storage.tokens_file import load_tokens
+from tests.support.cli_run import Aot
 
 
 def data_of(page: Path) -> Any:
@@ -139,8 +139,8 @@ def test_a_run_without_a_page_works_nothing_out(
     def refuse(*arguments: Any) -> None:
         raise AssertionError("worked out though nobody asked")
 
-    monkeypatch.setattr("aot.core.composition.AnchorComposition.provenance", refuse)
-    monkeypatch.setattr("aot.pictures.jpeg", refuse)
+    monkeypatch.setattr("aot.compression.aot.token_weights.AnchorComposition.provenance", refuse)
+    monkeypatch.setattr("aot.reports.frame_pictures.jpeg", refuse)
     assert run_aot("inspect", clip_file, *small).code == 0
 
 

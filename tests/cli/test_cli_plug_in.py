@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-from aot.registry import _plugged_in
+from aot.plugins import _plugged_in
 from aot.testing import check_method
 from aot_cli.options import named_methods
+from tests.support.cli_run import Aot
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-method.md"
 PROJECT = """
@@ -45,9 +45,9 @@ py-modules = ["strangers_method", "strangers_other"]
 OTHERS = """
 from dataclasses import dataclass
 import torch
-from aot.inner import Place, Reduction
-from aot.methods import Card
-from aot.methods.subset import keep_subset
+from aot.compression.in_llm import Place, Reduction
+from aot.compression.methods import Card
+from aot.compression.methods.subset import keep_subset
 from aot.types import Needs
 
 def compress(tokens, budget): ...

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_run import Aot
 from safetensors.torch import load_file
 
-from aot.registry import INNER, METHODS, find
+from aot.plugins import INNER, METHODS, find
+from tests.support.cli_run import Aot
 
 SHORT = ("--max-new-tokens", "6")
 ONE = ("--max-new-tokens", "1", "--json")
@@ -143,7 +143,7 @@ def test_frames_of_fewer_pixels(run_aot: Aot, clip_file: Path, qwen: tuple[str, 
 def test_progress_counts_sampled_frames(
     run_aot: Aot, clip_file: Path, qwen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aot_cli.console import StageBars
+    from aot_cli.output.console import StageBars
 
     calls: list[tuple[str, int, int]] = []
     monkeypatch.setattr(StageBars, "__call__", lambda self, *call: calls.append(call))

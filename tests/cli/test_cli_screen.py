@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_run import Aot, Run
 
 import aot_cli
-from aot_cli.console import StageBars, json_text
-from aot_cli.safe_console import SafeConsole
-from aot_cli.screen import one_line, visible
+from aot_cli.output.console import StageBars, json_text
+from aot_cli.output.safe_console import SafeConsole
+from aot_cli.output.screen import one_line, visible
 from aot_cli.session import Session, begin
+from tests.support.cli_run import Aot, Run
 
 # Brackets as yt-dlp writes them, a closing tag, an escape sequence, a link (OSC 8), C1 CSI, a newline, an override.
 HOSTILE = "My clip [dQw4w9WgXcQ] [/b] [red] :smile: \x1b[31m \x1b]8;;http:evil\x07here \x9b2J \n new \u202e4pm \x7f.mp4"
@@ -89,7 +89,7 @@ def test_what_a_model_says(
         notices = ()
 
     said = Reply(["one [/b]\n\ttwo \x1b", "[2J\r\x07 [red]three"])
-    monkeypatch.setattr("aot.pipeline.answer_each", lambda model, tokens, questions, config: iter([said] * 9))
+    monkeypatch.setattr("aot.pipeline.run.answer_each", lambda model, tokens, questions, config: iter([said] * 9))
     run = run_aot("ask", hostile, "-q", HOSTILE, "-q", "what?", "--method", "none", *small)
     check(run)
     assert run.out.count("A: one [/b]\n\ttwo \ufffd[2J\ufffd\ufffd [red]three\n") == 2
@@ -143,7 +143,7 @@ def _name_of(call: ast.Call) -> str:
     return ast.unparse(call.func)
 
 
-@pytest.mark.parametrize("path", sorted(Path(aot_cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(Path(aot_cli.__file__).parent.rglob("*.py")), ids=lambda path: path.name)
 def test_nothing_is_printed_in_another_way(path: Path) -> None:
     calls = {_name_of(node) for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)}
     ways = {"print", "Console", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write", "rich.print"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
-from tiny_checkpoint import make_siglip_head
+
+from tests.support.cli_run import Aot
+from tests.support.tiny_checkpoint import make_siglip_head
 
 SHORT = ("--max-new-tokens", "4")
 SELECT = ("--select-frames", "3")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
-from aot.config import build_config
+from aot.config.schema import build_config
+from tests.support.cli_run import Aot
 
 
 def refused(run_aot: Aot, clip_file: Path, *arguments: str) -> str:

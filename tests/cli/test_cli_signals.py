@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
 from aot_cli.signals import Terminated, terminable
+from tests.support.cli_run import Aot
 
 AOT = Path(sys.executable).parent / "aot"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

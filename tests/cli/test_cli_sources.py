@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import av
-import make_videos as make
 import pytest
-from cli_run import Aot
-from web_server import Reply, serve
+
+from tests.support import make_videos as make
+from tests.support.cli_run import Aot
+from tests.support.web_server import Reply, serve
 
 
 class _Counted:

@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli_run import Aot
 
 from aot_cli.session import Session, begin, current
+from tests.support.cli_run import Aot
 
 AOT = Path(sys.executable).parent / "aot"
 
@@ -58,7 +58,7 @@ def test_long_work_without_a_terminal_shows_where_it_is(
 
 
 def test_stages_are_known_to_the_session(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aot_cli.console import StageBars
+    from aot_cli.output.console import StageBars
 
     with begin(Session()), StageBars() as bars:
         bars("decode", 3, 8)

@@ -7,18 +7,17 @@ import subprocess
 import sys
 from typing import Any
 
-from cli_run import Aot
-
-from aot.registry import INNER, METHODS
+from aot.plugins import INNER, METHODS
+from tests.support.cli_run import Aot
 
 _CODE = """
 import json, sys
-from aot_cli.methods import _everything, _of_name
+from aot_cli.commands.methods import _everything, _of_name
 found = [_everything(), *map(_of_name, json.loads(sys.argv[1]))]
 assert "torch" not in sys.modules
 import aot, torch
-from aot.core.grid import pool
-from aot.registry import find
+from aot.compression.ops.grid import pool
+from aot.plugins import find
 assert pool.__globals__["torch"] is torch
 assert find("holitom").compress.__globals__["torch"] is torch
 print(json.dumps(found))

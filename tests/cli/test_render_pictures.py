@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from aot.types import Clip
-from aot_cli.describe import groupings
-from aot_cli.render import frame_table
-from aot_cli.render_pictures import ClipStrips, picture_size, shown_clips, shows_pictures
+from aot_cli.output.describe import groupings
+from aot_cli.output.tables import frame_table
+from aot_cli.output.terminal_pictures import ClipStrips, picture_size, shown_clips, shows_pictures
 
 SIZE = (4, 6)
 

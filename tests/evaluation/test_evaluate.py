@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from aot.config import Config, build_config
+from aot.config.schema import Config, build_config
 from aot.errors import ConfigError, OutputError, VideoError
 from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset, locked
 from aot.evaluation.dataset import by_video
 from aot.models import VideoModel
-from aot.pipeline import compress_video
-from aot.report import versions
+from aot.pipeline.run import compress_video
+from aot.reports.retention import versions
 from aot.shapes.clips import write_questions
 from aot.types import Needs, VideoFrames, VisualTokens
 

@@ -14,16 +14,16 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from model_inputs import frames_for
 from torch import Tensor
 
-from aot.config import Config, GenerationConfig, InnerConfig, SamplingConfig
+from aot.config.schema import Config, GenerationConfig, InnerConfig, SamplingConfig
 from aot.models import VideoModel
-from aot.models import answer as module
-from aot.models.llava import Llava
-from aot.segments import SegmentCompressor
-from aot.stages import StageClock
+from aot.models.families.llava import Llava
+from aot.models.language import answer as module
+from aot.pipeline.stream import SegmentCompressor
+from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens
+from tests.support.model_inputs import frames_for
 from tests.support.overlap import asked
 
 THREADS = 8

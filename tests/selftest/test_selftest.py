@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from aot.registry import METHODS
+from aot.plugins import METHODS
 from aot.selftest import CheckResult, answers, decoders, kept_tokens, kernels, run_selftest
 from aot.selftest.check import Check, CheckSkipped, run
 from aot.types import VideoFrames

@@ -14,9 +14,9 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import typer.main
-
 from tests.cli.cli_run import Run
-from tests.make_videos import write
+
+from tests.support.make_videos import write
 
 __all__ = ["Commands", "keep_bundled_model", "set_streams", "warm_up"]
 
@@ -100,8 +100,8 @@ def warm_up(folder: Path) -> None:
 def keep_bundled_model() -> None:
     """Make this process, and those forked from it, load the bundled model once for each way it is asked for."""
     import aot.models
-    from aot.config import BUNDLED_MODEL, ModelConfig
-    from aot_cli.console import prepare_libraries
+    from aot.config.schema import BUNDLED_MODEL, ModelConfig
+    from aot_cli.output.console import prepare_libraries
 
     prepare_libraries(offline=False)
     load, loaded = aot.models.load_model, dict[ModelConfig, aot.models.VideoModel]()

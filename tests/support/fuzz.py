@@ -24,13 +24,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand_in_hub import StandInHub, go_online, stand_in_hub
 from tests.support.commands import warm_up
 from tests.support.fuzz_arena import CACHES, Arena
 from tests.support.fuzz_case import Kind
 from tests.support.fuzz_settings import SettingsCases
 from tests.support.fuzz_tokens import TokensFiles
 from tests.support.fuzz_videos import Videos
+from tests.support.stand_in_hub import StandInHub, go_online, stand_in_hub
 from tests.support.watchdog import Outcome, run_cases
 
 LIMIT_S = 30.0

@@ -81,7 +81,7 @@ class SettingsCases:
 
     def read(self, folder: Path) -> None:
         """Take the files that `make` wrote, and look up what there is to set."""
-        from aot.config import Config
+        from aot.config.schema import Config
         from aot_cli.main import app
 
         self.results = folder
@@ -134,7 +134,7 @@ class SettingsCases:
         (folder / "aot.yaml").write_bytes(text)
 
     def _settings(self, random: Random) -> dict[str, Any]:
-        from aot.strict import merge_settings
+        from aot.config.strict import merge_settings
         from aot_cli.given import nested
 
         drawn = [{self._path(random): self._value(random)} for _ in range(random.choice((1, 2, 5)))]

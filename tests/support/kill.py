@@ -28,9 +28,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.make_videos import write
 from tests.support.commands import warm_up
 from tests.support.forked import Forked, run_forked
+from tests.support.make_videos import write
 
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _CODES = {
@@ -47,7 +47,7 @@ Check = Callable[[Path], object]
 
 
 def _check_tokens(path: Path) -> None:
-    from aot.tokens_file import load_tokens
+    from aot.storage.tokens_file import load_tokens
 
     load_tokens(path)
 
@@ -148,10 +148,10 @@ def main() -> int:
 def _shorten_demo() -> None:
     """Draw a smaller clip and ask one question of it, so that more of the instants are between its writes."""
     import aot.shapes.clips
-    import aot_cli.demo
+    import aot_cli.commands.demo
 
     aot.shapes.clips.write_clip = functools.partial(aot.shapes.clips.write_clip, side=96, frames_per_second=2)
-    aot_cli.demo._KINDS = ("describe",)  # type: ignore[assignment]
+    aot_cli.commands.demo._KINDS = ("describe",)  # type: ignore[assignment]
 
 
 def _line(tally: Tally, seed: int, start: float) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.make_videos import write
 from tests.support.commands import Commands, set_streams, warm_up
+from tests.support.make_videos import write
 from tests.support.memory import held_bytes, open_files, threads
 
 _FILES = {"a.mp4": "libx264", "b.mkv": "mpeg4", "c.ts": "mpeg2video", "d.webm": "libvpx"}

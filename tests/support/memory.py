@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aot.memory import held_bytes, peak_bytes
+from aot.runtime.memory import held_bytes, peak_bytes
 
 __all__ = ["forget_peak", "held_bytes", "open_files", "peak_bytes", "threads"]
 

@@ -26,7 +26,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aot.config import Config
+    from aot.config.schema import Config
     from aot.models import VideoModel
     from aot.types import CompressedTokens
 
@@ -63,7 +63,7 @@ class Job:
     @property
     def config(self) -> Config:
         """The settings of a method, and of a reduction inside the language model after a plus."""
-        from aot.config import BUNDLED_MODEL, GenerationConfig, InnerConfig, build_config
+        from aot.config.schema import BUNDLED_MODEL, GenerationConfig, InnerConfig, build_config
 
         outer, _, inner = self.method.partition("+")
         generation = GenerationConfig(max_new_tokens=8, temperature=self.temperature, seed=3)
@@ -103,7 +103,7 @@ class _Arena:
     """One model, a few clips, and what every job gives alone."""
 
     def __init__(self, scratch: Path, threads: int) -> None:
-        from aot.config import BUNDLED_MODEL, ModelConfig
+        from aot.config.schema import BUNDLED_MODEL, ModelConfig
         from aot.models import load_model
         from aot.shapes.clips import write_clip
         from aot.shapes.world import sample_scene
@@ -132,7 +132,7 @@ class _Arena:
             return list(pool.map(work, jobs, leaving))
 
     def _job(self, random: Random) -> Job:
-        from aot.registry import usable
+        from aot.plugins import usable
 
         methods = [*usable(), *(f"uniform+{inner}" for inner in usable("inner"))]
         temperature = random.choice((0.0, 0.0, 0.0, 1.0))

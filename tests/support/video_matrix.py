@@ -24,7 +24,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import AOTError, VideoError
 from aot.video import open_file, open_video
 from tests import make_videos as make

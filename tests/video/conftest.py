@@ -6,8 +6,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import make_videos as make
 import pytest
+
+from tests.support import make_videos as make
 
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "videos"
 FRAMES = 90

@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import make_videos as make
 import pytest
 from conftest import real_clip
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, open_video, probe
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 

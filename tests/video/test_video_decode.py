@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import make_videos as make
 import numpy as np
 import pytest
 import torch
@@ -19,10 +18,11 @@ from conftest import FRAMES, real_clip
 from test_video_source import FakeInput
 from torch.nn import functional as F  # noqa: N812
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.types import VideoFrames
 from aot.video import decode, decode_pyav, probe
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 

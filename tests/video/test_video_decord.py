@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import make_videos as make
 import pytest
 from conftest import FRAMES
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.video import decode, decode_decord, open_video
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 
@@ -161,7 +161,7 @@ def test_a_reader_that_is_left_ends_its_child_at_once(clip: Path, fake: Any, not
 
 SCRIPT = """
 import os, sys
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.video import open_video
 from aot_cli.signals import terminable
 with terminable(), open_video({clip!r}, SamplingConfig(frames=4, decoder="decord")) as video:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from web_server import Reply, serve
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, open_file, open_source, probe
+from tests.support.web_server import Reply, serve
 
 PAGE = b"<!doctype html><html><body>Watch this</body></html>"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import make_videos as make
 import pytest
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, probe, pyav
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 

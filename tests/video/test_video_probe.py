@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import make_videos as make
 import pytest
 from conftest import real_clip
 
@@ -15,6 +14,7 @@ from aot.video import probe
 from aot.video.exif import exif_orientation
 from aot.video.orientation import Orientation
 from aot.video.pyav import as_fraction
+from tests.support import make_videos as make
 
 
 @dataclass(frozen=True)

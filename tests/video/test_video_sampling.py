@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.types import VideoInfo
 from aot.video import FrameIndex, plan_frames

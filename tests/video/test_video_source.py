@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import av.logging
-import make_videos as make
 import pytest
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, open_source, probe, source
 from aot.video.source import open_container
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 
@@ -195,7 +195,7 @@ import aot.video
 assert "torch" not in sys.modules, "importing aot.video imports torch"
 import av.logging
 av.logging.set_level(av.logging.VERBOSE)
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 aot.video.probe({str(damaged)!r})
 assert "torch" not in sys.modules, "probing imports torch"

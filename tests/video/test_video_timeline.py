@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import make_videos as make
 import pytest
 
-from aot.config import SamplingConfig
+from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, probe
 from aot.video import joined as joined_files
 from aot.video.timeline import Timeline
+from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every number of the tables in ../../methods.md: sh docs/studies/methods/run.sh RESULTS [SECOND_MODEL]
 # Five hours on two cores. Cut it off whenever you like; it goes on where it was. SECOND_MODEL is what
-# `python -m training --seed 1` leaves.
+# `python -m aot.shapes.training --seed 1` leaves.
 set -e
 results=${1:?name a folder for the results}
 drawn="$results/clips"

@@ -17,7 +17,7 @@ aot eval --shapes 200 --first-seed 4000000 -o "$results/ablations" --model shape
     --variant keyframe-merged:aot.inter.keyframe=merged \
     --variant dynamic:aot.clips.mode=dynamic,aot.clips.segments=2
 
-# The second model: sh run.sh RESULTS MODEL, with what `python -m training --seed 1` left.
+# The second model: sh run.sh RESULTS MODEL, with what `python -m aot.shapes.training --seed 1` left.
 second=${2:-}
 [ -n "$second" ] || exit 0
 aot eval --shapes 500 --first-seed 3000000 --frames 8 -o "$results/full-1" --model "$second" --methods none

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aot.config import ModelConfig
+from aot.config.schema import ModelConfig
 from aot.models import load_model
 from aot.shapes.render import render, visible_share
 from aot.shapes.world import BEATS, sample_scene

@@ -1,0 +1,244 @@
+"""AOT: anchors and optimal transport within frames, then within clips (arXiv 2603.01400).
+
+With `budget: exact` the ratio is met to the token; with `budget: paper` the number kept follows the
+content, as in the code behind the published numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aot.compression.aot.anchors import AnchorRanking, rank_patches
+from aot.compression.aot.cells import KeptCells
+from aot.compression.aot.inter_frame import ClipTransport, DistinctRule, transport_within_clips
+from aot.compression.aot.intra_frame import transport_within_frames
+from aot.compression.aot.on_device.method import QueuedTransport, can_queue
+from aot.compression.aot.token_order import emission
+from aot.compression.aot.token_weights import AnchorComposition
+from aot.compression.methods.subset import least_ratio, pooled_cells, pooled_saliency
+from aot.compression.ops.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
+from aot.compression.ops.clips import dynamic_clips
+from aot.compression.ops.grid import pool, pooled_grid, pooling_weights
+from aot.compression.ops.products import take_rows, weighted_sums
+from aot.config.schema import AOTConfig, Config
+from aot.errors import BudgetError
+from aot.plugins import Card
+from aot.types import Clip, CompressedTokens, Needs, TransportPlan, VisualTokens
+
+__all__ = ["AnchorTransport", "DynamicAnchorTransport"]
+
+
+class AnchorTransport:
+    """Both phases of AOT for any frame count, grid and device."""
+
+    card: ClassVar = Card(
+        "before and after pooling",
+        "arXiv 2603.01400, CVPR 2026",
+        remark="salient tokens of a clip's first frame and what changes after it; optimal transport moves the rest in",
+        least="one token per clip of frames",
+    )
+
+    def __init__(self, config: AOTConfig, ratio: float) -> None:
+        self.config = config
+        self.ratio = ratio
+
+    @classmethod
+    def from_config(cls, config: Config) -> AnchorTransport:
+        return cls(config.resolved_aot, config.ratio)
+
+    @property
+    def needs(self) -> Needs:
+        anchors = self.config.anchors
+        return Needs(
+            saliency_layers=(anchors.shallow_layer, anchors.deep_layer),
+            frame_embeddings=self.config.clips.mode == "dynamic",
+        )
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens (`budget: exact`), or what the content gives (`budget: paper`).
+
+        Raises:
+            BudgetError: the budget is below one token per clip.
+        """
+        clips = self._clips(tokens)
+        if can_queue(self.config, tokens, self._asked(tokens)):
+            return self._queued(tokens, clips, budget)
+        anchors = self.config.anchors
+        shallow, deep = (tokens.saliency[layer] for layer in (anchors.shallow_layer, anchors.deep_layer))
+        ranking = rank_patches(shallow, deep, tokens.grid, anchors.windows_per_side)
+        allocation = self._allocate(tokens, ranking, clips, budget)
+        cells = KeptCells.build(allocation.kept)
+        pooled, weights, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
+        moved = self.phase_two(pooled, cells, allocation, clips)
+        emitted = emission(cells, allocation.copies, clips, moved.distinct, self.config.inter.keyframe)
+        cell = cells.index[emitted.frame, emitted.place]
+        rows, cols = pooled_grid(tokens.grid, tokens.pool)
+        composition = AnchorComposition(
+            tokens.grid, tokens.pool, cells, clips, emitted, weights, moved.absorbed,
+            ranking, allocation.anchors, self.config.anchors.local_ratio,
+        )  # fmt: skip
+        return CompressedTokens(
+            features=emitted.of(pooled, moved.merged),
+            frame=emitted.frame.to(torch.int32),
+            row=(cell // cols).to(torch.int32),
+            col=(cell % cols).to(torch.int32),
+            role=emitted.role,
+            mass=emitted.of(moved.mass.new_ones(cells.index.shape), moved.mass),
+            grid=(rows, cols),
+            timestamps_s=tokens.timestamps_s,
+            clips=clips,
+            facts=self._facts(tokens, ranking, allocation, plan),
+            provenance=composition.provenance,
+        )
+
+    def _queued(self, tokens: VisualTokens, clips: tuple[Clip, ...], budget: int) -> CompressedTokens:
+        """Compress without waiting for the device."""
+        self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
+        transport = QueuedTransport(self.config, tokens, clips, self._asked(tokens), budget)
+        transport.allocate()
+        self.queue_phase_one(transport)
+        self.queue_phase_two(transport)
+        return transport.emit(self._known_facts(tokens, transport.copies))
+
+    def queue_phase_one(self, transport: QueuedTransport) -> None:
+        """Queue Phase I."""
+        transport.phase_one()
+
+    def queue_phase_two(self, transport: QueuedTransport) -> None:
+        """Queue Phase II."""
+        transport.phase_two()
+
+    def _asked(self, tokens: VisualTokens) -> int:
+        """Return the number of anchors with which the search starts."""
+        patches = tokens.features.shape[1]
+        return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
+
+    def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
+        frames, settings = tokens.features.shape[0], self.config.clips
+        if not self.config.inter.enabled:
+            return Clip.runs(frames, 1)
+        if settings.mode == "fixed":
+            return Clip.runs(frames, settings.frames)
+        if tokens.frame_embeddings is None:
+            raise ValueError("frame_embeddings: expected [F, E] for dynamic clips, got None")
+        return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
+
+    def check_frames(self, budget: int, frames: int, total: int) -> None:
+        """Check a budget of `total` tokens before there are any, as far as the content does not decide about the clips.
+
+        Raises:
+            BudgetError: as `compress`.
+        """
+        settings = self.config.clips
+        fixed = not self.config.inter.enabled or settings.mode == "fixed"
+        length = settings.frames if self.config.inter.enabled else 1
+        self._check_budget(budget, -(-frames // length) if fixed else 1, total)
+
+    def _check_budget(self, budget: int, clips: int, total: int) -> None:
+        if self.config.budget == "exact" and budget < clips:
+            raise BudgetError(
+                f"ratio {self.ratio:g} leaves {budget} tokens for {clips} clips; "
+                f"use --ratio {least_ratio(clips, total):g} or more{self._longer_clips()}"
+            )
+
+    def _longer_clips(self) -> str:
+        if not self.config.inter.enabled:
+            return ""
+        if self.config.clips.mode == "fixed":
+            return ", or longer clips (--clip-frames)"
+        return ", or fewer clips (--set aot.clips.segments=, --set aot.clips.threshold=)"
+
+    def _allocate(
+        self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
+    ) -> Allocation:
+        settings = self.config.anchors
+        patches, asked = tokens.features.shape[1], self._asked(tokens)
+
+        def votes_for(anchors: int) -> Tensor:
+            mask = ranking.select(anchors, settings.local_ratio)
+            return pool(mask.float()[..., None], tokens.grid, tokens.pool)[..., 0]
+
+        copies = 2 if self.config.inter.keyframe == "both" else 1
+        if self.config.budget == "paper":
+            return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
+        self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
+        saliency = pooled_saliency(tokens, settings.deep_layer)
+        return allocate(budget, asked, patches, clips, votes_for, saliency, copies)
+
+    def phase_one(
+        self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int, cells: KeptCells
+    ) -> tuple[Tensor, Tensor | None, TransportPlan | None]:
+        """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features; what each of them
+        takes of its frame's patches [F, P, N], and the plan, where there is transport.
+        """
+        settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
+        moved = (
+            transport_within_frames(
+                tokens.features,
+                ranking.select(anchors, local_ratio),
+                ranking.total(anchors, local_ratio),
+                tokens.grid,
+                spatial_weight=settings.spatial_weight,
+                nearest_blend=settings.nearest_blend,
+                lambda_intra=settings.lambda_intra,
+                mass=settings.mass,
+                **asdict(settings.transport),
+            )
+            if settings.enabled
+            else None
+        )
+        if moved is None:
+            return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None, None
+        weights = moved.weights(pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index])
+        return weighted_sums(weights, tokens.features).to(tokens.features.dtype), weights, moved.plan
+
+    def phase_two(
+        self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
+    ) -> ClipTransport:
+        settings = self.config.inter
+        if allocation.distinct is not None:
+            rule = DistinctRule("count", counts=torch.tensor(allocation.distinct, device=pooled.device))
+        elif settings.distinct == "quantile":
+            rule = DistinctRule("quantile", level=settings.keep_ratio)
+        else:
+            rule = DistinctRule("threshold", level=settings.tau)
+        return transport_within_clips(
+            pooled,
+            cells.valid,
+            clips,
+            rule,
+            sigma_frames=settings.sigma_frames,
+            lambda_inter=settings.lambda_inter,
+            **asdict(settings.transport),
+        )
+
+    def _facts(
+        self, tokens: VisualTokens, ranking: AnchorRanking, allocation: Allocation, plan: TransportPlan | None
+    ) -> dict[str, int | float | str | bool | None]:
+        return {
+            "anchors_asked": allocation.anchors,
+            "anchors_per_frame": ranking.total(allocation.anchors, self.config.anchors.local_ratio),
+            **self._known_facts(tokens, allocation.copies),
+            "intra_iterations": None if plan is None else int(plan.iterations.max()),
+            "intra_marginal_error": None if plan is None else float(plan.marginal_error.max()),
+        }
+
+    def _known_facts(self, tokens: VisualTokens, copies: Sequence[int]) -> dict[str, int | float | str | bool | None]:
+        """Return the facts that the host knows."""
+        return {
+            "keyframe_copies": max(copies),
+            "clip_mode": self.config.clips.mode if self.config.inter.enabled else "off",
+            "frame_embeddings": tokens.embedding_source,
+        }
+
+
+class DynamicAnchorTransport(AnchorTransport):
+    """AOT with clips that end where the picture changes; see `Config.resolved_aot`."""
+
+    card: ClassVar = replace(AnchorTransport.card, remark="aot with clips that end where the picture changes")

@@ -1,0 +1,153 @@
+"""Upload all that the host knows before a queued compression: one copy of small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aot.compression.ops.grid import pooled_grid, pooling_weights, window_ids
+from aot.compression.ops.uploads import uploaded
+from aot.types import Clip, Pooling
+
+__all__ = ["QueuedLayout", "block_of"]
+
+_ALIGNED = 4  # 16 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedLayout:
+    """Sizes on the host, and tables on the device.
+
+    Attributes:
+        frames: F.
+        clips: runs of frames.
+        grid: patches per side (rows, cols).
+        pooled: tokens per side (rows, cols).
+        taps: the most patches per side that contribute to a token.
+        tables: int32 or float32 views of one buffer, by name.
+            window [N]: the window of each patch.
+            per_window, globals, total [N + 1]: local anchors per window, global anchors and all
+            anchors of a frame, by the number asked for.
+            row_tap, col_tap [rows or cols of tokens, taps]: patches that contribute to a token.
+            row_part, col_part: their weights; the weight of a patch is the product of both.
+            row_pool [token rows, patch rows], col_pool: the same weights as matrices.
+            clip, keyframe, copies [F]: the frame's clip, whether it is a keyframe, and how often
+            its clip emits the keyframe.
+            several [F]: 1 in clips of more than one frame.
+            first, length [C]: the first frame and the number of frames of each clip.
+    """
+
+    frames: int
+    clips: tuple[Clip, ...]
+    grid: tuple[int, int]
+    pooled: tuple[int, int]
+    taps: int
+    tables: Mapping[str, Tensor]
+
+    @property
+    def patches(self) -> int:
+        """Patches of a frame, N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def cells(self) -> int:
+        """Tokens of a frame before compression, n."""
+        return self.pooled[0] * self.pooled[1]
+
+    @classmethod
+    def build(
+        cls,
+        grid: tuple[int, int],
+        pool: Pooling,
+        windows_per_side: int,
+        local_ratio: float,
+        clips: Sequence[Clip],
+        copies: Sequence[int],
+        device: torch.device,
+    ) -> QueuedLayout:
+        """Lay out one video, with one copy to the device."""
+        of_grid = _of_grid(grid, pool, windows_per_side, local_ratio)
+        tables = {**of_grid, **_of_clips(clips, copies)}
+        return cls(
+            clips[-1].stop, tuple(clips), grid, pooled_grid(grid, pool), of_grid["row_tap"].shape[1],
+            _sent_together(tables, device),
+        )  # fmt: skip
+
+
+def block_of(count: int, least: int = 32) -> int:
+    """Return the least power of 2 that is at least `count` and `least`.
+
+    Kernels are compiled for each value, which takes seconds, so small ones are joined.
+    """
+    return max(least, 1 << (count - 1).bit_length())
+
+
+def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy all tables together, each to an aligned address: for others kernels compile again."""
+    spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
+    whole = torch.zeros(sum(spans), dtype=torch.int32)
+    for (_, values), part in zip(tables.items(), torch.split(whole, spans), strict=True):
+        part[: values.numel()] = values.flatten().view(torch.int32)
+    parts = torch.split(uploaded(whole, device), spans)
+    return {
+        name: part[: values.numel()].view(values.dtype).view(values.shape)
+        for (name, values), part in zip(tables.items(), parts, strict=True)
+    }
+
+
+def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]:
+    lengths = torch.tensor([len(clip) for clip in clips], dtype=torch.int32)
+    first = torch.tensor([clip.first for clip in clips], dtype=torch.int32)
+    keyframe = torch.zeros(clips[-1].stop, dtype=torch.int32)
+    keyframe[first.long()] = 1
+    by_frame = {
+        "clip": torch.arange(len(clips), dtype=torch.int32),
+        "copies": torch.tensor(copies, dtype=torch.int32),
+        "several": (lengths > 1).to(torch.int32),
+    }
+    spread = {name: values.repeat_interleave(lengths) for name, values in by_frame.items()}
+    return {**spread, "keyframe": keyframe, "first": first, "length": lengths}
+
+
+@cache
+def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_ratio: float) -> Mapping[str, Tensor]:
+    window = window_ids(grid, min(windows_per_side, *grid))
+    row_pool, col_pool = (_axis_weights(side, pool) for side in grid)
+    taps = int(max((weights > 0).sum(1).max() for weights in (row_pool, col_pool)))
+    row_tap, row_part = _taps(row_pool, taps)
+    col_tap, col_part = _taps(col_pool, taps)
+    return {
+        "window": window.to(torch.int32),
+        **_anchor_counts(torch.bincount(window), grid[0] * grid[1], local_ratio),
+        **{"row_tap": row_tap, "col_tap": col_tap, "row_part": row_part, "col_part": col_part},
+        **{"row_pool": row_pool.float(), "col_pool": col_pool.float()},
+    }
+
+
+def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
+    """Return `AnchorRanking.split` and `.total` of every number of anchors."""
+    asked = torch.arange(patches + 1)
+    local = (asked.double() * local_ratio).long()
+    per_window = local // len(window_sizes)
+    others = torch.where(per_window > 0, asked - local, asked)
+    total = torch.minimum(per_window[:, None], window_sizes).sum(1) + others
+    per_window[-1], total[-1] = patches, patches  # all of them
+    counts = {"per_window": per_window, "globals": others, "total": total}
+    return {name: values.to(torch.int32) for name, values in counts.items()}
+
+
+def _axis_weights(side: int, pool: Pooling) -> Tensor:
+    """Return the pooling weights along one axis, float64 [tokens, side]."""
+    if pool.kind == "none":
+        return torch.eye(side, dtype=torch.float64)
+    return pooling_weights((side, pool.stride), pool).view(-1, side, pool.stride).sum(2)
+
+
+def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """Return the patches of each token, ascending, and their weights; [tokens, taps] each."""
+    patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
+    return patch.to(torch.int32), weights.gather(1, patch).float()

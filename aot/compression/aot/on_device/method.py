@@ -1,0 +1,150 @@
+"""AOT without waits: all work is queued on the device, and facts are read later.
+
+Each Triton kernel does a step of `method`. That module does what the kernels do not:
+published budgets, Sinkhorn to its marginals, Phase I switched off, float64, very large grids, and
+devices without Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+
+import torch
+
+from aot.compression.aot.anchors import rank_patches
+from aot.compression.aot.cells import KeptCells
+from aot.compression.aot.on_device.layout import QueuedLayout
+from aot.compression.aot.token_order import Emission
+from aot.compression.aot.token_weights import AnchorComposition
+from aot.compression.ops.budget import copies_per_clip
+from aot.compression.ops.kernels import runs_triton
+from aot.config.schema import AOTConfig
+from aot.types import Clip, CompressedTokens, Provenance, VisualTokens
+
+__all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
+
+Fact = int | float | str | bool | None
+
+_MOST_PATCHES = 4096  # that one program ranks and counts
+
+
+def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
+    """Return whether the kernels can do what `config` asks for these tokens.
+
+    asked: the number of anchors with which the search starts.
+    """
+    patches = tokens.features.shape[1]
+    published = (config.intra.transport, config.inter.transport)
+    return (
+        runs_triton(tokens.features.device)
+        and config.budget == "exact"
+        and config.intra.enabled
+        and all(each.stopping == "published" and each.solver == "auto" for each in published)
+        and tokens.features.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and asked < patches <= _MOST_PATCHES
+    )
+
+
+class FactsReadLater(Mapping[str, Fact]):
+    """Facts of which some are on the device until the first access, which waits for them."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Fact]]) -> None:
+        self._read = read
+
+    @cached_property
+    def _facts(self) -> Mapping[str, Fact]:
+        return self._read()
+
+    def __getitem__(self, name: str) -> Fact:
+        return self._facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
+class QueuedTransport:
+    """One compression in steps: `allocate`, `phase_one`, `phase_two`, `emit`."""
+
+    def __init__(
+        self, config: AOTConfig, tokens: VisualTokens, clips: tuple[Clip, ...], asked: int, budget: int
+    ) -> None:
+        self._config, self._tokens, self._clips, self._asked, self._budget = config, tokens, clips, asked, budget
+        copies = copies_per_clip(clips, 2 if config.inter.keyframe == "both" else 1)
+        self.copies = copies if budget >= sum(copies) else copies_per_clip(clips, 1)
+
+    def allocate(self) -> None:
+        """Choose anchors, kept cells and the later frames' shares."""
+        from aot.compression.aot.on_device.anchors import allocate_queued
+
+        anchors, tokens = self._config.anchors, self._tokens
+        self._shallow, self._deep = (tokens.saliency[layer] for layer in (anchors.shallow_layer, anchors.deep_layer))
+        self._layout = QueuedLayout.build(
+            tokens.grid, tokens.pool, anchors.windows_per_side, anchors.local_ratio, self._clips, self.copies,
+            tokens.features.device,
+        )  # fmt: skip
+        self._allocation = allocate_queued(self._layout, self._shallow, self._deep, self._asked, self._budget)
+
+    def phase_one(self) -> None:
+        """Transport within frames, and pooling."""
+        from aot.compression.aot.on_device.intra_frame import IntraWeights, transport_queued
+
+        settings, rule = self._config.intra, self._config.intra.transport
+        weights = IntraWeights(
+            settings.spatial_weight, settings.nearest_blend, settings.lambda_intra, settings.mass == "token",
+            rule.epsilon, rule.max_iterations, rule.tolerance,
+        )  # fmt: skip
+        self._intra = transport_queued(self._layout, self._allocation, self._tokens.features, weights)
+
+    def phase_two(self) -> None:
+        """Transport within clips."""
+        from aot.compression.aot.on_device.inter_frame import InterWeights, match_queued
+
+        settings, rule = self._config.inter, self._config.inter.transport
+        weights = InterWeights(
+            settings.sigma_frames, settings.lambda_inter, rule.epsilon, rule.max_iterations, rule.tolerance
+        )
+        self._inter = match_queued(self._layout, self._allocation, self._intra.tokens, weights)
+
+    def emit(self, known: Mapping[str, Fact]) -> CompressedTokens:
+        """Emit the tokens. known: facts that the host knows."""
+        from aot.compression.aot.on_device.token_order import emit_queued
+
+        merged_only = self._config.inter.keyframe == "merged"
+        said = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
+        self._emitted = said.frame, said.slot, said.clip, said.role
+        return CompressedTokens(
+            features=said.features, frame=said.frame, row=said.row, col=said.col, role=said.role, mass=said.mass,
+            grid=self._layout.pooled, timestamps_s=self._tokens.timestamps_s, clips=self._clips,
+            facts=FactsReadLater(lambda: self._facts(known)), provenance=self._provenance,
+        )  # fmt: skip
+
+    def _facts(self, known: Mapping[str, Fact]) -> dict[str, Fact]:
+        read = torch.cat([self._allocation.found.double(), self._intra.iterations.double()[None]])
+        error = self._intra.errors.sum(1).max().double()[None]
+        asked, each, iterations, marginal_error = torch.cat([read, error]).tolist()
+        return {
+            "anchors_asked": int(asked),
+            "anchors_per_frame": int(each),
+            **known,
+            "intra_iterations": int(iterations),
+            "intra_marginal_error": marginal_error,
+        }
+
+    def _provenance(self) -> Provenance:
+        """Return what the tokens are made of; waits for the device."""
+        config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
+        fullest = int(allocation.kept.max())
+        valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]
+        cells = KeptCells(allocation.cell[:, :fullest].long().where(valid, 0), valid)
+        frame, slot, clip, role = (values.long() for values in self._emitted)
+        return AnchorComposition(
+            tokens.grid, tokens.pool, cells, self._clips, Emission(frame, slot, clip, role.to(torch.uint8)),
+            self._intra.weights[:, :fullest].where(valid[..., None], 0.0),
+            [each[:, :fullest, :fullest] for each in self._inter.absorbed],
+            rank_patches(self._shallow, self._deep, tokens.grid, config.windows_per_side),
+            int(allocation.found[0]), config.local_ratio,
+        ).provenance()  # fmt: skip

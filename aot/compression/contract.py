@@ -1,0 +1,236 @@
+"""What methods and inner reductions promise, checked in one place whoever wrote them.
+
+A method returns tokens of the video it was given, as many as its budget; a reduction inside the language model drops
+visual rows and no others. Whatever else comes back is an error that names its author, not a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from aot.compression.ops.grid import pooled_grid
+from aot.errors import NumericsError
+from aot.plugins import blamed, broken_promise, is_plugged_in
+from aot.types import BlockMerging, Clip, CompressedTokens, EncoderMerging, Needs, Role, VisualTokens
+
+if TYPE_CHECKING:
+    from aot.compression.in_llm import InnerReduction, Reduction, State
+    from aot.compression.methods import Method
+
+__all__ = ["check_encoded", "check_load", "check_reduction", "check_tokens", "needs_of", "problems_of_tokens"]
+
+_PER_TOKEN = {
+    "frame": torch.int32, "row": torch.int32, "col": torch.int32, "role": torch.uint8, "mass": torch.float32,
+}  # fmt: skip
+_ROUNDING = 1e-4  # of a mass in float32
+_ROUNDED_PER_LAYER = 2  # visual tokens that rounding may add to a layer's share
+
+
+def needs_of(method: Method) -> Needs:
+    """Return what a method needs the encoder to do.
+
+    Raises:
+        MethodError: it is a plug-in and fails, now or while the tower merges as it says; or it returns something else.
+    """
+    with blamed(method):
+        needs = method.needs
+    if not isinstance(needs, Needs):
+        raise broken_promise(method, "methods", f"has needs of type {type(needs).__name__}, not aot.types.Needs")
+    if needs.merging is None or not is_plugged_in(method):
+        return needs
+    return replace(needs, merging=_BlamedMerging(method, needs.merging))
+
+
+@dataclass(frozen=True)
+class _BlamedMerging:
+    """The merging of a plug-in, whose failures name it."""
+
+    method: Method
+    merging: EncoderMerging
+
+    def clips(self, frames: int) -> tuple[Clip, ...]:
+        with blamed(self.method):
+            return self.merging.clips(frames)
+
+    def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
+        with blamed(self.method):
+            return self.merging.plan(frames, patches, tokens_per_frame, blocks)
+
+
+def check_encoded(finite: Tensor | None) -> None:
+    """Check the flag `VisualTokens.finite`, which waits for its device.
+
+    Raises:
+        NumericsError: it is false.
+    """
+    if finite is not None and not finite:
+        raise NumericsError(_ENCODED_NONSENSE)
+
+
+_ENCODED_NONSENSE = (
+    "the vision tower produced NaN or infinite features; try --dtype bfloat16 or --dtype float32, "
+    "and check the model's files if it stays"
+)
+
+
+def check_tokens(
+    method: Method, kept: CompressedTokens, tokens: VisualTokens, least: int, most: int
+) -> CompressedTokens:
+    """Return what a method made of `tokens`, free of gradients.
+
+    least, most: how many tokens it may keep.
+
+    Raises:
+        MethodError: it is not what the method promises.
+        NumericsError: one of our own methods overflowed, or `tokens` are not finite.
+    """
+    problems = list(problems_of_tokens(kept, tokens, least, most))
+    if _ENCODED_NONSENSE in problems:
+        raise NumericsError(_ENCODED_NONSENSE)
+    if problems == [_NOT_FINITE] and not is_plugged_in(method):
+        raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
+    if problems:
+        raise broken_promise(method, "methods", *problems)
+    return replace(kept, features=kept.features.detach(), mass=kept.mass.detach())
+
+
+_NOT_FINITE = "returned features with NaN or infinite values"
+
+
+def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int) -> Iterator[str]:
+    """Yield how a result differs from what a method promises, each as the rest of a sentence about the method."""
+    if not isinstance(kept, CompressedTokens):
+        yield f"returned a {type(kept).__name__}, not aot.types.CompressedTokens"
+        return
+    misshapen = list(_misshapen(kept, tokens))
+    yield from misshapen
+    if misshapen:
+        return
+    count = len(kept.features)
+    if not least <= count <= most:
+        allowed = f"exactly {most}" if least == most else f"{least} to {most}"
+        yield f"kept {count} tokens where {allowed} were due"
+    yield from _wrong_values(kept, tokens)
+    yield from _wrong_facts(kept, tokens)
+
+
+def _misshapen(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
+    """Shapes, dtypes and devices, without a look at values."""
+    features = kept.features
+    width, dtype, device = tokens.features.shape[-1], tokens.features.dtype, tokens.features.device
+    if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != width:
+        yield f"returned features {_described(features)}, not [K, {width}]"
+        return
+    for name, wanted in {"features": dtype, **_PER_TOKEN}.items():
+        values = getattr(kept, name)
+        if not isinstance(values, Tensor) or (name != "features" and values.shape != features.shape[:1]):
+            yield f"returned {name} {_described(values)}, not [{len(features)}]"
+        elif values.dtype != wanted:
+            yield f"returned {name} in {values.dtype}, not {wanted}"
+        elif values.device != device:
+            yield f"returned {name} on {values.device}, not on {device}"
+
+
+def _described(values: Any) -> str:
+    return str(list(values.shape)) if isinstance(values, Tensor) else f"of type {type(values).__name__}"
+
+
+def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
+    """Values, with one look from the host at all of them."""
+    rows, cols = pooled_grid(tokens.grid, tokens.pool)
+    sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
+    wrong = {} if tokens.finite is None else {_ENCODED_NONSENSE: ~tokens.finite}
+    wrong[_NOT_FINITE] = ~kept.features.isfinite().all()
+    for name, size in sizes.items():
+        values = getattr(kept, name)
+        wrong[f"returned a {name} outside of 0 .. {size - 1}"] = ((values < 0) | (values >= size)).any()
+    mass = kept.mass
+    wrong["returned a mass that is not a finite number above 0"] = ~((mass > 0) & mass.isfinite()).all()
+    unmerged = (mass > 1 + _ROUNDING) & (kept.role != int(Role.MERGED))
+    wrong["returned a token of mass above 1 whose role is not MERGED"] = unmerged.any()
+    found = torch.stack(list(wrong.values())).tolist()
+    yield from (problem for problem, holds in zip(wrong, found, strict=True) if holds)
+
+
+def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
+    grid, frames = pooled_grid(tokens.grid, tokens.pool), len(tokens.timestamps_s)
+    if tuple(kept.grid) != grid:
+        yield f"returned the grid {kept.grid}, not the pooled {grid}"
+    if tuple(kept.timestamps_s) != tuple(tokens.timestamps_s):
+        yield "returned other timestamps than it was given"
+    edges = [0, *(edge for clip in kept.clips for edge in (clip.first, clip.stop)), frames]
+    if edges[::2] != edges[1::2] or not all(len(clip) > 0 for clip in kept.clips):
+        yield f"returned clips that do not cover frames 0 .. {frames - 1}, each once"
+    for name, value in kept.facts.items():
+        if not isinstance(value, (bool, int, float, str, type(None))):
+            yield f"returned the fact {name} of type {type(value).__name__}, which no report can hold"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"returned the fact {name} {value}, which no report can hold"
+    if kept.provenance is not None and not callable(kept.provenance):
+        yield f"returned provenance of type {type(kept.provenance).__name__}, not a function"
+
+
+def check_reduction(reduction: InnerReduction, found: Reduction, state: State) -> None:
+    """Check what a reduction inside the language model makes of the rows in `state`.
+
+    Raises:
+        MethodError: it drops rows of text, rows that are not there or one twice, or hidden states do not fit.
+    """
+    problems = list(_problems_of_reduction(found, state))
+    if problems:
+        raise broken_promise(reduction, "inner", *problems)
+
+
+def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
+    dropped, hidden = getattr(found, "dropped", None), getattr(found, "hidden", None)
+    if not isinstance(dropped, Tensor) or dropped.ndim != 1 or dropped.dtype != torch.int64:
+        yield "did not return a Reduction with the numbers of the dropped rows, int64 [R]"
+        return
+    rows, device = state.hidden.shape[1], state.hidden.device
+    if dropped.device != device:
+        yield f"returned dropped rows on {dropped.device}, not on {device}"
+        return
+    if hidden is not None and (hidden.shape, hidden.dtype, hidden.device) != (
+        state.hidden.shape,
+        state.hidden.dtype,
+        device,
+    ):
+        yield f"returned hidden states {_described(hidden)} in {hidden.dtype} on {hidden.device}, not those of the rows"
+        return
+    inside = ((dropped >= 0) & (dropped < rows)).all()
+    droppable = torch.zeros(rows, dtype=torch.int64, device=device)
+    droppable[state.visual], droppable[state.newline] = 1, 1
+    times = torch.zeros(rows, dtype=torch.int64, device=device)
+    times.index_add_(0, dropped.clamp(0, rows - 1), torch.ones_like(dropped))
+    finite = inside if hidden is None else hidden.isfinite().all()
+    is_inside, is_allowed, is_finite = torch.stack([inside, (times <= droppable).all(), finite]).tolist()
+    if not is_inside:
+        yield f"dropped a row outside of 0 .. {rows - 1}"
+    elif not is_allowed:
+        yield "dropped a row of text, or one row twice"
+    if hidden is not None and not is_finite:
+        yield "returned hidden states with NaN or infinite values"
+
+
+def check_load(reduction: InnerReduction, layer_tokens: tuple[int, ...], visual: int) -> None:
+    """Check how many of `visual` tokens the layers of the language model have read.
+
+    Raises:
+        MethodError: more than the reduction says, by more than whole tokens explain.
+    """
+    layers = len(layer_tokens)
+    with blamed(reduction, "inner"):
+        promised = reduction.load(layers) * visual * layers
+    if sum(layer_tokens) > promised + _ROUNDED_PER_LAYER * layers:
+        read = sum(layer_tokens) / (visual * layers) if visual else 0.0
+        raise broken_promise(
+            reduction,
+            "inner",
+            f"left the layers {read:.1%} of the visual tokens in the mean, not {reduction.load(layers):.1%}",
+        )

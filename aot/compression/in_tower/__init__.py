@@ -1,0 +1,1 @@
+"""Merging inside the vision tower: what methods need that act before its last block."""

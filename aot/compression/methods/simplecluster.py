@@ -1,0 +1,204 @@
+"""SimpleCluster: the tokens of the whole video in as many clusters as the budget has tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aot.compression.methods.subset import kept_tokens, pooled_cells, whole_video
+from aot.compression.ops.grid import pool, pooled_grid
+from aot.compression.ops.kmeans import Clustering, cluster_means, cluster_sizes, row_chunks
+from aot.compression.ops.shares import Shares
+from aot.compression.ops.similarity import decision_dtype
+from aot.config.strict import check
+from aot.plugins import Card
+from aot.types import CompressedTokens, Needs, VisualTokens
+
+__all__ = ["SimpleCluster"]
+
+
+@dataclass(frozen=True)
+class SimpleCluster:
+    """Means of clusters of pooled tokens that look alike and are near each other in time and space.
+
+    Cosine k-means runs on features rotated by frame, row and column (rotary embedding, base `theta`), for at most
+    `iterations` rounds, from seeds each of which is the token least similar to those before. The tokens are the means
+    of the features themselves, in the order of their first members, where they are placed. Budgets are exact.
+
+    The published program takes as first seed the token with the longest unit vector, which is whatever rounding makes
+    it, and with it the whole result. Here it is token `first_seed`, or the last one of a shorter video. A cluster that
+    ends without tokens is an error there; here it takes the worst served token of the largest one.
+    """
+
+    card: ClassVar = Card(
+        "after pooling",
+        "arXiv 2609.35394",
+        remark="the means of clusters of tokens that look alike and are near in time and space",
+    )
+    needs: ClassVar = Needs()
+
+    theta: float = 10_000.0
+    iterations: int = 10
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(
+            theta=(self.theta >= 1, f"must be at least 1, got {self.theta}"),
+            iterations=(self.iterations >= 1, f"must be at least 1, got {self.iterations}"),
+            first_seed=(self.first_seed >= 0, f"must be at least 0, got {self.first_seed}"),
+        )
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens.
+
+        Raises:
+            BudgetError: the budget is 0.
+        """
+        if (whole := whole_video(tokens, budget)) is not None:
+            return whole
+        frames, per_frame = pooled_cells(tokens)
+        count = frames * per_frame
+        features = pool(tokens.features, tokens.grid, tokens.pool)
+        keys = features.to(decision_dtype(features))
+        keys = rotated_by_place(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
+        first_seed = min(self.first_seed, count - 1)
+        found = farthest_kmeans(keys, budget, iterations=self.iterations, first_seed=first_seed)
+        labels, (firsts, order) = found.labels, found.firsts().sort()
+        return kept_tokens(
+            tokens,
+            cluster_means(features.flatten(0, 1), labels, budget)[order],
+            firsts,
+            mass=found.sizes[order],
+            facts={"iterations": found.iterations, "distortion": found.distortion},
+            provenance=lambda: Shares.of(torch.arange(count)).merged(labels).chosen(order).provenance(),
+        )
+
+
+# K-means by cosine from seeds that are far from each other, as SimpleCluster runs it: no chance
+# is involved.
+
+__all__ = ["farthest_first", "farthest_kmeans"]
+
+_LENGTH_FLOOR = 1e-6  # of a vector that is scaled to length 1
+_STILL = 1e-6  # the greatest change of a coordinate at which centers count as settled
+
+
+def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_seed: int = 0) -> Clustering:
+    """Cluster points [m, D] by direction.
+
+    From the seeds of `farthest_first`, every point goes to the center with the greatest cosine, and centers are their
+    points' unit vectors' mean, scaled to length 1. A center without points moves to the point that its own center
+    serves worst (several to as many points, worst first). Rounds end when no coordinate moves by more than 1e-6 or
+    after `iterations`; a last assignment follows. Where that leaves a cluster empty, the largest one gives it its worst
+    served point, so that there are exactly `clusters`.
+
+    Cosines are computed in float64 and compared in float32, and ties go to the lower index. What is equal is then equal
+    on every device, in whatever order it adds, and the same points give the same clusters.
+
+    Raises:
+        ValueError: clusters is not in 1 .. m, first_seed not in 0 .. m - 1, or there is no iteration.
+    """
+    if not 1 <= clusters <= len(points):
+        raise ValueError(f"clusters: expected 1 to {len(points)}, got {clusters}")
+    if iterations < 1:
+        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    unit = _scaled(points.to(decision_dtype(points)))
+    centers = unit[farthest_first(unit, clusters, first_seed)]
+    passed, moved = 0, float("inf")
+    while passed < iterations and moved > _STILL:
+        passed += 1
+        before, centers = centers, _moved(unit, centers)
+        moved = float((centers - before).abs().max())
+    labels, similarity = _nearest(unit, centers)
+    labels, similarity = _without_empty(labels, similarity, clusters)
+    return Clustering(labels, similarity, clusters, passed)
+
+
+def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
+    """Return indices [count] of unit vectors [m, D]: `first`, then each time the one that is least similar to all
+    chosen so far (its greatest cosine with one of them is the least). None is chosen twice; ties go to the lower index.
+
+    Raises:
+        ValueError: first is not in 0 .. m - 1.
+    """
+    if not 0 <= first < len(unit):
+        raise ValueError(f"first_seed: expected 0 to {len(unit) - 1}, got {first}")
+    chosen = torch.empty(count, dtype=torch.long, device=unit.device)
+    nearest = torch.full((len(unit),), -torch.inf, device=unit.device)
+    latest = torch.tensor(first, device=unit.device)
+    for place in range(count):
+        chosen[place] = latest
+        nearest = torch.maximum(nearest, (unit @ unit[latest]).float())
+        nearest[latest] = torch.inf
+        latest = nearest.argmin()
+    return chosen
+
+
+def _moved(unit: Tensor, centers: Tensor) -> Tensor:
+    """Return the centers [K, D] of the points that are nearest to centers [K, D]."""
+    labels, similarity = _nearest(unit, centers)
+    empty = cluster_sizes(labels, len(centers)) == 0
+    worst = similarity.sort(stable=True).indices[: len(centers)]
+    means = _scaled(cluster_means(unit, labels, len(centers)))
+    return torch.where(empty[:, None], unit[worst[empty.cumsum(0) - 1]], means)
+
+
+def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for unit vectors [m, D] the center of [K, D] with the greatest cosine, and that cosine in float32."""
+    chunks = row_chunks(len(unit), len(centers), unit.element_size())
+    best = [(unit[rows] @ centers.mT).float().max(-1) for rows in chunks]
+    return torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])
+
+
+def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Return labels and similarities after the largest cluster gave each empty one its worst served point."""
+    sizes = cluster_sizes(labels, clusters)
+    for empty in (sizes == 0).nonzero().flatten().tolist():
+        largest = sizes.argmax()
+        point = similarity.masked_fill(labels != largest, torch.inf).argmin()
+        labels, similarity = labels.index_fill(0, point, empty), similarity.index_fill(0, point, 1.0)
+        sizes[largest] -= 1
+        sizes[empty] = 1
+    return labels, similarity
+
+
+def _scaled(values: Tensor) -> Tensor:
+    lengths: Tensor = values.norm(dim=-1, keepdim=True)
+    return values / lengths.clamp_min(_LENGTH_FLOOR)
+
+
+# Rotary position embedding of a video's tokens: features that also know when and where they are.
+
+__all__ = ["rotated_by_place"]
+
+
+def rotated_by_place(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
+    """Return features [F, n, D] of a grid (n = rows * cols) rotated by frame, row and column, in their dtype.
+
+    Channels fall into three runs, as SimpleCluster has them: D // 3 + D % 3 for the frame number, then D // 3 for the
+    row and D // 3 for the column. Pairs (0, 1), (2, 3), ... of a run turn; an odd last channel stays. Pair j of an
+    axis' p turns by theta^(-j / p) radians a step. Lengths are kept, and so are the cosines of tokens in one cell.
+    """
+    frames, _, width = features.shape
+    video = features.clone().view(frames, *grid, width)  # rotated in place
+    first = 0
+    for axis, channels in enumerate((width // 3 + width % 3, width // 3, width // 3)):
+        steps, pairs = video.shape[axis], channels // 2
+        shape = [steps if other == axis else 1 for other in range(3)]
+        cos, sin = (each.to(video).view(*shape, pairs) for each in _turns(steps, pairs, theta))
+        section = video[..., first : first + 2 * pairs]
+        even, odd = section[..., ::2].clone(), section[..., 1::2].clone()
+        section[..., ::2] = even * cos - odd * sin
+        section[..., 1::2] = even * sin + odd * cos
+        first += channels
+    return video.view(features.shape)
+
+
+def _turns(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, float64 [steps, pairs], made on the CPU so that every device has the same."""
+    frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
+    angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos(), angles.sin()

@@ -1,0 +1,119 @@
+"""VQToken without its trained part: a codebook of the whole video's patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.compression.ops.grid import places_of_patches
+from aot.compression.ops.kmeans import Clustering, cluster_means, cosine_kmeans
+from aot.compression.ops.shares import of_patches
+from aot.compression.ops.similarity import working_dtype
+from aot.config.strict import check
+from aot.plugins import Card
+from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
+
+__all__ = ["VQToken"]
+
+_PUBLISHED_ITERATIONS = {"fixed": 50, "adaptive": 100}
+
+
+@dataclass(frozen=True)
+class VQToken:
+    """Means of clusters of un-pooled patches (arXiv 2503.16980), without the trained attention that follows there.
+
+    Cosine k-means over all F * N patches gives the codebook. A token is the mean of a cluster's patches, placed in the
+    pooled cell that contains the first of them; its mass is its number of patches, counted in pooled tokens of N / n
+    patches. Tokens come in the order of first occurrence. Which patch has which token, the published token hash,
+    serves the trained part alone and is left out. Provenance adds up patches by pooled cell.
+
+    `length` "fixed" keeps exactly the budget. "adaptive" looks at every length from `least_tokens` to `most_tokens`
+    (neither above the budget) and keeps as many tokens as the distortion's curve bends at most: where its second
+    difference is greatest. `iterations` None means the published 50 for fixed and 100 for adaptive.
+
+    `paper_exact`: tokens are means of unit vectors, whose shares provenance then gives, in the codebook's order; the
+    scan takes no notice of the budget, and takes its number i of the second differences (from 0) for the length i + 4,
+    at least `least_tokens`, because it forgets where it began.
+    """
+
+    card: ClassVar = Card(
+        "before pooling",
+        "arXiv 2503.16980, NeurIPS 2025",
+        remark="the means of clusters of the whole video's patches; with length adaptive fewer than the budget",
+    )
+    needs: ClassVar = Needs()
+
+    length: Literal["fixed", "adaptive"] = "fixed"
+    least_tokens: int = 12
+    most_tokens: int = 32
+    iterations: int | None = None
+    seed: int = 0
+    paper_exact: bool = False
+
+    def __post_init__(self) -> None:
+        check(
+            least_tokens=(self.least_tokens >= 1, f"must be at least 1, got {self.least_tokens}"),
+            most_tokens=(self.most_tokens >= self.least_tokens, "must not be below least_tokens"),
+            iterations=(self.iterations is None or self.iterations >= 1, f"must be at least 1, got {self.iterations}"),
+            seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"),
+        )
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep exactly `budget` tokens, or as many as `length` "adaptive" finds.
+
+        Raises:
+            BudgetError: the budget is 0.
+        """
+        check_budget(tokens, budget)
+        frames, per_frame = pooled_cells(tokens)
+        if self.length == "fixed" and budget >= frames * per_frame:
+            return keep_subset(tokens, torch.arange(frames * per_frame))
+        patches = tokens.features.flatten(0, 1)
+        found = self._cluster(patches, budget) if self.length == "fixed" else self._bend(patches, budget)
+        firsts = found.firsts()
+        order = firsts.sort().indices
+        if self.paper_exact:
+            order = torch.arange(found.clusters, device=firsts.device)
+            patches = functional.normalize(patches.to(working_dtype(patches)), dim=-1)
+        codebook = cluster_means(patches, found.labels, found.clusters)
+        per_patch = tokens.features.shape[1]
+        labels, grid, pooling = found.labels, tokens.grid, tokens.pool
+
+        def provenance() -> Provenance:
+            places = places_of_patches(torch.arange(frames * per_patch), grid, pooling)
+            return of_patches(places.view(frames, -1), frames * per_frame, labels, order)
+
+        return kept_tokens(
+            tokens,
+            codebook[order],
+            places_of_patches(firsts[order], grid, pooling),
+            mass=found.sizes[order] * (per_frame / per_patch),
+            facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
+            provenance=provenance,
+        )
+
+    def _cluster(self, patches: Tensor, clusters: int) -> Clustering:
+        iterations = self.iterations or _PUBLISHED_ITERATIONS[self.length]
+        return cosine_kmeans(patches, clusters, iterations=iterations, seed=self.seed)
+
+    def _bend(self, patches: Tensor, budget: int) -> Clustering:
+        """The clustering of the length at which the distortion bends."""
+        ceiling = len(patches) if self.paper_exact else min(budget, len(patches))
+        lengths = range(min(self.least_tokens, ceiling), min(self.most_tokens, ceiling) + 1)
+        found = {length: self._cluster(patches, length) for length in lengths}
+        bend = _greatest_bend([each.distortion for each in found.values()])
+        if not self.paper_exact:
+            return found[lengths[bend]]
+        length = min(max(bend - 1 + 4, self.least_tokens), ceiling)
+        return found.get(length) or self._cluster(patches, length)
+
+
+def _greatest_bend(curve: list[float]) -> int:
+    """Where the second difference of a curve is greatest, counted from 0; the end of a curve of fewer than three."""
+    bends = [before - 2 * here + after for before, here, after in zip(curve, curve[1:], curve[2:], strict=False)]
+    return 1 + bends.index(max(bends)) if bends else len(curve) - 1

@@ -1,0 +1,85 @@
+"""Settings from several sources, one layer each: merged, every value still knows where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aot.config.schema import Config, build_config
+from aot.config.strict import Settings, merge_settings
+from aot.errors import ConfigError, Problem
+
+__all__ = ["Layer", "build_layers", "explained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The settings of one source.
+
+    source: what the source is called, for instance "aot.yaml" or "preset shapes"; empty for values from Python.
+    names: what the user typed for a setting, by its path, for instance {"sampling.start_s": "--start"}.
+    """
+
+    settings: Settings
+    source: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def explain(self, problem: Problem) -> str:
+        """Return the problem in the user's terms: "--start must ...", "aot.yaml: sampling.start_s must ..."."""
+        if problem.path in self.names:
+            return str(replace(problem, path=self.names[problem.path]))
+        return f"{self.source}: {problem}" if self.source else str(problem)
+
+    def has(self, path: str) -> bool:
+        """Return whether the layer gives a value to a setting, or to one of a group."""
+        return _has(self.settings, path)
+
+
+def build_layers(layers: Sequence[Layer]) -> Config:
+    """Build the configuration from layers, the weakest first.
+
+    Raises:
+        ConfigError: as `build_config`, every problem with the source of its value.
+    """
+    try:
+        return build_config(merge_settings(*map(_one_way_to_sample, layers)))
+    except ConfigError as error:
+        raise explained(error, layers) from None
+
+
+def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
+    """Return the error with every problem in the terms of the strongest layer that gives its setting a value."""
+    return type(error)(*(_explain(problem, layers) for problem in error.problems))
+
+
+def _explain(problem: str | Problem, layers: Sequence[Layer]) -> str | Problem:
+    if isinstance(problem, str):
+        return problem
+    source = next((layer for layer in reversed(layers) if layer.has(problem.path)), None)
+    return source.explain(problem) if source else problem
+
+
+def _has(settings: Settings, path: str) -> bool:
+    for key, value in settings.items():
+        if path == str(key):
+            return True
+        if isinstance(value, Mapping) and path.startswith(f"{key}.") and _has(value, path.removeprefix(f"{key}.")):
+            return True
+    return False
+
+
+def _one_way_to_sample(layer: Layer) -> Mapping[str, Any]:
+    """Return a layer's settings; where they set `frames`, they also undo an `fps` set below.
+
+    Raises:
+        ConfigError: the layer sets both.
+    """
+    sampling = layer.settings.get("sampling")
+    if not isinstance(sampling, Mapping) or "frames" not in sampling:
+        return layer.settings
+    if sampling.get("fps") is not None:
+        fps = layer.names.get("sampling.fps", "sampling.fps")
+        twice = Problem("sampling.frames", f"and {fps} are two ways to say the same; give one")
+        raise ConfigError(layer.explain(twice))
+    return {**layer.settings, "sampling": {**sampling, "fps": None}}

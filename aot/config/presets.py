@@ -1,0 +1,106 @@
+"""Presets: YAML files with settings, by name; and YAML itself."""
+
+from __future__ import annotations
+
+import reprlib
+from collections import Counter
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aot.errors import ConfigError, Problem
+from aot.runtime.text import did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+__all__ = ["parse_settings", "parse_yaml", "preset_names", "preset_settings", "preset_text"]
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names for `--preset`, e.g. "paper/onevision-r10"."""
+    return tuple(sorted(_names_in(_preset_folder())))
+
+
+def preset_text(name: str) -> str:
+    """Return the YAML of a preset, with the comments that name its source.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    known = preset_names()
+    if name not in known:
+        guess = did_you_mean(str(name), known) or f"valid: {', '.join(known)}"
+        raise ConfigError(Problem("preset", f"{reprlib.repr(name)} does not exist; {guess}"))
+    return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """Return the settings of a preset.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    return parse_settings(preset_text(name), f"preset {name}")
+
+
+def parse_settings(text: str, source: str) -> dict[str, Any]:
+    """Return the settings in a YAML text; `source` names it in messages.
+
+    Raises:
+        ConfigError: it is not valid YAML, or not `key: value` lines.
+    """
+    content = parse_yaml(text, source) or {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source} must hold settings as `key: value` lines")
+    return content
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return what a YAML text says; `source` names it in messages.
+
+    Raises:
+        ConfigError: it is not valid YAML, gives one key twice, or holds aliases, which can make little text endless.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, _strict_loader())
+    except Exception as error:  # PyYAML lets through what int(), date() and deep nesting raise
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+@cache
+def _strict_loader() -> Any:
+    """YAML's plain values, without what a file of settings has no use for."""
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it holds an alias (*name); write the value out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if keys and max(keys.values()) > 1:
+                raise yaml.YAMLError(f"{keys.most_common(1)[0][0]} is given twice; leave one")
+            return super().construct_mapping(node, deep)
+
+    return StrictLoader
+
+
+def _preset_folder() -> Traversable:
+    packaged = files("aot") / "presets"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "presets"
+
+
+def _names_in(folder: Traversable, prefix: str = "") -> list[str]:
+    names = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            names += _names_in(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return names

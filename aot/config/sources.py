@@ -1,0 +1,72 @@
+"""Where settings come from: flag > AOT_* variable > ./aot.yaml > preset > what the model's name settles > default.
+
+Flags and variables are the command line's business; here the files are read and the layers put in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aot.config.layers import Layer, build_layers, explained
+from aot.config.presets import parse_settings, preset_settings
+from aot.config.schema import Config
+from aot.config.strict import Settings
+from aot.errors import ConfigError
+
+__all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers"]
+
+SETTINGS_FILE = "aot.yaml"
+_MOST_BYTES = 256 * 2**10  # YAML is read at 100 KB a second
+
+
+def resolve_config(
+    overrides: Settings, preset: str | None = None, *, folder: Path | None = None, base: Settings | None = None
+) -> Config:
+    """Build the full configuration: overrides over `folder`/aot.yaml over the preset over `base` over the defaults.
+
+    aot.yaml may itself name a preset under the key `preset`.
+
+    Raises:
+        ConfigError: a file is not valid YAML, or settings in it are unknown or out of range.
+    """
+    named = Layer({"preset": preset} if preset else {})
+    return build_layers(resolve_layers([named, Layer(overrides)], folder=folder, base=base))
+
+
+def resolve_layers(
+    overrides: Sequence[Layer], *, folder: Path | None = None, base: Settings | None = None
+) -> list[Layer]:
+    """Return all layers, the weakest first: `base`, the preset, `folder`/aot.yaml, then `overrides`.
+
+    The preset is the one that the strongest layer names under the key `preset`.
+
+    Raises:
+        ConfigError: a file is not valid YAML, or there is no such preset.
+    """
+    path = (folder or Path()) / SETTINGS_FILE
+    layers = [Layer(parse_settings(_read(path), str(path)) if path.is_file() else {}, str(path)), *overrides]
+    names = [layer.settings["preset"] for layer in layers if layer.settings.get("preset")]
+    try:
+        of_preset = [Layer(preset_settings(names[-1]), f"preset {names[-1]}")] if names else []
+    except ConfigError as error:
+        raise explained(error, layers) from None
+    return [Layer(base or {}), *of_preset, *map(_without_preset, layers)]
+
+
+def _without_preset(layer: Layer) -> Layer:
+    settings = {key: value for key, value in layer.settings.items() if key != "preset"}
+    return Layer(settings, layer.source, layer.names)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, which no settings are; shorten it")
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error

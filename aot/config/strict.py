@@ -1,0 +1,143 @@
+"""Strict building of frozen dataclasses from nested settings: every unknown key, wrong type and bad value at once."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from aot.config.notations import Notation
+from aot.errors import ConfigError, Problem
+from aot.runtime.text import did_you_mean
+
+__all__ = ["Settings", "build_settings", "check", "merge_settings", "type_in_words"]
+
+Settings = Mapping[str, Any]
+T = TypeVar("T")
+_REJECTED = object()
+
+
+def check(**rules: tuple[bool, str]) -> None:
+    """Raise one ConfigError that lists every failed rule as `name message`."""
+    failed = [Problem(name, message) for name, (holds, message) in rules.items() if not holds]
+    if failed:
+        raise ConfigError(*failed)
+
+
+def merge_settings(*layers: Settings) -> dict[str, Any]:
+    """Merge nested mappings; a later layer wins, key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                merged[key] = merge_settings(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:
+    """Build a frozen dataclass `cls` that checks itself; `path` leads to it, for messages.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
+    problems: list[Problem] = []
+    built = _build(cls, settings, path, problems)
+    if problems:
+        raise ConfigError(*problems)
+    return built  # type: ignore[no-any-return]
+
+
+def _build(cls: type[T], settings: Settings, path: str, problems: list[Problem]) -> Any:
+    hints = get_type_hints(cls, include_extras=True)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in names:
+            problems.append(_unknown(path, key, names))
+    given = {name: _convert(hints[name], settings[name], path + name, problems) for name in names if name in settings}
+    try:
+        return cls(**{name: value for name, value in given.items() if value is not _REJECTED})
+    except ConfigError as error:
+        problems.extend(_below(path, problem) for problem in error.problems)
+        return _REJECTED
+
+
+def _unknown(path: str, key: Any, names: list[str]) -> Problem:
+    guess = did_you_mean(str(key), names, most=1)
+    return Problem(f"{path}{key}", f"({guess and f'{guess} '}valid: {', '.join(names)})", lead="unknown setting ")
+
+
+def _below(path: str, problem: str | Problem) -> Problem:
+    """A problem of a group of settings, seen from above."""
+    if isinstance(problem, str):  # of a plug-in: its first word is the setting
+        name, _, message = problem.partition(" ")
+        problem = Problem(name, message)
+    return replace(problem, path=path + problem.path)
+
+
+def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
+    """`value` as the type `hint`, or _REJECTED with a problem noted. Ints pass as floats, and text in the notation
+    that a hint is annotated with; nothing else bends.
+    """
+    if is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
+        problems.append(Problem(path, f"must be a group of settings, got {reprlib.repr(value)}"))
+        return _REJECTED
+    if get_origin(hint) is Mapping:
+        return _convert_groups(value, path, problems)
+    for option, notation in _options(hint):
+        if notation and isinstance(value, str) and (number := notation.read(value)) is not None:
+            return number
+        if get_origin(option) is Literal and value in get_args(option):
+            return value
+        if option is float and _is_number(value):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+        if option is str and isinstance(value, PurePath):
+            return str(value)
+    problems.append(Problem(path, f"must be {type_in_words(hint)}, got {reprlib.repr(value)}"))
+    return _REJECTED
+
+
+def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
+    """Groups of settings by name, whose owners check them."""
+    groups = value if isinstance(value, Mapping) else {"": value}
+    wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
+    problems += [Problem(f"{path}.{name}".removesuffix("."), "must be a group of settings") for name in wrong]
+    return _REJECTED if wrong else {name: dict(group) for name, group in groups.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can stand for a float: also "1e-3", which YAML 1.1 takes for text."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+", value) is not None
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def type_in_words(hint: Any) -> str:
+    """What may be given for a setting of this type, for instance "a number or null"."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words: list[Any] = []
+    for option, notation in _options(hint):
+        if notation:
+            words.append(notation.words)
+        else:
+            words += get_args(option) if get_origin(option) is Literal else [names.get(option, str(option))]
+    return " or ".join(str(word) for word in words)
+
+
+def _options(hint: Any) -> Iterator[tuple[Any, Notation | None]]:
+    """The types of a union, each with its notation, if it has one."""
+    for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        if get_origin(option) is Annotated:
+            plain, *notes = get_args(option)
+            yield plain, next((note for note in notes if isinstance(note, Notation)), None)
+        else:
+            yield option, None

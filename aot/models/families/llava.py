@@ -1,0 +1,258 @@
+"""LLaVA-OneVision and LLaVA-Video: SigLIP, a projector, pooling between them and the language model, learned newlines.
+
+Both are one class of transformers, which reads LLaVA-OneVision's geometry into either; see `LlavaGeometry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.compression.contract import check_encoded
+from aot.compression.ops.grid import pooled_grid
+from aot.config.schema import ModelConfig
+from aot.models.base import ModelIdentity, Progress
+from aot.models.composed import ComposedModel
+from aot.models.families.llava_geometry import LlavaGeometry, time_instruction
+from aot.models.language.prompt import Run
+from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
+from aot.models.vision.encoding import WITHOUT_HEAD, TowerPass, run_tower
+from aot.models.vision.frame_scores import ByTextTower, ByWords
+from aot.models.vision.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
+from aot.models.vision.microbatch import batch_size_for, micro_batches
+from aot.models.vision.saliency import recorded_attention
+from aot.models.vision.siglip_head import SiglipHead
+from aot.models.vision.siglip_text import SiglipText
+from aot.models.vision.tower import hidden_states
+from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
+
+__all__ = ["TEMPLATES", "Llava"]
+
+# Before the video and behind it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
+TEMPLATES = {
+    "native": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "hf": ("<|im_start|>user ", "\n{question}<|im_end|><|im_start|>assistant\n"),
+}
+
+
+class Llava(ComposedModel):
+    """LLaVA-OneVision 0.5B, 7B and 72B, and LLaVA-Video 7B and 72B."""
+
+    merges_inside = True
+    token_space = ("multi_modal_projector.linear_2.weight", "image_newline")
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        config: ModelConfig,
+        identity: ModelIdentity,
+        geometry: LlavaGeometry | None = None,
+    ) -> None:
+        super().__init__(network, tokenizer, config, identity)
+        self.geometry = (geometry or LlavaGeometry()).asked_for(config)
+        self._siglip_head: SiglipHead | None = None
+        self._loading_head = Lock()
+
+    @classmethod
+    def load(cls, config: ModelConfig, description: dict[str, Any]) -> Llava:
+        """Load network and tokenizer; `description` is the checkpoint's config.json."""
+        from transformers import LlavaOnevisionForConditionalGeneration
+
+        network = load_network(config, LlavaOnevisionForConditionalGeneration)
+        identity = identify(config, description, cls.token_space)
+        return cls(network, load_tokenizer(config), config, identity, LlavaGeometry.of(config, description))
+
+    @classmethod
+    def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        vision = description.get("vision_config")
+        picture, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
+        if not (isinstance(picture, int) and isinstance(patch, int) and picture >= patch > 0):
+            return None
+        side = picture // patch
+        return pooled_grid((side, side), LlavaGeometry.of(config, description).asked_for(config).pool)
+
+    @property
+    def tower(self) -> Any:
+        return self.network.model.vision_tower
+
+    @property
+    def video_token(self) -> int:
+        return int(self.network.config.video_token_index)
+
+    @property
+    def pool(self) -> Pooling:
+        return self.geometry.pool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per side (rows, cols) before pooling, e.g. (27, 27)."""
+        vision = self.network.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        size = self.network.config.vision_config.image_size
+        return size, size
+
+    def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
+        return self.image_size
+
+    @property
+    def tokens_per_frame(self) -> int:
+        rows, cols = pooled_grid(self.grid, self.pool)
+        return rows * cols
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        laid_out = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
+        return {**super().placement, "pooling": self.pool.kind, **laid_out}
+
+    @torch.no_grad()  # ordinary tensors, which may be trained with
+    def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
+        """Run tower and projector over the frames, a few at a time.
+
+        Raises:
+            ConfigError: as `check_frames`.
+            NumericsError: the features hold NaN or infinite values.
+        """
+        self.check_frames(frames)
+        if needs.merging is not None:
+            if needs != Needs(merging=needs.merging):
+                raise ValueError(f"needs: expected nothing beside merging, got {needs}")
+            return self._encode_merged(frames, needs.merging, on_frame)
+        notices: list[str] = []
+        whole = run_tower(
+            len(frames.pixels),
+            self._batch_size(),
+            lambda first, stop: self._tower_pass(frames.pixels[first:stop], needs),
+            lambda size: notices.append(self._remember(size)),
+            on_frame,
+        )
+        source = "siglip head" if self.config.siglip_head else WITHOUT_HEAD
+        return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
+
+    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+        with_head = self.config.siglip_head is not None
+        layers = needs.saliency_layers
+        if needs.pooling_attention and not with_head and -1 not in layers:
+            layers = (*layers, -1)
+        with recorded_attention(self.tower, layers, needs.key_layers) as recording:
+            recorded = self.saliency_blocks((*layers, *needs.key_layers))
+            hidden = self._tower_features(self.normalise(pixels), max(recorded, default=-1) + 1)
+        features = self.network.model.multi_modal_projector(hidden)
+        saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
+        embeddings = attention = None
+        if needs.frame_embeddings:
+            embeddings = self._head(hidden)(hidden) if with_head else features.mean(1)
+        if needs.pooling_attention:
+            last = None if with_head else saliency[-1]
+            attention = self._head(hidden).attention(hidden) if last is None else last / last.sum(-1, keepdim=True)
+        keys = {layer: torch.cat(seen) for layer, seen in recording.keys.items()}
+        return TowerPass(features, saliency, keys, embeddings, attention)
+
+    def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
+        """As `encode`, with tokens that merge inside the tower; a clip's frames stay together."""
+        total, patches = len(frames.pixels), self.grid[0] * self.grid[1]
+        clips = merging.clips(total)
+        longest = max(len(clip) for clip in clips)
+        blocks = blocks_before_features(self.network.config)
+        video, notices = MergedVideo(), []
+
+        def encode(first: int, stop: int) -> list[tuple[Any, ...]]:
+            done = []
+            for length, batch in groupby(clips[first:stop], key=len):
+                run = list(batch)
+                plan = merging.plan(length, patches, self.tokens_per_frame, blocks)
+                pixels = self.normalise(frames.pixels[run[0].first : run[-1].stop])
+                tokens = run_merging_tower(self.network.model.vision_tower, pixels, plan)
+                done.append((tokens, self.network.model.multi_modal_projector(tokens.states), plan))
+            return done
+
+        def remember(size: int) -> None:
+            notices.append(self._remember(size * longest))
+
+        for _, done in micro_batches(len(clips), max(1, self._batch_size() // longest), encode, remember):
+            for tokens, projected, plan in done:
+                video.add(tokens, projected, plan, patches)
+            if on_frame:
+                on_frame(sum(len(owner) for owner in video.owner), total)
+        check_encoded(torch.stack([torch.isfinite(features).all() for features in video.features]).all())
+        return VisualTokens(
+            features=torch.cat(video.features),
+            grid=self.grid,
+            pool=self.pool,
+            timestamps_s=frames.timestamps_s,
+            saliency={},
+            frame_embeddings=torch.cat(video.embeddings),
+            embedding_source=WITHOUT_HEAD,
+            notices=tuple(notices),
+            video_name=Path(frames.source.path).name,
+            duration_s=frames.source.duration_s,
+            merged=video.patches(),
+        )
+
+    def _batch_size(self) -> int:
+        if self._batch_frames is not None:
+            return self._batch_frames
+        vision = self.network.config.vision_config
+        # Residual, norm, queries, keys, values, what they attend to, and both sides of an MLP; one softmax in float32.
+        hidden = 7 * vision.hidden_size + 2 * vision.intermediate_size
+        widths = hidden + self.network.config.text_config.hidden_size
+        patches = self.grid[0] * self.grid[1]
+        softmax = 4 * vision.num_attention_heads * patches**2
+        return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
+
+    def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
+        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them, after `least_blocks`
+        blocks or more have run.
+        """
+        layers = self.network.config.vision_feature_layer
+        wanted = [layers] if isinstance(layers, int) else list(layers)
+        states = hidden_states(self.tower, pixels, wanted, least_blocks)
+        selected = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
+        return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
+
+    def _head(self, hidden: Tensor) -> SiglipHead:
+        with self._loading_head:
+            if self._siglip_head is None:
+                self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
+            return self._siglip_head
+
+    @torch.inference_mode()
+    def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
+        """By SigLIP's text tower where there is one, otherwise by the language model's input embeddings.
+
+        Raises:
+            ModelError: the text tower cannot be loaded.
+        """
+        words = super().frame_scorer(questions)
+        if not self.config.siglip_head:
+            return words
+        text = SiglipText.load(self.config, self.mean.to(self.network.dtype))
+        if text is not None:
+            return ByTextTower(text(questions), text.name)
+        if words is not None:
+            words.by += f" ({self.config.siglip_head} has no text tower with a tokenizer.json)"
+        return words
+
+    def _template(self) -> tuple[str, str]:
+        return TEMPLATES[self.config.template]
+
+    def _newline(self) -> Tensor:
+        newline: Tensor = self.network.model.image_newline
+        return newline
+
+    def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
+        video = self.geometry.run(tokens, placed=self.positions != "packed")
+        return [video, Run("\n" + time_instruction(tokens), [])] if self.config.time_instruction else [video]

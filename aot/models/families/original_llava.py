@@ -1,0 +1,192 @@
+"""LLaVA-OneVision and LLaVA-Video as their authors published them (lmms-lab): other names for the same weights, and a
+config.json with the language model's sizes alone. They become the network of the hub's converted copies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aot.config.schema import ModelConfig
+from aot.errors import ModelError
+from aot.models.families.llava import Llava
+from aot.models.families.llava_geometry import LlavaGeometry
+from aot.models.loading.checkpoints import explained, find_file, identify, load_tokenizer, read_network, read_shapes
+
+__all__ = ["OriginalLlava", "network_config"]
+
+# Names of weights begin so in the checkpoint, and in the network.
+_NAMES = (
+    ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.norm.", "model.language_model.norm."),
+)
+_TOWER = _NAMES[0][0]
+
+# SigLIP so400m: config.json names it and says no more.
+_HEAD_WIDTH = 72
+_FULL_WIDTH, _IMAGE_SIZE = 1152, 384
+_BLOCKS = 26  # of its 27; LLaVA's features are those before the last
+
+_IMAGE_TOKEN, _VIDEO_TOKEN = 151646, 151647  # as in the converted copies
+
+_TEXT_SETTINGS = (
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "max_window_layers",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+)
+# What else config.json may say; another value means another network or another prompt.
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_resampler_type": (None,),
+    "mm_newline_position": ("one_token", "grid", "no_token", None),
+    "mm_spatial_pool_mode": ("bilinear", "average", None),
+    "mm_spatial_pool_stride": (2, None),
+    "add_faster_video": (False, None),
+}
+
+
+class OriginalLlava(Llava):
+    """`Llava` from an original checkpoint; tokens files are exchangeable with those of its converted copy."""
+
+    token_space = ("mm_projector.2.weight", "image_newline")
+
+    @classmethod
+    def load(cls, config: ModelConfig, description: dict[str, Any]) -> OriginalLlava:
+        _check_tokenizer(config)
+        network = _load_network(config, description)
+        tokenizer = load_tokenizer(config, config=network.config.text_config)
+        identity = identify(config, description, cls.token_space)
+        return cls(network, tokenizer, config, identity, LlavaGeometry.of(config, description))
+
+
+def _check_tokenizer(config: ModelConfig) -> None:
+    """transformers makes an empty tokenizer of nothing."""
+    found = {name for name in ("tokenizer.json", "vocab.json", "merges.txt") if find_file(config, name)}
+    if not ("tokenizer.json" in found or found == {"vocab.json", "merges.txt"}):
+        raise ModelError(
+            f"{config.name} has no tokenizer.json; put the tokenizer's files beside the weights, those of its language "
+            "model (Qwen/Qwen2-7B-Instruct, for instance)"
+        )
+
+
+def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    shapes = read_shapes(config)
+    with explained(config):
+        translated = network_config(str(config.name), description, shapes)
+    network, info = read_network(
+        config,
+        LlavaOnevisionForConditionalGeneration,
+        config=translated,
+        key_mapping={"^" + re.escape(original): name for original, name in _NAMES},
+    )
+    missing, unused = (
+        sorted(_original(name) for name in info[kind] if not _is_spare(name))
+        for kind in ("missing_keys", "unexpected_keys")
+    )
+    if missing:
+        raise ModelError(
+            f"{config.name} lacks {len(missing)} weights ({missing[0]}, ...), so its answers would be random; "
+            "use a complete checkpoint"
+        )
+    if unused:
+        raise ModelError(
+            f"{config.name} holds {len(unused)} weights that LLaVA-OneVision has no use for ({unused[0]}, ...), so it "
+            "is another model; use a checkpoint of LLaVA-OneVision or LLaVA-Video"
+        )
+    return network
+
+
+def _is_spare(name: str) -> bool:
+    """Whether a weight belongs to SigLIP behind LLaVA's features, so that it may be there or not."""
+    block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
+    behind = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
+    return int(block[1]) >= _BLOCKS if block else name.startswith(behind)
+
+
+def _original(name: str) -> str:
+    """The name in the checkpoint of a weight of the network."""
+    return next((old + name.removeprefix(new) for old, new in _NAMES if name.startswith(new)), name)
+
+
+def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Any:
+    """What transformers calls the network with these weights; `name` is the checkpoint's, for errors.
+
+    Raises:
+        ModelError: config.json asks for something else than LLaVA-OneVision, or a weight that tells a size is missing.
+    """
+    from transformers import LlavaOnevisionConfig
+
+    for key, supported in _SUPPORTED.items():
+        if description.get(key) not in supported:
+            raise ModelError(
+                f"{name} has {key} {description.get(key)!r} in its config.json, which is not supported; "
+                f"use a checkpoint with {' or '.join('none' if value is None else repr(value) for value in supported)}"
+            )
+    text = {key: description[key] for key in _TEXT_SETTINGS if key in description}
+    vocabulary = text["vocab_size"]
+    full = vocabulary > _VIDEO_TOKEN
+    return LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **_vision_settings(name, shapes)},
+        text_config={"model_type": "qwen2", **text},
+        image_token_index=_IMAGE_TOKEN if full else vocabulary - 2,
+        video_token_index=_VIDEO_TOKEN if full else vocabulary - 1,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
+    )
+
+
+def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    def shape(place: str) -> Sequence[int]:
+        if _TOWER + place not in shapes:
+            raise ModelError(f"{name} lacks {_TOWER}{place}; use a checkpoint that holds its vision tower, a SigLIP")
+        return shapes[_TOWER + place]
+
+    width, _, patch, _ = shape("embeddings.patch_embedding.weight")
+    positions = shape("embeddings.position_embedding.weight")[0]
+    if width % _HEAD_WIDTH:
+        raise ModelError(f"the vision tower of {name} is {width} wide; only SigLIP so400m (1152) is supported")
+    block = re.compile(re.escape(_TOWER) + r"encoder\.layers\.(\d+)\.")
+    blocks = [int(found[1]) for found in map(block.match, shapes) if found]
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // _HEAD_WIDTH,
+        "intermediate_size": shape("encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": _BLOCKS if width == _FULL_WIDTH else min(max(blocks) + 1, _BLOCKS),
+        "patch_size": patch,
+        "image_size": _image_size(positions, patch),
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": False,
+    }
+
+
+def _image_size(positions: int, patch: int) -> int:
+    """Pixels per side. 27 patches of 14 leave 6 of the tower's 384 pixels over."""
+    side = round(positions**0.5)
+    return _IMAGE_SIZE if _IMAGE_SIZE // patch == side else side * patch

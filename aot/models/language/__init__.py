@@ -1,0 +1,1 @@
+"""Language: from kept tokens and a question to an answer."""

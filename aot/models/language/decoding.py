@@ -1,0 +1,223 @@
+"""Generate words after a prompt that was read: a loop over the model's own modules.
+
+A step changes the last word and the ids so far in place. So off CUDA it is little more than the
+work of the modules, and on CUDA it can be captured once and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from aot.config.schema import GenerationConfig
+from aot.models.language.decode_graph import GraphSteps
+from aot.models.language.kv_cache import cache_argument
+from aot.models.language.lean_decoder import LeanDecoder, why_not_lean
+from aot.models.language.word_choice import WordChoice
+from aot.models.language.word_rules import Past
+
+__all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
+
+# Slots for new tokens that are allocated at a time: on CUDA attention reads the empty ones too.
+MOST_ROOM = 256
+_TURNS = 64  # positions whose rotary turns are computed in advance
+_BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits for their words
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """The parts of a network that generate.
+
+    body: the language model without its head. settings: the network's generation_config.
+    """
+
+    body: Any
+    embed: Any
+    head: Any
+    settings: Any
+
+    @classmethod
+    def of(cls, network: Any, body: Any) -> LanguageModel:
+        """Return the parts of a transformers network whose language model is `body`."""
+        return cls(body, network.get_input_embeddings(), network.get_output_embeddings(), network.generation_config)
+
+
+def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
+    """Return the states [B, D] that predict the next word after embeddings [B, R, D]."""
+    found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
+    states: Tensor = found.last_hidden_state[:, -1]
+    return states
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A prompt that was read: keys and values in `cache`, and the states [1, D] of its last row.
+
+    layer_tokens: how many visual tokens each layer attended to; empty if that is known elsewhere.
+    """
+
+    cache: Any
+    last: Tensor
+    layer_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompts:
+    """Prompts of a batch that were read.
+
+    last: states [B, D] of their last rows. past: their ids. position: of the next word, [B, 1] or
+    [3, B, 1]. seen: [B, rows + max_new_tokens] bool, which rows are no padding; None if all.
+    """
+
+    cache: Any
+    last: Tensor
+    past: Past
+    position: Tensor
+    seen: Tensor | None = None
+
+
+class Decoding:
+    """Iterate for the next ids of each sequence of the batch, the same number for each.
+
+    It goes on up to `max_new_tokens`; the caller stops at end tokens. notices: what a user should
+    know about how the words are generated.
+    """
+
+    def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
+        self.cache, self.seen = read.cache, read.seen
+        self.notices: tuple[str, ...] = ()
+        self._model, self._last, self._past = model, read.last, read.past
+        self._options = options
+        self.position = read.position
+        self._word = read.past.ids[:, -1].clone()
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        self._begin()
+        steps = self._pick_steps() if self.device.type == "cuda" else None  # while the device reads the prompt
+        yield self._recent(1)
+        steps, done, most = steps or self._pick_steps(), 1, self._options.max_new_tokens
+        while done < most:
+            count = min(_BETWEEN_READS if done > 1 and self.device.type == "cuda" else 1, most - done)
+            yield self._go_on(steps, count)
+            done += count
+
+    @property
+    def device(self) -> torch.device:
+        """Return where words are chosen."""
+        return self._word.device
+
+    @property
+    def prepare(self) -> Any:
+        """Return what the host calls before each step."""
+        return self._choice.prepare
+
+    def step(self, states_of: Callable[[Tensor], Tensor]) -> None:
+        """Write one more word.
+
+        Args:
+            states_of: returns the language model's states [B, D] for the embedding of a word.
+        """
+        self._choose(self._model.head(states_of(self._model.embed(self._word))))
+
+    @property
+    def unfinished_rule(self) -> str | None:
+        """Return the setting of the checkpoint whose rule raised an error, if one did."""
+        return self._choice.unfinished
+
+    def note(self, notice: str) -> None:
+        """Add a notice."""
+        self.notices += (notice,)
+
+    @torch.inference_mode()
+    def _begin(self) -> None:
+        logits = self._model.head(self._last)
+        self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
+        self._choice.prepare()
+        self._choose(logits)
+
+    def _choose(self, logits: Tensor) -> None:
+        self._word.copy_(self._choice(logits.to(self.device), self._past))
+        self._past.append(self._word)
+
+    @torch.inference_mode()
+    def _go_on(self, steps: Steps, count: int) -> list[list[int]]:
+        for _ in range(count):
+            steps.step()
+        return self._recent(count)
+
+    def _recent(self, count: int) -> list[list[int]]:
+        """Wait for the last words, and return them."""
+        words = self._word[:, None] if count == 1 else self._past.last(count)
+        return list(words.tolist())
+
+    def _pick_steps(self) -> Steps:
+        body, on_cuda = self._model.body, self.device.type == "cuda"
+        reason = why_not_lean(body, self.cache)
+        if reason is None:
+            lean = LeanDecoder(body)
+            return GraphSteps(self, lean) if on_cuda else LeanSteps(self, lean)
+        if on_cuda:
+            self.note(f"the answer is written without a CUDA graph, which is slower: {reason}")
+        return WholeSteps(self, body)
+
+
+class Steps(Protocol):
+    """A way to generate."""
+
+    def step(self) -> None:
+        """Write one more word of every sequence."""
+
+
+class LeanSteps:
+    """Steps whose operations the host launches; attention sees the slots that are held."""
+
+    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
+        self._decoding, self._through = decoding, through
+        self._done = 0
+
+    def step(self) -> None:
+        """Write one more word of every sequence."""
+        self._decoding.prepare()
+        self._decoding.step(self._states)
+        self._done += 1
+
+    def _states(self, embedded: Tensor) -> Tensor:
+        number = self._done % _TURNS
+        if number == 0:
+            self._turns = self._through.turns(self._decoding.position + self._done, embedded, _TURNS)
+        layers, seen = self._decoding.cache.layers, self._decoding.seen
+        mask = None if seen is None else seen[:, None, None, : layers[0].held + 1]
+        return self._through(embedded, self._turns.at(number), layers, [mask] * len(layers))
+
+
+class WholeSteps:
+    """Steps that call the language model as it is."""
+
+    def __init__(self, decoding: Decoding, body: Any) -> None:
+        self._decoding, self._body = decoding, body
+        self._done = 0
+
+    def step(self) -> None:
+        """Write one more word of every sequence."""
+        self._decoding.prepare()
+        self._decoding.step(self._states)
+        self._done += 1
+
+    def _states(self, embedded: Tensor) -> Tensor:
+        seen, cache = self._decoding.seen, self._decoding.cache
+        if seen is not None:
+            seen = seen[:, : cache.get_seq_length() + 1]
+        position = self._decoding.position + self._done
+        return states_behind(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
+
+
+def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the ids up to the first that ends an answer, with it."""
+    for number, word in enumerate(ids):
+        if word in ends:
+            return ids[: number + 1]
+    return ids

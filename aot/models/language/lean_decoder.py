@@ -1,0 +1,191 @@
+"""One token of each sequence through a decoder: its own weights, in fewer operations.
+
+A single token needs no causal mask. Queries that share a key head are rows of one product, and so
+are projections whose weights are joined. Rotary positions are computed for many tokens in advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aot.models.language.decoders import is_plain_decoder
+from aot.models.language.joined import one_tensor
+from aot.models.language.rotary import Turns, of_three_axes
+from aot.models.language.slots import Slots
+
+__all__ = ["LeanDecoder", "why_not_lean"]
+
+# Whether `bmm` of this torch returns float32 for 16-bit inputs on CUDA; on ROCm it does not.
+_WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+
+
+def why_not_lean(body: Any, cache: Any) -> str | None:
+    """Return why a language model has to be called as a whole; None if it need not."""
+    if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
+        return f"{body.config.model_type} is not read layer by layer here"
+    hooked = any("_hf_hook" in vars(part) for part in body.modules())
+    if hooked or len({each.device for each in body.parameters()}) > 1:
+        return "the model is spread over devices, or moved to one when it is called"
+    kind = str(getattr(body.rotary_emb, "rope_type", "default"))
+    if "dynamic" in kind or kind == "longrope":
+        return f"rotary positions of kind {kind} depend on how long the text is"
+    return None
+
+
+class LeanDecoder:
+    """A language model (without its head) for which `why_not_lean` returns None."""
+
+    def __init__(self, body: Any) -> None:
+        self._layers = [_Layer(layer) for layer in body.layers]
+        self._rotary, self._config, self._norm = body.rotary_emb, body.config, _norm(body.norm)
+
+    def turns(self, position: Tensor, like: Tensor, count: int) -> Turns:
+        """Return the turns of `count` positions from [B, 1] or [3, B, 1] on, in `like`'s dtype."""
+        positions = position + torch.arange(count, device=position.device)
+        rotary = self._rotary(like, positions)
+        return Turns.of(*(of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary))
+
+    def __call__(self, states: Tensor, turns: Turns, layers: Sequence[Slots], masks: Sequence[Tensor | None]) -> Tensor:
+        """Return the normed states [B, D] after the last layer.
+
+        Args:
+            states: embeddings [B, D] of one token of each sequence.
+            turns: of the position of each.
+            layers: the slots of each layer, which take one more row.
+            masks: for each layer [B, 1, 1, L], bool or float32 to be added; None: all are seen.
+        """
+        for layer, slots, mask in zip(self._layers, layers, masks, strict=True):
+            states = layer(states, turns, slots, mask)
+        return self._norm(states)
+
+
+class _Layer:
+    def __init__(self, layer: Any) -> None:
+        attention = layer.self_attn
+        self._width, self._scale = attention.head_dim, attention.scaling
+        self._before, self._between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self._project = _together(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out = _linear(attention.o_proj)
+        self._norms = (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
+        self._groups = attention.num_key_value_groups
+        self._mlp = _mlp(layer.mlp)
+
+    def __call__(self, states: Tensor, turns: Turns, slots: Slots, mask: Tensor | None) -> Tensor:
+        states = states + self._attend(self._before(states), turns, slots, mask)
+        return states + self._mlp(self._between(states))
+
+    def _attend(self, states: Tensor, turns: Turns, slots: Slots, mask: Tensor | None) -> Tensor:
+        batch = len(states)
+        heads = self._project(states).view(batch, -1, self._width)  # of queries, keys and values
+        key_heads = heads.shape[1] // (self._groups + 2)
+        both, values = heads.split_with_sizes((heads.shape[1] - key_heads, key_heads), 1)
+        sizes = (both.shape[1] - key_heads, key_heads)
+        if self._norms:
+            both = torch.cat(
+                [norm(part) for norm, part in zip(self._norms, both.split_with_sizes(sizes, 1), strict=True)], 1
+            )
+        queries, keys = turns(both).split_with_sizes(sizes, 1)
+        grouped = queries.view(batch, key_heads, -1, self._width)  # queries of one key head together
+        seen_keys, seen_values = slots.update(keys.unsqueeze(2), values.unsqueeze(2))
+        if mask is None or mask.dtype == torch.bool:
+            attended = functional.scaled_dot_product_attention(
+                grouped, seen_keys, seen_values, attn_mask=mask, scale=self._scale
+            )
+        else:
+            attended = _by_products(grouped, seen_keys, seen_values, mask, self._scale)
+        return self._out(attended.reshape(batch, -1))
+
+
+def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Return attention with scores and softmax in float32, or float64 for inputs in float64.
+
+    `scaled_dot_product_attention` under a mask is slower (28 heads, 6336 keys on an H200: 134 us,
+    products 28), and its first call takes up to a second in each process.
+
+    Args:
+        queries: [B, H, G, d].
+        keys: [B, H, L, d].
+        values: [B, H, L, d].
+        mask: [B, 1, 1, L] float32, added to the scores.
+        scale: factor of the products.
+
+    Returns:
+        [B, H, G, d].
+    """
+    pairs = (queries.flatten(0, 1), keys.flatten(0, 1).mT)
+    widened = _WIDE_SCORES and queries.is_cuda and queries.element_size() == 2
+    scores = torch.bmm(*pairs, out_dtype=torch.float32) if widened else torch.bmm(*pairs)
+    scores = torch.add(mask, scores.view(*queries.shape[:3], -1), alpha=scale)
+    weights = scores.softmax(-1).to(values.dtype)
+    attended: Tensor = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(queries.shape)
+    return attended
+
+
+_Function = Callable[[Tensor], Tensor]
+
+
+def _linear(module: nn.Module) -> _Function:
+    """Return what a projection computes; quantized ones compute it themselves."""
+    return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
+
+
+def _together(*modules: Any) -> _Function:
+    """Return what several projections compute, their outputs one after the other."""
+    product = _one_product(modules)
+    if product is not None:
+        return product
+    apart = [_linear(module) for module in modules]
+    return lambda states: torch.cat([each(states) for each in apart], -1)
+
+
+def _one_product(modules: Sequence[Any]) -> _Function | None:
+    """Return projections whose weights are joined as one; None if they are not joined."""
+    if any(type(module) is not nn.Linear for module in modules):
+        return None
+    biased = any(module.bias is not None for module in modules)
+    weight = one_tensor([module.weight for module in modules])
+    bias = one_tensor([module.bias for module in modules]) if biased else None
+    if weight is None or (biased and bias is None):
+        return None
+    return partial(functional.linear, weight=weight, bias=bias)
+
+
+def _norm(module: Any) -> _Function:
+    weight, eps = module.weight, module.variance_epsilon
+    if weight.is_cuda:
+        return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+    root = len(weight) ** 0.5
+    least, factors = torch.tensor(root * eps**0.5, device=weight.device), weight.float() * root
+
+    def normed(states: Tensor) -> Tensor:
+        """Divide by sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(D eps)) / sqrt(D), in few steps."""
+        wide = states.float()
+        length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scaled: Tensor = wide / torch.hypot(length, least) * factors
+        return scaled.to(states.dtype)
+
+    return normed
+
+
+def _mlp(module: Any) -> _Function:
+    """Return what follows attention; experts are called as a whole."""
+    if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return lambda states: module(states[:, None])[:, 0]
+    gate, up, down = (_linear(getattr(module, name)) for name in ("gate_proj", "up_proj", "down_proj"))
+    act = functional.silu if isinstance(module.act_fn, nn.SiLU) else module.act_fn
+    both = _one_product((module.gate_proj, module.up_proj))
+    if both is None:
+        return lambda states: down(act(gate(states)) * up(states))
+
+    def joined(states: Tensor) -> Tensor:
+        gated, lifted = both(states).chunk(2, -1)
+        product: Tensor = act(gated) * lifted
+        return down(product)
+
+    return joined

@@ -1,0 +1,157 @@
+"""How words are chosen: settings of the user's, and of the checkpoint's generation_config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aot.config.schema import GenerationConfig
+from aot.models.language.word_rules import Past, word_rules
+
+__all__ = ["SeededChoice", "WordChoice", "ignored_settings", "understood_settings"]
+
+_LEAST_TEMPERATURE = 1e-30  # below, float32 has no room for the quotients, and the best word is certain anyway
+
+
+class WordChoice:
+    """Chooses a word for each sequence of a batch: the best, or one drawn from those that the checkpoint leaves."""
+
+    def __init__(self, settings: Any, options: GenerationConfig, vocabulary: int, device: torch.device) -> None:
+        """settings: the network's generation_config."""
+        self._rules = word_rules(settings, options.min_new_tokens, vocabulary, device)
+        self._drawn: SeededChoice | None = None
+        if options.temperature > 0:
+            clocks = torch.empty(vocabulary, device=device)
+            self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
+
+    @property
+    def unfinished(self) -> str | None:
+        """The setting of the checkpoint whose filter raised an error in the last call."""
+        return self._drawn.unfinished if self._drawn else None
+
+    def prepare(self) -> None:
+        """Do for the next word what cannot be part of a CUDA graph."""
+        if self._drawn:
+            self._drawn.wind()
+
+    def __call__(self, logits: Tensor, past: Past) -> Tensor:
+        """Return the words [B] for logits [B, V]."""
+        scores = logits.float()
+        for rule in self._rules:
+            scores = rule(scores, past)
+        return self._drawn(scores) if self._drawn else scores.argmax(-1)
+
+
+_Filter = Callable[[Any, Tensor], Tensor]
+
+
+class SeededChoice:
+    """Draws a word from softmax(logits / temperature), cut by `filters`.
+
+    The draw is a race of exponential clocks, one per word of the vocabulary and as fast as the word is likely: the
+    first to ring is word w with probability p(w). They come from a generator of its own, so equal seeds draw equal
+    words, whatever else draws. All sequences of a batch race on the same `clocks` [V], as they would alone; they are
+    to be wound before each draw.
+    """
+
+    def __init__(
+        self, temperature: float, seed: int, clocks: Tensor, filters: Mapping[str, _Filter] | None = None
+    ) -> None:
+        self._temperature = max(temperature, _LEAST_TEMPERATURE)
+        self._clocks, self._filters = clocks, filters or {}
+        self._generator = torch.Generator(clocks.device).manual_seed(seed)
+        self.unfinished: str | None = None  # the name of the filter that raised an error
+
+    def wind(self) -> None:
+        """Draw new clocks."""
+        self._clocks.exponential_(generator=self._generator)
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return the words [B] for scores [B, V] float32."""
+        scaled = (scores - scores.amax(-1, keepdim=True)) / self._temperature
+        for name, cut in self._filters.items():
+            self.unfinished = name
+            scaled = cut(None, scaled)
+        self.unfinished = None
+        return (scaled.softmax(-1) / self._clocks).argmax(-1)
+
+
+# --- What a checkpoint asks for
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < 1
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_ids(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids)
+
+
+# Settings that narrow what is drawn from, in the order of transformers, and its classes for them.
+_FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "top_h": ("TopHLogitsWarper", _is_share),
+    "top_k": ("TopKLogitsWarper", _is_count),
+    "top_p": ("TopPLogitsWarper", _is_share),
+    "min_p": ("MinPLogitsWarper", _is_share),
+    "typical_p": ("TypicalLogitsWarper", _is_share),
+    "epsilon_cutoff": ("EpsilonLogitsWarper", _is_share),
+    "eta_cutoff": ("EtaLogitsWarper", _is_share),
+}
+# Settings that `word_rules` follows, and ids of special words.
+_FOLLOWED: dict[str, Callable[[Any], bool]] = {
+    "bos_token_id": _are_ids,
+    "eos_token_id": _are_ids,
+    "pad_token_id": _are_ids,
+    "suppress_tokens": _are_ids,
+    "begin_suppress_tokens": _are_ids,
+    "bad_words_ids": lambda value: isinstance(value, list) and all(each and _are_ids(each) for each in value),
+    "no_repeat_ngram_size": lambda value: value == 0 or _is_count(value),
+    "repetition_penalty": lambda value: isinstance(value, (int, float)) and value > 0,
+}
+# Settings that change nothing here: the user's take their place, or they describe the file.
+_REPLACED = {
+    *("do_sample", "temperature", "num_beams", "use_cache", "transformers_version", "_from_model_config"),
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens"),
+}
+
+
+def understood_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a checkpoint's generation_config.json that answers follow."""
+    followed = {**_FOLLOWED, **{name: applies for name, (_, applies) in _FILTERS.items()}}
+    return {name: value for name, value in asked.items() if name in followed and followed[name](value)}
+
+
+def ignored_settings(asked: Mapping[str, Any]) -> list[str]:
+    """Return the names of the other settings, but for those that change nothing here."""
+    understood = understood_settings(asked)
+    return [name for name, value in asked.items() if name not in {*understood, *_REPLACED} and not _is_off(name, value)]
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or value is False or value == _OFF.get(name, [])
+
+
+_OFF = {
+    **{"top_p": 1.0, "top_k": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0},
+    **{"encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "diversity_penalty": 0.0},
+    **{"num_beam_groups": 1, "num_return_sequences": 1},
+}
+
+
+def _filters(config: Any) -> dict[str, _Filter]:
+    from transformers.generation import logits_process
+
+    wanted = {name: getattr(config, name, None) for name in _FILTERS}
+    return {
+        name: getattr(logits_process, kind)(wanted[name])
+        for name, (kind, applies) in _FILTERS.items()
+        if applies(wanted[name])
+    }

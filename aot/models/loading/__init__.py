@@ -1,0 +1,1 @@
+"""Loading: which checkpoint a name means, where it is, and how it is loaded."""

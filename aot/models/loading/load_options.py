@@ -1,0 +1,72 @@
+"""How a model is made to fit: attention kernels, fewer bits, and several devices, all through transformers' loaders."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from aot.config.schema import ModelConfig
+from aot.errors import ConfigError
+
+__all__ = ["ATTENTION", "check_load_options", "is_placed", "load_arguments"]
+
+ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2"}  # ours and transformers' names
+
+# Not quantised: what makes the visual tokens, under the names that the families' towers have, and the last layer.
+_KEPT = ("model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head")
+
+
+def check_load_options(config: ModelConfig, device: torch.device) -> None:
+    """Before anything is fetched; device: the one that was asked for or found.
+
+    Raises:
+        ConfigError: a library that an option needs is not installed, or the device cannot run it.
+    """
+    if config.attention == "flash":
+        if device.type != "cuda":
+            raise ConfigError(f"--attn flash needs a CUDA device, and this one is {device.type}; leave --attn out")
+        if config.dtype == "float32":
+            raise ConfigError("--attn flash needs 16 bits; use --dtype bfloat16 or float16, or leave --attn out")
+        _need("--attn flash", "flash_attn", install="flash-attn --no-build-isolation")
+    if config.quantize != "none":
+        _need(f"--quantize {config.quantize}", "bitsandbytes", "accelerate", install='"aot[quantize]"')
+    if config.device_map != "none":
+        _need(f"--device-map {config.device_map}", "accelerate", install="accelerate")
+
+
+def _need(option: str, *modules: str, install: str) -> None:
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        lacking = " and ".join(missing)
+        are = "are" if len(missing) > 1 else "is"
+        raise ConfigError(
+            f"{option} needs {lacking}, which {are} not installed; pip install {install}, or leave it out"
+        )
+
+
+def is_placed(config: ModelConfig) -> bool:
+    """Whether the loader puts the weights where they belong, and they must not be moved afterwards."""
+    return config.quantize != "none" or config.device_map != "none"
+
+
+def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told of attention, bits and devices."""
+    arguments: dict[str, Any] = {"attn_implementation": ATTENTION[config.attention]}
+    if is_placed(config):
+        arguments["device_map"] = {"": str(device)} if config.device_map == "none" else config.device_map
+    if config.quantize != "none":
+        arguments["quantization_config"] = _bits(config.quantize, dtype)
+    return arguments
+
+
+def _bits(quantize: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    kept = list(_KEPT)
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=kept
+    )

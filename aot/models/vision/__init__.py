@@ -1,0 +1,1 @@
+"""Vision: from frames to visual tokens and their saliency."""

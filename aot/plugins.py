@@ -1,0 +1,264 @@
+"""What can be chosen by name: methods and reductions of this package, and those that other packages plug in.
+
+A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing is imported until it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any, Literal
+
+from aot.errors import AOTError, ConfigError, MethodError
+from aot.runtime.text import did_you_mean
+
+__all__ = [
+    "INNER",
+    "METHODS",
+    "Card",
+    "Kind",
+    "blamed",
+    "broken_promise",
+    "called",
+    "find",
+    "hint",
+    "is_plugged_in",
+    "names",
+    "unheard_plug_ins",
+    "usable",
+]
+
+Kind = Literal["methods", "inner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What something of the registry says of itself in `aot methods`.
+
+    acts: where, for instance "after pooling". source: the paper; empty for a baseline. exact: whether any budget
+    is met to the token. remark: what is kept and merged, in a clause. least: the least ratio, if there is one.
+    """
+
+    acts: str
+    source: str = ""
+    exact: bool = True
+    remark: str = ""
+    least: str = ""
+
+
+METHODS = MappingProxyType(
+    {
+        "none": "aot.compression.methods.none:NoCompression",
+        "random": "aot.compression.methods.random:RandomTokens",
+        "uniform": "aot.compression.methods.uniform:Uniform",
+        "attention": "aot.compression.methods.attention:TopAttention",
+        "frames": "aot.compression.methods.frames:FewerFrames",
+        "aot": "aot.compression.aot.method:AnchorTransport",
+        "aot-dyn": "aot.compression.aot.method:DynamicAnchorTransport",
+        "standout": "aot.compression.methods.standout:Standout",
+        "fastvid": "aot.compression.methods.fastvid:FastVid",
+        "flashvid": "aot.compression.methods.flashvid:FlashVid",
+        "holitom": "aot.compression.methods.holitom:HoliTom",
+        "prunevid": "aot.compression.methods.prunevid:PruneVid",
+        "vidcom2": "aot.compression.methods.vidcom2:VidCom2",
+        "evs": "aot.compression.methods.evs:EfficientVideoSampling",
+        "dycoke": "aot.compression.methods.dycoke:DyCoke",
+        "visionzip": "aot.compression.methods.visionzip:VisionZip",
+        "prumerge": "aot.compression.methods.prumerge:PruMerge",
+        "simplecluster": "aot.compression.methods.simplecluster:SimpleCluster",
+        "vqtoken": "aot.compression.methods.vqtoken:VQToken",
+        "tome-pooled": "aot.compression.methods.tome_pooled:PooledTokenMerging",
+        "unified-stc": "aot.compression.methods.unified_stc:UnifiedSpatiotemporal",
+        "framefusion": "aot.compression.methods.framefusion:FrameFusion",
+        "tome": "aot.compression.methods.tome:ToMe",
+        "tempme": "aot.compression.methods.tempme:TempMe",
+    }
+)
+INNER = MappingProxyType(
+    {
+        "fastv": "aot.compression.in_llm.fastv:FastV",
+        "pyramiddrop": "aot.compression.in_llm.pyramiddrop:PyramidDrop",
+        "holitom": "aot.compression.in_llm.holitom:HoliTomInner",
+        "prunevid": "aot.compression.in_llm.prunevid:PruneVidInner",
+        "flashvid": "aot.compression.in_llm.flashvid:FlashVidInner",
+        "framefusion": "aot.compression.in_llm.framefusion:FrameFusion",
+    }
+)
+_TABLES = {"methods": METHODS, "inner": INNER}
+_NOUNS = {"methods": "method", "inner": "inner reduction"}
+_CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "places", "reduce")}
+
+
+def names(kind: Kind = "methods") -> tuple[str, ...]:
+    """Every name, this package's first; a plug-in's even if it is broken, for none is imported."""
+    return (*_TABLES[kind], *_plugged_in(kind))
+
+
+def usable(kind: Kind = "methods") -> tuple[str, ...]:
+    """The names without broken plug-ins; imports the others."""
+    return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
+
+
+def _is_usable(name: str, kind: Kind) -> bool:
+    try:
+        find(name, kind)
+    except ConfigError:
+        return False
+    return True
+
+
+def find(name: str, kind: Kind = "methods") -> Any:
+    """The class behind a name.
+
+    Raises:
+        ConfigError: there is none of this name, or the plug-in of this name fails to import or is no such class.
+    """
+    if name in _TABLES[kind]:
+        module, _, attribute = _TABLES[kind][name].partition(":")
+        return getattr(import_module(module), attribute)
+    if name not in _plugged_in(kind):
+        raise ConfigError(f"there is no {_NOUNS[kind]} {name!r}; {hint(name, kind)}")
+    return _load(_plugged_in(kind)[name], kind)
+
+
+def hint(name: str, kind: Kind = "methods") -> str:
+    """What to try instead of a name that `kind` does not have: one of the other kind, or one spelled alike."""
+    other: Kind = "inner" if kind == "methods" else "methods"
+    if name in names(other):
+        return f"{name} {_how_to_ask(name, other)}"
+    suggestion = did_you_mean(name, names(kind))
+    if suggestion:
+        return suggestion
+    alike = get_close_matches(name.lower(), names(other), n=1)
+    return f"did you mean {alike[0]}? It {_how_to_ask(alike[0], other)}" if alike else "`aot methods` lists them"
+
+
+def _how_to_ask(name: str, kind: Kind) -> str:
+    if kind == "inner":
+        return f"acts inside the language model: --inner {name}, or none+{name} in a list of methods"
+    return f"acts before the language model: --method {name}"
+
+
+def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
+    """One sentence for each plug-in whose name is taken, by this package or by another plug-in."""
+    used = set(_plugged_in(kind).values())
+    return [
+        f"the plug-in {_origin(point)} is not used: another {_NOUNS[kind]} has this name, rename its entry point"
+        for point in entry_points(group=f"aot.{kind}")
+        if point not in used
+    ]
+
+
+def is_plugged_in(thing: object, kind: Kind = "methods") -> bool:
+    """Return whether a method or an inner reduction, or its class, comes from another package."""
+    return _plug_in_of(thing, kind) is not None
+
+
+def called(thing: object, kind: Kind = "methods") -> str:
+    """Return the name of a method or an inner reduction, or of its class; a plug-in's with its package and version."""
+    point = _plug_in_of(thing, kind)
+    if point is not None:
+        return f"the plug-in {_origin(point)}"
+    classes = _class_of(thing).__mro__
+    own = {where: name for name, where in _TABLES[kind].items()}
+    paths = (f"{cls.__module__}:{cls.__qualname__}" for cls in classes)
+    return next((own[path] for path in paths if path in own), classes[0].__qualname__)
+
+
+def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
+    """Return the error for what a method or an inner reduction returned against its contract."""
+    report = "tell its authors" if is_plugged_in(thing, kind) else "report this"
+    return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
+
+
+@contextmanager
+def blamed(thing: object, kind: Kind = "methods") -> Iterator[None]:
+    """Turn what fails in the code of a plug-in into an error that names it; what fails in our own stays as it is.
+
+    Raises:
+        MethodError: `thing` is from another package and fails.
+    """
+    try:
+        yield
+    except AOTError:
+        raise
+    except Exception as error:
+        if not is_plugged_in(thing, kind):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise MethodError(
+            f"{called(thing, kind)} failed ({told}); update or uninstall the package, or tell its authors "
+            "(--debug shows where)"
+        ) from error
+
+
+def _class_of(thing: object) -> type:
+    return thing if isinstance(thing, type) else type(thing)
+
+
+def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
+    """Return the entry point of a class or, where it is another class of that package, one of the package's."""
+    cls = _class_of(thing)
+    root = cls.__module__.partition(".")[0]
+    near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
+    return next(
+        (point for point in near if point.value == f"{cls.__module__}:{cls.__qualname__}"), next(iter(near), None)
+    )
+
+
+def _load(point: EntryPoint, kind: Kind) -> Any:
+    remedy = "mend, update or uninstall the package"
+    try:
+        found = point.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does at import
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"the plug-in {_origin(point)} cannot be loaded: {told}; {remedy}") from error
+    for problem in _problems(found, kind):
+        raise ConfigError(f"the plug-in {_origin(point)} is no {_NOUNS[kind]}: {point.value} {problem}; {remedy}")
+    return found
+
+
+def _problems(found: Any, kind: Kind) -> Iterator[str]:
+    """How an object differs from what `aot.compression.methods.base` or `aot.compression.in_llm.base` asks for."""
+    if not isinstance(found, type):
+        yield f"is a {type(found).__name__}, not a class"
+        return
+    if not isinstance(getattr(found, "card", None), Card):
+        yield "has no card (aot.compression.methods.Card)"
+    for name in _CALLED[kind]:
+        if not callable(getattr(found, name, None)):
+            yield f"has no {name}()"
+    if kind == "methods" and not hasattr(found, "needs"):
+        yield "has no needs (a property or class attribute)"
+    settings = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
+    if settings is not None:
+        yield from _problems_of_settings(settings)
+
+
+def _problems_of_settings(settings: Any) -> Iterator[str]:
+    if not is_dataclass(settings):
+        yield "has no settings: it is no dataclass"
+        return
+    for field in fields(settings):
+        if field.init and field.default is MISSING and field.default_factory is MISSING:
+            yield f"has the setting {field.name} without a default"
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+    return f"{point.name} of the package {package}"
+
+
+@cache
+def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"aot.{kind}"):
+        if point.name not in _TABLES[kind]:
+            found.setdefault(point.name, point)
+    return dict(sorted(found.items()))

@@ -1,0 +1,1 @@
+"""Reports: what was kept, as values, pages and pictures."""

@@ -1,0 +1,91 @@
+"""The page as text, from the template, the style and the script beside this file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from aot.reports.html.content import ShownRun, ShownVideo, drawn, shown_frames
+from aot.reports.html.timeline import timeline
+from aot.reports.provenance import Fate
+from aot.runtime.text import visible
+
+__all__ = ["render_page"]
+
+_MOST_OPEN = 4
+_BASELINES = ("none", "random", "uniform")
+_FATES = {
+    Fate.LOCAL_ANCHOR: ("local anchor", "kept for the attention it received within its part of the frame"),
+    Fate.GLOBAL_ANCHOR: ("global anchor", "kept for the attention it received in the whole frame"),
+    Fate.DISTINCT: ("distinct", "kept because it changed since the keyframe"),
+    Fate.KEPT: ("kept", "kept as it is"),
+    Fate.GATHERED: ("kept, others merged in", "stands for itself and for what was merged into it"),
+    Fate.MERGED: ("merged into others", "not kept itself; most of it went into kept tokens"),
+    Fate.DISCARDED: ("discarded", "thrown away, or nearly so"),
+}
+
+
+def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
+    """A page of at least one run; all runs are of the same frames and grid. Nothing in it is fetched, and whatever
+    texts are given are shown as text.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    script, style = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.js", "page.css"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
+    count = len(runs[0].tokens.timestamps_s)
+    page = template.render(
+        video=video,
+        runs=runs,
+        timelines=[timeline(run.frames, most) for run, most in zip(runs, _axes(runs), strict=True)],
+        open_runs=_open_runs(runs),
+        legend=_legend(runs),
+        megabytes=_megabytes,
+        frames=count,
+        shown=len(shown_frames(count)),
+        configs=[json.dumps(run.config, indent=2, ensure_ascii=False) for run in runs],
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=_for_script({**drawn(video, runs), "names": {int(fate): name for fate, (name, _) in _FATES.items()}}),
+    )
+    return visible(page)
+
+
+def _megabytes(size_bytes: int | None) -> str:
+    return "not known" if size_bytes is None else f"{size_bytes / 1e6:,.0f}"
+
+
+def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
+    """The fates that occur, and how often in each run."""
+    counts = [run.fates.flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
+    return [
+        {"fate": int(fate), "name": name, "told": told, "counts": [count[fate] for count in counts]}
+        for fate, (name, told) in _FATES.items()
+        if any(count[fate] for count in counts)
+    ]
+
+
+def _axes(runs: Sequence[ShownRun]) -> list[int]:
+    """The most tokens of any frame, over all runs but those that keep everything, which have an axis of their own."""
+    most = [max(1, *(frame.kept for frame in run.frames)) for run in runs]
+    shared = [each for each, run in zip(most, runs, strict=True) if run.kept_tokens < run.visual_tokens]
+    return [max(shared) if run.kept_tokens < run.visual_tokens else each for each, run in zip(most, runs, strict=True)]
+
+
+def _open_runs(runs: Sequence[ShownRun]) -> set[int]:
+    """Which runs are shown at first: of many, the first of those that are no baselines."""
+    numbers = range(len(runs))
+    telling = [number for number in numbers if runs[number].name.split()[0] not in _BASELINES]
+    return set(numbers if len(runs) <= _MOST_OPEN else (telling or list(numbers))[:_MOST_OPEN])
+
+
+def _for_script(data: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

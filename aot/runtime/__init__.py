@@ -1,0 +1,1 @@
+"""The machine a run is on: memory, stage times, devices, paths and files."""

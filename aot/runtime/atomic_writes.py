@@ -1,0 +1,128 @@
+"""Writing a result whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from stat import S_IMODE, S_ISDIR, S_ISREG
+
+from aot.errors import OutputError, first_line
+from aot.runtime.paths import is_same_file, path_kind
+from aot.runtime.temporary_files import temporary_file
+from aot.runtime.text import as_utf8
+
+__all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
+
+_NEW_FILE = 0o666  # less the umask
+_PRIVATE = 0o600  # until it is whole, then what the file before it had
+
+
+def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = None) -> None:
+    """Fail early, before the long work whose result goes to `path`. source: what the work reads, if that is a file.
+
+    Raises:
+        OutputError: it is `source`; the file exists and `overwrite` is false; it is a folder or a device, or its folder
+            does not exist; no file can have that name.
+    """
+    mode, exists, folder = _mode(path), os.path.lexists(path), _target(path).parent
+    if mode is not None and S_ISDIR(mode):
+        raise OutputError(f"{path} is a folder; name a file in it")
+    if mode is not None and not S_ISREG(mode):
+        raise OutputError(f"{path} is a device or a pipe; name a file")
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist; make it first")
+    if source is not None and path_kind(source) and is_same_file(path, source):
+        raise OutputError(f"{path} is the input itself; choose another name")
+    if exists and not overwrite:
+        raise OutputError(f"{path} exists; pass --force to replace it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {folder} cannot be written to; choose another")
+
+
+def _mode(path: Path) -> int | None:
+    """Return the type and permissions of what `path` leads to, None for nothing.
+
+    Raises:
+        OutputError: no file can have that name.
+    """
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise OutputError(f"{path.parent} is not a folder; choose another") from None
+    except ValueError as error:  # a null character
+        raise OutputError(f"{path} is not a name that a file can have; choose another") from error
+    except OSError as error:  # for instance a name that is too long
+        raise _explained(path, error) from error
+
+
+def _target(path: Path) -> Path:
+    """Return the file that is written: what a symbolic link leads to, so that the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        OutputError: a file has that name, or the place cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"{path} is a file; name a folder") from None
+    except OSError as error:
+        raise _explained(path, error) from error
+
+
+def write_text(path: Path, text: str, *, overwrite: bool) -> None:
+    """`write_whole` for a text, in UTF-8, with a mark for each byte of a name that is not.
+
+    Raises:
+        OutputError: as `write_whole`.
+    """
+    write_whole(path, lambda temporary: temporary.write_text(as_utf8(text), encoding="utf-8"), overwrite=overwrite)
+
+
+def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
+    """Let `write` fill a temporary file next to `path`, then move it there; on any failure nothing stays. What is
+    replaced keeps its permissions, and a symbolic link still leads to its file.
+
+    Raises:
+        OutputError: as `check_writable`, or the disk is full.
+    """
+    check_writable(path, overwrite=overwrite)
+    target, mode = _target(path), _mode(path)
+    try:
+        with temporary_file(target.parent, mode=_NEW_FILE if mode is None else _PRIVATE) as temporary:
+            write(temporary)
+            if mode is not None:
+                temporary.chmod(S_IMODE(mode))
+            _place(temporary, target, overwrite=overwrite)
+    except OSError as error:
+        raise _explained(path, error) from error
+    except RuntimeError as error:  # torch.save reports a full disk this way
+        raise OutputError(f"{path} could not be written ({first_line(error)}); is the disk full?") from error
+
+
+def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename, this fails if the file has appeared meanwhile
+    except FileExistsError:
+        raise OutputError(f"{path} exists; pass --force to replace it") from None
+    except OSError:  # no hard links on this file system
+        temporary.replace(path)
+
+
+def _explained(path: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"no space left to write {path}; free some, or choose another disk")
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(f"{path} could not be written: the name is too long; choose a shorter one")
+    return OutputError(f"{path} could not be written: {error.strerror or error}")

@@ -1,0 +1,173 @@
+"""Readers of plain values that come back from a file: each returns the value, typed, or says which key is wrong.
+
+A reader takes a value and the key it was under, for messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aot.runtime.text import is_utf8
+
+__all__ = [
+    "Reader",
+    "check_plain",
+    "each",
+    "flag",
+    "free",
+    "named",
+    "number",
+    "optional",
+    "record",
+    "text",
+    "utf8",
+    "whole",
+]
+
+Reader = Callable[[Any, str], Any]
+_MOST_VALUES = 1_000_000
+_DEEPEST = 12
+_LARGEST = 2**63
+
+
+def check_plain(value: Any) -> None:
+    """Check that a structure is of plain values only, not too many (a shared one counts each time) and not too deep.
+
+    Raises:
+        ValueError: it is not.
+    """
+    _count(value, _MOST_VALUES, _DEEPEST)
+
+
+def _count(value: Any, budget: int, depth: int) -> int:
+    kind = type(value)
+    if kind is dict and not all(type(key) is str for key in value):
+        raise ValueError("the keys of its values must be text")
+    if kind is int and not -_LARGEST < value < _LARGEST:
+        raise ValueError("a whole number in it is too large")
+    if kind not in (dict, list, tuple):
+        if value is not None and kind not in (bool, int, float, str):
+            raise ValueError("its values must be plain")
+        return budget - 1
+    for child in value.values() if kind is dict else value:
+        if budget <= 0 or depth <= 0:
+            raise ValueError("its values are too many or too deep")
+        budget = _count(child, budget, depth - 1)
+    return budget - 1
+
+
+def _below(key: str, name: str) -> str:
+    """The key of a value in a group; the outermost group may have none."""
+    return f"{key}.{name}" if key else name
+
+
+def _require(holds: bool, key: str, what: str) -> None:
+    if not holds:
+        raise ValueError(f"{key} must be {what}")
+
+
+def text(value: Any, key: str) -> str:
+    _require(type(value) is str, key, "text")
+    return str(value)
+
+
+def utf8(value: Any, key: str) -> str:
+    """A text that can be written to a file; JSON can spell half a character."""
+    _require(type(value) is str and is_utf8(value), key, "text")
+    return str(value)
+
+
+def flag(value: Any, key: str) -> bool:
+    _require(type(value) is bool, key, "true or false")
+    return bool(value)
+
+
+def whole(least: int = 0, most: int = 2**53) -> Reader:
+    """A whole number in least .. most; up to 2^53 every program that reads JSON knows it exactly."""
+
+    def read(value: Any, key: str) -> int:
+        _require(
+            type(value) is int and least <= value <= most,
+            key,
+            f"{least}" if least == most else f"a whole number in {least} .. {most}",
+        )
+        return int(value)
+
+    return read
+
+
+def number(least: float = -math.inf, most: float = math.inf) -> Reader:
+    """A finite number in least .. most."""
+
+    def read(value: Any, key: str) -> float:
+        bounds = f" in {least:g} .. {most:g}" if most < math.inf else f", {least:g} or more"
+        rule = "a finite number" + (bounds if least > -math.inf else "")
+        is_number = type(value) is float or (type(value) is int and -_LARGEST < value < _LARGEST)
+        _require(is_number and math.isfinite(value) and least <= value <= most, key, rule)
+        return float(value)
+
+    return read
+
+
+def free(value: Any, key: str) -> Any:
+    """Any plain value; a number in it that is not finite, which JSON does not have, becomes None."""
+    if type(value) is dict:
+        return {name: free(child, _below(key, name)) for name, child in value.items()}
+    if type(value) in (list, tuple):
+        return [free(child, key) for child in value]
+    return None if type(value) is float and not math.isfinite(value) else value
+
+
+def optional(reader: Reader) -> Reader:
+    """As `reader`, or None."""
+    return lambda value, key: None if value is None else reader(value, key)
+
+
+def each(reader: Reader, length: int | None = None) -> Reader:
+    """A list, of `length` values if that is known."""
+
+    def read(value: Any, key: str) -> list[Any]:
+        _require(type(value) in (list, tuple), key, "a list")
+        _require(length is None or len(value) == length, key, f"a list of {length}")
+        return [reader(child, f"{key}[{index}]") for index, child in enumerate(value)]
+
+    return read
+
+
+def named(reader: Reader) -> Reader:
+    """A group of values by names that are not known beforehand."""
+
+    def read(value: Any, key: str) -> dict[str, Any]:
+        _require(type(value) is dict, key, "a group")
+        return {name: reader(child, _below(key, repr(name[:40]))) for name, child in value.items()}
+
+    return read
+
+
+def record(
+    readers: Mapping[str, Reader],
+    missing: Mapping[str, Any] | None = None,
+    absent: Sequence[str] = (),
+    others: Reader | None = None,
+    *,
+    exact: bool = False,
+) -> Reader:
+    """A group of values by name: those in `missing` default to what it says, those in `absent` stay away, and the rest
+    of `readers` is needed. others: reads what has another name; without it, that is left out, or with `exact` refused.
+    """
+
+    def read(value: Any, key: str) -> dict[str, Any]:
+        _require(type(value) is dict, key, "a group")
+        strange = [name for name in value if name not in readers] if exact else []
+        if strange:
+            raise ValueError(f"{_below(key, repr(strange[0][:40]))} is not known")
+        found = {**(missing or {}), **value}
+        for name in readers:
+            _require(name in found or name in absent, _below(key, name), "there")
+        known = {name: reader(found[name], _below(key, name)) for name, reader in readers.items() if name in found}
+        more = {name: child for name, child in found.items() if name not in readers} if others else {}
+        return known | {name: others(child, _below(key, repr(name[:40]))) for name, child in more.items() if others}
+
+    return read

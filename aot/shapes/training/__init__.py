@@ -1,0 +1,1 @@
+"""How the bundled shapes model was made: `python -m aot.shapes.training --seed 0`."""

@@ -1,0 +1,87 @@
+"""What training knows about every visual token and every thing, as class indices."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aot.compression.ops.grid import pool, pooled_grid
+from aot.shapes.training.frames import LabelledVideo
+from aot.shapes.training.network import FATES, GRID
+from aot.shapes.world import COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
+from aot.types import Pooling
+
+__all__ = ["GROUPS", "IGNORE", "POOL", "SIDE_CELLS", "end_cells", "is_first", "same_thing", "token_labels", "words_of"]
+
+POOL = Pooling("bilinear", 2)
+SIDE_CELLS = pooled_grid((GRID, GRID), POOL)[0]
+IGNORE = -100
+GROUPS = (COLORS, SHAPES, SIZES, tuple(MOTIONS), FATES)
+_SHOWN = 0.2  # a token shows the thing that covers most of its cell, if it covers this share
+
+
+def same_thing(thing: Tensor) -> Tensor:
+    """[B, K, K]: whether two tokens show the same thing."""
+    return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
+
+
+def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
+    """1 where no earlier token (of the same beat) shows the same thing, so that things can be counted; background is
+    ignored.
+    """
+    earlier = same_thing(thing).tril(-1)
+    if beat is not None:
+        earlier &= beat[:, :, None] == beat[:, None, :]
+    return torch.where(thing >= 0, (~earlier.any(-1)).long(), IGNORE)
+
+
+def end_cells(thing: Thing) -> list[int]:
+    """The row and the column of the cell it is in when it is first and when it is last seen."""
+    ends = (thing.place(thing.first), thing.place(thing.stop - 0.1))
+    return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
+
+
+def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
+    """Index of the thing's word in every group of `GROUPS`."""
+    lasts = video.scene.cut is not None and not thing.flashes
+    fate = "turns" if thing.turns else "stays" if lasts else thing.fate
+    return (
+        COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size),
+        list(MOTIONS).index(thing.motion), FATES.index(fate),
+    )  # fmt: skip
+
+
+def token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
+    """What every pooled token shows, [B, F * n] each: thing (-1: background) and words and events as class indices."""
+    each = [_video_labels(video) for video in videos]
+    return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
+
+
+def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
+    things, frames = video.cover.shape[:2]
+    cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
+    cover = torch.from_numpy(video.cover).float().reshape(things * frames, GRID * GRID, 1)
+    pooled = pool(cover, (GRID, GRID), POOL).reshape(things, frames * cells)
+    best = pooled.max(0)
+    thing = torch.where(best.values > _SHOWN, best.indices, -1)
+    beat = torch.tensor(video.times).floor().long().repeat_interleave(cells)
+    labels = {"thing": thing, "beat": beat}
+    frame = torch.arange(frames).repeat_interleave(cells)
+    for name, table in _tables(video).items():
+        labels[name] = torch.where(thing >= 0, table[thing.clamp_min(0), frame], IGNORE)
+    return labels
+
+
+def _tables(video: LabelledVideo) -> dict[str, Tensor]:
+    """Class of every thing at every frame, [things, F]; what cannot be known yet is ignored."""
+    rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
+    for thing in video.scene.things:
+        knows = [time >= thing.first + 1.0 for time in video.times]
+        rows["color"].append([COLORS.index(thing.color_at(time)) for time in video.times])
+        rows["shape"].append([SHAPES.index(thing.shape)] * len(video.times))
+        rows["size"].append([SIZES.index(thing.size)] * len(video.times))
+        rows["motion"].append([list(MOTIONS).index(thing.motion) if known else IGNORE for known in knows])
+        rows["late"].append([int(thing.first > 0)] * len(video.times))
+        rows["turned"].append([int(time >= thing.turns_at) for time in video.times])
+    return {name: torch.tensor(values) for name, values in rows.items()}

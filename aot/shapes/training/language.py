@@ -1,0 +1,252 @@
+"""Stage 2: teach projector and language model to answer, with the tower frozen.
+
+Answers alone teach this little model slowly, so its way of reading is supervised too: what a visual token shows, which
+earlier tokens show the same thing, how that thing moved until then, where a word that names a thing looks, and what it
+should have read there. The heads for that are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from aot.compression.ops.grid import pool
+from aot.shapes.training.choice import choose_tokens, keep_tokens
+from aot.shapes.training.frames import LabelledVideo, labelled_video
+from aot.shapes.training.labels import (
+    GROUPS,
+    IGNORE,
+    POOL,
+    SIDE_CELLS,
+    end_cells,
+    is_first,
+    same_thing,
+    token_labels,
+    words_of,
+)
+from aot.shapes.training.network import GRID, WIDTH, vocabulary
+from aot.shapes.training.packing import Branch, Packed, choose_questions, encode_branch, pack
+from aot.shapes.training.tower import normalise
+from aot.shapes.world import BEATS, MOTIONS
+
+__all__ = ["LanguageLesson"]
+
+# A visual token looks at the one before it, which tells where a frame begins; a thing's token looks at its tokens in
+# earlier frames, then at those of the first frame it is in and of this one.
+_BEFORE_LAYER, _BEFORE_HEAD = 0, slice(0, 1)
+_EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
+_TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
+_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
+_READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
+_OPENS_LAYER, _TOLD_LAYER = 1, 3  # hidden states (blocks before them) that know where a frame begins, and the rest
+_STEPS_PER_BATCH = 2
+_BRANCH_TOKENS = 230
+_PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
+
+
+class LanguageLesson(nn.Module):
+    """Loss of one batch of videos with packed questions."""
+
+    def __init__(self, network: Any, seed: int, steps: int, videos: int = 16, frames: int = 8) -> None:
+        super().__init__()
+        self.network, self.seed, self.steps, self.videos, self.frames = network, seed, steps, videos, frames
+        network.model.vision_tower.requires_grad_(False)
+        self.index = {token: number for number, token in enumerate(vocabulary())}
+        self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
+        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2, 2))
+        self.opens, self.beat = nn.Linear(WIDTH, 2), nn.Linear(WIDTH, BEATS)
+        self.places = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(4))
+        self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
+        self.weights: dict[int, Tensor] = {}
+        AttentionInterface.register("shapes_training", self._attention)
+        AttentionMaskInterface.register("shapes_training", eager_mask)
+        network.model.language_model.config._attn_implementation = "shapes_training"
+        self._batch: tuple[int, list[LabelledVideo], Tensor] | None = None
+
+    def _attention(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
+    ) -> tuple[Tensor, None]:
+        scores = (query * scaling) @ key.mT
+        weights = scores.add_(mask).softmax(-1)
+        if module.layer_idx in (_BEFORE_LAYER, _EARLIER_LAYER, _TRACK_LAYER, _LOOK_LAYER, _READ_LAYER):
+            self.weights[module.layer_idx] = weights
+        return (weights @ value).transpose(1, 2), None
+
+    def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([self.seed, step, 19])
+        videos, hidden = self._videos(step // _STEPS_PER_BATCH)
+        projected = self.network.model.multi_modal_projector(hidden)
+        pooled = pool(projected, (GRID, GRID), POOL).reshape(len(videos), -1, WIDTH)
+        labels = token_labels(videos)
+        full_share = 0.0 if step < 0.3 * self.steps else 0.2
+        choice = choose_tokens(labels["thing"] >= 0, rng, full_share)
+        visual = keep_tokens(pooled, choice)
+        kept = {name: values.gather(1, choice.kept) for name, values in labels.items()}
+        prompt = torch.tensor([self.index[word] for word in _PROMPTS[rng.random() < 0.2].split()])
+        first = len(prompt)
+        prefix = first + visual.shape[1] + 1
+        packed = pack(self._branches(videos, kept["thing"], rng), prefix)
+        states = self._run(prompt, visual, packed, prefix)
+        losses = {
+            "answer": self._answer_loss(states[-1][:, prefix:], packed),
+            "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
+            "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
+            "track": self._track_loss(kept["thing"], kept["beat"], first),
+            "time": self._time_loss([state[:, first : prefix - 1] for state in states], kept["beat"]),
+            "told": self._told_loss(states[_TOLD_LAYER][:, first : prefix - 1], kept),
+            **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
+        }
+        facts = {name: loss.item() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
+
+    def _videos(self, number: int) -> tuple[list[LabelledVideo], Tensor]:
+        """A batch of videos and what the frozen tower makes of them [B * F, N, D_v]; kept for the next step."""
+        if self._batch is None or self._batch[0] != number:
+            first = (self.seed + 1) * 20_000_000 + number * self.videos
+            videos = [labelled_video(first + k, self.frames, GRID) for k in range(self.videos)]
+            pixels = torch.from_numpy(np.concatenate([video.pixels for video in videos]))
+            with torch.no_grad():
+                states = self.network.model.vision_tower(normalise(pixels), output_hidden_states=True).hidden_states
+            self._batch = (number, videos, states[-1])
+        return self._batch[1:]
+
+    def _branches(self, videos: list[LabelledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
+        groups = []
+        for video, things in zip(videos, thing, strict=True):
+            present = set(things.tolist())
+            group: list[Branch] = []
+            room = _BRANCH_TOKENS
+            for qa in choose_questions(video.scene, rng, [k in present for k in range(len(video.scene.things))]):
+                branch = encode_branch(qa, video.scene, self.index)
+                if len(branch.ids) <= room:
+                    group.append(branch)
+                    room -= len(branch.ids)
+            groups.append(group)
+        return groups
+
+    def _run(self, prompt: Tensor, visual: Tensor, packed: Packed, prefix: int) -> tuple[Tensor, ...]:
+        embed = self.network.get_input_embeddings()
+        batch = len(visual)
+        newline = self.network.model.image_newline.expand(batch, 1, -1)
+        embeds = torch.cat([embed(prompt).expand(batch, -1, -1), visual, newline, embed(packed.ids)], 1)
+        segment = torch.cat([torch.zeros(batch, prefix, dtype=torch.long), packed.segment], 1)
+        positions = torch.cat([torch.arange(prefix).expand(batch, -1), packed.positions], 1)
+        rows = torch.arange(segment.shape[1])
+        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        allowed = same & (rows[:, None] >= rows[None, :])
+        mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
+        return self.network.model.language_model(  # type: ignore[no-any-return]
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+
+    def _answer_loss(self, states: Tensor, packed: Packed) -> Tensor:
+        video, row = packed.weight.nonzero(as_tuple=True)
+        losses = F.cross_entropy(self.network.lm_head(states[video, row]), packed.ids[video, row + 1], reduction="none")
+        weight = packed.weight[video, row]
+        return (losses * weight).sum() / weight.sum()
+
+    @torch.no_grad()
+    def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
+        """Share of answers by family whose every token is right, given the tokens before it."""
+        video, row = packed.weight.nonzero(as_tuple=True)
+        wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
+        branch = packed.segment[video, row] - 1
+        failed = set(zip(video[wrong].tolist(), branch[wrong].tolist(), strict=True))
+        right: dict[str, list[bool]] = defaultdict(list)
+        for number, families in enumerate(packed.families):
+            for place, family in enumerate(families):
+                right[family].append((number, place) not in failed)
+        return {family: sum(values) / len(values) for family, values in right.items()}
+
+    def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
+        """States, through the final norm and the tied embedding, name one word of each group (those not ignored)."""
+        normal = self.network.model.language_model.norm(states)
+        words = self.network.get_input_embeddings().weight
+        losses = []
+        for group, target in zip(self.groups, targets):  # noqa: B905
+            wanted = target != IGNORE
+            if wanted.any():
+                losses.append(F.cross_entropy(normal[wanted] @ words[group].T, target[wanted]))
+        return torch.stack(losses).mean()
+
+    def _cell_loss(self, visual: Tensor, cell: Tensor) -> Tensor:
+        """Visual tokens tell their own row and column: without this the projector forgets where a token is."""
+        normal = F.rms_norm(visual, (WIDTH,))
+        targets = (cell // SIDE_CELLS, cell % SIDE_CELLS)
+        losses = [F.cross_entropy(head(normal).mT, target) for head, target in zip(self.cells, targets, strict=True)]
+        return torch.stack(losses).mean()
+
+    def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
+        """A token looks at the one before it, a thing's tokens at those of the same thing: in earlier frames, in its
+        first frame, and in their own.
+        """
+        stop = first + thing.shape[1]
+        same = same_thing(thing)
+        beats = beat[:, None, :].expand_as(same)
+        opening = beats.masked_fill(~same, BEATS).amin(-1, keepdim=True)
+        before = torch.eye(thing.shape[1], dtype=torch.bool).roll(1, 0).tril(-1)[None]
+        wanted = (
+            (_BEFORE_LAYER, _BEFORE_HEAD, before.expand_as(same)),
+            (_EARLIER_LAYER, _EARLIER_HEADS, same & (beats < beat[:, :, None])),
+            (_TRACK_LAYER, _FIRST_HEAD, same & (beats == opening)),
+            (_TRACK_LAYER, _NOW_HEAD, same & (beats == beat[:, :, None])),
+        )
+        losses = []
+        for layer, heads, target in wanted:
+            looks = self.weights[layer][:, heads, first:stop, first:stop]
+            mass = (looks * target[:, None]).sum(-1).transpose(1, 2)[target.any(-1)]
+            losses.append(-(mass + 1e-4).log().mean())
+        return 0.1 * torch.stack(losses).sum()
+
+    def _time_loss(self, states: list[Tensor], beat: Tensor) -> Tensor:
+        """Visual tokens tell whether they open a frame, and then which frame it is: without this the model cannot tell
+        what is gone at the end.
+        """
+        opens = F.pad(beat.diff(dim=1) > 0, (1, 0), value=True).long()
+        opening = F.cross_entropy(self.opens(states[_OPENS_LAYER]).mT, opens)
+        return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_TOLD_LAYER]).mT, beat)
+
+    def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        thing = kept["thing"]
+        known = kept | {"first": is_first(thing), "leads": is_first(thing, kept["beat"])}
+        losses = []
+        for head, name in zip(self.told, ("motion", "late", "turned", "first", "leads"), strict=True):
+            wanted = known[name] != IGNORE
+            if wanted.any():
+                losses.append(F.cross_entropy(head(states[wanted]), known[name][wanted]))
+        return torch.stack(losses).mean()
+
+    def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
+        targets = torch.tensor(places).unbind(-1)
+        losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
+        return torch.stack(losses).mean()
+
+    def _reading_losses(
+        self, states: Tensor, videos: list[LabelledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
+    ) -> dict[str, Tensor]:
+        """Words that name a thing look at its tokens and know its words; the prompt's last token reads those words."""
+        video, row, number = (torch.tensor(column) for column in zip(*packed.pointers, strict=True))
+        looks = self.weights[_LOOK_LAYER][video, _LOOK_HEADS, prefix + row, first : first + thing.shape[1]]
+        on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)
+        targets = [torch.tensor(column) for column in zip(*[words_of(videos[v].scene.things[n], videos[v])
+                   for v, n in zip(video.tolist(), number.tolist(), strict=True)], strict=True)]  # fmt: skip
+        places = [end_cells(videos[v].scene.things[n]) for v, n in zip(video.tolist(), number.tolist(), strict=True)]
+        reader, last, read = (torch.tensor(column) for column in zip(*packed.readers, strict=True))
+        reads = self.weights[_READ_LAYER][reader, _READ_HEADS, prefix + last, prefix + read]
+        return {
+            "look": -0.2 * (on_thing + 1e-4).log().mean(),
+            "know": self._word_loss(states[video, prefix + row], targets),
+            "place": 0.6 * self._place_loss(states[video, prefix + row], places),
+            "read": -0.1 * (reads + 1e-4).log().mean(),
+        }

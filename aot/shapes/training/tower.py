@@ -1,0 +1,51 @@
+"""Stage 1: teach the vision tower what every patch shows. The heads are thrown away afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from aot.shapes.training.frames import crowded_frames
+from aot.shapes.training.network import GRID, TOWER_WIDTH
+from aot.shapes.world import COLORS, SHAPES, SIZES
+
+__all__ = ["TowerLesson", "normalise"]
+
+_BACKGROUND_WEIGHT = 0.15
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 to the tower's input range."""
+    return pixels.float() / 127.5 - 1
+
+
+class TowerLesson(nn.Module):
+    """Loss of one batch of crowded frames: cross entropy of colour, shape, size and place of every patch."""
+
+    def __init__(self, tower: Any, batch: int, seed: int) -> None:
+        super().__init__()
+        self.tower, self.batch, self.seed = tower, batch, seed
+        self.attributes = nn.ModuleList(nn.Linear(TOWER_WIDTH, len(names) + 1) for names in (COLORS, SHAPES, SIZES))
+        self.places = nn.ModuleList(nn.Linear(TOWER_WIDTH, GRID) for _ in range(2))
+
+    def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        pixels, labels = map(torch.from_numpy, crowded_frames(self.seed * 10**7 + step, self.batch, GRID))
+        hidden = self.tower(normalise(pixels), output_hidden_states=True).hidden_states[-1]
+        normal = F.layer_norm(hidden, (TOWER_WIDTH,))
+        targets = labels.reshape(self.batch, GRID * GRID, 3)
+        losses, facts = [], {}
+        for name, head, target in zip(("color", "shape", "size"), self.attributes, targets.unbind(-1), strict=True):
+            logits = head(normal)
+            weight = torch.ones(logits.shape[-1])
+            weight[0] = _BACKGROUND_WEIGHT
+            losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight))
+            shown = target > 0
+            facts[name] = (logits.argmax(-1) == target)[shown].float().mean().item()
+        cells = torch.arange(GRID * GRID).expand(self.batch, -1)
+        for head, target in zip(self.places, (cells // GRID, cells % GRID), strict=True):
+            losses.append(0.15 * F.cross_entropy(head(normal).flatten(0, 1), target.flatten()))
+        facts["place"] = losses[-1].item() / 0.15
+        return torch.stack(losses).sum(), facts

@@ -1,0 +1,1 @@
+"""Tokens files: written whole, read as data alone."""

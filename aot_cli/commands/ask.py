@@ -1,0 +1,265 @@
+"""`aot ask`: answer questions about a video, or about tokens kept from one."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.consent import agrees
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
+from aot_cli.output.describe import described, model_facts
+from aot_cli.output.outputs import check_outputs
+from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
+from aot_cli.output.reproduce import ask_words
+from aot_cli.output.screen import print_text
+from aot_cli.run import (
+    Chosen,
+    choose_model_for_video,
+    compress_with_progress,
+    load_with_progress,
+    opened_video,
+    unknown_words,
+)
+from aot_cli.session import current
+
+if TYPE_CHECKING:
+    from aot.config.schema import Config, ModelConfig
+    from aot.models import Answer, VideoModel
+    from aot.pipeline.run import Compression
+    from aot.types import CompressedTokens
+
+__all__ = ["ask"]
+
+
+@command(SAMPLING, MODEL, COMPRESSION, GENERATION)
+def ask(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO|TOKENS", help="A video or its address, a tokens file, or - for a video on stdin."
+        ),
+    ],
+    given: Given,
+    question: Annotated[
+        list[str] | None, typer.Argument(metavar="QUESTION", help="The question.", show_default=False)
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="Another question; the video is encoded once. Also: lines on stdin."),
+    ] = None,
+    html: HTML = None,
+    force: FORCE = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Ask a video something, with a tenth of its visual tokens.
+
+    aot ask clip.mp4 "what happens?"
+    """
+    from aot.reports.retention import language_model_load, versions
+    from aot.storage.tokens_file import is_tokens_file
+
+    questions = _questions(source, question or [], more)
+    tokens_given = is_tokens_file(source)
+    check_pictures(html, source)
+    check_outputs(source, {"--html": html}, force=force)
+    made = (
+        _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
+    )
+    config, tokens, report, model = made.config, made.tokens, made.report, made.model
+    notify([*report["notices"], *unknown_words(model, questions)])
+    answers = _answers(model, tokens, questions, config, stream=not as_json)
+    if made.compression:
+        words = ask_words(source, questions)
+        pairs = [(each["question"], each["answer"]) for each in answers]
+        spent_ms = sum(each["answer_ms"] for each in answers)
+        compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
+        tell_of_page(html)
+    layer_tokens = [reply.pop("layer_tokens") for reply in answers]
+    if tokens_given:
+        report = {**report, "stage_ms": {}}  # those of the file are of another run
+    if as_json:
+        import torch
+
+        from aot.runtime.stages import peak_bytes_on
+
+        found = {
+            "answer": answers[0]["answer"],
+            "answers": answers,
+            "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
+            **described(source, report, tokens),
+            "toy_model": model.identity.is_toy,
+            "model": report["model"] | model_facts(model),
+            "config": config.to_dict(),
+            "versions": versions(),
+            "peak_bytes": peak_bytes_on(torch.device(model.placement["device"])),
+            "page_file": page_name(html),
+        }
+        print_json("aot.ask/1", found)
+    else:
+        answer_ms = sum(each["answer_ms"] for each in answers)
+        print_usage(report, report["stage_ms"] | {"answer" if len(answers) == 1 else "answers": answer_ms})
+
+
+def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
+    """What is asked: `words` as one question, `more`, or the lines on stdin."""
+    from aot.errors import ConfigError
+    from aot.runtime.text import check_question_text
+
+    _check_words(words)
+    asked = [*([" ".join(words)] if words else []), *(more or [])]
+    if not asked and source != "-" and not sys.stdin.isatty():
+        try:
+            asked = [line.strip() for line in sys.stdin if line.strip()]
+        except UnicodeDecodeError:
+            raise ConfigError("the questions on stdin are not UTF-8 text; give one question per line") from None
+    if not asked:
+        raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
+    if any(not text.strip() for text in asked):
+        raise ConfigError("a question is empty; ask something")
+    for text in asked:
+        check_question_text(text)
+    return asked
+
+
+def _check_words(words: list[str]) -> None:
+    """
+    Raises:
+        ConfigError: one is a file, or several are questions of their own.
+    """
+    from aot.errors import ConfigError
+    from aot.runtime.paths import path_kind
+
+    for word in words:
+        if Path(word).suffix and path_kind(word) == "file":
+            raise ConfigError(f"the question {word} is a file; give one video first, then the question")
+    if len(words) > 1 and any(len(word.split()) > 1 for word in words):
+        raise ConfigError(f"{shlex.join(words)} are several questions; give the first so, and each other one with -q")
+
+
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Tokens ready to be asked about; `compression` where they were made just now."""
+
+    config: Config
+    tokens: CompressedTokens
+    report: dict[str, Any]
+    model: VideoModel
+    compression: Compression | None = None
+
+
+def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
+    with opened_video(source, given) as video:
+        chosen = choose_model_for_video(video, given)
+        config, model = chosen.config, load_with_progress(chosen)
+        result = compress_with_progress(video, config, model, questions, traced=traced)
+    return _Readable(config, result.tokens, result.report.to_dict(), model, result)
+
+
+def _from_tokens(source: str, given: Given) -> _Readable:
+    from aot.models.loading.lookup import look_up
+    from aot.storage.tokens_file import load_tokens
+
+    file = load_tokens(source)
+    made = file.config
+    laid_out = ("template", "newline", "token_order", "positions")  # as the tokens' preset says, unless asked otherwise
+    base = {"model": {name: getattr(made.model, name) for name in laid_out}}
+    asked = given.config(base)
+    config = _with_tokens(source, asked, made)
+    quiet_libraries(config.model.offline)
+    if config.model.name is None:
+        config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
+        _check_choice(source, config.model)
+        notify([f"{source} was made by {made.model.name}, which answers"])
+    fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
+    ignored = sorted(fixed & set(given.settings))
+    if ignored:
+        notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
+    model = load_with_progress(Chosen(config, look_up(config.model)), file.report)
+    return _Readable(config, file.tokens, dict(file.report), model)
+
+
+def _check_choice(source: str, model: ModelConfig) -> None:
+    """See that the model which the file `source` names may be loaded: a file does not choose what is loaded or fetched.
+
+    Raises:
+        ModelError: it is neither bundled nor cached, and nobody agrees to it.
+    """
+    from aot.errors import ModelError
+    from aot.models.loading.hub import hub_host
+    from aot.models.loading.lookup import is_here, is_vetted
+
+    if is_vetted(model):
+        return
+    name, revision = str(model.name), f" --revision {shlex.quote(model.revision)}" if model.revision else ""
+    flags = f"--model {shlex.quote(name)}{revision}"
+    if is_here(model):
+        what, question, remedy = f"the model in the folder {name}", "load that?", f"{flags} loads it"
+    else:
+        what, question = f"{name}, which is not on this machine", f"fetch it from {hub_host()} and load it?"
+        remedy = f"{flags} fetches it, --model FOLDER names another place for it"
+    if not agrees(f"{source} was made by {what}; {question}"):
+        raise ModelError(f"{source} was made by {what}, and a file does not choose what is loaded; {remedy}")
+
+
+def _with_tokens(source: str, asked: Config, made: Config) -> Config:
+    """What is asked for, but with what made the tokens. A reduction inside the language model other than the one they
+    were made for saves on top of what they have lost.
+    """
+    how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
+    if asked.inner.name is None:
+        return replace(asked, **how, ratio=made.ratio, inner=made.inner)
+    if _is_whole(asked, made):
+        return replace(asked, **how)
+    if asked.inner != made.inner:
+        notify([f"{source} is already compressed; {asked.inner.name} drops more of it inside the language model"])
+        asked = replace(asked, inner=replace(asked.inner, budget="extra"))
+    return replace(asked, **how, ratio=made.ratio)
+
+
+def _is_whole(asked: Config, made: Config) -> bool:
+    """Whether the ratio is still to be met: all tokens are there, and a reduction is asked for."""
+    return asked.inner.name is not None and made.method == "none"
+
+
+def _answers(
+    model: VideoModel, tokens: CompressedTokens, questions: list[str], config: Config, *, stream: bool
+) -> list[dict[str, Any]]:
+    """Ask every question; stream the texts to stdout as they come."""
+    from aot.pipeline.run import answer_each
+
+    replies = answer_each(model, tokens, questions, config)
+    found = []
+    for number, question in enumerate(questions, 1):
+        start, current().stage = time.perf_counter(), f"answer {number} of {len(questions)}"
+        if stream and len(questions) > 1:
+            print_text(f"Q: {question}\nA: ", end="")
+        found.append(_told(question, reply := next(replies), start, stream=stream))
+        notify(reply.notices)
+        log("answer: {prompt_tokens} tokens read, {output_tokens} written, {answer_ms:.0f} ms".format(**found[-1]))
+    return found
+
+
+def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[str, Any]:
+    text = ""
+    for piece in reply:
+        text += piece
+        if stream:
+            print_text(piece, end="")
+    if stream:
+        print_text()
+    return {
+        "question": question,
+        "answer": text,
+        "prompt_tokens": reply.prompt_tokens,
+        "output_tokens": reply.output_tokens,
+        "layer_tokens": reply.layer_tokens,
+        "first_token_ms": None if reply.first_token_at is None else (reply.first_token_at - start) * 1e3,
+        "answer_ms": (time.perf_counter() - start) * 1e3,
+    }

@@ -1,0 +1,201 @@
+"""`aot bench`: time and memory, compressed against uncompressed, or of the compressor alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
+from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.output.describe import model_facts
+from aot_cli.run import choose_model, load_with_progress, opened_video, refuse_selection
+
+if TYPE_CHECKING:
+    from aot.config.schema import Config
+    from aot.models import VideoModel
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Time and memory: from `video` to answer, or of the `compressor` alone.", no_args_is_help=True)
+
+_ANSWER_TOKENS = 32
+_DEMO_SEED = 184
+_BUSY = 2.0  # times the quickest of equal runs
+
+
+@app.command("video")
+@command(SAMPLING, MODEL, COMPRESSION, GENERATION)
+def bench_video(
+    given: Given,
+    clip: Annotated[str | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option("--synthetic", metavar="shapes|onevision-0.5b|onevision-7b",
+                     help="A model of this size with random weights: timings need no download."),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each, in turns.")] = 5,
+    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "what happens?",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:  # fmt: skip
+    """From file to answer, with all tokens and with those kept, in turns: medians, spread, and the paired speed-up.
+
+    aot bench video --synthetic shapes
+    """
+    from aot.bench import time_video
+    from aot.errors import ConfigError
+    from aot.reports.retention import versions
+
+    refuse_selection(given)
+    base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
+    with _clip(clip, given) as path:
+        if synthetic is None:
+            chosen = choose_model(given, base)
+            config, model = chosen.config, load_with_progress(chosen)
+        else:
+            config, model = _synthetic_model(synthetic, _without_model(given), base)
+        if not config.compresses:
+            raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
+        with StageBars() as bars, bars.stage("bench"):
+            times = time_video(path, model, config, question, rounds)
+    found = {
+        **asdict(times),
+        "model": model_facts(model),
+        "config": config.to_dict(),
+        "environment": _environment(model.placement["device"]),
+        "versions": versions(),
+    }
+    _warn_if_busy(found["arms"][0]["figures"]["total_ms"])
+    if as_json:
+        print_json("aot.bench.video/1", found)
+        return
+    from aot_cli.output.bench_tables import bench_table
+    from aot_cli.output.tables import print_result
+
+    print_result(bench_table(found), f"{model.identity.name}, {_stamp(found)}")
+
+
+@app.command("compressor")
+@command()
+def bench_compressor(
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames F.")] = 32,
+    side: Annotated[int, typer.Option("--grid", min=2, help="Patches per side g.")] = 27,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width D of the features.")] = 3584,
+    anchors: Annotated[int, typer.Option("--anchors", min=1, help="Anchors M per frame.")] = 126,
+    ratio: Annotated[str, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = "0.1",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the features: float32, bfloat16 or float16.")] = "float32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs, after one to warm up.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Both phases of AOT on random features: times, memory beyond the features, and the share of a copy's bandwidth.
+
+    aot bench compressor --frames 32 --width 3584
+    """
+    from aot.bench import CompressorSize, time_compressor
+    from aot.config.layers import Layer, build_layers
+    from aot.errors import ConfigError
+    from aot.models.loading.checkpoints import pick_device, pick_dtype
+    from aot.reports.retention import versions
+    from aot.runtime.memory import explained_memory
+
+    named = {"ratio": "--ratio", "model.device": "--device", "model.dtype": "--dtype"}
+    settings = {"ratio": read_number(ratio), "model": {"device": device, "dtype": dtype}}
+    config = build_layers([Layer(settings, names=named)])
+    if anchors > side**2:
+        raise ConfigError(f"--anchors {anchors} is more than the {side**2} patches of a {side} x {side} --grid")
+    place = pick_device(device)
+    size = CompressorSize(frames, side, width, anchors, config.ratio)
+    with explained_memory(), StageBars() as bars, bars.stage("bench"):
+        times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
+    found = {
+        **asdict(times), "size": asdict(size), "rounds": rounds, "dtype": dtype,
+        "environment": _environment(str(place)), "versions": versions(),
+    }  # fmt: skip
+    _warn_if_busy(found["figures"]["total_ms"])
+    if as_json:
+        print_json("aot.bench.compressor/1", found)
+        return
+    from aot_cli.output.bench_tables import compressor_table
+    from aot_cli.output.tables import print_result
+
+    print_result(compressor_table(found), _stamp(found))
+
+
+def _without_model(given: Given) -> Given:
+    """What was given but the model's name, which AOT_MODEL may bring along.
+
+    Raises:
+        ConfigError: the command itself names a model.
+    """
+    from aot.errors import ConfigError
+
+    if given.is_typed("model.name"):
+        raise ConfigError("--synthetic and --model name two models; give one")
+    variables = given.variables.settings
+    model = {name: value for name, value in variables.get("model", {}).items() if name != "name"}
+    return replace(given, variables=replace(given.variables, settings={**variables, "model": model}))
+
+
+def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tuple[Config, VideoModel]:
+    from aot.bench import SYNTHETIC, synthetic_model
+    from aot.config.schema import BUNDLED_MODEL
+    from aot.errors import ConfigError
+
+    if synthetic not in SYNTHETIC:
+        raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
+    if synthetic == BUNDLED_MODEL:
+        base = {**base, "model": {"name": BUNDLED_MODEL}}
+    config = given.config(base)
+    prepare_libraries(offline=True)
+    with StageBars() as bars, bars.stage("make model"):
+        return config, synthetic_model(synthetic, replace(config.model, name=None))
+
+
+@contextmanager
+def _clip(source: str | None, given: Given) -> Iterator[Path]:
+    """Yield the file of `source`, or one that is drawn; its index is part of what is timed."""
+    if source is not None:
+        with opened_video(source, given) as video:
+            yield video.path
+        return
+    from aot.runtime.temporary_files import temporary_file
+    from aot.shapes.clips import encode_clip
+    from aot.shapes.world import sample_scene
+
+    with temporary_file(Path(tempfile.gettempdir())) as path:
+        encode_clip(sample_scene(_DEMO_SEED), path)
+        yield path
+
+
+def _warn_if_busy(figure: Mapping[str, float]) -> None:
+    """One line where equal runs took very different times."""
+    if figure["most"] > _BUSY * figure["least"]:
+        spread = f"{figure['least']:.0f} to {figure['most']:.0f} ms"
+        notify([f"equal runs took {spread}: something else runs on this machine; measure again when it is quiet"])
+
+
+def _environment(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import os
+    import platform
+
+    import torch
+
+    is_cuda = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine()
+    return {"device": device, "device_name": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def _stamp(found: Mapping[str, Any]) -> str:
+    environment, versions = found["environment"], found["versions"]
+    threads = environment["threads"]
+    return (
+        f"{environment['device']} ({environment['device_name']}), {threads} thread{'s' * (threads > 1)}, "
+        f"torch {versions['torch']}, transformers {versions['transformers']}"
+    )

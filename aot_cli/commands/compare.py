@@ -1,0 +1,120 @@
+"""`aot compare`: one clip, one question, many methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
+from aot_cli.output.console import StageBars, notify, print_json
+from aot_cli.output.describe import model_facts
+from aot_cli.output.outputs import check_outputs
+from aot_cli.output.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
+from aot_cli.output.reproduce import command_for
+from aot_cli.run import choose_model_for_video, load_with_progress, opened_video, unknown_words
+from aot_cli.session import current
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aot.evaluation import Answered, Condition, Item, Witness
+    from aot.models import VideoModel
+    from aot.video import VideoFile
+
+__all__ = ["compare"]
+
+_METHODS = "none,random,attention,aot,standout,vidcom2,holitom,flashvid"
+_COLUMNS = (
+    "kept_tokens", "budget_tokens", "language_model_load", "encode_ms", "compress_ms", "first_token_ms", "answer_ms",
+    "answer_bytes",
+)  # fmt: skip
+
+
+@command(SAMPLING, MODEL, INNER, GENERATION)
+def compare(
+    video: Annotated[str, typer.Argument(help="A video file or address.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    given: Given,
+    methods: Annotated[
+        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
+    ] = _METHODS,
+    ratios: Annotated[
+        str | None, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated (default: 0.1, or as set).")
+    ] = None,
+    html: HTML = None,
+    force: FORCE = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Ask one question after every method, from one encoding of the video: answers, tokens, times, memory.
+
+    aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
+    """
+    from aot.evaluation import Item, Witness, build_conditions, off_budget
+    from aot.reports.retention import versions
+    from aot.runtime.text import check_question_text
+
+    check_question_text(question)
+    names = named_methods(methods)
+    check_pictures(html, video)
+    check_outputs(video, {"--html": html}, force=force)
+    with opened_video(video, given) as file:
+        chosen = choose_model_for_video(file, given, names)
+        config = chosen.config
+        wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
+        conditions = build_conditions(config, names, wanted)
+        model = load_with_progress(chosen)
+        notify([*unknown_words(model, [question]), *off_budget(conditions)])
+        item = Item(id="compare", video=Path(video), question=question, answer="")
+        witness = Witness(model.temporal_patch) if html else None
+        answered = _answered(file, model, conditions, item, witness)
+    of_key = {condition.key: condition for condition in conditions}
+    rows = [_row(each, of_key[each.condition]) for each in answered]
+    shared = {name: getattr(answered[-1], name) for name in ("visual_tokens", "decode_ms")}
+    of_model = model_facts(model)
+    if html and witness:
+        words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
+        command = command_for(words, config, leave_out=("method", "ratio"))
+        said = current().notices
+        comparison_page(html, witness, of_key, rows, question, shared, of_model, command, said, force=force)
+        tell_of_page(html)
+    if as_json:
+        told = {"source": video, "question": question, **shared, "methods": rows, "page_file": page_name(html)}
+        of_run = {"toy_model": model.identity.is_toy, "model": of_model, "config": config.to_dict()}
+        print_json("aot.compare/1", {**told, **of_run, "versions": versions()})
+        return
+    from aot_cli.output.tables import comparison, print_result
+
+    print_result(*comparison(question, rows))
+
+
+def _answered(
+    video: VideoFile, model: VideoModel, conditions: Sequence[Condition], item: Item, witness: Witness | None
+) -> list[Answered]:
+    """Return the answers under all conditions but those that refuse, which are left out with a note.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    from aot.errors import ConfigError
+    from aot.evaluation import Answered, Refusal, answer_video
+
+    session, answered = current(), list[Answered]()
+    with StageBars() as bars:
+        todo = [(condition, [item]) for condition in conditions]
+        answering = answer_video(video, model, todo, session.notify, measure_memory=True, witness=witness)
+        for done, found in enumerate(answering, 1):
+            bars("compare", done, len(conditions))
+            if isinstance(found, Refusal):
+                session.notify(f"{found.condition.key} is left out: {found.error}")
+            else:
+                answered += found
+    if not answered:
+        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+    return answered
+
+
+def _row(answered: Answered, asked: Condition) -> dict[str, Any]:
+    head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio, "answer": answered.predicted}
+    return {**head, **{name: getattr(answered, name) for name in _COLUMNS}}

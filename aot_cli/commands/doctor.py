@@ -1,0 +1,156 @@
+"""`aot doctor`: what this machine has; paste it into a bug report."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.options import command
+from aot_cli.output.console import prepare_libraries, print_json
+from aot_cli.output.screen import print_text
+from aot_cli.session import current
+
+if TYPE_CHECKING:
+    from aot.selftest import CheckResult
+
+__all__ = ["doctor"]
+
+
+@command()
+def doctor(
+    selftest: Annotated[
+        bool,
+        typer.Option("--selftest", help="Also run decoders, the bundled model, kernels and methods; 30 s at most."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Versions, devices, decoders, what large models need, model cache and offline state. A bug report begins with
+    what `aot doctor --selftest` prints; exit code 1 if a check fails.
+    """
+    from aot.reports.retention import versions
+
+    devices = _devices()
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "devices": devices,
+        "decoders": _decoders(),
+        "for_large_models": _for_large_models(),
+        "model_cache": _cache(),
+    }
+    if not as_json:
+        from aot_cli.output.tables import fact_table, print_result
+
+        for title, facts in found.items():
+            worded = {name: _in_words(fact) for name, fact in facts.items()}
+            print_result(fact_table(title.replace("_", " "), worded), "")
+    results = _selftest(as_lines=not as_json) if selftest else []
+    if as_json:
+        print_json("aot.doctor/1", found | ({"selftest": [asdict(result) for result in results]} if selftest else {}))
+    if any(result.outcome == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+def _selftest(*, as_lines: bool) -> list[CheckResult]:
+    """Run the checks; with `as_lines` each prints one when it is done, and a sum comes last."""
+    prepare_libraries(offline=True)
+    from aot.selftest import run_selftest
+
+    results = []
+    current().stage = "self-test"
+    for result in run_selftest():
+        results.append(result)
+        if as_lines:
+            print_text(f"{result.outcome:<8} {result.name}: {result.detail} ({result.elapsed_ms / 1e3:.1f} s)")
+    if as_lines:
+        counts = Counter(result.outcome for result in results)
+        sums = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))
+        print_text(f"{sums} in {sum(result.elapsed_ms for result in results) / 1e3:.1f} s")
+    return results
+
+
+def _in_words(fact: Any) -> str:
+    if isinstance(fact, list):
+        return ", ".join(fact) or "none"
+    return {"True": "on", "False": "off", "None": "not set"}.get(str(fact), str(fact))
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    from aot.models.loading.checkpoints import pick_dtype
+
+    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        bf16 = "bfloat16" if pick_dtype("auto", torch.device("cuda", number)) is torch.bfloat16 else "no bfloat16"
+        devices[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
+    if not torch.cuda.is_available():
+        devices["cuda"] = "none" if torch.version.cuda else "none (this torch is built without CUDA)"
+    devices["mps"] = "available" if torch.backends.mps.is_available() else "none"
+    return devices
+
+
+def _decoders() -> dict[str, str]:
+    import av
+
+    names = {"h264": "H.264", "hevc": "H.265", "vp9": "VP9", "libdav1d": "AV1"}
+    readable = ", ".join(label for codec, label in names.items() if codec in av.codecs_available)
+    return {"pyav": f"{av.__version__}: {readable}", "decord": _decord()}
+
+
+def _decord() -> str:
+    try:
+        import decord
+    except Exception as error:  # a broken shared library raises whatever it likes
+        return f"not usable ({type(error).__name__}: {error})"
+    return str(decord.__version__)
+
+
+def _for_large_models() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    options = {
+        "flash_attn": "--attn flash",
+        "bitsandbytes": "--quantize",
+        "accelerate": "--quantize and --device-map",
+    }
+    found = {}
+    for name, option in options.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = f"not installed ({option} needs it)"
+    return found
+
+
+def _cache() -> dict[str, Any]:
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    from aot.config.schema import REAL_MODEL, ModelConfig
+    from aot.errors import first_line
+    from aot.models.loading.default_model import default_model
+    from aot.models.loading.hub import is_offline
+
+    default = default_model(ModelConfig(offline=True))  # without asking the hub
+    told = f"{default.name} ({default.lacking})" if default.lacking else default.name
+    if default.lacking and not is_offline(ModelConfig()):
+        told = f"{REAL_MODEL}, which its first use fetches; where it cannot be had, {default.name}"
+    folder = constants.HF_HUB_CACHE
+    try:
+        held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except CacheNotFound:
+        held = []
+    except (OSError, RuntimeError, ValueError) as error:  # not a folder, not to be read, or the user has no home
+        held, folder = [], f"{folder} cannot be used ({first_line(error)}); set HF_HOME to a folder"
+    return {
+        "folder": folder,
+        "models": held,
+        "HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE,
+        "AOT_MODEL": os.environ.get("AOT_MODEL"),
+        "default_model": os.environ.get("AOT_MODEL") or told,
+    }

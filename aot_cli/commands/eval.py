@@ -1,0 +1,181 @@
+"""`aot eval`: how often methods answer right, on the bundled world or on data of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot_cli.given import assigned_layer
+from aot_cli.options import (
+    GENERATION,
+    INNER,
+    MODEL,
+    SAMPLING,
+    Given,
+    command,
+    named_methods,
+    shares,
+)
+from aot_cli.output.console import StageBars, json_object, json_text, notify
+from aot_cli.output.screen import print_text
+from aot_cli.run import choose_model, load_with_progress, refuse_selection, unknown_words
+
+if TYPE_CHECKING:
+    from aot.evaluation import Results
+
+__all__ = ["evaluate_command"]
+
+_METHODS = "none,random,uniform,attention,frames,aot"
+_RATIOS = "0.5,0.25,0.1,0.05"
+_FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
+_ANSWERS, _RESULTS, _PLOTS = "answers.jsonl", ("results.json", "results.csv"), ("accuracy.svg", "accuracy.png")
+_RUNS = "run: the run into this folder that a row's times are of; between runs the machine may have changed"
+_DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
+
+
+@command(SAMPLING, MODEL, INNER, GENERATION)
+def evaluate_command(
+    given: Given,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plot.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Questions as JSONL: video, question, answer [, options, family, id].")
+    ] = None,
+    shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="So many clips of the bundled world.")] = None,
+    first_seed: Annotated[
+        int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
+    ] = _FIRST_SEED,
+    methods: Annotated[
+        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
+    ] = _METHODS,
+    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, in (0, 1] or percent.")] = _RATIOS,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="NAME:PATH=VALUE,...",
+            help="A method with other settings, at every ratio: lone:aot.inter.enabled=false, or "
+            "even:methods.fastvid.own_weight=0.5. Repeatable.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first so many videos.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the answers in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json on stdout.")] = False,
+) -> None:
+    """Compare methods at ratios by the answers they lead to, paired over the same questions. Resumable.
+
+    aot eval --shapes 50 -o results --model shapes
+    """
+    from aot.errors import ConfigError
+    from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
+    from aot.runtime.atomic_writes import check_writable, make_folder
+
+    refuse_selection(given)
+    if (data is None) == (shapes is None):
+        raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
+    items = load_dataset(data, limit) if data else ()
+    chosen = choose_model(given)
+    config = chosen.config
+    conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
+    notify(off_budget(conditions))
+    make_folder(output)
+    for name in (_ANSWERS, *_RESULTS, *_PLOTS):
+        check_writable(output / name, overwrite=True, source=data)
+    with locked(output):  # better refused now than after the model was loaded
+        pass
+    model = load_with_progress(chosen)
+    items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
+    notify(unknown_words(model, [item.prompt for item in items]))
+    try:
+        with StageBars() as bars:
+            results = evaluate(
+                items, model, conditions, output, restart=restart, on_notice=lambda notice: notify([notice]),
+                on_progress=lambda done, total: bars("evaluate", done, total),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if (output / _ANSWERS).is_file():
+            notify([f"the answers so far are in {output}; the same command goes on from there"])
+        raise
+    from aot_cli.output.tables import FEW_VIDEOS
+
+    if results.videos < FEW_VIDEOS:
+        few = f"{results.videos} video{'s' * (results.videos > 1)}"
+        notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
+    written = _write(results, output, config.to_dict())
+    if as_json:
+        print_text((output / "results.json").read_text(encoding="utf-8"), end="")
+    else:
+        _show(results, output, written)
+        if shapes:
+            data = output / "clips" / "questions.jsonl"
+            print_text(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
+
+
+def _draw(shapes: int, first_seed: int, output: Path) -> Path:
+    from aot.shapes.clips import write_questions
+
+    with StageBars() as bars:
+        seeds = range(first_seed, first_seed + shapes)
+        return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
+
+
+def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
+    from aot.errors import ConfigError
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, colon, assignments = (part.strip() for part in text.partition(":"))
+        if not colon or not name:
+            raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
+        if name in found:
+            raise ConfigError(f"two variants are called {name}; give one another name")
+        parts = [part.strip() for part in assignments.split(",") if part.strip()]
+        found[name] = dict(assigned_layer(parts, f"--variant {name}").settings)
+    return found
+
+
+def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
+    """Write the results in every form; the names of the files."""
+    from aot.config.schema import BUNDLED_MODEL
+    from aot.evaluation.scoring import SCORING
+    from aot.reports.retention import versions
+    from aot.runtime.atomic_writes import write_text
+
+    plots = _PLOTS if _has_matplotlib() else ()
+    if not plots:
+        notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
+    toy = {"toy_model": config["model"]["name"] == BUNDLED_MODEL}
+    plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config, "versions": versions()}
+    whole = json_text(json_object("aot.eval/1", plain)) + "\n"
+    texts = dict(zip(_RESULTS, (whole, results.to_csv()), strict=True))
+    for name, text in texts.items():
+        write_text(output / name, text, overwrite=True)
+    for name in plots:
+        from aot.evaluation.plot import plot_accuracy
+
+        plot_accuracy(results, output / name)
+    return [_ANSWERS, *texts, *plots]
+
+
+def _has_matplotlib() -> bool:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _show(results: Results, output: Path, written: list[str]) -> None:
+    from aot.evaluation.scoring import SCORING
+    from aot_cli.output.tables import accuracy_tables, family_tables, print_result, several_runs
+
+    plain = results.to_dict()
+    notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(plain) else [])]
+    print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), *notes)
+    videos = f"{results.videos} video{'s' * (results.videos > 1)}"
+    print_text(
+        f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "
+        f"decode {results.decode_ms:.0f} ms, encode {results.encode_ms:.0f} ms"
+    )
+    print_text(f"{output}: {', '.join(written)}")

@@ -1,0 +1,128 @@
+"""`aot inspect`: what a file is, how its frames are grouped and, with a model, what is kept of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot.errors import ConfigError
+from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
+from aot_cli.output.console import StageBars, notify, print_json
+from aot_cli.output.describe import describe_video, described, show
+from aot_cli.output.outputs import check_outputs
+from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
+from aot_cli.run import (
+    choose_model_for_video,
+    compress_with_progress,
+    load_with_progress,
+    opened_video,
+    refuse_selection,
+)
+
+if TYPE_CHECKING:
+    from aot.config.schema import Config
+    from aot.pipeline.run import Compression
+    from aot.video import VideoFile
+    from aot_cli.output.terminal_pictures import ClipStrips
+
+__all__ = ["inspect_command"]
+
+
+@command(SAMPLING, MODEL, COMPRESSION)
+def inspect_command(
+    source: Annotated[str, typer.Argument(metavar="VIDEO|TOKENS", help="A video or its address, or a tokens file.")],
+    given: Given,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlay",
+            metavar="OUT.mp4",
+            help="With --model: also write the clip, discarded patches dimmed and keyframes marked (H.264, no sound).",
+        ),
+    ] = None,
+    html: HTML = None,
+    force: FORCE = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """What a file is, which frames would be looked at, and how they are grouped around keyframes.
+
+    With --model the video is compressed as `aot compress` would, and what is kept of each frame is shown.
+    """
+    from aot.storage.tokens_file import is_tokens_file, load_tokens
+    from aot_cli.output.strips import strips_of_file
+    from aot_cli.output.terminal_pictures import shows_pictures
+
+    strips, pictured = None, not as_json and shows_pictures()
+    with_model = given.is_typed("model.name")
+    if overlay:
+        _check_overlay(source, overlay, force=force, with_model=with_model)
+    if html and not with_model:
+        raise ConfigError("--html shows what a model's tokens become; add --model")
+    check_pictures(html, source)
+    check_outputs(source, {"--overlay": overlay, "--html": html}, force=force)
+    if is_tokens_file(source):
+        file = load_tokens(source)
+        found = described(source, file.report, file.tokens)
+    else:
+        refuse_selection(given)
+        if with_model:
+            found, strips = _describe_compression(source, given, html, overlay, force=force, pictured=pictured)
+        else:
+            config = given.config()
+            with opened_video(source, given) as video:
+                found = describe_video(video.index, config)
+                strips = strips_of_file(video, found, config.sampling) if pictured else None
+    notify(found["notices"])
+    if overlay:
+        notify([f"the overlay is in {overlay}"])
+    tell_of_page(html)
+    if as_json and "prediction" in found:
+        print_json("aot.inspect.video/1", found)
+    elif as_json:
+        files = {"page_file": page_name(html), "overlay_file": str(overlay) if overlay else None}
+        print_json("aot.inspect.kept/1", {**found, **files})
+    else:
+        show(source, found, strips)
+
+
+def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool) -> None:
+    from aot.reports.overlay import check_overlay
+    from aot.storage.tokens_file import is_tokens_file
+
+    if is_tokens_file(source):
+        raise ConfigError(f"{source} is a tokens file, without pictures; --overlay needs the video, and --model")
+    if not with_model:
+        raise ConfigError("--overlay shows which tokens a model keeps; add --model, for instance --model shapes")
+    check_overlay(source, overlay, overwrite=force)
+
+
+def _describe_compression(
+    source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
+) -> tuple[dict[str, Any], ClipStrips | None]:
+    """The report and, if `pictured`, strips for it; page and overlay are written."""
+    from aot_cli.output.strips import strips_of_trace
+
+    with opened_video(source, given) as video:
+        chosen = choose_model_for_video(video, given)
+        config, traced = chosen.config, bool(pictured or html or overlay)
+        result = compress_with_progress(video, config, load_with_progress(chosen), traced=traced)
+        found = described(source, result.report.to_dict(), result.tokens)
+        compression_page(html, result, config, ["inspect", source], force=force)
+        if overlay:
+            _write_overlay(video, overlay, result, config, force=force)
+    return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
+
+
+def _write_overlay(video: VideoFile, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
+    from aot.reports.overlay import token_fates, write_overlay
+
+    assert result.trace is not None
+    tokens = token_fates(result.tokens, result.trace.origin)
+    with StageBars() as bars:
+
+        def tell(done: int, frames: int) -> None:
+            bars("overlay", done, frames)
+
+        write_overlay(video, overlay, tokens, config.sampling, tell, overwrite=force)

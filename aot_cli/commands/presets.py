@@ -1,0 +1,57 @@
+"""`aot presets`: named settings and where they come from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aot_cli.options import command
+from aot_cli.output.console import print_json
+from aot_cli.output.screen import print_text
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Named settings: `list` them, or `show` one with its source.", no_args_is_help=True)
+
+
+@app.command("list")
+@command()
+def list_presets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Names for --preset, each with what it is for."""
+    from aot.config.presets import preset_names, preset_text
+
+    purposes = {name: _purpose(preset_text(name)) for name in preset_names()}
+    if as_json:
+        told = [{"name": name, "purpose": purpose} for name, purpose in purposes.items()]
+        print_json("aot.presets/1", {"presets": told})
+        return
+    width = max(len(name) for name in purposes)
+    for name, purpose in purposes.items():
+        print_text(f"{name:<{width}}  {purpose}")
+
+
+@app.command("show")
+@command()
+def show_preset(
+    name: Annotated[str, typer.Argument(help="A name from `aot presets list`.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout: every setting.")] = False,
+) -> None:
+    """A preset as YAML, with its source; or every resolved setting as JSON."""
+    from aot.config.presets import preset_text
+    from aot.config.sources import resolve_config
+
+    text = preset_text(name)
+    if as_json:
+        config = resolve_config({}, name).to_dict()
+        print_json("aot.preset/1", {"name": name, "purpose": _purpose(text), "config": config})
+    else:
+        print_text(text, end="")
+
+
+def _purpose(text: str) -> str:
+    """The first sentence of the header, after the command that uses the preset."""
+    header = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    return " ".join(header[1:]).strip().partition(". ")[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""What commands print: tables, pictures, JSON, errors and progress."""

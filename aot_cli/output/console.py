@@ -1,0 +1,243 @@
+"""The terminal: results on stdout, all else on stderr, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
+from aot.runtime.memory import is_out_of_memory
+from aot_cli.output.screen import drop_unwritten, escaped, print_text
+from aot_cli.session import Session, begin, current, say
+from aot_cli.signals import Terminated
+
+__all__ = [
+    "StageBars",
+    "explain",
+    "explained_errors",
+    "json_object",
+    "json_text",
+    "log",
+    "notify",
+    "prepare_libraries",
+    "print_failure",
+    "print_json",
+    "print_usage",
+    "quiet_libraries",
+    "usage_line",
+]
+
+_EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
+    (ConfigError, 2),
+    (VideoError, 3),
+    (ModelError, 4),
+    (MemoryLimitError, 5),
+    (AOTError, 1),
+)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def explained_errors(session: Session) -> Iterator[None]:
+    """Run a command: its errors become one line on stderr, with `--json` also an object on stdout, and an exit code."""
+    try:
+        with begin(session):
+            yield
+            sys.stdout.flush()  # here a full disk is still an error like any other
+    except (Exception, KeyboardInterrupt) as error:
+        if hasattr(error, "exit_code"):  # typer's own way of leaving
+            raise
+        if session.debug:
+            print_text(traceback.format_exc(), end="", to_stderr=True)
+        raise typer.Exit(explain(error, session)) from None
+
+
+def explain(error: BaseException, session: Session) -> int:
+    """Say what went wrong, on stderr and in JSON where that is asked for, and return the exit code."""
+    message, code = _message(error)
+    if message:
+        say(message)
+    try:
+        if session.as_json:
+            print_failure(message, code, session)
+    except OSError:  # full, or its reader has left
+        pass
+    drop_unwritten(sys.stdout)
+    is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
+    if isinstance(error, KeyboardInterrupt) and is_answering:
+        os._exit(code)  # its forward pass cannot be interrupted; do not wait for it
+    return code
+
+
+def _message(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, nothing if nobody is left to read it, and the exit code."""
+    if isinstance(error, AOTError):
+        return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, Terminated):
+        return "terminated", 143
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, BrokenPipeError):
+        return "", 1
+    line = " ".join(str(error).split())[:300]
+    if is_out_of_memory(error):
+        told = f" ({line})" if line else ""
+        return f"out of memory{told}; give this process more (ulimit -v, or its container's limit)", 5
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        return f"the output cannot be written: {os.strerror(error.errno).lower()}", 1
+    return f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback", 1
+
+
+def notify(notices: Iterable[str]) -> None:
+    """Say on one line each what the user should know; it is in the command's JSON too."""
+    for notice in notices:
+        current().notify(notice)
+
+
+def log(message: str) -> None:
+    """Record a step or a decision, for `--verbose`."""
+    logging.getLogger("aot").info(message)
+
+
+def print_json(schema: str, value: Mapping[str, Any]) -> None:
+    """Print the one JSON object of `--json`; `schema` is its name in `aot_cli.output.schemas`."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print_text(json_text(json_object(schema, value), ascii_only=not utf8))
+
+
+def print_failure(message: str, code: int, session: Session) -> None:
+    """Print what `--json` gives instead of a result."""
+    notices = list(session.notices)
+    print_text(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
+
+
+def json_object(schema: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's result with its schema's name and with every note so far."""
+    return {"schema": schema, **value, "notices": list(current().notices)}
+
+
+def json_text(value: Mapping[str, Any], *, ascii_only: bool = True) -> str:
+    """Return valid JSON: numbers that are not finite, which JSON does not have, are null; see also `escaped`."""
+    return escaped(json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value
+
+
+def print_usage(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> None:
+    """Print `usage_line` on stderr, where somebody watches or asked for it."""
+    if current().shows_progress or current().verbose:
+        print_text(usage_line(report, stage_ms), to_stderr=True)
+
+
+def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
+    """What a run kept and how long its stages took, in one line."""
+    times = "".join(f"; {name} {ms / 1e3:.2f} s" for name, ms in stage_ms.items())
+    return f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}){times}"
+
+
+def quiet_libraries(offline: bool) -> None:
+    """Before the hub's library is imported: keep it quiet, and offline if asked (it reads this on import)."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not current().shows_progress:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def prepare_libraries(offline: bool) -> None:
+    """Before transformers is used: as `quiet_libraries`, for it and what it imports."""
+    quiet_libraries(offline)
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=library)
+    import torch
+    from huggingface_hub import constants
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    # cuDNN plans its attention anew in each thread for each length of a prompt, 50 to 700 ms before the first token.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+    disable_progress_bar()  # also the hub's, which show how far a fetch is
+    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()
+
+
+class StageBars:
+    """Progress bars on stderr, one per stage, where it is a terminal; the session knows the stage in any case."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        from aot_cli.output.safe_console import SafeConsole
+
+        self._progress = Progress(
+            TextColumn("{task.description:<10}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=SafeConsole(stderr=True),
+            transient=True,
+            disable=not current().shows_progress,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> StageBars:
+        if not self._progress.disable:  # some versions of rich print an empty line even when disabled
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._progress.disable:
+            self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
+
+    def megabytes(self, stage: str) -> Callable[[int, int], None]:
+        """Return a function that takes how many bytes are done, and of how many."""
+        return lambda done, whole: self(stage, done // 10**6, whole // 10**6)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage whose length is not known beforehand."""
+        task, start = self._progress.add_task(name, total=None), time.perf_counter()
+        current().stage = name
+        yield
+        self._progress.update(task, total=1, completed=1)
+        log(f"{name}: {time.perf_counter() - start:.2f} s")

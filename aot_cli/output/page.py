@@ -1,0 +1,184 @@
+"""`--html`: the page that shows what a run kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aot.errors import ConfigError
+from aot_cli.output.console import notify
+
+if TYPE_CHECKING:
+    from aot.config.schema import Config
+    from aot.evaluation import Condition, Seen, Witness
+    from aot.pipeline.run import Compression
+    from aot.reports.html import ShownRun, ShownVideo
+
+__all__ = ["FORCE", "HTML", "check_pictures", "comparison_page", "compression_page", "page_name", "tell_of_page"]
+
+HTML = Annotated[
+    Path | None, typer.Option("--html", help="Also write a page that shows what was kept, to open in a browser.")
+]
+FORCE = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
+
+
+def check_pictures(path: Path | None, source: str) -> None:
+    """
+    Raises:
+        ConfigError: there is to be a page of a source without pictures.
+    """
+    from aot.storage.tokens_file import is_tokens_file
+
+    if path is not None and is_tokens_file(source):
+        raise ConfigError("--html shows a video's frames, which a tokens file does not hold; name the video")
+
+
+def compression_page(
+    path: Path | None,
+    result: Compression,
+    config: Config,
+    words: Sequence[str],
+    *,
+    force: bool,
+    answers: Sequence[tuple[str, str]] = (),
+    answers_ms: float | None = None,
+) -> None:
+    """The page of one run, if one was asked for. words: of the command that does it again, with the video's path.
+    answers: questions and answers, which took answers_ms.
+    """
+    if path is None or result.trace is None:
+        return
+    from aot.reports.html import ShownRun
+    from aot_cli.output.reproduce import command_for
+
+    report, trace = result.report, result.trace
+    asked = {} if answers_ms is None else {"answer" if len(answers) == 1 else "answers": answers_ms}
+    run = ShownRun(
+        name=_run_name(config.method, config),
+        tokens=result.tokens,
+        origin=trace.origin,
+        frames=report.frames,
+        visual_tokens=report.visual_tokens,
+        budget_tokens=report.budget_tokens,
+        costs_ms={**report.stage_ms, **asked},
+        peak_bytes=report.peak_bytes,
+        command=command_for(words, config),
+        config=report.config,
+        answers=answers,
+    )
+    notices = (*report.notices, *_not_shown([config]))
+    video = _shown_video(report.video, trace.pictures, report.model, report.versions, notices)
+    _write(path, video, [run], force=force)
+
+
+def comparison_page(
+    path: Path,
+    witness: Witness,
+    conditions: Mapping[str, Condition],
+    rows: Sequence[Mapping[str, Any]],
+    question: str,
+    shared: Mapping[str, Any],
+    model: Mapping[str, Any],
+    command: str,
+    notices: Sequence[str],
+    *,
+    force: bool,
+) -> None:
+    """The page of the methods that answered, each a row of `aot compare`; shared: what all rows have in common."""
+    from aot.reports.retention import versions
+
+    runs = [
+        _compared(row, conditions[row["condition"]], witness.seen[row["condition"]], question, shared, command)
+        for row in rows
+    ]
+    told = [*notices, *_not_shown(conditions[row["condition"]].config for row in rows)]
+    video = _shown_video(asdict(witness.source), witness.pictures.files, model, versions(), told)
+    _write(path, video, runs, force=force)
+
+
+def _compared(
+    row: Mapping[str, Any],
+    condition: Condition,
+    seen: Seen,
+    question: str,
+    shared: Mapping[str, Any],
+    command: str,
+) -> ShownRun:
+    from aot.reports.html import ShownRun
+    from aot.reports.retention import frame_retention
+
+    costs = {"decode": shared["decode_ms"]} | {name: row[f"{name}_ms"] for name in ("encode", "compress", "answer")}
+    return ShownRun(
+        name=_run_name(row["method"], condition.config),
+        tokens=seen.tokens,
+        origin=seen.origin,
+        frames=frame_retention(seen.tokens, math.prod(seen.tokens.grid), seen.similarity),
+        visual_tokens=shared["visual_tokens"],
+        budget_tokens=row["budget_tokens"] if condition.config.compresses else None,
+        costs_ms=costs,
+        peak_bytes={"answering": row["answer_bytes"]},
+        command=command,
+        config=condition.config.to_dict(),
+        answers=[(question, row["answer"])],
+    )
+
+
+def _not_shown(configs: Iterable[Config]) -> list[str]:
+    """A note on what happens after all that a page shows."""
+    names = dict.fromkeys(config.inner.name for config in configs if config.reduces_inside)
+    return (
+        [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []
+    )
+
+
+def page_name(path: Path | None) -> str | None:
+    """Return the page's name for JSON."""
+    return None if path is None else str(path)
+
+
+def tell_of_page(path: Path | None) -> None:
+    """One line on stderr, if there is a page."""
+    if path is not None:
+        notify([f"the page is in {path}"])
+
+
+def _run_name(method: str, config: Config) -> str:
+    """What a run is called beside others."""
+    name = f"{method}+{config.inner.name}" if config.reduces_inside and "+" not in method else method
+    return f"{name} at {100 * config.ratio:.4g} %" if config.has_budget else name
+
+
+def _shown_video(
+    video: Mapping[str, Any],
+    pictures: Sequence[bytes],
+    model: Mapping[str, Any],
+    versions: Mapping[str, str],
+    notices: Sequence[str],
+) -> ShownVideo:
+    """What all runs on one video share."""
+    from aot.reports.html import ShownVideo
+
+    facts = {
+        "video": f"{video['width']} x {video['height']}, {video['duration_s']:.2f} s, {video['codec']}",
+        "frames": str(len(pictures)),
+        "model": f"{model['name']} on {model['device']}, {model['dtype']}",
+    }
+    size = video["width"], video["height"]
+    return ShownVideo(Path(video["path"]).name, size, pictures, facts, dict(versions), tuple(notices))
+
+
+def _write(path: Path, video: ShownVideo, runs: Sequence[ShownRun], *, force: bool) -> None:
+    """Write the page whole or not at all.
+
+    Raises:
+        OutputError: see `aot.runtime.atomic_writes`.
+    """
+    from aot.reports.html import render_page
+    from aot.runtime.atomic_writes import write_text
+
+    write_text(path, render_page(video, runs), overwrite=force)

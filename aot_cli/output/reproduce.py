@@ -1,0 +1,78 @@
+"""The command that does a run again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Setting
+
+if TYPE_CHECKING:
+    from aot.config.schema import Config
+
+__all__ = ["ask_words", "command_for"]
+
+_ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
+_FLAGS = {setting.path: setting for _, group in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in group}
+
+
+def ask_words(source: str, questions: Sequence[str]) -> list[str]:
+    """The words of `aot ask` for `command_for`."""
+    first, *more = questions
+    return ["ask", source, first, *(word for question in more for word in ("-q", question))]
+
+
+def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
+    """`aot` with `words` (command, file, and what else it takes) and flags for what decides the result: model, frames,
+    method, ratio, and every other setting that is not what it would be without flags, in an empty folder or here.
+
+    leave_out: settings that the words already say.
+    """
+    resolved = dict(_flat(config.to_dict()))
+    usual = [dict(_flat(plain)) for plain in _usual(config)]
+    named = [path for path in _ALWAYS if resolved[path] is not None]
+    if resolved["sampling.fps"] is not None:
+        named.remove("sampling.frames")
+    unusual = [path for path in resolved if any(each.get(path) != resolved[path] for each in usual)]
+    chosen = (*named, *(path for path in unusual if path not in _ALWAYS))
+    flags = (_flag(path, resolved[path]) for path in chosen if path not in leave_out)
+    command, source, *others = words
+    line = shlex.join(["aot", command, _not_a_flag(source), *others, *(word for flag in flags for word in flag)])
+    return f"{line} < VIDEO" if source == "-" else line
+
+
+def _not_a_flag(source: str) -> str:
+    return f"./{source}" if source.startswith("-") and source != "-" else source
+
+
+def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
+    """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
+    from aot.config.schema import build_config
+    from aot.config.sources import resolve_config
+
+    assert config.model.name is not None  # a model has run
+    model = {"model": {"name": config.model.name}}
+    yield build_config(model).to_dict()
+    yield resolve_config({}, base=model).to_dict()
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _flag(path: str, value: Any) -> list[str]:
+    setting = _FLAGS.get(path)
+    if setting is None or value is None:
+        return ["--set", f"{path}={json.dumps(value)}"]
+    return _switch(setting, value) if setting.kind is bool else [setting.flag_names[0], str(value)]
+
+
+def _switch(setting: Setting, value: bool) -> list[str]:
+    on, _, off = setting.flag_names[0].partition("/")
+    return [on if value else off]

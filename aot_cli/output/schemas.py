@@ -1,0 +1,426 @@
+"""What `--json` prints: every object with its keys, their types and units. Makes docs/json.md.
+
+A type is string, integer, number, boolean, object (keys of no fixed set) or any, or the name of a part below; `[type]`
+is an array, `{type}` an object with free keys and such values, `type?` may be null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from aot_cli.output.screen import print_text
+
+__all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
+
+
+class Key(NamedTuple):
+    """A key of an object. optional: it may be missing."""
+
+    name: str
+    type: str
+    meaning: str
+    optional: bool = False
+
+
+_NOTICES = Key("notices", "[string]", "what stderr said on lines with `note:`, also where `--quiet` kept it from there")
+_VERSIONS = Key("versions", "{string}", "of Python and the libraries that the numbers depend on")
+_CONFIG = Key("config", "object", "every resolved setting, as in `aot presets show NAME --json`")
+_MODEL = Key("model", "model", "what was run, where and how")
+_TOY = Key("toy_model", "boolean", "whether the bundled model was used, which knows drawn shapes and nothing else")
+_PAGE = Key("page_file", "string?", "the page of `--html`")
+_SOURCE = Key("source", "string", "the video or tokens file, as named on the command line")
+_COUNTS = (
+    Key("visual_tokens", "integer", "of all frames, before compression"),
+    Key("budget_tokens", "integer?", "what the ratio promises; null: nothing is promised"),
+    Key("kept_tokens", "integer", "that the language model is given"),
+)
+_LOAD = Key(
+    "language_model_load", "number", "share of `visual_tokens` in a layer of the language model, mean of layers"
+)
+_ANSWER_MS = (
+    Key("first_token_ms", "number?", "from the question to the first piece of the answer"),
+    Key("answer_ms", "number", "from the question to the end of the answer"),
+)
+_TIMES = (Key("timestamps_s", "[number]", "of the encoded frames"), Key("clips", "[clip]", "groups of frames"))
+_RUN = (
+    _SOURCE,
+    _TOY,
+    *_COUNTS,
+    Key("retention", "number", "`kept_tokens` / `visual_tokens`, 0 to 1"),
+    Key("frames", "[frame]", "what was kept of each"),
+    *_TIMES,
+    Key("stage_ms", "{number}", "`decode`, `encode`, `compress`; empty where a tokens file is asked"),
+    Key(
+        "peak_bytes",
+        "{integer?}",
+        "most memory so far of the process (`host`) and on its GPU (`device`); null: not known",
+    ),
+    Key("facts", "object", "what the method says of its work"),
+    _MODEL,
+    Key("video", "video", "the file"),
+    _CONFIG,
+    _VERSIONS,
+)
+_TOKENS = Key("tokens_file", "string", "where the kept tokens are")
+_ENVIRONMENT = Key("environment", "environment", "the machine")
+
+_CARD = (
+    Key("name", "string", "for `--method` or `--inner`"),
+    Key("acts", "string", "where"),
+    Key("paper", "string", "empty for a baseline"),
+    Key("exact", "boolean", "whether a budget is met to the token"),
+    Key("remark", "string", "what is kept and merged; of a broken plug-in, what is wrong"),
+    Key("least", "string", "the least ratio; empty: any"),
+    Key("needs", "[string]", "from the vision tower; not for `inner`", optional=True),
+)
+
+PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
+    {
+        "frame": (
+            Key("frame", "integer", "from 0"),
+            Key("timestamp_s", "number", "in the video"),
+            Key("clip", "integer", "its clip, from 0"),
+            Key("is_keyframe", "boolean", "of its clip"),
+            Key("similarity", "number?", "cosine to the frame before; null for the first"),
+            Key("own", "integer", "tokens of a keyframe, or of a frame that is no part of a group"),
+            Key("distinct", "integer", "tokens of a later frame that changed"),
+            Key("merged", "integer", "tokens into which others were merged"),
+            Key("kept", "integer", "own + distinct + merged"),
+            Key("retention", "number", "of this frame's tokens, 0 to 1; above 1 where others' are merged into it"),
+        ),
+        "clip": (
+            Key("clip", "integer", "from 0"),
+            Key("keyframe", "integer", "its first frame"),
+            Key("members", "[integer]", "its frames"),
+            Key("timestamps_s", "[number]", "of its frames"),
+        ),
+        "model": (
+            Key("name", "string", "on the hub, a folder, or `shapes`"),
+            Key("revision", "string?", "commit on the hub; null for a folder"),
+            Key("fingerprint", "string", "of the weights that define its tokens"),
+            _TOY,
+            Key("device", "string", "cpu, cuda:0, mps"),
+            Key("dtype", "string", "float32, bfloat16, float16"),
+            Key("attention", "string", "kernels of the vision tower"),
+            Key("vision_blocks", "integer", "of the vision tower"),
+            Key("width", "integer", "of a token", optional=True),
+            Key("saliency_blocks", "[integer]", "blocks whose attention the method read", optional=True),
+            Key("positions", "string", "of kept tokens in the prompt: `packed` or `original`"),
+            Key("token_order", "string", "in which kept tokens are read: `raster` or `method`", optional=True),
+            Key("pooling", "string", "of a frame's patches", optional=True),
+            Key("newline", "string", "which rows have a newline token", optional=True),
+        ),
+        "video": (
+            Key("path", "string", "of the file"),
+            Key("container", "string", "format"),
+            Key("codec", "string", "of the pictures"),
+            Key("width", "integer", "pixels, upright"),
+            Key("height", "integer", "pixels, upright"),
+            Key("rotation_degrees", "integer", "clockwise, applied"),
+            Key("stream_index", "integer", "of the video stream"),
+            Key("video_streams", "integer", "how many there are"),
+            Key("frames", "integer", "that can be shown"),
+            Key("header_frames", "integer", "that the container claims; 0: it does not say"),
+            Key("discarded_frames", "integer", "hidden by an edit list"),
+            Key("keyframes", "integer", "seek points"),
+            Key("duration_s", "number", "of the pictures"),
+            Key("average_fps", "number", "frames per second"),
+            Key("variable_frame_rate", "boolean", ""),
+            Key("has_audio", "boolean", "not used"),
+            Key("mirrored", "boolean", "left and right change sides after the rotation, applied"),
+        ),
+        "answer": (
+            Key("question", "string", ""),
+            Key("answer", "string", ""),
+            Key("prompt_tokens", "integer", "read: text and visual tokens"),
+            Key("output_tokens", "integer", "written"),
+            *_ANSWER_MS,
+        ),
+        "prediction": (
+            Key("tokens_per_frame", "integer", ""),
+            Key("tokens_before", "integer", "compression"),
+            Key("tokens_after", "any", "an integer, or a string where the content or the model decides"),
+            Key("assuming", "string", "which model"),
+        ),
+        "compared": (
+            Key("condition", "string", "method and ratio"),
+            Key("method", "string", ""),
+            Key("ratio", "number", "0 to 1"),
+            Key("answer", "string", ""),
+            *_COUNTS[1:],
+            _LOAD,
+            Key("encode_ms", "number", "shared by methods that do not merge inside the tower"),
+            Key("compress_ms", "number", ""),
+            *_ANSWER_MS,
+            Key("answer_bytes", "integer?", "memory of answering beyond what was held; null: not measured"),
+        ),
+        "condition": (
+            Key("name", "string", "method or variant"),
+            Key("ratio", "number", "0 to 1"),
+            Key("micro", "interval", "mean score over questions"),
+            Key("macro", "interval", "mean score over families"),
+            Key("families", "{interval}", "mean score of each family"),
+            Key("against", "{difference}", "to `none` and `random` at the same ratio, on the same questions"),
+            Key("timed_in_runs", "[integer]", "the runs into the folder, from 1, that its times are of"),
+            Key("kept_tokens", "number", "mean over videos"),
+            Key("budget_tokens", "number?", "mean over videos; null: nothing is promised"),
+            _LOAD,
+            *(
+                Key(name, "number", "median over videos")
+                for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
+            ),
+        ),
+        "difference": (
+            Key("micro", "interval", "mean difference over questions"),
+            Key("macro", "interval", "mean difference over families"),
+        ),
+        "interval": (
+            Key("mean", "number", "0 to 1; of differences -1 to 1"),
+            Key("low", "number?", "of the 95 % interval; null: not available, of fewer than two videos"),
+            Key("high", "number?", "of the 95 % interval; null: as `low`"),
+        ),
+        "arm": (
+            Key("name", "string", "method and ratio"),
+            Key("prompt_tokens", "integer", "text and visual tokens"),
+            Key("kept_tokens", "integer", "visual tokens"),
+            Key("output_tokens", "integer", "written"),
+            Key("figures", "{figure}", "by stage; names end in their unit"),
+            Key("host_bytes", "integer?", "memory beyond what was held, the most of all rounds; null: not measured"),
+            Key("device_bytes", "integer?", "the same on the GPU"),
+        ),
+        "figure": (
+            Key("median", "number", "of the rounds"),
+            Key("least", "number", "of the rounds"),
+            Key("most", "number", "of the rounds"),
+        ),
+        "size": (
+            Key("frames", "integer", "F"),
+            Key("side", "integer", "patches per side g"),
+            Key("width", "integer", "of the features, D"),
+            Key("anchors", "integer", "per frame, M"),
+            Key("ratio", "number", "of the pooled tokens"),
+        ),
+        "environment": (
+            Key("device", "string", "cpu, cuda:0, mps"),
+            Key("device_name", "string", ""),
+            Key("cpus", "integer", ""),
+            Key("threads", "integer", "of torch"),
+        ),
+        "card": _CARD,
+        "method": (
+            *_CARD,
+            Key("description", "[string]", "paragraphs"),
+            Key("settings", "[setting]", ""),
+            Key("presets", "[string]", "that choose it"),
+            Key("example", "string?", "of a setting; null: there is none"),
+        ),
+        "setting": (
+            Key("path", "string", "for `--set`"),
+            Key("type", "string", ""),
+            Key("rule", "string", "its range; empty: none"),
+            Key("default", "any", ""),
+            Key("default_text", "string", "as `--set` takes it"),
+        ),
+        "demo question": (
+            Key("question", "string", ""),
+            Key("expected", "string", "the right answer"),
+            Key("answer_of_all", "string", "with all tokens"),
+            Key("answer_of_kept", "string", "with those kept"),
+        ),
+        "check": (
+            Key("name", "string", "what is checked"),
+            Key("outcome", "string", "passed, failed or skipped"),
+            Key("detail", "string", "what was found, or why it was skipped"),
+            Key("elapsed_ms", "number", ""),
+        ),
+        "preset": (Key("name", "string", "for `--preset`"), Key("purpose", "string", "")),
+        "cache": (
+            Key("folder", "string", "of the Hugging Face hub"),
+            Key("models", "[string]", "in it"),
+            Key("HF_HUB_OFFLINE", "boolean", ""),
+            Key("AOT_MODEL", "string?", "null: not set"),
+            Key("default_model", "string", "that answers without `--model`"),
+        ),
+    }
+)
+
+OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
+    {
+        "aot.ask/1": (
+            Key("answer", "string", "to the first question"),
+            Key("answers", "[answer]", "to every question"),
+            _LOAD,
+            *_RUN,
+            _PAGE,
+            _NOTICES,
+        ),
+        "aot.compress/1": (
+            _TOKENS,
+            Key("report_file", "string?", "of `--report`; a .json there is this object"),
+            _PAGE,
+            *_RUN,
+            _NOTICES,
+        ),
+        "aot.inspect.kept/1": (*_RUN, _PAGE, Key("overlay_file", "string?", "the film of `--overlay`"), _NOTICES),
+        "aot.inspect.video/1": (
+            _SOURCE,
+            Key("video", "video", "the file"),
+            *_TIMES,
+            Key("prediction", "prediction", "of what would be kept"),
+            _NOTICES,
+        ),
+        "aot.compare/1": (
+            _SOURCE,
+            Key("question", "string", ""),
+            _COUNTS[0],
+            Key("decode_ms", "number", "once for all methods"),
+            Key("methods", "[compared]", "those that answered; the others are in `notices`"),
+            _TOY,
+            _MODEL,
+            _CONFIG,
+            _VERSIONS,
+            _PAGE,
+            _NOTICES,
+        ),
+        "aot.eval/1": (
+            Key("videos", "integer", ""),
+            Key("questions", "integer", ""),
+            Key("families", "{integer}", "how many questions each has"),
+            Key("visual_tokens", "number", "before compression, mean over videos"),
+            Key("decode_ms", "number", "median over videos"),
+            Key("encode_ms", "number", "median over videos, of the first condition"),
+            Key("conditions", "[condition]", "methods and variants at their ratios"),
+            Key("scoring", "string", "when an answer is right"),
+            _TOY,
+            _CONFIG,
+            _VERSIONS,
+            _NOTICES,
+        ),
+        "aot.bench.video/1": (
+            Key("frames", "integer", "encoded"),
+            _COUNTS[0],
+            Key("rounds", "integer", ""),
+            Key("arms", "[arm]", "all tokens, then those kept"),
+            Key("speedup", "{figure}", "all tokens / those kept, by figure, round by round"),
+            _MODEL,
+            _CONFIG,
+            _ENVIRONMENT,
+            _VERSIONS,
+            _NOTICES,
+        ),
+        "aot.bench.compressor/1": (
+            Key("size", "size", "of the input"),
+            Key("dtype", "string", "of the features"),
+            Key("rounds", "integer", ""),
+            Key("figures", "{figure}", "names end in their unit"),
+            Key("kept_tokens", "integer", ""),
+            Key("feature_bytes", "integer", "of the input"),
+            Key("extra_host_bytes", "integer?", "most memory beyond the input; null: not measured"),
+            Key("extra_device_bytes", "integer?", "the same on the GPU"),
+            Key("copy_bytes_per_s", "number", "of a plain copy, reading and writing counted"),
+            Key("of_copy", "number", "the input once through, as a share of what a copy reaches"),
+            _ENVIRONMENT,
+            _VERSIONS,
+            _NOTICES,
+        ),
+        "aot.demo/1": (
+            _TOKENS,
+            Key("page_file", "string", "the page"),
+            Key("questions", "[demo question]", ""),
+            Key("total_ms", "number", ""),
+            *_RUN,
+            _NOTICES,
+        ),
+        "aot.methods/1": (
+            Key("methods", "[card]", "for `--method`"),
+            Key("inner", "[card]", "for `--inner`"),
+            _NOTICES,
+        ),
+        "aot.method/1": (
+            Key("methods", "[method]", "that of this name", optional=True),
+            Key("inner", "[method]", "that of this name", optional=True),
+            _NOTICES,
+        ),
+        "aot.presets/1": (Key("presets", "[preset]", ""), _NOTICES),
+        "aot.preset/1": (Key("name", "string", "for `--preset`"), Key("purpose", "string", ""), _CONFIG, _NOTICES),
+        "aot.doctor/1": (
+            _VERSIONS,
+            Key("devices", "{string}", ""),
+            Key("decoders", "{string}", ""),
+            Key("for_large_models", "{string}", "optional packages"),
+            Key("model_cache", "cache", ""),
+            Key("selftest", "[check]", "of `--selftest`", optional=True),
+            _NOTICES,
+        ),
+        "aot.error/1": (
+            Key("error", "string", "what went wrong and what to do"),
+            Key(
+                "exit_code",
+                "integer",
+                "1 runtime, 2 usage, 3 video, 4 model, 5 memory, 130 interrupted, 143 terminated",
+            ),
+            _NOTICES,
+        ),
+    }
+)
+_COMMANDS = {
+    "aot.ask/1": "`aot ask`",
+    "aot.compress/1": "`aot compress`, and the file of `--report x.json`",
+    "aot.inspect.kept/1": "`aot inspect` with `--model`, or of a tokens file",
+    "aot.inspect.video/1": "`aot inspect` of a video alone",
+    "aot.compare/1": "`aot compare`",
+    "aot.eval/1": "`aot eval`, and its results.json",
+    "aot.bench.video/1": "`aot bench video`",
+    "aot.bench.compressor/1": "`aot bench compressor`",
+    "aot.demo/1": "`aot demo`",
+    "aot.methods/1": "`aot methods`",
+    "aot.method/1": "`aot methods NAME`",
+    "aot.presets/1": "`aot presets list`",
+    "aot.preset/1": "`aot presets show NAME`",
+    "aot.doctor/1": "`aot doctor`",
+    "aot.error/1": "Every command that fails",
+}
+_PREFACE = """\
+# What `--json` prints
+
+One JSON object on stdout, also when a command fails and when the command line is wrong: then it is `aot.error/1`, and
+the exit code is that of `exit_code`. Nothing else is on stdout. `schema` names the object; its number grows when a key
+goes away or changes its meaning, not when one is added. The same name is the same thing in every object. Units are in
+the names: `_s` seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number that is not finite is null.
+
+In the tables `[type]` is an array, `{type}` an object with free keys and values of this type, `type?` may be null,
+`object` has no fixed keys; other names are the objects under "Parts". Keys in *italics* may be missing.
+"""
+
+
+def markdown() -> str:
+    """Return docs/json.md."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield _PREFACE
+    yield "## Objects"
+    for name, keys in OBJECTS.items():
+        schema = Key("schema", "string", f'"{name}"')
+        yield from _table(name, f"{_COMMANDS[name]}.", (schema, *keys))
+    yield "\n## Parts"
+    for name, keys in PARTS.items():
+        yield from _table(name, "", keys)
+
+
+def _table(name: str, text: str, keys: Sequence[Key]) -> Iterator[str]:
+    yield f"\n### {name}\n"
+    if text:
+        yield f"{text}\n"
+    yield "| key | type | |"
+    yield "|---|---|---|"
+    for key in keys:
+        shown = f"*{key.name}*" if key.optional else key.name
+        yield f"| {shown} | {key.type} | {key.meaning} |"
+
+
+if __name__ == "__main__":
+    print_text(markdown(), end="")

@@ -1,0 +1,75 @@
+"""Where the small pictures come from: a run's trace, or the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aot.errors import AOTError
+from aot_cli.output.console import StageBars
+from aot_cli.output.terminal_pictures import Clips, ClipStrips, picture_size, shown_clips
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aot.config.schema import SamplingConfig
+    from aot.video import VideoFile
+
+__all__ = ["strips_of_file", "strips_of_trace"]
+
+
+def strips_of_trace(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStrips:
+    """The groupings of a report, with the JPEG files of its frames."""
+    from aot.reports.frame_pictures import shrunk_jpeg
+
+    size, clips = _size(found), _clips(found)
+    pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
+    return ClipStrips(clips, pictures, size)
+
+
+def strips_of_file(video: VideoFile, found: Mapping[str, Any], sampling: SamplingConfig) -> ClipStrips | None:
+    """The groupings of what was found, with pictures decoded for it; None where they do not decode."""
+    size, clips = _size(found), _clips(found)
+    try:
+        return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
+    except AOTError:  # what the packets tell is told all the same
+        return None
+
+
+def _decoded(
+    file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
+) -> dict[int, NDArray[np.uint8]]:
+    """Pictures by the frame's number, of those that decode."""
+    from aot.reports.frame_pictures import shrunk
+    from aot.video import open_video
+
+    frame_at = {time: frame for frame, time in times_s.items()}
+    small = {}
+    with StageBars() as bars, open_video(file, sampling) as video, video.pictures(frame_at) as pictures:
+        for done, (time, picture) in enumerate(pictures, 1):
+            small[frame_at[time]] = shrunk(picture, size)
+            bars("decode", done, len(frame_at))
+    return small
+
+
+def _size(found: Mapping[str, Any]) -> tuple[int, int]:
+    return picture_size(found["video"]["width"], found["video"]["height"])
+
+
+def _clips(found: Mapping[str, Any]) -> Clips:
+    """Those found; a clip for every frame where they depend on a model."""
+    return found["clips"] or [
+        {"clip": frame, "keyframe": frame, "members": [frame], "timestamps_s": [time]}
+        for frame, time in enumerate(found["timestamps_s"])
+    ]
+
+
+def _shown_times(clips: Clips) -> dict[int, float]:
+    """The times of the frames that are shown, by their number."""
+    head, tail = shown_clips(clips)
+    return {
+        frame: time
+        for clip in (*head, *tail)
+        for frame, time in zip(clip["members"], clip["timestamps_s"], strict=True)
+    }

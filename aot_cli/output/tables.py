@@ -1,0 +1,256 @@
+"""Reports as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aot_cli.output.safe_console import SafeConsole
+from aot_cli.output.screen import one_line, print_text
+
+__all__ = [
+    "FEW_VIDEOS",
+    "accuracy_tables",
+    "answer_table",
+    "clip_table",
+    "comparison",
+    "fact_table",
+    "family_tables",
+    "frame_table",
+    "print_result",
+    "print_side",
+    "seconds",
+    "several_runs",
+]
+
+FEW_VIDEOS = 10  # fewer do not tell how much videos differ
+# Of Okabe and Ito's palette, as in the overlay: what kept tokens are.
+_ROLE_COLOURS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
+_LONG_TABLE = 40  # rows; twice as many are shown whole
+_TAIL = 8
+
+
+def print_result(*parts: RenderableType) -> None:
+    """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
+    _print(_console(), parts)
+
+
+def print_side(*parts: RenderableType) -> None:
+    """To stderr."""
+    _print(_console(stderr=True), parts)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = SafeConsole(stderr=stderr)
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
+def _print(console: Console, parts: Iterable[RenderableType]) -> None:
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        print_text(line.rstrip(), to_stderr=console.stderr)  # tables are padded to their width, which no file needs
+
+
+def seconds(value: float) -> str:
+    """A time in the video, to the hundredth."""
+    return f"{value:.2f}"
+
+
+def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Two columns: name, value."""
+    table = Table(title=one_line(title), title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per frame: what was kept, with a bar of its parts; of very many the first and the last."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in (
+        "frame", "time s", "clip", "", "similar", "own", "distinct", "merged", "kept", "retention",
+    ):  # fmt: skip
+        head = Text(name, style=_ROLE_COLOURS.get(name, ""))
+        table.add_column(head, justify="left" if name in ("", "retention") else "right", no_wrap=True)
+    most = max((frame["kept"] for frame in frames), default=0) or 1
+    grouped = not all(frame["is_keyframe"] for frame in frames)
+    left_out = len(frames) - _LONG_TABLE if len(frames) > 2 * _LONG_TABLE else 0
+    for number, frame in enumerate(frames):
+        if left_out and number == _LONG_TABLE - _TAIL:
+            table.add_row("...", f"{left_out} more")
+        if left_out and _LONG_TABLE - _TAIL <= number < len(frames) - _TAIL:
+            continue
+        similarity, is_key = frame["similarity"], grouped and frame["is_keyframe"]
+        table.add_row(
+            str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
+            "key" if is_key else "", "" if similarity is None else f"{similarity:.3f}",
+            str(frame["own"]), str(frame["distinct"]), str(frame["merged"]), str(frame["kept"]),
+            Text(f"{frame['retention']:6.1%} ") + _bar(frame, most), style="bold" if is_key else None,
+        )  # fmt: skip
+    return table
+
+
+def _bar(frame: Mapping[str, Any], most: int) -> Text:
+    """Up to five blocks for the tokens kept, coloured by what they are as the headings are."""
+    bar, tokens = Text(), 0
+    for name, colour in _ROLE_COLOURS.items():
+        tokens += frame[name]
+        bar.append("█" * (round(5 * tokens / most) - len(bar)), style=colour)
+    return bar
+
+
+def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per clip: its keyframe and the frames that are held against it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("clip", justify="right")
+    table.add_column("keyframe", justify="right")
+    table.add_column("time s", justify="right")
+    table.add_column("frames")
+    table.add_column("their times s", overflow="fold")
+    for clip in clips:
+        first, last = clip["members"][0], clip["members"][-1]
+        table.add_row(
+            str(clip["clip"]), str(clip["keyframe"]), seconds(clip["timestamps_s"][0]),
+            str(first) if first == last else f"{first}-{last}",
+            " ".join(seconds(t) for t in clip["timestamps_s"]),
+        )  # fmt: skip
+    return table
+
+
+def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The question, a row per method with tokens and costs, and every method's answer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
+        table.add_column(
+            name, justify="left" if name == "method" else "right", no_wrap=name != "method", overflow="fold"
+        )
+    answers = Table.grid(padding=(0, 2, 0, 0))
+    answers.add_column(no_wrap=True, style="dim")
+    answers.add_column(overflow="fold")
+    for row in rows:
+        times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
+        memory = "not known" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
+        head = (row["method"], f"{row['ratio']:.0%}", str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
+        table.add_row(*head, *times, memory)
+        answers.add_row(row["condition"], row["answer"])
+    return [question, table, answers, "", Text(_COSTS, style="dim")]
+
+
+_COSTS = (
+    "load: share of the visual tokens that a layer of the language model reads, mean over layers. Times are of one "
+    "run, in milliseconds, and the first run is often the slowest; MB: memory of answering. A look, not a benchmark: "
+    "aot eval and aot bench measure."
+)
+
+
+def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tokens: int) -> Table:
+    """One row per question: the right answer, and the answers with all tokens and with those kept."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
+        table.add_column(name, overflow="fold")
+    for row in answers:
+        table.add_row(*(row[name] for name in ("question", "expected", "answer_of_all", "answer_of_kept")))
+    return table
+
+
+def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
+    """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times;
+    and the runs that the times are of, where they are of several.
+    """
+    enough = results["videos"] >= FEW_VIDEOS
+    columns: dict[str, list[str]] = {
+        name: []
+        for name in (
+            "tokens", "load %", "micro %", "95 % interval", "macro %", "vs none", "vs random", "encode ms",
+            "compress ms", "1st token ms", "answer ms",
+        )
+    }  # fmt: skip
+    for row in results["conditions"]:
+        micro = row["micro"]
+        values = (
+            f"{row['kept_tokens']:.0f}", _percent(row["language_model_load"]), _percent(micro["mean"]),
+            _interval(micro), _percent(row["macro"]["mean"]),
+            *(_difference(row["against"].get(name), enough) for name in ("none", "random")),
+            *(f"{row[name]:.1f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")),
+        )  # fmt: skip
+        for cells, value in zip(columns.values(), values, strict=True):
+            cells.append(value)
+    if several_runs(results):
+        columns["run"] = [", ".join(map(str, row["timed_in_runs"])) for row in results["conditions"]]
+    return _condition_tables(results, columns)
+
+
+def several_runs(results: Mapping[str, Any]) -> bool:
+    """Whether the times of the conditions are not all of one run."""
+    return len({run for row in results["conditions"] for run in row["timed_in_runs"]}) > 1
+
+
+def family_tables(results: Mapping[str, Any]) -> list[Table]:
+    """One row per condition: accuracy in percent of every family of questions; their numbers in the first row."""
+    columns = {
+        name: [str(questions), *(f"{100 * row['families'][name]['mean']:.0f}" for row in results["conditions"])]
+        for name, questions in results["families"].items()
+    }
+    return _condition_tables(results, columns, questions=True)
+
+
+def _condition_tables(
+    results: Mapping[str, Any], columns: Mapping[str, Sequence[str]], *, questions: bool = False
+) -> list[Table]:
+    """The columns behind method and ratio: in one table, or in as many as it takes to fit the terminal."""
+    heads = [("questions", "")] * questions + [(row["name"], f"{row['ratio']:.0%}") for row in results["conditions"]]
+    fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
+    room = _console().width - fixed
+    groups: list[list[str]] = [[]]
+    used = 0
+    for name, cells in columns.items():
+        width = max(map(len, (name, *cells))) + 2
+        if used + width > room and groups[-1]:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += width
+    return [_condition_table(heads, {name: columns[name] for name in group}, dim_first=questions) for group in groups]
+
+
+def _condition_table(
+    heads: Sequence[tuple[str, str]], columns: Mapping[str, Sequence[str]], *, dim_first: bool
+) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "ratio", *columns):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    for number, head in enumerate(heads):
+        cells = (values[number] for values in columns.values())
+        table.add_row(*head, *cells, style="dim" if dim_first and number == 0 else None)
+    return table
+
+
+def _difference(paired: Mapping[str, Any] | None, enough: bool) -> str:
+    """A paired difference in points, with an asterisk if its interval does not hold zero, of enough videos."""
+    if paired is None:
+        return ""
+    micro = paired["micro"]
+    return f"{100 * micro['mean']:+.1f}{'*' if enough and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
+
+
+def _interval(measured: Mapping[str, Any]) -> str:
+    if measured["low"] is None:
+        return "not available"
+    return f"{_percent(measured['low'])} to {_percent(measured['high'])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

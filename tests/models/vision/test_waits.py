@@ -1,0 +1,93 @@
+"""What a model does with a video before its first token never makes the host wait for the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from aot.compression.methods import build_method
+from aot.config.schema import Config, SamplingConfig
+from aot.errors import NumericsError
+from aot.models.vision import encoding
+from aot.models.vision.encoding import TowerPass, run_tower
+from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.runtime.stages import StageClock
+from tests.support.model_inputs import QUESTION, frames_for
+from tests.support.syncs import counted_syncs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aot.models.families.llava import Llava
+
+
+@torch.no_grad()
+def test_the_tower(small_model: Llava) -> None:
+    frames, needs = frames_for(small_model, 3), build_method(Config()).needs
+    with counted_syncs() as waits:
+        small_model._tower_pass(frames.pixels, needs)
+    assert not waits
+
+
+def test_the_prompt(small_model: Llava) -> None:
+    method = build_method(Config(ratio=0.3))
+    tokens = method.compress(small_model.encode(frames_for(small_model, 4), method.needs), 30)
+    with counted_syncs() as waits:
+        small_model.prompt(tokens, QUESTION)
+    assert not waits
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encode as on a device that queues its work."""
+    monkeypatch.setattr(encoding, "_is_queued", lambda device: True)
+
+
+@pytest.mark.usefixtures("queues")
+def test_the_encoder(small_model: Llava) -> None:
+    frames, needs = frames_for(small_model, 3), build_method(Config()).needs
+    with counted_syncs() as waits:
+        visual = small_model.encode(frames, needs)
+    assert not waits
+    assert visual.finite is not None and bool(visual.finite)
+
+
+@pytest.mark.usefixtures("queues")
+def test_a_segment_of_a_video(small_model: Llava, clip_file: Path) -> None:
+    """The frames' similarity is read when all segments are done."""
+    sampling, needs = SamplingConfig(8, segment_frames=4), build_method(Config()).needs
+    video = EncodedVideo(clip_file, small_model, sampling, needs, StageClock(CPU))
+    with counted_syncs() as waits:
+        segments = video.segments()
+        held = [next(segments), next(segments)]
+        assert not waits
+        assert list(segments) == []
+    assert dict(waits) == {"tolist": 1}
+    assert len(held) == 2 and len(video.similarity) == 7
+
+
+def nonsense(first: int, stop: int) -> TowerPass:
+    return TowerPass(torch.full((stop - first, 81, 8), torch.nan))
+
+
+def test_nonsense_is_refused_before_anything_reads_it() -> None:
+    with pytest.raises(NumericsError, match="the vision tower produced NaN"):
+        run_tower(3, 2, nonsense, print, None)
+
+
+@pytest.mark.usefixtures("queues")
+@pytest.mark.parametrize("method", ["aot", "random"])
+def test_nonsense_that_is_queued_is_refused_with_the_tokens(small_model: Llava, method: str) -> None:
+    compressor = SegmentCompressor(small_model, Config(method=method, ratio=0.3), StageClock(CPU))
+    frames = frames_for(small_model, 4)
+    whole = run_tower(4, 2, nonsense, print, None)
+    good = small_model.encode(frames, compressor.needs)
+    visual = replace(good, features=whole.features, finite=whole.finite)
+    with pytest.raises(NumericsError, match="the vision tower produced NaN"):
+        compressor.add(visual)

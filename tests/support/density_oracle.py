@@ -1,0 +1,25 @@
+"""Density peaks in plain float64 numpy, for the oracles of methods that use them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tests.support import oracle
+
+
+def peak_scores(x: oracle.Array, neighbours: int) -> list[float]:
+    """Density times separation of each row; of equal densities the lower row's is the greater."""
+    count, width = x.shape
+    d = [[float(math.dist(a, b)) / math.sqrt(width) for b in x] for a in x]
+    density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
+    farthest = max(max(row) for row in d)
+    return [
+        density[i][0] * min((d[i][j] for j in range(count) if density[j] > density[i]), default=farthest)
+        for i in range(count)
+    ]
+
+
+def peaks(x: oracle.Array, clusters: int, neighbours: int) -> Sequence[int]:
+    """The rows of the greatest scores, ascending."""
+    return sorted(oracle.largest(peak_scores(x, neighbours), clusters))

@@ -1,0 +1,96 @@
+"""Small runs by hand, to make pages of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aot.reports.frame_pictures import jpeg
+from aot.reports.html import ShownRun, ShownVideo
+from aot.reports.provenance import origin_of
+from aot.reports.retention import frame_retention
+from aot.types import Clip, CompressedTokens, Provenance, Role
+
+ROWS, COLS = 4, 6
+PER_FRAME = ROWS * COLS
+
+
+def kept_by(places: Sequence[int], roles: Sequence[Role], frames: int, clips: Sequence[Clip]) -> CompressedTokens:
+    """Tokens at these places of a 4 x 6 grid."""
+    place = torch.tensor(places)
+    cell = place % PER_FRAME
+    role = torch.tensor([int(each) for each in roles], dtype=torch.uint8)
+    return CompressedTokens(
+        features=torch.zeros(len(places), 2),
+        frame=(place // PER_FRAME).int(),
+        row=(cell // COLS).int(),
+        col=(cell % COLS).int(),
+        role=role,
+        mass=torch.where(role == Role.MERGED, 3.0, 1.0),
+        grid=(ROWS, COLS),
+        timestamps_s=tuple(0.5 * frame for frame in range(frames)),
+        clips=tuple(clips),
+    )
+
+
+def small_run(frames: int = 4, **changes: Any) -> ShownRun:
+    """Clips of two frames. In each keyframe places 0 and 9 are kept, and place 9 again after taking in the same place
+    of the later frame and a little of place 10; the later frame keeps place 3, which is distinct.
+    """
+    clips = Clip.runs(frames, 2)
+    places, roles, entries = [], [], []
+    for clip in clips:
+        key = clip.first * PER_FRAME
+        for place, role in ((0, Role.KEYFRAME), (9, Role.KEYFRAME), (PER_FRAME + 3, Role.DISTINCT), (9, Role.MERGED)):
+            if place < len(clip) * PER_FRAME:
+                own = 1.0 if role != Role.MERGED else 0.4
+                entries.append((len(places), key + place, own))
+                if role == Role.MERGED:
+                    entries += [(len(places), key + PER_FRAME + 9, 0.5), (len(places), key + 10, 0.1)]
+                places.append(key + place)
+                roles.append(role)
+    tokens = kept_by(places, roles, frames, clips)
+    token, place, share = zip(*entries, strict=True)
+    anchors = torch.zeros(frames, PER_FRAME, dtype=torch.bool)
+    anchors[:, 9] = True
+    origin = Provenance(torch.tensor(token), torch.tensor(place), torch.tensor(share), anchors)
+    return shown("aot at 10 %", tokens, origin, **changes)
+
+
+def whole_run(frames: int = 4) -> ShownRun:
+    """All tokens, each only itself."""
+    places = list(range(frames * PER_FRAME))
+    tokens = kept_by(places, [Role.KEPT] * len(places), frames, Clip.runs(frames, 1))
+    return shown("none", tokens, origin_of(tokens))
+
+
+def shown(method: str, tokens: CompressedTokens, origin: Provenance, **changes: Any) -> ShownRun:
+    frames = len(tokens.timestamps_s)
+    values: dict[str, Any] = {
+        "name": method,
+        "tokens": tokens,
+        "origin": origin,
+        "frames": frame_retention(tokens, PER_FRAME, [0.95] * (frames - 1)),
+        "visual_tokens": frames * PER_FRAME,
+        "budget_tokens": len(tokens.features),
+        "costs_ms": {"decode": 100.0, "encode": 2000.0, "compress": 30.0},
+        "peak_bytes": {"host": 10**9},
+        "command": f"aot ask clip.mp4 'what happens?' --method {method}",
+        "config": {"method": method},
+        "answers": [("what happens?", "a cloud grows.")],
+    }
+    return ShownRun(**(values | changes))
+
+
+def small_video(frames: int = 4, **changes: Any) -> ShownVideo:
+    pictures = [jpeg(torch.full((3, 24, 36), 40 + 50 * (frame % 4), dtype=torch.uint8)) for frame in range(frames)]
+    values: dict[str, Any] = {
+        "name": "clip.mp4",
+        "size": (36, 24),
+        "pictures": pictures,
+        "facts": {"model": "tiny"},
+        "versions": {"aot": "0"},
+    }
+    return ShownVideo(**(values | changes))

@@ -1,1 +1,0 @@
-"""How the bundled shapes model was made: `python -m training --seed 0`."""
