@@ -127,7 +127,7 @@ def test_a_method_is_shown_with_its_settings(run_aot: Aot) -> None:
     }  # fmt: skip
     assert found["presets"] == ["methods/fastvid"]
     assert found["example"] == "--set methods.fastvid.segments=8"
-    assert found["description"][0].startswith("Salient tokens")
+    assert found["description"][0].startswith("Keep salient tokens")
     text = run_aot("methods", "fastvid").out
     assert all(part in text for part in ("own_weight", "in [0, 1]", "methods/fastvid", "arXiv 2503.11187"))
 

@@ -1,4 +1,4 @@
-"""How tokens become fewer inside the language model: one file per reduction; `aot.plugins` names them."""
+"""Reductions inside the language model, one file each; `aot.plugins` maps names to classes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ __all__ = ["InnerReduction", "Place", "Reduction", "State", "build_inner", "oute
 
 
 def build_inner(config: Config, layers: int) -> InnerReduction | None:
-    """The reduction inside a language model of `layers` layers that `config` asks for, None for none.
+    """Return the reduction that `config` names, or None, for a language model of `layers` layers.
 
     Raises:
-        ConfigError: a setting of it is unknown or out of range.
-        BudgetError: with `inner.budget` total, the ratio is below what it can come down to.
-        MethodError: the reduction is a plug-in and fails.
+        ConfigError: If one of its settings is unknown or out of range.
+        BudgetError: If `inner.budget` is total and the ratio is below what the reduction can reach.
+        MethodError: If the reduction is a plug-in and fails.
     """
     return _divide(config, layers)[1]
 
 
 def outer_config(config: Config, layers: int) -> Config:
-    """What is left to the method before the language model: `config` without its inner reduction, and with the ratio
-    that makes the mean load of the layers the asked one.
+    """Return `config` for the method before the language model: without the inner reduction.
+
+    Its ratio is such that the mean load of the language model's layers is the ratio of `config`.
 
     Raises:
-        ConfigError, BudgetError, MethodError: as `build_inner`.
+        ConfigError: See `build_inner`.
+        BudgetError: See `build_inner`.
+        MethodError: See `build_inner`.
     """
     if not config.reduces_inside:
         return config
@@ -37,24 +40,29 @@ def outer_config(config: Config, layers: int) -> Config:
 
 
 def _divide(config: Config, layers: int) -> tuple[float, InnerReduction | None]:
-    """The method's ratio, and the reduction that follows it."""
+    """Return the ratio of the method, and the reduction that follows it."""
     if not config.reduces_inside or config.inner.name is None:
         return config.ratio, None
     name = config.inner.name
+    # Settings are built first, so that a bad one is reported whatever the budget is.
     kind, alone = find(name, "inner"), config.method == "none"
     with blamed(kind, "inner"):
         inner: InnerReduction = build_settings(kind, config.inner.settings.get(name, {}), f"inner.settings.{name}.")
         load = inner.load(layers)
+    # The method keeps the ratio; the reduction saves on top.
     if config.inner.budget == "extra":
         return 1.0 if alone else config.ratio, inner
+    # A plug-in's promise is checked before it is used.
     if not 0 < load <= 1:
-        raise broken_promise(inner, "inner", f"says that its load is {load}, which is no share in (0, 1]")
+        raise broken_promise(inner, "inner", f"reports a load of {load}, which is not in (0, 1]")
+    # The method keeps more, so that the mean over layers is the ratio.
     outer = config.ratio / load
     if not alone and outer <= 1:
         return outer, inner
+    # Without a method, or if all tokens would not be enough, the reduction makes the ratio alone.
     try:
         with blamed(inner, "inner"):
             return 1.0, inner.with_load(config.ratio, layers)
     except BudgetError as error:
-        remedy = f"or put it behind a method (aot+{name} in a list of methods, else --method aot --inner {name})"
+        remedy = f"or combine it with a method (aot+{name} in a list of methods, else --method aot --inner {name})"
         raise BudgetError(*(f"--inner {name} {problem}, {remedy}" for problem in error.problems)) from None

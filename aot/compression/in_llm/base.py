@@ -1,4 +1,4 @@
-"""The contract between a reduction inside the language model and everything else."""
+"""The protocol of reductions inside the language model, and what they receive and return."""
 
 from __future__ import annotations
 
@@ -14,35 +14,46 @@ from aot.types import CompressedTokens
 
 __all__ = ["PUBLISHED_LAYERS", "AttentionRows", "InnerReduction", "Place", "Reduction", "State"]
 
-PUBLISHED_LAYERS = 28  # of Qwen2-7B, which the published layer numbers refer to
+PUBLISHED_LAYERS = 28  # of Qwen2-7B, to which published layer numbers refer
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reduction acts: before layer `layer` (from 0), or within it between attention and MLP."""
+    """Where a reduction acts: before layer `layer` (from 0), or in it between attention and MLP."""
 
     layer: int
     after_attention: bool = False
 
 
 class AttentionRows(Protocol):
-    """Post-softmax attention [H, R, T], float32, of `rows` [R] to all T rows of the sequence.
+    """Return the attention [H, R, T] that `rows` [R] pay to all T rows: post-softmax, float32.
 
-    Of the layer that attended last, or of the `upcoming` one. Without `rotary`, positions take no part; without
-    `causal`, a row sees those behind it too.
+    It is that of the layer that attended last or, with `upcoming`, of the next layer. Without
+    `rotary`, positions have no effect. Without `causal`, a row also attends to later rows.
     """
 
-    def __call__(self, rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor: ...
+    def __call__(self, rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
+        """Return the attention of `rows`, an int64 tensor of row indices."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A prompt on its way through the language model, T rows of it left.
+    """A prompt between two steps of the language model, with T rows left.
 
-    layer: the one about to run, or that has just attended, of `layers`. hidden: [1, T, D]. visual: [V] rows of the
-    visual tokens, ascending; token: [V] which of `tokens` each is. newline: [L] rows of the learned newlines,
-    ascending; line: [L] the line of the pooled grid that each ends, -1 for one that ends the whole video. question: [Q]
-    rows of the text that follows. notes: what the reduction left for itself the last time.
+    Attributes:
+        layer: the layer that runs next, or that has just attended.
+        layers: the number of layers.
+        hidden: [1, T, D].
+        visual: [V], the rows of visual tokens, ascending.
+        token: [V], the index into `tokens` of each of them.
+        newline: [L], the rows of learned newlines, ascending.
+        line: [L], the line of the pooled grid that each newline ends, -1 for one that ends the
+            video.
+        question: [Q], the rows of the text after the video.
+        tokens: the compressed tokens of the video.
+        attention: returns attention between rows.
+        notes: the notes of the last `Reduction`.
     """
 
     layer: int
@@ -59,51 +70,65 @@ class State:
 
     @property
     def frame(self) -> Tensor:
-        """[V] int64."""
+        """Return the frames of the visual tokens: [V] int64."""
         return self._of_each(self.tokens.frame).to(torch.int64)
 
     @property
     def cell(self) -> Tensor:
-        """[V] int64, places in the pooled grid in raster order."""
+        """Return the cells of the visual tokens, indices into the pooled grid: [V] int64."""
         row, col = self._of_each(self.tokens.row), self._of_each(self.tokens.col)
         return row.to(torch.int64) * self.tokens.grid[1] + col
 
     @property
     def patches(self) -> Tensor:
-        """[R] rows of the visual tokens and of the newlines that end a line, ascending: all that LLaVA-Video counts as
-        visual. A newline that ends the whole video, as LLaVA-OneVision's, counts as text.
+        """Return the rows [R] of visual tokens and of newlines that end a line, ascending.
+
+        LLaVA-Video counts all of these as visual. A newline that ends the whole video, as in
+        LLaVA-OneVision, counts as text.
         """
         return torch.cat([self.visual, self.newline[self.line >= 0]]).sort().values
 
     @property
     def patch_type(self) -> Tensor:
-        """[R] int64, which of a frame's patches each of `patches` is: its cell, or the newline of a line."""
+        """Return the type of each of `patches`, [R] int64: its cell, or the newline of a line.
+
+        Newlines have the numbers after those of the cells.
+        """
+        # Newlines are numbered after the rows * cols cells.
         ends_line = self.line >= 0
         of_newlines = self.line[ends_line] + self.tokens.grid[0] * self.tokens.grid[1]
+        # The order of `patches`.
         order = torch.cat([self.visual, self.newline[ends_line]]).argsort()
         return torch.cat([self.cell, of_newlines])[order]
 
     @property
     def mass(self) -> Tensor:
-        """[V] float32, for how many pooled tokens each stands."""
+        """Return how many pooled tokens each visual token was merged from: [V] float32."""
         return self._of_each(self.tokens.mass)
 
     def from_last(self, *, upcoming: bool = False) -> Tensor:
-        """[T] float32, how much the last prompt token looks at each row, mean over heads."""
+        """Return the last prompt token's attention to each row: [T] float32, mean over heads."""
+        # One row of attention is enough; the full matrix is never computed.
         last = torch.tensor([self.hidden.shape[1] - 1], device=self.hidden.device)
         return self.attention(last, upcoming=upcoming).mean(0)[0]
 
     def _of_each(self, values: Tensor) -> Tensor:
+        """Return the values of the visual tokens that are left."""
         return values.to(self.token.device)[self.token]
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """Which rows go on. dropped: rows that do not, never text. hidden: [1, T, D], where kept rows change (None: no).
+    """The rows that a reduction drops, and what changes for the others.
 
-    packed: the rest is numbered anew, without gaps; otherwise every row keeps its position.
-    forgotten: the layers run so far forget the dropped rows too, once the prompt is read.
-    notes: for the next time. done: there is none.
+    Attributes:
+        dropped: the rows to drop, never text.
+        hidden: [1, T, D] if kept rows change, else None.
+        packed: whether the kept rows get new positions without gaps; otherwise they keep theirs.
+        forgotten: whether the layers that have run drop the rows from their KV caches as well, once
+            the prompt is read.
+        notes: numbers that the next `State` passes on to the reduction.
+        done: whether the reduction is not called again.
     """
 
     dropped: Tensor
@@ -118,19 +143,29 @@ R = TypeVar("R", bound="InnerReduction")
 
 
 class InnerReduction(Protocol):
-    """Drops visual tokens while the language model reads the prompt. The fields of its dataclass are its settings.
+    """Drop visual tokens while the language model reads the prompt.
 
-    load: the mean over `layers` layers of the share of visual tokens in each. with_load: the same reduction with
-    another share; raises `BudgetError` where there is none, with a message that goes on from "--inner NAME". places:
-    where `reduce` is called.
+    The fields of a reduction's dataclass are its settings.
     """
 
     card: ClassVar[Card]
 
-    def load(self, layers: int) -> float: ...
+    def load(self, layers: int) -> float:
+        """Return the mean over `layers` layers of the share of visual tokens in each."""
+        ...
 
-    def with_load(self: R, load: float, layers: int) -> R: ...
+    def with_load(self: R, load: float, layers: int) -> R:
+        """Return the same reduction with another load.
 
-    def places(self, layers: int) -> Collection[Place]: ...
+        Raises:
+            BudgetError: If it cannot reach the load; the message continues "--inner NAME".
+        """
+        ...
 
-    def reduce(self, state: State) -> Reduction: ...
+    def places(self, layers: int) -> Collection[Place]:
+        """Return where `reduce` is called."""
+        ...
+
+    def reduce(self, state: State) -> Reduction:
+        """Return which rows to drop at one of the places."""
+        ...

@@ -1,4 +1,4 @@
-"""FastV (arXiv 2403.06764): after two layers, what the last prompt token does not look at is left out."""
+"""FastV (arXiv 2403.06764): one drop after two layers, by the last prompt token's attention."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ __all__ = ["FastV"]
 
 @dataclass(frozen=True)
 class FastV(OneDrop):
-    """The round(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 (mean over
-    heads) go on, at their positions. `layer` is the paper's K, keep its 1 - R.
+    """Keep the visual tokens that the last prompt token attends to most, from an early layer on.
+
+    Before `layer`, round(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
+    over heads). They keep their positions.
+
+    Settings:
+    - layer: the paper's K.
+    - keep: the paper's 1 - R.
     """
 
     card: ClassVar = Card(
@@ -28,5 +34,7 @@ class FastV(OneDrop):
     keep: float = 0.5
 
     def reduce(self, state: State) -> Reduction:
+        """Drop the visual tokens with the least attention."""
+        # Dropped rows leave the later layers only; the KV caches of earlier layers stay whole.
         scores = state.from_last()[state.visual]
         return Reduction(state.visual[least_of(scores, round(self.keep * len(scores)))])

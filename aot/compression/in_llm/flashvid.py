@@ -1,4 +1,4 @@
-"""FlashVID's second half (arXiv 2602.08024): one drop deep in the language model, with a larger share before it."""
+"""FlashVID's part inside the language model (arXiv 2602.08024): one drop in a late layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from aot.plugins import Card
 
 __all__ = ["FlashVidInner"]
 
-_ROUNDING = 1e-9  # 0.3 * 10 is above 3
+_ROUNDING = 1e-9  # in floating point 0.3 * 10 is above 3
 
 
 @dataclass(frozen=True)
 class FlashVidInner(OneDrop):
-    """The ceil(keep * m) of m visual tokens that the last prompt token attends to most in layer - 1 go on.
+    """Keep the visual tokens that the last prompt token attends to most, from a late layer on.
 
-    Newlines that end a line are among the m.
+    Before `layer`, ceil(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
+    over heads). Newlines that end a line are among the m, as published. A larger share of tokens
+    enters the language model in return.
+
+    Settings:
+    - layer: the layer before which tokens are dropped.
+    - keep: the share of them that is kept.
     """
 
     card: ClassVar = Card(
@@ -32,5 +38,7 @@ class FlashVidInner(OneDrop):
     keep: float = 0.3
 
     def reduce(self, state: State) -> Reduction:
+        """Drop the visual tokens and newlines with the least attention."""
+        # Newlines that end a line are tokens like others here.
         rows = state.patches
         return Reduction(rows[least_of(state.from_last()[rows], math.ceil(self.keep * len(rows) - _ROUNDING))])

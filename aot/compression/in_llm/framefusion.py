@@ -1,4 +1,4 @@
-"""FrameFusion (arXiv 2501.01986): tokens that repeat merge, layer by layer, then the least attended go."""
+"""FrameFusion (arXiv 2501.01986): merging over time in the first layers, then one drop."""
 
 from __future__ import annotations
 
@@ -23,19 +23,27 @@ __all__ = ["FrameFusion", "Neighbours", "needed_sparsity"]
 
 @dataclass(frozen=True)
 class FrameFusion:
-    """Before the first attention and after every one, tokens with a cosine of at least `similarity` to the previous
-    token of their cell merge into it, as long as that removes at least the share `fade_out`. Then, once, the tokens
-    that the last prompt token attends to least are dropped. `cost` is the mean load of the layers, met by the drop, or
-    by merging alone where it reaches it. A newline that ends a line is a token of a cell of its own.
+    """Merge similar tokens of each cell layer by layer, then drop the least attended once.
 
-    Merging that would leave nothing for the remaining layers is replaced by the drop; with `paper_exact` it goes on,
-    and a budget that is overdrawn is an error.
+    Before the first attention and after every attention, a token is merged into the previous token
+    of its cell if their cosine similarity is at least `similarity`. Merging ends when it removes
+    less than the share `fade_out`. At the next place, the tokens with the least attention of the
+    last prompt token are dropped, so many that the mean load of all layers is `cost`. If merging
+    alone can reach `cost`, it does. A newline that ends a line is a token of a cell of its own.
+
+    Merging that would leave nothing for the remaining layers is replaced by the drop.
+
+    Settings:
+    - similarity: least cosine similarity of tokens that are merged.
+    - cost: the mean load of the layers.
+    - fade_out: merging ends when it removes a smaller share of the tokens.
+    - paper_exact: merge even if nothing is left for the remaining layers, which is then an error.
     """
 
     card: ClassVar = Card(
         "in every layer, between attention and MLP",
         "arXiv 2501.01986, ICCV 2025",
-        remark="tokens like the one before at their place merge, layer by layer, then the least attended go",
+        remark="similar tokens of a cell are merged over time, layer by layer, then the least attended dropped",
     )
 
     similarity: float = 0.6
@@ -51,65 +59,89 @@ class FrameFusion:
         )
 
     def load(self, layers: int) -> float:
+        """Return `cost`, which holds for any number of layers."""
         return self.cost
 
     def with_load(self, load: float, layers: int) -> FrameFusion:
+        """Return the same reduction with another `cost`.
+
+        Raises:
+            BudgetError: If `load` is not above 0.
+        """
         refuse_load(load, 0, "nothing would be left")
         return replace(self, cost=load)
 
     def places(self, layers: int) -> Collection[Place]:
+        """Return all places: before the first layer, and in each but the last after attention."""
         return {Place(0), *(Place(layer, after_attention=True) for layer in range(layers - 1))}
 
     def reduce(self, state: State) -> Reduction:
-        """
+        """Merge similar tokens, or drop the least attended ones if merging has ended.
+
         Raises:
-            BudgetError: with `paper_exact`, merging has overdrawn the budget.
+            BudgetError: If, with `paper_exact`, merging has overdrawn the budget.
         """
         merged_so_far = state.notes
         sparsity = needed_sparsity(self.cost, state.layers, merged_so_far)
+        # 1. Merging has ended at the last place: drop.
         if merged_so_far and merged_so_far[-1] < self.fade_out:
             return self._prune(state, sparsity)
+        # 2. The share of tokens that are similar enough to merge.
         neighbours = Neighbours.build(state)
         count = len(neighbours.order)
         similar = int((neighbours.similarity >= self.similarity).sum())
         fraction = similar / count
+        # 3. Enough to reach the load by merging alone: only the most similar, and nothing after.
         if fraction >= sparsity:
             return replace(neighbours.merge(state, math.floor(sparsity * count)), done=True)
+        # 4. Merging on would use up the load of all layers: drop instead.
         if not self.paper_exact and _overdraws(self.cost, state.layers, (*merged_so_far, fraction)):
             return self._prune(state, sparsity)
+        # 5. Merge all that are similar enough, and go on in the next layer.
         return replace(neighbours.merge(state, similar), notes=(*merged_so_far, fraction))
 
     def _prune(self, state: State, sparsity: float) -> Reduction:
+        """Drop the share `sparsity` of the patches, those with the least attention."""
         rows = state.patches
+        # Before the first layer no layer has attended yet: take its own attention.
         scores = state.from_last(upcoming=not state.notes)[rows]
         return Reduction(rows[least_of(scores, round(len(rows) * (1 - sparsity)))], done=True)
 
 
 def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> float:
-    """The share z of the tokens now left that must go for the mean over all layers to become `cost`.
+    """Return the share z of the tokens left now that must go for a mean load of `cost`.
 
-    merged: the fraction that each layer so far has removed.
+    With s_l the share of tokens left after l merges, z = 1 - (L cost - sum of s_i) / ((L - l) s_l),
+    at least 0.
+
+    Args:
+        cost: the mean load over all layers.
+        layers: L.
+        merged: the fraction of tokens that each of the l merges has removed.
 
     Raises:
-        BudgetError: the layers so far have used up more than `cost` allows all.
+        BudgetError: If the layers so far have used up more than `cost` allows for all.
     """
     spent, share = _spent(merged)
     left = layers * cost - spent
     if left < 0:
         raise BudgetError(
-            f"--inner framefusion has merged too slowly to come down to {cost:g} of all tokens; use a higher --ratio, "
-            "or leave inner.settings.framefusion.paper_exact out"
+            f"--inner framefusion merged too few tokens to come down to {cost:g} of all; use a higher --ratio, "
+            "or leave out inner.settings.framefusion.paper_exact"
         )
+    # What is left of the load, shared equally by the remaining layers.
     return 1 - min(1.0, left / ((layers - len(merged)) * share))
 
 
 def _overdraws(cost: float, layers: int, merged: tuple[float, ...]) -> bool:
+    """Return whether these merges leave nothing for the remaining layers."""
     return layers * cost - _spent(merged)[0] <= 0
 
 
 def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
-    """The load of the layers so far, in whole layers, and the share of tokens that is left."""
+    """Return the load of the layers so far, in whole layers, and the share of tokens left."""
     spent, share = 0.0, 1.0
+    # Each merge is followed by one layer, which sees the tokens left.
     for fraction in merged:
         share *= 1 - fraction
         spent += share
@@ -118,8 +150,12 @@ def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Patches (`State.patches`) type by type, each type's in the order they are read. order: [R]; similarity: [R] of
-    each to the one before it of its type, below -1 for the first.
+    """The patches (`State.patches`), type by type, each compared with the previous one of its type.
+
+    Attributes:
+        order: [R], indices into the patches; within a type they are in reading order.
+        similarity: [R], cosine similarity to the previous patch, in this order; -2 for a type's
+            first.
     """
 
     order: Tensor
@@ -127,25 +163,29 @@ class Neighbours:
 
     @classmethod
     def build(cls, state: State) -> Neighbours:
+        """Return the patches of a state by type, with their similarities."""
         cell = state.patch_type
         order = cell.sort(stable=True).indices
         states = state.hidden[0, state.patches[order]]
         unit = functional.normalize(states.to(working_dtype(states)), dim=-1, eps=1e-12)
+        # -2 is below every cosine: the first token of a cell has no predecessor.
         similarity = torch.full((len(order),), -2.0, dtype=unit.dtype, device=unit.device)
         follows = cell[order][1:] == cell[order][:-1]
         similarity[1:] = torch.where(follows, (unit[1:] * unit[:-1]).sum(-1), -2.0)
         return cls(order, similarity)
 
     def merge(self, state: State, count: int) -> Reduction:
-        """Merge the `count` most similar tokens into those before them; a run of them becomes the mean of the run."""
+        """Merge the `count` most similar tokens into their predecessors, each run into its mean."""
         is_merged = torch.zeros(len(self.order), dtype=torch.bool, device=self.order.device)
-        # Ties by where the tokens stand in the prompt, not by cell.
+        # Ties go to the token that is earlier in the prompt, not to the lower cell.
         similarity = torch.empty_like(self.similarity)
         similarity[self.order] = self.similarity
         is_merged[similarity.sort(descending=True, stable=True).indices[:count]] = True
+        # A run is a token that is not merged, with the merged ones after it.
         in_cells = is_merged[self.order]
         run, rows = (~in_cells).cumsum(0) - 1, state.patches
         states = state.hidden[0, rows[self.order]]
+        # The mean of a run replaces its first token.
         sums = states.new_zeros(len(run) - count, states.shape[1], dtype=working_dtype(states))
         sums.index_add_(0, run, states.to(sums.dtype))
         hidden = state.hidden.clone()

@@ -1,4 +1,4 @@
-"""HoliTom's second half (arXiv 2505.21334): half of the tokens are merged into the other half."""
+"""HoliTom's part inside the language model (arXiv 2505.21334): one half merges into the other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ __all__ = ["HoliTomInner", "merge_in_turn"]
 
 @dataclass(frozen=True)
 class HoliTomInner(OneDrop):
-    """The round(keep * m) of m tokens that the last prompt token attends to most in layer - 1 go on; every other is
-    merged into the most similar of them (`merge_in_turn`). Newlines count among the m, as published.
+    """Keep the tokens that the last prompt token attends to most; merge all others into them.
+
+    Before `layer`, round(keep * m) of m tokens are kept, by the attention in layer - 1 (mean over
+    heads). Every other token is merged into the most similar kept one (`merge_in_turn`). Newlines
+    are among the m, as published.
+
+    Settings:
+    - layer: the layer before which tokens are merged.
+    - keep: the share of them that is kept.
     """
 
     card: ClassVar = Card(
@@ -32,30 +39,37 @@ class HoliTomInner(OneDrop):
     keep: float = 0.5
 
     def reduce(self, state: State) -> Reduction:
+        """Merge the least attended tokens into the kept ones, then drop them."""
+        # 1. Rank visual tokens and all newlines by the attention of the last prompt token.
         rows = torch.cat([state.visual, state.newline]).sort().values
         lost = least_of(state.from_last()[rows], round(self.keep * len(rows)))
+        # 2. Merge the dropped rows into the most similar kept ones.
         is_kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         is_kept[lost] = False
         kept, dropped = rows[is_kept], rows[lost]
+        # The state is the caller's, so the change is made in a copy.
         hidden = state.hidden.clone()
         hidden[0, kept] = merge_in_turn(hidden[0, kept], hidden[0, dropped])
         return Reduction(dropped, hidden)
 
 
 def merge_in_turn(kept: Tensor, dropped: Tensor) -> Tensor:
-    """Halve the way of a kept token [A, D] to each dropped one [B, D] that is most similar to it, one after the other.
+    """Return the kept tokens [A, D] after each took in its most similar dropped tokens [B, D].
 
-    So of n tokens merged into one, the last weighs 1/2, the first and the kept one 1/2^n each. Partners are found
-    before anything moves.
+    A kept token is averaged with one dropped token after the other. So of n tokens merged into one,
+    the last has weight 1/2, and the first and the kept one have 1/2^n each. Partners are found
+    before anything is merged.
     """
     if not len(dropped):
         return kept
     dtype = working_dtype(kept)
     target = cosine_similarity(dropped[None].to(dtype), kept[None].to(dtype))[0].argmax(1)
+    # The rank of each dropped token among those with the same target.
     counts = torch.bincount(target, minlength=len(kept))
     order = target.sort(stable=True).indices
-    place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[target[order]]
-    later = (counts[target[order]] - place).to(dtype)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[target[order]]
+    # A closed form of the repeated average, without a loop: each later token halves the weight.
+    later = (counts[target[order]] - rank).to(dtype)
     moved = kept.to(dtype) * torch.exp2(-counts.to(dtype))[:, None]
     moved.index_add_(0, target[order], dropped[order].to(dtype) * torch.exp2(-later)[:, None])
     return moved.to(kept.dtype)

@@ -1,4 +1,4 @@
-"""What reductions have in common that drop once, before one layer."""
+"""Shared steps of reductions that drop tokens once, before one layer."""
 
 from __future__ import annotations
 
@@ -18,33 +18,9 @@ __all__ = ["OneDrop", "least_of", "refuse_load", "resolve_layer"]
 S = TypeVar("S", bound="OneDrop")
 
 
-def resolve_layer(layer: int, layers: int) -> int:
-    """A layer the model does not have becomes the one at its relative depth, at least the second."""
-    if layer < layers:
-        return layer
-    return max(min(round(layer * layers / PUBLISHED_LAYERS), layers - 1), 1)
-
-
-def least_of(scores: Tensor, kept: int) -> Tensor:
-    """Indices of all but the `kept` highest scores [M], ascending; of equal ones the earlier is kept."""
-    ranked = scores.sort(descending=True, stable=True).indices
-    return ranked[max(kept, 1) :].sort().values
-
-
-def refuse_load(load: float, least: float, why: str) -> None:
-    """
-    Raises:
-        BudgetError: a mean load of `load` is asked for, which is not above `least`; whoever knows the reduction's name
-            puts it in front.
-    """
-    if load <= least:
-        enough = (math.floor(1000 * least) + 1) / 1000
-        raise BudgetError(f"cannot come down to {load:g} of all tokens: {why}; use --ratio {enough:g} or more")
-
-
 @dataclass(frozen=True)
 class OneDrop:
-    """Before `layer` runs, the share `keep` of the visual tokens is kept."""
+    """Keep the share `keep` of the visual tokens before `layer` runs."""
 
     layer: int
     keep: float
@@ -56,18 +32,56 @@ class OneDrop:
         )
 
     def load(self, layers: int) -> float:
-        """(K + keep (L - K)) / L."""
+        """Return the mean load (K + keep (L - K)) / L, with K = `layer` and L = `layers`."""
+        # The layers before the drop see every token, the others the share `keep`.
         full = resolve_layer(self.layer, layers)
         return (full + self.keep * (layers - full)) / layers
 
     def with_load(self: S, load: float, layers: int) -> S:
-        """
+        """Return the same reduction with the share `keep` that gives the mean load.
+
         Raises:
-            BudgetError: the layers before already make more than `load`.
+            BudgetError: If the layers before the drop alone make at least `load`.
         """
         full = resolve_layer(self.layer, layers)
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
+        # The formula of `load`, solved for keep.
         return replace(self, keep=min((load * layers - full) / (layers - full), 1.0))
 
     def places(self, layers: int) -> Collection[Place]:
+        """Return the one place before the layer."""
         return (Place(resolve_layer(self.layer, layers)),)
+
+
+def resolve_layer(layer: int, layers: int) -> int:
+    """Return `layer`, or the layer at the same relative depth if the model has no such layer.
+
+    The relative depth is that in the published model; the result is at least 1.
+    """
+    if layer < layers:
+        return layer
+    # At least 1, as a reduction needs a layer that has attended before.
+    return max(min(round(layer * layers / PUBLISHED_LAYERS), layers - 1), 1)
+
+
+def refuse_load(load: float, least: float, why: str) -> None:
+    """Refuse a mean load that is not above `least`; `why` is a clause of the message.
+
+    Raises:
+        BudgetError: If `load` is at most `least`. The caller adds the name of the reduction in
+            front.
+    """
+    if load <= least:
+        # The least ratio with three decimals that is above `least`.
+        enough = (math.floor(1000 * least) + 1) / 1000
+        raise BudgetError(f"cannot come down to {load:g} of all tokens: {why}; use --ratio {enough:g} or more")
+
+
+def least_of(scores: Tensor, kept: int) -> Tensor:
+    """Return the indices of all but the `kept` highest scores [M], ascending.
+
+    Ties go to the lower index. At least one score is kept.
+    """
+    # A stable sort, so that ties rank by index.
+    ranked = scores.sort(descending=True, stable=True).indices
+    return ranked[max(kept, 1) :].sort().values

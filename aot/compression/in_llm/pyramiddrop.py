@@ -1,4 +1,4 @@
-"""PyramidDrop (arXiv 2410.17247): the deeper the layer, the fewer tokens, in a few steps."""
+"""PyramidDrop (arXiv 2410.17247): fewer tokens in deeper layers, in a few steps."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from aot.plugins import Card
 
 __all__ = ["PyramidDrop"]
 
-_EARLY = 2  # where the first drop comes when the ratio asks for more than the published layers give
-_STEPS = 60
+_EARLY = 2  # layer of the first drop, for ratios that the published layers cannot reach
+_STEPS = 60  # of bisection
 
 
 @dataclass(frozen=True)
 class PyramidDrop:
-    """The layers fall into `parts` equal ones; with every new part only the share `keep` of the visual tokens of the
-    part before goes on, those that the last prompt token attends to most in the layer about to run. The rest is
-    numbered anew. first_layer: where the second part begins, if not at its equal share.
+    """Keep ever fewer visual tokens, those that the last prompt token attends to most.
 
-    The published model is also trained this way; this is its inference alone. For a given average, `keep` is solved
-    from (1 + a + a^2 + a^3) / 4; where that has no solution, the first drop comes before layer 2.
+    The layers form `parts` equal parts. Before each part but the first, the share `keep` of the
+    tokens of the previous part is kept, by the attention in the layer about to run. Kept rows get
+    new positions without gaps.
+
+    For a given mean load, `keep` is solved from (1 + a + a^2 + a^3) / 4 (for four parts). If that
+    has no solution, the first drop is before layer 2. The published model is also trained with
+    this; here it is inference alone.
+
+    Settings:
+    - parts: the number of parts.
+    - keep: the share that is kept at every step.
+    - first_layer: the first layer of the second part; null is its equal share.
     """
 
     card: ClassVar = Card(
         "before layers 7, 14 and 21 of 28",
         "arXiv 2410.17247, CVPR 2025",
-        remark="ever fewer tokens, in steps: those that the last token of the prompt attends to most",
+        remark="fewer tokens with every step: those that the last token of the prompt attends to most",
     )
 
     parts: int = 4
@@ -45,26 +53,32 @@ class PyramidDrop:
         )
 
     def _begins(self, layers: int) -> list[int]:
-        """The first layer of every part but the first."""
+        """Return the first layer of every part but the first."""
+        # Layers 7, 14 and 21 of 28.
         equal = [max(round(layers * part / self.parts), 1) for part in range(1, self.parts)]
         if self.first_layer is not None:
             equal[0] = min(self.first_layer, equal[0])
         return equal
 
     def _share(self, layer: int, layers: int) -> float:
+        """Return the share of all visual tokens in a layer."""
         return self.keep ** sum(begin <= layer for begin in self._begins(layers))
 
     def load(self, layers: int) -> float:
+        """Return the mean over layers of the share of visual tokens in each."""
         return sum(self._share(layer, layers) for layer in range(layers)) / layers
 
     def with_load(self, load: float, layers: int) -> PyramidDrop:
-        """
+        """Return the same reduction with the share `keep` that gives the mean load.
+
         Raises:
-            BudgetError: the layers before the first drop already make more than `load`.
+            BudgetError: If the layers before the first drop alone make at least `load`.
         """
+        # The published layers cannot come down to this load: drop earlier.
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)
         full = found._begins(layers)[0]
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
+        # Bisection: the load grows with keep.
         low, high = 0.0, 1.0
         for _ in range(_STEPS):
             middle = (low + high) / 2
@@ -72,10 +86,14 @@ class PyramidDrop:
         return replace(found, keep=high)
 
     def places(self, layers: int) -> Collection[Place]:
+        """Return the places before the first layer of every part but the first."""
         return {Place(begin) for begin in self._begins(layers)}
 
     def reduce(self, state: State) -> Reduction:
+        """Drop the least attended visual tokens, down to this layer's share of all."""
         all_tokens = len(state.tokens.features)
+        # A share of all tokens of the video, not of those left, so that rounding does not add up.
         kept = int(self._share(state.layer, state.layers) * all_tokens)
+        # The attention that the layer about to run would pay.
         scores = state.from_last(upcoming=True)[state.visual]
         return Reduction(state.visual[least_of(scores, kept)], packed=True)

@@ -1,1 +1,1 @@
-"""Merging inside the vision tower: what methods need that act before its last block."""
+"""Merging inside the vision tower, for methods that act before its last block."""

@@ -1,4 +1,4 @@
-"""What methods that merge inside the tower have in common: merging on to the budget, and where tokens came from."""
+"""Shared steps of methods that merge inside the vision tower: the exact budget, and origins."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["as_sequences", "merged_patches", "merged_tokens"]
 
 
 def merged_patches(tokens: VisualTokens) -> MergedPatches:
-    """
+    """Return what became of the patches in a vision tower that merges.
+
     Raises:
-        ValueError: the tower has not merged.
+        ValueError: If the tower has not merged.
     """
     if tokens.merged is None:
         raise ValueError("merged: expected tokens merged inside the tower, got patches")
@@ -28,11 +29,16 @@ def merged_patches(tokens: VisualTokens) -> MergedPatches:
 
 
 def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
-    """What the tower has merged, ready to go on: so many sequences of equally many tokens, one after the other."""
+    """Return the tokens that the tower merged, so that merging can go on.
+
+    They form `sequences` sequences of equally many tokens, one after the other.
+    """
     patches = merged_patches(tokens)
+    # A token's size is the number of its patches.
     sizes = patches.owner.flatten().bincount(minlength=len(tokens.features)).to(decision_dtype(tokens.features))
     owner, anchor = patches.owner.view(sequences, -1), patches.anchor.view(sequences, -1)
     before = torch.arange(sequences, device=owner.device)[:, None]
+    # Owners and anchors count from the first token or patch of their sequence.
     return MergingTokens(
         tokens.features.view(sequences, -1, tokens.features.shape[-1]),
         sizes.view(sequences, -1),
@@ -42,16 +48,18 @@ def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
 
 
 def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Clip]) -> CompressedTokens:
-    """The one sequence `kept` by the mean index of each token's patches, each token at the cell of its anchor.
+    """Return the one sequence `kept` as compressed tokens, each at the cell of its anchor.
 
-    mass counts patches in units of pooled tokens, so that all masses sum up to F * n; a merged token is one of several
-    patches. Provenance adds up patches by the pooled tokens in whose cells they lie.
+    Tokens are in the order of the mean index of their patches. Their mass counts patches in units
+    of pooled tokens, so all masses sum up to F * n; a token of several patches is merged.
+    Provenance sums up patches by the pooled cells in which they lie.
 
     Raises:
-        BudgetError: nothing is kept.
+        BudgetError: If nothing is kept.
     """
     merged = merged_patches(tokens)
     sizes, owner = kept.sizes[0], kept.owner[0]
+    # 1. The mean index of each token's patches.
     index = torch.arange(len(owner), dtype=sizes.dtype, device=owner.device)
     order = (torch.zeros_like(sizes).scatter_add_(0, owner, index) / sizes).argsort(stable=True)
     frames, per_frame = pooled_cells(tokens)
@@ -61,6 +69,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
         places = places_of_patches(torch.arange(len(owner)), grid, pooling)
         return of_patches(places.view(frames, -1), frames * per_frame, owner, order)
 
+    # 2. The tokens in this order, at the cells of their anchors.
     result = kept_tokens(
         tokens,
         kept.states[0, order],
@@ -70,5 +79,6 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},
         provenance=provenance,
     )
+    # Masses are in units of pooled tokens, so roles follow the number of patches instead.
     role = torch.where(sizes[order] > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8)
     return replace(result, role=role)

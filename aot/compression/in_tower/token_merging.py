@@ -1,4 +1,4 @@
-"""Tokens that merge on their way through an encoder: what they hold, how many patches, and which."""
+"""Tokens that merge inside a vision tower: their states, sizes and patches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ __all__ = ["MergingTokens"]
 
 @dataclass(frozen=True, slots=True)
 class MergingTokens:
-    """B sequences of T tokens that S patches have become.
+    """B sequences of T tokens that were merged from S patches each.
 
-    states: [B, T, D]. sizes: [B, T], how many patches each token stands for. owner: [B, S] int64, the token each patch
-    is part of. anchor: [B, T] int64, the patch that a token's others were merged into.
+    Attributes:
+        states: [B, T, D].
+        sizes: [B, T], the number of patches in each token.
+        owner: [B, S] int64, the token that each patch is part of.
+        anchor: [B, T] int64, the patch into which the others of a token were merged.
     """
 
     states: Tensor
@@ -29,54 +32,61 @@ class MergingTokens:
 
     @classmethod
     def of(cls, states: Tensor) -> MergingTokens:
-        """Every patch [B, S, D] a token of its own."""
+        """Return every patch of [B, S, D] as a token of its own."""
         sizes = torch.ones(states.shape[:2], dtype=working_dtype(states), device=states.device)
         own = torch.arange(states.shape[1], device=states.device).repeat(len(states), 1)
         return cls(states, sizes, own, own)
 
     @property
     def count(self) -> int:
-        """T."""
+        """Return T."""
         return self.states.shape[1]
 
     @property
     def are_patches(self) -> bool:
-        """Whether nothing has merged yet."""
+        """Return whether nothing has merged yet."""
         return self.count == self.owner.shape[1]
 
     def to(self, device: torch.device) -> MergingTokens:
-        """The same tokens on a device."""
+        """Return the same tokens on a device."""
         return MergingTokens(*(each.to(device) for each in (self.states, self.sizes, self.owner, self.anchor)))
 
     def with_states(self, states: Tensor) -> MergingTokens:
-        """The same tokens after a layer."""
+        """Return the same tokens with the states after a layer."""
         return replace(self, states=states)
 
     def joined(self, sequences: int) -> MergingTokens:
-        """So many consecutive sequences as one; nothing merges by that."""
+        """Return every `sequences` consecutive sequences as one; no token merges."""
         tokens, patches = self.count, self.owner.shape[1]
-        place = torch.arange(sequences, device=self.owner.device)[:, None]
+        # Tokens and patches of a joined sequence are numbered through.
+        index = torch.arange(sequences, device=self.owner.device)[:, None]
         return MergingTokens(
             self.states.reshape(-1, sequences * tokens, self.states.shape[2]),
             self.sizes.reshape(-1, sequences * tokens),
-            (self.owner.view(-1, sequences, patches) + place * tokens).flatten(1),
-            (self.anchor.view(-1, sequences, tokens) + place * patches).flatten(1),
+            (self.owner.view(-1, sequences, patches) + index * tokens).flatten(1),
+            (self.anchor.view(-1, sequences, tokens) + index * patches).flatten(1),
         )
 
     def merge(self, metric: Tensor, merges: int, *, by_similarity: bool = False) -> MergingTokens:
-        """Merge `merges` tokens of every sequence into others, the most similar by metric [B, T, d], as size-weighted
-        means.
+        """Merge `merges` tokens of every sequence into similar ones, as size-weighted means.
 
-        One soft matching (ToMe, arXiv 2210.09461) merges at most half of the tokens; for more, what it leaves is
-        matched again. Afterwards the unmerged tokens of even places come first, then those of odd ones. The former are
-        in the order of their index or, `by_similarity`, from the most to the least similar: ToMe sorts them by index
-        only where there is a class token. The order decides which tokens can meet in the next matching.
+        One soft matching (ToMe, arXiv 2210.09461) merges at most half of the tokens; for more, the
+        rest is matched again. Afterwards the unmerged tokens at even indices come first, then those
+        at odd ones. The order decides which tokens can meet in the next matching.
+
+        Args:
+            metric: [B, T, d], by which similarity is measured.
+            merges: how many tokens disappear from every sequence.
+            by_similarity: whether unmerged tokens at even indices are in descending order of
+                similarity instead of index order. ToMe sorts them by index only if there is a class
+                token.
 
         Raises:
-            ValueError: merges is not in 0 .. T - 1.
+            ValueError: If `merges` is not in 0 .. T - 1.
         """
         if not 0 <= merges < max(self.count, 1):
             raise ValueError(f"merges: expected 0 to {self.count - 1} of {self.count} tokens, got {merges}")
+        # Each step merges at most half of the tokens that are left.
         tokens = self
         while merges:
             step = min(merges, tokens.count // 2)
@@ -84,18 +94,25 @@ class MergingTokens:
             matching = match_pairs(metric, step)
             folding = _Folding.of(matching.target, tokens.sizes, step, matching.ranked if by_similarity else None)
             tokens = tokens._folded(folding)
+            # The next matching sees the merged metric.
             if merges:
                 metric = folding.means(metric)
         return tokens
 
     def merge_into(self, target: Tensor, merges: int) -> MergingTokens:
-        """Merge every token into the one at target [B, T], `merges` of them not their own; the order is by index."""
+        """Merge every token into that at `target` [B, T]; `merges` of these are other tokens.
+
+        Unmerged tokens are in index order.
+        """
         return self._folded(_Folding.of(target, self.sizes, merges))
 
     def _folded(self, folding: _Folding) -> MergingTokens:
+        """Return the tokens after these merges."""
         return MergingTokens(
             states=folding.means(self.states),
             sizes=folding.sizes,
+            # Patches follow their tokens; a merged token keeps the anchor of the one it is merged
+            # into.
             owner=folding.place.gather(1, self.owner),
             anchor=self.anchor.gather(1, folding.kept),
         )
@@ -103,8 +120,14 @@ class MergingTokens:
 
 @dataclass(frozen=True, slots=True)
 class _Folding:
-    """kept [B, T'] and gone [B, r]: indices of tokens in their new order; place [B, T]: where each one's content goes.
-    weights: the sizes before, [B, T]; sizes: after, [B, T'].
+    """One step of merging, as indices and sizes.
+
+    Attributes:
+        kept: [B, T'], the tokens that stay, in their new order.
+        gone: [B, r], the tokens that are merged into others.
+        place: [B, T], the new index of each token's content.
+        weights: [B, T], the sizes before.
+        sizes: [B, T'], the sizes after.
     """
 
     kept: Tensor
@@ -115,22 +138,30 @@ class _Folding:
 
     @classmethod
     def of(cls, target: Tensor, sizes: Tensor, merges: int, ranked: Tensor | None = None) -> _Folding:
-        """From the target [B, T] of so many merges, as `Matching` has it; the host does not wait for the device.
+        """Return the step that merges tokens into `target` [B, T], without a wait for the device.
 
-        ranked: the order in which unmerged tokens of even places go on; by index if it is None.
+        Args:
+            target: see `Matching`.
+            sizes: [B, T].
+            merges: how many tokens of each sequence are merged. It is known in advance, so no shape
+                depends on the device.
+            ranked: the order of unmerged tokens at even indices; None is index order.
         """
         count = target.shape[1]
         index = torch.arange(count, device=target.device).expand_as(target)
+        # 1. Sort: unmerged tokens at even indices, unmerged at odd ones, merged ones.
         rank = index if ranked is None else index.scatter(1, ranked, index[:, : ranked.shape[1]])
         group = torch.where(target == index, index % 2, 2)  # unmerged even, odd, merged into another
         order = (group * count + rank).argsort(dim=1)
         kept, gone = order[:, : count - merges], order[:, count - merges :]
+        # 2. Where the content of every token goes, and the new sizes.
         place = torch.empty_like(order).scatter_(1, order, index).gather(1, target)
         total = sizes.gather(1, kept).scatter_add_(1, place.gather(1, gone), sizes.gather(1, gone))
         return cls(kept, gone, place, sizes, total)
 
     def means(self, values: Tensor) -> Tensor:
-        """Size-weighted means [B, T', D] of values [B, T, D], in their dtype."""
+        """Return size-weighted means [B, T', D] of values [B, T, D], in their dtype."""
+        # Sums weighted by the old sizes, divided by the new ones.
         kept, gone = (
             take_rows(values, index) * self.weights.gather(1, index)[..., None] for index in (self.kept, self.gone)
         )

@@ -1,4 +1,4 @@
-"""How tokens become fewer: one file per method; `aot.plugins` names them."""
+"""Compression methods, one file per method; `aot.plugins` maps names to classes."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ __all__ = ["Card", "Method", "build_method", "make_method"]
 
 
 def build_method(config: Config) -> Method:
-    """The method `config` asks for, made of its settings; ratio 1 always means none.
+    """Return the method that `config` names, with its settings; ratio 1 always gives `none`.
 
     Raises:
-        ConfigError: there is no such method, or a setting of it is unknown or out of range.
-        MethodError: the method is a plug-in and fails while it is made.
+        ConfigError: If there is no such method, or one of its settings is unknown or out of range.
+        MethodError: If the method is a plug-in and its construction fails.
     """
+    # Ratio 1 keeps every token, so the method would change nothing.
     name = config.method if config.compresses else "none"
     return make_method(find(name), config, name)
 
 
 def make_method(kind: Any, config: Config, name: str) -> Method:
-    """Make a method of the class `kind`, with the settings that `config` has for `name`.
+    """Build a method of the class `kind` with the settings that `config` has under `name`.
 
-    A class with `from_config` is made of the whole configuration (it must know the ratio before the encoder runs, say);
-    one with `settings_type` too, a dataclass, also gets the settings of its own.
+    A class with `from_config` receives the whole configuration (for example because it needs the
+    ratio before the encoder runs). If it also has `settings_type`, a dataclass, it receives an
+    instance of that as well. Any other class is the dataclass of its own settings.
 
     Raises:
-        ConfigError, MethodError: as `build_method`.
+        ConfigError: See `build_method`.
+        MethodError: See `build_method`.
     """
     settings, path = config.methods.get(name, {}), f"methods.{name}."
     made: Method
     with blamed(kind):
+        # The fields of the class itself are its settings.
         if not hasattr(kind, "from_config"):
             made = build_settings(kind, settings, path)
         elif hasattr(kind, "settings_type"):
             made = kind.from_config(config, build_settings(kind.settings_type, settings, path))
         elif settings:
-            raise ConfigError(f"methods.{name} has no settings of its own; those of {name} are under aot")
+            raise ConfigError(f"methods.{name} takes no settings; the settings of AOT are under aot")
         else:
             made = kind.from_config(config)
     return made

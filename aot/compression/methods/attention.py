@@ -1,4 +1,4 @@
-"""Baseline: the tokens that the vision tower looks at most."""
+"""Baseline: the tokens that receive the most attention in the vision tower."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ __all__ = ["TopAttention"]
 
 @dataclass(frozen=True)
 class TopAttention:
-    """The most salient tokens of the whole video, by the attention received in block `layer` of the tower."""
+    """Keep the most salient tokens of the whole video, unchanged and in raster order.
 
-    card: ClassVar = Card("after pooling", remark="the tokens that the vision tower looks at most")
+    Settings:
+    - layer: the block of the vision tower whose attention received is the saliency; negative
+      numbers count from the last block.
+    """
+
+    card: ClassVar = Card("after pooling", remark="the tokens that receive the most attention in the vision tower")
 
     layer: int = -2
 
     @property
     def needs(self) -> Needs:
+        """Return the block whose attention received is read."""
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; of equal ones the earlier."""
+        """Keep exactly `budget` tokens; ties go to the lower index."""
         ranked = pooled_saliency(tokens, self.layer).flatten().sort(descending=True, stable=True).indices
+        # The choice is by saliency, the order that of the video.
         return keep_subset(tokens, ranked[:budget].sort().values)

@@ -1,4 +1,4 @@
-"""The contract between a method and everything else."""
+"""The protocol that every compression method implements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ __all__ = ["Method"]
 
 
 class Method(Protocol):
-    """Turns the visual tokens of a video into `budget` tokens. The fields of its dataclass are its settings."""
+    """Compress the visual tokens of a video to a token budget.
+
+    The fields of a method's dataclass are its settings.
+    """
 
     card: ClassVar[Card]
 
     @property
-    def needs(self) -> Needs: ...
+    def needs(self) -> Needs:
+        """Return what the method needs from the encoder."""
+        ...
 
-    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens: ...
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Return the kept tokens, exactly `budget` of them unless the card says otherwise."""
+        ...

@@ -1,6 +1,7 @@
-"""DyCoke's token reduction before the language model: of frames that repeat others, what differs (arXiv 2411.15024).
+"""DyCoke (arXiv 2411.15024): its token reduction before the language model (TTM).
 
-Its second part, which prunes the cache while decoding, is not a method: it acts inside the language model.
+The second part of the paper prunes the KV cache while decoding. It acts inside the language model
+and is not implemented.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ _GROUP_FRAMES = 4
 
 @dataclass(frozen=True)
 class DyCoke:
-    """Of every four frames the first whole, of the others the tokens least similar to an earlier frame of the four.
+    """Keep every fourth frame whole, and of the other frames the tokens that changed most.
 
-    The second and the third frame are compared with the first, the fourth with the third, all as they were. Whole
-    frames are in raster order, the others by ascending similarity, as published.
+    Frames form groups of four. The second and third frame of a group are compared with the first,
+    the fourth with the third; all comparisons use the original features. Of a compared frame, the
+    tokens with the lowest cosine similarity to the same cell are kept. Whole frames are in raster
+    order, compared frames in order of ascending similarity, as published.
 
-    paper_exact: drop the share `prune_rate` of the tokens of a compared frame, whatever the budget; leave the third
-    frame of the last four whole, and the last of an odd number of frames out. prune_rate has no meaning otherwise.
+    Settings:
+    - prune_rate: share of a compared frame's tokens that is dropped; used with `paper_exact` only.
+    - paper_exact: use `prune_rate` whatever the budget is. The third frame of the last four then
+      stays whole, and with an odd number of frames the last one is dropped.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2411.15024, CVPR 2025",
-        remark="of every four frames the first whole, of the others the tokens least like an earlier one",
-        least="0.25, every fourth frame whole",
+        remark="every fourth frame whole, and of the others the tokens least similar to an earlier frame",
+        least="0.25, as every fourth frame stays whole",
     )
     needs: ClassVar = Needs()
 
@@ -54,61 +59,70 @@ class DyCoke:
         check(prune_rate=(0 < self.prune_rate <= 1, f"must be in (0, 1], got {self.prune_rate}"))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens: what the whole frames leave is spread evenly over the others.
+        """Keep exactly `budget` tokens; compared frames share equally what whole frames leave.
 
         Raises:
-            BudgetError: the budget is below the whole frames, every fourth; or nothing is left of the single frame of a
-                video with paper_exact.
+            BudgetError: If the budget is below the whole frames (every fourth), or if `paper_exact`
+                would keep no token of a one-frame video.
         """
         frames, per_frame = pooled_cells(tokens)
+        # 1. The number of tokens that every frame keeps.
         compared = compared_frames(frames, self.paper_exact)
         counts = self._published_counts(compared, per_frame) if self.paper_exact else _counts(tokens, compared, budget)
         counts_per_frame = torch.tensor(counts)
+        # 2. The similarity of every token to the same cell of the compared frame.
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         similarity = similarity_to_frames(pooled, compared)
-        similarity[counts_per_frame.to(similarity.device) == per_frame] = 0  # equals stay in raster order
+        similarity[counts_per_frame.to(similarity.device) == per_frame] = 0  # whole frames stay in raster order
+        # 3. The least similar tokens of every frame.
         index = least_per_frame(similarity, counts_per_frame)
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=Clip.runs(frames, _GROUP_FRAMES))
 
     def _published_counts(self, compared: Sequence[int], per_frame: int) -> list[int]:
+        """Return the published token count of each frame, which ignores the budget."""
         if len(compared) == 1:
-            raise BudgetError("dycoke as published leaves nothing of a single frame; set paper_exact to false")
+            raise BudgetError("dycoke with paper_exact keeps no token of a one-frame video; set paper_exact to false")
         differing = int((1 - self.prune_rate) * per_frame)
         counts = [per_frame if frame == other else differing for frame, other in enumerate(compared)]
+        # The published loop takes frames in pairs, so an unpaired last frame is lost.
         return counts if len(counts) % 2 == 0 else [*counts[:-1], 0]
 
 
 def compared_frames(frames: int, published: bool = False) -> list[int]:
-    """The earlier frame that each frame is compared with, its own number where it stays whole.
+    """Return the index of the frame that each frame is compared with; its own if it stays whole.
 
-    published: the third frame of the last four stays whole too.
+    With `published`, the third frame of the last four stays whole too.
     """
+    # In a group: 0 stays whole, 1 and 2 are compared with 0, and 3 with 2.
     compared = [frame - (0, 1, 2, 1)[frame % _GROUP_FRAMES] for frame in range(frames)]
     if published:
+        # The published loop over groups ends before the last four frames.
         for third in range(2, frames, _GROUP_FRAMES):
             if third - 2 >= frames - _GROUP_FRAMES:
                 compared[third] = third
     return compared
 
 
-def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
-    """Cosine of every token with the one at its place in the frame compared with: [F, n], 0 in whole frames.
+def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[int]:
+    """Return the token count of every frame; they sum up to `budget`."""
+    frames, per_frame = pooled_cells(tokens)
+    room = [0 if frame == other else per_frame for frame, other in enumerate(compared)]
+    whole = room.count(0) * per_frame
+    check_budget(tokens, budget, least=whole, why=" for dycoke, which keeps every fourth frame whole")
+    # What the whole frames leave is for the compared ones.
+    shares = spread(min(budget, frames * per_frame) - whole, room)
+    return [share if own_room else per_frame for share, own_room in zip(shares, room, strict=True)]
 
-    pooled: [F, n, D]. compared: F frame numbers, see `compared_frames`.
+
+def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
+    """Return each token's cosine similarity to the same cell of the compared frame, [F, n].
+
+    Whole frames have similarity 0. pooled: [F, n, D]. compared: F indices of `compared_frames`.
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
+    # Whole frames need no product.
     pairs = [(frame, other) for frame, other in enumerate(compared) if frame != other]
     frame, other = torch.tensor(pairs, dtype=torch.int64, device=pooled.device).view(-1, 2).unbind(1)
     similarity = unit.new_zeros(unit.shape[:2])
     similarity[frame] = (unit[frame] * unit[other]).sum(-1)
     return similarity
-
-
-def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[int]:
-    """Tokens of every frame that make `budget` together."""
-    frames, per_frame = pooled_cells(tokens)
-    room = [0 if frame == other else per_frame for frame, other in enumerate(compared)]
-    whole = room.count(0) * per_frame
-    check_budget(tokens, budget, least=whole, why=" for dycoke, which keeps every fourth frame whole")
-    shares = spread(min(budget, frames * per_frame) - whole, room)
-    return [share if own_room else per_frame for share, own_room in zip(shares, room, strict=True)]

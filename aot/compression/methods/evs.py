@@ -1,4 +1,4 @@
-"""EVS, efficient video sampling: the tokens that changed most since the frame before (arXiv 2510.14624)."""
+"""EVS, efficient video sampling (arXiv 2510.14624): the tokens that change between frames."""
 
 from __future__ import annotations
 
@@ -17,50 +17,57 @@ from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
 __all__ = ["EfficientVideoSampling", "change_since_last_frame"]
 
-_FIRST_FRAME = 255.0  # above every dissimilarity
+_FIRST_FRAME = 255.0  # above every change, which is at most 2
 
 
 @dataclass(frozen=True)
 class EfficientVideoSampling:
-    """The whole first frame, then the tokens least similar to the one at their place in the frame before.
+    """Keep the whole first frame, then the tokens that changed most since the previous frame.
 
-    paper_exact: the count is int(N (1 - q)) of N tokens with q = 1 - ratio, in floating point, and one below a frame is
-    raised to it rather than refused.
+    The change of a token is 1 - its cosine similarity to the same cell of the previous frame.
+
+    Settings:
+    - paper_exact: keep int(N (1 - q)) of N tokens with q = 1 - ratio, computed in floating point; a
+      count below one frame is raised to one frame instead of being refused.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2510.14624",
-        remark="the first frame whole, then the tokens that changed most since the frame before",
-        least="one whole frame of all",
+        remark="the whole first frame, then the tokens that changed most since the previous frame",
+        least="one whole frame of the video",
     )
     needs: ClassVar = Needs()
 
     paper_exact: bool = False
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order, unchanged.
+        """Keep exactly `budget` tokens, unchanged and in raster order.
 
         Raises:
-            BudgetError: the budget is below one whole frame.
+            BudgetError: If the budget is below one whole frame.
         """
         frames, per_frame = pooled_cells(tokens)
         if self.paper_exact:
+            # The published count, in floating point.
             total = frames * per_frame
+            # Through q, as published: 1 - (1 - ratio) may round below the ratio.
             pruned_share = 1 - TokenBudget.ratio_of(budget, total)
             budget = max(int(total * (1 - pruned_share)), per_frame)
         check_budget(tokens, budget, least=per_frame, why=" for the whole first frame that evs keeps")
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
+        # A stable sort, so that ties go to the lower index.
         ranked = change_since_last_frame(pooled).flatten().sort(descending=True, stable=True).indices
         index = ranked[:budget].sort().values
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=[Clip(0, frames)])
 
 
 def change_since_last_frame(pooled: Tensor) -> Tensor:
-    """1 - cosine of every token with the one at its place in the frame before: [F, n] in [0, 2]; 255 in frame 0.
+    """Return 1 - cosine similarity to the same cell of the previous frame: [F, n] in [0, 2].
 
-    pooled: [F, n, D].
+    Frame 0 has 255, the published value. pooled: [F, n, D].
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     change = 1 - (unit[1:] * unit[:-1]).sum(-1)
+    # The first frame has no previous one and is kept first.
     return torch.cat([change.new_full((1, pooled.shape[1]), _FIRST_FRAME), change])

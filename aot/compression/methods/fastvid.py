@@ -1,6 +1,7 @@
-"""FastVID: the most attended tokens of each frame, and density peaks that speak for the rest of a segment.
+"""FastVID (arXiv 2503.11187): density-based pruning, in its variant for LLaVA-OneVision.
 
-LLaVA-OneVision's variant (arXiv 2503.11187; docs/methods.md). Tokens stay in the order of the video.
+docs/methods.md lists the decisions. LLaVA-Video's variant counts tokens in another way and is not
+implemented.
 """
 
 from __future__ import annotations
@@ -32,22 +33,32 @@ __all__ = ["FastVid"]
 
 @dataclass(frozen=True)
 class FastVid:
-    """Salient tokens by the pooling head's attention, and context tokens merged over each segment.
+    """Keep salient tokens of each frame, and context tokens merged over each segment.
 
-    segments, threshold: a cut after the segments - 1 least similar pairs of frames, and wherever the similarity is
-    below the threshold. context_share: of a frame's tokens, the share that goes to context. anchor_stride_frames: the
-    last frame of a segment has context anchors, and every so manyth before it. own_weight: how much of an anchor stays
-    when it absorbs others. neighbours: of the density peaks.
+    Salient tokens receive the most attention in SigLIP's pooling head. Context tokens are density
+    peaks of a segment's anchor frames: the last frame and every `anchor_stride_frames`-th before
+    it. Each absorbs the tokens of the segment that are most similar to it. All tokens are in raster
+    order.
 
-    A budget is met to the token: frames get equal shares (`even_shares`), of which floor(context_share * share) are
-    for context; a segment's context is spread over its anchor frames, and what exceeds their tokens goes to the most
-    attended of its other frames. With `paper_exact` every frame gets floor(budget / F), and shares are rounded down.
+    The budget is exact. Frames have equal shares, of which floor(context_share * share) tokens are
+    context. A segment's context is spread over its anchor frames; if they have too few tokens, the
+    excess goes to salient tokens of the other frames.
+
+    Settings:
+    - segments, threshold: a segment ends after each of the `segments` - 1 least similar pairs of
+      consecutive frames, and after each pair with a cosine similarity below `threshold`.
+    - context_share: share of a frame's tokens that is context.
+    - anchor_stride_frames: distance between the anchor frames of a segment.
+    - own_weight: least weight of the anchor itself in a context token; the rest is the mean of what
+      it absorbs.
+    - neighbours: how many nearest tokens define a density, the token itself included.
+    - paper_exact: every frame has floor(budget / F) tokens, and all shares are rounded down.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2503.11187, NeurIPS 2025",
-        remark="each frame's most attended tokens, and a few that absorb the rest of their segment",
+        remark="each frame's most attended tokens, and density peaks that absorb the rest of their segment",
     )
     needs: ClassVar = Needs(frame_embeddings=True, pooling_attention=True)
 
@@ -73,22 +84,28 @@ class FastVid:
         """Keep exactly `budget` tokens; with `paper_exact`, at most as many.
 
         Raises:
-            BudgetError: there is nothing to keep, or with `paper_exact` less than one token per frame.
+            BudgetError: If nothing would be kept, or with `paper_exact` less than one token per
+                frame.
+            ValueError: If `tokens` has no frame embeddings or no pooling attention.
         """
         if tokens.frame_embeddings is None or tokens.pooling_attention is None:
             raise ValueError("frame_embeddings, pooling_attention: expected [F, E] and [F, N], got None")
         features = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = features.shape
         check_budget(tokens, budget, frames if self.paper_exact else 1, f" for {frames} frames, with paper_exact")
+        # 1. Segments of similar frames, and the token counts of every frame.
         clips = dynamic_clips(tokens.frame_embeddings, self.segments, self.threshold)
         if budget >= frames * per_frame:
             return keep_subset(tokens, torch.arange(frames * per_frame), clips)
         salient_counts, anchor_counts = self._counts(budget, per_frame, frames, clips)
+        # 2. Salient tokens: the most attended of every frame.
         attention = pool(tokens.pooling_attention[..., None], tokens.grid, tokens.pool)[..., 0]
         salient = _most_attended(attention, salient_counts)
+        # 3. Context tokens: density peaks of the anchor frames absorb all that is not salient.
         values = features.to(working_dtype(features))
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
         merged, absorbed, made_of = self._merge(values, salient, anchors, clips)
+        # 4. Salient and context tokens together, in raster order.
         places = [frame * per_frame + cells for frame, cells in anchors.items()]
         kept = salient.flatten().nonzero()[:, 0]
         index, order = torch.cat([kept, *places]).sort(stable=True)
@@ -109,23 +126,26 @@ class FastVid:
     def _counts(
         self, budget: int, per_frame: int, frames: int, clips: Sequence[Clip]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Salient tokens and context anchors of every frame."""
+        """Return how many salient tokens and how many context anchors every frame has."""
         shares = (budget // frames,) * frames if self.paper_exact else even_shares(budget, frames)
         context = [math.floor(share * self.context_share) for share in shares]
         salient = [share - own for share, own in zip(shares, context, strict=True)]
         anchors = [0] * frames
         for clip in clips:
-            speakers = range(clip.stop - 1, clip.first - 1, -self.anchor_stride_frames)[::-1]
-            silent = [frame for frame in range(clip.first, clip.stop) if frame not in speakers]
-            room = [per_frame - salient[frame] for frame in speakers]
+            # The anchor frames, from the last frame of the segment backwards.
+            anchor_frames = range(clip.stop - 1, clip.first - 1, -self.anchor_stride_frames)[::-1]
+            other_frames = [frame for frame in range(clip.first, clip.stop) if frame not in anchor_frames]
+            room = [per_frame - salient[frame] for frame in anchor_frames]
+            # The segment's context, spread over what the anchor frames can hold.
             wanted = sum(context[clip.first : clip.stop])
-            given = min(wanted, sum(room))
-            own = [min(wanted // len(room), room[0])] * len(room) if self.paper_exact else spread(given, room)
-            for frame, count in zip(speakers, own, strict=True):
+            held = min(wanted, sum(room))
+            own = [min(wanted // len(room), room[0])] * len(room) if self.paper_exact else spread(held, room)
+            for frame, count in zip(anchor_frames, own, strict=True):
                 anchors[frame] = count
-            excess = 0 if self.paper_exact else wanted - given
+            # What they cannot hold becomes salient tokens of the other frames.
+            excess = 0 if self.paper_exact else wanted - held
             for frame, count in zip(
-                silent, spread(excess, [per_frame - salient[frame] for frame in silent]), strict=True
+                other_frames, spread(excess, [per_frame - salient[frame] for frame in other_frames]), strict=True
             ):
                 salient[frame] += count
         return tuple(salient), tuple(anchors)
@@ -133,57 +153,74 @@ class FastVid:
     def _merge(
         self, values: Tensor, salient: Tensor, anchors: dict[int, Tensor], clips: Sequence[Clip]
     ) -> tuple[list[Tensor], list[Tensor], list[Callable[[], Shares]]]:
-        """For each frame with anchors [a], these after absorbing [a, D], how many tokens each speaks for [a], and what
-        works out what they are made of.
+        """Return the merged anchors of every frame that has some, their masses and their shares.
 
-        Every such frame takes in all of its segment's tokens that are not salient, its own and its anchors included.
+        For a frame with a anchors these are [a, D], [a] and a function that returns `Shares`. Every
+        such frame absorbs all tokens of its segment that are not salient, also those of other
+        frames with anchors, and its own anchors. So one token can be part of several context
+        tokens.
         """
         merged, absorbed, made_of = [], [], list[Callable[[], Shares]]()
         for clip in clips:
-            speakers = [frame for frame in anchors if clip.first <= frame < clip.stop]
+            anchor_frames = [frame for frame in anchors if clip.first <= frame < clip.stop]
+            # All tokens of the segment that are not salient.
             members = values[clip.first : clip.stop][~salient[clip.first : clip.stop]]
             directions = functional.normalize(members, dim=-1)
-            for frame in speakers:
+            for frame in anchor_frames:
                 own = values[frame, anchors[frame]]
+                # Each of them goes to the anchor with the greatest cosine similarity.
                 nearest = (directions @ functional.normalize(own, dim=-1).mT).argmax(-1)
-                # A product, as scattered sums differ from run to run on CUDA devices.
-                belongs = (nearest[:, None] == torch.arange(len(own), device=own.device)).to(own.dtype)
-                count = belongs.sum(0)[:, None]
+                # A matrix product, because scattered sums differ from run to run on CUDA devices.
+                is_member = (nearest[:, None] == torch.arange(len(own), device=own.device)).to(own.dtype)
+                count = is_member.sum(0)[:, None]
+                # An anchor is a member of its own, so 1 / (count + 1) is below the default
+                # `own_weight`.
                 weight = (1 / (count + 1)).clamp_min(self.own_weight)
-                merged.append(weight * own + (1 - weight) * (belongs.mT @ members) / count.clamp_min(1))
+                merged.append(weight * own + (1 - weight) * (is_member.mT @ members) / count.clamp_min(1))
                 absorbed.append(count[:, 0].clamp_min(1))
-                made_of.append(partial(_speaking, salient, clip, nearest, frame, anchors[frame], weight))
+                made_of.append(partial(_anchor_shares, salient, clip, nearest, frame, anchors[frame], weight))
         return merged, absorbed, made_of
 
 
-def _speaking(salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, weight: Tensor) -> Shares:
-    """A frame's anchors [a], of which `weight` is their own, with the nearest of their clip's tokens that are not
-    salient.
-    """
-    frames, per_frame = salient.shape
-    places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
-    members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
-    return Shares.of(places[frame, anchors]).blended(Shares.of(members).merged(nearest), weight[:, 0])
-
-
 def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:
-    """The `counts` [F] greatest of attention [F, n]: bool [F, n]; of equal ones the lower index."""
+    """Return the `counts` [F] most attended as bool [F, n]; ties go to the lower index."""
+    # The rank of each token in its frame.
     rank = attention.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     return rank < torch.tensor(counts, device=rank.device)[:, None]
 
 
 def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbours: int) -> dict[int, Tensor]:
-    """Frame -> its best density peaks [a], ascending, among its tokens that are not salient; frames in ascending order.
+    """Return every frame's best density peaks [a], ascending, of tokens that are not salient.
 
-    values: [F, n, D]. salient: bool [F, n]. counts: a for each frame; those with none are left out.
+    Frames are in ascending order; those without anchors are left out.
+
+    Args:
+        values: [F, n, D].
+        salient: bool [F, n].
+        counts: a for each frame.
+        neighbours: how many nearest tokens define a density.
     """
     anchors: dict[int, Tensor] = {}
     free_counts = (~salient).sum(1).tolist()
-    speakers = [frame for frame, count in enumerate(counts) if count]
-    for free_count in sorted({free_counts[frame] for frame in speakers}):  # frames alike in this are one batch
-        batch = [frame for frame in speakers if free_counts[frame] == free_count]
+    anchor_frames = [frame for frame, count in enumerate(counts) if count]
+    # Frames with equally many free tokens are one batch.
+    for free_count in sorted({free_counts[frame] for frame in anchor_frames}):
+        batch = [frame for frame in anchor_frames if free_counts[frame] == free_count]
         free = (~salient[batch]).nonzero()[:, 1].view(len(batch), free_count)
         scores = density_peak_scores(take_rows(values[batch], free), min(neighbours, free_count))
         ranked = free.gather(1, scores.sort(dim=-1, descending=True, stable=True).indices)
         anchors |= {frame: ranked[row, : counts[frame]].sort().values for row, frame in enumerate(batch)}
-    return {frame: anchors[frame] for frame in speakers}
+    return {frame: anchors[frame] for frame in anchor_frames}
+
+
+def _anchor_shares(salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, weight: Tensor) -> Shares:
+    """Return the shares of a frame's anchors [a] after they absorbed their nearest tokens.
+
+    An anchor keeps `weight` of itself; the rest is the mean of the tokens that `nearest` assigns to
+    it, of all in the clip that are not salient.
+    """
+    frames, per_frame = salient.shape
+    places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
+    # In the same order as `members` of `_merge`, so `nearest` fits.
+    members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
+    return Shares.of(places[frame, anchors]).blended(Shares.of(members).merged(nearest), weight[:, 0])

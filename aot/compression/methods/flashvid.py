@@ -1,7 +1,8 @@
-"""FlashVID before the language model: diverse attended tokens, and trees of similar tokens across frames.
+"""FlashVID (arXiv 2602.08024), its part before the language model: ADTS and TSTM.
 
-The outer part of arXiv 2602.08024 (docs/methods.md). The published method keeps a quarter more than the ratio here and
-prunes that inside the language model; here the ratio is what enters the language model.
+ADTS selects tokens by attention and diversity, TSTM merges trees of similar tokens over time. The
+published method keeps a quarter more than the ratio here and prunes the excess inside the language
+model; here the ratio is the share that enters the language model (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -26,32 +27,37 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VisualTokens
 
-__all__ = ["FlashVid"]
+__all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_roots"]
 
 
 @dataclass(frozen=True)
 class FlashVid:
-    """Diverse tokens of each frame (ADTS), and the rest merged along time (TSTM), then within frames.
+    """Keep diverse tokens of each frame (ADTS), and merge the rest over time and in frames (TSTM).
 
-    segments, threshold: a cut after the segments - 1 least similar pairs of frames, and wherever the similarity is
-    below the threshold. diverse_share: of a frame's tokens, the share chosen for diversity. link_similarity: a token
-    more similar to one of the frame before becomes part of it. neighbours: of the density peaks. expansion: how much
-    more than the ratio is kept, with `paper_exact` only.
+    The budget is exact. Frames have equal shares, of which ceil(diverse_share * share) tokens are
+    diverse. The rest of a segment's share is spread over its frames in proportion to the number of
+    trees with their root there. If there are too many links between tokens, only the most similar
+    ones hold, so that a segment has enough trees.
 
-    A budget is met to the token: frames get equal shares (`even_shares`), of which ceil(diverse_share * share) are
-    for diverse tokens. A segment's remaining tokens are spread over its frames in proportion to the trees that begin
-    there, and only so many links hold, the most similar first, that there are as many trees. With `paper_exact` every
-    frame gets ceil(n * ratio * expansion), and counts are those of floating point; trees are divided by the number of
-    their root's children plus one; a segment of one frame also clusters its diverse tokens, so that places repeat;
-    diverse tokens may repeat.
+    Settings:
+    - segments, threshold: a segment ends after each of the `segments` - 1 least similar pairs of
+      consecutive frames, and after each pair with a cosine similarity below `threshold`.
+    - diverse_share: share of a frame's tokens that is selected for diversity.
+    - link_similarity: a token whose cosine similarity to its most similar token of the previous
+      frame is above this is merged into it.
+    - neighbours: how many nearest tokens define a density, the token itself included.
+    - expansion: with `paper_exact`, how many times the ratio is kept.
+    - paper_exact: every frame has ceil(n * ratio * expansion) tokens, and counts are computed in
+      floating point. A tree is divided by 1 + the number of its root's children. A segment of one
+      frame clusters its diverse tokens as well, so cells repeat. Diverse tokens may repeat.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2602.08024, ICLR 2026",
-        remark="attended tokens unlike each other; the rest merges along time, then in frames; see --inner flashvid",
+        remark="diverse attended tokens; the rest is merged over time, then within frames; see --inner flashvid",
     )
-    # The published mean over queries is this sum over them / N; no choice depends on the factor.
+    # The published saliency is a mean over queries, this one a sum; a factor changes no choice.
     needs: ClassVar = Needs(saliency_layers=(-1,))
 
     segments: int = 8
@@ -76,27 +82,33 @@ class FlashVid:
         """Keep exactly `budget` tokens; with `paper_exact`, about `expansion` times as many.
 
         Raises:
-            BudgetError: there is nothing to keep.
+            BudgetError: If nothing would be kept.
         """
         features = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = features.shape
         check_budget(tokens, budget)
+        # 1. Segments of similar frames, and the share of every frame.
         values = features.to(working_dtype(features))
         clips = dynamic_clips(values.mean(1), self.segments, self.threshold)
         if budget >= frames * per_frame:
             return keep_subset(tokens, torch.arange(frames * per_frame), clips)
         shares = self._shares(budget, frames, per_frame)
+        # 2. ADTS: diverse tokens of every frame.
         diverse_counts = [math.ceil(self.diverse_share * share) for share in shares]
         diverse = self._diverse(values, pooled_saliency(tokens, -1), diverse_counts, clips)
+        # 3. TSTM over time: the other tokens link to similar ones of the previous frame, and each
+        # tree becomes the mean of its tokens.
         free = torch.ones(frames, per_frame, dtype=torch.bool, device=diverse.device)
         free.view(-1)[diverse] = False
         similarity, parent = nearest_before(values, free)
         linked = self._linked(similarity, shares, clips)
         trees, sizes = merge_trees(values, parent, linked, children_count_once=self.paper_exact)
+        # 4. TSTM in space: the trees of every frame form clusters around density peaks.
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
         merged, places, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        # 5. Diverse and merged tokens together, in raster order.
         index, order = torch.cat([diverse, places]).sort(stable=True)
         once = self.paper_exact
 
@@ -115,41 +127,49 @@ class FlashVid:
         )
 
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
-        """Tokens of every frame before they are spread over its segment."""
+        """Return the number of tokens of every frame, before a segment spreads its own."""
+        # Published: all frames have the same share, rounded up.
         if self.paper_exact:
             ratio = TokenBudget.ratio_of(budget, frames * per_frame)
             return (min(math.ceil(per_frame * ratio * self.expansion), per_frame),) * frames
         return even_shares(budget, frames)
 
     def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """The `counts` [F] diverse tokens of every frame, ascending indices into all F * n.
+        """Return the `counts` [F] diverse tokens of every frame: ascending indices into all F * n.
 
-        A token's distances are 1 - cosine, times its attention, times its product with the mean of its segment.
+        The distance to token j is 1 - cosine similarity, times the attention received by j, times
+        the dot product of j with the mean of its segment (ADTS, version 2).
         """
         unit = functional.normalize(values, dim=-1)
         relevance = [_within(values, clip) @ _within(values, clip).mean((0, 1)) for clip in clips]
+        # Both factors belong to the token of a column, so distances are not symmetric.
         weights = attention.to(values.dtype) * torch.cat(relevance)
         distances = (1 - unit @ unit.mT) * weights[:, None, :]
         distances.diagonal(dim1=1, dim2=2).zero_()
         picks = max_min_picks(distances, max(counts), repeats=self.paper_exact)
         first = torch.arange(len(values), device=picks.device)[:, None] * values.shape[1]
+        # All frames make as many picks as the greatest count; the first picks are taken.
         wanted = torch.arange(picks.shape[1], device=picks.device) < torch.tensor(counts, device=picks.device)[:, None]
         return (first + picks)[wanted].sort().values
 
     def _linked(self, similarity: Tensor, shares: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """Which tokens become part of one in the frame before, by their similarity to it [F, n]: bool [F, n].
+        """Return which tokens are merged into one of the previous frame: bool [F, n].
 
-        In a segment, no more than leave as many trees as there are tokens to keep.
+        similarity: [F, n], to the most similar token of the previous frame. shares: [F]. In every
+        segment, at least as many tokens as its share stay without a link.
         """
         linked = similarity > self.link_similarity
         for clip in clips:
+            # Trees do not cross segments.
             linked[clip.first] = False
             own = _within(similarity, clip)[1:].flatten()
             room = len(clip) * similarity.shape[1] - sum(shares[clip.first : clip.stop])
             if _within(linked, clip).sum() <= room:
                 continue
+            # Too many links: only the most similar ones hold.
             ranked = own.sort(descending=True, stable=True)
             if self.paper_exact:
+                # Published: a raised threshold, which drops all links that tie with it.
                 held = own > (ranked.values[room - 1] if room else torch.inf)
             else:
                 held = ranked.indices.argsort() < room
@@ -157,19 +177,23 @@ class FlashVid:
         return linked
 
     def _roots(self, roots: Tensor, clips: Sequence[Clip]) -> Tensor:
-        """The tokens to be clustered, bool [F, n]: where trees begin, and with `paper_exact` all of a lone frame."""
+        """Return the tokens to cluster, bool [F, n]: the roots of trees.
+
+        With `paper_exact`, a segment of one frame clusters all of its tokens.
+        """
         for clip in clips:
             roots[clip.first] |= self.paper_exact and len(clip) == 1
         return roots
 
     def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
-        """How many clusters every frame's roots form."""
+        """Return how many clusters the roots of every frame form."""
         clusters: list[int] = []
         for clip in clips:
             own = roots[clip.first : clip.stop]
             wanted = min(sum(rest[clip.first : clip.stop]), sum(own))
             if self.paper_exact:
-                share = wanted / max(sum(own), 1)  # as a float: 170 * (22 / 170) is above 22
+                # In floating point, as published: 170 * (22 / 170) is above 22.
+                share = wanted / max(sum(own), 1)
                 clusters += [math.ceil(count * share) for count in own]
             else:
                 clusters += spread(wanted, own)
@@ -177,90 +201,33 @@ class FlashVid:
 
 
 def _within(values: Tensor, clip: Clip) -> Tensor:
+    """Return the frames of a clip."""
     return values[clip.first : clip.stop]
 
 
-def _cluster_frames(
-    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbours: int
-) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
-    """The chosen tokens of every frame in that many clusters: means [K, D], centres' indices into all F * n, masses,
-    and for frames with clusters the one of each chosen token.
-
-    values: [F, n, D]. sizes: [F, n], how many tokens each stands for. chosen: bool [F, n], at least as many as
-    `clusters` [F].
-    """
-    means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
-    clusters_of: dict[int, Tensor] = {}
-    for frame, count in enumerate(clusters):
-        if count == 0:
-            continue
-        cells = chosen[frame].nonzero()[:, 0]
-        centres, nearest = _nearest_peaks(values[frame, cells], count, neighbours)
-        belongs = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
-        means.append(belongs.mT @ values[frame, cells] / belongs.sum(0)[:, None])
-        places.append(frame * values.shape[1] + cells[centres])
-        masses.append(belongs.mT @ sizes[frame, cells])
-        clusters_of[frame] = nearest
-    return torch.cat(means), torch.cat(places), torch.cat(masses), clusters_of
-
-
-def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
-    """Density peaks int64 [K] of values [m, D], ascending, and which peak each token belongs to, 0 .. K - 1: [m].
-
-    That is the nearest one, and a peak's own cluster is its own.
-    """
-    peaks = density_peaks(values[None], clusters, min(neighbours, clusters))[0].sort().values
-    nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-    nearest[peaks] = torch.arange(clusters, device=values.device)
-    return peaks, nearest
-
-
-def _clustered_trees(
-    parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
-) -> Shares:
-    """What `_cluster_frames` makes of `merge_trees`: parent, linked and chosen [F, n]; for each frame, nearest [m]."""
-    roots = tree_roots(parent, linked)
-    cluster, first = torch.full_like(roots, -1), 0
-    for frame, peak in nearest.items():
-        cluster[frame, chosen[frame]] = first + peak
-        first += int(peak.max()) + 1
-    weights = _published_weights(parent, linked, roots) if children_count_once else None
-    return Shares.of(torch.arange(roots.numel())).merged(roots).merged(cluster, weights)
-
-
-def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:
-    """By what trees' means are multiplied where the root's children are all that counts, [F * n]."""
-    before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]
-    children = (before + parent)[linked].bincount(minlength=parent.numel())
-    return roots.flatten().bincount(minlength=parent.numel()) / (1 + children)
-
-
-# Tokens as unlike each other as possible, chosen one by one (greedy max-min).
-
-__all__ = ["max_min_picks"]
-
-
 def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Tensor:
-    """The first `count` picks int64 [B, count] from distances [B, m, m], in the order in which they are made.
+    """Return the first `count` greedy max-min picks of ADTS in their order: int64 [B, count].
 
-    Column j holds the distances of token j to all, which need not be symmetric or positive. The first pick has the
-    greatest distance to its nearest other token (the second least entry of its column); each next one the greatest
-    distance to the nearest of those picked. Picks are distinct unless `repeats` lets a token be picked again. Of equal
-    ones the lower index.
+    Column j of distances [B, m, m] holds the distances of token j to all tokens. They need not be
+    symmetric or positive. The first pick has the greatest distance to its nearest other token (the
+    second smallest entry of its column). Each next pick has the greatest distance to the nearest
+    earlier pick. Ties go to the lower index. Picks are distinct unless `repeats` is set.
 
     Raises:
-        ValueError: count is not in 0 .. m.
+        ValueError: If `count` is not in 0 .. m.
     """
     batch, tokens = distances.shape[:2]
     if not 0 <= count <= tokens:
         raise ValueError(f"count: expected 0 to {tokens}, got {count}")
     if count == 0:
         return torch.empty(batch, 0, dtype=torch.long, device=distances.device)
+    # The smallest entry of a column is normally the token's distance to itself.
     rows = torch.arange(batch, device=distances.device)
     pick = distances.kthvalue(min(2, tokens), dim=1).values.argmax(-1)
     picks, nearest = [pick], distances[rows, pick]
     taken = torch.zeros_like(nearest, dtype=torch.bool)
     for _ in range(count - 1):
+        # One pick per step in every element of the batch.
         taken[rows, pick] = not repeats
         pick = nearest.masked_fill(taken, -torch.inf).argmax(-1)
         picks.append(pick)
@@ -268,21 +235,16 @@ def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Te
     return torch.stack(picks, 1)
 
 
-# Trees of similar tokens: each token may point to one of the frame before, and a tree becomes one
-# token.
-
-__all__ = ["merge_trees", "nearest_before", "tree_roots"]
-
-
 def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """For each token of features [F, n, D] the most similar one (cosine) of the frame before: similarity [F, n] and
-    its index int64 [F, n].
+    """Return the similarity [F, n] to, and index of, the most similar token of the previous frame.
 
-    Only tokens in `free`, bool [F, n], have one and are one; the similarity of others, and of the first frame's, is
-    -inf. Of equal ones the lower index.
+    features: [F, n, D]. Only tokens in `free`, bool [F, n], have such a token or can be one. Other
+    tokens, and all of the first frame, have the similarity -inf. Similarity is the cosine; ties go
+    to the lower index.
     """
     unit = functional.normalize(features, dim=-1)
     similarity = (unit[1:] @ unit[:-1].mT).masked_fill(~free[:-1, None], -torch.inf)
+    # The first frame is padded: it has no previous frame.
     best, parent = similarity.max(-1)
     best = best.masked_fill(~free[1:], -torch.inf)
     return functional.pad(best, (0, 0, 1, 0), value=-torch.inf), functional.pad(parent, (0, 0, 1, 0))
@@ -291,27 +253,108 @@ def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
 def merge_trees(
     values: Tensor, parent: Tensor, linked: Tensor, *, children_count_once: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Values [F, n, D] in which every token without a link is the mean of its tree, and tree sizes [F, n].
+    """Return values [F, n, D] in which every root is the mean of its tree, and tree sizes [F, n].
 
-    parent: int64 [F, n], a token's parent in the frame before; linked: bool [F, n], whether it has one. What a linked
-    token is left with has no meaning. With `children_count_once` the sum over a tree is divided by 1 + the number of
-    the root's children, whatever the size of their own trees, as the program of FlashVID does.
+    A root is a token without a link. The values of linked tokens have no meaning afterwards.
+
+    Args:
+        values: [F, n, D].
+        parent: int64 [F, n], the index of a token's parent in the previous frame.
+        linked: bool [F, n], whether a token is merged into its parent.
+        children_count_once: divide the sum of a tree by 1 + the number of its root's children, as
+            the published program does, which ignores deeper levels.
     """
     sums, sizes = values.clone(), torch.ones_like(values[..., 0])
     divisors = sizes.clone()
-    places = torch.arange(values.shape[1], device=values.device)
+    cells = torch.arange(values.shape[1], device=values.device)
+    # From the last frame backwards, so that a token has absorbed its subtree before its parent
+    # absorbs it.
     for frame in range(len(values) - 1, 0, -1):
-        # A product, as scattered sums differ from run to run on CUDA devices.
-        joins = ((parent[frame] == places[:, None]) & linked[frame]).to(values.dtype)
+        # A matrix product, because scattered sums differ from run to run on CUDA devices.
+        joins = ((parent[frame] == cells[:, None]) & linked[frame]).to(values.dtype)
         sums[frame - 1] += joins @ sums[frame]
         sizes[frame - 1] += joins @ sizes[frame]
         divisors[frame - 1] += joins.sum(-1)
     return sums / (divisors if children_count_once else sizes)[..., None], sizes
 
 
+def _cluster_frames(
+    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbours: int
+) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
+    """Return the clusters of every frame's chosen tokens: means, centers, masses and memberships.
+
+    Means are [K, D], centers indices [K] into all F * n, masses [K]. Memberships map a frame with
+    clusters to the cluster of each of its chosen tokens.
+
+    Args:
+        values: [F, n, D].
+        sizes: [F, n], how many tokens each was merged from.
+        chosen: bool [F, n], at least as many per frame as `clusters`.
+        clusters: [F].
+        neighbours: how many nearest tokens define a density.
+    """
+    means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
+    clusters_of: dict[int, Tensor] = {}
+    for frame, count in enumerate(clusters):
+        if count == 0:
+            continue
+        cells = chosen[frame].nonzero()[:, 0]
+        centres, nearest = _nearest_peaks(values[frame, cells], count, neighbours)
+        is_member = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
+        means.append(is_member.mT @ values[frame, cells] / is_member.sum(0)[:, None])
+        places.append(frame * values.shape[1] + cells[centres])
+        masses.append(is_member.mT @ sizes[frame, cells])
+        clusters_of[frame] = nearest
+    return torch.cat(means), torch.cat(places), torch.cat(masses), clusters_of
+
+
+def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return the density peaks int64 [K] of values [m, D], ascending, and nearest peaks [m].
+
+    Nearest peaks are numbers 0 .. K - 1; every peak is its own nearest.
+    """
+    peaks = density_peaks(values[None], clusters, min(neighbours, clusters))[0].sort().values
+    # Not in the matrix-product form, whose rounding would decide near-ties.
+    nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+    nearest[peaks] = torch.arange(clusters, device=values.device)
+    return peaks, nearest
+
+
+def _clustered_trees(
+    parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
+) -> Shares:
+    """Return the shares of the clusters that `_cluster_frames` makes of the trees of `merge_trees`.
+
+    parent, linked, chosen: [F, n]. nearest: the memberships of `_cluster_frames`.
+    """
+    roots = tree_roots(parent, linked)
+    # Clusters are numbered frame after frame, as `_cluster_frames` returns them.
+    cluster, first = torch.full_like(roots, -1), 0
+    for frame, peak in nearest.items():
+        cluster[frame, chosen[frame]] = first + peak
+        first += int(peak.max()) + 1
+    weights = _published_weights(parent, linked, roots) if children_count_once else None
+    return Shares.of(torch.arange(roots.numel())).merged(roots).merged(cluster, weights)
+
+
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
-    """The token without a link that each is part of, as in `merge_trees`: indices into all F * n, int64 [F, n]."""
+    """Return the root of every token's tree, as an index into all F * n: int64 [F, n].
+
+    parent, linked: see `merge_trees`.
+    """
     roots = torch.arange(parent.numel(), device=parent.device).view_as(parent)
+    # From the first frame on, so that the root of a parent is known.
     for frame in range(1, len(roots)):
         roots[frame] = torch.where(linked[frame], roots[frame - 1, parent[frame]], roots[frame])
     return roots
+
+
+def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:
+    """Return the factor [F * n] between the published mean of a tree and its true mean.
+
+    It is the size of the tree divided by 1 + the number of its root's children.
+    """
+    # Indices of the parents into all F * n.
+    before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]
+    children = (before + parent)[linked].bincount(minlength=parent.numel())
+    return roots.flatten().bincount(minlength=parent.numel()) / (1 + children)

@@ -1,4 +1,4 @@
-"""FrameFusion's merging and pruning, as far as they can act before the language model (arXiv 2501.01986)."""
+"""FrameFusion (arXiv 2501.01986): its merging and pruning, done before the language model."""
 
 from __future__ import annotations
 
@@ -20,32 +20,38 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
-__all__ = ["FrameFusion"]
+__all__ = ["FrameFusion", "most_alike", "similarity_to_previous"]
 
 _LAST = -1  # the block whose output the features are made of
 
 
 @dataclass(frozen=True)
 class FrameFusion:
-    """Merge tokens that resemble the one before them at their place; if that is not enough, prune the least attended.
+    """Merge tokens that are similar over time; if that is not enough, prune the least attended.
 
-    A token whose cosine with the remaining token before it, at its place of the picture, is `threshold` or more joins
-    it; a run of such tokens becomes its first one, with the plain mean of all. This is repeated until the budget is
-    met, where only the most similar are merged, or a pass merges less than `least_merged` of the tokens, the last. What
-    is too many then is pruned by the attention received in the vision tower's last block, a run's being its mean.
+    A token is merged into the previous remaining token of its cell if their cosine similarity is at
+    least `threshold`. A run of such tokens becomes its first token, with the plain mean of the run.
+    Passes repeat until the budget is met or a pass merges less than `least_merged` of the tokens; a
+    pass never goes below the budget, it then merges only the most similar tokens. What exceeds the
+    budget after the last pass is pruned by the attention received in the last block of the vision
+    tower; a run has the mean attention of its tokens.
 
-    The published method works inside the language model. What differs:
-    - It merges the input of the first layer, as the first pass here, and then once after every layer's attention, on
-      what the layers made of the tokens. Here later passes see the same features, merged.
-    - It prunes once, by the attention that the question's last token pays inside the language model.
-    - Its early layers hold more tokens than the later ones, and its ratio is their average cost. Here every layer holds
-      as many as the ratio says.
+    The published method works inside the language model (see --inner framefusion). Differences:
+    - It merges the input of the first layer, as the first pass here, then the hidden states after
+      the attention of every layer. Here later passes see the same features, merged.
+    - It prunes once, by the attention of the last prompt token inside the language model.
+    - Its early layers hold more tokens than the later ones, and its ratio is the mean over layers.
+      Here every layer holds as many tokens as the ratio says.
+
+    Settings:
+    - threshold: least cosine similarity of tokens that are merged.
+    - least_merged: a pass that merges a smaller share of the tokens is the last one.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2501.01986, ICCV 2025",
-        remark="tokens like the one before at their place merge, then the least attended go; see --inner framefusion",
+        remark="similar tokens of a cell are merged over time, then the least attended pruned; see --inner framefusion",
     )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
@@ -59,14 +65,20 @@ class FrameFusion:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order; a merged one is in the place of its run's first."""
+        """Keep exactly `budget` tokens, in raster order, each run at the cell of its first token.
+
+        Raises:
+            BudgetError: If nothing would be kept.
+        """
         check_budget(tokens, budget)
+        # 1. Merge, pass after pass.
         runs = _Runs.of(tokens)
         passes, merging = 0, True
         while merging and len(runs.index) > budget:
             before = len(runs.index)
             runs = runs.merged(self.threshold, before - budget)
             passes, merging = passes + 1, before - len(runs.index) >= max(1, self.least_merged * before)
+        # 2. Prune what exceeds the budget.
         kept = runs.most_attended(budget)
         made_of = kept.made_of
         return kept_tokens(
@@ -82,10 +94,15 @@ class FrameFusion:
 
 @dataclass(frozen=True, slots=True)
 class _Runs:
-    """What remains, sorted by place in the picture and then by time.
+    """The remaining tokens, each a run of merged ones, sorted by cell and then by time.
 
-    features: [m, D]. index: [m] into all F * n tokens, of the first of each run. attention: [m]. mass: [m], tokens
-    merged. per_frame: n. made_of: works out what tokens they are made of.
+    Attributes:
+        features: [m, D].
+        index: [m], indices of the first tokens of the runs into all F * n.
+        attention: [m], mean attention received.
+        mass: [m], number of tokens in a run.
+        per_frame: n.
+        made_of: returns what the runs are made of.
     """
 
     features: Tensor
@@ -97,27 +114,29 @@ class _Runs:
 
     @classmethod
     def of(cls, tokens: VisualTokens) -> _Runs:
-        """Every pooled token, a run of one."""
+        """Return every pooled token as a run of one."""
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
+        # Frames and cells change places: the tokens of a cell follow each other.
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
         attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
         return cls(features, index, attention, torch.ones_like(attention), per_frame, partial(Shares.of, index))
 
     def merged(self, threshold: float, most: int) -> _Runs:
-        """At most `most` of those that are `threshold` similar to the one before, merged into it."""
+        """Merge the `most` most similar tokens, if similar enough, into their predecessors."""
         similarity = similarity_to_previous(self.features, self.index % self.per_frame)
         heads = ~most_alike(similarity, self.index, threshold, most)
+        # A head and the merged tokens after it are one run.
         run, index = heads.cumsum(0) - 1, self.index[heads]
         features = group_means(self.features, run, len(index))
         attention = group_means(self.attention[:, None], run, len(index))[:, 0]
-        mass = torch.zeros_like(attention).index_add_(0, run, self.mass)  # whole numbers: exact in any order
+        mass = torch.zeros_like(attention).index_add_(0, run, self.mass)  # integers: exact in any order
         made_of = self.made_of
         return _Runs(features, index, attention, mass, self.per_frame, lambda: made_of().merged(run))
 
     def most_attended(self, count: int) -> _Runs:
-        """The `count` most attended, of equal ones the earlier, in raster order."""
+        """Return the `count` most attended runs in raster order; ties go to the lower index."""
         raster = self.index.argsort()
         ranked = raster[self.attention[raster].sort(descending=True, stable=True).indices[:count]]
         kept, made_of = ranked[self.index[ranked].argsort()], self.made_of
@@ -131,28 +150,25 @@ class _Runs:
         )
 
 
-# Tokens at one place of the picture that stay alike over time: how alike, and which are merged.
-
-__all__ = ["most_alike", "similarity_to_previous"]
-
-
 def similarity_to_previous(values: Tensor, place: Tensor) -> Tensor:
-    """Cosine of every row of values [m, D] with the row before it, [m]; minus infinity where that is of another place.
+    """Return the cosine similarity [m] to the previous row; -inf if that is of another cell.
 
-    place: int64 [m]. Rows are sorted by place, and by time within one.
+    values: [m, D]. place: int64 [m], the cells. Rows are sorted by cell, then by time.
     """
     similarity = values.new_full((len(values),), -torch.inf)
     unit = functional.normalize(values, dim=-1)
     cosine = (unit[1:] * unit[:-1]).sum(-1)
+    # Rows of one cell follow each other, so one comparison per row is enough.
     similarity[1:] = torch.where(place[1:] == place[:-1], cosine, -torch.inf)
     return similarity
 
 
 def most_alike(similarity: Tensor, index: Tensor, threshold: float, most: int) -> Tensor:
-    """Which rows are at least `threshold` similar, only the `most` most similar of them: bool [m].
+    """Return which rows are merged, bool [m]: the `most` most similar, if at least `threshold`.
 
-    index [m]: of equal ones the lower goes first.
+    index: [m]; ties in `similarity` [m] go to the lower one.
     """
+    # A stable sort of rows in the order of their indices.
     by_index = index.argsort()
     ranked = by_index[similarity[by_index].sort(descending=True, stable=True).indices[:most]]
     chosen = torch.zeros_like(similarity, dtype=torch.bool)

@@ -16,16 +16,21 @@ __all__ = ["FewerFrames"]
 
 @dataclass(frozen=True)
 class FewerFrames:
-    """As many whole frames as the budget pays for, evenly spread; the rest goes to one more, thinned."""
+    """Keep as many whole frames as the budget allows, evenly spaced.
 
-    card: ClassVar = Card("after pooling", remark="all tokens of fewer frames, evenly spread")
+    The rest of the budget goes to evenly spaced tokens of one more frame.
+    """
+
+    card: ClassVar = Card("after pooling", remark="all tokens of fewer frames, evenly spaced")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; the thinned frame is the last of those chosen."""
+        """Keep exactly `budget` tokens; the partial frame is the last of the chosen ones."""
         frames, per_frame = pooled_cells(tokens)
+        # The budget in whole frames, and what is left.
         whole, rest = divmod(budget, per_frame)
         chosen = evenly(frames, whole + (rest > 0)) * per_frame
         cells = [torch.arange(per_frame)] * whole + [evenly(per_frame, rest)] * (rest > 0)
+        # Cells of the chosen frames, as indices into all F * n.
         kept = [first + own for first, own in zip(chosen.tolist(), cells, strict=True)]
         return keep_subset(tokens, torch.cat(kept) if kept else torch.arange(0))

@@ -1,4 +1,4 @@
-"""HoliTom before the language model: segments that repeat most, static tokens averaged, the rest by attention."""
+"""HoliTom (arXiv 2505.21334), its part before the language model: outer merging."""
 
 from __future__ import annotations
 
@@ -33,25 +33,32 @@ from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
 __all__ = ["HoliTom"]
 
-# The published thresholds, for 10 % and for 15 % and more; the nearer one is taken.
+# The published thresholds for 10 % and for 15 % or more; the limit is halfway between.
 _THRESHOLD_LOW, _THRESHOLD_HIGH, _BETWEEN = 0.65, 0.80, Fraction(1, 8)
 
 
 @dataclass(frozen=True)
 class HoliTom:
-    """The outer part of HoliTom ("w/o M" in its tables): everything it does before the language model.
+    """Average what stays the same over a segment, and keep the most attended of the other tokens.
 
-    The video is cut where static positions save most. Those become one token per segment, clustered around density
-    peaks; of the others each frame keeps the most attended.
+    This is all that HoliTom does before the language model ("w/o M" in its tables). The video is
+    cut into the segments whose static positions save the most tokens. The static positions of a
+    segment become one token each, the mean over its frames; these are merged into density peaks. Of
+    its dynamic tokens, every frame keeps the most attended.
 
-    Exactly the budget: it is shared among static sets and frames in proportion to their size (largest remainder, but
-    one at least while it lasts; the publication rounds up or to the nearest). Where averaging alone leaves fewer tokens
-    than the budget, the positions that changed most within their segment become dynamic again, until it is enough.
+    The budget is exact. Static sets and frames share it in proportion to their size (largest
+    remainder, at least one token each if the budget allows; the paper rounds up or to the nearest).
+    If averaging alone leaves fewer tokens than the budget, the positions that changed most within
+    their segment become dynamic again, until there are enough.
 
-    static_similarity: a position is static while its cosine with the next frame's is above; None takes the
-    published 0.65 up to an eighth of the tokens, else 0.80. centre_share: how much of a merged token is the centre
-    itself. neighbours: tokens that make the density, at most as many as clusters. layer: the block whose attention
-    ranks dynamic tokens. paper_exact: counts as published, so more or fewer tokens than the budget.
+    Settings:
+    - static_similarity: a position is static if its cosine similarity to the next frame is above
+      this all through the segment; null takes the published 0.65 up to a ratio of 1/8, else 0.8.
+    - centre_share: weight of the center in a merged token; the rest is the mean of the others.
+    - neighbours: how many nearest tokens define a density, the token itself included; at most as
+      many as clusters.
+    - layer: the block of the vision tower whose attention ranks dynamic tokens.
+    - paper_exact: use the published counts, which give more or fewer tokens than the budget.
     """
 
     card: ClassVar = Card(
@@ -76,32 +83,40 @@ class HoliTom:
 
     @property
     def needs(self) -> Needs:
+        """Return the block whose attention ranks dynamic tokens."""
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Segment by segment the static tokens at their place in its first frame, then the frames' dynamic ones.
+        """Keep exactly `budget` tokens, per segment the static ones, then the dynamic ones.
+
+        Static tokens are at their cell in the first frame of the segment.
 
         Raises:
-            BudgetError: no token is asked for, or (paper_exact) none is left.
+            BudgetError: If the budget is 0, or if `paper_exact` would keep nothing.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         total = math.prod(pooled_cells(tokens))
         features = pool(tokens.features, tokens.grid, tokens.pool)
         features = features.to(working_dtype(features))
+        # 1. Segments and their static positions.
         threshold = self._threshold(Fraction(budget, total))
         redundancy = _segment(features, threshold)
+        # 2. How many tokens every static set and every frame keeps.
         if self.paper_exact:
             quotas = _published_quotas(TokenBudget.ratio_of(budget, total) * total, redundancy.capacity())
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
+        # 3. The most attended dynamic tokens of every frame.
         saliency = pooled_saliency(tokens, self.layer).to(features.device)
         kept = _most_attended(saliency, redundancy, quotas)
+        # 4. Static tokens merged into density peaks, and all tokens in order.
         facts = {"segments": len(redundancy.clips), "static_similarity": threshold}
         return joined_parts(tokens, self._emit(features, redundancy, quotas, kept), redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
+        """Return the similarity above which a position is static, for this ratio."""
         if self.static_similarity is not None:
             return self.static_similarity
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
@@ -109,14 +124,17 @@ class HoliTom:
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
-        """Features, place and mass of each segment's static tokens, then of its dynamic ones, and what works out what
-        they are made of; kept: [F * n] indices.
+        """Yield features, indices, masses and shares of each segment's static, then dynamic tokens.
+
+        Shares are functions that return `Shares`. kept: indices of the dynamic tokens into all
+        F * n.
         """
         positions = features.shape[1]
         dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
         for clip, static, quota, own in zip(redundancy.clips, redundancy.static, quotas, dynamic, strict=True):
             if quota.static:
                 where = static.nonzero()[:, 0]
+                # A static token is the mean over the frames of its segment.
                 means = features[clip.first : clip.stop, where].mean(0)
                 values, centres, members, owner = self._merged(means, quota.static)
                 made_of = partial(self._static_shares, clip, where, positions, centres, owner)
@@ -124,38 +142,56 @@ class HoliTom:
             yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), partial(Shares.of, own)
 
     def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Static tokens [s, D] as `clusters` ones [K, D], the indices of their centres, ascending, their sizes, and the
-        one that each static token belongs to [s].
+        """Return static tokens [s, D] merged into `clusters` tokens [K, D].
+
+        The others are: the indices of the centers [K], ascending; the cluster sizes [K]; the
+        cluster of each static token [s].
         """
+        # Nothing to merge.
         if clusters == len(means):
             each = torch.arange(clusters, device=means.device)
             return means, each, means.new_ones(clusters), each
         centres = density_peaks(means[None], clusters, min(self.neighbours, clusters)).sort().values
         owner = nearest_centres(means[None], centres)
+        # Members without the center itself, whose share is fixed.
         others = members_of(owner, clusters, means.dtype).scatter(2, centres[..., None], 0)[0]
         counts, own = others.sum(-1), means[centres[0]]
+        # A fixed blend of the center and the mean of its other members.
         mixed = self.centre_share * own + (1 - self.centre_share) * (others @ means) / counts.clamp_min(1)[:, None]
         return torch.where(counts[:, None] > 0, mixed, own), centres[0], counts + 1, owner[0]
 
     def _static_shares(self, clip: Clip, where: Tensor, positions: int, centres: Tensor, owner: Tensor) -> Shares:
-        """Of positions `where` [s], averaged over a clip, the centres [K], to which the others belong by owner [s]."""
+        """Return the shares of merged static tokens.
+
+        Args:
+            clip: the segment over which static positions are averaged.
+            where: [s], the static positions.
+            positions: n, the positions per frame.
+            centres: [K], indices into `where`.
+            owner: [s], the cluster of each static position.
+        """
         places = places_of(clip, where, positions)
+        # First the mean over the frames, then the blend within clusters.
         means = Shares.of(places).merged(torch.arange(len(where)).expand_as(places))
         others = means.merged(owner.index_fill(0, centres, -1))
         return means.chosen(centres).blended(others, self.centre_share)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:
-    """Segments and static positions of features [F, n, D]."""
+    """Return the segments and static positions of features [F, n, D]."""
+    # Of each position, from one frame to the next.
     similarity = functional.cosine_similarity(features[:-1], features[1:], dim=-1)
     clips = most_saving_clips(similarity > threshold)
     return Redundancy.above(threshold, clips, least_similarities(similarity, clips))
 
 
 def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Shares of all that remains after averaging, static sets rounded to the nearest and frames up, in floating point
-    as published. wanted: ratio times tokens, not rounded.
+    """Return the published quotas: static sets rounded to the nearest, frames rounded up.
+
+    They are shares, in floating point, of what averaging leaves. wanted: ratio times the number of
+    tokens, not rounded.
     """
+    # Averaging may leave fewer tokens than wanted: then all are kept.
     share = min(wanted / sum(quota.total for quota in capacity), 1.0)
     return tuple(
         Quota(round(quota.static * share), tuple(math.ceil(count * share) for count in quota.dynamic))
@@ -164,10 +200,15 @@ def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, 
 
 
 def _most_attended(saliency: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]) -> Tensor:
-    """The dynamic tokens that frames keep, as ascending indices into all F * n, by saliency [F, n]."""
+    """Return the dynamic tokens that frames keep, as ascending indices into all F * n.
+
+    saliency: [F, n]; ties go to the lower index.
+    """
     device = saliency.device
+    # One row per frame: the static positions of its segment.
     lengths = torch.tensor([len(clip) for clip in redundancy.clips], device=device)
     static = redundancy.static.repeat_interleave(lengths, 0)
+    # Static positions rank last; a frame keeps no more than its dynamic ones.
     ranked = saliency.masked_fill(static, -torch.inf).sort(descending=True, stable=True).indices
     counts = torch.tensor([count for quota in quotas for count in quota.dynamic], device=device)
     chosen = torch.arange(saliency.shape[1], device=device) < counts[:, None]

@@ -1,4 +1,4 @@
-"""No compression: every pooled token, as the stock model sees them."""
+"""No compression: every pooled token, as in the stock model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["NoCompression"]
 
 @dataclass(frozen=True)
 class NoCompression:
-    """Keeps all F * n tokens whatever the budget; the baseline, and what ratio 1 means."""
+    """Keep all F * n tokens, whatever the budget is; ratio 1 selects this baseline."""
 
-    card: ClassVar = Card("nowhere", exact=False, remark="all tokens, as the stock model sees them")
+    card: ClassVar = Card("nowhere", exact=False, remark="all tokens, as in the stock model")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Keep every pooled token, unchanged and in raster order."""
         frames, per_frame = pooled_cells(tokens)
         return keep_subset(tokens, torch.arange(frames * per_frame))

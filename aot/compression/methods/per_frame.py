@@ -1,4 +1,4 @@
-"""What methods share that treat every frame on its own: equal budgets, and the frames put together again."""
+"""Shared steps of methods that treat every frame on its own: equal budgets, and joining."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameTokens:
-    """What each of f frames in a row keeps, in order: features [f, S, D], the place of each token in its frame's pooled
-    grid, cell int64 [f, S], and its mass [f, S]. weights: works out what each takes of its frame's pooled tokens, up to
-    a factor, [f, S, n].
+    """The kept tokens of f consecutive frames, S per frame, in order.
+
+    Attributes:
+        features: [f, S, D].
+        cell: int64 [f, S], the index of each token in the pooled grid of its frame.
+        mass: [f, S].
+        weights: returns the weight of every pooled token of the frame in each kept token, up to a
+            factor: [f, S, n].
     """
 
     features: Tensor
@@ -31,24 +36,26 @@ class FrameTokens:
     weights: Callable[[], Tensor]
 
     def ordered(self, order: Tensor) -> FrameTokens:
-        """The same tokens in the order int64 [f, S]."""
+        """Return the same tokens in the order int64 [f, S]."""
         wide = order[..., None].expand(-1, -1, self.features.shape[-1])
         weights = self.weights
         return FrameTokens(
             self.features.gather(1, wide),
             self.cell.gather(1, order),
             self.mass.gather(1, order),
+            # Provenance is computed on request only.
             lambda: take_rows(weights(), order),
         )
 
 
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
-    """Frames in a row and how many tokens each of them keeps, at least one, so that all keep `budget`.
+    """Return runs of frames, each with the number of tokens (at least 1) that its frames keep.
 
-    By largest remainder: the first frames keep one more, and the last keep none (and are left out) where the budget is
-    below one token per frame.
+    All frames together keep `budget` tokens, by largest remainder: the first frames keep one more.
+    If the budget is below one token per frame, the last frames keep none and are left out.
     """
     runs, first = [], 0
+    # Frames with the same share are one run, so that methods can treat them as a batch.
     for share, run in groupby(spread(budget, [per_frame] * frames)):
         stop = first + len(list(run))
         runs.append((Clip(first, stop), share))
@@ -61,12 +68,18 @@ def joined_frames(
     parts: Sequence[tuple[Clip, FrameTokens]],
     facts: Mapping[str, int | float | str | bool | None] | None = None,
 ) -> CompressedTokens:
-    """The tokens of frames in a row, each run with what its frames keep, as those of the video.
+    """Return the tokens of all runs of frames as the compressed tokens of the video.
+
+    Args:
+        tokens: the visual tokens of the video.
+        parts: the runs of frames, each with the tokens that its frames keep.
+        facts: plain values for the report.
 
     Raises:
-        BudgetError: nothing is kept.
+        BudgetError: If nothing is kept.
     """
     per_frame = pooled_cells(tokens)[1]
+    # Cells of frames become indices into all F * n.
     index = [part.cell + per_frame * _numbers(run, part.cell.device)[:, None] for run, part in parts]
     made_of = [(part.weights, run.first) for run, part in parts]
 
@@ -76,7 +89,7 @@ def joined_frames(
     return kept_tokens(
         tokens,
         torch.cat([part.features.flatten(0, 1) for _, part in parts]),
-        torch.cat([place.flatten() for place in index]),
+        torch.cat([each.flatten() for each in index]),
         mass=torch.cat([part.mass.flatten() for _, part in parts]),
         facts=facts,
         provenance=provenance,
@@ -84,4 +97,5 @@ def joined_frames(
 
 
 def _numbers(run: Clip, device: torch.device) -> Tensor:
+    """Return the frame indices of a run."""
     return torch.arange(run.first, run.stop, device=device)

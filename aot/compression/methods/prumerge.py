@@ -1,4 +1,4 @@
-"""PruMerge: each frame's most attended tokens absorb their neighbours, and one token sums up the others."""
+"""PruMerge and PruMerge+ (arXiv 2403.15388): attended tokens absorb similar ones."""
 
 from __future__ import annotations
 
@@ -22,28 +22,37 @@ __all__ = ["PruMerge"]
 
 @dataclass(frozen=True)
 class PruMerge:
-    """PruMerge and, with `plus`, PruMerge+ (arXiv 2403.15388), frame by frame and for towers without a CLS token.
+    """Keep each frame's most attended tokens with similar ones added, and one sum of the others.
 
-    In place of CLS attention stands what a token received in block `layer`, as a share of its frame's, a_j. Each kept
-    token gains the sum of a_j x_j over the `neighbours` other tokens with the most similar keys (same block, mean over
-    heads), and a last token is that sum over all dropped ones, placed at the most attended of them. The original works
-    before the projector of a model without pooling, here it is the pooled tokens.
+    This is a port to video and to vision towers without a CLS token. The attention of the CLS token
+    is replaced by a_j, the attention that token j receives in block `layer` as a share of its
+    frame's total. Each kept token gains the sum of a_j x_j over the `neighbours` other tokens with
+    the most similar keys (same block, mean over heads). One more token is that sum over all dropped
+    tokens, at the cell of the most attended of them. The published method works before the
+    projector of a model without pooling, this one on pooled tokens.
 
-    Budgets are exact: of a frame's equal share S, S - 1 tokens are kept, in raster order. They are the most attended;
-    with `plus`, only one in 1 + `spread_per_outlier` is, and the others stand at even strides through the rest.
+    The budget is exact. Of a frame's equal share S, S - 1 tokens are kept, in raster order: the
+    most attended or, with `plus`, one part of most attended tokens and `spread_per_outlier` parts
+    of evenly spaced ones. A neighbor can be added to several kept tokens and counts in the mass of
+    each, so the masses of a video sum up to more than its tokens.
 
-    `paper_exact` keeps the tokens whose attention is an outlier of their frame (more than `whiskers` interquartile
-    ranges above the third quartile), in descending order. With `plus`, every int(int(1 / share) /
-    `spread_per_outlier`)-th token of the grid without its last one follows, where `share` is that of outliers (at least
-    every one, and none where there is no outlier). The number kept follows the content, not the budget.
-
-    A kept token's mass counts its neighbours, which several may share, so that masses sum up to more than all tokens.
+    Settings:
+    - plus: PruMerge+, which also keeps evenly spaced tokens.
+    - neighbours: how many similar tokens are added to a kept one.
+    - spread_per_outlier: with `plus`, evenly spaced tokens per most attended token.
+    - whiskers: with `paper_exact`, a token is an outlier if its attention is more than this many
+      interquartile ranges above the third quartile of its frame.
+    - layer: the block of the vision tower whose attention and keys are used.
+    - paper_exact: keep the outliers of each frame, in order of descending attention, so that the
+      count depends on the content. With `plus`, every int(int(1 / share) / spread_per_outlier)-th
+      token of the grid follows (at least every one; without the last token), where share is that of
+      outliers; a frame without outliers has none of these.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2403.15388",
-        remark="each frame's most attended tokens, their nearest ones added, and one token that sums up the rest",
+        remark="each frame's most attended tokens, the most similar ones added, and one token that sums up the rest",
     )
 
     plus: bool = False
@@ -62,21 +71,25 @@ class PruMerge:
 
     @property
     def needs(self) -> Needs:
+        """Return the block whose attention received and keys are read."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or what stands out with `paper_exact`.
+        """Keep exactly `budget` tokens; with `paper_exact`, the outliers.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
+        # 1. Attention as a share of the frame's.
         features = pool(tokens.features, tokens.grid, tokens.pool)
         metric = pooled_keys(tokens, self.layer)
         attention = pooled_saliency(tokens, self.layer)
         attention = attention / attention.sum(-1, keepdim=True)
+        # 2. The tokens that every frame keeps.
         chosen = self._outliers(attention) if self.paper_exact else self._fixed(attention, budget)
+        # 3. Each absorbs its neighbors, and one more token the dropped ones.
         parts = []
         for run, kept in chosen:
             where = slice(run.first, run.stop)
@@ -84,12 +97,14 @@ class PruMerge:
         return joined_frames(tokens, parts, {"most_kept_per_frame": max(kept.shape[1] for _, kept in chosen)})
 
     def _fixed(self, attention: Tensor, budget: int) -> list[tuple[Clip, Tensor]]:
-        """Runs of frames with the tokens int64 [f, S - 1] that they keep."""
+        """Return runs of frames with the tokens int64 [f, S - 1] that they keep."""
         chosen = []
         for run, share in equal_shares(attention.shape[0], attention.shape[1], budget):
+            # The last token of a share is the sum of the dropped ones.
             count = share - 1
             outliers = -(-count // (1 + self.spread_per_outlier)) if self.plus else count
             ranked = attention[run.first : run.stop].sort(dim=-1, descending=True, stable=True).indices
+            # Evenly spaced tokens of those that are not among the most attended.
             rest = ranked[:, outliers:].sort(-1).values
             strides = torch.arange(count - outliers) * rest.shape[1] // max(count - outliers, 1)
             added = rest[:, strides.to(rest.device)]
@@ -97,15 +112,17 @@ class PruMerge:
         return chosen
 
     def _outliers(self, attention: Tensor) -> list[tuple[Clip, Tensor]]:
-        """Single frames with the tokens [1, k] that stand out."""
+        """Return single frames with the outliers [1, k] that they keep, as published."""
         count = attention.shape[1]
+        # Above the upper whisker of a box plot.
         quartiles = attention.quantile(attention.new_tensor([0.25, 0.75]), dim=-1)
         bound = quartiles[1] + self.whiskers * (quartiles[1] - quartiles[0])
         ranked = attention.sort(dim=-1, descending=True, stable=True).indices
         chosen = []
         for frame, outliers in enumerate((attention > bound[:, None]).sum(-1).tolist()):
             share = outliers / count
-            kept = ranked[frame, : int(count * share)]  # with the published rounding, which may lose one
+            # The published rounding, which may lose one token.
+            kept = ranked[frame, : int(count * share)]
             if self.plus and outliers:
                 # The published range ends before the last token.
                 grid = torch.arange(0, count - 1, max(1, int(1 / share) // self.spread_per_outlier), device=kept.device)
@@ -115,21 +132,31 @@ class PruMerge:
 
 
 def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, neighbours: int) -> FrameTokens:
-    """Of features [f, n, D] with attention [f, n] and metric [f, n, d] the tokens kept [f, k], each with its neighbours
-    added, and a sum of the others (unless there are none).
+    """Return the kept tokens with their neighbors added, and one sum of the dropped tokens, if any.
+
+    Args:
+        features: [f, n, D].
+        attention: [f, n], as shares of the frame's.
+        metric: [f, n, d], by which neighbors are found.
+        kept: int64 [f, k].
+        neighbours: how many tokens are added to each.
     """
     count = features.shape[1]
+    # The most similar other tokens of every kept one; they may be kept themselves.
     similarity = cosine_similarity(take_rows(metric, kept), metric)
+    # No token is a neighbor of its own.
     similarity.scatter_(2, kept[..., None], -torch.inf)
     nearest = similarity.sort(dim=-1, descending=True, stable=True).indices[..., : min(neighbours, count - 1)]
+    # The kept token has weight 1, its neighbors their attention.
     weights = torch.zeros_like(similarity, dtype=attention.dtype)
     weights.scatter_(2, nearest, attention[:, None].expand_as(weights).gather(2, nearest))
     weights.scatter_(2, kept[..., None], 1.0)
     mass = torch.full_like(kept, 1 + nearest.shape[-1])
+    # The dropped tokens, weighted by attention, at the cell of the most attended one.
     if kept.shape[1] < count:
         dropped = attention.scatter(1, kept, 0.0)
         weights = torch.cat([weights, dropped[:, None]], 1)
-        # Attention is positive but may round to 0.
+        # Attention is positive but may round to 0, so kept tokens get -1.
         heaviest = (dropped + torch.zeros_like(dropped).scatter(1, kept, -1.0)).argmax(-1, keepdim=True)
         kept = torch.cat([kept, heaviest], 1)
         mass = torch.cat([mass, torch.full_like(heaviest, count - mass.shape[1])], 1)

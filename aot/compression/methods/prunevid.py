@@ -1,4 +1,4 @@
-"""PruneVid before the language model: alike frames, what is static in them, and clusters of both kinds of tokens."""
+"""PruneVid (arXiv 2412.16117), its part before the language model: stage A."""
 
 from __future__ import annotations
 
@@ -22,31 +22,37 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
-__all__ = ["PruneVid"]
+__all__ = ["PruneVid", "alike_frame_clips", "settled_labels"]
 
-_LEAST_CLUSTERED = 15  # a smaller set of tokens stays as it is
+_LEAST_CLUSTERED = 15  # with paper_exact, a smaller set of tokens stays as it is
 
 
 @dataclass(frozen=True)
 class PruneVid:
-    """Stage A of PruneVid: everything it does before the language model.
+    """Average what stays the same in similar frames, and merge all tokens into cluster means.
 
-    Frames are clustered into segments; positions alike over a segment give one token, the mean. Static tokens of a
-    segment and dynamic ones of a frame are merged into the means of clusters around density peaks.
+    Frames are clustered into segments. A position with a high mean cosine similarity over the pairs
+    of frames of a segment is static: it gives one token, the mean over the segment. The static
+    tokens of a segment, and the dynamic tokens of each frame, are merged into the means of clusters
+    around density peaks.
 
-    Exactly the budget: the share of clusters is solved for it, so every set of tokens, small ones too, gives clusters
-    in proportion to its size (largest remainder, but one at least while it lasts). Where averaging alone leaves fewer
-    tokens than the budget, the least alike positions become dynamic again, until it is enough.
+    The budget is exact: every set of tokens, also a small one, has clusters in proportion to its
+    size (largest remainder, at least one if the budget allows). If averaging alone leaves fewer
+    tokens than the budget, the least similar positions become dynamic again until there are enough.
 
-    frame_cluster_share: clusters of frames per frame. static_similarity: mean cosine between a segment's frames above
-    which a position is static. neighbours: tokens that make a density. paper_exact: clusters of tokens per token are
-    `token_cluster_share`, rounded down, whatever the budget; a set of fewer than 15 stays as it is.
+    Settings:
+    - frame_cluster_share: clusters of frames per frame.
+    - static_similarity: a position is static if its mean cosine similarity is above this.
+    - token_cluster_share: with `paper_exact`, clusters per token of a set, rounded down.
+    - neighbours: how many nearest tokens (or frames) define a density, itself included.
+    - paper_exact: use `token_cluster_share` whatever the budget is; a set of fewer than 15 tokens
+      stays as it is.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2412.16117, ACL Findings 2025",
-        remark="means of clusters, with one token for what stays the same in alike frames; see --inner prunevid",
+        remark="means of clusters, with one token for what stays the same in similar frames; see --inner prunevid",
     )
     needs: ClassVar = Needs()
 
@@ -66,35 +72,42 @@ class PruneVid:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Segment by segment the static tokens, then the dynamic ones frame by frame; clusters best centre first.
+        """Keep exactly `budget` tokens, per segment static ones, then dynamic ones by frame.
 
-        A token is at the place of its cluster's centre, a static one in the first frame of its segment.
+        Clusters of a set are in order of descending score of their centers, where their tokens are;
+        a static token is in the first frame of its segment.
 
         Raises:
-            BudgetError: no token is asked for, or (paper_exact) none is left.
+            BudgetError: If the budget is 0, or if `paper_exact` would keep nothing.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         features = pool(tokens.features, tokens.grid, tokens.pool)
         features = features.to(working_dtype(features))
+        # 1. Segments and their static positions.
         redundancy = self._segment(features)
+        # 2. How many clusters every static set and every frame has.
         if self.paper_exact:
             quotas = tuple(self._published_quota(quota) for quota in redundancy.capacity())
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
+        # 3. The means of all clusters.
         facts = {"segments": len(redundancy.clips), "static_positions": sum(q.static for q in redundancy.capacity())}
         return joined_parts(tokens, self._emit(features, redundancy, quotas), redundancy.clips, facts)
 
     def _segment(self, features: Tensor) -> Redundancy:
-        """Segments and static positions of features [F, n, D]."""
+        """Return the segments and static positions of features [F, n, D]."""
         frames = len(features)
+        # Density peaks need at least one cluster and at most F neighbors.
         clusters = max(int(self.frame_cluster_share * frames), 1)
         clips = alike_frame_clips(features.mean(1), clusters, min(self.neighbours, frames))
         similarity = (position_similarity(features[clip.first : clip.stop]) for clip in clips)
         return Redundancy.above(self.static_similarity, clips, similarity)
 
     def _published_quota(self, capacity: Quota) -> Quota:
+        """Return the published numbers of clusters for a segment's sets of tokens."""
+
         def clusters(count: int) -> int:
             return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)
 
@@ -103,18 +116,22 @@ class PruneVid:
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
-        """Features, place and mass of each segment's static tokens, then of its frames' dynamic ones, and what works
-        out what they are made of.
+        """Yield features, indices, masses and shares of each segment's static, then dynamic tokens.
+
+        Shares are functions that return `Shares`.
         """
         places = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
             same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
+            # Static positions: the means over the segment are one set.
             means = features[clip.first : clip.stop, same].mean(0)
             values, place, mass, owner = self._clustered(means[None], places[clip.first, same][None], quota.static)
             yield values, place, mass * len(clip), partial(_shares, clip, same, places.shape[1], owner, quota.static)
             first = clip.first
-            for clusters, alike in groupby(quota.dynamic):  # frames of a segment differ by one cluster at most
-                stop = first + len(list(alike))
+            # Dynamic positions: each frame is a set. Frames of a segment differ by one cluster at
+            # most, so frames with equal counts are one batch.
+            for clusters, equal in groupby(quota.dynamic):
+                stop = first + len(list(equal))
                 own = places[first:stop, different]
                 values, place, mass, owner = self._clustered(features[first:stop, different], own, clusters)
                 run = Clip(first, stop)
@@ -122,10 +139,14 @@ class PruneVid:
                 first = stop
 
     def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Each set of values [B, m, D] as `clusters` means [B * clusters, D], with places of centres, and sizes; and
-        which of its set's means each value is part of [B, m], [B, 0] without clusters.
+        """Return `clusters` means of each set of values [B, m, D], flattened to [B * clusters, D].
+
+        With them the indices of the centers and the cluster sizes, both [B * clusters], and the
+        cluster of each token [B, m] (empty if there are no clusters). place: [B, m], indices of the
+        tokens.
         """
         count = values.shape[1]
+        # Nothing to merge: all tokens stay, or none.
         if clusters in (0, count):
             values, place = values[:, :clusters], place[:, :clusters]
             own = torch.arange(clusters, device=place.device).expand_as(place)
@@ -134,29 +155,18 @@ class PruneVid:
         owner = nearest_centres(values, centres)
         members = members_of(owner, clusters, values.dtype)
         sizes = members.sum(-1)
+        # A matrix product: it gives the same sums at every run.
         means = members @ values / sizes[..., None]
         return means.flatten(0, 1), place.gather(1, centres).flatten(), sizes.flatten(), owner
 
 
-def _shares(run: Clip, where: Tensor, positions: int, owner: Tensor, clusters: int) -> Shares:
-    """Positions `where` [m] of a run of frames in clusters: those of each frame by owner [W, m], or those of all by
-    owner [1, m].
-    """
-    sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
-    places = places_of(run, where[: owner.shape[1]], positions)
-    return Shares.of(places).merged((owner + sets).expand_as(places))
-
-
-# Segments of alike frames, from clusters of frames (PruneVid, arXiv 2412.16117).
-
-__all__ = ["alike_frame_clips", "settled_labels"]
-
-
 def alike_frame_clips(embeddings: Tensor, clusters: int, neighbours: int) -> tuple[Clip, ...]:
-    """Runs of frames of one cluster, `clusters` of them at most: embeddings [F, E] around their density peaks, settled.
+    """Return segments of similar frames: embeddings [F, E] are clustered, then labels are settled.
+
+    There are at most `clusters` different labels; a label may have several segments.
 
     Raises:
-        ValueError: neighbours is not in 1 .. F.
+        ValueError: If `neighbours` is not in 1 .. F.
     """
     centres = density_peaks(embeddings[None], clusters, neighbours)
     labels = nearest_centres(embeddings[None], centres)[0].tolist()
@@ -164,17 +174,19 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbours: int) -> tup
 
 
 def settled_labels(labels: Sequence[int]) -> list[int]:
-    """Return labels of frames, each left with its longest run, or with all of them if several are equally long.
+    """Return the labels of frames, each left with its longest run (or runs, if equally long).
 
-    A label that has only single frames is lost. From left to right, every freed frame takes the label of the longer run
-    next to it (a tie goes to the left), or 0 where there is no run. A run counts the frames that have joined it so far,
-    as in the published program.
+    A label that has only single frames disappears. From left to right, every freed frame takes the
+    label of the longer neighboring run; ties go to the left, and the label is 0 if there is no run.
+    A run counts the frames that joined it so far, as in the published program.
     """
     runs = _runs(labels)
+    # 1. Free the frames outside their label's longest runs.
     longest = {label: max(run.length for run in runs if run.label == label) for label in labels}
     settled: list[int | None] = []
     for run in runs:
         settled += [run.label if run.length == longest[run.label] > 1 else None] * run.length
+    # 2. Freed frames join a neighboring run.
     for frame, label in enumerate(settled):
         if label is None:
             settled[frame] = _longer_neighbor(settled[:frame], settled[frame:])
@@ -182,31 +194,47 @@ def settled_labels(labels: Sequence[int]) -> list[int]:
 
 
 def _longer_neighbor(before: Sequence[int | None], after: Sequence[int | None]) -> int:
-    """Return the label of the longer run of the last one in `before` and the first one in `after`."""
+    """Return the label of the longer run: the last one of `before` or the first one of `after`."""
+    # Freed frames before the run on the right are skipped.
     left, right = _first_run(before[::-1]), _first_run(list(dropwhile(lambda label: label is None, after)))
     return max((left, right), key=lambda run: run.length).label
 
 
 def _first_run(labels: Sequence[int | None]) -> _Run:
-    """Return the run that `labels` begin with; an empty one of label 0 where there are none."""
+    """Return the run that `labels` begin with; without labels, an empty run of label 0."""
     same = list(takewhile(lambda label: label == labels[0], labels))
     return _Run(same[0] or 0, 0, len(same)) if same else _Run(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
+    """Frames first .. stop - 1, which have the same label."""
+
     label: int
     first: int
     stop: int
 
     @property
     def length(self) -> int:
+        """Return the number of frames."""
         return self.stop - self.first
 
 
 def _runs(labels: Sequence[int]) -> list[_Run]:
+    """Return the runs of equal labels, in order."""
     runs: list[_Run] = []
     for label, group in groupby(labels):
         first = runs[-1].stop if runs else 0
         runs.append(_Run(label, first, first + len(list(group))))
     return runs
+
+
+def _shares(run: Clip, where: Tensor, positions: int, owner: Tensor, clusters: int) -> Shares:
+    """Return the shares of clusters of the positions `where` [m] in a run of W frames.
+
+    owner: [W, m] for the positions of each frame, or [1, m] for their means over the run.
+    """
+    # Clusters are numbered set after set.
+    sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
+    places = places_of(run, where[: owner.shape[1]], positions)
+    return Shares.of(places).merged((owner + sets).expand_as(places))

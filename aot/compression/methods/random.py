@@ -1,4 +1,4 @@
-"""Baseline: tokens drawn by lot."""
+"""Baseline: a random subset of the tokens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["RandomTokens"]
 
 @dataclass(frozen=True)
 class RandomTokens:
-    """A random subset of the video's tokens, another one for every video.
+    """Keep a random subset of the video's tokens, a different one for every video.
 
-    The draw follows from the seed, the name of the file (without its folder), the times of the frames and the grid. No
-    feature is read, so that every device, dtype and model with the same grid draws the same tokens.
+    The draw depends on the seed, the file name (without its folder), the frame times and the grid.
+    No feature is read, so every device, dtype and model with the same grid draws the same tokens.
     """
 
-    card: ClassVar = Card("after pooling", remark="tokens drawn at random, others for every video")
+    card: ClassVar = Card("after pooling", remark="tokens drawn at random, different ones for every video")
     needs: ClassVar = Needs()
 
     seed: int = 0
@@ -34,9 +34,10 @@ class RandomTokens:
         check(seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens."""
+        """Keep exactly `budget` tokens, in raster order."""
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
         identity = f"{tokens.video_name} {tokens.timestamps_s} {rows} x {cols}".encode(errors="surrogateescape")
-        lot = torch.Generator().manual_seed(zlib.crc32(identity, self.seed))
-        drawn = torch.randperm(len(tokens.timestamps_s) * rows * cols, generator=lot)[:budget]
+        # A generator of its own: the global one is never seeded.
+        generator = torch.Generator().manual_seed(zlib.crc32(identity, self.seed))
+        drawn = torch.randperm(len(tokens.timestamps_s) * rows * cols, generator=generator)[:budget]
         return keep_subset(tokens, drawn.sort().values)

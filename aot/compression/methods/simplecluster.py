@@ -1,4 +1,4 @@
-"""SimpleCluster: the tokens of the whole video in as many clusters as the budget has tokens."""
+"""SimpleCluster (arXiv 2609.35394): k-means over the tokens of the whole video."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
-__all__ = ["SimpleCluster"]
+__all__ = ["SimpleCluster", "farthest_first", "farthest_kmeans", "rotated_by_place"]
+
+_LENGTH_FLOOR = 1e-6  # least length by which a vector is divided
+_STILL = 1e-6  # greatest change of a coordinate at which centers have converged
 
 
 @dataclass(frozen=True)
 class SimpleCluster:
-    """Means of clusters of pooled tokens that look alike and are near each other in time and space.
+    """Merge the pooled tokens into clusters that are similar and close in time and space.
 
-    Cosine k-means runs on features rotated by frame, row and column (rotary embedding, base `theta`), for at most
-    `iterations` rounds, from seeds each of which is the token least similar to those before. The tokens are the means
-    of the features themselves, in the order of their first members, where they are placed. Budgets are exact.
+    Cosine k-means runs on features that are rotated by frame, row and column (rotary embedding).
+    Each seed is the token least similar to the earlier seeds. The tokens are the means of the
+    original features, at their first members and in the order of these. The budget is exact.
 
-    The published program takes as first seed the token with the longest unit vector, which is whatever rounding makes
-    it, and with it the whole result. Here it is token `first_seed`, or the last one of a shorter video. A cluster that
-    ends without tokens is an error there; here it takes the worst served token of the largest one.
+    In the published program, the first seed is the token with the longest unit vector, so rounding
+    decides it and with it the whole result. Here it is token `first_seed`. A cluster that ends
+    without tokens is an error there; here it takes the worst-served token of the largest cluster.
+
+    Settings:
+    - theta: base of the rotary embedding.
+    - iterations: greatest number of rounds.
+    - first_seed: index of the token that is the first seed; the last token in a shorter video.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2609.35394",
-        remark="the means of clusters of tokens that look alike and are near in time and space",
+        remark="the means of clusters of tokens that are similar and close in time and space",
     )
     needs: ClassVar = Needs()
 
@@ -55,17 +63,20 @@ class SimpleCluster:
         """Keep exactly `budget` tokens.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         frames, per_frame = pooled_cells(tokens)
         count = frames * per_frame
         features = pool(tokens.features, tokens.grid, tokens.pool)
+        # 1. Rotate the features; only the clustering sees the rotated ones.
         keys = features.to(decision_dtype(features))
         keys = rotated_by_place(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
+        # 2. Cluster the tokens of the whole video.
         first_seed = min(self.first_seed, count - 1)
         found = farthest_kmeans(keys, budget, iterations=self.iterations, first_seed=first_seed)
+        # 3. The means of the original features, by first member.
         labels, (firsts, order) = found.labels, found.firsts().sort()
         return kept_tokens(
             tokens,
@@ -77,69 +88,102 @@ class SimpleCluster:
         )
 
 
-# K-means by cosine from seeds that are far from each other, as SimpleCluster runs it: no chance
-# is involved.
+def rotated_by_place(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
+    """Return features [F, n, D] of a grid (n = rows * cols) rotated by frame, row and column.
 
-__all__ = ["farthest_first", "farthest_kmeans"]
+    Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and
+    D // 3 for the column. The pairs (0, 1), (2, 3), ... of a section are rotated; an odd last
+    channel stays. Pair j of an axis' p pairs is rotated by theta^(-j / p) radians per step. Lengths
+    are kept.
+    """
+    frames, _, width = features.shape
+    video = features.clone().view(frames, *grid, width)  # rotated in place
+    first = 0
+    # One section of channels per axis: frame, row, column.
+    for axis, channels in enumerate((width // 3 + width % 3, width // 3, width // 3)):
+        steps, pairs = video.shape[axis], channels // 2
+        shape = [steps if other == axis else 1 for other in range(3)]
+        cos, sin = (each.to(video).view(*shape, pairs) for each in _turns(steps, pairs, theta))
+        section = video[..., first : first + 2 * pairs]
+        even, odd = section[..., ::2].clone(), section[..., 1::2].clone()
+        # Rotate the pairs (even, odd) by their angles.
+        section[..., ::2] = even * cos - odd * sin
+        section[..., 1::2] = even * sin + odd * cos
+        first += channels
+    return video.view(features.shape)
 
-_LENGTH_FLOOR = 1e-6  # of a vector that is scaled to length 1
-_STILL = 1e-6  # the greatest change of a coordinate at which centers count as settled
+
+def _turns(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, float64 [steps, pairs], from the CPU: equal for every device."""
+    frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
+    angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos(), angles.sin()
 
 
 def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_seed: int = 0) -> Clustering:
-    """Cluster points [m, D] by direction.
+    """Cluster points [m, D] by direction, without any random choice.
 
-    From the seeds of `farthest_first`, every point goes to the center with the greatest cosine, and centers are their
-    points' unit vectors' mean, scaled to length 1. A center without points moves to the point that its own center
-    serves worst (several to as many points, worst first). Rounds end when no coordinate moves by more than 1e-6 or
-    after `iterations`; a last assignment follows. Where that leaves a cluster empty, the largest one gives it its worst
-    served point, so that there are exactly `clusters`.
+    From the seeds of `farthest_first`, every point goes to the center with the greatest cosine
+    similarity, and a center becomes the mean of its points' unit vectors, scaled to length 1. A
+    center without points moves to the worst-served point, that is the point with the least
+    similarity to its own center (several centers to as many points, worst first). Rounds end when
+    no coordinate moves by more than 1e-6, or after `iterations`; a last assignment follows. If that
+    leaves a cluster empty, the largest cluster gives it its worst-served point.
 
-    Cosines are computed in float64 and compared in float32, and ties go to the lower index. What is equal is then equal
-    on every device, in whatever order it adds, and the same points give the same clusters.
+    Cosines are computed in float64 (if the device has it) and compared in float32, and ties go to
+    the lower index. So the order of summation decides nothing, and all devices give the same
+    clusters.
 
     Raises:
-        ValueError: clusters is not in 1 .. m, first_seed not in 0 .. m - 1, or there is no iteration.
+        ValueError: If `clusters` is not in 1 .. m, `first_seed` is not in 0 .. m - 1, or
+            `iterations` is below 1.
     """
     if not 1 <= clusters <= len(points):
         raise ValueError(f"clusters: expected 1 to {len(points)}, got {clusters}")
     if iterations < 1:
         raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    # 1. Seeds that are far from each other.
     unit = _scaled(points.to(decision_dtype(points)))
     centers = unit[farthest_first(unit, clusters, first_seed)]
+    # 2. Rounds of assignment and update.
     passed, moved = 0, float("inf")
     while passed < iterations and moved > _STILL:
         passed += 1
         before, centers = centers, _moved(unit, centers)
         moved = float((centers - before).abs().max())
+    # 3. The last assignment, without empty clusters.
     labels, similarity = _nearest(unit, centers)
     labels, similarity = _without_empty(labels, similarity, clusters)
     return Clustering(labels, similarity, clusters, passed)
 
 
 def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
-    """Return indices [count] of unit vectors [m, D]: `first`, then each time the one that is least similar to all
-    chosen so far (its greatest cosine with one of them is the least). None is chosen twice; ties go to the lower index.
+    """Return indices [count] of unit vectors [m, D] that are far from each other, from `first` on.
+
+    Each next one has the least similarity to its most similar earlier one. None is chosen twice;
+    ties go to the lower index.
 
     Raises:
-        ValueError: first is not in 0 .. m - 1.
+        ValueError: If `first` is not in 0 .. m - 1.
     """
     if not 0 <= first < len(unit):
         raise ValueError(f"first_seed: expected 0 to {len(unit) - 1}, got {first}")
     chosen = torch.empty(count, dtype=torch.long, device=unit.device)
     nearest = torch.full((len(unit),), -torch.inf, device=unit.device)
     latest = torch.tensor(first, device=unit.device)
-    for place in range(count):
-        chosen[place] = latest
+    for step in range(count):
+        chosen[step] = latest
         nearest = torch.maximum(nearest, (unit @ unit[latest]).float())
+        # A chosen point is never the least similar again.
         nearest[latest] = torch.inf
         latest = nearest.argmin()
     return chosen
 
 
 def _moved(unit: Tensor, centers: Tensor) -> Tensor:
-    """Return the centers [K, D] of the points that are nearest to centers [K, D]."""
+    """Return the next centers [K, D]: the means of the points nearest to each center."""
     labels, similarity = _nearest(unit, centers)
+    # Empty centers, in ascending order, take the worst-served points, worst first.
     empty = cluster_sizes(labels, len(centers)) == 0
     worst = similarity.sort(stable=True).indices[: len(centers)]
     means = _scaled(cluster_means(unit, labels, len(centers)))
@@ -147,17 +191,19 @@ def _moved(unit: Tensor, centers: Tensor) -> Tensor:
 
 
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for unit vectors [m, D] the center of [K, D] with the greatest cosine, and that cosine in float32."""
+    """Return the nearest center of each unit vector [m, D], and the cosine in float32: both [m]."""
+    # In chunks, because a table of all points and centers may not fit in memory.
     chunks = row_chunks(len(unit), len(centers), unit.element_size())
     best = [(unit[rows] @ centers.mT).float().max(-1) for rows in chunks]
     return torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Return labels and similarities after the largest cluster gave each empty one its worst served point."""
+    """Return labels and similarities after the largest cluster gave each empty one a point."""
     sizes = cluster_sizes(labels, clusters)
     for empty in (sizes == 0).nonzero().flatten().tolist():
         largest = sizes.argmax()
+        # The worst-served point of the largest cluster.
         point = similarity.masked_fill(labels != largest, torch.inf).argmin()
         labels, similarity = labels.index_fill(0, point, empty), similarity.index_fill(0, point, 1.0)
         sizes[largest] -= 1
@@ -166,39 +212,6 @@ def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[T
 
 
 def _scaled(values: Tensor) -> Tensor:
+    """Return vectors scaled to length 1."""
     lengths: Tensor = values.norm(dim=-1, keepdim=True)
     return values / lengths.clamp_min(_LENGTH_FLOOR)
-
-
-# Rotary position embedding of a video's tokens: features that also know when and where they are.
-
-__all__ = ["rotated_by_place"]
-
-
-def rotated_by_place(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
-    """Return features [F, n, D] of a grid (n = rows * cols) rotated by frame, row and column, in their dtype.
-
-    Channels fall into three runs, as SimpleCluster has them: D // 3 + D % 3 for the frame number, then D // 3 for the
-    row and D // 3 for the column. Pairs (0, 1), (2, 3), ... of a run turn; an odd last channel stays. Pair j of an
-    axis' p turns by theta^(-j / p) radians a step. Lengths are kept, and so are the cosines of tokens in one cell.
-    """
-    frames, _, width = features.shape
-    video = features.clone().view(frames, *grid, width)  # rotated in place
-    first = 0
-    for axis, channels in enumerate((width // 3 + width % 3, width // 3, width // 3)):
-        steps, pairs = video.shape[axis], channels // 2
-        shape = [steps if other == axis else 1 for other in range(3)]
-        cos, sin = (each.to(video).view(*shape, pairs) for each in _turns(steps, pairs, theta))
-        section = video[..., first : first + 2 * pairs]
-        even, odd = section[..., ::2].clone(), section[..., 1::2].clone()
-        section[..., ::2] = even * cos - odd * sin
-        section[..., 1::2] = even * sin + odd * cos
-        first += channels
-    return video.view(features.shape)
-
-
-def _turns(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, float64 [steps, pairs], made on the CPU so that every device has the same."""
-    frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
-    angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos(), angles.sin()

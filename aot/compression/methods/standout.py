@@ -1,7 +1,7 @@
-"""Standout: what differs from the video as a whole, each thing in each frame once before anything twice.
+"""Standout: the tokens that differ from the mean of the video, without repeats within a frame.
 
-Ours. No attention is read, so it works on any encoder and costs it nothing; docs/methods.md says how it was found and
-what it is worth.
+This project's own method. It reads no attention, so it works with any encoder and costs the encoder
+nothing; docs/methods.md describes how it was found and how accurate it is.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
-__all__ = ["Standout"]
+__all__ = ["Standout", "distinctiveness", "spread_gains"]
 
 
 @dataclass(frozen=True)
 class Standout:
-    """The tokens with the greatest gains of the whole video, unchanged, in its order.
+    """Keep the tokens with the greatest gains of the whole video, unchanged and in raster order.
 
-    A token's gain is its distinctiveness (1 - cosine with the mean of the video) to the power of `emphasis`, times its
-    distance to the tokens of its frame that were taken before it. So a frame in which little stands out gives way to
-    one in which much does, and two tokens of one thing only come after one of each.
+    The gain of a token is its distinctiveness (1 - cosine similarity to the mean of the video) to
+    the power of `emphasis`, times its distance to the tokens of its frame that were taken before.
+    So unusual frames keep more tokens, and a second token of one object comes after the first token
+    of every other object.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "this project",
-        remark="the tokens least like the video's mean, spread over the things of each frame",
+        remark="the tokens least like the mean of the video, spread over the content of each frame",
     )
     needs: ClassVar = Needs()
 
@@ -48,38 +49,46 @@ class Standout:
         """Keep exactly `budget` tokens.
 
         Raises:
-            BudgetError: nothing would be kept.
+            BudgetError: If nothing would be kept.
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = pooled.shape
         budget = min(budget, frames * per_frame)
+        # 1. How much every token differs from the mean of the video.
         weight = distinctiveness(pooled) ** self.emphasis
+        # 2. The gains of each frame's tokens, in the order in which they are taken.
         gains, cells = spread_gains(pooled, weight, min(budget, per_frame))
-        # Gains never increase within a frame, so the greatest of all are the first so many of each.
+        # 3. The greatest gains of the video. Gains never increase within a frame, so these are the
+        # first gains of every frame.
         greatest = gains.flatten().sort(descending=True, stable=True).indices[:budget]
         index = (greatest // gains.shape[1] * per_frame + cells.flatten()[greatest]).sort().values
         return kept_tokens(tokens, pooled.reshape(-1, width)[index], index)
 
 
-# Tokens that stand out of their video, spread over what stands out in each frame.
-
-__all__ = ["distinctiveness", "spread_gains"]
-
-
 def distinctiveness(features: Tensor) -> Tensor:
-    """1 - cosine with the mean of all tokens, for features [F, n, D]: [F, n] in [0, 2], 0 for zero vectors."""
+    """Return 1 - cosine similarity to the mean of all tokens: [F, n] in [0, 2].
+
+    features: [F, n, D]. A zero vector has distinctiveness 0.
+    """
     values = features.to(working_dtype(features))
+    # A zero vector has no direction, so nothing sets it apart.
     directions, mean = functional.normalize(values, dim=-1), functional.normalize(values.mean((0, 1)), dim=0)
     return (1 - directions @ mean).clamp_(0, 2) * (directions != 0).any(-1)
 
 
 def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """What each frame's tokens add, taken one after the other: gains [F, most], never increasing, and cells [F, most].
+    """Return gains and cells [F, most] of each frame's tokens, in the order of greedy selection.
 
-    The gain of a token is its weight [F, n] times its distance to the nearest one taken before it in its frame: 1 -
-    cosine, of features [F, n, D] less the mean of all tokens; 2, the greatest distance, for the first. Each time the
-    token with the greatest gain is taken, of equal ones the lower index (farthest-point sampling, weighted).
+    The gain of a token is its weight times its distance to the nearest token of its frame that was
+    taken before. Each step takes the token with the greatest gain, so gains never increase; ties go
+    to the lower index (weighted farthest-point sampling). Distances are 1 - cosine similarity of
+    features minus the mean of all tokens; the first token of a frame has the greatest one, 2.
+
+    Args:
+        features: [F, n, D].
+        weight: [F, n], not negative.
+        most: the number of steps, at most n.
     """
     values = features.to(working_dtype(features))
     directions = functional.normalize(values - values.mean((0, 1)), dim=-1)
@@ -89,6 +98,7 @@ def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, T
     taken = torch.zeros_like(weight, dtype=torch.bool)
     gains, cells = [], []
     for _ in range(most):
+        # All frames take one token per step. A taken token has gain -1.
         gain, cell = (weight * nearest).masked_fill(taken, -1).max(-1)
         gains.append(gain)
         cells.append(cell)

@@ -1,4 +1,4 @@
-"""What methods have in common: the model's pooled tokens, and kept ones with where they came from."""
+"""Steps that most methods share: pooled inputs, budget checks, kept tokens with their origin."""
 
 from __future__ import annotations
 
@@ -30,42 +30,49 @@ __all__ = [
 
 
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
-    """(F, n): frames, and tokens per frame after pooling."""
+    """Return (F, n): the number of frames, and of tokens per frame after pooling."""
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     return len(tokens.timestamps_s), rows * cols
 
 
 def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:
-    """Attention that each pooled token received in block `layer`, the mean of its patches' [F, n]."""
+    """Return the attention received in block `layer`, pooled like the features: [F, n]."""
     return pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
 
 
 def least_ratio(kept: int, total: int) -> float:
-    """The least ratio with three decimals that leaves `kept` of `total` tokens."""
+    """Return the least ratio, with three decimals, that leaves `kept` of `total` tokens."""
+    # Rounded up, so that the ratio is enough.
     return math.ceil(1000 * kept / total) / 1000
 
 
 def evenly(count: int, wanted: int) -> Tensor:
-    """`wanted` of 0 .. count - 1, the middles of as many equal stretches, int64 and ascending."""
+    """Return `wanted` evenly spaced indices of 0 .. count - 1, int64 and ascending."""
+    # The middles of equally long stretches.
     return ((2 * torch.arange(wanted) + 1) * count) // max(2 * wanted, 1)
 
 
 def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
-    """[F, n, d], the mean of the heads' keys in a block, at the pooled grid."""
+    """Return the keys of block `layer`, mean over heads, pooled like the features: [F, n, d]."""
     keys = tokens.keys[layer]
     return pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
 
 
 def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:
-    """
+    """Refuse a budget below `least` tokens; `why` is a clause of the message.
+
     Raises:
-        BudgetError: fewer than `least` tokens are asked for; `why` (a clause) is part of the message.
+        BudgetError: If fewer than `least` tokens, or none, are to be kept.
     """
     refuse_below(least, budget, math.prod(pooled_cells(tokens)), why)
 
 
 def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
-    """As `check_budget`, for `total` tokens that need not be there yet."""
+    """Refuse a budget as `check_budget` does, for `total` tokens that need not exist yet.
+
+    Raises:
+        BudgetError: See `check_budget`.
+    """
     if budget >= max(least, 1):
         return
     asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
@@ -73,10 +80,10 @@ def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
 
 
 def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None = None) -> CompressedTokens | None:
-    """All pooled tokens where the budget is enough for them, else None.
+    """Return all pooled tokens if the budget is enough for them, else None.
 
     Raises:
-        BudgetError: the budget is 0.
+        BudgetError: If the budget is 0.
     """
     check_budget(tokens, budget)
     total = math.prod(pooled_cells(tokens))
@@ -84,10 +91,10 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
-    """Keep the pooled tokens `kept` [K], ascending indices into all F * n of them, unchanged.
+    """Keep the pooled tokens `kept` [K], ascending indices into all F * n, unchanged.
 
     Raises:
-        BudgetError: nothing would be kept.
+        BudgetError: If nothing would be kept.
     """
     pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
     index = kept.to(pooled.device)
@@ -104,18 +111,25 @@ def kept_tokens(
     facts: Mapping[str, int | float | str | bool | None] | None = None,
     provenance: Callable[[], Provenance] | None = None,
 ) -> CompressedTokens:
-    """Features [K, D] as kept tokens, in this order, each at its place `index` [K] of all F * n pooled ones.
+    """Return features [K, D] as compressed tokens, in this order.
 
-    mass [K]: for how many pooled tokens each stands (1 unless given); above 1 it is a merged token. clips: how the
-    frames were grouped, each on its own unless given. provenance: what they are made of, told on request; it is to hold
-    labels of tokens, not their features.
+    Args:
+        tokens: the visual tokens of the video.
+        features: [K, D], of the kept tokens.
+        index: [K], the pooled token (of all F * n) in whose cell each kept token is.
+        mass: [K], the number of pooled tokens in each, 1 by default; a token above 1 is merged.
+        clips: how frames are grouped; by default every frame is a clip.
+        facts: plain values for the report.
+        provenance: returns what the tokens are made of. It must hold labels only, no features, as
+            it lives as long as the result.
 
     Raises:
-        BudgetError: there is none.
+        BudgetError: If nothing is kept.
     """
     check_budget(tokens, len(index))
     frames, per_frame = pooled_cells(tokens)
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
+    # Where every token is: frame, row and column of the pooled grid.
     cell = (index % per_frame).to(torch.int32)
     mass = torch.ones(len(index), device=features.device) if mass is None else mass.to(torch.float32)
     return CompressedTokens(
@@ -123,6 +137,7 @@ def kept_tokens(
         frame=(index // per_frame).to(torch.int32),
         row=cell // cols,
         col=cell % cols,
+        # A token with more than its own mass is merged.
         role=torch.where(mass > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8),
         mass=mass,
         grid=(rows, cols),
@@ -139,11 +154,17 @@ def joined_parts(
     clips: Sequence[Clip],
     facts: Mapping[str, int | float | str | bool | None],
 ) -> CompressedTokens:
-    """Kept tokens, one part after the other: features [k, D], index [k], mass [k], and what works out what they are
-    made of.
+    """Return the parts as compressed tokens, one after the other.
+
+    Args:
+        tokens: the visual tokens of the video.
+        parts: features [k, D], indices [k] into all F * n, masses [k], and a function that returns
+            the shares.
+        clips: how frames are grouped.
+        facts: plain values for the report.
 
     Raises:
-        BudgetError: there is none.
+        BudgetError: If nothing is kept.
     """
     features, index, mass, made_of = zip(*parts, strict=True)
     return kept_tokens(

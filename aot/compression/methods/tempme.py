@@ -1,4 +1,4 @@
-"""TempMe's merging: in frames first, then across joined frames, inside the vision tower (arXiv 2409.01156)."""
+"""TempMe (arXiv 2409.01156): merging in frames, then across frames, in the vision tower."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ __all__ = ["TempMe", "TempMeSettings"]
 
 @dataclass(frozen=True)
 class TempMeSettings:
-    """Shares of tokens merged, as published for 12 blocks; all are strengthened alike until the budget is met.
+    """Shares of tokens that are merged, as published for 12 blocks.
 
-    image_share: of a frame's patches by all blocks ahead of the clip blocks. across_share: of joined frames' tokens,
-    ahead of attention. within_share: behind it, in a clip block. later_share: in each block after the clip blocks.
+    All shares are raised or lowered together until the budget is met.
+
+    Settings:
+    - image_share: of a frame's patches, in all blocks before the clip blocks together.
+    - across_share: of the tokens of joined frames, in a clip block before its attention.
+    - within_share: of the remaining tokens, in a clip block after its attention.
+    - later_share: of the tokens, in each block after the clip blocks.
     """
 
     image_share: float = 16 / 49
@@ -36,24 +41,28 @@ class TempMeSettings:
 
     @property
     def kept(self) -> ClipShares:
-        """What each step keeps."""
+        """Return the shares that every step keeps."""
         return ClipShares(1 - self.image_share, 1 - self.across_share, 1 - self.within_share, 1 - self.later_share)
 
 
 @dataclass(frozen=True)
 class TempMe:
-    """Soft matching inside the tower: in frames by keys in the early blocks; then in three blocks that join 2, 2 and 3
-    clips, across them by the block's input ahead of attention and by keys behind it.
+    """Merge similar tokens inside the vision tower by bipartite soft matching.
 
-    Blocks 8, 9 and 10 of the published 12 become those at the same depth. A clip is the 12 frames so joined; what
-    is left of a video ends in the longest clips that join evenly (8, 6, 4, 3, 2 or 1). The training-free part:
-    neither the low-rank adapters nor the clips' position embeddings, and no class token.
+    The early blocks merge within frames, by keys. Then three clip blocks join 2, 2 and 3 clips of
+    frames: they merge across the clips by the block's input, before attention, and within the
+    joined clip by keys, after attention. The later blocks merge within the clip.
+
+    The clip blocks are those at the relative depth of blocks 8, 9 and 10 of the published 12. A
+    clip is the 12 frames so joined; the rest of a video ends in the longest clips that can be
+    joined evenly (8, 6, 4, 3, 2 or 1 frames). This is the training-free part: no low-rank adapters,
+    no position embeddings of clips, and no class token.
     """
 
     card: ClassVar = Card(
         "inside the vision tower",
         "arXiv 2409.01156, ICLR 2025",
-        remark="similar tokens merged in frames, then across, so that encoding is faster too; the untrained part",
+        remark="similar tokens merged in frames, then across frames, so that encoding is faster too; without training",
     )
     settings_type: ClassVar = TempMeSettings
 
@@ -62,14 +71,17 @@ class TempMe:
 
     @classmethod
     def from_config(cls, config: Config, settings: TempMeSettings) -> TempMe:
+        """Return the method for the ratio of the configuration."""
         return cls(config.ratio, settings)
 
     @property
     def needs(self) -> Needs:
+        """Return the need for a vision tower that merges by `plan`."""
         return Needs(merging=self)
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Consecutive clips, each the longest that its frames join evenly to."""
+        """Return consecutive clips, each the longest that its frames can be joined to evenly."""
+        # 12 frames, or the longest shorter clip at the end.
         joined, clips, first = self.settings.kept.joined, [], 0
         while first < frames:
             most = min(math.prod(joined), frames - first)
@@ -79,19 +91,24 @@ class TempMe:
         return tuple(clips)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Merges of every block, to one token above a clip's share, so that no exact budget asks for more."""
-        due = math.floor(self.ratio * frames * tokens_per_frame) + 1
-        return clip_merging(frames, patches, min(due, frames * patches), blocks, self.settings.kept)
+        """Return the merges of every block.
+
+        The tower leaves one token more than a clip's share, so no exact budget needs more than it
+        has.
+        """
+        target = math.floor(self.ratio * frames * tokens_per_frame) + 1
+        return clip_merging(frames, patches, min(target, frames * patches), blocks, self.settings.kept)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or all that the tower left where they are fewer.
+        """Keep exactly `budget` tokens, or all that the tower left if these are fewer.
 
-        The few too many are the most similar of all tokens that the clips gave, whatever their clip.
+        The few tokens above the budget are merged by similarity, across all clips.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         check_budget(tokens, budget)
         kept = as_sequences(tokens)
+        # By the states: the tower is left, so there are no keys.
         kept = kept.merge(kept.states, max(0, kept.count - budget))
         return merged_tokens(tokens, kept, self.clips(len(tokens.timestamps_s)))

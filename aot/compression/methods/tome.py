@@ -1,4 +1,4 @@
-"""ToMe: similar tokens of a frame merge in every block of the vision tower (arXiv 2210.09461)."""
+"""ToMe (arXiv 2210.09461): similar tokens of a frame merge in every block of the vision tower."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ __all__ = ["ToMe", "ToMeSettings"]
 
 @dataclass(frozen=True)
 class ToMeSettings:
-    """schedule: "constant" merges equally many tokens in every block, "linear" from twice as many to none."""
+    """How merges are spread over the blocks.
+
+    Settings:
+    - schedule: "constant" merges equally many tokens in every block, "linear" goes down from twice
+      as many to none.
+    """
 
     schedule: Literal["constant", "linear"] = "constant"
 
 
 @dataclass(frozen=True)
 class ToMe:
-    """Bipartite soft matching by keys between attention and MLP, and attention in proportion to sizes.
+    """Merge similar tokens of each frame by bipartite soft matching in every block of the tower.
 
-    The tower leaves every frame the tokens it is due, rounded up; `compress` merges the few too many by the same
-    matching, in frames spread evenly over the video.
+    Matching is by keys, between attention and MLP, and attention is proportional to token sizes.
+    The tower leaves each frame its share of the budget, rounded up; `compress` merges the few
+    tokens above the budget by the same matching, in frames that are evenly spaced over the video.
     """
 
     card: ClassVar = Card(
         "inside the vision tower",
         "arXiv 2210.09461, ICLR 2023",
-        remark="each frame's tokens, similar ones merged in every block, so that encoding is faster too",
+        remark="each frame's tokens, similar ones merged in every block, which also makes encoding faster",
     )
     settings_type: ClassVar = ToMeSettings
 
@@ -47,32 +53,37 @@ class ToMe:
 
     @classmethod
     def from_config(cls, config: Config, settings: ToMeSettings) -> ToMe:
+        """Return the method for the ratio of the configuration."""
         return cls(config.ratio, settings)
 
     @property
     def needs(self) -> Needs:
+        """Return the need for a vision tower that merges by `plan`."""
         return Needs(merging=self)
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Every frame merges on its own."""
+        """Return every frame as its own clip, because frames merge on their own."""
         return Clip.runs(frames, 1)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Merges of every block, for a frame's share of any exact budget, rounded up."""
-        due = math.ceil(self.ratio * tokens_per_frame - 1e-9)  # 0.1 * 30 is above 3
-        return frame_merging(patches, min(max(due, 1), patches), blocks, self.settings.schedule)
+        """Return the merges of every block, down to a frame's share of the budget, rounded up."""
+        # In floating point 0.1 * 30 is above 3.
+        target = math.ceil(self.ratio * tokens_per_frame - 1e-9)
+        return frame_merging(patches, min(max(target, 1), patches), blocks, self.settings.schedule)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or all that the tower left where they are fewer.
+        """Keep exactly `budget` tokens, or all that the tower left if these are fewer.
 
-        Below one per frame, what is left of the frames merges across them.
+        If the budget is below one token per frame, the last tokens of the frames merge across
+        frames.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         check_budget(tokens, budget)
         clips = self.clips(len(tokens.timestamps_s))
         by_frame = as_sequences(tokens, len(clips))
+        # Frames merge on their own down to one token each; only the rest merges across frames.
         merges = max(0, len(tokens.features) - budget)
         across = max(0, len(clips) - budget)
         kept = _merge_in_frames(by_frame, merges - across)
@@ -80,14 +91,19 @@ class ToMe:
 
 
 def _merge_in_frames(by_frame: MergingTokens, merges: int) -> MergingTokens:
-    """So many tokens fewer, equally many in every frame but for one more in some, spread evenly; [1, T, D]."""
+    """Return the tokens after `merges` more merges, as one sequence [1, T, D].
+
+    Frames have equally many merges; what is left over goes to evenly spaced frames.
+    """
     frames = len(by_frame.states)
+    # Equally many merges in all frames first.
     each, more = divmod(merges, frames)
     by_frame = by_frame.merge(by_frame.states, each, by_similarity=True)
     whole = by_frame.joined(frames)
     if not more:
         return whole
-    place = torch.arange(whole.count, device=whole.anchor.device).view(frames, -1)
-    target, chosen = place.clone(), evenly(frames, more).to(place.device)
-    target[chosen] = match_pairs(by_frame.states[chosen], 1).target + place[chosen, :1]
+    index = torch.arange(whole.count, device=whole.anchor.device).view(frames, -1)
+    # One more merge in the chosen frames; all other tokens are their own targets.
+    target, chosen = index.clone(), evenly(frames, more).to(index.device)
+    target[chosen] = match_pairs(by_frame.states[chosen], 1).target + index[chosen, :1]
     return whole.merge_into(target.view(1, -1), more)

@@ -1,4 +1,4 @@
-"""ToMe on pooled tokens: similar tokens of a frame are merged, round after round, until the budget is met."""
+"""ToMe on pooled tokens: similar tokens of a frame merge, round after round."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ __all__ = ["PooledTokenMerging"]
 
 @dataclass(frozen=True)
 class PooledTokenMerging:
-    """Bipartite soft matching (arXiv 2210.09461) of each frame's pooled tokens, as the baseline of other papers.
+    """Merge each frame's pooled tokens by bipartite soft matching, as a baseline of other papers.
 
-    In every round tokens at even places look for the most similar one at an odd place, and the best pairs become
-    their mean, weighted by how many tokens each stands for; at most `merged_share` of a frame's tokens disappear in a
-    round. Tokens come in the order of the mean place of their members, each placed where the one is that absorbed the
-    others. Budgets are exact: equal shares, for the first frames one more if it must be.
+    In every round, each token at an even index is matched with the most similar one at an odd
+    index, and the best pairs become their mean, weighted by the number of merged tokens. Tokens are
+    in the order of the mean index of their members, at the cell of the one that absorbed the
+    others. The budget is exact: frames have equal shares, the first frames one token more if
+    needed.
 
-    There is no published program for video; ToMe itself merges inside the vision tower, by keys.
+    There is no published program for video; ToMe itself (arXiv 2210.09461) merges inside the vision
+    tower, by keys.
+
+    Settings:
+    - merged_share: greatest share of a frame's tokens that disappears in one round.
     """
 
     card: ClassVar = Card(
@@ -50,7 +55,7 @@ class PooledTokenMerging:
         """Keep exactly `budget` tokens.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
@@ -61,36 +66,40 @@ class PooledTokenMerging:
         return joined_frames(tokens, parts, {"rounds": max(len(self._rounds(per_frame, share)) for _, share in shares)})
 
     def _rounds(self, count: int, share: int) -> list[int]:
-        """How many of `count` tokens disappear in each round until `share` are left."""
+        """Return how many of `count` tokens disappear in each round, until `share` are left."""
         rounds = []
         while count > share:
+            # At least one token per round, and no more than needed.
             rounds.append(min(max(1, int(count * self.merged_share)), count - share))
             count -= rounds[-1]
         return rounds
 
     def _merge(self, features: Tensor, share: int) -> FrameTokens:
-        """`share` tokens of each frame of features [f, n, D]."""
+        """Return `share` tokens of each frame of features [f, n, D]."""
         frames, count = features.shape[:2]
         own = cell = torch.arange(count, device=features.device).expand(frames, count)
-        mean_place = cell[..., None].to(working_dtype(features))
-        mass = torch.ones_like(mean_place[..., 0])
+        mean_index = cell[..., None].to(working_dtype(features))
+        mass = torch.ones_like(mean_index[..., 0])
         targets = []
         for merges in self._rounds(count, share):
             target = match_pairs(features, merges).target
             targets.append(target)
-            mean_place = merge_matched(mean_place, mass, target)[0]
+            # The mean index first: it is weighted by the masses before this round.
+            mean_index = merge_matched(mean_index, mass, target)[0]
             features, mass, stays = merge_matched(features, mass, target)
             cell = cell.gather(1, stays)
-        order = mean_place[..., 0].sort(dim=-1, stable=True).indices
+        # In the order of the members' mean index.
+        order = mean_index[..., 0].sort(dim=-1, stable=True).indices
         return FrameTokens(features, cell, mass, lambda: _members(own, targets)).ordered(order)
 
 
 def _members(owner: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """1 where a frame's token is in the one that remains after rounds of `match_pairs`, else 0: [f, S, n].
+    """Return 1 where a pooled token is part of a remaining one, else 0: [f, S, n].
 
-    owner: [f, n], their numbers before.
+    owner: [f, n], the indices before the rounds. targets: those of `match_pairs`, by round.
     """
     for target in targets:
+        # What stays is numbered anew, without gaps, in every round.
         stays = target == torch.arange(target.shape[1], device=target.device)
         owner = (stays.cumsum(1) - 1).gather(1, target).gather(1, owner)
     return functional.one_hot(owner).mT

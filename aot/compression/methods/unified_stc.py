@@ -1,6 +1,7 @@
-"""Unified spatiotemporal token compression, its part before the language model (arXiv 2603.21957).
+"""Unified spatiotemporal token compression (arXiv 2603.21957), before the language model.
 
-Its second part, which merges by the question at a layer of the language model, is not a method.
+The second part of the paper, which merges by the question inside the language model, is not
+implemented.
 """
 
 from __future__ import annotations
@@ -22,26 +23,32 @@ from aot.config.strict import check
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
-__all__ = ["UnifiedSpatiotemporal"]
+__all__ = ["UnifiedSpatiotemporal", "admit_dissimilar", "nearest_peak", "tiled_density_peaks"]
 
-_LAST = -1  # the paper names no block; this is the one whose output the features are made of
+_LAST = -1  # the paper names no block; the features are the output of the last one
+_BLOCK = 512  # rows of the ranking that are compared in one product
+_TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 
 
 @dataclass(frozen=True)
 class UnifiedSpatiotemporal:
-    """The most attended tokens of the whole video that are unlike each other, and means of what is left over.
+    """Keep the video's most attended tokens that are dissimilar, and cluster means of the others.
 
-    threshold: a token is taken if its cosine with all that were taken before is below it. recycled_share: share of the
-    budget for means of the rest, which are clustered by density peaks with `neighbours` neighbours.
+    The ranking is by the attention received in the last block of the vision tower. There is no
+    published program. Where the paper is silent: the others are all tokens not taken; the walk down
+    the ranking ends when its share of the budget is full; if too few tokens are dissimilar, the
+    most attended others fill the share.
 
-    There is no published program. Where the paper is silent: the rest is every token not taken, the walk ends when its
-    share of the budget is full, and where too few tokens are unlike each other, the most attended others fill it up.
+    Settings:
+    - threshold: a token is taken if its cosine similarity to every token taken before is below it.
+    - recycled_share: share of the budget that is cluster means of the others.
+    - neighbours: how many nearest tokens define a density, the token itself included.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2603.21957, CVPR 2026",
-        remark="the video's most attended tokens that are unlike each other, and means of clusters of the rest",
+        remark="the video's most attended tokens that are dissimilar, and means of clusters of the others",
     )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
@@ -57,24 +64,31 @@ class UnifiedSpatiotemporal:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order; a mean is in the place of its cluster's centre."""
+        """Keep exactly `budget` tokens, in raster order; a mean is at the center of its cluster.
+
+        Raises:
+            BudgetError: If nothing would be kept.
+        """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, values = len(pooled), pooled.to(working_dtype(pooled)).flatten(0, 1)
         budget = min(budget, len(values))
         clusters = round(self.recycled_share * budget) if budget < len(values) else 0
+        # 1. Take dissimilar tokens, the most attended first.
         attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
         taken, unlike = self._take(values, attention, budget - clusters)
+        # 2. Recycle the others as cluster means.
         rest = _others(taken, len(values))
         centres, cluster, means = self._recycle(values[rest], clusters)
         sizes = torch.bincount(cluster, minlength=clusters)
+        # 3. Both together, in raster order.
         index = torch.cat([taken, rest[centres]])
         features = torch.cat([values[taken], means])
         mass = torch.cat([torch.ones_like(taken), sizes])
         order = index.argsort()
 
         def provenance() -> Provenance:
-            recycled = Shares.of(rest[: len(cluster)]).merged(cluster)  # without clusters nothing has one
+            recycled = Shares.of(rest[: len(cluster)]).merged(cluster)  # no rows if there are no clusters
             return Shares.joined([Shares.of(taken), recycled]).chosen(order).provenance()
 
         return kept_tokens(
@@ -88,14 +102,18 @@ class UnifiedSpatiotemporal:
         )
 
     def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:
-        """`count` indices into values [N, D], and how many of them are unlike each other."""
+        """Return `count` indices into values [N, D], and how many of them are dissimilar."""
         ranked = attention.sort(descending=True, stable=True).indices
         unlike = admit_dissimilar(values[ranked], self.threshold, count)
+        # Too few are dissimilar: the most attended others fill the share.
         filled = _others(unlike, len(ranked))[: count - len(unlike)]
         return ranked[torch.cat([unlike, filled])], len(unlike)
 
     def _recycle(self, rest: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Centres [clusters] of rest [m, D], the cluster of each token [m] (none without clusters), and their means."""
+        """Return centers [clusters] of rest [m, D], the cluster of each token [m], and means.
+
+        Without clusters, all three are empty.
+        """
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
             return none, none, rest[none]
@@ -105,31 +123,25 @@ class UnifiedSpatiotemporal:
 
 
 def _others(index: Tensor, count: int) -> Tensor:
-    """All of 0 .. count - 1 but `index`, ascending."""
+    """Return all of 0 .. count - 1 that are not in `index`, ascending."""
     other = torch.ones(count, dtype=torch.bool, device=index.device)
     other[index] = False
     return other.nonzero().flatten()
 
 
-# Walking down a ranking, taking only what is unlike all that was taken, without a loop over
-# tokens.
-
-__all__ = ["admit_dissimilar"]
-
-_BLOCK = 512
-
-
 def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
-    """Rows of ranked [m, D], best first, whose cosine with every row admitted before is below `threshold`.
+    """Return the rows that a walk down a ranking admits: ascending int64 indices, at most `most`.
 
-    Ascending int64 indices, at most `most`. A block of the ranking is held against what was admitted before it in one
-    product; who stands in whose way inside of it is then settled by repetition.
+    A row of ranked [m, D], best first, is admitted if its cosine similarity to every row admitted
+    before it is below `threshold`.
     """
     unit = functional.normalize(ranked.to(working_dtype(ranked)), dim=-1)
     admitted = torch.zeros(0, dtype=torch.int64, device=ranked.device)
     for first in range(0, len(unit), _BLOCK):
         if len(admitted) >= most:
             break
+        # A block of the ranking is compared with all rows admitted before it in one product, then
+        # decided within itself: no loop over tokens.
         block = unit[first : first + _BLOCK]
         free = (block @ unit[admitted].mT < threshold).all(-1)
         in_the_way = (block @ block.mT >= threshold).tril(-1)
@@ -138,9 +150,13 @@ def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
 
 
 def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
-    """bool [b]: the free rows with no admitted row in their way, bool [b, b] below the diagonal.
+    """Return the rows of a block that are admitted, bool [b].
 
-    Row k is right after k + 1 repetitions at the latest, as it depends on earlier rows only; most settle in a few.
+    free: bool [b], rows with no similar row among those admitted before the block. in_the_way: bool
+    [b, b], below the diagonal, where an earlier row of the block is similar.
+
+    Row k is final after k + 1 repetitions at the latest, because it depends on earlier rows only;
+    most blocks need a few.
     """
     admitted = free
     while True:
@@ -150,35 +166,28 @@ def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
         admitted = again
 
 
-# Density peaks (DPC-KNN) of a whole video's tokens, whose distances do not fit into memory at
-# once.
-# `aot.compression.ops.density_peaks` is for batches of frames. Here distances are recomputed a tile at a
-# time, and densities stay logarithms, so that sparse tokens are told apart where their densities
-# would underflow.
-
-__all__ = ["nearest_peak", "tiled_density_peaks"]
-
-_TILE_ELEMENTS = 1 << 24
-
-
 def tiled_density_peaks(features: Tensor, clusters: int, neighbours: int) -> Tensor:
-    """Indices [clusters] of the best cluster centres of features [m, D], best first.
+    """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
-    The score is density times separation, as in `ops.density_peaks`; of equal densities and of equal scores the
-    lower index is the greater.
+    These are the density peaks (DPC-KNN) of `ops.density_peaks`, for all tokens of a video, whose
+    distances do not fit into memory together. Distances are therefore computed twice, tile by tile.
+    Densities stay logarithms: in sparse regions the densities themselves would underflow and tie.
+    Ties in density and in score go to the lower index.
 
     Raises:
-        ValueError: clusters or neighbours is not in 1 .. m.
+        ValueError: If `clusters` or `neighbours` is not in 1 .. m.
     """
     count = len(features)
     for name, value in (("clusters", clusters), ("neighbours", neighbours)):
         if not 1 <= value <= count:
             raise ValueError(f"{name}: expected 1 to {count}, got {value}")
+    # 1. Rank tokens by density: exp(-sparsity) is the density.
     squared = _squared_distances(features)
     sparsity = torch.cat([squared(rows).topk(neighbours, largest=False).values.mean(1) for rows in _tiles(features)])
     densest_first = sparsity.sort(stable=True).indices
     rank = torch.empty_like(densest_first)
     rank[densest_first] = torch.arange(count, device=features.device)
+    # 2. The distance to the nearest denser token; for the densest, the greatest distance.
     separation, greatest = [], []
     for rows in _tiles(features):
         tile = squared(rows)
@@ -186,25 +195,31 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbours: int) -> Ten
         separation.append(tile.masked_fill_(rank >= rank[rows, None], torch.inf).amin(1))
     nearest_denser = torch.cat(separation)
     nearest_denser[densest_first[0]] = torch.stack(greatest).amax()
+    # 3. The logarithm of distance times density.
     score = nearest_denser.log() / 2 - sparsity
     return score.sort(descending=True, stable=True).indices[:clusters]
 
 
 def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
-    """Which of `peaks` [K], indices into features [m, D], each row is nearest to: [m], 0 .. K - 1.
+    """Return the nearest of `peaks` to each row of features [m, D]: [m], in 0 .. K - 1.
 
-    The first of equally near ones; every peak is its own.
+    peaks: [K], indices into features. Every peak is its own nearest; ties go to the first peak.
     """
     squared = _squared_distances(features)
     nearest = torch.cat([squared(rows, peaks).argmin(1) for rows in _tiles(features)])
+    # Rounding must not assign a peak to an equal one.
     nearest[peaks] = torch.arange(len(peaks), device=features.device)
     return nearest
 
 
 def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
-    """(rows, columns) -> squared distances / D, [rows, columns] of features [m, D]; all columns unless given."""
+    """Return a function (rows, columns) that returns squared distances / D: [rows, columns].
+
+    features: [m, D]. Without columns, distances are to all rows, and exactly 0 to the row itself.
+    """
     values = features.to(working_dtype(features))
-    values = values - values.mean(0)  # distances stay, and |a|^2 + |b|^2 - 2ab loses less
+    # Distances stay the same, and |a|^2 + |b|^2 - 2ab loses less to rounding.
+    values = values - values.mean(0)
     norms = values.square().sum(-1)
 
     def squared(rows: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -212,6 +227,7 @@ def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
         tile = torch.addmm(norms[rows, None] + other_norms, values[rows], others.mT, alpha=-2)
         tile = tile.clamp_(min=0).div_(values.shape[1])
         if columns is None:
+            # Rounding may leave a distance of a row to itself.
             tile[torch.arange(len(rows), device=rows.device), rows] = 0
         return tile
 
@@ -219,6 +235,6 @@ def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
 
 
 def _tiles(features: Tensor) -> Iterator[Tensor]:
-    """Row numbers, as many at once as make a tile of the size that memory allows."""
+    """Yield row indices, as many as make a tile of `_TILE_ELEMENTS` distances to all rows."""
     count = len(features)
     yield from torch.split(torch.arange(count, device=features.device), max(1, _TILE_ELEMENTS // count))

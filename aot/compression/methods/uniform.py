@@ -1,4 +1,4 @@
-"""Baseline: every so manyth token of the video."""
+"""Baseline: evenly spaced tokens of the video."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform:
-    """Even strides through all F * n tokens, frame by frame and row by row."""
+    """Keep evenly spaced tokens of all F * n, which are counted in raster order."""
 
-    card: ClassVar = Card("after pooling", remark="tokens at even strides through the whole video")
+    card: ClassVar = Card("after pooling", remark="evenly spaced tokens of the whole video")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

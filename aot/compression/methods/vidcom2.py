@@ -1,4 +1,4 @@
-"""VidCom2: frames, and tokens in them, that stand out from the video's centre keep more (arXiv 2505.14454)."""
+"""VidCom2 (arXiv 2505.14454): more tokens for unusual frames, and the unusual tokens of each."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ _VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 @dataclass(frozen=True)
 class VidCom2:
-    """Tokens that are least like the centres of the video and of their frame.
+    """Keep the tokens that are least like the mean of the video and the mean of their frame.
 
-    channel_share: share of the channels, those of least variance, in which tokens are compared. temperature: how evenly
-    frames share the budget; the less, the more goes to the most unusual frame. paper_exact: round each frame's share of
-    the ratio on its own, so that the number kept is only near the budget.
+    Settings:
+    - channel_share: share of the channels, those of least variance, in which tokens are compared.
+    - temperature: how evenly frames share the budget; the lower it is, the more goes to the most
+      unusual frame.
+    - paper_exact: round each frame's count on its own, so that the total is only near the budget.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2505.14454, EMNLP 2025",
-        remark="the tokens least like the means of the video and of their frame; unusual frames keep more",
+        remark="the tokens least like the mean of the video and of their frame; unusual frames keep more",
     )
     needs: ClassVar = Needs()
 
@@ -49,16 +51,23 @@ class VidCom2:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order, unchanged.
+        """Keep exactly `budget` tokens, unchanged and in raster order.
 
-        Frames share the budget as published, but by largest remainder; as long as it goes round, each has a token.
+        Frames share the budget as published, but by largest remainder. Every frame keeps at least
+        one token if the budget has one per frame.
+
+        Raises:
+            BudgetError: If nothing would be kept.
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
+        # 1. Compare tokens in the channels of least variance.
         directions = steady_directions(pooled, self.channel_share)
+        # 2. Similarity to the mean of the video and to that of the frame.
         of_video = centre_likeness(directions, directions.mean((0, 1)))
         of_frame = centre_likeness(directions, directions.mean(1, keepdim=True))
+        # 3. How many tokens every frame keeps.
         ratio = TokenBudget.ratio_of(budget, frames * per_frame)
         shares = frame_shares(of_video, min(ratio, 1.0), self.temperature)
         if self.paper_exact:
@@ -66,35 +75,41 @@ class VidCom2:
         else:
             total, least = min(budget, frames * per_frame), int(budget >= frames)
             counts = torch.tensor(bounded_shares(total, shares.tolist(), least, per_frame))
+        # 4. The least similar tokens of every frame, in raster order.
         index = least_per_frame(of_video + of_frame, counts).sort().values
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index)
 
 
 def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
-    """pooled [F, n, D] as unit vectors [F, n, C] in the C = D * channel_share channels (at least 1) that vary least.
+    """Return pooled [F, n, D] as unit vectors [F, n, C] in the channels that vary least.
 
-    Population variance over all tokens; of equal channels the lower (VidCom2, steps 1 and 2).
+    C = max(1, int(D * channel_share)). The variance is that of the population of all tokens; ties
+    go to the lower channel (VidCom2, steps 1 and 2).
     """
     values = pooled.to(working_dtype(pooled))
     variance = values.flatten(0, 1).var(0, correction=0)
+    # The selected channels stay in their original order.
     channels = variance.sort(stable=True).indices[: max(1, int(len(variance) * channel_share))].sort().values
     return functional.normalize(values[..., channels], dim=-1)
 
 
 def centre_likeness(directions: Tensor, centre: Tensor) -> Tensor:
-    """Sum of five Gaussian kernels of the distance to `centre` (broadcast over directions [F, n, C]): [F, n] in (0, 5].
+    """Return the sum of five Gaussian kernels of the distance to `centre`: [F, n] in (0, 5].
 
-    VidCom2, step 3; the centre is a mean of unit vectors, shorter than one.
+    The center is broadcast over directions [F, n, C]. It is a mean of unit vectors and is not
+    normalized again, so its length is at most 1 (VidCom2, step 3).
     """
     squared = (directions - centre).square().sum(-1)
     return torch.stack([(-squared / (2 * variance)).exp() for variance in _VARIANCES]).sum(0)
 
 
 def frame_shares(of_video: Tensor, ratio: float, temperature: float) -> Tensor:
-    """Share of its own tokens that each frame keeps, [F] in (0, 1], `ratio` on average (VidCom2, step 4).
+    """Return the share of its tokens that each frame keeps: [F] in (0, 1], `ratio` on average.
 
-    of_video [F, n]: likeness to the video's centre; frames that are less like it get more.
+    of_video: [F, n], similarity to the mean of the video. Frames that are less similar to it get
+    more (VidCom2, step 4).
     """
+    # The greatest value is subtracted, as the published program does; softmax ignores it.
     uniqueness = -of_video.mean(1)
     weight = ((uniqueness - uniqueness.max()) / temperature).softmax(0)
     return (ratio * (1 + weight - 1 / len(weight))).clamp(max=1)

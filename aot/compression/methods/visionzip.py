@@ -1,4 +1,4 @@
-"""VisionZip for video: each frame's most attended tokens, and a few that gather the rest."""
+"""VisionZip (arXiv 2412.04467) for video: dominant and contextual tokens of each frame."""
 
 from __future__ import annotations
 
@@ -23,25 +23,33 @@ __all__ = ["VisionZip"]
 
 @dataclass(frozen=True)
 class VisionZip:
-    """Dominant and contextual tokens of every frame (arXiv 2412.04467, as later papers run it on video).
+    """Keep each frame's dominant tokens, and contextual tokens that absorb all others.
 
-    Of a frame's S tokens, int(S * `dominant_share`) are those that received most attention in block `layer`,
-    unchanged. At even strides through the others stand the contextual tokens; all that remain go to the contextual
-    token with the most similar key (block `layer`, mean over heads), which becomes itself plus their mean. This sum,
-    about twice as long as other tokens, is what is published. Dominant tokens come first, both kinds in raster order;
-    where the model pools by averages, all are in one raster order, because that model marks the ends of rows. In a
-    token's provenance the target and the mean hold half of it each.
+    This is the video variant that later papers compare with. Of a frame's S tokens,
+    int(S * dominant_share) are dominant: those that receive the most attention, unchanged.
+    Contextual tokens are evenly spaced among the others. Every other token goes to the contextual
+    token with the most similar key (mean over heads), which becomes itself plus the mean of what it
+    gets. The published token is this sum, about twice as long as other tokens; in its provenance
+    both terms have half the share.
 
-    Budgets are exact: S is an equal share, for the first frames one more if it must be. `paper_exact` gives every frame
-    the same S, the nearest to the budget, and on average-pooled grids repeats the published slip by which dominant
-    tokens in raster order take the places of dominant tokens in the order of attention: `row` and `col` are then where
-    the language model reads a token, and its provenance says where it came from.
+    Dominant tokens come first; both kinds are in raster order. If the model pools by averages, all
+    tokens are in one raster order, because that model marks the ends of rows.
+
+    The budget is exact: frames have equal shares S, the first frames one token more if needed.
+
+    Settings:
+    - dominant_share: share of a frame's tokens that is dominant.
+    - layer: the block of the vision tower whose attention and keys are used.
+    - paper_exact: every frame has the same S, the nearest to the budget. On average-pooled grids,
+      dominant tokens in raster order then get the cells of dominant tokens in order of attention, a
+      slip of the published program; row and column are where the language model reads a token, its
+      provenance is where the token comes from.
     """
 
     card: ClassVar = Card(
         "after pooling",
         "arXiv 2412.04467, CVPR 2025",
-        remark="each frame's most attended tokens, and a few at even strides that absorb the rest",
+        remark="each frame's most attended tokens, and evenly spaced ones that absorb the others",
     )
 
     dominant_share: float = 54 / 64
@@ -53,23 +61,27 @@ class VisionZip:
 
     @property
     def needs(self) -> Needs:
+        """Return the block whose attention received and keys are read."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or S per frame with `paper_exact`.
+        """Keep exactly `budget` tokens; with `paper_exact`, S per frame.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         frames, per_frame = pooled_cells(tokens)
+        # 1. Features, attention and keys at the pooled grid.
         features = pool(tokens.features, tokens.grid, tokens.pool)
         attention = pooled_saliency(tokens, self.layer)
         metric = pooled_keys(tokens, self.layer)
+        # 2. How many tokens every frame keeps.
         shares = equal_shares(frames, per_frame, budget)
         if self.paper_exact:
             shares = ((Clip(0, frames), max(1, round(budget / frames))),)
+        # 3. Dominant and contextual tokens, for all frames with the same share together.
         parts = []
         for run, share in shares:
             where = slice(run.first, run.stop)
@@ -79,9 +91,19 @@ class VisionZip:
         return joined_frames(tokens, parts, {"most_dominant_per_frame": max(dominant)})
 
     def _zip(self, features: Tensor, attention: Tensor, metric: Tensor, share: int, raster: bool) -> FrameTokens:
-        """`share` tokens of each of f frames: features [f, n, D], attention [f, n], metric [f, n, d]."""
+        """Return `share` tokens of each frame.
+
+        Args:
+            features: [f, n, D].
+            attention: [f, n].
+            metric: [f, n, d], by which tokens are assigned.
+            share: S.
+            raster: whether dominant and contextual tokens are in one raster order.
+        """
+        # Truncated, as published.
         dominant = int(share * self.dominant_share)
         ranked = attention.sort(dim=-1, descending=True, stable=True).indices
+        # Dominant tokens, and contextual ones among the others.
         best = ranked[:, :dominant].sort(-1).values
         targets, others = _targets(ranked[:, dominant:].sort(-1).values, share - dominant)
         weights, members = _gathering(metric, targets, others)
@@ -93,26 +115,31 @@ class VisionZip:
         )
         if not raster:
             return zipped
-        said = ranked[:, :dominant] if self.paper_exact else best
-        read = torch.cat([said, targets], 1).sort(-1)
-        return replace(zipped.ordered(read.indices), cell=read.values)
+        # The published slip: cells in order of attention for tokens in raster order.
+        cells = ranked[:, :dominant] if self.paper_exact else best
+        by_cell = torch.cat([cells, targets], 1).sort(-1)
+        return replace(zipped.ordered(by_cell.indices), cell=by_cell.values)
 
 
 def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of each frame's indices `rest` [f, m] every so manyth from the first, [f, count], and the others."""
+    """Return `count` evenly spaced indices of each frame's `rest` [f, m], and the others."""
+    # Indices 0, s, 2 s, ... with s = max(1, m // count).
     chosen = torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)
     is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device).index_fill_(0, chosen, True)
     return rest[:, chosen], rest[:, ~is_target]
 
 
 def _gathering(metric: Tensor, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """How contextual tokens are made of a frame's n tokens, [f, count, n]: 1 of the target and the mean of those of
-    `others` [f, o] whose metric is most similar to it; and how many these are, [f, count].
+    """Return the weights of contextual tokens, [f, count, n], and what each gets, [f, count].
+
+    A contextual token is 1 times its target plus the mean of the tokens of `others` [f, o] whose
+    metric is most similar to that of the target. The second result is how many these are.
     """
     similarity = cosine_similarity(take_rows(metric, targets), take_rows(metric, others))
     nearest = similarity.argmax(1, keepdim=True)
     assigned = (nearest == torch.arange(targets.shape[1], device=metric.device)[:, None]).to(similarity.dtype)
     members = assigned.sum(-1)
+    # A mean: each of the assigned tokens has an equal share.
     shares = assigned / members.clamp_min(1)[..., None]
     weights = shares.new_zeros(*shares.shape[:2], metric.shape[1])
     weights.scatter_(2, others[:, None].expand_as(shares), shares)

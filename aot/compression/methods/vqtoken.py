@@ -1,4 +1,4 @@
-"""VQToken without its trained part: a codebook of the whole video's patches."""
+"""VQToken (arXiv 2503.16980) without its trained part: a codebook of the video's patches."""
 
 from __future__ import annotations
 
@@ -25,20 +25,28 @@ _PUBLISHED_ITERATIONS = {"fixed": 50, "adaptive": 100}
 
 @dataclass(frozen=True)
 class VQToken:
-    """Means of clusters of un-pooled patches (arXiv 2503.16980), without the trained attention that follows there.
+    """Replace the patches of the whole video by the means of their clusters.
 
-    Cosine k-means over all F * N patches gives the codebook. A token is the mean of a cluster's patches, placed in the
-    pooled cell that contains the first of them; its mass is its number of patches, counted in pooled tokens of N / n
-    patches. Tokens come in the order of first occurrence. Which patch has which token, the published token hash,
-    serves the trained part alone and is left out. Provenance adds up patches by pooled cell.
+    Cosine k-means over all F * N un-pooled patches gives the codebook. A token is the mean of a
+    cluster's patches, at the pooled cell of the first of them, and tokens are in the order of these
+    first patches. Its mass is the number of its patches in units of pooled tokens (N / n patches);
+    provenance sums up patches by pooled cell.
 
-    `length` "fixed" keeps exactly the budget. "adaptive" looks at every length from `least_tokens` to `most_tokens`
-    (neither above the budget) and keeps as many tokens as the distortion's curve bends at most: where its second
-    difference is greatest. `iterations` None means the published 50 for fixed and 100 for adaptive.
+    The trained attention that follows in the paper is left out, and with it the token hash, which
+    maps patches to tokens and has no other use.
 
-    `paper_exact`: tokens are means of unit vectors, whose shares provenance then gives, in the codebook's order; the
-    scan takes no notice of the budget, and takes its number i of the second differences (from 0) for the length i + 4,
-    at least `least_tokens`, because it forgets where it began.
+    Settings:
+    - length: "fixed" keeps exactly the budget. "adaptive" tries all lengths from `least_tokens` to
+      `most_tokens` (neither above the budget) and takes the elbow of the distortion: the length
+      with the greatest second difference.
+    - least_tokens, most_tokens: see `length`.
+    - iterations: greatest number of k-means rounds; null is the published 50 for "fixed" and 100
+      for "adaptive".
+    - seed: seed of the k-means++ draw.
+    - paper_exact: tokens are means of unit vectors (whose shares provenance gives), in the order of
+      the codebook. The scan ignores the budget. It takes its second difference number i (from 0)
+      for the length i + 4, at least `least_tokens`, because the program forgets where the scan
+      began.
     """
 
     card: ClassVar = Card(
@@ -64,22 +72,26 @@ class VQToken:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or as many as `length` "adaptive" finds.
+        """Keep exactly `budget` tokens; with `length` "adaptive", as many as the elbow says.
 
         Raises:
-            BudgetError: the budget is 0.
+            BudgetError: If the budget is 0.
         """
         check_budget(tokens, budget)
         frames, per_frame = pooled_cells(tokens)
         if self.length == "fixed" and budget >= frames * per_frame:
             return keep_subset(tokens, torch.arange(frames * per_frame))
+        # 1. The codebook.
         patches = tokens.features.flatten(0, 1)
         found = self._cluster(patches, budget) if self.length == "fixed" else self._bend(patches, budget)
+        # 2. The order of tokens: by first patch.
         firsts = found.firsts()
         order = firsts.sort().indices
+        # Published: means of unit vectors, in the order of the codebook.
         if self.paper_exact:
             order = torch.arange(found.clusters, device=firsts.device)
             patches = functional.normalize(patches.to(working_dtype(patches)), dim=-1)
+        # 3. The means of clusters.
         codebook = cluster_means(patches, found.labels, found.clusters)
         per_patch = tokens.features.shape[1]
         labels, grid, pooling = found.labels, tokens.grid, tokens.pool
@@ -98,22 +110,28 @@ class VQToken:
         )
 
     def _cluster(self, patches: Tensor, clusters: int) -> Clustering:
+        """Return the clustering of patches [F * N, D] into that many clusters."""
         iterations = self.iterations or _PUBLISHED_ITERATIONS[self.length]
         return cosine_kmeans(patches, clusters, iterations=iterations, seed=self.seed)
 
     def _bend(self, patches: Tensor, budget: int) -> Clustering:
-        """The clustering of the length at which the distortion bends."""
+        """Return the clustering with the length at the elbow of the distortion."""
         ceiling = len(patches) if self.paper_exact else min(budget, len(patches))
         lengths = range(min(self.least_tokens, ceiling), min(self.most_tokens, ceiling) + 1)
+        # A clustering for every length of the scan.
         found = {length: self._cluster(patches, length) for length in lengths}
         bend = _greatest_bend([each.distortion for each in found.values()])
         if not self.paper_exact:
             return found[lengths[bend]]
+        # `bend` counts lengths; the published index counts second differences, one less.
         length = min(max(bend - 1 + 4, self.least_tokens), ceiling)
         return found.get(length) or self._cluster(patches, length)
 
 
 def _greatest_bend(curve: list[float]) -> int:
-    """Where the second difference of a curve is greatest, counted from 0; the end of a curve of fewer than three."""
+    """Return the index of a curve's elbow: the greatest second difference.
+
+    A curve of fewer than three points has its elbow at the end.
+    """
     bends = [before - 2 * here + after for before, here, after in zip(curve, curve[1:], curve[2:], strict=False)]
     return 1 + bends.index(max(bends)) if bends else len(curve) - 1
