@@ -115,7 +115,7 @@ class VisionZip:
         )
         if not raster:
             return zipped
-        # The published slip: cells in order of attention for tokens in raster order.
+        # `paper_exact` repeats the slip: cells in order of attention for tokens in raster order.
         cells = ranked[:, :dominant] if self.paper_exact else best
         by_cell = torch.cat([cells, targets], 1).sort(-1)
         return replace(zipped.ordered(by_cell.indices), cell=by_cell.values)
