@@ -27,7 +27,8 @@ def build_inner(config: Config, layers: int) -> InnerReduction | None:
 def outer_config(config: Config, layers: int) -> Config:
     """Return `config` for the method before the language model: without the inner reduction.
 
-    Its ratio is such that the mean load of the language model's layers is the ratio of `config`.
+    With `inner.budget` total, its ratio is such that the mean load of the language model's layers
+    is the ratio of `config`.
 
     Raises:
         ConfigError: See `build_inner`.

@@ -16,7 +16,7 @@ __all__ = ["MergingTokens"]
 
 @dataclass(frozen=True, slots=True)
 class MergingTokens:
-    """B sequences of T tokens that were merged from S patches each.
+    """B sequences of T tokens, each sequence merged from S patches.
 
     Attributes:
         states: [B, T, D].
@@ -102,7 +102,7 @@ class MergingTokens:
     def merge_into(self, target: Tensor, merges: int) -> MergingTokens:
         """Merge every token into that at `target` [B, T]; `merges` of these are other tokens.
 
-        Unmerged tokens are in index order.
+        Unmerged tokens at even indices come first, then those at odd ones, both in index order.
         """
         return self._folded(_Folding.of(target, self.sizes, merges))
 

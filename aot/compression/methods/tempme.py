@@ -93,8 +93,8 @@ class TempMe:
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
         """Return the merges of every block.
 
-        The tower leaves one token more than a clip's share, so no exact budget needs more than it
-        has.
+        The tower leaves one token more than a clip's share, so that an exact budget never asks for
+        more tokens than it left.
         """
         target = math.floor(self.ratio * frames * tokens_per_frame) + 1
         return clip_merging(frames, patches, min(target, frames * patches), blocks, self.settings.kept)
