@@ -1,1 +1,4 @@
-"""Mathematics that several methods share: tensors in, tensors out. No model, no file, no settings object."""
+"""Provide the mathematics that several methods share: tensors in, tensors out.
+
+Nothing here knows a model, a file or a settings object.
+"""

@@ -1,4 +1,4 @@
-"""Cutting a video where the picture changes."""
+"""Cut a video into clips where the picture changes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ __all__ = ["dynamic_clips", "neighbour_similarity"]
 
 
 def neighbour_similarity(embeddings: Tensor) -> Tensor:
-    """Cosine of each frame's embedding [F, E] with the next one's: [F - 1]."""
+    """Return the cosine similarity of adjacent frames, [F - 1], from embeddings [F, E]."""
     unit = functional.normalize(embeddings.to(torch.float32), dim=-1)
     return (unit[:-1] * unit[1:]).sum(-1)
 
 
 def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8) -> tuple[Clip, ...]:
-    """Cut after frame i where its similarity to frame i + 1 is among the `segments` - 1 lowest or below
-    `threshold` (docs/algorithm.md, section 5, after FastVID's DySeg). embeddings: [F, E].
+    """Return clips that end where adjacent frames differ (docs/algorithm.md, section 5).
+
+    The rule is DySeg of FastVID (arXiv 2503.11187). Ties go to the earlier frame.
+
+    Args:
+        embeddings: [F, E], one per frame.
+        segments: cut after the `segments` - 1 frames that are least similar to the next frame.
+        threshold: also cut where the cosine similarity is below this.
     """
     frames = embeddings.shape[0]
+    # 1. Cut after frame i where it differs enough from frame i + 1, or is among the least similar.
     similarity = neighbour_similarity(embeddings)
     cut = similarity < threshold
     cut[similarity.argsort(stable=True)[: segments - 1]] = True
+    # 2. A cut after frame i starts a clip at frame i + 1.
     starts = [0, *(cut.nonzero().flatten() + 1).tolist()]
     return tuple(Clip(first, stop) for first, stop in zip(starts, [*starts[1:], frames], strict=True))

@@ -1,4 +1,7 @@
-"""Density peaks of token sets (DPC-KNN): which tokens are dense and far from anything denser."""
+"""Find the density peaks of token sets (DPC-KNN).
+
+A peak is a token in a dense region that is far from every denser token.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,31 @@ from aot.compression.ops.similarity import working_dtype
 
 __all__ = ["density_peak_scores", "density_peaks"]
 
-_ROUNDING = 64  # units in the last place of |a|^2 + |b|^2 that two equal rows may seem apart
+_ROUNDING = 64  # equal rows may differ by this many units in the last place of |a|^2 + |b|^2
 
 
 def density_peak_scores(features: Tensor, neighbours: int) -> Tensor:
-    """Scores [B, m] of features [B, m, D]; the greatest are cluster centres.
+    """Return scores [B, m] of features [B, m, D]; the highest ones mark the cluster centers.
 
-    With distances d = |x_i - x_j| / sqrt(D): density = exp(-mean of the `neighbours` least d^2, the token's own
-    included), separation = distance to the nearest denser token (the greatest distance of all for the densest), and the
-    score is their product. Of equally dense tokens the lower index is the denser, where the published programs draw
-    lots (docs/methods.md).
+    The score is density * separation, with distances d = |x_i - x_j| / sqrt(D):
+    density = exp(-mean of the `neighbours` smallest d^2), which include the token's own d = 0;
+    separation = distance to the nearest denser token, or the largest distance for the densest one.
+    Between equally dense tokens, the lower index counts as denser; the published programs decide at
+    random (docs/methods.md).
 
     Raises:
-        ValueError: neighbours is not in 1 .. m.
+        ValueError: If `neighbours` is not in 1 .. m.
     """
     count = features.shape[-2]
     if not 1 <= neighbours <= count:
         raise ValueError(f"neighbours: expected 1 to {count}, got {neighbours}")
+    # 1. Density: how near the nearest neighbors are.
     squared = _squared_distances(features)
     density = (-squared.topk(neighbours, dim=-1, largest=False).values.mean(-1)).exp()
+    # 2. Rank by density. The stable sort decides ties, so that exactly one token is the densest.
     order = density.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
+    # 3. Separation: the distance to the nearest token of a better rank.
     denser = rank[:, None, :] < rank[:, :, None]
     greatest = squared.flatten(1).amax(-1)[:, None, None]
     separation = torch.where(denser, squared, greatest).amin(-1).sqrt()
@@ -38,20 +45,24 @@ def density_peak_scores(features: Tensor, neighbours: int) -> Tensor:
 
 
 def density_peaks(features: Tensor, clusters: int, neighbours: int) -> Tensor:
-    """Indices [B, clusters] of the best centres of features [B, m, D], best first; of equal ones the lower index."""
+    """Return indices [B, clusters] of the highest-scoring tokens of features [B, m, D], best first.
+
+    Ties go to the lower index.
+    """
     scores = density_peak_scores(features, neighbours)
     return scores.sort(dim=-1, descending=True, stable=True).indices[:, :clusters]
 
 
 def _squared_distances(features: Tensor) -> Tensor:
-    """|x_i - x_j|^2 / D [B, m, m] by one product; exactly 0 for equal rows."""
+    """Return |x_i - x_j|^2 / D, [B, m, m], from one matrix product; exactly 0 for equal rows."""
     values = features.to(working_dtype(features))
-    values = values - values.mean(-2, keepdim=True)  # distances stay, and less is lost to rounding
+    # Subtracting the mean leaves the distances as they are and reduces rounding errors.
+    values = values - values.mean(-2, keepdim=True)
     norms = values.square().sum(-1)
     both = norms[:, :, None] + norms[:, None, :]
     products = values @ values.mT
-    squared = both - (
-        products + products.mT
-    )  # symmetric to the bit: nearest neighbours of each other are equally dense
+    # Symmetric to the bit, so that two tokens that are nearest to each other are equally dense.
+    squared = both - (products + products.mT)
+    # Rounding may leave a small distance between equal rows.
     squared = squared.masked_fill(squared < _ROUNDING * torch.finfo(values.dtype).eps * both, 0)
     return squared / values.shape[-1]

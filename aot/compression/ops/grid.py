@@ -1,4 +1,4 @@
-"""A frame's patch grid: saliency windows, positions, and the model's pooling."""
+"""Map a frame's patch grid to saliency windows, positions and the model's pooled grid."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
 
 
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
-    """Window number of each patch, int64 [N], raster order.
+    """Return the window index of each patch, int64 [N] in raster order.
 
-    Each side is cut at round(i * g / per_side): 9 x 9 windows for g = 27 and three per side
-    (docs/algorithm.md, section 1), near-equal ones for any other grid.
+    Each side is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g = 27 and
+    three windows per side, a window has 9 x 9 patches; on other grids the windows are nearly equal.
     """
     rows, cols = (_axis_windows(size, per_side) for size in grid)
     return (rows[:, None] * per_side + cols[None, :]).flatten()
@@ -37,7 +37,7 @@ def _axis_windows(size: int, per_side: int) -> Tensor:
 
 
 def patch_distances(grid: tuple[int, int]) -> Tensor:
-    """Euclidean distance of every patch to every other, rows and columns scaled to [0, 1]: float64 [N, N]."""
+    """Return Euclidean distances between patches, float64 [N, N]; rows and columns span [0, 1]."""
     axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
     positions = torch.cartesian_prod(*axes)
     distances: Tensor = (positions[:, None] - positions[None]).norm(dim=-1)
@@ -45,7 +45,7 @@ def patch_distances(grid: tuple[int, int]) -> Tensor:
 
 
 def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
-    """The grid after the model's pooling, e.g. (27, 27) -> (14, 14) bilinear or (13, 13) average."""
+    """Return the pooled grid; (27, 27) becomes (14, 14) bilinear or (13, 13) average."""
     if pool.kind == "bilinear":
         return math.ceil(grid[0] / pool.stride), math.ceil(grid[1] / pool.stride)
     if pool.kind == "average":
@@ -54,17 +54,17 @@ def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
 
 
 def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Pool [F, N, D] to [F, n, D] exactly as the model does, in the dtype of `values`.
+    """Pool values [F, N, D] to [F, n, D] exactly as the model does, in their dtype.
 
     Raises:
-        ValueError: axis 1 is not grid[0] * grid[1] long.
+        ValueError: If axis 1 does not have grid[0] * grid[1] entries.
     """
     frames, patches, width = values.shape
     if patches != grid[0] * grid[1]:
         raise ValueError(f"axis 1 of values: expected {grid[0]} * {grid[1]} patches, got {patches}")
     if pooling.kind == "none":
         return values
-    image = values.view(frames, *grid, width).permute(0, 3, 1, 2)  # channels last: nothing is copied
+    image = values.view(frames, *grid, width).permute(0, 3, 1, 2)  # channels-last view, no copy
     if pooling.kind == "bilinear":
         image = functional.interpolate(image, size=pooled_grid(grid, pooling), mode="bilinear")
     else:
@@ -73,14 +73,17 @@ def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """`pool` as a matrix, float64 [n, N]: every pooled token is a weighted sum of its frame's patches."""
+    """Return `pool` as a matrix, float64 [n, N]; row k has the patch weights of pooled token k."""
+    # Pooling is linear, so pooling the identity yields its matrix.
     patches = grid[0] * grid[1]
     return pool(torch.eye(patches, dtype=torch.float64)[None], grid, pooling)[0]
 
 
 def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """The pooled cell that contains the centre of each patch, int64 [N], both in raster order; of two that share it the
-    later. Patches that pooling drops are in the last row or column.
+    """Return the pooled cell that contains the center of each patch, int64 [N] in raster order.
+
+    A center on the border of two cells belongs to the later one. Patches that pooling drops belong
+    to the last row or column.
     """
     sizes = zip(grid, pooled_grid(grid, pooling), strict=True)
     rows, cols = (_axis_cells(size, pooled, pooling) for size, pooled in sizes)
@@ -88,14 +91,15 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def places_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Patches (int64, of all F * N) to the pooled tokens (of all F * n) whose cells contain their centres."""
+    """Map patch indices (int64, of all F * N) to the pooled tokens (of all F * n) they lie in."""
     rows, cols = pooled_grid(grid, pooling)
     cells = cells_of_patches(grid, pooling).to(patch.device)
     return patch // len(cells) * (rows * cols) + cells[patch % len(cells)]
 
 
 def _axis_cells(size: int, pooled: int, pooling: Pooling) -> Tensor:
-    places = torch.arange(size)
+    index = torch.arange(size)
     if pooling.kind == "average":
-        return (places // pooling.stride).clamp_max(pooled - 1)
-    return (2 * places + 1) * pooled // (2 * size)
+        return (index // pooling.stride).clamp_max(pooled - 1)
+    # floor((index + 1/2) * pooled / size) in integers, where a center on a border is exact.
+    return (2 * index + 1) * pooled // (2 * size)

@@ -1,4 +1,4 @@
-"""Means of groups of tokens, the same at every run."""
+"""Average groups of tokens with the same result on every run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ __all__ = ["group_means"]
 
 
 def group_means(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Means [groups, D] of the rows of values [m, D] that have the same number in `group`, int64 [m].
+    """Return the mean of each group's rows, [groups, D].
 
-    values: float32 or float64. No group is empty. Rows are summed in order, where `index_add_` on CUDA devices sums
-    in another order each time.
+    Rows are summed in ascending order. `index_add_` would sum in a different order on each run on
+    CUDA.
+
+    Args:
+        values: [m, D], float32 or float64.
+        group: int64 [m], the group of each row, in 0 .. groups - 1; no group is empty.
+        groups: the number of groups.
     """
     lengths = torch.bincount(group, minlength=groups)
-    if values.device.type == "mps":  # has no segment_reduce
+    if values.device.type == "mps":  # MPS has no segment_reduce
         return values.new_zeros(groups, values.shape[1]).index_add_(0, group, values) / lengths[:, None]
+    # The stable sort keeps the order of rows within a group.
     in_order = group.sort(stable=True).indices
     means: Tensor = torch.segment_reduce(values[in_order].contiguous(), "mean", lengths=lengths, axis=0)
     return means

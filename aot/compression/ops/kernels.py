@@ -1,4 +1,4 @@
-"""Whether the Triton kernels run on a device; each has a twin in torch for where they do not."""
+"""Decide whether the Triton kernels run on a device; each has an equivalent in torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ __all__ = ["on_device", "runs_triton"]
 
 
 def runs_triton(device: torch.device) -> bool:
-    """CUDA devices, where Triton is installed and finds the C compiler it needs."""
+    """Return whether a device is a CUDA device and Triton is installed and finds a C compiler."""
     return device.type == "cuda" and _has_triton()
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whatever its arguments are on."""
+    """Return a context in which `device` is the current one.
+
+    Triton launches on the current device, even if the arguments are on another.
+    """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
@@ -29,8 +32,8 @@ def _has_triton() -> bool:
         driver.active.get_current_target()  # builds Triton's launcher
     except ImportError:
         return False
-    except Exception as error:
+    except Exception as error:  # a missing C compiler surfaces as various exceptions
         reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"Triton does not work here ({reason}); slower kernels take its place", stacklevel=2)
+        warnings.warn(f"Triton does not work here ({reason}); slower torch operations are used instead", stacklevel=2)
         return False
     return True

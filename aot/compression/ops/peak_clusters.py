@@ -1,4 +1,4 @@
-"""Clusters around given centres: each token belongs to the nearest."""
+"""Assign tokens to the nearest of given cluster centers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ __all__ = ["members_of", "nearest_centres"]
 
 
 def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:
-    """Which of the centres [B, K], indices into features [B, m, D], is nearest to each token: int64 [B, m], 0 .. K - 1.
+    """Return the nearest center of each token, int64 [B, m], as a rank in 0 .. K - 1.
 
-    A centre belongs to itself; of equally near ones, the first in `centres`.
+    A center belongs to itself. Ties go to the first in `centres`.
+
+    Args:
+        features: [B, m, D].
+        centres: [B, K], token indices of the centers.
     """
     values = features.to(working_dtype(features))
     rows = torch.arange(len(values), device=values.device)[:, None]
+    # Direct differences: the faster matrix product loses the small distances that decide.
     distances = torch.cdist(values, values[rows, centres], compute_mode="donot_use_mm_for_euclid_dist")
+    # A center that equals an earlier one would otherwise lose its own token to it.
     own = torch.arange(centres.shape[1], device=centres.device).expand_as(centres)
     return distances.argmin(-1).scatter(1, centres, own)
 
 
 def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
-    """1 where a token belongs to a centre, by owners [B, m] of `nearest_centres`, else 0: [B, K, m].
+    """Return a membership matrix [B, K, m]: 1 if token j belongs to center k, else 0.
 
-    A matrix, because sums over clusters are then products, which repeat to the bit on every device.
+    Sums over clusters become matrix products, which repeat to the bit on every device.
+
+    Args:
+        owners: [B, m], from `nearest_centres`.
+        clusters: K.
+        dtype: of the matrix.
     """
     ranks = torch.arange(clusters, device=owners.device)
     return (owners[:, None, :] == ranks[:, None]).to(dtype)

@@ -1,4 +1,4 @@
-"""How many tokens each frame keeps, and which: the least of its scores, in one batch."""
+"""Decide how many tokens each frame keeps, and select those with the lowest scores."""
 
 from __future__ import annotations
 
@@ -13,23 +13,31 @@ _HALVINGS = 64
 
 
 def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) -> tuple[int, ...]:
-    """Share `total` in proportion to `weights` (positive), each share in least .. most, by largest remainder.
+    """Divide `total` in proportion to `weights`, each share in least .. most, by largest remainder.
 
-    What a bound takes from one share, or gives it, the others make up for in proportion. Of equal remainders the lower
-    index comes first.
+    If a bound limits a share, the other shares make up the difference in proportion. Ties between
+    remainders go to the lower index.
+
+    Args:
+        total: the sum of the shares.
+        weights: positive.
+        least: lower bound of each share.
+        most: upper bound of each share.
 
     Raises:
-        ValueError: that many shares cannot sum to `total`.
+        ValueError: If no shares within the bounds sum to `total`.
     """
     count = len(weights)
     if not count * least <= total <= count * most:
         raise ValueError(f"total: expected {count * least} to {count * most}, got {total}")
+    # 1. Bisect the factor at which the clamped shares sum to `total`; the sum grows with it.
     weight = torch.tensor(weights, dtype=torch.float64)
     low, high = 0.0, most / float(weight.min())
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         reached = bool((weight * middle).clamp(least, most).sum() >= total)
         low, high = (low, middle) if reached else (middle, high)
+    # 2. Round down, and give the missing tokens to the largest remainders.
     ideal = (weight * high).clamp(least, most)
     shares = ideal.floor().to(torch.int64)
     by_remainder = (ideal - shares).sort(descending=True, stable=True).indices
@@ -38,12 +46,19 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
 
 
 def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
-    """The counts[f] tokens of least score of every frame f, of equal ones the lower index.
+    """Return the indices of the counts[f] tokens with the lowest scores in each frame f.
 
-    scores: [F, n]. counts: [F], 0 .. n. Returns indices [K] into all F * n tokens, frame after frame, and within a
-    frame by ascending score.
+    Ties go to the lower index.
+
+    Args:
+        scores: [F, n].
+        counts: [F], in 0 .. n.
+
+    Returns:
+        Indices [K] into all F * n tokens, by frame and then by ascending score.
     """
     frames, per_frame = scores.shape
+    # Sort every frame, then take the first counts[f] of its row; the mask keeps this one batch.
     order = scores.sort(dim=-1, stable=True).indices
     index = order + per_frame * torch.arange(frames, device=scores.device)[:, None]
     return index[torch.arange(per_frame, device=scores.device) < counts.to(scores.device)[:, None]]

@@ -1,6 +1,7 @@
-"""What a video repeats: segments of frames, in each the positions that stay the same, and who gets the budget.
+"""Find what a video repeats: clips, and the positions in them that stay the same.
 
-A static position gives one token per segment, the mean over its frames; every other token is dynamic.
+A static position yields one token per clip, the mean over the clip's frames. All other tokens are
+dynamic. The budget is divided among both.
 """
 
 from __future__ import annotations
@@ -28,32 +29,36 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many tokens a segment has or keeps: its static ones, and the dynamic ones of each of its frames."""
+    """Count a clip's tokens: the static ones, and the dynamic ones of each of its frames."""
 
     static: int
     dynamic: tuple[int, ...]
 
     @property
     def total(self) -> int:
+        """Return the number of all tokens of the clip."""
         return self.static + sum(self.dynamic)
 
 
 def share_out(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Every static set and every frame its share of `budget` in proportion to its capacity: `spread`, in their order.
+    """Divide `budget` among all static sets and frames in proportion to their capacity.
 
-    None that has a token is left without one, unless the budget is below their number.
+    Every set and frame with a capacity keeps at least one token if the budget allows that. Rounding
+    and ties are those of `spread`; a clip's static set comes before its frames.
 
     Raises:
-        ValueError: budget is above the sum of capacities.
+        ValueError: If `budget` is above the sum of the capacities.
     """
     shares = iter(_share([part for quota in capacity for part in (quota.static, *quota.dynamic)], budget))
     return tuple(Quota(next(shares), tuple(next(shares) for _ in quota.dynamic)) for quota in capacity)
 
 
 def _share(capacities: Sequence[int], budget: int) -> Sequence[int]:
+    """Return proportional shares, at least 1 where there is capacity if `budget` allows."""
     if budget < sum(capacity > 0 for capacity in capacities):
         return spread(budget, capacities)
-    single = [False] * len(capacities)  # where one token is more than the share would be
+    single = [False] * len(capacities)  # those that get one token because their share rounds to 0
+    # Taking these tokens from the rest can round further shares to 0, so repeat until none is 0.
     while True:
         others = [0 if one else capacity for one, capacity in zip(single, capacities, strict=True)]
         shares = [one + share for one, share in zip(single, spread(budget - sum(single), others), strict=True)]
@@ -64,8 +69,13 @@ def _share(capacities: Sequence[int], budget: int) -> Sequence[int]:
 
 @dataclass(frozen=True, slots=True)
 class Redundancy:
-    """clips: S segments that cover all frames. similarity: [S, n], how alike the tokens of a position are over its
-    segment, -inf in a segment of one frame. static: bool [S, n], whether one mean stands for them.
+    """Hold the clips of a video and their static positions.
+
+    Attributes:
+        clips: S clips that cover all frames.
+        similarity: [S, n], how similar the tokens of a position are over the clip; -inf in a clip
+            of one frame.
+        static: bool [S, n], whether the tokens of a position are merged into their mean.
     """
 
     clips: tuple[Clip, ...]
@@ -74,12 +84,12 @@ class Redundancy:
 
     @classmethod
     def above(cls, threshold: float, clips: Sequence[Clip], similarity: Iterable[Tensor]) -> Redundancy:
-        """Static where `similarity`, [n] for each segment, is above `threshold`."""
+        """Make a position static where its similarity, [n] for each clip, is above `threshold`."""
         table = torch.stack(list(similarity))
         return cls(tuple(clips), table, table > threshold)
 
     def capacity(self) -> tuple[Quota, ...]:
-        """The tokens that remain once static positions are averaged."""
+        """Return the number of tokens that remain after merging the static positions."""
         positions = self.static.shape[1]
         counts = self.static.sum(1).tolist()
         return tuple(
@@ -87,15 +97,18 @@ class Redundancy:
         )
 
     def with_room_for(self, budget: int) -> Redundancy:
-        """As many static positions become dynamic again as it takes to have `budget` tokens, the least similar first.
+        """Return a copy in which enough static positions are dynamic again to have `budget` tokens.
 
-        Of equal ones the earlier segment's, then the lower position. `budget` is at most F * n.
+        The least similar positions change first. Ties go to the earlier clip, then to the lower
+        position. `budget` is at most F * n.
         """
         missing = budget - sum(quota.total for quota in self.capacity())
         if missing <= 0:
             return self
+        # A position of a clip of W frames gains W - 1 tokens when it becomes dynamic.
         wins = torch.tensor([len(clip) - 1 for clip in self.clips], device=self.static.device)
         ranked = self.similarity.masked_fill(~self.static, torch.inf).flatten().sort(stable=True).indices
+        # Release positions as long as those before them in the ranking gain fewer than are missing.
         won = (wins[:, None] * self.static).flatten()[ranked]
         released = torch.zeros_like(self.static).flatten()
         released[ranked] = won.cumsum(0) - won < missing
@@ -103,18 +116,25 @@ class Redundancy:
 
 
 def places_of(clip: Clip, where: Tensor, positions: int) -> Tensor:
-    """The places of positions `where` [m], of n a frame, in each frame of a clip: int64 [W, m], into all F * n."""
+    """Return the token indices of positions in each frame of a clip of W frames: int64 [W, m].
+
+    Args:
+        clip: the clip.
+        where: [m], positions in 0 .. positions - 1.
+        positions: n, the tokens per frame; the indices count all F * n.
+    """
     return torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
 
 
 def position_similarity(features: Tensor) -> Tensor:
-    """Mean cosine of each position of features [W, n, D] over all pairs of different frames: [n]; -inf if W is 1.
+    """Return each position's mean cosine similarity over all pairs of frames: [n]; -inf if W is 1.
 
-    From the length of the sum of unit vectors, so that its cost grows with W and not with its square.
+    features: [W, n, D]. The cost grows with W and not with W^2.
     """
     frames = len(features)
     if frames == 1:
         return features.new_full(features.shape[1:2], -torch.inf)
+    # |sum of unit vectors|^2 is the sum of the cosines of all pairs, including each with itself.
     unit = functional.normalize(features, dim=-1)
     own = unit.square().sum((0, 2))
     pairs: Tensor = (unit.sum(0).square().sum(-1) - own) / (frames * (frames - 1))
@@ -122,18 +142,22 @@ def position_similarity(features: Tensor) -> Tensor:
 
 
 def least_similarities(similarity: Tensor, clips: Sequence[Clip]) -> list[Tensor]:
-    """The least `similarity` [F - 1, n] of a frame with the next within each clip: [n], -inf in a clip of one frame."""
+    """Return each clip's lowest similarity of adjacent frames, [n]; -inf for a clip of one frame.
+
+    similarity: [F - 1, n], of each position in frame i to the same position in frame i + 1.
+    """
     nothing = similarity.new_full(similarity.shape[1:], -torch.inf)
     return [similarity[clip.first : clip.stop - 1].amin(0) if len(clip) > 1 else nothing for clip in clips]
 
 
 def most_saving_clips(alike: Tensor) -> tuple[Clip, ...]:
-    """The segments whose static positions save the most tokens (HoliTom, arXiv 2505.21334).
+    """Return the clips whose static positions save the most tokens (HoliTom, arXiv 2505.21334).
 
-    alike: bool [F - 1, n], whether a position stays the same from one frame to the next. A segment of W frames saves
-    W - 1 tokens for every position that stays the same throughout. Found by dynamic programming; of equal savings the
-    shorter last segment.
+    alike: bool [F - 1, n], whether a position stays the same from one frame to the next. A clip of
+    W frames saves W - 1 tokens for every position that stays the same in all of it. The optimum is
+    found by dynamic programming; ties go to the shorter last clip.
     """
+    # 1. best[stop]: the most tokens that clips of frames 0 .. stop - 1 can save.
     saved = _savings(alike)
     frames = len(saved)
     best = torch.zeros(frames + 1, dtype=torch.long)
@@ -142,6 +166,7 @@ def most_saving_clips(alike: Tensor) -> tuple[Clip, ...]:
         candidates = best[:stop].flip(0) + saved[stop - 1, :stop]
         lengths[stop] = int(candidates.argmax()) + 1
         best[stop] = candidates[lengths[stop] - 1]
+    # 2. Follow the lengths of the last clips back from the end.
     clips = []
     stop = frames
     while stop:
@@ -151,11 +176,17 @@ def most_saving_clips(alike: Tensor) -> tuple[Clip, ...]:
 
 
 def _savings(alike: Tensor) -> Tensor:
-    """Tokens saved by the segment of w + 1 frames that ends with frame e: int64 [F, F] on the CPU, [e, w]."""
+    """Return the tokens saved by a clip, int64 [F, F] on the CPU.
+
+    Entry [e, w] is of the clip of w + 1 frames whose last frame is e.
+    """
     steps = len(alike)
+    # 1. For how many steps each position has stayed the same, up to each step: 0 where it changes.
     step = torch.arange(steps, device=alike.device)[:, None]
     streak = step - torch.where(alike, -1, step).cummax(0).values
+    # 2. counts[e, w]: the positions that had stayed the same for exactly w steps at frame e.
     counts = torch.zeros(steps + 1, steps + 1, dtype=torch.long, device=alike.device)
     counts[1:].scatter_add_(1, streak, torch.ones_like(streak))
-    enduring = counts.flip(1).cumsum(1).flip(1)  # positions whose streak is of w steps or more
+    # 3. Those of w steps or more are static in the clip, and each saves w tokens.
+    enduring = counts.flip(1).cumsum(1).flip(1)
     return (enduring * torch.arange(steps + 1, device=alike.device)).cpu()

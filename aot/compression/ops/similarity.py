@@ -1,4 +1,4 @@
-"""What it costs to move a token to an anchor."""
+"""Compute cosine similarities, and choose the dtypes in which to compute and decide."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ __all__ = ["cosine_similarity", "decision_dtype", "temporal_weight", "working_dt
 
 
 def working_dtype(values: Tensor) -> torch.dtype:
-    """float64 for float64 input, else float32: exp(-C / 0.1) is zero in half precision beyond C = 1.7."""
+    """Return the dtype to compute in: float64 for float64 input, else float32."""
+    # In half precision exp(-C / 0.1) is zero beyond C = 1.7.
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def decision_dtype(values: Tensor) -> torch.dtype:
-    """float64 wherever the device has it: which tokens are distinct can hang on differences of 1e-7, and
-    the kept tokens are few enough for it to cost nothing.
-    """
+    """Return the dtype to make decisions in: float64, or float32 on MPS, which has no float64."""
+    # Which tokens are distinct can depend on differences of 1e-7. Few tokens are involved, so
+    # float64 costs little.
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
-    """Cosine of every source [B, S, D] with every anchor [B, A, D]: [B, S, A]; zero vectors give 0."""
+    """Return cosine similarities [B, S, A] of sources [B, S, D] to anchors [B, A, D].
+
+    Zero vectors have similarity 0.
+    """
     source_norms, anchor_norms = (values.norm(dim=-1).clamp_min(1e-12) for values in (sources, anchors))
-    # Scaling the products rather than the features spares a copy of the features.
+    # Scaling the products instead of the features saves a copy of the features.
     similarity: Tensor = (sources @ anchors.mT) / source_norms[:, :, None] / anchor_norms[:, None, :]
     return similarity
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:
-    """1 - exp(-j^2 / (2 sigma^2)): how much dissimilarity counts j frames from the keyframe (Phase II)."""
+    """Return 1 - exp(-j^2 / (2 sigma^2)), the weight of dissimilarity j frames after the keyframe.
+
+    Used in Phase II of AOT (docs/algorithm.md, section 4).
+    """
     return 1.0 - math.exp(-(offset_frames**2) / (2 * sigma_frames**2 + 1e-9))

@@ -1,4 +1,4 @@
-"""Bipartite soft matching (ToMe): pairs of similar tokens become one, without a loop over tokens."""
+"""Merge pairs of similar tokens by bipartite soft matching (ToMe, arXiv 2210.09461)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ __all__ = ["Matching", "match_pairs", "merge_matched"]
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """target: int64 [B, T], where every token goes, its own index unless it is merged into another's. ranked: int64
-    [B, ceil(T / 2)], the tokens at even places from the most to the least similar to an odd one.
+    """Record which tokens are merged into which.
+
+    Attributes:
+        target: int64 [B, T], the token that each token is merged into; its own index if it stays.
+        ranked: int64 [B, ceil(T / 2)], the tokens with an even index, by descending similarity to
+            their partner with an odd index.
     """
 
     target: Tensor
@@ -24,13 +28,13 @@ class Matching:
 
 
 def match_pairs(metric: Tensor, merges: int) -> Matching:
-    """Match the tokens of metric [B, T, d].
+    """Match the tokens of metric [B, T, d] by cosine similarity.
 
-    Tokens at even places look for the most similar (cosine) one at an odd place; the `merges` most similar pairs are
-    merged, into the odd token. Ties go to the lower index.
+    Each token with an even index is paired with the most similar token with an odd index. The
+    `merges` most similar pairs are merged, into the odd token. Ties go to the lower index.
 
     Raises:
-        ValueError: merges is not in 0 .. ceil(T / 2), or there is no odd place to merge into.
+        ValueError: If `merges` is not in 0 .. ceil(T / 2), or there is no odd index to merge into.
     """
     batch, count = metric.shape[:2]
     most = (count + 1) // 2 if count > 1 else 0
@@ -39,22 +43,32 @@ def match_pairs(metric: Tensor, merges: int) -> Matching:
     target = torch.arange(count, device=metric.device).expand(batch, count).clone()
     if merges == 0:
         return Matching(target, target[:, ::2])
+    # 1. The best partner of each even token.
     unit = functional.normalize(metric.to(working_dtype(metric)), dim=-1)
     similarity, partner = (unit[:, ::2] @ unit[:, 1::2].mT).max(-1)
+    # 2. The most similar pairs; even token i has index 2 i, odd token j has index 2 j + 1.
     ranked = similarity.sort(dim=-1, descending=True, stable=True).indices
     merged = ranked[:, :merges]
     return Matching(target.scatter(1, 2 * merged, 2 * partner.gather(1, merged) + 1), 2 * ranked)
 
 
 def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of values [B, T, D], weighted by sizes [B, T], of the tokens that `target` sends to one place.
+    """Merge tokens into means that are weighted by size.
 
-    The remaining tokens in ascending order: values [B, T', D], sizes [B, T'], and their indices [B, T'].
+    Args:
+        values: [B, T, D].
+        sizes: [B, T], how many tokens each is already made of.
+        target: [B, T], from `match_pairs`.
+
+    Returns:
+        The remaining tokens in ascending order: values [B, T', D], sizes [B, T'], indices [B, T'].
     """
+    # 1. Add values and sizes at the targets.
     batch, count, width = values.shape
     weighted = values.to(working_dtype(values)) * sizes[..., None]
     summed = torch.zeros_like(weighted).scatter_add_(1, target[..., None].expand(-1, -1, width), weighted)
     total = torch.zeros_like(sizes).scatter_add_(1, target, sizes)
+    # 2. Keep the tokens that stay; every row of the batch has the same number of them.
     stays = target == torch.arange(count, device=target.device)
     index = stays.nonzero(as_tuple=True)[1].view(batch, -1)
     total = total.gather(1, index)
