@@ -1,6 +1,7 @@
-"""What can be chosen by name: methods and reductions of this package, and those that other packages plug in.
+"""Find methods and inner reductions by name, those of this package and those of plug-ins.
 
-A plug-in is an entry point of the group `aot.methods` or `aot.inner`. Nothing is imported until it is asked for.
+A plug-in is an entry point of another package in the group `aot.methods` or `aot.inner`. A class is
+imported only when it is requested.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ Kind = Literal["methods", "inner"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What something of the registry says of itself in `aot methods`.
+    """Describe a method or an inner reduction in `aot methods`.
 
-    acts: where, for instance "after pooling". source: the paper; empty for a baseline. exact: whether any budget
-    is met to the token. remark: what is kept and merged, in a clause. least: the least ratio, if there is one.
+    Attributes:
+        acts: where it acts, for instance "after pooling".
+        source: the paper; empty for a baseline.
+        exact: whether exactly the budget is kept, whatever it is.
+        remark: what is kept and merged, in one clause.
+        least: the lowest ratio that is possible, if there is one.
     """
 
     acts: str
@@ -96,12 +101,12 @@ _CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "places", "r
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:
-    """Every name, this package's first; a plug-in's even if it is broken, for none is imported."""
+    """Return all names, this package's first and broken plug-ins included; nothing is imported."""
     return (*_TABLES[kind], *_plugged_in(kind))
 
 
 def usable(kind: Kind = "methods") -> tuple[str, ...]:
-    """The names without broken plug-ins; imports the others."""
+    """Return all names except those of broken plug-ins; imports every plug-in."""
     return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
 
 
@@ -114,10 +119,11 @@ def _is_usable(name: str, kind: Kind) -> bool:
 
 
 def find(name: str, kind: Kind = "methods") -> Any:
-    """The class behind a name.
+    """Return the class with a name.
 
     Raises:
-        ConfigError: there is none of this name, or the plug-in of this name fails to import or is no such class.
+        ConfigError: If the name is unknown, or its plug-in cannot be imported or is not such a
+            class.
     """
     if name in _TABLES[kind]:
         module, _, attribute = _TABLES[kind][name].partition(":")
@@ -128,7 +134,7 @@ def find(name: str, kind: Kind = "methods") -> Any:
 
 
 def hint(name: str, kind: Kind = "methods") -> str:
-    """What to try instead of a name that `kind` does not have: one of the other kind, or one spelled alike."""
+    """Return advice for an unknown name: a similar name, or the same name of the other kind."""
     other: Kind = "inner" if kind == "methods" else "methods"
     if name in names(other):
         return f"{name} {_how_to_ask(name, other)}"
@@ -140,13 +146,14 @@ def hint(name: str, kind: Kind = "methods") -> str:
 
 
 def _how_to_ask(name: str, kind: Kind) -> str:
+    """Return a clause that tells where a name acts and which flag selects it."""
     if kind == "inner":
         return f"acts inside the language model: --inner {name}, or none+{name} in a list of methods"
     return f"acts before the language model: --method {name}"
 
 
 def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
-    """One sentence for each plug-in whose name is taken, by this package or by another plug-in."""
+    """Return one sentence per plug-in whose name this package or another plug-in already uses."""
     used = set(_plugged_in(kind).values())
     return [
         f"the plug-in {_origin(point)} is not used: another {_NOUNS[kind]} has this name, rename its entry point"
@@ -156,15 +163,19 @@ def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
 
 
 def is_plugged_in(thing: object, kind: Kind = "methods") -> bool:
-    """Return whether a method or an inner reduction, or its class, comes from another package."""
+    """Return whether a method, an inner reduction or a class of these is from another package."""
     return _plug_in_of(thing, kind) is not None
 
 
 def called(thing: object, kind: Kind = "methods") -> str:
-    """Return the name of a method or an inner reduction, or of its class; a plug-in's with its package and version."""
+    """Return the name of a method, an inner reduction or a class of either, for messages.
+
+    The name of a plug-in includes its package and version.
+    """
     point = _plug_in_of(thing, kind)
     if point is not None:
         return f"the plug-in {_origin(point)}"
+    # A class outside the tables has the name of its nearest base class in them.
     classes = _class_of(thing).__mro__
     own = {where: name for name, where in _TABLES[kind].items()}
     paths = (f"{cls.__module__}:{cls.__qualname__}" for cls in classes)
@@ -172,17 +183,19 @@ def called(thing: object, kind: Kind = "methods") -> str:
 
 
 def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
-    """Return the error for what a method or an inner reduction returned against its contract."""
-    report = "tell its authors" if is_plugged_in(thing, kind) else "report this"
+    """Return the error for a method or an inner reduction whose result breaks its contract."""
+    report = "report this to its authors" if is_plugged_in(thing, kind) else "report this"
     return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
 
 
 @contextmanager
 def blamed(thing: object, kind: Kind = "methods") -> Iterator[None]:
-    """Turn what fails in the code of a plug-in into an error that names it; what fails in our own stays as it is.
+    """Turn an exception from a plug-in's code into an error that names the plug-in.
+
+    Exceptions of this package's own code are not changed.
 
     Raises:
-        MethodError: `thing` is from another package and fails.
+        MethodError: If `thing` is from another package and the code inside the context fails.
     """
     try:
         yield
@@ -191,9 +204,9 @@ def blamed(thing: object, kind: Kind = "methods") -> Iterator[None]:
     except Exception as error:
         if not is_plugged_in(thing, kind):
             raise
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise MethodError(
-            f"{called(thing, kind)} failed ({told}); update or uninstall the package, or tell its authors "
+            f"{called(thing, kind)} failed ({reason}); update or uninstall the package, or report this to its authors "
             "(--debug shows where)"
         ) from error
 
@@ -203,7 +216,7 @@ def _class_of(thing: object) -> type:
 
 
 def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
-    """Return the entry point of a class or, where it is another class of that package, one of the package's."""
+    """Return the entry point of a class, or else any entry point of its package."""
     cls = _class_of(thing)
     root = cls.__module__.partition(".")[0]
     near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
@@ -213,19 +226,24 @@ def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
 
 
 def _load(point: EntryPoint, kind: Kind) -> Any:
-    remedy = "mend, update or uninstall the package"
+    """Import a plug-in's class and check that it is one.
+
+    Raises:
+        ConfigError: If the import fails, or the object is not a method or an inner reduction.
+    """
+    remedy = "fix, update or uninstall the package"
     try:
         found = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does at import
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"the plug-in {_origin(point)} cannot be loaded: {told}; {remedy}") from error
+    except (Exception, SystemExit) as error:  # importing foreign code can raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"the plug-in {_origin(point)} cannot be loaded: {reason}; {remedy}") from error
     for problem in _problems(found, kind):
         raise ConfigError(f"the plug-in {_origin(point)} is no {_NOUNS[kind]}: {point.value} {problem}; {remedy}")
     return found
 
 
 def _problems(found: Any, kind: Kind) -> Iterator[str]:
-    """How an object differs from what `aot.compression.methods.base` or `aot.compression.in_llm.base` asks for."""
+    """Yield how an object breaks the protocol of `compression.methods` or `compression.in_llm`."""
     if not isinstance(found, type):
         yield f"is a {type(found).__name__}, not a class"
         return
@@ -236,6 +254,7 @@ def _problems(found: Any, kind: Kind) -> Iterator[str]:
             yield f"has no {name}()"
     if kind == "methods" and not hasattr(found, "needs"):
         yield "has no needs (a property or class attribute)"
+    # A class with `from_config` names its settings class; any other class is its own settings.
     settings = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
     if settings is not None:
         yield from _problems_of_settings(settings)
@@ -257,6 +276,7 @@ def _origin(point: EntryPoint) -> str:
 
 @cache
 def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
+    """Return the plug-ins by name; this package's names and the first plug-in of a name win."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"aot.{kind}"):
         if point.name not in _TABLES[kind]:

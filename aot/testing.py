@@ -1,4 +1,4 @@
-"""A test for methods of other packages: what every method must do, tried on small videos that no encoder made.
+"""Test methods of other packages against the contract of a method, on small synthetic videos.
 
     from aot.testing import check_method
     from my_package import MyMethod
@@ -7,7 +7,7 @@
     def test_my_method() -> None:
         check_method(MyMethod)
 
-It needs no model, no file and no GPU, and takes seconds.
+The test needs no model, no file and no GPU, and takes seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Case", "check_method", "merged_video", "problems_of_method", "synthe
 
 _MOST_PROBLEMS = 12
 _WIDTH = 12
-_BLOCKS = 6  # of the tower that merges
+_BLOCKS = 6  # of the simulated tower that merges
 _RATIOS = (0.03, 0.1, 0.25, 0.5, 0.9, 1.0)
 _POOLED: tuple[tuple[int, tuple[int, int], Pooling], ...] = (
     (1, (5, 5), Pooling("bilinear")),
@@ -55,7 +55,7 @@ _STILL = "still, of equal tokens"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A video and the share of it that is to be kept."""
+    """A synthetic video and the share of its tokens to keep."""
 
     frames: int
     grid: tuple[int, int]
@@ -66,11 +66,11 @@ class Case:
 
     @property
     def total(self) -> int:
-        """Return F * n, the pooled tokens of the video."""
+        """Return F * n, the number of pooled tokens."""
         return self.frames * math.prod(pooled_grid(self.grid, self.pool))
 
     def budget(self, ratio: float) -> int:
-        """Return how many tokens a ratio leaves, at least one."""
+        """Return the number of tokens that a ratio keeps, at least one."""
         return max(1, round(ratio * self.total))
 
     def __str__(self) -> str:
@@ -84,19 +84,21 @@ class Case:
 
 
 def check_method(method: type | str, settings: Mapping[str, Any] | None = None) -> None:
-    """Try a method on videos of several shapes, poolings and dtypes, at ratios from 0.03 to 1.
+    """Check a method on videos of several shapes, poolings and dtypes, at ratios from 0.03 to 1.
 
-    A method must return exactly its budget (or, if its card says exact=False, at most that), finite features of the
-    given width and dtype, places inside the pooled grid, and the same tokens each time; it changes neither its input
-    nor torch's global generator, and the tokens it is made of (`provenance`) are tokens of the video. It may refuse a
-    budget with a `BudgetError` if its card names a `least` ratio; the error then says "use --ratio X", and X must work.
+    A method must return exactly its budget (at most its budget if its card has exact=False), finite
+    features of the input's width and dtype, positions inside the pooled grid, and the same tokens
+    in every run. It must change neither its input nor torch's global generator. Its `provenance`
+    must refer to tokens of the video. It may refuse a budget with a `BudgetError` if its card names
+    a `least` ratio; the message must contain "use --ratio X", and the ratio X must work.
 
     Args:
         method: the class, or the name under which it is installed.
-        settings: of the method, by name; `paper_exact` frees it from its budget.
+        settings: of the method, by name; with `paper_exact` it need not meet its budget.
 
     Raises:
-        AssertionError: the method breaks its contract; each line names the video, the ratio and what went wrong.
+        AssertionError: If the method breaks its contract; each line names the video, the ratio and
+            the problem.
     """
     first: Exception | None = None
     lines = []
@@ -104,7 +106,7 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
         lines.append(line)
         first = first or error
         if len(lines) == _MOST_PROBLEMS:
-            lines.append("and perhaps more; mend these first")
+            lines.append("there may be more; fix these first")
             break
     if lines:
         name = method if isinstance(method, str) else method.__qualname__
@@ -116,25 +118,26 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
 def problems_of_method(
     method: type | str, settings: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, Exception | None]]:
-    """Yield what `check_method` finds, one line each, with the exception if there was one."""
+    """Yield the problems that `check_method` reports, one line each, with the exception if any."""
     trial = _Trial(find(method) if isinstance(method, str) else method, dict(settings or {}))
     for case in trial.cases():
         try:
             for problem in trial.problems(case):
                 yield f"- {case}: it {problem}", None
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            yield f"- {case}: it raised {told}", error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            yield f"- {case}: it raised {reason}", error
 
 
 class _Trial:
-    """One class of method with its settings."""
+    """Check one class of method with its settings."""
 
     def __init__(self, kind: Any, settings: Mapping[str, Any]) -> None:
         self._kind, self._settings = kind, settings
         self._free = bool(settings.get("paper_exact"))
 
     def cases(self) -> Iterator[Case]:
+        """Yield the videos to try: shapes and ratios, half precision, and a video of equal tokens."""
         merges = self._made(0.5).needs.merging is not None
         for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
             for ratio in _RATIOS:
@@ -144,7 +147,8 @@ class _Trial:
         yield Case(6, (6, 6), Pooling("bilinear"), 0.5, still=True)
 
     def _made(self, ratio: float) -> Method:
-        # The settings go under a name that `Config` knows; which one does not matter to `make_method`.
+        """Return the method, configured for a ratio."""
+        # `Config` accepts settings only under a known name; `make_method` accepts any of them.
         config = Config(ratio=ratio, method="uniform", methods={"uniform": self._settings} if self._settings else {})
         try:
             return make_method(self._kind, config, "uniform")
@@ -152,7 +156,8 @@ class _Trial:
             raise ConfigError(*map(_of_no_name, error.problems)) from None
 
     def problems(self, case: Case) -> Iterator[str]:
-        """Yield how the method breaks its contract, each as the rest of a sentence about it."""
+        """Yield each problem as a clause that continues "it ..."."""
+        # 1. Compress once, and record the input and the generator's state.
         method = self._made(case.ratio)
         tokens = synthetic_video(method.needs, case)
         before, generator = _copied(tokens), torch.get_rng_state()
@@ -161,28 +166,31 @@ class _Trial:
         except BudgetError as error:
             yield from self._wrong_refusal(case, error)
             return
+        # 2. Check the result, then side effects.
         found = list(problems_of_tokens(kept, tokens, *self._allowed(method, case)))
         yield from found
         if not torch.equal(generator, torch.get_rng_state()):
             yield "draws from torch's global generator, or seeds it; use a torch.Generator of its own"
         if not _same(before, _copied(tokens)):
-            yield "changed the tokens that it was given"
+            yield "changed its input"
+        # 3. Check provenance and a second run, which need a valid result.
         if not found:
             yield from self._wrong_provenance(kept, tokens)
             again = self._made(case.ratio).compress(tokens, case.budget(case.ratio))
             if not _same(_tensors(kept), _tensors(again)):
-                yield "kept other tokens of the same video the second time"
+                yield "kept different tokens of the same video in a second run"
 
     def _allowed(self, method: Method, case: Case) -> tuple[int, int]:
+        """Return the fewest and the most tokens that the method may keep."""
         budget = case.budget(case.ratio)
         if self._free:
-            return 1, 2 * case.total  # published counts follow the content, and tokens may be kept twice
+            return 1, 2 * case.total  # published counts depend on the content, and may keep tokens twice
         return (budget if method.card.exact else 1), budget
 
     def _wrong_refusal(self, case: Case, error: BudgetError) -> Iterator[str]:
-        """A budget may be refused only as the card says, and only with a ratio that is not refused."""
+        """Yield problems of a refused budget: the card must allow it, and its remedy must work."""
         if self._free and "paper_exact" in str(error):
-            return  # what was published refuses it, which the error says
+            return  # the published algorithm refuses this budget, and the message names the setting
         if not self._kind.card.least:
             yield f"refused its budget ({error}), and its card names no least ratio"
             return
@@ -192,7 +200,7 @@ class _Trial:
             return
         ratio = float(remedy[1])
         if not case.ratio < ratio <= 1:
-            yield f"refused its budget and said to use --ratio {ratio:g}: {error}"
+            yield f"refused its budget and recommended --ratio {ratio:g}, not in ({case.ratio:g}, 1]: {error}"
             return
         allowed = replace(case, ratio=ratio)
         method = self._made(ratio)
@@ -200,38 +208,38 @@ class _Trial:
         try:
             kept = method.compress(tokens, case.budget(ratio))
         except BudgetError as again:
-            yield f"refused the ratio {ratio:g} too, which its error said to use: {again}"
+            yield f"also refused the ratio {ratio:g}, which its error recommended: {again}"
             return
         for problem in problems_of_tokens(kept, tokens, *self._allowed(method, allowed)):
-            yield f"at the ratio {ratio:g} that its error said to use, {problem}"
+            yield f"at the ratio {ratio:g}, which its error recommended, {problem}"
 
     def _wrong_provenance(self, kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-        """Kept tokens are made of tokens of the video; without provenance each is one of them, unchanged."""
+        """Yield problems of the provenance; without one, kept tokens must be unchanged tokens."""
         total = len(tokens.timestamps_s) * math.prod(kept.grid)
         if kept.provenance is None:
             if tokens.merged is None and not torch.equal(kept.features, _pooled(tokens)[kept.place]):
-                yield "returned features other than the pooled tokens at their places, but no provenance"
+                yield "returned features that differ from the pooled tokens at their positions, but no provenance"
             return
         origin = origin_of(kept)
         if set(origin.token.tolist()) != set(range(len(kept.features))):
-            yield "returned provenance that is not of all kept tokens, or of others"
+            yield "returned provenance that lacks kept tokens, or names others"
             return
         if not bool(((origin.place >= 0) & (origin.place < total)).all()):
-            yield f"returned provenance with a place outside of 0 .. {total - 1}"
+            yield f"returned provenance with a place outside 0 .. {total - 1}"
         sums = torch.zeros(len(kept.features)).index_add_(0, origin.token, origin.share)
         if not bool(((origin.share > 0) & (sums[origin.token] <= 1 + 1e-4)).all()):
-            yield "returned provenance with shares that are not above 0, or that sum to more than 1 in a token"
+            yield "returned provenance with shares that are not positive, or that sum to more than 1 in a token"
 
 
 def _of_no_name(problem: str | Problem) -> str | Problem:
-    """Return a problem of a setting without the name that `_made` borrows."""
+    """Return a problem without the path prefix that `_made` adds to settings."""
     if isinstance(problem, str):
         return problem
     return replace(problem, path=problem.path.removeprefix("methods.uniform."))
 
 
 def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
-    """Make a picture that drifts and changes twice, with everything that a method needs of an encoder."""
+    """Return a noisy video of three scenes, with everything that a method needs from an encoder."""
     frames, grid, dtype = case.frames, case.grid, case.dtype
     generator = torch.Generator().manual_seed(frames * 100 + grid[0])
     patches = grid[0] * grid[1]
@@ -261,7 +269,10 @@ def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
 def merged_video(
     merging: EncoderMerging, features: Tensor, grid: tuple[int, int], pooling: Pooling = _POOLED[0][2]
 ) -> VisualTokens:
-    """Merge features [F, N, D], their own keys, as a tower would whose blocks neither attend nor compute."""
+    """Merge features [F, N, D] as a tower would whose blocks leave tokens unchanged.
+
+    The features also serve as the keys.
+    """
     frames, patches, _ = features.shape
     video = MergedVideo()
     for clip in merging.clips(frames):
@@ -288,7 +299,7 @@ def _tensors(kept: CompressedTokens) -> list[Tensor]:
 
 
 def _copied(tokens: VisualTokens) -> list[Tensor]:
-    """Every tensor of a video, as it is now."""
+    """Return copies of all tensors of a video."""
     optional = [tokens.frame_embeddings, tokens.pooling_attention]
     merged = [] if tokens.merged is None else [tokens.merged.owner, tokens.merged.anchor]
     given = [tokens.features, *tokens.saliency.values(), *tokens.keys.values(), *merged]

@@ -1,11 +1,10 @@
-"""The nouns of the program, and the letters used for their sizes everywhere.
+"""Define the data types of the program and the letters for their sizes.
 
-F  frames (Qwen-VL: pairs)   g  patches per side of the vision tower's grid
-N  patches per frame (g*g)   n  tokens per frame after the model's own pooling
-D  width of the language model
-M  anchors per frame         U  unselected patches per frame (N - M)
-K  tokens kept for the whole video
-C  clips                     B  token budget, or batch size inside `aot.core`
+F  frames (Qwen-VL: pairs of frames)   g  patches per side of the vision tower's grid
+N  patches per frame (g * g)           n  tokens per frame after the model's own pooling
+M  anchors per frame                   U  unselected patches per frame (N - M)
+K  tokens kept for the whole video     D  width of the language model
+C  clips                               B  token budget, or batch size in `aot.compression`
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video file is, read from its packets (one picture is decoded, for the orientation).
+    """Describe a video file, as read from its packets and one picture (for the orientation).
 
-    `frames` counts the frames that can be shown: packets an edit list discards are in
-    `discarded_frames` instead. `header_frames` is what the container claims (0: it does not say).
-    A picture is turned clockwise by `rotation_degrees` and then, if `mirrored`, left and right change sides;
+    `frames` counts the frames that are shown; packets that an edit list discards count as
+    `discarded_frames`. `header_frames` is the number in the container's header, 0 if it has none. A
+    picture is rotated clockwise by `rotation_degrees` and then flipped horizontally if `mirrored`;
     `width` and `height` are those of the result, with square pixels.
     """
 
@@ -69,11 +68,14 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class VideoFrames:
-    """Sampled frames, in time order.
+    """Hold sampled frames in time order.
 
-    pixels: uint8 [F, 3, H, W], RGB, upright, already at the size asked for.
-    timestamps_s: F presentation times, from the start of the stream's first shown frame.
-    notices: one sentence for each thing the user should know (frames missing, damaged data).
+    Attributes:
+        pixels: uint8 [F, 3, H, W], RGB, upright, at the requested size.
+        timestamps_s: F presentation times; the first shown frame of the stream is at 0.
+        source: the video they are from.
+        notices: one sentence about each problem the user should know (missing frames, damaged
+            data).
     """
 
     pixels: Tensor
@@ -84,11 +86,11 @@ class VideoFrames:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """The model's own spatial pooling as data, because AOT works on both sides of it.
+    """Describe the model's own spatial pooling, because AOT works both before and after it.
 
-    "bilinear": to ceil(g / stride) per side, corners not aligned (LLaVA-OneVision).
-    "average": stride x stride means, an incomplete last row or column dropped (LLaVA-Video).
-    "none": no pooling.
+    "bilinear" resizes to ceil(g / stride) per side, corners not aligned (LLaVA-OneVision).
+    "average" takes means of stride x stride patches and drops an incomplete last row or column
+    (LLaVA-Video). "none" does not pool.
     """
 
     kind: Literal["bilinear", "average", "none"]
@@ -97,11 +99,14 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class BlockMerging:
-    """What one block of the vision tower merges, by bipartite soft matching.
+    """Describe what one block of the vision tower merges by bipartite soft matching.
 
-    join: so many consecutive sequences of tokens first become one. before: merges ahead of attention, by the block's
-    input; after: merges between attention and MLP, by the keys (their mean over heads). by_similarity: the unmerged
-    tokens go on from the most to the least similar, as ToMe has them without a class token, and not by index.
+    Attributes:
+        join: how many consecutive token sequences are first joined into one.
+        before: merges before attention, by similarity of the block's input.
+        after: merges between attention and MLP, by similarity of the keys (mean over heads).
+        by_similarity: order the remaining tokens by descending similarity, as ToMe does without a
+            class token; otherwise by index.
     """
 
     join: int = 1
@@ -111,24 +116,37 @@ class BlockMerging:
 
 
 class EncoderMerging(Protocol):
-    """Tokens become fewer inside the vision tower. Equal ones merge equally, and so share an encoding."""
+    """Describe how tokens are merged inside the vision tower.
+
+    Two objects that compare equal merge in the same way, so one encoding serves both.
+    """
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Which of a video's frames are encoded together."""
+        """Return the clips of a video whose frames are encoded together."""
         ...
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """What each of the tower's blocks does to a clip of `frames`, each of N patches and n tokens after pooling."""
+        """Return what each of the tower's blocks merges in a clip.
+
+        Args:
+            frames: the frames of the clip.
+            patches: N, per frame.
+            tokens_per_frame: n, after pooling.
+            blocks: the number of the tower's blocks.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method needs the encoder to do.
+    """List what a method needs from the encoder.
 
-    saliency_layers, key_layers: the attention received in these blocks, and their keys (negative counts from the last).
-    frame_embeddings: an embedding of each frame. pooling_attention: what SigLIP's pooling head looks at.
-    merging: the tower merges tokens on the way, and then records nothing else.
+    Attributes:
+        saliency_layers: blocks whose attention received is recorded; negative counts from the last.
+        key_layers: blocks whose keys are recorded; negative counts from the last.
+        frame_embeddings: whether an embedding of each frame is needed.
+        pooling_attention: whether the attention weights of SigLIP's pooling head are needed.
+        merging: how the tower merges tokens, if it does; then nothing else is recorded.
     """
 
     saliency_layers: tuple[int, ...] = ()
@@ -139,10 +157,10 @@ class Needs:
 
     @classmethod
     def union(cls, needs: Iterable[Needs]) -> Needs:
-        """All that any of them needs.
+        """Return needs that cover all of the given ones.
 
         Raises:
-            ValueError: they do not merge alike inside the tower.
+            ValueError: If they merge in different ways inside the tower.
         """
         every = list(needs)
         merging = every[0].merging if every else None
@@ -158,31 +176,37 @@ class Needs:
 
 
 class TokenBudget(int):
-    """How many tokens to keep, and the `ratio` it was rounded from, which published counts (`paper_exact`) need."""
+    """A number of tokens to keep, with the `ratio` from which it was rounded.
+
+    Methods that reproduce published counts (`paper_exact`) need the exact ratio.
+    """
 
     ratio: float
 
     def __new__(cls, count: int, ratio: float) -> TokenBudget:
+        """Return a budget of `count` tokens, rounded from `ratio`."""
         budget = super().__new__(cls, count)
         budget.ratio = ratio
         return budget
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenBudget, (int(self), self.ratio)  # for copies, as of facts in a report
+        # Copies and pickles would otherwise call `__new__` without the ratio.
+        return TokenBudget, (int(self), self.ratio)
 
     @staticmethod
     def ratio_of(budget: int, total: int) -> float:
-        """Return the ratio of a budget; of a plain number, its share of `total` tokens."""
+        """Return the ratio of a budget, or a plain number's share of `total` tokens."""
         return budget.ratio if isinstance(budget, TokenBudget) else budget / total
 
 
 @dataclass(frozen=True, slots=True)
 class MergedPatches:
-    """What became of the patches in a tower that merges.
+    """Record which patches were merged inside the vision tower.
 
-    owner: [F, N] int64, the token each patch is part of. anchor: [T] int64, the patch (frame * N + patch) that the
-    others of a token were merged into. tower_share: the share of the patches that a block's MLP sees, the mean over
-    blocks.
+    Attributes:
+        owner: int64 [F, N], the token that contains each patch.
+        anchor: int64 [T], for each token the patch (frame * N + patch) the others were merged into.
+        tower_share: tokens entering an MLP as a share of the patches, averaged over blocks.
     """
 
     owner: Tensor
@@ -192,22 +216,31 @@ class MergedPatches:
 
 @dataclass(frozen=True, slots=True)
 class VisualTokens:
-    """What an encoder gives a method.
+    """Hold the encoder's output, the input of a method.
 
-    features: [F, N, D] after the projector, before pooling, raster order.
-    saliency: block index -> [F, N] float32, the attention each patch receives (mean over heads of
-        the sum over queries).
-    keys: block index -> [F, N, heads, d], the keys of a block.
-    frame_embeddings: [F, E] or None, for finding scene changes. pooling_attention: [F, N] or None, how much SigLIP's
-        pooling head looks at each patch (mean over heads, sums to 1 per frame); without the head, the attention
-        received in the last block, of the same sum. `embedding_source` names the origin of both.
-    notices: one sentence for each thing about the encoding that the user should know.
-    video_name: the file's, without its folder. duration_s: of the whole video, if known. deepstack: [layers, F, n, D]
-        or None, features that the language model adds to its first layers' output (Qwen3-VL).
-    finite: bool [] on the features' device, whether all of this is finite, or None if that has been checked: an
-        encoder on CUDA does not wait for the answer, and `aot.compression.contract.check_encoded` does.
-    merged: where the tower merged, and then features are [T, D], those of all frames, clip by clip; they are not to be
-        pooled any more, and grid and pool are what they would have been.
+    Attributes:
+        features: [F, N, D] in raster order, after the projector and before pooling. If the tower
+            merged: [T, D] for all frames, clip by clip, and they are not pooled.
+        grid: rows and columns of patches, before any merging.
+        pool: the model's pooling, which is not applied to merged tokens.
+        timestamps_s: F presentation times.
+        saliency: block index -> float32 [F, N], the attention received by each patch (sum over
+            queries, mean over heads).
+        keys: block index -> [F, N, heads, d], the keys of the block.
+        frame_embeddings: [F, E] or None, for detecting scene changes.
+        pooling_attention: [F, N] or None, the attention of SigLIP's pooling head to each patch
+            (mean over heads, sums to 1 per frame). Without the head: the attention received in the
+            last block, scaled to the same sum.
+        embedding_source: the origin of frame_embeddings and pooling_attention.
+        notices: one sentence about each property of the encoding that the user should know.
+        video_name: the file name without its folder.
+        duration_s: of the whole video, if known.
+        deepstack: [layers, F, n, D] or None, features that the language model adds to the output of
+            its first layers (Qwen3-VL).
+        merged: which patches were merged, if the tower merged.
+        finite: bool [] on the features' device, whether all of this is finite; None if that has been
+            checked. On CUDA an encoder does not wait for it: `aot.compression.contract.check_encoded`
+            reads it.
     """
 
     features: Tensor
@@ -229,10 +262,14 @@ class VisualTokens:
 
 @dataclass(frozen=True, slots=True)
 class TransportPlan:
-    """A Sinkhorn plan and how far it got; not converging is data, not an exception.
+    """Hold a transport plan of Sinkhorn's algorithm; non-convergence is data, not an exception.
 
-    plan: [B, S, A], mass moved from source s to anchor a. row_weights [B, S] and column_weights [B, A]: its marginals.
-    iterations: [B]. converged: [B] bool, whether the stopping rule fired.
+    Attributes:
+        plan: [B, S, A], the mass moved from source s to anchor a.
+        row_weights: [B, S], the prescribed row sums.
+        column_weights: [B, A], the prescribed column sums.
+        iterations: [B], the number of iterations.
+        converged: bool [B], whether the stopping rule was met.
     """
 
     plan: Tensor
@@ -243,18 +280,18 @@ class TransportPlan:
 
     @property
     def row_error(self) -> Tensor:
-        """[B], L1 distance of the row sums from their marginal."""
+        """Return the L1 distance of the row sums from the prescribed ones, [B]."""
         return (self.plan.sum(-1) - self.row_weights).abs().sum(-1)
 
     @property
     def marginal_error(self) -> Tensor:
-        """[B], L1 distance of the row and the column sums from their marginals."""
+        """Return the L1 distance of row and column sums from the prescribed ones, [B]."""
         return self.row_error + (self.plan.sum(-2) - self.column_weights).abs().sum(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames first .. stop-1, treated together; the first is the keyframe."""
+    """A group of frames, first .. stop - 1; the first one is the keyframe."""
 
     first: int
     stop: int
@@ -264,12 +301,15 @@ class Clip:
 
     @classmethod
     def runs(cls, frames: int, length: int) -> tuple[Clip, ...]:
-        """Consecutive clips of `length` frames; the last may be shorter (docs/algorithm.md, section 4)."""
+        """Return consecutive clips of `length` frames (docs/algorithm.md, section 4).
+
+        The last clip may be shorter.
+        """
         return tuple(cls(first, min(first + length, frames)) for first in range(0, frames, length))
 
     @classmethod
     def runs_within(cls, segments: Sequence[int], length: int) -> tuple[Clip, ...]:
-        """The runs of each segment, one segment after the other; `segments` are their lengths in frames."""
+        """Return the `runs` of each segment in order; `segments` lists the lengths in frames."""
         firsts = accumulate(segments, initial=0)
         return tuple(
             cls(first + clip.first, first + clip.stop)
@@ -279,22 +319,26 @@ class Clip:
 
 
 class Role(IntEnum):
-    """How a kept token came to be."""
+    """The origin of a kept token."""
 
-    KEPT = 0  # selected in its frame; no transport across frames
-    KEYFRAME = 1  # a keyframe's own token
-    DISTINCT = 2  # a later frame's token that has changed since the keyframe
-    MERGED = 3  # a token after absorbing others; in AOT a keyframe's, and what the later frames repeat
+    KEPT = 0  # selected within its frame, without transport between frames
+    KEYFRAME = 1  # a keyframe's token, unchanged
+    DISTINCT = 2  # a later frame's token that differs from the keyframe
+    MERGED = 3  # a token that has absorbed others; in AOT a keyframe's, with similar later tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What kept tokens are made of: kept token `token` holds pooled token `place` (of all F * n) with weight `share`.
+    """Record what the kept tokens are made of, in E sparse entries.
 
-    token, place: [E] int64; share: [E] float32, in (0, 1]. A token's shares sum to 1 or, where a method left out those
-    below a thousandth, to less. global_anchors: bool [F, n] or None, where AOT's anchors are global rather than local.
-    whole: float32 [F, n] or None, for tokens made of patches how much mass all patches of a pooled token have, where
-    that is not 1 for each.
+    Attributes:
+        token: int64 [E], the index of a kept token.
+        place: int64 [E], the index of a pooled token that is part of it, among all F * n.
+        share: float32 [E], its weight, in (0, 1]. The shares of a token sum to 1, or to less if a
+            method left out shares below 0.001.
+        global_anchors: bool [F, n] or None, where AOT's anchors are global and not local.
+        whole: float32 [F, n] or None, the total mass of a pooled token's patches, where tokens are
+            made of patches and the masses are not all 1.
     """
 
     token: Tensor
@@ -306,14 +350,24 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class CompressedTokens:
-    """The kept tokens, in the order the language model reads them (never re-sorted silently).
+    """Hold the kept tokens in the order in which the language model reads them.
 
-    features: [K, D]. frame, row, col: [K] int32, where each token came from (pooled grid).
-    role: [K] uint8, values of `Role`. mass: [K] float32, how many pooled tokens it stands for:
-    1, or 1 plus what it absorbed. facts: plain values that explain the result in a
-    report (anchors per frame, iterations, ...). duration_s and deepstack [layers, K, D]: of `VisualTokens`, the latter
-    at each token's own place. provenance: works out what the tokens are made of, for those who ask while the method's
-    tensors are still there; None where each is only itself.
+    Attributes:
+        features: [K, D].
+        frame: int32 [K], the frame each token comes from.
+        row: int32 [K], its row in the pooled grid.
+        col: int32 [K], its column in the pooled grid.
+        role: uint8 [K], values of `Role`.
+        mass: float32 [K], how many pooled tokens it represents: 1, or 1 plus what it absorbed.
+        grid: rows and columns of the pooled grid.
+        timestamps_s: F presentation times.
+        clips: the clips that were compressed together.
+        facts: plain values that explain the result in a report (anchors per frame, iterations,
+            ...).
+        duration_s: of the whole video, if known.
+        deepstack: [layers, K, D] or None, see `VisualTokens`.
+        provenance: computes what the tokens are made of while the method's tensors still exist;
+            None if every token is an unchanged pooled token.
     """
 
     features: Tensor
@@ -332,6 +386,6 @@ class CompressedTokens:
 
     @property
     def place(self) -> Tensor:
-        """[K] int64, where each token came from, counted through the whole video in raster order."""
+        """Return each token's index among all F * n pooled tokens, raster order, int64 [K]."""
         rows, cols = self.grid
         return (self.frame.long() * rows + self.row.long()) * cols + self.col.long()

@@ -101,13 +101,13 @@ class Loose(First):
     ("method", "told"),
     [
         (RefusesEverything, r"refused its budget \(too few.*\), and its card names no least ratio"),
-        (RefusesWhatItAnnounces, r"refused the ratio 0.5 too, which its error said to use"),
+        (RefusesWhatItAnnounces, r"also refused the ratio 0.5, which its error recommended"),
         (RefusesWithoutRemedy, r'refused its budget without a remedy, "use --ratio X"'),
         (Random, r"draws from torch's global generator"),
-        (Random, r"kept other tokens of the same video the second time"),
-        (Scaling, r"changed the tokens that it was given"),
-        (Brighter, r"features other than the pooled tokens at their places, but no provenance"),
-        (Claims, r"shares that are not above 0, or that sum to more than 1"),
+        (Random, r"kept different tokens of the same video in a second run"),
+        (Scaling, r"changed its input"),
+        (Brighter, r"features that differ from the pooled tokens at their positions, but no provenance"),
+        (Claims, r"shares that are not positive, or that sum to more than 1"),
         (Single, r"1 frames of 5 x 5 patches, .*: it raised IndexError: no neighbour"),
     ],
 )

@@ -1,9 +1,10 @@
-"""Which of the sampled frames are compressed: those that questions are about.
+"""Choose the sampled frames that the questions are about; only those are compressed.
 
-All sampled frames are encoded once for their scores, a segment at a time, and of each only its embedding and a few
-numbers are kept; the chosen ones are then decoded and encoded again, with all that a method needs. Keeping the features
-of frames that may still be chosen would not do in constant memory: a frame that gave way to one like it comes back when
-a better one takes that one's place, so until the end every frame may still be chosen.
+All sampled frames are encoded once for their scores, a chunk at a time. Only the embedding and a
+few numbers of each frame are kept. The chosen frames are then decoded and encoded again, with
+everything that a method needs. Keeping the features of candidate frames would need unbounded
+memory: a frame that was skipped as a duplicate becomes eligible again when a better frame replaces
+the one it resembles, so every frame remains a candidate until the end.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ OnFrames = Callable[[int, int], None]  # (done, planned)
 
 @dataclass(frozen=True, slots=True)
 class FrameSelection:
-    """timestamps_s: the chosen frames', ascending; frames: their places among the `sampled`. by: what they were
-    chosen by. notices: about all sampled frames.
+    """Record the chosen frames.
+
+    Attributes:
+        timestamps_s: times of the chosen frames, ascending.
+        frames: their indices among the sampled frames.
+        sampled: the number of sampled frames.
+        by: what they were chosen by, for messages.
+        notices: about all sampled frames.
     """
 
     timestamps_s: tuple[float, ...]
@@ -46,26 +53,28 @@ class FrameSelection:
 
     @property
     def told(self) -> str:
-        """One sentence for the user."""
+        """Return one sentence for the user."""
         return f"{len(self.frames)} of {self.sampled} sampled frames were chosen, by {self.by}"
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """For a report."""
-        places = " ".join(map(str, self.frames))
-        return {"sampled_frames": self.sampled, "selected_frames": places, "selected_by": self.by}
+        """Return the facts for a report."""
+        selected = " ".join(map(str, self.frames))
+        return {"sampled_frames": self.sampled, "selected_frames": selected, "selected_by": self.by}
 
 
 def check_questions(sampling: SamplingConfig, questions: Sequence[str]) -> None:
-    """
+    """Check that the questions are valid text, and that there is one if frames are chosen by it.
+
     Raises:
-        ConfigError: frames are to be chosen, and there is no question, or one is not UTF-8.
+        ConfigError: If a question is not valid UTF-8, or frames are to be chosen without a
+            question.
     """
     for question in questions:
         check_question_text(question)
     if sampling.select_frames is not None and not questions:
         raise ConfigError(
-            "--select-frames chooses frames by the one question asked, which there is not here; "
+            "--select-frames chooses frames by the question, and there is none here; "
             "use it with aot ask or aot compare, or leave it out"
         )
 
@@ -78,12 +87,16 @@ def select_frames(
     clock: StageClock,
     on_frames: OnFrames,
 ) -> FrameSelection | None:
-    """Choose `sampling.select_frames` frames by the mean of their scores for the questions; None if there are no more.
+    """Choose `sampling.select_frames` frames by their mean score over the questions.
+
     Frames that the model reads together are chosen together, as many as fit.
 
+    Returns:
+        The selection, or None if no selection is configured or no more frames are sampled.
+
     Raises:
-        ConfigError: the model cannot score frames.
-        VideoError, ModelError, NumericsError, MemoryLimitError: see `aot.errors`.
+        ConfigError: If the model cannot score frames.
+        VideoError, ModelError, NumericsError, MemoryLimitError: See `aot.errors`.
     """
     times, count = video.plan.timestamps_s, sampling.select_frames
     if count is None or count >= len(times):
@@ -91,6 +104,7 @@ def select_frames(
     if not isinstance(model, ScoresFrames):
         raise ConfigError(f"{model.identity.name} cannot score frames; leave --select-frames out")
     scorer = model.frame_scorer(questions)
+    # Without a word to look for, spread the frames evenly; no frame needs to be encoded for that.
     if scorer is None:
         from aot.video import spread
 
@@ -111,6 +125,8 @@ def _best(
     clock: StageClock,
     on_frames: OnFrames,
 ) -> FrameSelection:
+    """Encode all sampled frames for their scores and return the best ones."""
+    # 1. Encode a chunk at a time; keep embeddings and running scores only.
     embeddings: list[torch.Tensor] = []
     times: list[tuple[float, ...]] = []
     notices: dict[str, None] = {}
@@ -125,30 +141,32 @@ def _best(
             embeddings.append(visual.frame_embeddings)
             times.append(frames.timestamps_s)
             notices |= dict.fromkeys(visual.notices)
-            del visual, frames  # before the next are made
+            del visual, frames  # frees the memory before the next chunk is decoded
             on_frames(sum(map(len, times)), stream.planned)
         clock.add("decode", stream.decode_ms)
-        told = (*stream.notices, *notices)
+        sentences = (*stream.notices, *notices)
+    # 2. Choose by score.
     scores, joined = scorer.scores(), torch.cat(embeddings)
     if not (scores.isfinite().all() and joined.isfinite().all()):
         raise NumericsError("the frames' scores are not finite; try --dtype bfloat16 or --dtype float32")
     chosen = choose_frames(scores, joined, max(count // model.temporal_patch, 1), sampling.duplicate_similarity)
-    return _of_groups(_together(times, model.temporal_patch), chosen, scorer.by, told)
+    return _of_groups(_together(times, model.temporal_patch), chosen, scorer.by, sentences)
 
 
 def _together(segments: Sequence[Sequence[float]], count: int) -> list[list[tuple[int, float]]]:
-    """Places and times of frames that are read together, up to `count` of each segment."""
-    places = itertools.count()
+    """Return groups of up to `count` consecutive frames of a segment as pairs of index and time."""
+    indices = itertools.count()
     return [
-        [(next(places), time) for time in times[first : first + count]]
+        [(next(indices), time) for time in times[first : first + count]]
         for times in segments
         for first in range(0, len(times), count)
     ]
 
 
 def _of_groups(
-    groups: Sequence[Sequence[tuple[int, float]]], chosen: Sequence[int], by: str, told: tuple[str, ...] = ()
+    groups: Sequence[Sequence[tuple[int, float]]], chosen: Sequence[int], by: str, notices: tuple[str, ...] = ()
 ) -> FrameSelection:
+    """Return the selection of the frames in the chosen groups."""
     frames = [pair for group in chosen for pair in groups[group]]
     sampled = sum(map(len, groups))
-    return FrameSelection(tuple(time for _, time in frames), tuple(place for place, _ in frames), sampled, by, told)
+    return FrameSelection(tuple(time for _, time in frames), tuple(index for index, _ in frames), sampled, by, notices)

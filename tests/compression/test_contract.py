@@ -105,7 +105,7 @@ def test_wrong_tokens_are_an_error(
         compressed(small_model, Changed(change))
     assert told in str(error.value)
     assert str(error.value).startswith("the plug-in stranger of the package strange 1.2 ")
-    assert "use another method, and tell its authors" in str(error.value)
+    assert "use another method, and report this to its authors" in str(error.value)
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, kind: Any, cls: type) -> None:
