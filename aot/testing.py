@@ -137,7 +137,7 @@ class _Trial:
         self._free = bool(settings.get("paper_exact"))
 
     def cases(self) -> Iterator[Case]:
-        """Yield the videos to try: shapes and ratios, half precision, and a video of equal tokens."""
+        """Yield the videos to try: shapes and ratios, half precision, a video of equal tokens."""
         merges = self._made(0.5).needs.merging is not None
         for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
             for ratio in _RATIOS:

@@ -1,4 +1,4 @@
-"""The compressor alone, on random features of any size."""
+"""Measure the compressor alone, on random features of any size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["CompressorSize", "CompressorTimes", "time_compressor"]
 
 @dataclass(frozen=True, slots=True)
 class CompressorSize:
-    """frames F, patches per side g, width D, anchors per frame M, and the share of pooled tokens kept."""
+    """Frames F, patches per side g, width D, anchors per frame M, and the ratio of tokens kept."""
 
     frames: int = 32
     side: int = 27
@@ -35,9 +35,18 @@ class CompressorSize:
 
 @dataclass(frozen=True, slots=True)
 class CompressorTimes:
-    """figures: total_ms of whole runs; phase_one_ms, phase_two_ms and rest_ms of others, in which the device is waited
-    for between them; on CUDA devices torch_solver_ms too, a whole run without the Triton kernel.
-    of_copy: the features' bytes once through in the median total, as a share of what a plain copy reaches.
+    """Hold the measurements of the compressor.
+
+    Attributes:
+        figures: total_ms of whole runs; phase_one_ms, phase_two_ms and rest_ms of separate runs
+            that synchronize the device between the phases; on CUDA also torch_solver_ms, whole runs
+            without the Triton kernel.
+        kept_tokens: K.
+        feature_bytes: the size of the features.
+        extra_host_bytes: peak main memory above the start; only measured on the CPU.
+        extra_device_bytes: peak device memory above the start; only measured on CUDA.
+        copy_bytes_per_s: bandwidth of a plain copy on the device.
+        of_copy: feature_bytes / median total_ms, as a share of copy_bytes_per_s.
     """
 
     figures: Mapping[str, Figure]
@@ -50,15 +59,18 @@ class CompressorTimes:
 
 
 def time_compressor(size: CompressorSize, device: torch.device, dtype: torch.dtype, rounds: int = 7) -> CompressorTimes:
-    """Both phases of AOT, `rounds` times in turns, after one of each to warm up."""
+    """Measure AOT's compression `rounds` times, with the variants interleaved, after a warm-up."""
+    # 1. Warm up both solvers, so that kernels are compiled and memory is allocated.
     visual = _random_tokens(size, device, dtype)
     budget = round(size.ratio * size.frames * math.prod(pooled_grid(visual.grid, visual.pool)))
     method = AnchorTransport(_settings(size), size.ratio)
     without_kernel = AnchorTransport(_settings(size, solver="torch"), size.ratio)
     for each in (method, without_kernel):
         each.compress(visual, budget)
+    # 2. Memory, in a run of its own because measuring it takes time.
     with peak_memory(device) as peak:
         kept = method.compress(visual, budget)
+    # 3. Times. Interleaving the variants exposes them to the same changes of clock speed and load.
     runs: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         runs["total_ms"].append(elapsed_ms(lambda: method.compress(visual, budget), device))
@@ -89,6 +101,7 @@ def _settings(size: CompressorSize, solver: Literal["auto", "torch"] = "auto") -
 
 
 def _phases_ms(size: CompressorSize, visual: VisualTokens, budget: int) -> dict[str, float]:
+    """Return the times of both phases and of the rest of one run."""
     clock = StageClock(visual.features.device)
     timed = TimedPhases(_settings(size), size.ratio, clock)
     total = elapsed_ms(lambda: timed.compress(visual, budget), clock.device)
@@ -97,7 +110,7 @@ def _phases_ms(size: CompressorSize, visual: VisualTokens, budget: int) -> dict[
 
 
 def _random_tokens(size: CompressorSize, device: torch.device, dtype: torch.dtype) -> VisualTokens:
-    """Features with a part that all frames share, as a video's have."""
+    """Return random features with a part that all frames share, as frames of a video have."""
     generator = torch.Generator(device).manual_seed(0)
     patches = size.side**2
 

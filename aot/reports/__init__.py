@@ -1,1 +1,1 @@
-"""Reports: what was kept, as values, pages and pictures."""
+"""Report what was kept, as values, web pages and pictures."""

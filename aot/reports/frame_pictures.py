@@ -1,4 +1,4 @@
-"""Small pictures of the frames a model saw, as JPEG files in memory."""
+"""Make small pictures of the frames a model read, as JPEG files in memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ if TYPE_CHECKING:
 __all__ = ["FramePictures", "jpeg", "shrunk", "shrunk_jpeg"]
 
 _LONGEST_SIDE = 384
-_QUALITY = 5  # of the MPEG scale, 2 (best) to 31
+_QUALITY = 5  # on the MPEG scale from 2 (best) to 31
 
 
 class FramePictures:
-    """Takes segments of frames, keeps a JPEG of each first of `together`. files: those so far."""
+    """Collect JPEG files of frames that arrive in chunks.
+
+    Args:
+        together: how many frames the model reads together; the first of each group is kept.
+    """
 
     def __init__(self, together: int = 1) -> None:
         self.files: list[bytes] = []
         self._together = together
 
     def add(self, frames: VideoFrames) -> None:
-        """Encode the next segment."""
+        """Encode the next chunk of frames and append the pictures to `files`."""
         self.files += map(jpeg, frames.pixels[:: self._together])
 
 
 def jpeg(image: Tensor) -> bytes:
-    """An image uint8 [3, H, W] as a JPEG file, at most 384 pixels to a side."""
+    """Return an image, uint8 [3, H, W], as a JPEG file of at most 384 pixels per side."""
     import av
     from av.video.frame import VideoFrame
 
@@ -47,7 +51,7 @@ def jpeg(image: Tensor) -> bytes:
 
 
 def shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture [H, W, 3] at `size` (rows, cols), each pixel the mean of those it stands for; without torch."""
+    """Return a picture [H, W, 3] resized to (rows, cols) by averaging; works without torch."""
     from av.video.frame import VideoFrame
     from av.video.reformatter import Interpolation
 
@@ -57,9 +61,9 @@ def shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def shrunk_jpeg(file: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """`shrunk` for what `jpeg` made."""
+    """Return a picture from `jpeg`, resized by `shrunk`."""
     import av
 
     (frame,) = av.CodecContext.create("mjpeg", "r").decode(av.Packet(file))
-    # First RGB, then smaller: at once, colours would come out at half the size.
+    # Convert to RGB before resizing; in one step, colors would have half the resolution.
     return shrunk(cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24")), size)

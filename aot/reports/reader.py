@@ -1,4 +1,4 @@
-"""Read a `RetentionReport` that comes back from a file, so that whoever shows it can trust every value."""
+"""Read a `RetentionReport` from a file and check every value."""
 
 from __future__ import annotations
 
@@ -53,18 +53,24 @@ _VIDEO: dict[str, tuple[Reader, Any]] = {
     "has_audio": (flag, False),
     "mirrored": (flag, False),
 }
+# Facts that require other facts.
 _TOGETHER = {"sampled_frames": ("selected_frames", "selected_by"), "frame_embeddings": ("clip_mode",)}
 
 
 def read_report(value: Any, *, visual_tokens: int, frames: int, clips: int) -> dict[str, Any]:
-    """Return the report on a video of so many tokens before compression, frames and clips, as
-    `RetentionReport.to_dict` gives it.
+    """Return a checked report in the form of `RetentionReport.to_dict`.
 
-    What earlier versions did not write gets a default, and what is not known is left out. The settings under `config`
-    are read as they are: `aot.config.schema` checks them.
+    Keys that earlier versions did not write get defaults; unknown keys are dropped. The settings in
+    `config` are not checked here but by `aot.config.schema`.
+
+    Args:
+        value: what the file holds.
+        visual_tokens: the tokens before compression.
+        frames: the number of encoded frames.
+        clips: the number of clips.
 
     Raises:
-        ValueError: it names the key that is missing, of the wrong type or out of range.
+        ValueError: If a key is missing, of the wrong type or out of range; the message names it.
     """
     reader = record(
         {
@@ -115,9 +121,10 @@ def _frame(total: int, frames: int, clips: int) -> Reader:
 
 
 def _facts(value: Any, key: str) -> dict[str, Any]:
+    """Return the facts if each has those that it requires."""
     facts: dict[str, Any] = named(free)(value, key)
     for name, others in _TOGETHER.items():
         lacking = [other for other in others if facts.get(name) and other not in facts]
         if lacking:
-            raise ValueError(f"{key}.{lacking[0]} must be there, since {name} is")
+            raise ValueError(f"{key}.{lacking[0]} must be present, because {name} is")
     return facts

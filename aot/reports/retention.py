@@ -1,4 +1,4 @@
-"""What was kept, what it cost, and everything needed to do it again."""
+"""Report what was kept, what it cost, and everything needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,19 @@ __all__ = ["FrameRetention", "RetentionReport", "frame_retention", "language_mod
 
 @dataclass(frozen=True, slots=True)
 class FrameRetention:
-    """One encoded frame. kept = own + distinct + merged tokens that come from it; similarity: cosine of
-    this frame's embedding with the frame before (None for the first).
+    """Count the kept tokens of one encoded frame.
+
+    Attributes:
+        frame: its index.
+        timestamp_s: its presentation time.
+        clip: the index of its clip.
+        is_keyframe: whether it is the first frame of its clip.
+        similarity: cosine similarity of its embedding to the previous frame's; None for the first.
+        own: tokens that are its own and unchanged.
+        distinct: tokens that differ from the keyframe.
+        merged: tokens that have absorbed others.
+        kept: own + distinct + merged.
+        retention: kept tokens as a share of the frame's pooled tokens.
     """
 
     frame: int
@@ -37,10 +48,22 @@ class FrameRetention:
 
 @dataclass(frozen=True, slots=True)
 class RetentionReport:
-    """Per frame what was kept, per stage what it took, and the resolved settings, as plain values.
+    """Hold what was kept per frame, costs per stage and resolved settings, as plain values.
 
-    budget_tokens: what the ratio promised; None where nothing is promised (method none, budget paper).
-    peak_bytes: the most memory held, by place; None where the system does not say.
+    Attributes:
+        visual_tokens: before compression.
+        budget_tokens: the promised number; None if none is promised (method none, budget paper).
+        kept_tokens: after compression.
+        retention: kept_tokens / visual_tokens.
+        frames: one row per encoded frame.
+        stage_ms: wall time by stage.
+        peak_bytes: peak memory of "host" and "device"; None if the system does not report it.
+        facts: of the method, see `CompressedTokens`.
+        model: identity and options of the model.
+        video: `VideoInfo` as a dict.
+        config: the resolved settings.
+        versions: of the packages the numbers depend on.
+        notices: sentences for the user.
     """
 
     visual_tokens: int
@@ -58,14 +81,14 @@ class RetentionReport:
     notices: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types all the way down, for JSON and for the tokens file."""
+        """Return the report as plain types at every level, for JSON and tokens files."""
         plain = asdict(self)
         plain["frames"] = list(plain["frames"])
         plain["notices"] = list(self.notices)
         return plain
 
     def to_csv(self) -> str:
-        """The per-frame table."""
+        """Return the table of frames as CSV."""
         text = io.StringIO()
         rows = [asdict(frame) for frame in self.frames]
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -77,7 +100,13 @@ class RetentionReport:
 def frame_retention(
     tokens: CompressedTokens, tokens_per_frame: int, similarity: Sequence[float]
 ) -> tuple[FrameRetention, ...]:
-    """Count the kept tokens of every frame by role. similarity: F - 1 neighbour cosines."""
+    """Count the kept tokens of every frame by role.
+
+    Args:
+        tokens: the kept tokens.
+        tokens_per_frame: n, before compression.
+        similarity: cosine similarities of adjacent frames, F - 1.
+    """
     counts = Counter(zip(tokens.frame.tolist(), tokens.role.tolist(), strict=True))
     rows = []
     for clip_number, clip in enumerate(tokens.clips):
@@ -103,14 +132,15 @@ def frame_retention(
 
 
 def language_model_load(layer_tokens: Sequence[int], visual_tokens: int) -> float:
-    """The mean over the language model's layers of the share of all `visual_tokens` that each has read; without a
-    reduction inside it, the retention.
+    """Return the share of all visual tokens that a layer reads, averaged over the layers.
+
+    Without a reduction inside the language model this is the retention.
     """
     return sum(layer_tokens) / (len(layer_tokens) * visual_tokens)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of the packages and the platform that the numbers depend on."""
     found = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
     for name in ("aot", "torch", "transformers", "av", "decord", "numpy", "safetensors", "tokenizers"):
         try:
@@ -118,5 +148,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     if "torch" in sys.modules:
-        found["torch"] = str(sys.modules["torch"].__version__)  # names the CUDA build, which its metadata may leave out
+        # This names the CUDA build, which the package's metadata may leave out.
+        found["torch"] = str(sys.modules["torch"].__version__)
     return found

@@ -1,4 +1,4 @@
-"""Where the parts of a network compute, which may be several devices, and not where their weights are kept."""
+"""Find the device on which a part of a network computes; its weights may be elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ __all__ = ["input_device"]
 
 
 def input_device(module: nn.Module) -> torch.device:
-    """The device that a module's inputs belong on.
+    """Return the device that a module expects its inputs on.
 
-    accelerate's hooks know it where weights are spread over devices, or fetched for each call; their inputs are moved
-    by the hooks, but what is added to the outputs is not.
+    If accelerate spreads the weights over devices or loads them for each call, its hooks know the
+    device. The hooks move inputs, but not tensors that are added to outputs; those need this
+    device.
     """
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)

@@ -1,4 +1,4 @@
-"""How much memory the process holds, and running out of it, told as one error whatever library noticed."""
+"""Report the memory of the process, and turn any out-of-memory failure into one error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
-_STATUS = Path("/proc/self/status")  # missing in some containers, and without a peak in some sandboxes
+_STATUS = Path("/proc/self/status")  # some containers lack it, some sandboxes lack the peak
 _PHRASES = (
     "can't allocate memory",
     "you tried to allocate",
@@ -25,18 +25,18 @@ _PHRASES = (
 
 
 def peak_bytes() -> int | None:
-    """Return the most main memory this process has held; None where the system does not say."""
+    """Return the peak main memory of this process; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     if sys.platform == "linux":
-        return _status_bytes("VmHWM")  # ru_maxrss begins with what the parent process held
+        return _status_bytes("VmHWM")  # ru_maxrss would include memory of the parent process
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def held_bytes() -> int | None:
-    """Return the main memory this process holds now; None where the system does not say. Linux only."""
+    """Return the main memory this process holds now; None unless Linux reports it."""
     return _status_bytes("VmRSS")
 
 
@@ -49,19 +49,20 @@ def _status_bytes(name: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failure of any library means that memory did not suffice."""
+    """Return whether an exception of any library means that memory was insufficient."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch need not be imported, nor can it always be
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be importable
         return True
     return any(phrase in str(error) for phrase in _PHRASES)
 
 
 @contextmanager
 def explained_memory() -> Iterator[None]:
-    """
+    """Turn an out-of-memory failure of any kind into an error with a remedy.
+
     Raises:
-        MemoryLimitError: with a remedy, in place of an out-of-memory failure of any kind.
+        MemoryLimitError: If the code inside the context runs out of memory.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What memory a stretch of work needs at its peak."""
+"""Measure the peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PeakMemory", "peak_memory"]
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Bytes above what was held at the start. None where the system does not say."""
+    """Bytes above those held at the start; None if the system does not report them."""
 
     host: int | None = None
     device: int | None = None
@@ -28,7 +28,7 @@ class PeakMemory:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """The peak within the context, complete at its end."""
+    """Measure the peak within the context; the yielded object is filled in at its end."""
     peak = PeakMemory()
     held_host, held_device = _reset_host(), _reset_device(device)
     yield peak
@@ -41,15 +41,16 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
 
 
 def _reset_host() -> int | None:
-    """Make Linux forget the process's peak; return the bytes held now, without what was freed but not given back."""
+    """Reset Linux's peak counter of the process; return the bytes held now, or None elsewhere."""
     if sys.platform != "linux":
         return None
+    # Return freed memory to the system first; it would count as held.
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the GNU C library has it
     if trim is not None:
         trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM
         return held_bytes()
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""How far a run is, how long its stages took and how much memory they needed."""
+"""Report the progress of a run, and measure the time and memory of its stages."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class StageClock:
             return
         start = time.perf_counter()
         yield
+        # Work on a device is asynchronous; without waiting, the next stage would be charged for it.
         synchronize(self.device)
         self.add(name, (time.perf_counter() - start) * 1e3)
 
@@ -82,14 +83,15 @@ class StageClock:
         return event
 
     def peak_bytes(self) -> dict[str, int | None]:
-        """Return the peak memory since the clock was made; see `peak_bytes_on`."""
+        """Return the peak memory so far, see `peak_bytes_on`."""
         return peak_bytes_on(self.device)
 
 
 def peak_bytes_on(device: torch.device) -> dict[str, int | None]:
-    """Return the peak memory of the process ("host") and of a CUDA device's allocations ("device").
+    """Return the peak memory so far.
 
-    The first is None where the system does not tell it.
+    Key "host" has the process's main memory, or None if the system does not report it. On a CUDA
+    device, key "device" has the memory allocated by torch.
     """
     peaks = {"host": peak_bytes()}
     if device.type == "cuda":

@@ -263,7 +263,7 @@ def test_a_wrong_value_is_named(path: Path, place: str, value: Any) -> None:
 
 def test_facts_that_explain_each_other(path: Path) -> None:
     damage(path, lambda content: content["report"]["facts"].update(sampled_frames=3))
-    with pytest.raises(TokensFileError, match=r"report\.facts\.selected_frames must be there"):
+    with pytest.raises(TokensFileError, match=r"report\.facts\.selected_frames must be present"):
         load_tokens(path)
 
 

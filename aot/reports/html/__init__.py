@@ -1,4 +1,7 @@
-"""A web page in one file that shows what was kept: pictures first, then numbers, then how to do it again."""
+"""Write a web page in one file that shows what was kept.
+
+Pictures come first, then numbers, then the command that reproduces them.
+"""
 
 from __future__ import annotations
 

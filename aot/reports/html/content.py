@@ -1,4 +1,4 @@
-"""What a page shows, and the part of it that its script draws from, as plain values."""
+"""Define what a page shows, and make the plain values from which its script draws."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aot.types import CompressedTokens, Provenance, Role
 __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]
 
 _MOST_FRAMES = 128
-_BLOCK_FRAMES = 8  # frames in a row, where not all of them are shown
+_BLOCK_FRAMES = 8  # consecutive frames, if not all of them are shown
 _MOST_SOURCES = 48
 _LEAST_SHARE = 0.005
 _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct", Role.MERGED: "merged"}
@@ -30,8 +30,15 @@ _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct
 
 @dataclass(frozen=True, slots=True)
 class ShownVideo:
-    """What all runs of a page share. pictures: a JPEG file of each encoded frame. size: (width, height) when shown.
-    facts: name and value of what is worth telling of video and model.
+    """Hold what all runs of a page share.
+
+    Attributes:
+        name: of the video.
+        size: displayed (width, height).
+        pictures: a JPEG file of each encoded frame.
+        facts: names and values that describe the video and the model.
+        versions: of the packages the numbers depend on.
+        notices: sentences for the user.
     """
 
     name: str
@@ -44,9 +51,20 @@ class ShownVideo:
 
 @dataclass(frozen=True)
 class ShownRun:
-    """One method at one ratio. frames: a row for each encoded frame. budget_tokens: what was promised, if anything was.
-    answers: (question, answer) pairs. peak_bytes: the most at any time, None if not known. command: what does the same
-    again. config: plain values.
+    """Hold the result of one method at one ratio.
+
+    Attributes:
+        name: of the method, with its ratio.
+        tokens: the kept tokens.
+        origin: what they are made of.
+        frames: a row for each encoded frame.
+        visual_tokens: before compression.
+        budget_tokens: the promised number of tokens; None if none was promised.
+        costs_ms: by stage.
+        peak_bytes: the peak memory of "host", "device" or "answering"; None if unknown.
+        command: reproduces the result.
+        config: the resolved settings as plain values.
+        answers: (question, answer) pairs.
     """
 
     name: str
@@ -63,16 +81,17 @@ class ShownRun:
 
     @property
     def kept_tokens(self) -> int:
+        """Return the number of kept tokens."""
         return len(self.tokens.features)
 
     @cached_property
     def fates(self) -> Tensor:
-        """Of every pooled token: uint8 [F, n]."""
+        """Return the fate of every pooled token, uint8 [F, n]."""
         return fates(self.tokens, self.origin)
 
 
 def shown_frames(frames: int) -> list[int]:
-    """Which of `frames` are shown in pictures: all, or of very many blocks in a row at even distances."""
+    """Return which frames are shown: all, or evenly spaced blocks of consecutive frames if many."""
     if frames <= _MOST_FRAMES:
         return list(range(frames))
     blocks = _MOST_FRAMES // _BLOCK_FRAMES
@@ -81,7 +100,7 @@ def shown_frames(frames: int) -> list[int]:
 
 
 def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
-    """What the script draws: pictures, and of each run the fates of all places and the sources of its tokens."""
+    """Return what the script draws: pictures, and each run's fates and sources of tokens."""
     tokens = runs[0].tokens
     shown = shown_frames(len(tokens.timestamps_s))
     return {
@@ -95,6 +114,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
 
 
 def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
+    """Return the values of one run; only tokens of the shown frames are described."""
     tokens = run.tokens
     per_frame = math.prod(tokens.grid)
     fate = run.fates
@@ -113,8 +133,10 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
 
 
 def _described_tokens(tokens: CompressedTokens, origin: Provenance, visible: Tensor) -> list[list[Any]]:
-    """[number, place, role, mass, parts, sources] of each visible token. parts: how much of it is itself, of its frame
-    and of other frames; sources: place and share in turns, strongest first.
+    """Return [index, place, role, mass, parts, sources] of each visible token.
+
+    The parts are the shares of itself, of its frame and of other frames. The sources are places and
+    shares, interleaved, by descending share.
     """
     sources, parts = _strongest_sources(origin), _parts(tokens, origin).tolist()
     place, role, mass = tokens.place.tolist(), tokens.role.tolist(), tokens.mass.tolist()
@@ -132,7 +154,8 @@ def _described_tokens(tokens: CompressedTokens, origin: Provenance, visible: Ten
 
 
 def _parts(tokens: CompressedTokens, origin: Provenance) -> Tensor:
-    """[K, 3], the share of each token that is itself, of other places in its frame, and of other frames."""
+    """Return each token's share of itself, of others in its frame, and of other frames: [K, 3]."""
+    # kind 0: itself, 1: elsewhere in the same frame, 2: another frame.
     per_frame, own = math.prod(tokens.grid), tokens.place.cpu()[origin.token]
     elsewhere = (origin.place // per_frame != own // per_frame).long()
     kind = torch.where(origin.place == own, 0, 1 + elsewhere)
@@ -141,7 +164,9 @@ def _parts(tokens: CompressedTokens, origin: Provenance) -> Tensor:
 
 
 def _strongest_sources(origin: Provenance) -> dict[int, list[int | float]]:
+    """Return for each token its largest sources, places and shares interleaved."""
     token, share = origin.token.numpy(), origin.share.numpy()
+    # Sort by token and descending share; the rank is then an entry's index within its token.
     order = np.lexsort((-share, token))
     ordered = token[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
@@ -154,10 +179,11 @@ def _strongest_sources(origin: Provenance) -> dict[int, list[int | float]]:
 
 
 def _holders(tokens: CompressedTokens, origin: Provenance, fate: Tensor, visible: Tensor) -> dict[str, list[int]]:
-    """The visible places that are merged into others, and for each the token that holds most of it."""
+    """Return the visible merged tokens and, for each, the kept token that holds most of it."""
     held = origin.share * tokens.mass.cpu()[origin.token]
     order = held.sort(stable=True).indices
     holder = np.full(len(fate), -1)
-    holder[origin.place[order].numpy()] = origin.token[order].numpy()  # NumPy keeps the last one written, the greatest
+    # Of several writes to one index NumPy keeps the last one, here the largest.
+    holder[origin.place[order].numpy()] = origin.token[order].numpy()
     places = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
     return {"place": places.tolist(), "token": holder[places.numpy()].tolist()}

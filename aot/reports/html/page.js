@@ -31,7 +31,7 @@
   const square = (place) => ({ x: colOf(place) * CELL, y: rowOf(place) * CELL, width: CELL, height: CELL });
 
   const runs = data.runs.map((run, number) => {
-    const byPlace = new Map(); // place -> its tokens: a keyframe's may be there twice, as it was and merged
+    const byPlace = new Map(); // index -> its tokens: a keyframe may have two, the original and the merged one
     const byNumber = new Map();
     for (const [token, place, role, mass, parts, flat] of run.tokens) {
       const sources = [];
@@ -114,12 +114,12 @@
     }, svg("rect", { class: "halo", ...inside }), svg("rect", { class: "edge", ...inside }));
   }
 
-  // ---- What a place is, in words
+  // ---- Descriptions of a patch
 
   function summary(run, place) {
     const tokens = run.byPlace.get(place) || [];
     const heavy = Math.max(0, ...tokens.map((each) => each.mass));
-    const mass = heavy > 1.05 ? `, stands for ${heavy.toFixed(1)} tokens` : "";
+    const mass = heavy > 1.05 ? `, represents ${heavy.toFixed(1)} tokens` : "";
     return `${data.names[fateOf(run, place)]}, ${placeName(place)}${mass}`;
   }
 
@@ -127,7 +127,7 @@
     const names = ["itself", "this frame", "other frames"];
     const words = names.flatMap((name, i) => (parts[i] > 0.0005 ? [`${percent(parts[i])} ${name}`] : []));
     const rest = 1 - parts[0] - parts[1] - parts[2];
-    if (rest > 0.005) words.push(`${percent(rest)} spread thinly`);
+    if (rest > 0.005) words.push(`${percent(rest)} small shares`);
     const stack = html("div", { className: "stack" });
     for (const part of parts) {
       const bar = html("i");
@@ -170,7 +170,7 @@
     if (!state) return;
     state.element.scrollIntoView({ behavior: "smooth", block: "center", inline: "center" });
     state.view.classList.remove("flash");
-    void state.view.offsetWidth; // so that the animation begins again
+    void state.view.offsetWidth; // forces a layout, which restarts the animation
     state.view.classList.add("flash");
   }
 
@@ -241,7 +241,7 @@
   let pointed = null;
 
   film.addEventListener("pointermove", (event) => {
-    if (event.pointerType === "touch") return; // a finger that moves scrolls
+    if (event.pointerType === "touch") return; // a moving finger scrolls the page
     const found = placeAt(event);
     const key = found && `${found.state.run.number}/${found.place}`;
     if (key === pointed) return;
@@ -375,7 +375,7 @@
     try {
       await navigator.clipboard.writeText(source.textContent);
     } catch {
-      document.execCommand("copy"); // where a page from a file may not use the clipboard directly
+      document.execCommand("copy"); // the clipboard may not be available to a page opened from a file
     }
     button.textContent = "Copied";
   }

@@ -1,4 +1,4 @@
-"""The page as text, from the template, the style and the script beside this file."""
+"""Render the page from the template, the style sheet and the script in this folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _FATES = {
     Fate.GLOBAL_ANCHOR: ("global anchor", "kept for the attention it received in the whole frame"),
     Fate.DISTINCT: ("distinct", "kept because it changed since the keyframe"),
     Fate.KEPT: ("kept", "kept as it is"),
-    Fate.GATHERED: ("kept, others merged in", "stands for itself and for what was merged into it"),
-    Fate.MERGED: ("merged into others", "not kept itself; most of it went into kept tokens"),
-    Fate.DISCARDED: ("discarded", "thrown away, or nearly so"),
+    Fate.GATHERED: ("kept, others merged in", "kept, with other tokens merged into it"),
+    Fate.MERGED: ("merged into others", "not kept itself; kept tokens hold at least half of it"),
+    Fate.DISCARDED: ("discarded", "not kept; kept tokens hold less than half of it"),
 }
 
 
 def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
-    """A page of at least one run; all runs are of the same frames and grid. Nothing in it is fetched, and whatever
-    texts are given are shown as text.
+    """Return a page of at least one run; all runs have the same frames and grid.
+
+    The page loads nothing from elsewhere. All given texts are escaped.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -62,30 +63,33 @@ def _megabytes(size_bytes: int | None) -> str:
 
 
 def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
-    """The fates that occur, and how often in each run."""
+    """Return the fates that occur, with their number in each run."""
     counts = [run.fates.flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
     return [
-        {"fate": int(fate), "name": name, "told": told, "counts": [count[fate] for count in counts]}
-        for fate, (name, told) in _FATES.items()
+        {"fate": int(fate), "name": name, "told": meaning, "counts": [count[fate] for count in counts]}
+        for fate, (name, meaning) in _FATES.items()
         if any(count[fate] for count in counts)
     ]
 
 
 def _axes(runs: Sequence[ShownRun]) -> list[int]:
-    """The most tokens of any frame, over all runs but those that keep everything, which have an axis of their own."""
+    """Return the maximum of each run's axis: the most tokens in a frame.
+
+    All runs share one axis, except those that keep everything; these would flatten the others.
+    """
     most = [max(1, *(frame.kept for frame in run.frames)) for run in runs]
     shared = [each for each, run in zip(most, runs, strict=True) if run.kept_tokens < run.visual_tokens]
     return [max(shared) if run.kept_tokens < run.visual_tokens else each for each, run in zip(most, runs, strict=True)]
 
 
 def _open_runs(runs: Sequence[ShownRun]) -> set[int]:
-    """Which runs are shown at first: of many, the first of those that are no baselines."""
+    """Return the indices of the runs shown at first: all, or the first non-baselines if many."""
     numbers = range(len(runs))
     telling = [number for number in numbers if runs[number].name.split()[0] not in _BASELINES]
     return set(numbers if len(runs) <= _MOST_OPEN else (telling or list(numbers))[:_MOST_OPEN])
 
 
 def _for_script(data: Any) -> str:
-    """JSON that cannot end the element it stands in."""
+    """Return JSON that cannot end the HTML element that contains it."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""Tokens per frame over time as the geometry of a small drawing: bars, similarity, clip boundaries."""
+"""Lay out a chart of tokens per frame over time: bars, similarity and clip boundaries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A frame's bar: its left edge and width, and (kind, top, height) of the parts, from below."""
+    """A frame's bar; `parts` has (kind, top, height) of each part, from the bottom up."""
 
     frame: int
     left: float
@@ -28,8 +28,18 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """All in units of a drawing WIDTH x HEIGHT. boundaries: where clips begin. similarity: points of a line from
-    `least_similarity` (below) to 1 (above), empty if there is none. kinds: of parts that occur. ticks: (x, text).
+    """Hold the geometry of a chart of `width` x `height` units.
+
+    Attributes:
+        bars: one per frame.
+        boundaries: x at which clips begin.
+        similarity: points of an SVG polyline; empty if no similarity is known.
+        least_similarity: the similarity at the bottom of the chart; 1 is at the top.
+        most_tokens: the number of tokens at the top of the chart.
+        kinds: the kinds of parts that occur.
+        ticks: (x, text) of the time axis.
+        width: of the chart.
+        height: of the chart.
     """
 
     bars: tuple[Bar, ...]
@@ -44,7 +54,8 @@ class Timeline:
 
 
 def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
-    """The drawing of at least one frame; the bar of `most` tokens would be as high as the drawing."""
+    """Return the chart of at least one frame; a bar of `most` tokens has its full height."""
+    # 1. Scale of time: half a frame gap on either side of the first and the last frame.
     times = [frame.timestamp_s for frame in frames]
     gaps = [after - before for before, after in pairwise(times)]
     gap = min((each for each in gaps if each > 0), default=1.0)
@@ -52,6 +63,7 @@ def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
     scale = WIDTH / span
     middles = [(time - first) * scale for time in times]
     width = max(min(0.8 * gap * scale, 60.0), 0.7)
+    # 2. The similarity line.
     similar = [frame.similarity for frame in frames if frame.similarity is not None]
     least = min([*similar, 0.9])
     points = (
@@ -59,6 +71,7 @@ def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
         for x, frame in zip(middles, frames, strict=True)
         if frame.similarity is not None
     )
+    # 3. Boundaries, unless every frame is a clip of its own.
     grouped = not all(frame.is_keyframe for frame in frames)
     return Timeline(
         bars=tuple(_bar(frame, x - width / 2, width, most) for x, frame in zip(middles, frames, strict=True)),
@@ -76,21 +89,23 @@ def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
 
 
 def _bar(frame: FrameRetention, left: float, width: float, most: int) -> Bar:
+    """Return a frame's bar with its parts stacked and a sentence for its tooltip."""
     counts = {"own": frame.own, "distinct": frame.distinct, "merged": frame.merged}
     parts, below = [], 0
     for kind, count in counts.items():
         if count:
             below += count
             parts.append((kind, HEIGHT * (1 - below / most), HEIGHT * count / most))
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    by_kind = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     similar = "" if frame.similarity is None else f"; similarity to the frame before {frame.similarity:.3f}"
     tokens = "1 token" if frame.kept == 1 else f"{frame.kept} tokens"
-    text = f"frame {frame.frame} at {frame.timestamp_s:.2f} s: {tokens} ({told or 'none'}){similar}"
+    text = f"frame {frame.frame} at {frame.timestamp_s:.2f} s: {tokens} ({by_kind or 'none'}){similar}"
     return Bar(frame.frame, left, width, tuple(parts), text)
 
 
 def _ticks(first: float, span: float) -> tuple[tuple[float, str], ...]:
-    """Round times, about eight of them, and where each is."""
+    """Return about eight ticks at round times, each with its x."""
+    # The smallest step of 1, 2, 5 or 10 times a power of ten that gives at most eight intervals.
     ten = 10.0 ** math.floor(math.log10(span / _TICKS))
     step = next(nice * ten for nice in (1, 2, 5, 10) if nice * ten >= span / _TICKS)
     digits = max(0, -math.floor(math.log10(step)))

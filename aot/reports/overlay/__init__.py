@@ -1,6 +1,7 @@
-"""The clip again, as a video that shows what became of every patch.
+"""Write a copy of a video that shows the fate of every patch.
 
-`token_fates` says what is to be drawn, `paint` draws it on one picture, `film` reads, draws and encodes all of them.
+`token_fates` computes what to draw, `paint` draws it on one picture, and `film` reads, draws and
+encodes all pictures.
 """
 
 from __future__ import annotations

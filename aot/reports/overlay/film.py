@@ -1,4 +1,7 @@
-"""Reading a clip, drawing on each of its frames and encoding them again, one at a time and each when it was shown."""
+"""Read a video, draw on each of its frames and encode them again with their original times.
+
+Frames pass one at a time, so memory does not grow with the video.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +40,21 @@ if TYPE_CHECKING:
 __all__ = ["check_overlay", "write_overlay"]
 
 _ENCODER = "libx264"
-# Without frames that are predicted from later ones, a frame's time and duration are stored as they are.
+# Without B-frames, presentation times and durations are stored unchanged.
 _OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}
 _MOST_PIXELS = 2**22  # 2560 x 1440 fits; the encoder holds some 10 pictures, and one per thread
 _MOST_THREADS = 8
-_AHEAD = 4  # frames decoded while others are drawn and encoded
+_AHEAD = 4  # frames decoded in advance, while others are drawn and encoded
 
 OnFrame = Callable[[int, int], None]  # (done, all)
 
 
 def check_overlay(source: str | Path | VideoFile, output: Path, *, overwrite: bool) -> None:
-    """Fail early, before the long work that `write_overlay` comes after.
+    """Check that `write_overlay` can write its output, before the long work that precedes it.
 
     Raises:
-        ConfigError: the name does not end in .mp4.
-        OutputError: it is the source's own or cannot be written, or PyAV has no encoder.
+        ConfigError: If the name does not end in .mp4.
+        OutputError: If `output` is the source itself or cannot be written, or PyAV has no encoder.
     """
     file = source.path if isinstance(source, VideoFile) else source
     if output.suffix.lower() != ".mp4":
@@ -75,13 +78,15 @@ def write_overlay(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write the frames that `source` shows in the range of `sampling`, with `tokens` drawn on them, as H.264 without
-    sound; upright, at their own size (an odd one grows by a pixel, one over 4.2 million pixels is scaled down), each
-    shown as long as it was, from 0 on.
+    """Write all frames of `source` in the range of `sampling` with `tokens` drawn on them.
+
+    The output is H.264 without sound, upright and at the original size (odd sides grow by one
+    pixel; a picture over 4.2 million pixels is scaled down). Each frame keeps its duration, and the
+    first one is at time 0.
 
     Raises:
-        VideoError: as `aot.video.open_video`, or no frame decodes.
-        ConfigError, OutputError: as `check_overlay`, or the disk is full.
+        VideoError: As `aot.video.open_video`, or if no frame decodes.
+        ConfigError, OutputError: As `check_overlay`, or if the disk is full.
     """
     check_overlay(source, output, overwrite=overwrite)
     every_frame = replace(sampling, fps=None, frames=sys.maxsize, select_frames=None, spacing="index")
@@ -114,34 +119,37 @@ def _drawn_size(info: VideoInfo) -> tuple[int, int]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
+    """Turn an error of the encoder into an `OutputError`."""
     try:
         yield
     except FFmpegError as error:
-        if isinstance(error, OSError):  # which `write_whole` explains
+        if isinstance(error, OSError):  # `write_whole` explains errors of the file system
             raise
-        raise OutputError(f"the overlay cannot be encoded ({first_line(error)}); convert the clip first") from error
+        raise OutputError(f"the overlay cannot be encoded ({first_line(error)}); convert the video first") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Timing:
-    """When the frames of a video's range are shown, by their position in the clip: seconds from its first frame, and
-    ticks of its time base from the first one of the range.
+    """Read off an open video when the frames of its range are shown.
+
+    A position is a frame's index in the video; ticks are of its time base, from the first frame of
+    the range.
     """
 
     video: OpenVideo
 
     def time_s(self, position: int) -> float:
-        """Return when a frame is shown; all frames of the range are planned."""
+        """Return the presentation time of a frame; all frames of the range are planned."""
         plan = self.video.plan
         return plan.timestamps_s[position - plan.positions[0]]
 
     def ticks(self, position: int) -> int:
-        """Return when a frame is shown in the film."""
+        """Return the presentation time of a frame in the output."""
         pts = self.video.index.pts
         return pts[position] - pts[self.video.plan.positions[0]]
 
     def lasting(self, position: int) -> int:
-        """Return the ticks until the next frame, or until the clip's end."""
+        """Return the ticks until the next frame, or until the end of the video."""
         index = self.video.index
         if position + 1 < len(index.pts):
             return index.pts[position + 1] - index.pts[position]
@@ -155,14 +163,14 @@ class _Timing:
 
     @property
     def range_s(self) -> tuple[float, float]:
-        """When the first frame comes and the last one goes."""
+        """Return the times at which the first frame appears and the last one ends."""
         first, last = self.video.plan.positions[0], self.video.plan.positions[-1]
         last_s = float(self.lasting(last) * self.video.index.time_base)
         return self.time_s(first), self.time_s(last) + last_s
 
 
 class _Film:
-    """What has been drawn, on its way into a file."""
+    """Draw frames and encode them into a file."""
 
     def __init__(self, container: OutputContainer, video: OpenVideo, tokens: TokenFates, size: tuple[int, int]) -> None:
         info, self._timing = video.index.info, _Timing(video)
@@ -178,7 +186,7 @@ class _Film:
         self._container, self._stream = container, stream
 
     def add(self, position: int, rgb: NDArray[np.uint8]) -> None:
-        """Draw on the picture [H, W, 3] at `position` and encode it."""
+        """Draw on the frame [H, W, 3] with index `position` and encode it."""
         planes = self._planes(rgb)
         drawn = self._painter.draw(planes.ravel(), self._timing.time_s(position))
         frame = av.VideoFrame.from_ndarray(drawn.reshape(planes.shape), format="yuv420p")
@@ -187,16 +195,17 @@ class _Film:
         self._added += 1
 
     def finish(self) -> None:
-        """Empty the encoder.
+        """Flush the encoder.
 
         Raises:
-            VideoError: it got no frame.
+            VideoError: If no frame was added.
         """
         if not self._added:
             raise VideoError(f"no frame of {self._name} can be decoded: copy the file again")
         self._mux(None)
 
     def _planes(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a frame as YUV 4:2:0 planes; odd sides are padded for the halved chroma."""
         odd = [(0, side % 2) for side in rgb.shape[:2]]
         even = np.pad(rgb, (*odd, (0, 0)), "edge") if any(map(any, odd)) else np.ascontiguousarray(rgb)
         converted = self._to_yuv.reformat(

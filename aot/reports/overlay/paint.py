@@ -1,6 +1,7 @@
-"""Drawing on a picture what became of its tokens, with one multiplication and one addition per sample.
+"""Draw the fates of tokens on a picture, with one multiplication and one addition per sample.
 
-All that a frame gets is drawn once as a map of inks; an ink lets so much of the picture through and adds a colour.
+What is drawn on a frame is prepared once as a map of inks. An ink lets a share of the picture show
+through and adds a color.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INKS", "OUTLINE_COLOURS", "Ink", "Layout", "Painter", "TokenFates", "token_fates", "yuv"]
 
-# Okabe and Ito's palette, which the colour-blind can tell apart too.
+# The palette of Okabe and Ito, which color-blind people can distinguish too.
 OUTLINE_COLOURS: Mapping[Fate, Colour] = {
     Fate.KEPT: (0x56, 0xB4, 0xE9),
     Fate.GATHERED: (0xCC, 0x79, 0xA7),
@@ -37,14 +38,14 @@ _YELLOW, _WHITE, _GREY, _BLACK = (0xF0, 0xE4, 0x42), (255, 255, 255), (150, 150,
 
 
 class Ink(NamedTuple):
-    """luma, chroma: the shares of the picture's brightness and colour that show through, over `colour`."""
+    """The shares of the picture's luma and chroma that show through, and a color to add."""
 
     luma: float
     chroma: float
     colour: Colour = _BLACK
 
 
-# A map holds a fate's own number within its cell, and these.
+# A map holds the value of a `Fate` inside a cell, and the following values elsewhere.
 _STRIPE, _OUTLINE = len(Fate), len(Fate) + 1
 _BORDER = 2 * len(Fate) + 1
 _BORDER_INSIDE, _STRIP, _TICK, _KEY_TICK = range(_BORDER + 1, _BORDER + 5)
@@ -64,9 +65,13 @@ INKS: Mapping[int, Ink] = {
 
 @dataclass(frozen=True, slots=True)
 class TokenFates:
-    """What became of a video's tokens: uint8 [F, n], values of `Fate`, on a grid (rows, cols) spread over the picture.
+    """Hold the fates of a video's tokens.
 
-    timestamps_s: of the F frames, ascending. keyframes: those that others are held against; none without clips.
+    Attributes:
+        fates: uint8 [F, n], values of `Fate`.
+        grid: (rows, cols); the grid covers the whole picture.
+        timestamps_s: of the F frames, ascending.
+        keyframes: the first frame of each clip; empty if every clip is one frame.
     """
 
     fates: Tensor
@@ -76,7 +81,7 @@ class TokenFates:
 
 
 def token_fates(tokens: CompressedTokens, origin: Provenance) -> TokenFates:
-    """As the method left them."""
+    """Return the fates of a compressed video's tokens."""
     grouped = any(len(clip) > 1 for clip in tokens.clips)
     keyframes = frozenset(clip.first for clip in tokens.clips) if grouped else frozenset()
     return TokenFates(fates(tokens, origin), tokens.grid, tokens.timestamps_s, keyframes)
@@ -84,34 +89,46 @@ def token_fates(tokens: CompressedTokens, origin: Provenance) -> TokenFates:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of what is drawn, in pixels of a picture of this size; all even, as colour has half the resolution."""
+    """Sizes of the drawn marks in pixels; all are even, as chroma has half the resolution."""
 
     height: int
     width: int
 
     @property
     def outline(self) -> int:
+        """Return the width of a cell's outline."""
         return _even(min(self.height, self.width) / 240)
 
     @property
     def border(self) -> int:
+        """Return the width of a keyframe's border."""
         return _even(min(self.height, self.width) / 90)
 
     @property
     def strip(self) -> int:
+        """Return the height of the time strip at the bottom."""
         return max(4, _even(self.height / 45))
 
     @property
     def tick(self) -> int:
+        """Return the width of a frame's tick on the strip."""
         return _even(self.width / 640)
 
     def left(self, share: float, wide: int) -> int:
-        """Where a mark of this width begins, at a share of the time from 0 to 1."""
+        """Return where a mark `wide` pixels wide begins, at a share of the time in [0, 1]."""
         return 2 * round(share * (self.width - wide) / 2)
 
 
 class Painter:
-    """Draws on pictures of one even size. begin_s, end_s: the times at the two ends of the strip."""
+    """Draw on pictures of one size with even sides.
+
+    Args:
+        height: of the pictures, even.
+        width: of the pictures, even.
+        tokens: what to draw.
+        begin_s: the time at the left end of the strip.
+        end_s: the time at its right end.
+    """
 
     def __init__(self, height: int, width: int, tokens: TokenFates, begin_s: float, end_s: float) -> None:
         self.layout = Layout(height, width)
@@ -128,11 +145,18 @@ class Painter:
         self._work = np.empty(height * width * 3 // 2, np.uint16)
 
     def draw(self, planes: Bytes, time_s: float) -> Bytes:
-        """The planes of a YUV 4:2:0 picture, flat [H * W * 3 / 2], BT.709 of limited range, with all that is drawn."""
-        frame = int(np.searchsorted(self._between, time_s))  # the frame nearest in time, the earlier one on a tie
-        if frame != self._frame:
+        """Return a picture with everything drawn on it.
+
+        Args:
+            planes: YUV 4:2:0, flat [H * W * 3 / 2], BT.709 in limited range.
+            time_s: of the picture; it shows the sampled frame nearest in time, or the earlier of
+                two.
+        """
+        frame = int(np.searchsorted(self._between, time_s))
+        if frame != self._frame:  # gain and bias change only with the sampled frame
             self._frame = frame
             self._gain, self._bias = _blend(self.inks(frame))
+        # (picture * gain + bias) / 256 in 16-bit integers, without a new array.
         np.multiply(planes, self._gain, out=self._work)
         np.add(self._work, self._bias, out=self._work)
         np.right_shift(self._work, 8, out=self._work)
@@ -141,7 +165,7 @@ class Painter:
         return drawn
 
     def inks(self, frame: int) -> Bytes:
-        """[H, W], which of `INKS` each pixel gets while this sampled frame is the nearest."""
+        """Return each pixel's key in `INKS`, [H, W], while this sampled frame is the nearest."""
         inks: Bytes = self._cells[frame][self._row[:, None], self._col]
         stripes = _stripes(self.layout)
         inks[(inks == Fate.MERGED) & stripes] = _STRIPE
@@ -152,6 +176,7 @@ class Painter:
         return inks
 
     def _ink_strip(self, inks: Bytes) -> None:
+        """Draw the strip with a tick per sampled frame; keyframes have a full-height tick."""
         layout = self.layout
         strip = inks[-layout.strip :]
         strip[:] = _STRIP
@@ -181,19 +206,21 @@ class Painter:
 
 
 def yuv(colour: Colour) -> tuple[int, int, int]:
-    """An RGB colour in BT.709 of limited range."""
+    """Return an RGB color as Y, Cb, Cr in BT.709 with limited range."""
     red, green, blue = (value / 255 for value in colour)
     luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return round(16 + 219 * luma), round(128 + 224 * (blue - luma) / 1.8556), round(128 + 224 * (red - luma) / 1.5748)
 
 
 def _blend(inks: Bytes) -> tuple[Words, Words]:
-    """Gain and bias in 256ths for every sample of the planes, from the inks [H, W] of the pixels."""
+    """Return gain and bias, in 1/256, of every sample of the planes for inks [H, W]."""
+    # 1. Tables by plane and ink.
     gains, biases = np.zeros((2, 3, len(INKS) + len(Fate)), np.uint16)
     for number, ink in INKS.items():
         for plane, (share, value) in enumerate(zip((ink.luma, ink.chroma, ink.chroma), yuv(ink.colour), strict=True)):
             gains[plane, number] = round(256 * share)
             biases[plane, number] = (256 - gains[plane, number]) * value
+    # 2. Look up every sample; chroma uses every second pixel of every second row.
     samples = (inks, inks[::2, ::2], inks[::2, ::2])
     gain, bias = (
         np.concatenate([table[plane][sample].ravel() for plane, sample in enumerate(samples)])
@@ -203,7 +230,7 @@ def _blend(inks: Bytes) -> tuple[Words, Words]:
 
 
 def _planes(planes: Bytes, layout: Layout) -> tuple[Bytes, Bytes, Bytes]:
-    """Views of Y [H, W], U and V [H / 2, W / 2]."""
+    """Return views of Y [H, W], U and V [H / 2, W / 2]."""
     half = layout.height // 2, layout.width // 2
     luma, quarter = layout.height * layout.width, half[0] * half[1]
     return (
@@ -214,12 +241,12 @@ def _planes(planes: Bytes, layout: Layout) -> tuple[Bytes, Bytes, Bytes]:
 
 
 def _cells_of(pixels: int, cells: int) -> NDArray[np.int64]:
-    """[pixels], the cell each pixel is in; two neighbours that share a colour sample are in the same one."""
+    """Return each pixel's cell, [pixels]; pixels with a common chroma sample share a cell."""
     return np.repeat((2 * np.arange(pixels // 2) + 1) * cells // pixels, 2)
 
 
 def _edges(cell: NDArray[np.int64], wide: int) -> NDArray[np.bool_]:
-    """[pixels], whether a pixel is within `wide` of the end of its cell."""
+    """Return whether each pixel is within `wide` of an end of its cell: [pixels]."""
     ends = np.r_[True, cell[1:] != cell[:-1], True]
     near = np.zeros(len(cell), np.bool_)
     for step in range(wide):
@@ -229,7 +256,7 @@ def _edges(cell: NDArray[np.int64], wide: int) -> NDArray[np.bool_]:
 
 
 def _stripes(layout: Layout) -> NDArray[np.bool_]:
-    """[H, W], every other one of the stripes that fall to the left."""
+    """Return a mask [H, W] of every second diagonal stripe."""
     wide = 2 * layout.border
     down, across = np.ogrid[: layout.height, : layout.width]
     stripes: NDArray[np.bool_] = (down + across) // wide % 2 == 0
