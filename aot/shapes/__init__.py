@@ -1,1 +1,1 @@
-"""A small world of moving shapes: videos whose questions have known answers."""
+"""Draw a small world of moving shapes: videos with questions whose answers are known."""

@@ -1,4 +1,4 @@
-"""Scenes as real video files, alone or as a data set of questions."""
+"""Write scenes as video files, alone or with a data set of questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aot.shapes.world import BEATS, Scene, sample_scene
 __all__ = ["FRAMES_PER_SECOND", "encode_clip", "write_clip", "write_questions"]
 
 FRAMES_PER_SECOND = 8
-_SIDE = 360  # pixels; four times what the shapes model sees
+_SIDE = 360  # pixels; four times the input size of the shapes model
 _QUALITY = 18
 
 
@@ -27,7 +27,15 @@ def write_clip(
     frames_per_second: int = FRAMES_PER_SECOND,
     quality: int = _QUALITY,
 ) -> None:
-    """Write the scene as H.264 in mp4, one beat a second. quality: x264's constant rate factor, less is better."""
+    """Write a scene as H.264 in mp4, one beat per second.
+
+    Args:
+        scene: what to draw.
+        path: the output; an existing file is replaced.
+        side: of the picture, in pixels.
+        frames_per_second: of the video.
+        quality: x264's constant rate factor; lower is better.
+    """
     write_whole(path, lambda target: encode_clip(scene, target, side, frames_per_second, quality), overwrite=True)
 
 
@@ -38,7 +46,7 @@ def encode_clip(
     frames_per_second: int = FRAMES_PER_SECOND,
     quality: int = _QUALITY,
 ) -> None:
-    """Fill `target` as `write_clip` does, in its place: for a temporary file."""
+    """Write a scene like `write_clip`, but directly into `target`, for a temporary file."""
     import av
 
     times = [index / frames_per_second for index in range(BEATS * frames_per_second)]
@@ -53,9 +61,9 @@ def encode_clip(
 
 
 def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int], None] = lambda done: None) -> Path:
-    """Write a clip for every seed and `questions.jsonl`, the data set that `aot eval` reads; returns its path.
+    """Write a video per seed and `questions.jsonl`, a data set for `aot eval`; return its path.
 
-    Clips that are there already stay.
+    Existing videos are kept.
     """
     make_folder(folder)
     lines = []

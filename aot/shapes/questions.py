@@ -1,7 +1,7 @@
-"""Questions about a scene, each with its one right answer.
+"""Make questions about a scene, each with exactly one right answer.
 
-Wordings vary; an answer does not. `reference` names the things a question points at by index into
-`scene.things`, which is what training supervises and what an evaluation can group by.
+A question has several wordings, an answer only one. `reference` lists the things that a question is
+about, by index into `scene.things`; training supervises them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aot.shapes.world import BEATS, COLORS, SHAPES, SIDE, Scene, Thing
 __all__ = ["FAMILIES", "NUMBERS", "QA", "WORDINGS", "description", "questions", "word"]
 
 NUMBERS = ("zero", "one", "two", "three", "four")
-_MIDDLE_MARGIN = 5.0  # a thing nearer than this to a middle line is in no quadrant
+_MIDDLE_MARGIN = 5.0  # a thing nearer than this to a center line has no quadrant
 
 WORDINGS = {
     "color": ("what color is the {} ?", "which color does the {} have ?"),
@@ -55,7 +55,15 @@ FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class QA:
-    """kind: a key of `WORDINGS`; family: its first word. reference: what the question points at; named: how."""
+    """A question with its answer.
+
+    Attributes:
+        kind: a key of `WORDINGS`.
+        question: in one wording.
+        answer: the right answer.
+        reference: the things it is about, by index into `scene.things`.
+        named: the words that name them.
+    """
 
     kind: str
     question: str
@@ -65,22 +73,23 @@ class QA:
 
     @property
     def family(self) -> str:
+        """Return the first word of the kind, a member of `FAMILIES`."""
         return self.kind.partition("_")[0]
 
 
 def word(kind: str, wording: int, named: Sequence[str]) -> str:
-    """A question of this kind in one of its wordings."""
+    """Return a question of a kind in one of its wordings."""
     return WORDINGS[kind][wording].format(*named).replace(" a orange", " an orange")
 
 
 def questions(scene: Scene) -> list[QA]:
-    """Every question this scene can answer, in its first wording."""
+    """Return every question that the scene answers, in the first wording."""
     asked = [*_single(scene), *_counts(scene), *_exists(scene), *_orders(scene), *_events(scene)]
     return [*asked, _qa(scene, "describe", (), description(scene))]
 
 
 def description(scene: Scene) -> str:
-    """One sentence for each thing, by colour and then by shape; after a cut, those of the second part."""
+    """Return one sentence per thing, sorted by color and shape; things before a cut come first."""
     ordered = sorted(scene.things, key=lambda thing: (COLORS.index(thing.color), SHAPES.index(thing.shape)))
     if scene.cut is None:
         return " ".join(map(_sentence, ordered))
@@ -106,16 +115,20 @@ def _qa(scene: Scene, kind: str, named: Sequence[str], answer: str, things: Sequ
 
 
 def _call(scene: Scene, thing: Thing, *, by_shape: bool = False) -> str | None:
-    """Words that mean this thing alone, by its shape only or with its colour if it keeps one."""
+    """Return words that name only this thing, its shape or its full name; None if no words do.
+
+    A thing that changes color is named by its shape.
+    """
     alone = Counter(other.shape for other in scene.things)[thing.shape] == 1
     if by_shape or thing.turns:
         return thing.shape if alone else None
+    # A third of the names are short; the choice depends on the seed, so that it is reproducible.
     briefly = (scene.seed + scene.things.index(thing)) % 3 == 0
     return thing.shape if alone and briefly else thing.name
 
 
 def _single(scene: Scene) -> Iterator[QA]:
-    """Questions about one thing."""
+    """Yield questions about one thing."""
     colors = Counter(color for thing in scene.things for color in {*thing.colors})
     for thing in scene.things:
         shape = _call(scene, thing, by_shape=True)
@@ -153,13 +166,14 @@ def _counts(scene: Scene) -> Iterator[QA]:
 
 
 def _exists(scene: Scene) -> Iterator[QA]:
-    """One thing that is there and one that is not, though its colour and its shape are."""
+    """Yield a question about a thing that exists and one about a thing that does not."""
     steady = [thing for thing in scene.things if not thing.turns]
     seen = {color for thing in scene.things for color in thing.colors}
     pairs = {(color, thing.shape) for thing in scene.things for color in thing.colors}
     if steady:
         thing = steady[scene.seed % len(steady)]
         yield _qa(scene, "exists", [thing.name], "yes", [thing])
+    # A hard negative combines a color and a shape that both occur, but not in one thing.
     shapes = {thing.shape for thing in scene.things}
     hard = sorted((c, s) for c in seen for s in shapes if (c, s) not in pairs)
     half = sorted((c, s) for c in seen for s in SHAPES if (c, s) not in pairs)

@@ -1,4 +1,4 @@
-"""Pictures of a scene."""
+"""Draw pictures of a scene."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAINT = {
 
 
 def render(scene: Scene, times: Sequence[float], side: int = SIDE) -> NDArray[np.uint8]:
-    """The scene at `times` (in beats): RGB [F, side, side, 3], with the scene's own pixel noise."""
+    """Return the scene at `times` (in beats) as RGB [F, side, side, 3], with the scene's noise."""
     rng = np.random.default_rng([scene.seed, 11])
     scale = side / SIDE
     canvases = [_paint_background(background, side) for background in scene.backgrounds]
@@ -45,7 +45,7 @@ def render(scene: Scene, times: Sequence[float], side: int = SIDE) -> NDArray[np
 
 
 def visible_share(thing: Thing, time: float, cells: int) -> Floats:
-    """How much of each of `cells` x `cells` equal cells of the picture the thing covers, [cells, cells] in [0, 1]."""
+    """Return the share of each cell that a thing covers: [cells, cells], in [0, 1]."""
     share = np.zeros((SIDE, SIDE), np.float32)
     if thing.seen(time):
         rows, cols, mask = _mask(thing, time, 1.0, SIDE)
@@ -74,7 +74,7 @@ def _paint(frame: Floats, thing: Thing, time: float, scale: float) -> None:
 
 
 def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, slice, Floats]:
-    """Rows and columns of the thing's box, and how much of each pixel in it is covered."""
+    """Return rows and columns of a thing's bounding box, and the covered share of its pixels."""
     x, y = (value * scale for value in thing.place(time))
     radius = thing.radius * scale
     cols = slice(max(0, math.floor(x - radius - 1)), min(side, math.ceil(x + radius + 1)))
@@ -85,7 +85,10 @@ def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, sl
 
 
 def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
-    """Distance to the outline in pixels (negative inside), near the outline exact enough to smooth its edge."""
+    """Return the signed distance to the outline in pixels, negative inside.
+
+    It is accurate near the outline, where it smooths the edge.
+    """
     if shape == "circle":
         return np.hypot(dx, dy) - 0.9 * radius
     if shape == "square":
@@ -101,7 +104,8 @@ def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
 
 
 def _star_distance(dx: Floats, dy: Floats, radius: float) -> Floats:
-    """A five-pointed star, point up: every tenth of the turn is mirrored onto one straight edge."""
+    """Return the signed distance to a five-pointed star with one point up."""
+    # By symmetry every tenth of the circle is mapped onto one straight edge.
     fifth = 2 * math.pi / 5
     angle = abs((np.arctan2(dx, -dy) + fifth / 2) % fifth - fifth / 2)
     distance = np.hypot(dx, dy)

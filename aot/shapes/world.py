@@ -1,7 +1,7 @@
-"""Scenes: which shapes there are, when they are seen and how they move.
+"""Define scenes: which shapes exist, when they are visible and how they move.
 
-A scene lasts `BEATS` beats of one second. Lengths are in units of one ninetieth of the picture's side; times in
-beats. Everything is a function of the seed.
+A scene lasts `BEATS` beats of one second. The unit of length is 1/90 of the picture's side, the
+unit of time is a beat. Everything is a function of the seed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ _ATTEMPTS = 40
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape. It is seen in beats first .. stop-1, starts at (x, y) and moves `speed` a beat along `motion`;
-    from beat `turns_at` on it has the colour `turns`.
+    """One shape.
+
+    It is visible in beats first .. stop - 1, starts at (x, y) and moves by `speed` per beat in the
+    direction `motion`. From beat `turns_at` on it has the color `turns`.
     """
 
     color: str
@@ -61,41 +63,44 @@ class Thing:
 
     @property
     def name(self) -> str:
+        """Return its color and shape."""
         return f"{self.color} {self.shape}"
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """The colour it has, then the one it turns, if it turns."""
+        """Return its first color, and its second if it changes color."""
         return (self.color, self.turns) if self.turns else (self.color,)
 
     @property
     def flashes(self) -> bool:
-        """Seen for a single beat."""
+        """Return whether it is visible for one beat only."""
         return self.stop - self.first == 1
 
     @property
     def fate(self) -> str:
-        """What its being seen is called."""
+        """Return the verb for when it is visible, as answers use it."""
         if self.flashes:
             return "flashes"
         return "appears" if self.first > 0 else "disappears" if self.stop < BEATS else "stays"
 
     def place(self, time: float) -> tuple[float, float]:
-        """(x, y) of the centre at `time`."""
+        """Return (x, y) of the center at `time`."""
         dx, dy = MOTIONS[self.motion]
         way = self.speed * (time - self.first)
         return self.x + dx * way, self.y + dy * way
 
     def seen(self, time: float) -> bool:
+        """Return whether it is visible at `time`."""
         return self.first <= math.floor(time) < self.stop
 
     def color_at(self, time: float) -> str:
+        """Return its color at `time`."""
         return self.turns if self.turns and time >= self.turns_at else self.color
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A dark tint (RGB, 0..255), a ramp across the picture and texture; `seed` fixes the texture."""
+    """A dark tint (RGB, 0 .. 255), a brightness ramp and a texture drawn with `seed`."""
 
     tint: tuple[float, float, float]
     ramp: tuple[float, float]
@@ -106,7 +111,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a video shows. backgrounds: one, or two when the scene changes at beat `cut`."""
+    """The content of a video; it has two backgrounds if the scene changes, at beat `cut`."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -115,16 +120,18 @@ class Scene:
     cut: int | None = None
 
     def background_at(self, time: float) -> Background:
+        """Return the background at `time`."""
         return self.backgrounds[self.cut is not None and time >= self.cut]
 
 
 def sample_scene(seed: int) -> Scene:
-    """The scene of a seed: one to four things, at times cut in two."""
+    """Return the scene of a seed: one to four things, sometimes with a cut."""
     rng = np.random.default_rng([seed, 7])
     cut = int(rng.integers(3, 6)) if rng.random() < 0.15 else None
     count = int(rng.choice([2, 3, 4] if cut else [1, 2, 3, 4], p=[0.3, 0.4, 0.3] if cut else [0.1, 0.25, 0.35, 0.3]))
     things: list[Thing] = []
     for first, stop in _spans(rng, count, cut):
+        # Rejection sampling; a thing that finds no free path is left out.
         for _ in range(_ATTEMPTS):
             thing = _sample_thing(rng, first, stop, may_turn=cut is None)
             if all(_compatible(thing, other) for other in things):
@@ -135,7 +142,7 @@ def sample_scene(seed: int) -> Scene:
 
 
 def _spans(rng: np.random.Generator, count: int, cut: int | None) -> Iterator[tuple[int, int]]:
-    """(first, stop) of every thing. Without a cut, one thing at least is there from the first beat to the last."""
+    """Yield (first, stop) of every thing; without a cut, the first thing is visible throughout."""
     if cut is not None:
         before = int(rng.integers(1, count))
         yield from [(0, cut)] * before + [(cut, BEATS)] * (count - before)
@@ -164,6 +171,7 @@ def _sample_thing(rng: np.random.Generator, first: int, stop: int, *, may_turn: 
     turns = may_turn and beats == BEATS and rng.random() < 0.28
     still = turns or beats == 1 or rng.random() < 0.25
     motion = "still" if still else str(rng.choice(list(MOTIONS)[:4]))
+    # The whole path stays inside the margin.
     low, high = _MARGIN + radius, SIDE - _MARGIN - radius
     way = 0.0 if still else float(rng.uniform(18, min(40, high - low)))
     dx, dy = MOTIONS[motion]
@@ -186,7 +194,10 @@ def _sample_thing(rng: np.random.Generator, first: int, stop: int, *, may_turn: 
 
 
 def _compatible(thing: Thing, other: Thing) -> bool:
-    """Another name, and never touching while both are seen."""
+    """Return whether two things have different names and never touch while both are visible.
+
+    At most one thing of a scene changes color.
+    """
     if thing.shape == other.shape and {*thing.colors} & {*other.colors}:
         return False
     if thing.turns and other.turns:
@@ -197,6 +208,7 @@ def _compatible(thing: Thing, other: Thing) -> bool:
 
 
 def sample_background(rng: np.random.Generator) -> Background:
+    """Return a random background, dark enough for every color of a thing."""
     level = rng.uniform(20, 95)
     tint = np.clip(level + rng.uniform(-18, 18, size=3), 5, 115)
     return Background(

@@ -1,1 +1,1 @@
-"""How the bundled shapes model was made: `python -m aot.shapes.training --seed 0`."""
+"""Train the bundled shapes model: `python -m aot.shapes.training --seed 0`."""

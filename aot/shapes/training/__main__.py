@@ -1,7 +1,8 @@
-"""Train the shapes model from nothing: python -m aot.shapes.training --seed 0
+"""Train the shapes model from scratch: python -m aot.shapes.training --seed 0.
 
-Two stages (the tower on crowded frames, then projector and language model on videos), each resumable: run the same
-command again after an interruption. Checkpoints, the log and the finished model are in --folder.
+There are two stages: the tower on crowded frames, then projector and language model on videos.
+After an interruption, run the same command again to resume. Checkpoints, the log and the finished
+model are written to --folder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aot.shapes.training.tower import TowerLesson
 
 
 def main() -> None:
+    """Run both stages and print the folder of the model."""
     options = _options()
     folder = options.folder or Path("aot/shapes/training/runs") / f"seed-{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)

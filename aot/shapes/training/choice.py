@@ -1,4 +1,4 @@
-"""Which visual tokens a training step keeps, so that few tokens, and merged ones, are nothing new."""
+"""Choose the visual tokens of a training step, so that the model learns to use few of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ __all__ = ["Choice", "choose_tokens", "keep_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """kept: [B, K] token indices in reading order. merge: share of a kept token that the dropped tokens most like it
-    make up (0: they are gone).
+    """Hold the tokens to keep.
+
+    Attributes:
+        kept: [B, K], token indices in reading order.
+        merge: the share of a kept token that is replaced by the mean of the tokens most similar to
+            it; 0 discards the others.
     """
 
     kept: Tensor
@@ -23,16 +27,24 @@ class Choice:
 
 
 def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) -> Choice:
-    """covered [B, N]: whether a token shows a thing. Things' tokens mostly come first, so that the model learns that
-    background may be missing and not to guess what it cannot see.
+    """Return a random choice of tokens: all of them, or few that mostly show things.
+
+    The model learns that background may be missing, and not to guess what it cannot see.
+
+    Args:
+        covered: bool [B, N], whether a token shows a thing.
+        rng: the generator.
+        full_share: the probability of keeping all tokens.
     """
     batch, tokens = covered.shape
     kind = rng.random()
     if kind < full_share:
         return Choice(torch.arange(tokens).expand(batch, -1), 0.0)
+    # 1. How many: log-uniform from 40 tokens to 70 %.
     kept = int(np.exp(rng.uniform(np.log(40), np.log(0.7 * tokens))))
     noise = torch.from_numpy(rng.random((batch, tokens)))
     random_share, merge_share = 0.12, 0.3
+    # 2. Which: at random, or tokens of things first, of which some are demoted to background.
     if rng.random() < random_share:
         score = noise
     else:
@@ -43,11 +55,12 @@ def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) 
 
 
 def keep_tokens(features: Tensor, choice: Choice) -> Tensor:
-    """features [B, N, D] to the kept ones [B, K, D], after merging."""
+    """Return the kept ones [B, K, D] of features [B, N, D], after merging."""
     width = features.shape[-1]
     kept = features.gather(1, choice.kept[..., None].expand(-1, -1, width))
     if not choice.merge:
         return kept
+    # The assignment is not differentiated; the means are.
     with torch.no_grad():
         nearest = (F.normalize(features, dim=-1) @ F.normalize(kept, dim=-1).mT).argmax(-1)
     sums = torch.zeros_like(kept).scatter_add(1, nearest[..., None].expand(-1, -1, width), features)

@@ -1,4 +1,4 @@
-"""Frames with labels: crowded ones to train the tower on, and videos to train the language model on."""
+"""Draw labeled frames: crowded ones to train the tower, and videos to train the language model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from aot.video.sampling import spread
 __all__ = ["LabelledVideo", "crowded_frames", "labelled_video", "sample_times"]
 
 Array = NDArray[Any]
-_SEEN = 0.25  # a cell belongs to the thing that covers at least this share of it
+_SEEN = 0.25  # a cell belongs to a thing that covers more than this share of it
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """pixels: uint8 [F, 3, S, S]. cover: share of every patch that each thing covers, [things, F, g, g]."""
+    """A scene's frames with labels.
+
+    Attributes:
+        scene: what is drawn.
+        times: of the frames, in beats.
+        pixels: uint8 [F, 3, S, S].
+        cover: [things, F, g, g], the share of every patch that each thing covers.
+    """
 
     scene: Scene
     times: tuple[float, ...]
@@ -31,11 +38,12 @@ class LabelledVideo:
 
 
 def sample_times(frames: int) -> tuple[float, ...]:
-    """The times, in beats, of the frames that an even sampling of the mp4 yields."""
+    """Return the times, in beats, of the frames that even sampling of the mp4 selects."""
     return tuple(index / FRAMES_PER_SECOND for index in spread(BEATS * FRAMES_PER_SECOND, frames))
 
 
 def labelled_video(seed: int, frames: int, grid: int) -> LabelledVideo:
+    """Return the labeled video of a seed."""
     scene = sample_scene(seed)
     times = sample_times(frames)
     rng = np.random.default_rng([seed, 13])
@@ -44,9 +52,10 @@ def labelled_video(seed: int, frames: int, grid: int) -> LabelledVideo:
 
 
 def crowded_frames(seed: int, count: int, grid: int) -> tuple[Array, Array]:
-    """uint8 pixels [count, 3, S, S] and labels [count, g, g, 3]: colour, shape and size index, from 1; 0 is background.
+    """Return crowded frames, uint8 [count, 3, S, S], with labels of patches [count, g, g, 3].
 
-    Up to nine things a frame: several times more examples for the same work than a video's frame holds.
+    The labels are the indices of color, shape and size, from 1; 0 is background. A frame has up to
+    nine things, several times more examples for the same work than a frame of a video.
     """
     rng = np.random.default_rng([seed, 17])
     pixels, labels = [], []
@@ -58,6 +67,7 @@ def crowded_frames(seed: int, count: int, grid: int) -> tuple[Array, Array]:
 
 
 def _crowd(rng: np.random.Generator, seed: int) -> Scene:
+    """Return a scene with at most one thing in each cell of a 3 x 3 grid."""
     things = []
     for slot in range(9):
         if rng.random() < 0.2:
@@ -81,7 +91,7 @@ def _label(things: Sequence[Thing], grid: int) -> Array:
 
 
 def _as_filmed(frames: Array, rng: np.random.Generator) -> Array:
-    """RGB [F, S, S, 3] to [F, 3, S, S], a little blurred and dimmed as a codec and a resize leave them."""
+    """Return RGB [F, S, S, 3] as [F, 3, S, S], blurred and dimmed as by a codec and a resize."""
     values = frames.astype(np.float32)
     blur = rng.uniform(0, 0.5)
     for axis in (1, 2):

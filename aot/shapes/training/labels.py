@@ -1,4 +1,4 @@
-"""What training knows about every visual token and every thing, as class indices."""
+"""Label every visual token and every thing with class indices for training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ POOL = Pooling("bilinear", 2)
 SIDE_CELLS = pooled_grid((GRID, GRID), POOL)[0]
 IGNORE = -100
 GROUPS = (COLORS, SHAPES, SIZES, tuple(MOTIONS), FATES)
-_SHOWN = 0.2  # a token shows the thing that covers most of its cell, if it covers this share
+_SHOWN = 0.2  # a token shows the thing that covers most of its cell, if more than this share
 
 
 def same_thing(thing: Tensor) -> Tensor:
-    """[B, K, K]: whether two tokens show the same thing."""
+    """Return whether two tokens show the same thing, [B, K, K]."""
     return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
 
 
 def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
-    """1 where no earlier token (of the same beat) shows the same thing, so that things can be counted; background is
-    ignored.
+    """Return 1 for the first token of each thing, else 0; background is ignored.
+
+    With `beat`, the first token of each thing in each beat. Counting these tokens counts the
+    things.
     """
     earlier = same_thing(thing).tril(-1)
     if beat is not None:
@@ -37,13 +39,13 @@ def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
 
 
 def end_cells(thing: Thing) -> list[int]:
-    """The row and the column of the cell it is in when it is first and when it is last seen."""
+    """Return row and column of a thing's first cell, then of the cell where it is last visible."""
     ends = (thing.place(thing.first), thing.place(thing.stop - 0.1))
     return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 
 
 def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
-    """Index of the thing's word in every group of `GROUPS`."""
+    """Return the index of the thing's word in each group of `GROUPS`."""
     lasts = video.scene.cut is not None and not thing.flashes
     fate = "turns" if thing.turns else "stays" if lasts else thing.fate
     return (
@@ -53,12 +55,16 @@ def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
 
 
 def token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
-    """What every pooled token shows, [B, F * n] each: thing (-1: background) and words and events as class indices."""
+    """Return labels of every pooled token, [B, F * n] each.
+
+    "thing" is the index of the thing it shows (-1: background); the others are class indices.
+    """
     each = [_video_labels(video) for video in videos]
     return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
 
 
 def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
+    """Return labels of one video's tokens, [F * n] each."""
     things, frames = video.cover.shape[:2]
     cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
     cover = torch.from_numpy(video.cover).float().reshape(things * frames, GRID * GRID, 1)
@@ -74,9 +80,10 @@ def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
 
 
 def _tables(video: LabelledVideo) -> dict[str, Tensor]:
-    """Class of every thing at every frame, [things, F]; what cannot be known yet is ignored."""
+    """Return the class of every thing in every frame, [things, F]; unknowable ones are ignored."""
     rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
     for thing in video.scene.things:
+        # Motion shows one beat after a thing has appeared.
         knows = [time >= thing.first + 1.0 for time in video.times]
         rows["color"].append([COLORS.index(thing.color_at(time)) for time in video.times])
         rows["shape"].append([SHAPES.index(thing.shape)] * len(video.times))

@@ -1,8 +1,9 @@
-"""Stage 2: teach projector and language model to answer, with the tower frozen.
+"""Stage 2: train projector and language model to answer, with the tower frozen.
 
-Answers alone teach this little model slowly, so its way of reading is supervised too: what a visual token shows, which
-earlier tokens show the same thing, how that thing moved until then, where a word that names a thing looks, and what it
-should have read there. The heads for that are thrown away afterwards.
+From answers alone this small model learns slowly, so intermediate steps are supervised too: what a
+visual token shows, which earlier tokens show the same thing, how that thing has moved, which tokens
+a word that names a thing attends to, and what it reads there. The extra heads are discarded
+afterwards.
 """
 
 from __future__ import annotations
@@ -38,21 +39,22 @@ from aot.shapes.world import BEATS, MOTIONS
 
 __all__ = ["LanguageLesson"]
 
-# A visual token looks at the one before it, which tells where a frame begins; a thing's token looks at its tokens in
-# earlier frames, then at those of the first frame it is in and of this one.
+# A visual token attends to the previous one, which reveals where a frame begins. A token of a thing
+# attends to the thing's tokens in earlier frames, then to those in its first and its current frame.
 _BEFORE_LAYER, _BEFORE_HEAD = 0, slice(0, 1)
 _EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
 _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
-_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing looks at its tokens
-_READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token reads that word
-_OPENS_LAYER, _TOLD_LAYER = 1, 3  # hidden states (blocks before them) that know where a frame begins, and the rest
+_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing attends to its tokens
+_READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token attends to that word
+# Hidden states, after so many blocks, from which frame starts and everything else are predicted.
+_OPENS_LAYER, _TOLD_LAYER = 1, 3
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230
 _PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
 
 
 class LanguageLesson(nn.Module):
-    """Loss of one batch of videos with packed questions."""
+    """Compute the loss of one batch of videos with packed questions."""
 
     def __init__(self, network: Any, seed: int, steps: int, videos: int = 16, frames: int = 8) -> None:
         super().__init__()
@@ -80,6 +82,8 @@ class LanguageLesson(nn.Module):
         return (weights @ value).transpose(1, 2), None
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step, and its parts and accuracies by family for the log."""
+        # 1. Visual tokens, compressed at random.
         rng = np.random.default_rng([self.seed, step, 19])
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
         projected = self.network.model.multi_modal_projector(hidden)
@@ -89,11 +93,13 @@ class LanguageLesson(nn.Module):
         choice = choose_tokens(labels["thing"] >= 0, rng, full_share)
         visual = keep_tokens(pooled, choice)
         kept = {name: values.gather(1, choice.kept) for name, values in labels.items()}
+        # 2. Prompt, visual tokens and packed questions through the language model.
         prompt = torch.tensor([self.index[word] for word in _PROMPTS[rng.random() < 0.2].split()])
         first = len(prompt)
         prefix = first + visual.shape[1] + 1
         packed = pack(self._branches(videos, kept["thing"], rng), prefix)
         states = self._run(prompt, visual, packed, prefix)
+        # 3. The loss of the answers, and the auxiliary losses with their weights.
         losses = {
             "answer": self._answer_loss(states[-1][:, prefix:], packed),
             "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
@@ -107,7 +113,10 @@ class LanguageLesson(nn.Module):
         return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
 
     def _videos(self, number: int) -> tuple[list[LabelledVideo], Tensor]:
-        """A batch of videos and what the frozen tower makes of them [B * F, N, D_v]; kept for the next step."""
+        """Return a batch of videos and the frozen tower's output [B * F, N, D_v].
+
+        The batch is cached, because consecutive steps share it.
+        """
         if self._batch is None or self._batch[0] != number:
             first = (self.seed + 1) * 20_000_000 + number * self.videos
             videos = [labelled_video(first + k, self.frames, GRID) for k in range(self.videos)]
@@ -118,6 +127,7 @@ class LanguageLesson(nn.Module):
         return self._batch[1:]
 
     def _branches(self, videos: list[LabelledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
+        """Return questions for every video, as many as fit, that the kept tokens can answer."""
         groups = []
         for video, things in zip(videos, thing, strict=True):
             present = set(things.tolist())
@@ -132,6 +142,7 @@ class LanguageLesson(nn.Module):
         return groups
 
     def _run(self, prompt: Tensor, visual: Tensor, packed: Packed, prefix: int) -> tuple[Tensor, ...]:
+        """Return the hidden states after every block; a branch attends to the prefix and itself."""
         embed = self.network.get_input_embeddings()
         batch = len(visual)
         newline = self.network.model.image_newline.expand(batch, 1, -1)
@@ -158,19 +169,19 @@ class LanguageLesson(nn.Module):
 
     @torch.no_grad()
     def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
-        """Share of answers by family whose every token is right, given the tokens before it."""
+        """Return the share of answers, by family, in which every token is predicted correctly."""
         video, row = packed.weight.nonzero(as_tuple=True)
         wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
         branch = packed.segment[video, row] - 1
         failed = set(zip(video[wrong].tolist(), branch[wrong].tolist(), strict=True))
         right: dict[str, list[bool]] = defaultdict(list)
         for number, families in enumerate(packed.families):
-            for place, family in enumerate(families):
-                right[family].append((number, place) not in failed)
+            for index, family in enumerate(families):
+                right[family].append((number, index) not in failed)
         return {family: sum(values) / len(values) for family, values in right.items()}
 
     def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
-        """States, through the final norm and the tied embedding, name one word of each group (those not ignored)."""
+        """Return the loss of predicting one word of each group with the tied embedding."""
         normal = self.network.model.language_model.norm(states)
         words = self.network.get_input_embeddings().weight
         losses = []
@@ -181,15 +192,20 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _cell_loss(self, visual: Tensor, cell: Tensor) -> Tensor:
-        """Visual tokens tell their own row and column: without this the projector forgets where a token is."""
+        """Return the loss of predicting each visual token's row and column.
+
+        Without it the projector discards the position.
+        """
         normal = F.rms_norm(visual, (WIDTH,))
         targets = (cell // SIDE_CELLS, cell % SIDE_CELLS)
         losses = [F.cross_entropy(head(normal).mT, target) for head, target in zip(self.cells, targets, strict=True)]
         return torch.stack(losses).mean()
 
     def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
-        """A token looks at the one before it, a thing's tokens at those of the same thing: in earlier frames, in its
-        first frame, and in their own.
+        """Return the loss of attention between visual tokens.
+
+        A token should attend to the previous one, and a thing's tokens to those of the same thing:
+        in earlier frames, in its first frame, and in the current frame.
         """
         stop = first + thing.shape[1]
         same = same_thing(thing)
@@ -210,14 +226,16 @@ class LanguageLesson(nn.Module):
         return 0.1 * torch.stack(losses).sum()
 
     def _time_loss(self, states: list[Tensor], beat: Tensor) -> Tensor:
-        """Visual tokens tell whether they open a frame, and then which frame it is: without this the model cannot tell
-        what is gone at the end.
+        """Return the loss of predicting whether a token starts a frame, and in which beat it is.
+
+        Without it the model does not learn what is missing at the end.
         """
         opens = F.pad(beat.diff(dim=1) > 0, (1, 0), value=True).long()
         opening = F.cross_entropy(self.opens(states[_OPENS_LAYER]).mT, opens)
         return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_TOLD_LAYER]).mT, beat)
 
     def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        """Return the loss of predicting motion and events of the thing that a token shows."""
         thing = kept["thing"]
         known = kept | {"first": is_first(thing), "leads": is_first(thing, kept["beat"])}
         losses = []
@@ -228,6 +246,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
+        """Return the loss of predicting a thing's first and last cell from the word for it."""
         targets = torch.tensor(places).unbind(-1)
         losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
         return torch.stack(losses).mean()
@@ -235,7 +254,11 @@ class LanguageLesson(nn.Module):
     def _reading_losses(
         self, states: Tensor, videos: list[LabelledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
     ) -> dict[str, Tensor]:
-        """Words that name a thing look at its tokens and know its words; the prompt's last token reads those words."""
+        """Return the losses of words that name a thing.
+
+        Such a word should attend to the thing's tokens and predict its attributes and cells; the
+        prompt's last token should attend to the word.
+        """
         video, row, number = (torch.tensor(column) for column in zip(*packed.pointers, strict=True))
         looks = self.weights[_LOOK_LAYER][video, _LOOK_HEADS, prefix + row, first : first + thing.shape[1]]
         on_thing = (looks * (thing[video] == number[:, None])[:, None]).sum(-1)

@@ -1,6 +1,9 @@
-"""Muon (Jordan et al. 2024): momentum of which every direction counts the same; it needs fewer steps than AdamW.
+"""Implement Muon (Jordan et al. 2024), which orthogonalizes momentum.
 
-`torch.optim.Muon` works in bfloat16 only, which a CPU without such instructions does fifty times slower than float32.
+It needs fewer steps than AdamW.
+
+`torch.optim.Muon` computes in bfloat16 only. On a CPU without bfloat16 instructions that is fifty
+times slower than float32.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from torch import Tensor
 
 __all__ = ["Muon"]
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic whose iterates bring singular values to about 1 in five steps
+# Of a quintic polynomial whose iteration brings singular values to about 1 in five steps.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices. An update has about the root mean square of AdamW's (0.2)."""
+    """Optimize matrices; updates have about the same root mean square as AdamW's (0.2)."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 0.0, weight_decay: float = 0.0, momentum: float = 0.95
@@ -27,8 +31,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
+            # Matrices of one shape are orthogonalized in one batch.
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
@@ -40,7 +45,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
     def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
-        """Nesterov's: the gradient led on by the running mean of gradients."""
+        """Return the Nesterov momentum of a matrix."""
         gradient, state = matrix.grad, self.state[matrix]
         assert gradient is not None
         mean: Tensor = state.setdefault("mean", torch.zeros_like(matrix))
@@ -49,7 +54,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About the nearest semi-orthogonal matrices to `matrices` [B, M, N], by Newton-Schulz iterations."""
+    """Return about the nearest semi-orthogonal matrices, [B, M, N], by Newton-Schulz steps."""
+    # The Gram matrix of the shorter side is smaller.
     wide: Tensor = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = _COEFFICIENTS

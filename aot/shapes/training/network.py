@@ -1,4 +1,4 @@
-"""The shapes model's architecture, tokenizer and processor files: LLaVA-OneVision at 3 million parameters."""
+"""Build the shapes model: LLaVA-OneVision with 3 million parameters, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -45,14 +45,17 @@ _TOKENIZER_CONFIG = {
 
 
 def vocabulary() -> list[str]:
-    """Every token, special ones first."""
+    """Return every token, special ones first."""
     words = {word for wordings in WORDINGS.values() for text in wordings for word in text.split() if word != "{}"}
     words |= {*COLORS, *SHAPES, *SIZES, *NUMBERS, *FATES, *_ANSWERS.split(), *_PROMPT.split()} | set(MOTIONS)
     return [*SPECIAL_TOKENS, *sorted(words)]
 
 
 def build_tokenizer() -> Tokenizer:
-    """One token a word, lower case, American spelling, punctuation apart; unknown words are all the same."""
+    """Return a tokenizer with one token per word, in lower case; unknown words share one token.
+
+    Punctuation is split off, and "colour" is read as "color".
+    """
     tokens = {token: index for index, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("colour", "color")])
@@ -63,11 +66,13 @@ def build_tokenizer() -> Tokenizer:
 
 
 def build_network(seed: int) -> LlavaOnevisionForConditionalGeneration:
-    """A fresh network. Two departures from random weights, both of which only save training time:
+    """Return an untrained network. Two non-random initializations save training time.
 
-    - patch positions start as two-dimensional sines and cosines, so that they survive to the tower's output;
-    - half of the language model's heads start with equal query and key matrices ("mimetic" initialisation, Trockman
-      and Kolter 2023), so that a token attends to tokens like itself from the first step.
+    - Patch positions start as two-dimensional sines and cosines, so that they survive to the
+      tower's output.
+    - Half of the language model's heads start with equal query and key matrices ("mimetic"
+      initialization, Trockman and Kolter 2023), so that a token attends to similar tokens from the
+      first step.
     """
     torch.manual_seed(seed)
     network = LlavaOnevisionForConditionalGeneration(_architecture())
@@ -121,6 +126,7 @@ def _architecture() -> LlavaOnevisionConfig:
 
 
 def _sine_positions(scale: float = 0.35) -> Tensor:
+    """Return two-dimensional sine and cosine embeddings, [g * g, D]: rows, then columns."""
     axis = torch.arange(GRID) / (GRID - 1)
     frequencies = math.pi * torch.arange(1, TOWER_WIDTH // 4 + 1) / 4
     waves = torch.cat([torch.sin(axis[:, None] * frequencies), torch.cos(axis[:, None] * frequencies)], 1) * scale
@@ -131,11 +137,11 @@ def _sine_positions(scale: float = 0.35) -> Tensor:
 
 
 def save_folder(network: Any, folder: Path) -> None:
-    """Write what `from_pretrained` reads: bfloat16 weights, tokenizer, processor files, chat template."""
+    """Write bfloat16 weights, tokenizer, processor and chat template for `from_pretrained`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = vocabulary()
     network.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner only
+    (folder / "model.safetensors").chmod(0o644)  # it was written readable for its owner only
     ends = {f"{name}_token_id": tokens.index(token) for name, token in
             (("bos", "<|endoftext|>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>"))}  # fmt: skip
     GenerationConfig(**ends).save_pretrained(folder)

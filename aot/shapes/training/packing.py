@@ -1,4 +1,4 @@
-"""Questions packed behind one video: every question is a branch that sees the video and itself."""
+"""Pack questions after one video; each is a branch that attends to the video and itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aot.shapes.world import COLORS, Scene
 
 __all__ = ["Branch", "Packed", "choose_questions", "encode_branch", "pack"]
 
-# How often a kind is asked, relative to the others that a scene can answer; rare events are asked about more.
+# How often a kind is asked, relative to the others that a scene can answer; rare events have more.
 _WEIGHTS = {
     "color": 1.2, "shape": 1.2, "size": 0.7, "count": 2.5, "count_start": 2.0, "count_end": 2.0, "motion": 1.5,
     "where": 2.0, "where_start": 2.0, "where_end": 2.0, "exists": 2.0, "order_appear": 1.2, "order_leave": 1.2,
@@ -27,8 +27,14 @@ _DESCRIBE_TOKEN_WEIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Token ids of one question and its answer. answer_at: index of the answer's first token; pointers: (index of the
-    token that names a thing, the thing) in question and answer; asked: the pointers within the question.
+    """Token ids of one question and its answer.
+
+    Attributes:
+        family: of the question.
+        ids: question, then answer.
+        answer_at: the index of the answer's first token.
+        pointers: (index of the token that names a thing, index of the thing).
+        token_weight: of each answer token in the loss.
     """
 
     family: str
@@ -39,16 +45,22 @@ class Branch:
 
     @property
     def asked(self) -> list[int]:
-        return [place for place, _ in self.pointers if place < self.answer_at]
+        """Return the indices of the question's tokens that name a thing."""
+        return [index for index, _ in self.pointers if index < self.answer_at]
 
 
 @dataclass(slots=True)
 class Packed:
-    """A batch of packed sequences behind prefixes of `prefix` tokens.
+    """A batch of packed branches, which follow a common prefix.
 
-    ids [B, L], segment [B, L] (0 prefix, from 1 the branches, -1 padding), positions [B, L], weight [B, L]: weight of
-    predicting the next token. families: of every video's branches. pointers: (video, row, thing); readers: (video,
-    last row of a prompt, row it reads).
+    Attributes:
+        ids: [B, L].
+        segment: [B, L], the number of the branch from 1; -1 is padding.
+        positions: [B, L], position ids.
+        weight: [B, L], of the loss of predicting the next token.
+        families: of every video's branches.
+        pointers: (video, row, thing).
+        readers: (video, last row of a prompt, row it should attend to).
     """
 
     ids: Tensor
@@ -61,13 +73,20 @@ class Packed:
 
 
 def choose_questions(scene: Scene, rng: np.random.Generator, seen: Sequence[bool]) -> list[QA]:
-    """This scene's questions in random order, rare kinds first more often, in any wording; without those that need a
-    thing of which no token is left.
+    """Return the scene's questions in random wordings and a random order that favors rare kinds.
+
+    Questions about a thing without a kept token are left out.
+
+    Args:
+        scene: the scene.
+        rng: the generator.
+        seen: for each thing, whether a token of it is kept.
     """
     able = [qa for qa in questions(scene) if _answerable(qa, seen)]
     if not able:
         return []
     kinds = [qa.kind for qa in able]
+    # Exponential variables divided by weights sort as a weighted sample without replacement.
     weights = np.array([_WEIGHTS[kind] / kinds.count(kind) ** 0.5 for kind in kinds])
     order = np.argsort(rng.exponential(size=len(able)) / weights)
     return [_reworded(able[index], rng) for index in order]
@@ -83,43 +102,50 @@ def _reworded(qa: QA, rng: np.random.Generator) -> QA:
 
 
 def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
+    """Return a question and its answer as a branch; `index` maps words to token ids."""
     asked = qa.question.split()
     answer = qa.answer.split()
     words = [*asked, "<|im_end|>", "<|im_start|>", "assistant", *answer, "<|im_end|>"]
     answer_at = len(asked) + 3
     pointers = _named_places(asked, qa, scene)
     if qa.kind == "describe":
-        pointers += [(answer_at + place, thing) for place, thing in _described(answer, scene)]
+        pointers += [(answer_at + at, thing) for at, thing in _described(answer, scene)]
     weight = _DESCRIBE_TOKEN_WEIGHT if qa.kind == "describe" else 1.0
     return Branch(qa.family, [index[w] for w in words], answer_at, pointers, weight)
 
 
 def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """Where the question names each thing it is about; where it names none, its last word stands for the thing."""
+    """Return (index of a word, thing) for each thing of a question.
+
+    If the question names no thing, its last word counts as the name.
+    """
     if qa.kind == "exists" and not qa.reference:
         return _nearly_named(words, qa, scene)
     places = []
     for number in qa.reference:
         thing = scene.things[number]
         if qa.kind == "shape":
-            place = words.index(thing.color)
+            at = words.index(thing.color)
         elif any(thing.shape in name.split() for name in qa.named):
-            place = _find(words, thing.color, thing.shape)
+            at = _find(words, thing.color, thing.shape)
         else:
-            place = len(words) - 2
-        places.append((place, number))
+            at = len(words) - 2
+        places.append((at, number))
     return places
 
 
 def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """What is not there has the shape of something else: one looks at that, and sees the wrong colour."""
+    """Return the pointer of a thing that does not exist: to the one thing of the same shape.
+
+    Its color then shows that the answer is no.
+    """
     color, shape = qa.named[0].split()
     alike = [number for number, thing in enumerate(scene.things) if thing.shape == shape]
     return [(_find(words, color, shape), alike[0])] if len(alike) == 1 else []
 
 
 def _find(words: list[str], color: str, shape: str) -> int:
-    """The shape's word, behind its colour if it is named with it."""
+    """Return the index of the shape's word, preferably directly after the color."""
     both = [k for k, pair in enumerate(pairwise(words)) if pair == (color, shape)]
     if both:
         return both[0] + 1
@@ -127,13 +153,14 @@ def _find(words: list[str], color: str, shape: str) -> int:
 
 
 def _described(answer: list[str], scene: Scene) -> list[tuple[int, int]]:
+    """Return (index of a word, thing) for each thing that a description names."""
     names = {thing.name: number for number, thing in enumerate(scene.things)}
     spoken = [" ".join(pair) for pair in pairwise(answer)]
     return [(k, names[name]) for k, name in enumerate(spoken, 1) if name in names]
 
 
 def pack(branches: Sequence[Sequence[Branch]], prefix: int) -> Packed:
-    """Lay the branches of every video one behind the other; positions go on from the prefix in every branch."""
+    """Concatenate the branches of every video; positions of each continue from the prefix."""
     rows = max(sum(len(branch.ids) for branch in group) for group in branches)
     shape = (len(branches), rows)
     packed = Packed(
@@ -151,7 +178,7 @@ def pack(branches: Sequence[Sequence[Branch]], prefix: int) -> Packed:
             packed.segment[video, at:stop] = number
             packed.positions[video, at:stop] = prefix + torch.arange(len(branch.ids))
             packed.weight[video, at + branch.answer_at - 1 : stop - 1] = branch.token_weight
-            packed.pointers += [(video, at + place, thing) for place, thing in branch.pointers]
-            packed.readers += [(video, at + branch.answer_at - 1, at + place) for place in branch.asked]
+            packed.pointers += [(video, at + index, thing) for index, thing in branch.pointers]
+            packed.readers += [(video, at + branch.answer_at - 1, at + index) for index in branch.asked]
             at = stop
     return packed

@@ -1,4 +1,4 @@
-"""The processor's files beside LLaVA-OneVision weights, as the hub's repositories have them."""
+"""Write the processor files of LLaVA-OneVision as the hub's repositories have them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["write_json", "write_processor"]
 
-# Renders what the hub's template renders: the role, then images, videos and texts, without newlines after turns.
+# Renders the same as the hub's template: the role, then images, videos and texts.
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
     "{% for kind in ['image', 'video', 'text'] %}"
@@ -21,7 +21,14 @@ _CHAT_TEMPLATE = (
 
 
 def write_processor(folder: Path, side: int, grid: int, pinpoints: Sequence[Sequence[int]]) -> None:
-    """For pictures of side x side pixels and grid x grid patches; pinpoints: picture sizes that may be tiled."""
+    """Write the processor files and the chat template.
+
+    Args:
+        folder: where to write.
+        side: of a picture, in pixels.
+        grid: patches per side.
+        pinpoints: picture sizes that may be tiled.
+    """
     pixels = {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -55,4 +62,5 @@ def write_processor(folder: Path, side: int, grid: int, pinpoints: Sequence[Sequ
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON that ends with a newline."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One stage of training: a lesson repeated with a learning-rate schedule, resumable at any moment."""
+"""Run one stage of training with a learning-rate schedule; it can be resumed at any time."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Lesson = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rates rise to their peaks over `warmup` steps and fall along a cosine to a fiftieth of them.
+    """Learning rates that rise over `warmup` steps and fall along a cosine to 2 % of the peak.
 
-    `matrix_peak` is for the matrices within layers, by Muon; without it AdamW trains them too.
+    `matrix_peak` is the peak for matrices inside layers, which Muon trains; if None, AdamW trains
+    them.
     """
 
     steps: int
@@ -38,7 +39,7 @@ class Schedule:
     clip: float = 1.0
 
     def height(self, step: int) -> float:
-        """Share of the peak, up to 1."""
+        """Return the learning rate of a step as a share of the peak, at most 1."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -52,9 +53,14 @@ def run_stage(
     folder: Path,
     checkpoint_every_s: float = 60.0,
 ) -> None:
-    """Train every parameter of `lesson` that wants a gradient; go on from `folder/name.pt` if it is there.
+    """Train every parameter of `lesson` that requires a gradient; resume from `folder/name.pt`.
 
-    `lesson(step)` gives the loss and plain facts, which are averaged into `folder/log.jsonl`.
+    Args:
+        name: of the stage, for the checkpoint, the log and the progress bar.
+        lesson: called with the step, it returns the loss and numbers to average in the log.
+        schedule: the learning rates and the number of steps.
+        folder: of the checkpoint and `log.jsonl`.
+        checkpoint_every_s: the interval of checkpoints.
     """
     optimizers = _optimizers(lesson, schedule)
     checkpoint = folder / f"{name}.pt"
@@ -84,6 +90,7 @@ def run_stage(
 
 
 def _optimizers(lesson: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Return AdamW for all parameters, or AdamW and Muon if the schedule has `matrix_peak`."""
     wanted = {name: p for name, p in lesson.named_parameters() if p.requires_grad}
     inner = {name: p for name, p in wanted.items() if schedule.matrix_peak and p.ndim == 2 and ".layers." in name}
     outer = [p for name, p in wanted.items() if name not in inner]
@@ -99,6 +106,7 @@ def _optimizers(lesson: nn.Module, schedule: Schedule) -> list[torch.optim.Optim
 
 
 def _resume(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> int:
+    """Load a checkpoint if it exists; return the first step to run."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)
@@ -109,7 +117,7 @@ def _resume(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoi
 
 
 def _save(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, checkpoint: Path) -> None:
-    """Whole or not at all: a kill while writing leaves the last checkpoint."""
+    """Write a checkpoint atomically, so that an interruption leaves the previous one."""
     partial = checkpoint.with_suffix(".partial")
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"lesson": lesson.state_dict(), "optimizers": states, "step": step}, partial)

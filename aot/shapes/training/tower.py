@@ -1,4 +1,4 @@
-"""Stage 1: teach the vision tower what every patch shows. The heads are thrown away afterwards."""
+"""Stage 1: train the vision tower to classify every patch; the heads are discarded afterwards."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _BACKGROUND_WEIGHT = 0.15
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """uint8 to the tower's input range."""
+    """Return uint8 pixels scaled to the tower's input range, [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 class TowerLesson(nn.Module):
-    """Loss of one batch of crowded frames: cross entropy of colour, shape, size and place of every patch."""
+    """Compute the loss of one batch of crowded frames.
+
+    It is the cross entropy of color, shape, size and position of every patch.
+    """
 
     def __init__(self, tower: Any, batch: int, seed: int) -> None:
         super().__init__()
@@ -32,6 +35,7 @@ class TowerLesson(nn.Module):
         self.places = nn.ModuleList(nn.Linear(TOWER_WIDTH, GRID) for _ in range(2))
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step, and accuracies for the log."""
         pixels, labels = map(torch.from_numpy, crowded_frames(self.seed * 10**7 + step, self.batch, GRID))
         hidden = self.tower(normalise(pixels), output_hidden_states=True).hidden_states[-1]
         normal = F.layer_norm(hidden, (TOWER_WIDTH,))
@@ -39,11 +43,13 @@ class TowerLesson(nn.Module):
         losses, facts = [], {}
         for name, head, target in zip(("color", "shape", "size"), self.attributes, targets.unbind(-1), strict=True):
             logits = head(normal)
+            # Most patches are background; its weight keeps it from dominating.
             weight = torch.ones(logits.shape[-1])
             weight[0] = _BACKGROUND_WEIGHT
             losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight))
             shown = target > 0
             facts[name] = (logits.argmax(-1) == target)[shown].float().mean().item()
+        # Predicting the position keeps it in the tower's output.
         cells = torch.arange(GRID * GRID).expand(self.batch, -1)
         for head, target in zip(self.places, (cells // GRID, cells % GRID), strict=True):
             losses.append(0.15 * F.cross_entropy(head(normal).flatten(0, 1), target.flatten()))
