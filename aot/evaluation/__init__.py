@@ -1,4 +1,4 @@
-"""How often methods answer right: a data set, methods at ratios, scores with their uncertainty."""
+"""Evaluate the accuracy of methods at ratios on a data set, with confidence intervals."""
 
 from __future__ import annotations
 

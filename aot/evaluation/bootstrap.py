@@ -1,4 +1,7 @@
-"""How far an accuracy may be off. Whole videos are drawn again, because the questions of one video are alike."""
+"""Estimate confidence intervals of accuracies with a cluster bootstrap.
+
+Whole videos are resampled, because the questions about one video are correlated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % percentile interval, which is not available (None) of fewer than two videos."""
+    """A mean with its 95 % percentile interval; None for fewer than two videos."""
 
     mean: float
     low: float | None
@@ -23,11 +26,17 @@ class Interval:
 
 
 class Resampling:
-    """The same draws of videos for every condition, so that differences are paired.
+    """Resample videos with the same draws for every condition, so that differences are paired.
 
-    groups: the video of every question, 0 .. V - 1; families: its family, 0 .. T - 1. Scores are arrays of one number
-    per question; for a paired difference, the difference of two conditions' scores. The interval is Efron's percentile
-    interval of the cluster bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8).
+    Scores are arrays of one number per question. For a paired difference, pass the difference of
+    two conditions' scores. The interval is Efron's percentile interval of the cluster bootstrap
+    (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8).
+
+    Args:
+        groups: the video of every question, 0 .. V - 1.
+        families: the family of every question, 0 .. T - 1.
+        draws: the number of resamples.
+        seed: of the resamples.
     """
 
     def __init__(self, groups: Sequence[int], families: Sequence[int], draws: int = 2000, seed: int = 0) -> None:
@@ -35,28 +44,30 @@ class Resampling:
         videos = int(self.groups.max()) + 1
         rng = np.random.default_rng(seed)
         drawn = rng.multinomial(videos, np.full(videos, 1 / videos), size=draws)
-        self.weights: Floats = np.concatenate([np.ones((1, videos)), drawn])  # the first row is the data as it is
+        # The first row is the original data.
+        self.weights: Floats = np.concatenate([np.ones((1, videos)), drawn])
 
     def micro(self, scores: Floats) -> Interval:
-        """Mean over questions."""
+        """Return the mean over questions."""
         return self._interval(self._means(scores)[0])
 
     def macro(self, scores: Floats) -> Interval:
-        """Mean over families of their means."""
+        """Return the mean over families of their means."""
         return self._interval(self._means(scores)[1])
 
     def family(self, scores: Floats, family: int) -> Interval:
-        """Mean over the questions of one family."""
+        """Return the mean over the questions of one family."""
         mine = self.families == family
         return self._interval(self._ratio(scores, mine), mine)
 
     def _means(self, scores: Floats) -> tuple[Floats, Floats]:
+        """Return micro and macro means of every draw."""
         everything = np.ones(len(scores), bool)
         kinds = [self._ratio(scores, self.families == family) for family in np.unique(self.families)]
         return self._ratio(scores, everything), np.nanmean(np.stack(kinds), axis=0)
 
     def _ratio(self, scores: Floats, mine: NDArray[np.bool_]) -> Floats:
-        """For every draw the weighted mean of the chosen questions' scores; NaN where the draw has none of them."""
+        """Return each draw's mean score of the chosen questions, NaN if it has none of them."""
         videos = self.weights.shape[1]
         sums = np.bincount(self.groups[mine], weights=scores[mine], minlength=videos)
         counts = np.bincount(self.groups[mine], minlength=videos)
@@ -65,9 +76,8 @@ class Resampling:
         return ratio
 
     def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        """The first value, and the percentiles of the others if the chosen questions are about two videos or more:
-        one video drawn again is the same video, which says nothing of others.
-        """
+        """Return the first value, with percentiles of the others if there are two videos or more."""
+        # Resampling a single video always gives the same video: no information about others.
         if len(np.unique(self.groups[mine])) < 2:
             return Interval(float(values[0]), None, None)
         low, high = (float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5]))

@@ -1,4 +1,4 @@
-"""What is compared: methods at ratios, and variants of a method's settings."""
+"""Build the conditions to compare: methods at ratios, and variants of a method's settings."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ __all__ = ["Condition", "build_conditions", "off_budget"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A configuration under a name. All conditions of a run look at the same frames with the same model."""
+    """A named configuration; all conditions of a run share the frames and the model."""
 
     name: str
     config: Config
 
     @property
     def ratio(self) -> float:
+        """Return the ratio, 1 if nothing is compressed."""
         return self.config.ratio if self._is_reduced else 1.0
 
     @property
     def key(self) -> str:
-        """Unique in a run, for instance "aot@0.1"; "none" has no ratio."""
+        """Return a key that is unique in a run, such as "aot@0.1"; "none" has no ratio."""
         return f"{self.name}@{self.ratio:g}" if self._is_reduced else self.name
 
     @property
@@ -42,22 +43,29 @@ def build_conditions(
     ratios: Sequence[float],
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Condition, ...]:
-    """Every method, and every variant (`aot` with settings merged into `config`), at every ratio; "none" once.
+    """Return every method and every variant at every ratio; "none" once.
 
-    A variant is of the method it names, or whose settings it sets, or else of "aot". A method may be followed by a plus
-    and a reduction inside the language model, as "none+fastv"; without, that of `config` follows every method but
-    "none", which stands for all tokens.
+    Args:
+        config: the settings that all conditions share.
+        methods: names, optionally with a reduction inside the language model, such as "none+fastv".
+            Without one, every method but "none" gets the reduction of `config`; "none" means all
+            tokens.
+        ratios: in (0, 1].
+        variants: settings to merge into `config`, by name. A variant is of the method that it
+            names, or else the one whose settings it sets, or else "aot".
 
     Raises:
-        ConfigError: a method or setting that is not there, a name given twice, or a variant that changes more than how
-            tokens become fewer.
+        ConfigError: If a method or setting is unknown, a name is used twice, or a variant changes
+            more than the compression.
     """
+    # 1. The settings of each name.
     named = dict(_parts(text, config.inner.name) for text in methods)
     for name, settings in (variants or {}).items():
         if name in named or name in names():
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
         _check_variant(name, settings)
         named[name] = {"method": _method_of(name, settings), **settings}
+    # 2. Each at every ratio; a condition that reduces nothing has only one.
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
         own = _build(config, settings, f"variant {name}" if name in (variants or {}) else "")
@@ -69,7 +77,7 @@ def build_conditions(
     return tuple(conditions.values())
 
 
-_TYPED = {"method": "--methods", "inner.name": "--methods"}  # where the name of a condition comes from
+_TYPED = {"method": "--methods", "inner.name": "--methods"}  # the flags named in error messages
 
 
 def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
@@ -80,28 +88,29 @@ def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
-    """The name of a condition and the settings it stands for."""
+    """Return the name of a condition and its settings, from a method and a default reduction."""
     method, _, named = text.partition("+")
     own = named or (inner if method != "none" else None)
     return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
 
 
 def off_budget(conditions: Sequence[Condition]) -> list[str]:
-    """A sentence for each name whose ratio does not say how much is kept."""
-    told: dict[str, str] = {}
+    """Return a sentence for each name whose ratio does not determine how much is kept."""
+    sentences: dict[str, str] = {}
     for condition in conditions:
         config = condition.config
         if config.compresses and not config.has_budget:
-            told[condition.name] = "keeps what its settings say, whatever the ratio"
+            sentences[condition.name] = "keeps what its settings say, whatever the ratio"
         elif config.compresses and config.reduces_inside and config.inner.budget == "extra":
-            told[condition.name] = f"has {config.inner.name} save on top of the ratio (inner.budget: extra)"
-    return [f"{name} {what}" for name, what in told.items()]
+            sentences[condition.name] = f"has {config.inner.name} save on top of the ratio (inner.budget: extra)"
+    return [f"{name} {what}" for name, what in sentences.items()]
 
 
 def _method_of(name: str, settings: Mapping[str, Any]) -> str:
-    """
+    """Return the method of a variant.
+
     Raises:
-        ConfigError: the settings are of another method than the variant is, or of several.
+        ConfigError: If the settings belong to another method, or to several.
     """
     owners = list(settings.get("methods") or {})
     method = settings.get("method") or (owners[0] if owners else "aot")

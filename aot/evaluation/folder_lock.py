@@ -1,4 +1,4 @@
-"""One run at a time in a folder of results."""
+"""Allow only one run at a time in a folder of results."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ __all__ = ["locked"]
 
 _NAME = ".lock"
 _LONGEST_NUMBER = 20
-_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the systems say of a lock that another process holds
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # another process holds the lock
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder while inside. The operating system releases the lock when its process ends, however it ends, so
-    the file that stays behind means nothing. File systems without locks are written to all the same.
+    """Lock the folder within the context.
+
+    The operating system releases the lock when the process ends, however it ends; the file that
+    remains has no meaning. If the file system has no locks, the run continues without one.
 
     Raises:
-        OutputError: another run holds the folder, or it cannot be written to.
+        OutputError: If another run holds the folder, or it cannot be written to.
     """
     path = folder / _NAME
     try:
@@ -47,15 +49,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
+    """Return " (process N)" with the holder's process id; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return f" (process {int(file.read(_LONGEST_NUMBER))})"
-    except (OSError, ValueError):  # locked for reading too, or not written yet
+    except (OSError, ValueError):  # the lock also blocks reading, or nothing is written yet
         return ""
 
 
 def _lock(file: BinaryIO) -> None:
-    """Raise OSError if another process, or this one by another handle, holds the lock."""
+    """Lock a file without waiting.
+
+    Raises:
+        OSError: If another process holds the lock, or this process by another handle.
+    """
     if sys.platform == "win32":
         import msvcrt
 

@@ -1,4 +1,4 @@
-"""Accuracy against the share of tokens kept, as a picture."""
+"""Plot accuracy against the share of tokens kept."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from aot.runtime.text import one_line
 
 __all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 
-# Okabe and Ito's colors, told apart by color-blind people too, without their yellow, which is faint on white.
+# The palette of Okabe and Ito, which color-blind people can distinguish, without its faint yellow.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX*"
 _ALL_TOKENS = {"color": "#555555", "linestyle": "--", "linewidth": 1, "zorder": 1}
 _GRID = {"color": "#e4e4e4", "linewidth": 0.8}
 _WIDTH_INCHES = 7.2
-_NAME_GAP = 0.055  # of the height, between two names
-_DODGE = 0.0065  # of the width, between the intervals of two methods
-_ROW_SHARE = 0.7  # of a row's height, that its points take up
+_NAME_GAP = 0.055  # between two names, as a share of the height
+_DODGE = 0.0065  # between the intervals of two methods, as a share of the width
+_ROW_SHARE = 0.7  # share of a row's height that its points use
 
 Lines = Mapping[str, Sequence[ConditionResult]]  # a method's results, by ratio
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
-    """Write `accuracy_figure` as .svg or .png. Equal results are equal files (of one version of matplotlib).
+    """Write `accuracy_figure` as .svg or .png.
+
+    With one version of matplotlib, equal results give equal files.
 
     Raises:
-        ImportError: matplotlib is not installed (the extra `plot`).
+        ImportError: If matplotlib is not installed (the extra `plot`).
     """
     from matplotlib import rc_context
 
@@ -40,18 +42,20 @@ def plot_accuracy(results: Results, path: Path) -> None:
 
     def write(target: Path) -> None:
         dated = {"Date": None} if path.suffix == ".svg" else {}
-        with rc_context({"svg.hashsalt": "aot"}):  # ids from the content instead of from a random number
+        with rc_context({"svg.hashsalt": "aot"}):  # ids depend on the content instead of a random number
             figure.savefig(target, format=path.suffix[1:], dpi=160, metadata=dated)
 
     write_whole(path, write, overwrite=True)
 
 
 def accuracy_figure(results: Results) -> Any:
-    """Draw micro accuracy with 95 % intervals: one line per method, or one row per method where there is one ratio, or
-    more methods than can be told apart by color; all tokens as a dashed line.
+    """Return a figure of micro accuracy with 95 % intervals.
+
+    It has one line per method. With a single ratio, or more methods than distinguishable colors, it
+    has one row per method instead. The accuracy with all tokens is a dashed line.
 
     Raises:
-        ImportError: as `plot_accuracy`.
+        ImportError: As `plot_accuracy`.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -63,7 +67,7 @@ def accuracy_figure(results: Results) -> Any:
     ratios = sorted({result.ratio for points in lines.values() for result in points})
     figure = Figure(layout="constrained")
     draw = _rows if len(ratios) < 2 or len(lines) > len(_COLORS) else _lines
-    with rc_context({"text.parse_math": False}):  # a "$" in a name begins no formula
+    with rc_context({"text.parse_math": False}):  # a "$" in a name must not start a formula
         draw(figure, lines, ratios, full[0].micro if full else None, _about(results))
     return figure
 
@@ -74,12 +78,13 @@ def _about(results: Results) -> str:
     return f"{results.questions} questions about {videos}{intervals}"
 
 
-# --- A line per method
+# --- One line per method
 
 
 def _lines(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw accuracy over the share of tokens kept, which falls to the right: there the lines are farthest apart, and
-    have their names.
+    """Draw accuracy over the share of tokens kept, with the names of the lines at their right ends.
+
+    The share decreases to the right, because the lines are farthest apart at low shares.
     """
     figure.set_size_inches(_WIDTH_INCHES, 4.4)
     axes = figure.add_subplot()
@@ -115,7 +120,7 @@ def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
 
 
 def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
-    """Every line's name to the right of the axes, as near to its last point as the other names let it, and joined."""
+    """Write each line's name right of the axes, near its last point and joined to it by a line."""
     low, high = axes.get_ylim()
     heights = spread([accuracy for _, _, accuracy, _ in ends], _NAME_GAP * (high - low))
     for (name, share, accuracy, color), height in zip(ends, heights, strict=True):
@@ -128,26 +133,29 @@ def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights moved as little as possible (least squares) so that any two are at least `gap` apart, in their order.
+    """Return heights moved as little as possible (least squares) to be at least `gap` apart.
 
-    Pool adjacent violators, after taking off the gaps.
+    Their order stays. The method is pool adjacent violators after subtracting the gaps.
     """
+    # 1. Without the gaps, the heights must not decrease in their order.
     order = sorted(range(len(heights)), key=lambda k: heights[k])
     blocks: list[list[float]] = []
-    for place, k in enumerate(order):
-        blocks.append([heights[k] - place * gap])
+    for rank, k in enumerate(order):
+        blocks.append([heights[k] - rank * gap])
+        # A block that is lower than the one before it is pooled with it.
         while len(blocks) > 1 and _mean(blocks[-2]) > _mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
+    # 2. Every height becomes the mean of its block, plus its gaps.
     levels = [_mean(block) for block in blocks for _ in block]
-    placed = {k: level + place * gap for place, (k, level) in enumerate(zip(order, levels, strict=True))}
+    placed = {k: level + rank * gap for rank, (k, level) in enumerate(zip(order, levels, strict=True))}
     return [placed[k] for k in range(len(heights))]
 
 
-# --- A row per method
+# --- One row per method
 
 
 def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw a row per method, the best on top, with a point for every ratio, the largest on top."""
+    """Draw one row per method, the best on top, with a point per ratio, the largest on top."""
     from matplotlib import colormaps
 
     names = _best_last(lines)
@@ -179,7 +187,7 @@ def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | N
 
 
 def _best_last(lines: Lines) -> list[str]:
-    """Names by how far a method is above the mean of all at the same ratio, on average over the ratios it has."""
+    """Return the names by their accuracy above the mean of a ratio, averaged over ratios."""
     at: dict[float, list[float]] = defaultdict(list)
     for points in lines.values():
         for result in points:
@@ -191,11 +199,11 @@ def _best_last(lines: Lines) -> list[str]:
     return sorted(lead, key=lambda name: lead[name])
 
 
-# --- What both have
+# --- Shared by both
 
 
 def _points(axes: Any, places: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
-    """Accuracies in percent with their intervals, where there are any, along y if upright."""
+    """Draw accuracies in percent with their intervals if known, along y if `upright`."""
     means = [100 * each.mean for each in measured]
     reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
              [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Scores of every condition, with what they cost and how sure they are."""
+"""Summarize the accuracy of every condition, with its confidence interval and its costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFERENCES = ("none", "random")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paired differences of two conditions' accuracies."""
+    """Paired differences between the accuracies of two conditions."""
 
     micro: Interval
     macro: Interval
@@ -32,12 +32,25 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """One condition. micro: mean over questions; macro: mean over families; against: differences to `none` and to
-    `random` at the same ratio, where those were run. Accuracies from 0 to 1; tokens are means over videos,
-    budget_tokens what the ratio promises (None: nothing); language_model_load: the mean over videos and layers of the
-    share of all visual tokens that a layer of the language model reads; times are medians over videos, those of the
-    answer for one question alone, that of encoding shared by all conditions that do not merge inside the tower;
-    timed_in_runs: the runs into the folder, from 1, that they are of.
+    """Hold the results of one condition. Accuracies are in [0, 1].
+
+    Attributes:
+        name: of the condition.
+        ratio: of tokens kept.
+        micro: mean accuracy over questions.
+        macro: mean over families of their accuracies.
+        families: accuracy by family.
+        against: differences to `none` and to `random` at the same ratio, if those were run.
+        kept_tokens: mean over videos.
+        budget_tokens: mean of the promised numbers over videos; None if nothing is promised.
+        language_model_load: share of all visual tokens that a layer of the language model reads,
+            mean over layers and videos.
+        encode_ms: median over videos; conditions that do not merge inside the tower share it.
+        compress_ms: median over videos.
+        first_token_ms: median over videos, for one question alone.
+        answer_ms: median over videos, for one question alone.
+        timed_in_runs: the numbers, from 1, of the runs in the folder in which the times were
+            measured.
     """
 
     name: str
@@ -58,8 +71,16 @@ class ConditionResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All conditions over the same questions. families: how many questions each has; visual_tokens: mean over videos,
-    before compression; decode_ms and encode_ms: medians over videos, of the first condition.
+    """Hold the results of all conditions over the same questions.
+
+    Attributes:
+        videos: the number of videos.
+        questions: the number of questions.
+        families: the number of questions by family.
+        visual_tokens: before compression, mean over videos.
+        decode_ms: median over videos, of the first condition.
+        encode_ms: median over videos, of the first condition.
+        conditions: one result each.
     """
 
     videos: int
@@ -71,11 +92,11 @@ class Results:
     conditions: tuple[ConditionResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types all the way down."""
+        """Return the results as plain types at every level."""
         return asdict(self)
 
     def to_csv(self) -> str:
-        """One row per condition, accuracies with their intervals."""
+        """Return CSV with one row per condition, accuracies with their intervals."""
         text = io.StringIO()
         rows = [_flat(result) for result in self.conditions]
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -88,13 +109,14 @@ class Results:
 def summarise(
     items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[str, Sequence[Answered]]
 ) -> Results:
-    """Results of conditions from each one's answers to all items, in their order."""
+    """Return all results; `answered` has each condition's answers in the order of `items`."""
     names = sorted({item.family for item in items})
     videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
     scores = {key: np.array([row.score for row in rows]) for key, rows in answered.items()}
-    firsts = [next(place for place, item in enumerate(items) if item.video == video) for video in videos]
-    rows = {key: [own[place] for place in firsts] for key, own in answered.items()}
+    # Costs are the same in all answers about a video, so the first one of each is used.
+    firsts = [next(index for index, item in enumerate(items) if item.video == video) for video in videos]
+    rows = {key: [own[index] for index in firsts] for key, own in answered.items()}
     shared = rows[conditions[0].key]
     return Results(
         videos=len(videos),
@@ -140,6 +162,7 @@ def _summarise(
 
 
 def _flat(result: ConditionResult) -> dict[str, str | float | None]:
+    """Return a result as one row of the CSV, with rounded numbers."""
     row: dict[str, str | float | None] = {"name": result.name, "ratio": result.ratio}
     measured = {"micro": result.micro, "macro": result.macro}
     measured |= {_column("family", name): interval for name, interval in result.families.items()}
@@ -156,5 +179,5 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
 
 
 def _column(what: str, name: str) -> str:
-    """A name without spaces, which other programs take for a variable."""
+    """Return the name of a column without spaces, which many programs require."""
     return "_".join([what, *name.split()])

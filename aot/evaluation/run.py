@@ -1,4 +1,4 @@
-"""Running conditions over a data set: every video is decoded and encoded once for all that can share it."""
+"""Run conditions over a data set; they share the decoding and encoding of a video if possible."""
 
 from __future__ import annotations
 
@@ -50,18 +50,28 @@ def evaluate(
     on_progress: Progress = lambda done, total: None,
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Results:
-    """Answer every item under every condition; what `folder` already holds is not done again, and thrown away for
-    `restart` only when the first new answer is there.
+    """Answer every item under every condition and summarize the answers.
 
-    A condition whose method cannot keep as few tokens of some video, does not work with the model, fails, or breaks its
-    promises (`aot.compression.contract`), is left out, with a notice.
+    Answers that `folder` already holds are reused; with `restart`, they are discarded once the
+    first new answer exists. A condition is left out with a notice if its method refuses the budget
+    of a video or the model, fails, or breaks its contract (`aot.compression.contract`).
+
+    Args:
+        items: the questions.
+        model: answers them.
+        conditions: share frames, model and generation settings.
+        folder: of the results; it is created if needed and locked meanwhile.
+        restart: discard earlier answers.
+        on_progress: receives (done, total), in videos times conditions.
+        on_notice: receives sentences for the user.
 
     Raises:
-        ConfigError: `folder` holds answers of another run, no condition can be met, or frames are to be chosen by one
-            question, where all of a video's are asked about one encoding.
-        VideoError: videos that cannot be opened, told before the first is answered; or one that does not decode.
-        MemoryLimitError, NumericsError: what a video gives cannot be used.
-        OutputError: `folder` cannot be written to, or another run writes to it.
+        ConfigError: If `folder` holds answers of a different run, no condition can be met, or
+            frames are to be selected by a question, although all questions share one encoding.
+        VideoError: If videos cannot be opened, which is checked before the first answer, or one
+            does not decode.
+        MemoryLimitError, NumericsError: If a video needs too much memory or gives invalid values.
+        OutputError: If `folder` cannot be written to, or another run writes to it.
     """
     check_questions(conditions[0].config.sampling, ())
     make_folder(folder)
@@ -80,7 +90,8 @@ def _answer_missing(
     on_progress: Progress,
     on_notice: Callable[[str], None],
 ) -> list[Condition]:
-    """Answer what the journal lacks; return the conditions that could be met."""
+    """Answer what the journal lacks; return the conditions that were not refused."""
+    # 1. What is missing, by video and condition.
     videos = by_video(items)
     missing = {
         video: [(each, left) for each in conditions if (left := journal.missing(each.key, asked))]
@@ -88,6 +99,7 @@ def _answer_missing(
     }
     _check_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
+    # 2. Answer it video by video; a refused condition is not tried on further videos.
     refused: dict[str, AOTError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
@@ -107,7 +119,7 @@ def _answer_missing(
 
 
 def _check_videos(videos: Sequence[Path]) -> None:
-    """Better now than hours later."""
+    """Raise one error for all videos that cannot be opened, before hours of work."""
     problems = []
     for video in videos:
         try:
@@ -120,8 +132,9 @@ def _check_videos(videos: Sequence[Path]) -> None:
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
-    """What the answers depend on, and so must not change between them."""
+    """Return everything that the answers depend on, which must not change within a folder."""
     shared = conditions[0].config.to_dict()
+    # These two limits cannot change an answer.
     del shared["model"]["offline"]
     del shared["sampling"]["max_input_mb"]
     return {
@@ -137,7 +150,7 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A condition that cannot be met, and why."""
+    """A condition that cannot be met, with the reason."""
 
     condition: Condition
     error: AOTError
@@ -152,11 +165,20 @@ def answer_video(
     measure_memory: bool = False,
     witness: Witness | None = None,
 ) -> Iterator[list[Answered] | Refusal]:
-    """The missing answers of each condition, from one encoding that has all that any of the methods needs; methods that
-    merge inside the tower have one of their own. Measuring memory costs time; `witness` is left what was kept.
+    """Yield the missing answers of each condition on one video, or its refusal.
+
+    One encoding serves all conditions that merge in the same way inside the tower, or not at all.
+
+    Args:
+        video: the video.
+        model: answers the questions.
+        missing: for each condition, the items to answer.
+        on_notice: receives sentences for the user.
+        measure_memory: whether to measure the peak memory of answering, which takes time.
+        witness: records what was kept, if given.
 
     Raises:
-        VideoError, MemoryLimitError, NumericsError: see `aot.errors`.
+        VideoError, MemoryLimitError, NumericsError: See `aot.errors`.
     """
     attempts = [_Attempt(condition, items, model, witness) for condition, items in missing]
     yield from (each.refusal for each in attempts if each.refusal)
@@ -176,7 +198,8 @@ def _answer_encoding(
     measure_memory: bool,
     witness: Witness | None,
 ) -> Iterator[list[Answered] | Refusal]:
-    """The missing answers of each attempt, from one encoding."""
+    """Yield the missing answers of each attempt, from one encoding."""
+    # 1. Encode once with everything that any attempt needs, and compress for all of them.
     clock = StageClock(torch.device(model.placement["device"]))
     questions = list(dict.fromkeys(item.prompt for each in attempts for item in each.items))
     needs = Needs.union(each.needs for each in attempts)
@@ -185,9 +208,10 @@ def _answer_encoding(
     encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions, on_frames=on_frames)
     try:
         encoded.compress(attempts)
-    except (UnsupportedError, MethodError) as error:  # how its method merges inside the tower
+    except (UnsupportedError, MethodError) as error:  # merging inside the tower is refused or broken
         yield from (Refusal(attempt.condition, error) for attempt in attempts)
         return
+    # 2. Answer.
     for notice in encoded.notices:
         on_notice(f"{video.name}: {notice}")
     for attempt in attempts:
@@ -196,7 +220,7 @@ def _answer_encoding(
 
 
 class _Attempt:
-    """One condition on one video, until its method refuses the budget or the model, or breaks its promises."""
+    """One condition on one video; after a refusal or a failure of its method it does nothing."""
 
     def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel, witness: Witness | None) -> None:
         self.condition, self.items, self._model, self._witness = condition, items, model, witness
@@ -207,9 +231,11 @@ class _Attempt:
 
     @property
     def needs(self) -> Needs:
+        """Return what the method needs from the encoder."""
         return self._compressor.needs
 
     def add(self, visual: VisualTokens) -> None:
+        """Compress the next chunk."""
         if self.refusal is None:
             with self._refused():
                 self._compressor.add(visual)
@@ -217,7 +243,7 @@ class _Attempt:
     def answer(
         self, video: EncodedVideo, stage_ms: Mapping[str, float], measure_memory: bool, on_notice: Callable[[str], None]
     ) -> list[Answered]:
-        """The answers; none where there is a refusal."""
+        """Return the answers to all items; empty after a refusal."""
         if self.refusal is None:
             with self._refused():
                 times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
@@ -228,6 +254,7 @@ class _Attempt:
         return []
 
     def _testify(self, tokens: CompressedTokens, video: EncodedVideo) -> None:
+        """Record what was kept in the witness, if there is one."""
         origin = self._compressor.provenance()
         if self._witness is not None and origin is not None:
             self._witness.source = video.source
@@ -251,6 +278,7 @@ def _answer(
     measure_memory: bool,
     on_notice: Callable[[str], None],
 ) -> list[Answered]:
+    """Answer all items from the kept tokens; the first answer is timed, the others are batched."""
     config = condition.config
     inner = build_inner(config, model.language_layers)
     outer = outer_config(config, model.language_layers)
@@ -287,7 +315,7 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class _First:
-    """One answer as `aot ask` gives it, milliseconds to its first token and to its end, visual tokens in each layer."""
+    """One answer like that of `aot ask`, with its times and the visual tokens in each layer."""
 
     text: str
     first_token_ms: float
@@ -305,6 +333,7 @@ def _timed_answer(
     inner: InnerReduction | None,
     measure_memory: bool,
 ) -> _First:
+    """Answer one question alone and measure it."""
     device = torch.device(model.placement["device"])
     with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
         start = time.perf_counter()

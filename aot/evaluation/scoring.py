@@ -1,4 +1,4 @@
-"""How right an answer is, from 0 to 1."""
+"""Score an answer from 0 to 1."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ _DESCRIPTION = "describe"
 
 
 def normalise(text: str) -> str:
-    """Case, spaces, final punctuation and a leading article do not matter, nor whether "three" is 3."""
+    """Return a text in a form that ignores case, spacing, outer punctuation and a leading article.
+
+    Number words up to ten become digits.
+    """
     words = " ".join(text.casefold().split()).strip(" .,;:!?\"'`")
     spelled = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in words.split()]
     return re.sub(r"^(the|a|an) ", "", " ".join(spelled))
 
 
 def score(item: Item, predicted: str) -> float:
-    """1 or 0 for an answer that is right or not; for the family "describe" the share of right sentences.
+    """Return 1 for a right answer, 0 for a wrong one; for descriptions, the share of right sentences.
 
-    A multiple choice is right by the option's letter or its text. A description's sentences are compared whole and
-    regardless of their order; the share is matched sentences / max(sentences given, sentences wanted), so that neither
-    leaving out nor making up is free.
+    A multiple-choice answer is right if it gives the option's letter or text. The sentences of a
+    description (family "describe") are compared as a whole and in any order. The share is
+    matches / max(sentences given, sentences expected), so that both omissions and inventions cost.
     """
     if item.options:
         return float(_chosen(item, predicted) == item.right_option)
@@ -40,7 +43,10 @@ def score(item: Item, predicted: str) -> float:
 
 
 def _chosen(item: Item, predicted: str) -> int | None:
-    """Index of the option that was chosen: a letter, alone or before a stop or bracket, or the option's text."""
+    """Return the index of the chosen option, or None.
+
+    The answer is the option's text, or its letter, alone or followed by punctuation.
+    """
     wanted = normalise(predicted)
     for index, option in enumerate(item.options):
         if normalise(option) == wanted:

@@ -1,4 +1,4 @@
-"""What is left of answering one video, for a picture of it."""
+"""Record what was kept while a video is answered, for pictures of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Seen", "Witness"]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a condition kept, what that is made of, and the cosine of each encoded frame with the next."""
+    """The tokens a condition kept, their origin, and the cosine similarities of adjacent frames."""
 
     tokens: CompressedTokens
     origin: Provenance
@@ -21,9 +21,15 @@ class Seen:
 
 
 class Witness:
-    """pictures: of the frames of one encoding. seen: by the condition's key. source: what was decoded.
+    """Collect what the conditions of one video keep.
 
-    together: how many sampled frames the model encodes as one.
+    Args:
+        together: how many sampled frames the model encodes as one.
+
+    Attributes:
+        pictures: of the frames of one encoding.
+        seen: what was kept, by the condition's key.
+        source: the decoded video.
     """
 
     def __init__(self, together: int) -> None:

@@ -1,8 +1,8 @@
-"""Checks of this installation on this machine, in seconds and without a network: `aot doctor --selftest`.
+"""Check this installation on this machine in seconds, without a network: `aot doctor --selftest`.
 
-They answer what a bug report begins with: does every decoder show the right pictures, does the bundled model answer
-on every device in every dtype, do the kernels agree with their torch versions, and does every method keep the tokens
-that it keeps elsewhere.
+The checks answer the first questions of a bug report. Does every decoder return the right pictures?
+Does the bundled model answer on every device in every dtype? Do the kernels agree with their torch
+versions? Does every method keep the same tokens as on other machines?
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CheckResult", "run_selftest"]
 
 
 def run_selftest() -> Iterator[CheckResult]:
-    """Run every check; yield each result when it is there."""
+    """Run every check and yield each result as soon as it is available."""
     from aot.selftest import answers, decoders, kept_tokens, kernels
 
     parts = (decoders.checks, answers.checks, kernels.checks, kept_tokens.checks)

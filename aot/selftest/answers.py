@@ -1,4 +1,4 @@
-"""The bundled model answers three questions about the clip on every device in every dtype."""
+"""Check that the bundled model answers three questions on every device in every dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks work on: a drawn clip in the package, the model in the package, and the devices of this machine."""
+"""Provide the inputs of the checks: the bundled video and model, and the machine's devices."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FRAME_SIDE", "answered", "clip_file", "compressed", "config_of", "devices", "dtypes", "loaded", "scene"]
 
-FRAME_SIDE = 90  # pixels, both of the clip and of what the model sees
+FRAME_SIDE = 90  # pixels, of the video and of the model's input
 _SEED = 125  # a scene with motion and a change of color
 
 
 def scene() -> Scene:
-    """Return the scene that the clip shows."""
+    """Return the scene that the bundled video shows."""
     return sample_scene(_SEED)
 
 
 @contextmanager
 def clip_file() -> Iterator[Path]:
-    """Yield the bundled clip as a file, also where the package is a zip archive."""
+    """Yield the path of the bundled video; this also works from a zip archive."""
     with as_file(files("aot.selftest") / "clip.mp4") as path:
         yield path
 
@@ -44,7 +44,7 @@ def devices() -> tuple[str, ...]:
 
 
 def dtypes(device: str) -> tuple[str, ...]:
-    """Return the dtypes that a model can be loaded in on a device."""
+    """Return the dtypes in which a model can be loaded on a device."""
     import torch
 
     from aot.models.loading.checkpoints import pick_dtype
@@ -54,7 +54,7 @@ def dtypes(device: str) -> tuple[str, ...]:
 
 
 def config_of(**overrides: Any) -> Config:
-    """Return the settings of the bundled model with `overrides`; no file and no variable of the user takes part."""
+    """Return the bundled model's settings with `overrides`, without the user's files and variables."""
     return build_config(merge_settings({"model": {"name": BUNDLED_MODEL}}, overrides))
 
 
@@ -67,7 +67,8 @@ def loaded(device: str, dtype: str) -> VideoModel:
 
 
 def compressed(device: str, dtype: str) -> CompressedTokens:
-    """Return a quarter of the clip's tokens, by the default method. With a tenth, rounding decides some answers."""
+    """Return the bundled video compressed to a quarter by the default method."""
+    # At a ratio of 0.1, some answers depend on rounding.
     from aot.pipeline.run import compress_video
 
     with clip_file() as clip:
@@ -75,7 +76,7 @@ def compressed(device: str, dtype: str) -> CompressedTokens:
 
 
 def answered(device: str, dtype: str, tokens: CompressedTokens, question: str) -> str:
-    """Return the model's answer."""
+    """Return the bundled model's answer to a question."""
     from aot.pipeline.run import answer
 
     return "".join(answer(loaded(device, dtype), tokens, question, config_of()))

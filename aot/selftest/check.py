@@ -1,4 +1,4 @@
-"""One check: its name, what it does, and how it came out."""
+"""Run a check and record its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Check", "CheckFailedError", "CheckResult", "CheckSkipped", "run"]
 
 
 class Check(NamedTuple):
-    """`work` returns what it found in a clause, or raises."""
+    """A check; `work` returns its finding as a clause, or raises."""
 
     name: str
     work: Callable[[], str]
@@ -19,7 +19,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How a check came out; `detail` is one line."""
+    """The result of a check; `detail` is one line."""
 
     name: str
     outcome: Literal["passed", "failed", "skipped"]
@@ -28,15 +28,15 @@ class CheckResult:
 
 
 class CheckFailedError(Exception):
-    """The check ran and found something wrong; the message says what was expected and what came."""
+    """Raised if a check finds a problem; the message has the expected and the actual value."""
 
 
 class CheckSkipped(Exception):  # noqa: N818 - an outcome, not an error
-    """The check cannot be made on this machine; the message says why."""
+    """Raised if a check is not possible on this machine; the message has the reason."""
 
 
 def run(check: Check) -> CheckResult:
-    """Run one check. Whatever it raises is a result: one broken part must not hide the others."""
+    """Run one check; any exception becomes a result, so that one failure does not hide others."""
     started = time.perf_counter()
     try:
         outcome, detail = "passed", check.work()
@@ -44,7 +44,7 @@ def run(check: Check) -> CheckResult:
         outcome, detail = "skipped", str(reason)
     except CheckFailedError as problem:
         outcome, detail = "failed", str(problem)
-    except Exception as error:  # a broken library raises whatever it likes
+    except Exception as error:  # a broken library can raise anything
         outcome, detail = "failed", f"{type(error).__name__}: {error}"
     elapsed_ms = (time.perf_counter() - started) * 1e3
     return CheckResult(check.name, outcome, " ".join(detail.split()), elapsed_ms)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Every decoder that is installed shows the frames that were drawn."""
+"""Check that every installed decoder returns the frames that were drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from aot.selftest.check import Check, CheckFailedError, CheckSkipped
 __all__ = ["checks"]
 
 _FRAMES = 8
-_DIFFERENCE_LIMIT = 8.0  # of 255, mean over a frame: H.264 loses 2 to 4, a neighbouring frame or swapped colors 20
+# Mean over a frame, of 255. H.264 causes 2 to 4; an adjacent frame or swapped colors cause 20.
+_DIFFERENCE_LIMIT = 8.0
 
 
 def checks() -> Iterator[Check]:

@@ -1,7 +1,7 @@
-"""Every method keeps, on every device, the tokens that the record in the package lists.
+"""Check that every method keeps, on every device, the tokens listed in the bundled record.
 
-Both paths differ in rounding, and a decision closer than that may fall either way; so a method passes with nine
-tenths of its record.
+Devices differ in rounding, and close decisions may differ with it. A method therefore passes if it
+keeps 90 % of its record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aot.types import Needs
 __all__ = ["RECORD_FILE", "checks", "kept_cells", "recorded_cells"]
 
 RECORD_FILE = "kept.json"
-_RATIO = 0.25  # every method can keep so few, some no fewer
+_RATIO = 0.25  # the lowest ratio that all methods support
 _SHARE_LIMIT = 0.9
 
 
@@ -35,12 +35,12 @@ def checks() -> Iterator[Check]:
 
 
 def kept_cells(device: str) -> dict[str, list[int]]:
-    """Return the cells that each method keeps, frame by frame in raster order, in the order of emission."""
+    """Return the cells that each method keeps, as indices into all F * n, in output order."""
     model, clock = loaded(device, "float32"), StageClock(torch.device(device))
     configs = {name: config_of(method=name, ratio=_RATIO) for name in METHODS if name != "none"}
     compressors = {name: SegmentCompressor(model, config, clock) for name, config in configs.items()}
     waiting = list(compressors.values())
-    while waiting:  # one encoding serves all methods that merge alike inside the tower, which most do not
+    while waiting:  # one encoding serves all methods that merge in the same way inside the tower
         alike = [each for each in waiting if each.needs.merging == waiting[0].needs.merging]
         waiting = [each for each in waiting if each not in alike]
         needs = Needs.union(each.needs for each in alike)
@@ -50,7 +50,7 @@ def kept_cells(device: str) -> dict[str, list[int]]:
 
 
 def recorded_cells() -> dict[str, list[int]]:
-    """Return the record of `kept_cells` that is in the package."""
+    """Return the bundled record of `kept_cells`."""
     record: dict[str, list[int]] = json.loads((files("aot.selftest") / RECORD_FILE).read_text(encoding="utf-8"))
     return record
 
@@ -70,6 +70,6 @@ def _compare_all(device: str) -> str:
 
 
 def _shared(found: list[int], recorded: list[int]) -> float:
-    """Return the share of tokens in both, of the longer list; a cell may be kept twice."""
+    """Return the number of common tokens as a share of the longer list; a cell may occur twice."""
     both = Counter(found) & Counter(recorded)
     return both.total() / max(len(found), len(recorded))

@@ -1,4 +1,4 @@
-"""The Triton kernels agree with their torch versions on every CUDA device."""
+"""Check that the Triton kernels agree with their torch versions on every CUDA device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RELATIVE_LIMIT = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-
 
 
 def checks() -> Iterator[Check]:
-    """Yield the checks of every CUDA device, or one that says why there is none."""
+    """Yield the checks of every CUDA device, or one that is skipped with the reason."""
     cuda = [device for device in devices() if device.startswith("cuda")]
     if not cuda:
         yield Check("kernels", _skip_without_cuda)
@@ -36,7 +36,7 @@ def _skip_without_cuda() -> str:
 
 
 def transport(device: torch.device) -> str:
-    """Solve problems of the published size, 603 patches to 126 anchors."""
+    """Compare solutions of problems of the published size, 603 patches to 126 anchors."""
     _require_triton(device)
     cost = torch.rand(4, 603, 126, generator=torch.Generator().manual_seed(0)).to(device)
     weights = cost.new_full((4, 603), 1 / 603), cost.new_full((4, 126), 1 / 126)
@@ -45,7 +45,7 @@ def transport(device: torch.device) -> str:
 
 
 def saliency(device: torch.device, dtype: torch.dtype) -> str:
-    """Compare with the torch version in float32 on the CPU, from the same rounded queries and keys."""
+    """Compare with the torch version in float32 on the CPU, for the same queries and keys."""
     _require_triton(device)
     generator = torch.Generator().manual_seed(1)
     query, key = (torch.randn(2, 4, 729, 72, generator=generator).to(dtype) for _ in range(2))
@@ -55,13 +55,13 @@ def saliency(device: torch.device, dtype: torch.dtype) -> str:
 
 def _require_triton(device: torch.device) -> None:
     if not runs_triton(device):
-        raise CheckSkipped("Triton does not work here; the torch versions take its place, which are slower")
+        raise CheckSkipped("Triton does not work here; the slower torch versions are used instead")
 
 
 def _compare(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str:
     difference = float((found - expected).abs().max() / expected.abs().max())
     limit = _RELATIVE_LIMIT[dtype]
     detail = f"largest difference {difference:.1e} of the largest value"
-    if not difference <= limit:  # not-a-number is a failure too
+    if not difference <= limit:  # NaN fails too
         raise CheckFailedError(f"{detail} (at most {limit:.0e})")
     return detail

@@ -1,6 +1,6 @@
-"""Make the clip and the record of kept tokens that the checks compare with: `python -m aot.selftest.record`.
+"""Make the bundled video and the record of kept tokens: `python -m aot.selftest.record`.
 
-Needed again when a method is changed on purpose; a test says so.
+Run it again after a method was changed on purpose; a test fails until then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Write both files next to this one."""
+    """Write both files next to this module."""
     folder = Path(__file__).parent
     write_clip(scene(), folder / "clip.mp4", side=FRAME_SIDE, frames_per_second=4, quality=24)
     rows = [f'  "{name}": {json.dumps(cells)}' for name, cells in kept_cells("cpu").items()]

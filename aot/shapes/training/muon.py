@@ -1,7 +1,6 @@
 """Implement Muon (Jordan et al. 2024), which orthogonalizes momentum.
 
-It needs fewer steps than AdamW.
-
+Muon needs fewer steps than AdamW.
 `torch.optim.Muon` computes in bfloat16 only. On a CPU without bfloat16 instructions that is fifty
 times slower than float32.
 """
