@@ -76,7 +76,7 @@ class Resampling:
         return ratio
 
     def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        """Return the first value, with percentiles of the others if there are two videos or more."""
+        """Return the first value, with percentiles of the others if there are several videos."""
         # Resampling a single video always gives the same video: no information about others.
         if len(np.unique(self.groups[mine])) < 2:
             return Interval(float(values[0]), None, None)

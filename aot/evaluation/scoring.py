@@ -29,7 +29,7 @@ def normalise(text: str) -> str:
 
 
 def score(item: Item, predicted: str) -> float:
-    """Return 1 for a right answer, 0 for a wrong one; for descriptions, the share of right sentences.
+    """Return 1 for a right answer, else 0; for a description, the share of right sentences.
 
     A multiple-choice answer is right if it gives the option's letter or text. The sentences of a
     description (family "describe") are compared as a whole and in any order. The share is

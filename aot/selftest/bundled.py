@@ -54,7 +54,7 @@ def dtypes(device: str) -> tuple[str, ...]:
 
 
 def config_of(**overrides: Any) -> Config:
-    """Return the bundled model's settings with `overrides`, without the user's files and variables."""
+    """Return the bundled model's settings with `overrides`, ignoring the user's configuration."""
     return build_config(merge_settings({"model": {"name": BUNDLED_MODEL}}, overrides))
 
 
