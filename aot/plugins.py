@@ -146,7 +146,7 @@ def hint(name: str, kind: Kind = "methods") -> str:
 
 
 def _how_to_ask(name: str, kind: Kind) -> str:
-    """Return a clause that tells where a name acts and which flag selects it."""
+    """Return a clause that states where a name acts and which flag selects it."""
     if kind == "inner":
         return f"acts inside the language model: --inner {name}, or none+{name} in a list of methods"
     return f"acts before the language model: --method {name}"

@@ -1,4 +1,5 @@
-"""What is run long and seldom, and in CI for a minute: the fuzzer, and tests of kills, leaks and threads.
+"""Provide helpers of the tests, and long tests that run as programs.
 
-Each is a command, for instance `python -m tests.support.fuzz --help`; docs/testing.md says how to read their figures.
+The programs are the fuzzer and the tests of kills, leaks, threads and video formats, for instance
+`python -m tests.support.fuzz --help`; docs/testing.md explains their figures.
 """

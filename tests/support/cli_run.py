@@ -1,4 +1,4 @@
-"""What running a command gives back."""
+"""Hold the result of a command."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Run:
+    """Exit code and output of a command."""
+
     code: int
     out: str
     err: str
 
     @property
     def json(self) -> Any:
+        """Return the standard output parsed as JSON."""
         return json.loads(self.out)
 
 

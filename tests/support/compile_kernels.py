@@ -1,6 +1,7 @@
-"""Builds Triton kernels to machine code for GPUs that need not be there.
+"""Compile Triton kernels to machine code for GPUs that this machine need not have.
 
-In a process of its own: in that of the tests Triton may be an interpreter.
+This runs in a separate process, because Triton may be in interpreter mode in the process of the
+tests.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ Job = tuple[str, Mapping[str, str], Mapping[str, Any], int]
 
 
 def cubin_bytes(module: str, jobs: Sequence[Job]) -> list[int]:
-    """Size of the machine code of each: a kernel with the types of its arguments, its constants, and a GPU."""
+    """Return the size of the machine code of each job.
+
+    Args:
+        module: the module of the kernels.
+        jobs: kernel name, types of arguments, constants, compute capability.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     path = os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -32,6 +38,7 @@ def cubin_bytes(module: str, jobs: Sequence[Job]) -> list[int]:
 
 
 def main() -> None:
+    """Compile the jobs in the first argument and print their sizes as JSON."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 

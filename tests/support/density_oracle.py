@@ -1,4 +1,4 @@
-"""Density peaks in plain float64 numpy, for the oracles of methods that use them."""
+"""Compute density peaks in plain float64, for the oracles of methods that use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support import oracle
 
 
 def peak_scores(x: oracle.Array, neighbours: int) -> list[float]:
-    """Density times separation of each row; of equal densities the lower row's is the greater."""
+    """Return density * separation of each row; between equal densities the lower row is denser."""
     count, width = x.shape
     d = [[float(math.dist(a, b)) / math.sqrt(width) for b in x] for a in x]
     density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
@@ -21,5 +21,5 @@ def peak_scores(x: oracle.Array, neighbours: int) -> list[float]:
 
 
 def peaks(x: oracle.Array, clusters: int, neighbours: int) -> Sequence[int]:
-    """The rows of the greatest scores, ascending."""
+    """Return the rows with the highest scores in ascending order."""
     return sorted(oracle.largest(peak_scores(x, neighbours), clusters))

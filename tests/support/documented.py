@@ -1,4 +1,4 @@
-"""Hold a JSON object against the table in `aot_cli.output.schemas`."""
+"""Compare a JSON object with the table in `aot_cli.output.schemas`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 
 def problems(found: Mapping[str, Any]) -> list[str]:
-    """Every difference between an object and what is documented of its schema."""
+    """Return every difference between an object and the documentation of its schema."""
     schema = found.get("schema")
     if schema not in OBJECTS:
         return [f"there is no schema {schema!r}"]

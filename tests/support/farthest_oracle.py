@@ -1,4 +1,4 @@
-"""SimpleCluster's k-means as a straight-line float64 program, one comparison after the other."""
+"""Compute SimpleCluster's k-means as a straight-line float64 program."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ Array = npt.NDArray[np.float64]
 
 
 def cosine(a: Array, b: Array) -> float:
-    """Of vectors of length 1, to float32: what differs by less is equal, and ties go to the lower index."""
+    """Return the cosine of unit vectors, rounded to float32 so that nearly equal ones are ties."""
     return float(np.float32(a @ b))
 
 
 def scaled(x: Array) -> Array:
+    """Return a vector scaled to length 1."""
     return x / max(float(np.linalg.norm(x)), 1e-6)
 
 
 def seeds(unit: list[Array], count: int, first: int) -> list[int]:
+    """Return seeds, each the point least similar to the nearest earlier one; ties: lower index."""
     chosen = [first]
     while len(chosen) < count:
         rest = [i for i in range(len(unit)) if i not in chosen]
@@ -26,7 +28,7 @@ def seeds(unit: list[Array], count: int, first: int) -> list[int]:
 
 
 def assigned(unit: list[Array], centers: list[Array]) -> tuple[list[int], list[float]]:
-    """The center of every point, and its cosine with it."""
+    """Return the most similar center of every point, and the cosine."""
     labels, best = [], []
     for point in unit:
         cosines = [cosine(point, center) for center in centers]
@@ -36,7 +38,7 @@ def assigned(unit: list[Array], centers: list[Array]) -> tuple[list[int], list[f
 
 
 def farthest_kmeans(x: Array, clusters: int, iterations: int, first: int) -> tuple[list[int], int]:
-    """Label of every point, and rounds."""
+    """Return the label of every point and the number of iterations."""
     unit = [scaled(row) for row in x]
     centers = [unit[i] for i in seeds(unit, clusters, first)]
     passed = 0

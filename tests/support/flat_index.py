@@ -1,4 +1,4 @@
-"""Where kept tokens come from, as one number each."""
+"""Number the cells that kept tokens come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from aot.types import CompressedTokens
 
 
 def flat(kept: CompressedTokens) -> list[int]:
-    """Kept tokens, in order, as indices into all F * n."""
+    """Return the index of each kept token among all F * n, in their order."""
     rows, cols = kept.grid
     return (kept.frame.long() * rows * cols + kept.row.long() * cols + kept.col.long()).tolist()

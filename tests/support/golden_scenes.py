@@ -1,4 +1,4 @@
-"""The golden video of three scenes: sines of indices, no generator."""
+"""Make the golden video of three scenes from sines of indices, without a generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FRAMES, GRID, WIDTH = 12, (6, 6), 16
 
 
 def scene_features() -> np.ndarray:
-    """Pooled tokens, float64 [12, 36, 16]."""
+    """Return pooled tokens, float64 [12, 36, 16]."""
     t, i, d = np.ogrid[:FRAMES, :36, :WIDTH]
     col, row, scene = i % 6, i // 6, (t >= 5).astype(int) + (t >= 9)
     still = np.sin(0.35 * (d + 1) * col + 0.2 * d + 1.1 * scene) + np.cos(0.27 * (d + 1) * row - 0.6 * scene * (d + 1))
@@ -19,12 +19,12 @@ def scene_features() -> np.ndarray:
 
 
 def scene_tokens(grid: tuple[int, int] = GRID, dtype: torch.dtype = torch.float64) -> VisualTokens:
-    """The golden video as it is after pooling: nothing is left to pool."""
+    """Return the golden video as pooled tokens, with no pooling left to do."""
     features = torch.from_numpy(scene_features()).to(dtype)
     return VisualTokens(features, grid, Pooling("none"), tuple(map(float, range(FRAMES))), saliency={})
 
 
 def checksums(values: torch.Tensor) -> tuple[float, float]:
-    """The sum of a tensor, and that with weights (1 + k mod 97) / 97 of its flattened values."""
+    """Return the sum of a tensor, and the sum with weights (1 + k mod 97) / 97."""
     flat = values.double().flatten()
     return float(flat.sum()), float(((1 + torch.arange(len(flat)) % 97) / 97 * flat).sum())

@@ -1,4 +1,4 @@
-"""A reduction inside the language model that is asked everywhere and drops nothing."""
+"""Define a reduction inside the language model that acts everywhere and drops nothing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from aot.plugins import Card
 
 @dataclass(frozen=True)
 class KeepAll:
+    """Keep all visual tokens."""
+
     card: ClassVar = Card("everywhere")
 
     def load(self, layers: int) -> float:
+        """Return the full load."""
         return 1.0
 
     def with_load(self, load: float, layers: int) -> KeepAll:
+        """Return the same reduction."""
         return self
 
     def places(self, layers: int) -> Collection[Place]:
+        """Return both places of every layer."""
         return {Place(layer, after) for layer in range(layers) for after in (False, True)}
 
     def reduce(self, state: State) -> Reduction:
+        """Drop nothing."""
         return Reduction(state.visual[:0])

@@ -1,4 +1,4 @@
-"""What a straight-line program keeps, beside what a method keeps."""
+"""Compare the tokens that a method keeps with those of a straight-line program."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from aot.types import CompressedTokens
 from tests.support import oracle
 from tests.support.tolerances import assert_close
 
-Kept = tuple[int, oracle.Array, float]  # index into all F * n, feature, tokens it stands for
+Kept = tuple[int, oracle.Array, float]  # index into all F * n, feature, mass
 
 
 def places(kept: CompressedTokens) -> list[int]:
-    """Index of each token into all F * n."""
+    """Return the index of each token among all F * n."""
     rows, cols = kept.grid
     found: list[int] = ((kept.frame.long() * rows + kept.row) * cols + kept.col).tolist()
     return found
 
 
 def assert_is(kept: CompressedTokens, expected: Sequence[Kept]) -> None:
+    """Check that the kept tokens are the expected ones, in their order."""
     assert places(kept) == [index for index, _, _ in expected]
     assert_close(kept.features, np.array([feature for _, feature, _ in expected]), "float64")
     assert kept.mass.tolist() == [mass for _, _, mass in expected]

@@ -1,4 +1,4 @@
-"""Cosine k-means as a straight-line float64 program."""
+"""Compute k-means with cosine similarity as a straight-line float64 program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Array = npt.NDArray[np.float64]
 
 
 def seeds(unit: Array, draws: list[float]) -> list[int]:
-    """k-means++ with lots that are given."""
+    """Return k-means++ seeds for given random numbers in [0, 1)."""
     chosen: list[int] = []
     for draw in draws:
         weights = []
@@ -27,7 +27,7 @@ def seeds(unit: Array, draws: list[float]) -> list[int]:
 
 
 def kmeans(x: Array, clusters: int, iterations: int, draws: list[float]) -> tuple[list[int], float, int]:
-    """Label of every point, distortion, and rounds."""
+    """Return the label of every point, the distortion and the number of iterations."""
     unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
     centres = [unit[i] for i in seeds(unit, draws)]
     passed = 0

@@ -1,4 +1,4 @@
-"""A small language model of six layers, and prompts with a video in them."""
+"""Make a small language model of six layers, and prompts with a video in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEFORE, BEHIND = 5, 7  # rows of text around the video and its newline
 
 
 def language_model(seed: int = 0) -> Any:
-    """Random weights, float64."""
+    """Return a model with random weights in float64."""
     config = Qwen2Config(
         vocab_size=50, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=False, bos_token_id=None,
@@ -32,7 +32,7 @@ def language_model(seed: int = 0) -> Any:
 
 
 def eager(model: Any) -> Any:
-    """The same weights with the stock eager attention, but for its softmax, which rounds to float32."""
+    """Return the same weights with eager attention and a softmax that stays in float64."""
     AttentionInterface.register("float64_eager", _attend)
     twin = language_model()
     twin.load_state_dict(model.state_dict())
@@ -49,7 +49,7 @@ def _attend(
 
 
 def tokens_of(seed: int, count: int = 24) -> CompressedTokens:
-    """Some of the cells of four frames in two clips of two, some standing for several; neighbours in time alike."""
+    """Return some tokens of four frames in two clips, some merged; adjacent frames are similar."""
     generator = torch.Generator().manual_seed(seed)
     cells = GRID[0] * GRID[1]
     kept = torch.randperm(FRAMES * cells, generator=generator)[:count].sort().values
@@ -70,7 +70,7 @@ def tokens_of(seed: int, count: int = 24) -> CompressedTokens:
 
 
 def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
-    """Ids [1, P], the prompt, and what the straight-line version is to know of it."""
+    """Return ids [1, P], the prompt, and its description for the straight-line version."""
     tokens = tokens_of(seed)
     count = len(tokens.features)
     length = BEFORE + count + 1 + BEHIND
@@ -90,7 +90,7 @@ def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
 
 
 def grid_prompt_of(model: Any, seed: int, *, every: bool = False) -> tuple[Tensor, VideoPrompt, Row]:
-    """As `prompt_of`, with a newline after each line that keeps a token, or after every one."""
+    """Return the same as `prompt_of`, with newlines after lines that keep a token, or all lines."""
     tokens = tokens_of(seed)
     place = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True))
     lines = [(t, line) for t in range(FRAMES) for line in range(GRID[0]) if every or (t, line) in place]

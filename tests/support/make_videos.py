@@ -1,7 +1,7 @@
-"""Small videos in which every picture shows its own number, so that "the right frame" is a readable fact.
+"""Make small videos in which every picture shows its own number, so that tests can read it.
 
-The top half of a picture holds the number's bits as black and white blocks, the bottom half their
-complement; a picture that is turned, torn or mixed from two frames does not read.
+The top half of a picture has the number's bits as black and white blocks, the bottom half their
+complement. A picture that is rotated, torn or mixed from two frames is not readable.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BITS = 8
 WIDTH, HEIGHT = 160, 96
 RATE = 25
 
-# Rows of the 2x2 part of an MP4 display matrix for each clockwise turn, alone and followed by a mirror.
+# Rows of the 2x2 part of an MP4 display matrix by clockwise rotation, without and with a flip.
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 MIRRORED_TURNS = {0: (-1, 0, 0, 1), 90: (0, 1, 1, 0), 180: (1, 0, 0, -1), 270: (0, -1, -1, 0)}
 
 
 def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """[height, width, 3]: the bits of `number`, highest first, over their complement."""
+    """Return a picture [height, width, 3] of the bits of `number`, highest first."""
     bits = np.array([number >> bit & 1 for bit in reversed(range(BITS))], dtype=np.uint8)
     rows = np.stack([bits, 1 - bits]) * 255
     tall = np.repeat(np.repeat(rows, width // BITS, axis=1), height // 2, axis=0)
@@ -37,7 +37,7 @@ def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.ui
 
 
 def read(pixels: NDArray[np.uint8]) -> int | None:
-    """The number in [H, W, 3], or None if the two halves do not agree."""
+    """Return the number in a picture [H, W, 3], or None if the two halves do not agree."""
     height, width = pixels.shape[:2]
     columns = [(2 * k + 1) * width // (2 * BITS) for k in range(BITS)]
     top, bottom = (pixels[height * part // 4, columns].mean(axis=1) > 127 for part in (1, 3))
@@ -58,7 +58,7 @@ def write(
     first: int = 0,
     title: str | None = None,
 ) -> Path:
-    """Encode pictures first .. first+count-1, at a fixed rate or at the given milliseconds."""
+    """Encode pictures first .. first + count - 1, at a fixed rate or at the given times."""
     with av.open(str(path), "w") as container:
         if title is not None:
             container.metadata["title"] = title
@@ -78,7 +78,10 @@ def write(
 def write_picture(
     path: Path, picture: NDArray[np.uint8], pix_fmt: str, colorspace: int, *, named: int | None = None
 ) -> Path:
-    """One picture, tagged with its colour space, or the one `named`; a pix_fmt with a "j" has the full range."""
+    """Encode one picture, tagged with its color space, or with `named` instead.
+
+    A pix_fmt with a "j" has the full range.
+    """
     color_range = 2 if "j" in pix_fmt else 1
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
     with av.open(str(path), "w") as container:
@@ -94,7 +97,7 @@ def write_picture(
 
 
 def write_two_streams(path: Path, small: int, large: int) -> Path:
-    """A small stream of `small` pictures first, then one of full size with `large` pictures, numbered from 100."""
+    """Encode two streams: `small` small pictures, and `large` large ones numbered from 100."""
     with av.open(str(path), "w") as container:
         streams = []
         for width, height in ((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT)):
@@ -110,7 +113,7 @@ def write_two_streams(path: Path, small: int, large: int) -> Path:
 
 
 def write_late_sound(path: Path, folder: Path) -> Path:
-    """A .ts file of 30 noisy frames with sound from frame 20 to 24 only, after FFmpeg has looked for streams."""
+    """Write a .ts file whose sound starts at frame 20, after FFmpeg has searched for streams."""
     parts = [
         _noise(folder / f"part{first}{path.suffix}", first, count, sound=first == 20)
         for first, count in ((0, 20), (20, 4), (24, 6))
@@ -139,6 +142,7 @@ def _noise(path: Path, first: int, count: int, *, sound: bool) -> Path:
 
 
 def write_sound(path: Path) -> Path:
+    """Encode one second of silence."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mp3" if path.suffix == ".mp3" else "aac", rate=44100)
         stream.layout = "mono"
@@ -150,7 +154,7 @@ def write_sound(path: Path) -> Path:
 
 
 def write_sound_with_cover(path: Path, folder: Path) -> Path:
-    """An MP3 whose ID3 tag holds a picture, which FFmpeg shows as a video stream of one frame."""
+    """Write an MP3 with a picture in its ID3 tag, which FFmpeg reports as a video stream."""
     picture = _png()
     body = b"\x00image/png\x00\x03\x00" + picture
     tag = b"APIC" + struct.pack(">IH", len(body), 0) + body
@@ -168,7 +172,7 @@ def _png() -> bytes:
 
 
 def write_photo(path: Path, picture: NDArray[np.uint8], exif_orientation: int) -> Path:
-    """A JPEG picture with the orientation in its Exif data."""
+    """Write a JPEG picture with an orientation in its Exif data."""
     with av.open(str(path), "w", format="mjpeg") as container:
         stream = container.add_stream("mjpeg", rate=RATE)
         stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuvj420p"
@@ -196,7 +200,7 @@ def remux(
 
 
 def trim(source: Path, target: Path, frames: int) -> Path:
-    """What `ffmpeg -ss ... -c copy` writes: everything is there, an edit list hides the first `frames`."""
+    """Copy a video as `ffmpeg -ss ... -c copy` does: an edit list hides the first `frames`."""
     with av.open(str(source)) as container:
         stream = container.streams.video[0]
         shift = round(frames / stream.average_rate / stream.time_base)
@@ -210,7 +214,7 @@ def trim(source: Path, target: Path, frames: int) -> Path:
 
 
 def turn(source: Path, target: Path, degrees: int, *, mirrored: bool = False) -> Path:
-    """Copy an MP4 whose track header asks for a clockwise turn, and then a change of left and right."""
+    """Copy an MP4 with a clockwise rotation in its header, followed by a flip if `mirrored`."""
     return lay_down(source, target, (MIRRORED_TURNS if mirrored else TURNS)[degrees])
 
 
@@ -238,7 +242,7 @@ def overwrite_packets(source: Path, target: Path, numbers: Sequence[int]) -> Pat
 
 
 def hide_vp8_frame(source: Path, target: Path, number: int) -> Path:
-    """Copy a VP8 file with one frame marked as a reference that is never shown."""
+    """Copy a VP8 file and mark one frame as a reference that is never shown."""
     seen = iter(range(1 << 30))
 
     def edit(packet: av.Packet) -> av.Packet:
@@ -254,5 +258,5 @@ def hide_vp8_frame(source: Path, target: Path, number: int) -> Path:
 
 
 def read_all(pixels: NDArray[np.uint8]) -> list[int | None]:
-    """The numbers in [F, 3, H, W]."""
+    """Return the numbers in pictures [F, 3, H, W]."""
     return [read(picture.transpose(1, 2, 0)) for picture in pixels]

@@ -1,4 +1,4 @@
-"""Bipartite soft matching as ToMe publishes it, one token at a time in float64 (arXiv 2210.09461)."""
+"""Compute bipartite soft matching (ToMe, arXiv 2210.09461) one token at a time in float64."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ Array = np.ndarray
 
 @dataclass
 class Token:
+    """A token with its state, the patches in it, and the one that the others were merged into."""
+
     state: Array
     patches: list[int]
     anchor: int
 
     @property
     def size(self) -> int:
+        """Return the number of patches."""
         return len(self.patches)
 
 
 def straight_line_merge(
     tokens: list[Token], metric: list[Array], merges: int, by_similarity: bool = False
 ) -> list[Token]:
-    """The `merges` most similar pairs by metric, even place into odd; at most half at once, then again.
+    """Merge the `merges` most similar pairs, even index into odd, at most half per round.
 
-    by_similarity: as without a class token, where the unmerged even ones go on in falling similarity.
+    With `by_similarity` the remaining even tokens are ordered by descending similarity, as ToMe
+    does without a class token.
     """
     while merges:
         step = min(merges, len(tokens) // 2)
@@ -57,5 +61,5 @@ def straight_line_merge(
 
 
 def centre_cells(patches: np.ndarray, size: int = 9, pooled: int = 5) -> np.ndarray:
-    """Along one side of `size` patches, the pooled cell that contains the centre of each."""
+    """Return the pooled cell that contains the center of each patch, along one side."""
     return np.floor((patches + 0.5) * pooled / size).astype(int)

@@ -1,4 +1,4 @@
-"""Frames without a file, and what the stock transformers model makes of the same pixels."""
+"""Make frames without a file, and the stock transformers model's inputs for the same pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTION = "What moves?"
 
 
 def frames_for(model: Llava, count: int = 4, seed: int = 0) -> VideoFrames:
-    """`count` frames of noise at the size the model wants."""
+    """Return `count` frames of noise at the model's input size."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, *model.image_size), dtype=torch.uint8, generator=generator)
     times = tuple(float(k) for k in range(count))
@@ -33,12 +33,12 @@ def frames_for(model: Llava, count: int = 4, seed: int = 0) -> VideoFrames:
 
 
 def variant(model: Llava, **changes: Any) -> Llava:
-    """The same network under other settings."""
+    """Return the same network with other settings."""
     return Llava(model.network, model.tokenizer, replace(model.config, **changes), model.identity)
 
 
 def stock_inputs(model: Llava, frames: VideoFrames, prompt: str) -> dict[str, Tensor]:
-    """What transformers' own forward pass takes: every video slot in the ids, and [1, F, 3, S, S] in -1 .. 1."""
+    """Return the inputs of transformers' forward pass: ids with video slots, pixels in [-1, 1]."""
     count = len(frames.pixels) * model.tokens_per_frame + 1
     ids = model.tokenizer(prompt.replace("<video>", "<video>" * count), add_special_tokens=False)["input_ids"]
     return {"input_ids": torch.tensor([ids]), "pixel_values_videos": ((frames.pixels.float() / 255 - 0.5) / 0.5)[None]}

@@ -1,7 +1,7 @@
-"""AOT in plain float64 numpy: the reference that the tests compare the project's code with.
+"""Compute AOT in plain float64 numpy, as the reference for the project's code.
 
-Written from the algorithm (docs/algorithm.md, "section" below) alone, independently of the project's code, for
-clarity rather than speed. Ties everywhere: lower index first.
+Written from the algorithm (docs/algorithm.md, "section" below) alone, independently of the
+project's code, for clarity rather than speed. Ties always go to the lower index.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ Emitted = tuple[int, int, int, str, Array]  # frame, row, col, role, feature
 
 @dataclass(frozen=True)
 class Narrow:
-    """A decision closer than float32's error: which of two cells (row, col) of a frame is distinct, `float64` in exact
-    arithmetic or `other`; and the sums if it is the other.
+    """A decision that is closer than float32's error: which of two cells of a frame is distinct.
+
+    In exact arithmetic it is cell `float64` (row, col); the sums are those for `other`.
     """
 
     frame: int
@@ -179,12 +180,12 @@ def largest(values: Sequence[float] | Array, count: int, among: Sequence[int] | 
 
 
 def smallest(values: Sequence[float] | Array, count: int) -> list[int]:
-    """Return the indices of the `count` smallest values, smallest first (ties: lower index first)."""
+    """Return the indices of the `count` smallest values, smallest first; ties: lower index first."""
     return sorted(range(len(values)), key=lambda i: (values[i], i))[:count]
 
 
 def window_edges(g: int, per_side: int) -> list[int]:
-    """Return the per_side + 1 window edges along a side of g patches (section 6: round(i * g / per_side))."""
+    """Return the per_side + 1 window edges along a side of g patches (section 1)."""
     return [round(i * g / per_side) for i in range(per_side + 1)]
 
 
@@ -209,7 +210,7 @@ def pick_order(
 ) -> tuple[list[int], list[int]]:
     """Return the local and the global picks of one frame in pick order (section 1), for count < N.
 
-    Local picks go window by window, each by falling shallow saliency; global picks by falling deep saliency.
+    Local picks are ordered by window and descending shallow saliency, global ones by deep saliency.
     """
     local_budget = int(count * local_ratio)
     per_window = local_budget // windows_per_side**2
@@ -240,19 +241,20 @@ def select_anchors(
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Return the cosine similarity of every row of a with every row of b (a zero vector is similar to nothing: 0)."""
+    """Return the cosine similarity of every row of a with every row of b; 0 for zero vectors."""
     a_norm = np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
     b_norm = np.maximum(np.linalg.norm(b, axis=1, keepdims=True), 1e-12)
-    # einsum, unlike a BLAS product, gives equal rows equal bits wherever they stand, so their ties are exact.
+    # einsum, unlike a BLAS product, gives equal rows equal bits, so that ties are exact.
     return np.einsum("id,jd->ij", a / a_norm, b / b_norm)
 
 
 def sinkhorn(
     costs: Sequence[Array], epsilon: float = 0.1, max_iterations: int = 100, tolerance: float = 1e-2
 ) -> tuple[list[Array], int]:
-    """Return the transport plan of each cost [U, M] and the iterations that all of them took together (section 2).
+    """Return the transport plan of each cost [U, M] and the number of joint iterations (section 2).
 
-    The published rule: stop when the mean of |r - r_previous| over all rows of all matrices is under the tolerance.
+    The published rule: stop when the mean of |r - r_previous| over all rows of all matrices is
+    below the tolerance.
     """
     kernels = [np.exp(-cost / epsilon) for cost in costs]
     r = [np.ones(k.shape[0]) for k in kernels]
@@ -270,13 +272,13 @@ def sinkhorn(
 
 
 def grid_positions(grid: Grid) -> Array:
-    """Return each patch's (row, col) / (g - 1) in [0, 1]² (section 2); 0 along a side of one patch."""
+    """Return each patch's (row, col) / (g - 1) (section 2); 0 along a side of one patch."""
     rows, cols = grid
     return np.array([(i / max(rows - 1, 1), j / max(cols - 1, 1)) for i in range(rows) for j in range(cols)])
 
 
 def intra_cost(u: Array, anchors: Sequence[int], others: Sequence[int], grid: Grid, spatial_weight: float) -> Array:
-    """Return the cost (1 - S) + spatial_weight * distance of one frame, unselected tokens by anchors (section 2)."""
+    """Return the cost (1 - S) + spatial_weight * distance of one frame, [U, M] (section 2)."""
     positions = grid_positions(grid)
     cost = 1 - cosine(u[others], u[anchors])
     for i, token in enumerate(others):
@@ -314,7 +316,8 @@ def intra(
 ) -> tuple[Array, int]:
     """Return u [F, N, D] with its anchors replaced, and the joint Sinkhorn iterations (section 2).
 
-    A frame without unselected tokens (M = N) or without anchors stays as it is; 0 iterations if that is every frame.
+    A frame without unselected tokens (M = N) or without anchors is not changed; if that is every
+    frame, the iterations are 0.
     """
     result = u.copy()
     all_others = [[i for i in range(u.shape[1]) if i not in set(chosen)] for chosen in anchors]
@@ -335,7 +338,7 @@ def intra(
 
 
 def pooled_grid(grid: Grid, kind: PoolKind, stride: int = 2) -> Grid:
-    """Return the pooled (rows, cols): bilinear ceil(g / stride), average floor(g / stride) (section 3)."""
+    """Return the pooled grid: ceil(g / stride) bilinear, floor(g / stride) average (section 3)."""
     rows, cols = grid
     if kind == "bilinear":
         return math.ceil(rows / stride), math.ceil(cols / stride)
@@ -353,7 +356,7 @@ def bilinear_taps(size: int, pooled: int) -> list[tuple[int, int, float]]:
 
 
 def pool_bilinear(u: Array, grid: Grid, stride: int) -> Array:
-    """Return the bilinear pooling of u [F, N, D]: half-pixel centres, clamped, no anti-aliasing (section 3)."""
+    """Return bilinear pooling of u [F, N, D], half-pixel centers, no anti-aliasing (section 3)."""
     rows, cols = pooled_grid(grid, "bilinear", stride)
     maps = u.reshape(len(u), *grid, -1)
     pooled = np.empty((len(u), rows, cols, u.shape[2]))
@@ -366,7 +369,7 @@ def pool_bilinear(u: Array, grid: Grid, stride: int) -> Array:
 
 
 def pool_average(u: Array, grid: Grid, stride: int) -> Array:
-    """Return the stride x stride average of u [F, N, D], leftover rows and columns dropped (section 3)."""
+    """Return the stride x stride average of u [F, N, D] without incomplete blocks (section 3)."""
     rows, cols = pooled_grid(grid, "average", stride)
     maps = u.reshape(len(u), *grid, -1)
     pooled = np.empty((len(u), rows, cols, u.shape[2]))
@@ -391,7 +394,7 @@ def pool_mask(anchors: Sequence[Sequence[int]], grid: Grid, kind: PoolKind, stri
 
 
 def kept_cells(pooled_mask: Array) -> list[list[int]]:
-    """Return each frame's cells where the pooled mask is >= 0.5, or else its single largest (sections 3, 6)."""
+    """Return each frame's cells with a pooled mask >= 0.5, or its largest one (section 3)."""
     kept = []
     for values in pooled_mask:
         cells = [i for i, value in enumerate(values) if value >= 0.5]
@@ -410,7 +413,7 @@ def time_weight(distance: int, sigma_frames: float) -> float:
 def assignment(
     x: Array, y: Array, distance: int, sigma_frames: float, epsilon: float, max_iterations: int, tolerance: float
 ) -> tuple[Array, int]:
-    """Return p [x, y], the row-normalised plan of one later frame, and its Sinkhorn iterations (section 4)."""
+    """Return p [x, y], a later frame's row-normalized plan, and the iterations (section 4)."""
     dissimilarity = 1 - cosine(x, y)
     cost = (dissimilarity - dissimilarity.min()) * time_weight(distance, sigma_frames)
     (plan,), iterations = sinkhorn([cost], epsilon, max_iterations, tolerance)
@@ -420,14 +423,14 @@ def assignment(
 def linear_quantile(values: Array, ratio: float) -> float:
     """Return the `ratio` quantile of values with linear interpolation (section 4)."""
     ordered = sorted(float(v) for v in values)
-    place = ratio * (len(ordered) - 1)
-    below = int(place)
+    rank = ratio * (len(ordered) - 1)
+    below = int(rank)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return ordered[below] + (rank - below) * (ordered[above] - ordered[below])
 
 
 def distinct_tokens(q: Array, keep_ratio: float | None, tau: float | None, count: int | None) -> list[int]:
-    """Return the distinct tokens of one frame in raster order: by quantile, threshold or count (sections 4, 6)."""
+    """Return the distinct tokens of one frame by quantile, threshold or count (sections 4, 6)."""
     if count is not None:
         return sorted(smallest(q, count))
     if keep_ratio is not None:
@@ -448,12 +451,12 @@ def inter_clip(
     tolerance: float = 1e-2,
     exchanged: tuple[int, set[int]] | None = None,
 ) -> tuple[Array, list[list[int]], Array, Array, list[int]]:
-    """Run one clip (section 4): original Y, distinct tokens per later frame, merged Y, its mass, iterations.
+    """Return a clip's original Y, distinct tokens per later frame, merged Y, its mass, iterations.
 
-    exchanged: a later frame, and two of its tokens that are decided the other way round.
-
-    The mass of a merged token is 1 + lambda_inter * (all the p it absorbed). It is bookkeeping only: each update of Y
-    divides by 1 + lambda_inter * (the p of that one frame).
+    See section 4. `exchanged` is a later frame and two of its tokens for which the opposite
+    decision is made. The mass of a merged token, 1 + lambda_inter * (sum of all p it absorbed), is
+    reported
+    only: each update of Y divides by 1 + lambda_inter * (sum of the p of that frame).
     """
     assert sum(rule is not None for rule in (keep_ratio, tau, distinct_counts)) == 1
     original = tokens[0].copy()
@@ -478,22 +481,19 @@ def inter_clip(
 
 
 def fixed_clips(frames: int, clip_frames: int) -> list[tuple[int, int]]:
-    """Return (first, stop) of each run of `clip_frames` frames; the last may be shorter (section 4)."""
+    """Return (first, stop) of clips of `clip_frames` frames, the last maybe shorter (section 4)."""
     return [(first, min(first + clip_frames, frames)) for first in range(0, frames, clip_frames)]
 
 
 def dynamic_clips(embeddings: Array, segments: int, threshold: float) -> list[tuple[int, int]]:
-    """Return (first, stop) of each clip, cut where neighbouring frames differ (section 5).
-
-    Among equal similarities the lower index is cut first.
-    """
+    """Return (first, stop) of each clip, cut where adjacent frames differ (section 5)."""
     similarities = [float(cosine(a[None], b[None])[0, 0]) for a, b in pairwise(embeddings)]
     lowest = set(smallest(similarities, max(segments - 1, 0)))
     cuts = [i + 1 for i, s in enumerate(similarities) if i in lowest or s < threshold]
     return list(zip([0, *cuts], [*cuts, len(embeddings)], strict=True))
 
 
-# The whole
+# The whole algorithm
 
 
 def emit_clip(
@@ -506,7 +506,7 @@ def emit_clip(
 ) -> list[Emitted]:
     """Return the tokens that the clip starting at frame `first` emits, in order (section 4).
 
-    narrow: a decision in the first clip to take the other way.
+    `narrow` is a decision in the first clip that is reversed.
     """
 
     def emitted(frame: int, cell: int, role: str, feature: Array) -> Emitted:
@@ -536,10 +536,11 @@ def aot_paper(
     pool_kind: PoolKind,
     narrow: Narrow | None = None,
 ) -> list[Emitted]:
-    """Return what the published settings emit, as (frame, pooled row, pooled col, role, feature) (sections 1-4).
+    """Return the tokens that the published settings emit, in order (sections 1 to 4).
 
-    Roles: "keyframe", "distinct" and "merged". All frames are one batch of the intra Sinkhorn. No newline tokens.
-    narrow: a decision to take the other way.
+    Each is (frame, pooled row, pooled col, role, feature), with the role "keyframe", "distinct" or
+    "merged". All frames are one batch of the intra-frame Sinkhorn. There are no newline tokens.
+    `narrow` is a decision that is reversed.
     """
     anchors = [select_anchors(s, d, grid, count) for s, d in zip(shallow, deep, strict=True)]
     changed, _ = intra(u, anchors, grid)

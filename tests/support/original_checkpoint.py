@@ -1,8 +1,8 @@
-"""Tiny checkpoints as lmms-lab publishes LLaVA-OneVision and LLaVA-Video, made of tiny ones in transformers' layout.
+"""Make tiny checkpoints in the layout of lmms-lab from tiny ones in the layout of transformers.
 
 make_original   the same weights under LLaVA's own names, with its config.json and files
-make_twins      both of one tower with heads as wide as those of SigLIP so400m
-whole_siglip    what of SigLIP LLaVA leaves out
+make_twins      both layouts, with a tower whose heads are as wide as those of SigLIP so400m
+whole_siglip    the parts of SigLIP that LLaVA leaves out
 rewrite_weights, write_weights
 """
 
@@ -35,7 +35,7 @@ _NAMES = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
-# What LLaVA-OneVision 7B says besides its sizes, as far as it can matter.
+# Settings of LLaVA-OneVision 7B other than sizes, as far as they can matter.
 _SETTINGS: dict[str, Any] = {
     "architectures": ["LlavaQwenForCausalLM"],
     "model_type": "llava",
@@ -60,14 +60,17 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.t
 
 
 def make_twins(folder: Path, *, blocks: int = 3, **arguments: Any) -> tuple[Path, Path]:
-    """(original, twin in transformers' layout), with one head per block; arguments as of `make_checkpoint`."""
+    """Return the original and its twin in transformers' layout, with one head per block.
+
+    Arguments are those of `make_checkpoint`.
+    """
     sizes = {"grid": 9, "vision_width": HEAD_WIDTH, "vision_heads": 1, **arguments}
     twin = make_checkpoint(folder / "twin", vision_layers=blocks, **sizes)
     return make_original(folder / "original", twin), twin
 
 
 def make_original(folder: Path, twin: Path, *, shards: int = 1, settings: dict[str, Any] | None = None) -> Path:
-    """Write the weights of `twin` as LLaVA's authors do; `settings` are for config.json."""
+    """Write the weights of `twin` in LLaVA's own layout; `settings` go to config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder, {_original(name): weight for name, weight in load_file(twin / WEIGHTS).items()}, shards)
     text = json.loads((twin / "config.json").read_text(encoding="utf-8"))["text_config"]
@@ -83,7 +86,10 @@ def make_original(folder: Path, twin: Path, *, shards: int = 1, settings: dict[s
 
 
 def rewrite_weights(folder: Path, more: dict[str, Tensor] | None = None, without: str = "nothing") -> list[str]:
-    """Rewrite a single file with `more` weights and those left out whose names begin with `without`; return these."""
+    """Rewrite a single file with `more` weights, without names that begin with `without`.
+
+    Return the names that were left out.
+    """
     weights = load_file(folder / WEIGHTS)
     dropped = [name for name in weights if name.startswith(without)]
     write_weights(folder, {name: weight for name, weight in weights.items() if name not in dropped} | (more or {}))
@@ -91,7 +97,10 @@ def rewrite_weights(folder: Path, more: dict[str, Tensor] | None = None, without
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor], shards: int = 1) -> None:
-    """One file, or several with an index; never written into, since loaded weights may be mapped from it."""
+    """Write one file, or several with an index.
+
+    A file is replaced and never changed, because loaded weights may be mapped from it.
+    """
     if shards == 1:
         save_file(weights, folder / "new", metadata={"format": "pt"})
         (folder / "new").replace(folder / WEIGHTS)
@@ -107,7 +116,7 @@ def write_weights(folder: Path, weights: dict[str, Tensor], shards: int = 1) -> 
 
 
 def whole_siglip(blocks: int = 27, width: int = HEAD_WIDTH) -> dict[str, Tensor]:
-    """Random weights of what LLaVA leaves out of SigLIP: its last block and its pooling head."""
+    """Return random weights of SigLIP's last block and pooling head, which LLaVA leaves out."""
     generator = torch.Generator().manual_seed(5)
     last, mlp = f"encoder.layers.{blocks - 1}.", 2 * width
     shapes: dict[str, tuple[int, ...]] = {"head.probe": (1, 1, width)}
@@ -129,7 +138,7 @@ def _original(name: str) -> str:
 
 
 def _forget_media_tokens(folder: Path) -> None:
-    """LLaVA's own tokenizer is Qwen2's, without tokens for pictures and videos."""
+    """Remove the tokens for pictures and videos, which LLaVA's own tokenizer (Qwen2's) lacks."""
     media = ("<image>", "<video>")
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] not in media]

@@ -1,5 +1,7 @@
-"""Several devices where there is one: tensors carry the name of a device, and mixing two, or handing one that is not
-the CPU's to numpy, is an error as on GPUs.
+"""Simulate several devices on the CPU: every tensor has the name of a device.
+
+Mixing two devices, or passing a tensor of another device than the CPU to numpy, is an error as on
+GPUs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ _CPU = torch.device("cpu")
 
 
 class PretendDevices(TorchFunctionMode):
-    """Within, every tensor is on the pretended device that it was made or moved on, and computes on the CPU."""
+    """Track the simulated device of every tensor in a context; all computation is on the CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,9 +29,11 @@ class PretendDevices(TorchFunctionMode):
         self.moves = 0
 
     def put(self, tensor: Tensor, device: str | torch.device) -> None:
+        """Set the simulated device of a tensor."""
         self._places[tensor] = torch.device(device)
 
     def of(self, tensor: Tensor) -> torch.device:
+        """Return the simulated device of a tensor."""
         return self._places.get(tensor, _CPU)
 
     def __torch_function__(
@@ -67,7 +71,11 @@ class PretendDevices(TorchFunctionMode):
         return found
 
     def _common(self, func: Callable[..., Any], inputs: list[Tensor]) -> torch.device:
-        """Where all inputs are; numbers, and numbers to index by, may come from the CPU."""
+        """Return the device of all inputs; scalars and indices may be on the CPU.
+
+        Raises:
+            RuntimeError: If the inputs are on several devices.
+        """
         indexes = func in (Tensor.__getitem__, Tensor.__setitem__)
         places = {self.of(each) for each in (inputs[:1] if indexes else inputs) if each.dim()}
         allowed = {*places, _CPU}
@@ -77,8 +85,9 @@ class PretendDevices(TorchFunctionMode):
 
 
 def spread(devices: PretendDevices, module: nn.Module, places: Mapping[str, str]) -> None:
-    """Put the parts of a module on devices, by their names' longest known beginning, and have every part move its
-    inputs there, as accelerate's hooks do.
+    """Put the parts of a module on devices, by the longest matching prefix of their names.
+
+    Every part then moves its inputs to its device, as accelerate's hooks do.
     """
 
     def move(part: nn.Module, args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

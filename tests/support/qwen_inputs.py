@@ -1,4 +1,4 @@
-"""Frames for Qwen-VL without a file, and what the stock transformers model is given of the same pixels, by hand."""
+"""Make frames for Qwen-VL without a file, and the stock model's inputs for the same pixels."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ STEP_S = 0.75  # between sampled frames
 
 
 def video_of(height: int, width: int, frames: int = 8) -> VideoInfo:
+    """Return the facts of a video that does not exist."""
     return VideoInfo(
         "noise", "mp4", "h264", width, height, 0, 0, 1, frames, frames, 0, 1, frames * STEP_S, 1.0, False, False
     )
 
 
 def frames_of(size: tuple[int, int], count: int, seed: int = 0) -> VideoFrames:
-    """`count` frames of noise with rows x cols pixels."""
+    """Return `count` frames of noise with rows x cols pixels."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
     return VideoFrames(pixels, tuple(STEP_S * k for k in range(count)), video_of(*size, count))
 
 
 def part_of(frames: VideoFrames, first: int, stop: int) -> VideoFrames:
+    """Return frames first .. stop - 1."""
     return replace(frames, pixels=frames.pixels[first:stop], timestamps_s=frames.timestamps_s[first:stop])
 
 
 def variant(model: QwenVL, **changes: Any) -> QwenVL:
-    """The same network under other settings."""
+    """Return the same network with other settings."""
     return type(model)(model.network, model.tokenizer, replace(model.config, **changes), model.identity)
 
 
 def is_25(model: QwenVL) -> bool:
+    """Return whether a model is Qwen2.5-VL."""
     return model.network.config.model_type == "qwen2_5_vl"
 
 
 def patches_of(frame: Tensor, following: Tensor) -> list[Tensor]:
-    """Patches of a pair of [3, H, W], those of a token together; each is channels x 2 x rows x cols, flat."""
+    """Return the patches of a pair of frames [3, H, W], those of a token together.
+
+    Each patch is channels x 2 x rows x cols, flat.
+    """
     _, height, width = frame.shape
     side, found = PATCH * MERGE, []
     for top in range(0, height, side):
@@ -60,7 +66,7 @@ def patches_of(frame: Tensor, following: Tensor) -> list[Tensor]:
 
 
 def pixel_values(model: QwenVL, frames: VideoFrames) -> tuple[Tensor, Tensor]:
-    """Rows of patches and their grid in time, height and width."""
+    """Return rows of patches, and their grid in time, height and width."""
     mean, std = (CLIP_MEAN, CLIP_STD) if is_25(model) else ([0.5] * 3, [0.5] * 3)
     values = (frames.pixels.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     pictures = [*values, values[-1]] if len(values) % 2 else list(values)
@@ -70,7 +76,7 @@ def pixel_values(model: QwenVL, frames: VideoFrames) -> tuple[Tensor, Tensor]:
 
 
 def prompt_text(model: QwenVL, frames: VideoFrames, template: str = "native", question: str = QUESTION) -> str:
-    """The whole prompt, with every token of the video."""
+    """Return the whole prompt, with every token of the video."""
     times, tokens = list(frames.timestamps_s), frames.pixels[0, 0].numel() // (PATCH * MERGE) ** 2
     times += times[-1:] * (len(times) % 2)
     pairs = [(times[k] + times[k + 1]) / 2 for k in range(0, len(times), 2)]
@@ -83,7 +89,7 @@ def prompt_text(model: QwenVL, frames: VideoFrames, template: str = "native", qu
 def stock_inputs(
     model: QwenVL, frames: VideoFrames, template: str = "native", question: str = QUESTION
 ) -> dict[str, Tensor]:
-    """What transformers' own forward pass takes."""
+    """Return the inputs of transformers' forward pass."""
     text = prompt_text(model, frames, template, question)
     ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
     values, grid = pixel_values(model, frames)

@@ -1,4 +1,4 @@
-"""Small runs by hand, to make pages of."""
+"""Make small runs by hand, for pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PER_FRAME = ROWS * COLS
 
 
 def kept_by(places: Sequence[int], roles: Sequence[Role], frames: int, clips: Sequence[Clip]) -> CompressedTokens:
-    """Tokens at these places of a 4 x 6 grid."""
+    """Return tokens with these indices among all F * 24 of a 4 x 6 grid."""
     place = torch.tensor(places)
     cell = place % PER_FRAME
     role = torch.tensor([int(each) for each in roles], dtype=torch.uint8)
@@ -36,8 +36,11 @@ def kept_by(places: Sequence[int], roles: Sequence[Role], frames: int, clips: Se
 
 
 def small_run(frames: int = 4, **changes: Any) -> ShownRun:
-    """Clips of two frames. In each keyframe places 0 and 9 are kept, and place 9 again after taking in the same place
-    of the later frame and a little of place 10; the later frame keeps place 3, which is distinct.
+    """Return a run with clips of two frames.
+
+    In each keyframe, positions 0 and 9 are kept. Position 9 is kept a second time, merged with the
+    same position of the later frame and a little of position 10. The later frame keeps position 3,
+    which is distinct.
     """
     clips = Clip.runs(frames, 2)
     places, roles, entries = [], [], []
@@ -60,13 +63,14 @@ def small_run(frames: int = 4, **changes: Any) -> ShownRun:
 
 
 def whole_run(frames: int = 4) -> ShownRun:
-    """All tokens, each only itself."""
+    """Return a run that keeps all tokens unchanged."""
     places = list(range(frames * PER_FRAME))
     tokens = kept_by(places, [Role.KEPT] * len(places), frames, Clip.runs(frames, 1))
     return shown("none", tokens, origin_of(tokens))
 
 
 def shown(method: str, tokens: CompressedTokens, origin: Provenance, **changes: Any) -> ShownRun:
+    """Return a run with plausible costs; `changes` replace its fields."""
     frames = len(tokens.timestamps_s)
     values: dict[str, Any] = {
         "name": method,
@@ -85,6 +89,7 @@ def shown(method: str, tokens: CompressedTokens, origin: Provenance, **changes: 
 
 
 def small_video(frames: int = 4, **changes: Any) -> ShownVideo:
+    """Return a video of gray pictures; `changes` replace its fields."""
     pictures = [jpeg(torch.full((3, 24, 36), 40 + 50 * (frame % 4), dtype=torch.uint8)) for frame in range(frames)]
     values: dict[str, Any] = {
         "name": "clip.mp4",

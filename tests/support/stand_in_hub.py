@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on 127.0.0.1: what its API and its files answer for folders of this machine."""
+"""Serve folders on 127.0.0.1 in the way of the Hugging Face hub, its API and its files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ _MODEL = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/revision/[^/?]+)?(?:\?.*)?")
 
 @dataclass
 class StandInHub:
-    """repositories: folders by name. requests: lines as they came. tokens: users' tokens that came with them. has_api:
-    whether sizes are told. breaks_after: bytes of a file after which the line is cut, once. status: of every answer, if
-    it is not to be the right one.
+    """The state of a local hub.
+
+    Attributes:
+        repositories: folders by name.
+        requests: the request lines in order of arrival.
+        tokens: users' tokens that came with the requests.
+        has_api: whether the API answers, which reports sizes.
+        breaks_after: cut the connection after so many bytes of a file, once.
+        status: the status of every answer, if not the right one.
+        endpoint: the address.
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -39,7 +46,7 @@ class StandInHub:
     endpoint: str = ""
 
     def served(self, suffix: str) -> list[str]:
-        """Requests for files whose bodies were asked for."""
+        """Return the GET requests that contain `suffix`."""
         return [line for line in self.requests if line.startswith("GET") and suffix in line]
 
 
@@ -117,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def stand_in_hub(**repositories: Path) -> Iterator[StandInHub]:
-    """A hub that answers on a free port until it is left."""
+    """Serve a hub on a free port within the context."""
     hub = StandInHub(dict(repositories))
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -129,19 +136,19 @@ def stand_in_hub(**repositories: Path) -> Iterator[StandInHub]:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """An address that takes connections and never answers."""
+    """Yield an address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def closed_port() -> str:
-    """An address where nothing listens."""
+    """Return an address on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def go_online(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    """For one test: a network, the hub at `endpoint`, and a cache in the folder `cache`."""
+    """Use the hub at `endpoint` and the cache folder `cache` during one test."""
     constants = "huggingface_hub.constants"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)

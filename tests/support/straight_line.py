@@ -1,7 +1,8 @@
-"""Reductions inside a language model, written a second time: all rows stay, masks hide those that are gone.
+"""Implement the reductions inside a language model a second time, with masks instead of removal.
 
-A rule is called before every layer and between its attention and its MLP; it may hide rows, change hidden states and
-number rows anew. Attention is the stock model's own eager attention with a mask made here.
+All rows stay in the sequence, and masks hide those that were dropped. A rule is called before every
+layer and between its attention and its MLP; it may hide rows, change hidden states and renumber
+rows. Attention is the stock model's eager attention with the mask of this module.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ from aot.types import CompressedTokens
 
 @dataclass
 class Row:
-    """What a rule knows of the prompt: visual rows and their tokens, the rows of newlines, the question's rows.
+    """The rows of a prompt.
 
-    newline: that which ends the video; lines: those which end a line of a frame, and which line.
+    Attributes:
+        visual: rows of the visual tokens.
+        newline: the row of the newline after the video.
+        question: rows of the question.
+        length: of the prompt.
+        tokens: the visual tokens.
+        lines: rows of newlines after a line of a frame, with that line's number.
     """
 
     visual: list[int]
@@ -35,6 +42,8 @@ class Row:
 
 @dataclass
 class Pass:
+    """The state of one forward pass."""
+
     model: Any
     hidden: Tensor
     rows: Row
@@ -44,7 +53,7 @@ class Pass:
     positions: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def attend(self, layer: Any) -> tuple[Tensor, Tensor]:
-        """Output [1, S, D] and weights [H, S, S] of a layer's stock attention."""
+        """Return output [1, S, D] and weights [H, S, S] of a layer's stock attention."""
         size = self.hidden.shape[1]
         mask = torch.zeros(size, size, dtype=self.hidden.dtype)
         for row in range(size):
@@ -59,10 +68,11 @@ class Pass:
         return out, weights[0]
 
     def last_row(self, weights: Tensor) -> np.ndarray:
+        """Return the attention of the prompt's last row, averaged over heads."""
         return np.mean(weights[:, self.rows.length - 1].double().numpy(), axis=0)
 
     def there(self) -> list[int]:
-        """Visual tokens and newlines of lines."""
+        """Return the rows of visual tokens and newlines of lines that are not dropped."""
         return [row for row in sorted([*self.rows.visual, *self.rows.lines]) if row not in self.gone]
 
 
@@ -72,8 +82,11 @@ Rule = Callable[[Pass, int, bool], None]
 def logits(
     model: Any, embeddings: Tensor, rows: Row, rule: Rule, forgotten: set[int] | None = None
 ) -> tuple[Tensor, set[int], list[int]]:
-    """Logits [1 + n, vocabulary] behind the prompt and behind n tokens decoded after it; what is gone in the end; and
-    the visual tokens in every layer's attention.
+    """Run a model under a rule.
+
+    Returns:
+        Logits [1 + n, vocabulary] after the prompt and after each of n decoded tokens, the rows
+        dropped at the end, and the number of visual tokens in each layer's attention.
     """
     run = Pass(model, embeddings, rows, forgotten or set(), positions=torch.arange(embeddings.shape[1]))
     counts = []
@@ -88,12 +101,12 @@ def logits(
 
 
 def best(scores: list[float], count: int) -> list[int]:
-    """Indices of the `count` highest, lower index first on ties."""
+    """Return the indices of the `count` highest scores, ascending; ties go to the lower index."""
     return sorted(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count])
 
 
 def last_query_drop(layer: int, count: Callable[[int], int]) -> Rule:
-    """FastV and FlashVID."""
+    """Return the rule of FastV and FlashVID."""
 
     def rule(run: Pass, number: int, after: bool) -> None:
         if (number, after) != (layer, False):
@@ -101,12 +114,14 @@ def last_query_drop(layer: int, count: Callable[[int], int]) -> Rule:
         assert run.weights is not None
         there, look = run.there(), run.last_row(run.weights)
         kept = best([look[row] for row in there], count(len(there)))
-        run.gone |= {row for place, row in enumerate(there) if place not in kept}
+        run.gone |= {row for index, row in enumerate(there) if index not in kept}
 
     return rule
 
 
 def holitom(layer: int, keep: float) -> Rule:
+    """Return the rule of HoliTom."""
+
     def rule(run: Pass, number: int, after: bool) -> None:
         if (number, after) != (layer, False):
             return
@@ -128,11 +143,15 @@ def holitom(layer: int, keep: float) -> Rule:
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the cosine similarity of two vectors."""
     return float(one @ other / max(np.linalg.norm(one), 1e-12) / max(np.linalg.norm(other), 1e-12))
 
 
 def pyramiddrop(counts: dict[int, int]) -> Rule:
-    """counts: how many visual tokens are left before a layer. Rows left are numbered from 0."""
+    """Return the rule of PyramidDrop; remaining rows are renumbered from 0.
+
+    counts: the number of visual tokens that remain, by layer.
+    """
 
     def rule(run: Pass, number: int, after: bool) -> None:
         if after or number not in counts:
@@ -140,7 +159,7 @@ def pyramiddrop(counts: dict[int, int]) -> Rule:
         look = run.last_row(run.attend(run.model.model.layers[number])[1])
         there = run.there()
         kept = best([look[row] for row in there], counts[number])
-        run.gone |= {row for place, row in enumerate(there) if place not in kept}
+        run.gone |= {row for index, row in enumerate(there) if index not in kept}
         left = [row for row in range(run.hidden.shape[1]) if row not in run.gone]
         run.positions = torch.zeros_like(run.positions)
         run.positions[left] = torch.arange(len(left))
@@ -149,7 +168,7 @@ def pyramiddrop(counts: dict[int, int]) -> Rule:
 
 
 def content_attention(layer: Any, hidden: np.ndarray) -> np.ndarray:
-    """[H, S, S] of a layer's input [S, D], no positions, no mask, from the weights alone."""
+    """Return the attention [H, S, S] of a layer's input [S, D] without positions and mask."""
     module, norm = layer.self_attn, layer.input_layernorm
     scale = 1 / np.sqrt((hidden**2).mean(-1, keepdims=True) + norm.variance_epsilon)
     normed = hidden * scale * norm.weight.detach().double().numpy()
@@ -170,7 +189,7 @@ def content_attention(layer: Any, hidden: np.ndarray) -> np.ndarray:
 
 
 def prunevid(layer: int, keep: float) -> Rule:
-    """With truncated shares. Looks at the prompt alone, so it is run on the prompt alone."""
+    """Return the rule of PruneVid, with shares rounded down; only the prompt is considered."""
     kept_input: list[Tensor] = []
 
     def rule(run: Pass, number: int, after: bool) -> None:
@@ -185,12 +204,13 @@ def prunevid(layer: int, keep: float) -> Rule:
         for group in prunevid_groups(run.rows.tokens):
             rows = [run.rows.visual[token] for token in group]
             kept = best([score[row] for row in rows], int(keep * len(rows)))
-            run.gone |= {row for place, row in enumerate(rows) if place not in kept}
+            run.gone |= {row for index, row in enumerate(rows) if index not in kept}
 
     return rule
 
 
 def prunevid_groups(tokens: CompressedTokens) -> list[list[int]]:
+    """Return the tokens of each frame, static and dynamic ones in separate groups."""
     groups: dict[tuple[int, str], list[int]] = {}
     for token, (frame, mass) in enumerate(zip(tokens.frame.tolist(), tokens.mass.tolist(), strict=True)):
         (clip,) = [clip for clip in tokens.clips if clip.first <= frame < clip.stop]
@@ -200,7 +220,10 @@ def prunevid_groups(tokens: CompressedTokens) -> list[list[int]]:
 
 
 def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *, spare: bool) -> Rule:
-    """spare: drop where merging would leave nothing for the other layers."""
+    """Return the rule of FrameFusion.
+
+    With `spare`, tokens are dropped if merging would leave no budget for the other layers.
+    """
     shares: list[float] = []
     fractions: list[float] = []
     finished = []

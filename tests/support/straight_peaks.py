@@ -1,4 +1,4 @@
-"""Density peaks and the clusters around them, one token at a time, float64."""
+"""Compute density peaks and the clusters around them, one token at a time in float64."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import numpy as np
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the Euclidean distance."""
     return math.sqrt(sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True)))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine similarity."""
     return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
 
 
 def best_centres(points: list[np.ndarray], clusters: int, neighbours: int) -> list[int]:
-    """Indices of the centres, best first."""
+    """Return the indices of the centers, best first."""
     count = len(points)
     d = [[distance(a, b) / math.sqrt(len(a)) for b in points] for a in points]
     density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
@@ -29,7 +31,7 @@ def best_centres(points: list[np.ndarray], clusters: int, neighbours: int) -> li
 
 
 def owners(points: list[np.ndarray], centres: list[int]) -> list[int]:
-    """For each point which of the centres it belongs to, as a place in `centres`; a centre belongs to itself."""
+    """Return for each point the index in `centres` of its center; a center belongs to itself."""
     found = []
     for i, point in enumerate(points):
         far = [distance(point, points[c]) for c in centres]
@@ -38,7 +40,7 @@ def owners(points: list[np.ndarray], centres: list[int]) -> list[int]:
 
 
 def largest_remainder(total: int, capacities: list[int]) -> list[int]:
-    """`total` in proportion to the capacities, the largest remainders rounded up, the first of equal ones."""
+    """Divide `total` in proportion to the capacities by largest remainder; ties: lower index."""
     room = sum(capacities)
     shares = [total * capacity // room for capacity in capacities]
     order = sorted(range(len(shares)), key=lambda i: (-(total * capacities[i] % room), i))
@@ -48,7 +50,7 @@ def largest_remainder(total: int, capacities: list[int]) -> list[int]:
 
 
 def shared(total: int, capacities: list[int]) -> list[int]:
-    """The same, but whoever would have none has one, as long as there is one for everybody."""
+    """Divide `total` likewise, with at least 1 for every capacity if `total` allows."""
     if total < sum(c > 0 for c in capacities):
         return largest_remainder(total, capacities)
     shares, ones = [0] * len(capacities), 0
@@ -69,7 +71,7 @@ def shared(total: int, capacities: list[int]) -> list[int]:
 def released(
     static: list[set[int]], similarity: list[dict[int, float]], lengths: list[int], per_frame: int, budget: int
 ) -> list[set[int]]:
-    """Static positions of each segment once the least similar are dynamic again, until `budget` tokens remain."""
+    """Return each clip's static positions after releasing the least similar to reach `budget`."""
     left = [set(each) for each in static]
     order = sorted((similarity[s][i], s, i) for s, each in enumerate(static) for i in each)
     for _, s, i in order:

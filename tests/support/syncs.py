@@ -1,4 +1,4 @@
-"""What makes the host wait for the device, counted without a device."""
+"""Count the operations that make the host wait for a device, without a device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Waits(TorchDispatchMode):
 
 @contextmanager
 def counted_syncs() -> Iterator[Counter[str]]:
-    """How often each way of reading a device's numbers was used within the context."""
+    """Yield a counter of the operations within the context that read values from a device."""
     waits = _Waits()
     read = torch.Tensor.tolist
 

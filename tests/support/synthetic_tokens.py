@@ -1,4 +1,4 @@
-"""Visual tokens that no encoder made: formulas and seeds only."""
+"""Make visual tokens without an encoder, from formulas and seeds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Array = oracle.Array
 Grid = oracle.Grid
 
 SHALLOW, DEEP = AnchorConfig().shallow_layer, AnchorConfig().deep_layer
-# The oracle calls a keyframe's own tokens "keyframe", in a clip of one frame too.
+# The oracle uses "keyframe" for a keyframe's own tokens also in a clip of one frame.
 ROLE_NAMES = {Role.KEPT: "keyframe", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct", Role.MERGED: "merged"}
 
 
 def golden_like(frames: int) -> tuple[Array, Array, Array]:
-    """Shallow and deep saliency [F, 729] and features [F, 729, 16] by the golden formula, for any F."""
+    """Return saliencies [F, 729] and features [F, 729, 16] by the golden formula, for any F."""
     t, j = np.arange(frames, dtype=np.float64)[:, None], np.arange(729)
     col, row = (j % 27).astype(np.float64), (j // 27).astype(np.float64)
     shallow = 1 + 0.5 * np.sin(0.7 * col + 0.3 * t) * np.cos(0.9 * row) + 1e-4 * (53 * j % 729) / 729
@@ -30,7 +30,7 @@ def golden_like(frames: int) -> tuple[Array, Array, Array]:
 
 
 def random_saliency(rng: np.random.Generator, frames: int, grid: Grid) -> Array:
-    """A few bright blobs over noise, as attention maps have: positive [F, N]."""
+    """Return a few bright blobs over noise, as attention maps have: positive [F, N]."""
     places = oracle.grid_positions(grid)
     blobs = rng.random((frames, 4, 1, 2))
     distances = ((places[None, None] - blobs) ** 2).sum(-1)
@@ -38,7 +38,7 @@ def random_saliency(rng: np.random.Generator, frames: int, grid: Grid) -> Array:
 
 
 def random_features(rng: np.random.Generator, frames: int, grid: Grid, width: int = 8) -> Array:
-    """A picture that drifts: [F, N, D]."""
+    """Return features of a picture that drifts, [F, N, D]."""
     patches = grid[0] * grid[1]
     return rng.normal(size=(patches, width)) + 0.3 * rng.normal(size=(frames, patches, width)).cumsum(0)
 
@@ -52,6 +52,7 @@ def visual_tokens(
     dtype: torch.dtype = torch.float64,
     embeddings: Array | None = None,
 ) -> VisualTokens:
+    """Return visual tokens of given arrays."""
     saliency_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     return VisualTokens(
         features=torch.from_numpy(features).to(dtype),
@@ -73,6 +74,7 @@ def random_tokens(
     kind: oracle.PoolKind = "bilinear",
     dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
+    """Return visual tokens of a seed."""
     rng = np.random.default_rng(seed)
     shallow, deep = random_saliency(rng, frames, grid), random_saliency(rng, frames, grid)
     features = random_features(rng, frames, grid)
@@ -80,6 +82,6 @@ def random_tokens(
 
 
 def labels(kept: CompressedTokens) -> list[tuple[int, int, int, str]]:
-    """(frame, row, col, role) of every token in order, as the oracle names them."""
+    """Return (frame, row, col, role) of every token in order, with the oracle's role names."""
     roles = [ROLE_NAMES[Role(role)] for role in kept.role.tolist()]
     return list(zip(kept.frame.tolist(), kept.row.tolist(), kept.col.tolist(), roles, strict=True))

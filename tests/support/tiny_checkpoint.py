@@ -1,14 +1,14 @@
-"""Tiny random checkpoints in the layout of their hub repositories, made without a network.
+"""Make tiny random checkpoints in the layout of their hub repositories, without a network.
 
-    make_checkpoint          LLaVA-OneVision: SigLIP tower, projector, Qwen2, tokenizer, processor files
-    make_siglip_head         the full SigLIP model the tower was cut from, with its pooling head
-    make_other_architecture  a language model that is not a video model
-    drop_weights             the same folder with some weights gone
+    make_checkpoint          LLaVA-OneVision: SigLIP tower, projector, Qwen2, tokenizer, processor
+    files make_siglip_head         the full SigLIP model with its pooling head
+    make_other_architecture  a language model that is not a video model drop_weights             the
+    same folder without some weights
 
-Everything is a function of its arguments alone and leaves torch's random state as it was. The weights
-are larger than a training initialisation, so that attention is uneven and an answer depends on the
-question and on every frame: a matrix has a standard deviation of its gain over the square root of its
-inputs, which keeps activations near one.
+Everything is a function of its arguments and leaves torch's random state unchanged. The weights are
+larger than a training initialization, so that attention is uneven and an answer depends on the
+question and on every frame. A matrix has the standard deviation gain / sqrt(inputs), which keeps
+activations near one.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ HEADS = 4
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 WEIGHTS = "model.safetensors"
 
-# (pattern of weight names, gain), first match wins; a matrix that none matches has gain 1. Queries and keys
-# get more than the rest, so that attention picks favourites. Chosen by trial: for seeds 0 to 3 and 27 x 27
-# patches, four videos times four questions give sixteen answers, and bfloat16 mostly the same first token.
+# (pattern of weight names, gain); the first match wins, the default gain is 1. Queries and keys
+# have a higher gain, so that attention is uneven. Chosen by trial: for seeds 0 to 3 and 27 x 27
+# patches, four videos times four questions give sixteen different answers, and bfloat16 mostly has
+# the same first token.
 _GAINS = (
     (re.compile(r"encoder\.layers\..*[qk]_proj\.weight|attn\.qkv\.weight"), 1.5),
     (re.compile(r"patch_embedding\.weight|patch_embed\.proj\.weight|in_proj_weight"), 1.5),
@@ -73,7 +74,7 @@ _GAINS = (
     (re.compile(r"\bo_proj\.weight|lm_head\.weight"), 2.0),
     (re.compile(r"multi_modal_projector\.linear_2\.weight"), 0.5),
 )
-# Weights drawn with a standard deviation of their own instead.
+# Weights with a fixed standard deviation instead.
 _SCALES = (
     (re.compile(r"embed_tokens|token_embedding|image_newline|probe"), 1.0),
     (re.compile(r"position_embedding|pos_embed"), 0.3),
@@ -85,7 +86,7 @@ _leave_random_state = torch.random.fork_rng(devices=[])
 
 
 def _byte_symbols() -> tuple[str, ...]:
-    """The 256 characters that stand for the 256 bytes, in byte-level BPE's order: printable bytes first."""
+    """Return the characters for the 256 bytes in byte-level BPE's order: printable bytes first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = len(set(range(256)) - set(printable))
     return tuple(map(chr, [*printable, *range(256, 256 + others)]))
@@ -112,9 +113,9 @@ def make_checkpoint(
 ) -> Path:
     """Write a LLaVA-OneVision checkpoint with `grid` x `grid` patches and return its folder.
 
-    With `printable` a greedy answer is made of printable ASCII and seldom ends before its limit; without
-    it, an answer is made of any bytes (mostly invalid UTF-8) and special tokens. So it is if the embeddings are `tied`
-    to the head.
+    With `printable`, a greedy answer consists of printable ASCII and seldom ends before its limit.
+    Without it, or if the embeddings are `tied` to the head, it consists of any bytes (mostly
+    invalid UTF-8) and special tokens.
     """
     config = LlavaOnevisionConfig(
         vision_config=_vision_config(grid, vision_width, vision_layers, vision_heads, head=False),
@@ -148,9 +149,7 @@ def make_siglip_head(
     seed: int = 0,
     dtype: str = "float32",
 ) -> Path:
-    """Write a whole SigLIP checkpoint: `vision_model.head.*`, `vision_model.post_layernorm.*`, the text tower with its
-    tokenizer.
-    """
+    """Write a whole SigLIP checkpoint with its pooling head, text tower and tokenizer."""
     text = SiglipTextConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=hidden,
@@ -180,7 +179,7 @@ def make_other_architecture(folder: Path, *, seed: int = 0, width: int = 32) -> 
 
 
 def drop_weights(folder: Path, prefix: str) -> list[str]:
-    """Rewrite the weights without those whose name in the file starts with `prefix`; return the names dropped."""
+    """Rewrite the weights without names that start with `prefix`; return the dropped names."""
     weights = load_file(folder / WEIGHTS)
     dropped = sorted(name for name in weights if name.startswith(prefix))
     if not dropped:
@@ -190,7 +189,7 @@ def drop_weights(folder: Path, prefix: str) -> list[str]:
 
 
 def video_token_count(frames: int, grid: int = 27) -> int:
-    """Slots the stock model fills for a video: every frame pooled to half its side, rounded up, and one newline."""
+    """Return the stock model's tokens of a video: sides halved and rounded up, and one newline."""
     return frames * ((grid + 1) // 2) ** 2 + 1
 
 
@@ -224,13 +223,13 @@ def _text_config(width: int, tied: bool = False) -> Qwen2Config:
 
 
 def _pinpoints(side: int) -> list[list[int]]:
-    """The picture sizes of anyres_max_9: every rectangle of up to six by six tiles."""
+    """Return the picture sizes of anyres_max_9: every rectangle of up to six by six tiles."""
     return [[rows * side, columns * side] for rows in range(1, 7) for columns in range(1, 7)]
 
 
 @torch.no_grad()
 def _fill(model: PreTrainedModel, seed: int) -> None:
-    """Draw every weight from the seed and its own name, so that a new weight leaves the others alone."""
+    """Draw every weight from the seed and its name, so that a new weight does not change others."""
     for name, weight in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         noise = torch.randn(weight.shape, generator=generator)
@@ -249,7 +248,8 @@ def _scaled(name: str, noise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _make_printable(head: Tensor) -> None:
-    """Zero the rows of `head` no printable answer needs (0 never beats 95 random logits); seldom end early."""
+    """Zero the rows of `head` that printable answers do not need; make an early end unlikely."""
+    # A logit of 0 is never the highest of 95 random ones.
     end = _IDS["<|im_end|>"]
     speakable = {end, _IDS["Ġ"], *(_IDS[chr(code)] for code in range(ord("!"), ord("~") + 1))}
     head[sorted(set(range(len(head))) - speakable)] = 0
@@ -266,20 +266,20 @@ def _save(model: PreTrainedModel, folder: Path, dtype: str) -> None:
 
 
 def _rename_weights(folder: Path, old: str, new: str) -> None:
-    """Give weights the prefix they carry on the hub, which `save_pretrained` no longer writes but still reads."""
+    """Rename weights to the hub's prefix, which transformers reads but no longer writes."""
     weights = load_file(folder / WEIGHTS)
     _write_weights(folder, {(new + n[len(old) :] if n.startswith(old) else n): w for n, w in weights.items()})
 
 
 def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Replace the file, never write into it: loaded weights may still be mapped from the old one."""
+    """Replace the file; it is not changed, because loaded weights may be mapped from it."""
     new = folder / f"{WEIGHTS}.new"
     save_file(weights, new, metadata={"format": "pt"})
     new.replace(folder / WEIGHTS)
 
 
 def _write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, processor: str = "LlavaOnevision") -> None:
-    """Write Qwen2's byte-level BPE without merges: every byte is a token, and so is every special token."""
+    """Write Qwen2's byte-level BPE without merges: one token per byte and per special token."""
     vocab = {symbol: _IDS[symbol] for symbol in BYTE_SYMBOLS}
     added = {token: len(vocab) + number for number, token in enumerate(special)}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
@@ -310,7 +310,7 @@ def _write_tokenizer(folder: Path, special: Sequence[str] = SPECIAL_TOKENS, proc
 
 
 def _write_siglip_tokenizer(folder: Path) -> None:
-    """Write SigLIP's kind of tokenizer: lower case, no punctuation, single letters as SentencePiece pieces, an end."""
+    """Write a tokenizer like SigLIP's: lower case, no punctuation, letters as pieces."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(ord("a"), ord("z") + 1)), "▁red", "▁the"]
     tokenizer = Tokenizer(Unigram([(piece, -1.0) for piece in pieces], unk_id=2, byte_fallback=False))
     punctuation = normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), "")

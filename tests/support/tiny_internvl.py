@@ -1,6 +1,7 @@
-"""Tiny random InternVL checkpoints in the layout of OpenGVLab's -hf repositories, made without a network.
+"""Make tiny random InternVL checkpoints in the layout of OpenGVLab's -hf repositories.
 
-As in `tiny_checkpoint`, everything is a function of the arguments, and weights are large enough for answers to differ.
+As in `tiny_checkpoint`, everything is a function of the arguments, and weights are large enough for
+answers to differ.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SPECIAL_TOKENS = (
 IDS = {token: index for index, token in enumerate((*BYTE_SYMBOLS, *SPECIAL_TOKENS))}
 assert all(IDS[token] == _IDS[token] for token in SPECIAL_TOKENS[:3])
 
-# Renders what the repositories' chat_template.jinja renders: every turn with its role, no system turn of its own.
+# Renders the same as the hub's chat_template.jinja: every turn with its role, no system turn.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -42,7 +43,7 @@ CHAT_TEMPLATE = (
     "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# What sizes leave open of each kind of language model.
+# Settings of each kind of language model other than its sizes.
 _TEXT: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 8},
@@ -65,10 +66,20 @@ def make_internvl(
     statistics: bool = True,
     **text_settings: Any,
 ) -> Path:
-    """Write a checkpoint with `grid` x `grid` tokens per frame (twice as many patches per side); return its folder.
+    """Write a checkpoint with `grid` x `grid` tokens per frame and return its folder.
 
-    text: the `model_type` of the language model; text_settings override its configuration. qk_norm: a tower with
-    normalised queries and keys and RMS norms, as the large models have. statistics: of pixels, in preprocessor_config.
+    The tower has twice as many patches per side.
+
+    Args:
+        folder: where to write.
+        seed: of the weights.
+        grid: tokens per side.
+        vision_layers: blocks of the tower.
+        text: the `model_type` of the language model.
+        qk_norm: normalize queries and keys and use RMS norms in the tower, as the large models do.
+        dtype: of the weights.
+        statistics: whether preprocessor_config.json has the mean and deviation of pixels.
+        text_settings: override the configuration of the language model.
     """
     side = 2 * grid * PATCH_SIZE
     config = InternVLConfig(
@@ -115,7 +126,7 @@ def _text_config(kind: str, settings: dict[str, Any]) -> PretrainedConfig:
 
 
 def _write_tokenizer(folder: Path, *, begins: bool) -> None:
-    """Qwen2's byte-level BPE without merges; where it `begins`, every text does with <s>, as with Llama's."""
+    """Write Qwen2's byte-level BPE without merges; with `begins`, <s> precedes every text."""
     tokenizer = Qwen2Tokenizer(vocab={symbol: IDS[symbol] for symbol in BYTE_SYMBOLS}, merges=[]).backend_tokenizer
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     if begins:

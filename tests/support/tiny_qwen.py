@@ -1,9 +1,9 @@
-"""Tiny random Qwen2.5-VL and Qwen3-VL checkpoints in the layout of their hub repositories, as in `tiny_checkpoint`.
+"""Make tiny random Qwen2.5-VL and Qwen3-VL checkpoints in the layout of their hub repositories.
 
-    make_qwen25_vl   windows of 2 x 2 tokens, full attention in two of seven blocks; a flat config.json
-    make_qwen3_vl    two levels of deepstack; with experts on demand
+    make_qwen25_vl   windows of 2 x 2 tokens, full attention in two of seven blocks; a flat
+    config.json make_qwen3_vl    two levels of deepstack; optionally with experts
 
-A token is 8 x 8 pixels of two frames.
+A token covers 8 x 8 pixels of two frames. See `tiny_checkpoint` for the weights.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _SPECIAL_IDS = {
 
 @_leave_random_state
 def make_qwen25_vl(folder: Path, *, seed: int = 0, dtype: str = "float32", most_tokens: int = 24) -> Path:
-    """A frame of the most pixels has `most_tokens` tokens."""
+    """Write a Qwen2.5-VL checkpoint whose largest frame has `most_tokens` tokens."""
     vision = {
         **_vision(),
         "hidden_act": "silu",
@@ -90,7 +90,10 @@ def make_qwen25_vl(folder: Path, *, seed: int = 0, dtype: str = "float32", most_
 def make_qwen3_vl(
     folder: Path, *, seed: int = 0, dtype: str = "float32", most_tokens: int = 200, experts: int = 0
 ) -> Path:
-    """All frames of a video together have the pixels of `most_tokens` tokens, counting both frames of a pair."""
+    """Write a Qwen3-VL checkpoint that limits a video to the pixels of `most_tokens` tokens.
+
+    Both frames of a pair count.
+    """
     vision = {
         **_vision(),
         "depth": 5,
@@ -108,7 +111,7 @@ def make_qwen3_vl(
     _write(network, folder, seed, dtype, "Qwen3VL")
     size = {"shortest_edge": 4 * TOKEN_SIDE**2, "longest_edge": most_tokens * TOKEN_SIDE**2}
     halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    of_images = {"shortest_edge": 1, "longest_edge": 2}  # nothing of this may be taken for videos
+    of_images = {"shortest_edge": 1, "longest_edge": 2}  # must not be used for videos
     write_json(folder / "preprocessor_config.json", {"size": of_images, **halves, **_sides()})
     write_json(folder / "video_preprocessor_config.json", {"size": size, **halves, **_sides()})
     return folder
@@ -153,7 +156,7 @@ def _write(network: Any, folder: Path, seed: int, dtype: str, processor: str) ->
 
 
 def _flatten(path: Path) -> None:
-    """The language model's settings stand among the others, as in the hub's Qwen2.5-VL repositories."""
+    """Move the language model's settings to the top level, as in the hub's repositories."""
     config = json.loads(path.read_text(encoding="utf-8"))
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")

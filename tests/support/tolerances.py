@@ -1,4 +1,4 @@
-"""How closely results must agree: one table for all tests, and the comparison that reads it."""
+"""Define how closely results must agree, in one table for all tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 # name -> (rtol, atol)
 TOLERANCES = {
-    "float64": (1e-10, 1e-12),  # the oracle's formulas in another order
+    "float64": (1e-10, 1e-12),  # the oracle evaluates the formulas in another order
     "inter": (1e-8, 1e-8),  # the published time weight adds 1e-9 to 2 sigma^2, the oracle does not
     "float32": (1e-5, 1e-5),
     "half products": (1e-6, 1e-6),  # of half precision features, summed up in float32 a part at a time
@@ -20,7 +20,7 @@ TOLERANCES = {
 
 
 def assert_close(actual: Any, expected: Any, name: str) -> None:
-    """Compare tensors, arrays or nested lists to the tolerance `name`."""
+    """Check that tensors, arrays or nested lists agree within the tolerance `name`."""
     rtol, atol = TOLERANCES[name]
     np.testing.assert_allclose(_array(actual), _array(expected), rtol=rtol, atol=atol)
 

@@ -1,4 +1,4 @@
-"""A web server on this machine that serves what a test gives it."""
+"""Serve replies of a test from a local web server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Reply:
-    """What an address answers. announced: a Content-Length other than the body's; None: none at all."""
+    """The reply of an address.
+
+    Attributes:
+        body: the content.
+        status: the HTTP status.
+        kind: the Content-Type.
+        announced: the Content-Length if not negative; -1 sends the body's, None sends none.
+        headers: further headers.
+    """
 
     body: bytes = b""
     status: int = 200
