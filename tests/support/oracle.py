@@ -180,7 +180,7 @@ def largest(values: Sequence[float] | Array, count: int, among: Sequence[int] | 
 
 
 def smallest(values: Sequence[float] | Array, count: int) -> list[int]:
-    """Return the indices of the `count` smallest values, smallest first; ties: lower index first."""
+    """Return the indices of the `count` smallest values, ascending; ties: lower index first."""
     return sorted(range(len(values)), key=lambda i: (values[i], i))[:count]
 
 
