@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from aot.errors import AOTError, ConfigError, MethodError
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = [
     "INNER",

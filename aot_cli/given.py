@@ -12,7 +12,7 @@ from aot.config.schema import Config
 from aot.config.sources import resolve_layers
 from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
 

@@ -12,7 +12,7 @@ from aot.compression.methods import Card
 from aot.config.sources import resolve_config
 from aot.errors import ConfigError
 from aot.plugins import INNER, METHODS, Kind, _problems, find, hint
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 from aot.types import Needs
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import ConfigError, Problem
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from aot.config.notations import Notation
 from aot.errors import ConfigError, Problem
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = ["Settings", "build_settings", "check", "merge_settings", "type_in_words"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from aot.evaluation.bootstrap import Interval
 from aot.evaluation.results import ConditionResult, Results
 from aot.runtime.atomic_writes import write_whole
-from aot.runtime.text import one_line
+from aot.text import one_line
 
 __all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 

@@ -22,7 +22,7 @@ from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError, NumericsError
 from aot.models.base import FrameScorer, ScoresFrames, VideoModel
 from aot.runtime.stages import StageClock
-from aot.runtime.text import check_question_text
+from aot.text import check_question_text
 from aot.types import Needs
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from stat import S_IMODE, S_ISDIR, S_ISREG
 from aot.errors import OutputError, first_line
 from aot.runtime.paths import is_same_file, path_kind
 from aot.runtime.temporary_files import temporary_file
-from aot.runtime.text import as_utf8
+from aot.text import as_utf8
 
 __all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 

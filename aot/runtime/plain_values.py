@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aot.runtime.text import is_utf8
+from aot.text import is_utf8
 
 __all__ = [
     "Reader",

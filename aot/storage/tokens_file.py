@@ -22,8 +22,8 @@ from aot.runtime.atomic_writes import write_whole
 from aot.runtime.json_files import parse_json
 from aot.runtime.paths import path_kind
 from aot.runtime.plain_values import check_plain, each, free, named, number, optional, record, whole
-from aot.runtime.text import is_utf8
 from aot.storage.pt_file import MOST_PLAIN_BYTES, read_pt
+from aot.text import is_utf8
 from aot.types import Clip, CompressedTokens, Role
 
 __all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]

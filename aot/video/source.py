@@ -19,7 +19,7 @@ from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.runtime.paths import path_kind
 from aot.runtime.temporary_files import temporary_file
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 from aot.video.download import is_address, pieces_of_address
 from aot.video.pyav import open_input
 

@@ -110,7 +110,7 @@ def ask(
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
     """What is asked: `words` as one question, `more`, or the lines on stdin."""
     from aot.errors import ConfigError
-    from aot.runtime.text import check_question_text
+    from aot.text import check_question_text
 
     _check_words(words)
     asked = [*([" ".join(words)] if words else []), *(more or [])]

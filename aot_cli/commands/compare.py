@@ -53,7 +53,7 @@ def compare(
     """
     from aot.evaluation import Item, Witness, build_conditions, off_budget
     from aot.reports.retention import versions
-    from aot.runtime.text import check_question_text
+    from aot.text import check_question_text
 
     check_question_text(question)
     names = named_methods(methods)

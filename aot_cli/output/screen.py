@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TextIO
 
-from aot.runtime.text import UNSAFE, one_line, visible
+from aot.text import UNSAFE, one_line, visible
 
 __all__ = ["drop_unwritten", "escaped", "one_line", "print_text", "visible"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aot.errors import ConfigError
-from aot.runtime.text import check_question_text
+from aot.text import check_question_text
 from aot.types import CompressedTokens
 
 __all__ = [

@@ -28,7 +28,7 @@ from aot.models.loading.load_options import is_placed, load_arguments
 from aot.models.loading.lookup import is_here, location
 from aot.runtime.memory import explained_memory
 from aot.runtime.paths import path_kind
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = [
     "explained",

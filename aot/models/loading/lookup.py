@@ -10,7 +10,7 @@ from aot.errors import ModelError
 from aot.models.loading.default_model import KNOWN_MODELS
 from aot.models.loading.hub import HubUnreachableError, Listing, is_cached, is_offline, list_files
 from aot.runtime.paths import path_kind
-from aot.runtime.text import did_you_mean
+from aot.text import did_you_mean
 
 __all__ = ["is_here", "is_vetted", "location", "look_up"]
 

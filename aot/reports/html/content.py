@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aot.reports.provenance import Fate, fates
 from aot.reports.retention import FrameRetention
-from aot.runtime.text import visible as printable
+from aot.text import visible as printable
 from aot.types import CompressedTokens, Provenance, Role
 
 __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]

@@ -12,7 +12,7 @@ from typing import Any
 from aot.reports.html.content import ShownRun, ShownVideo, drawn, shown_frames
 from aot.reports.html.timeline import timeline
 from aot.reports.provenance import Fate
-from aot.runtime.text import visible
+from aot.text import visible
 
 __all__ = ["render_page"]
 

@@ -10,7 +10,7 @@ from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError
 from aot.pipeline.frame_selection import check_questions
 from aot.runtime.atomic_writes import write_text
-from aot.runtime.text import as_utf8, is_utf8
+from aot.text import as_utf8, is_utf8
 
 NAME = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
 
