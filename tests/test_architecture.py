@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,14 @@ def test_the_arrows_make_no_cycle() -> None:
         free = [part for part in ARROWS if part not in order and ARROWS[part] <= set(order)]
         assert free, f"a cycle among {sorted(set(ARROWS) - set(order))}"
         order += free
+
+
+def test_the_page_shows_the_same_arrows() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^|]*)` \|[^|]*\| ([^|]*) \|$", page, re.MULTILINE)
+    shown = {part: set(re.findall(r"`([^`]*)`", seen)) for part, seen in rows}
+    names = shown.pop("aot.types`, `aot.errors`, `aot.text`, `aot.plugins")
+    assert shown | {"names": names} == ARROWS
 
 
 def test_every_part_is_on_the_map() -> None:
