@@ -12,7 +12,7 @@
     ├── TokensFileError  a tokens file is damaged, untrusted, or belongs to another model
     └── OutputError      a result cannot be written
 
-Pure tensor code (`aot.core`) raises `ValueError` naming the axis, what was expected and what came.
+Pure tensor code (`aot.compression.ops`) raises `ValueError` naming the axis, what was expected and what came.
 """
 
 from __future__ import annotations

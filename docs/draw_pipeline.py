@@ -1,6 +1,6 @@
 """Draw docs/pipeline.svg: python docs/draw_pipeline.py
 
-The anchors and kept cells are what `aot.core` selects for a saliency map with two bright spots that move;
+The anchors and kept cells are what `aot.compression.ops` selects for a saliency map with two bright spots that move;
 a later frame's cells count as changed where the keyframe keeps none.
 """
 

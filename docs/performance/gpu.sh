@@ -14,7 +14,7 @@ measure() {
 }
 
 # The kernels against their twins, compiled and run for real.
-python -m pytest -q tests/test_gpu.py tests/core/test_sinkhorn_kernel.py tests/models/test_saliency_kernel.py | tee "$out/kernel-tests.txt"
+python -m pytest -q tests/test_gpu.py tests/compression/aot/test_sinkhorn_kernel.py tests/models/vision/test_saliency_kernel.py | tee "$out/kernel-tests.txt"
 
 measure compressor-bfloat16 bench compressor --device cuda --dtype bfloat16 --rounds 30
 measure compressor-float32 bench compressor --device cuda --dtype float32 --rounds 30

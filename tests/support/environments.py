@@ -1,6 +1,6 @@
 """Commands of the program in environments as they come: in containers, services, pipes and on full disks.
 
-`PYTHONPATH=. python tests/environments.py` runs them all and prints one line of figures. Most run in forks of one
+`python -m tests.support.environments` runs them all and prints one line of figures. Most run in forks of one
 process (`Fork`), where nothing is imported twice.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from tests import make_videos
+from tests.support import make_videos
 from tests.support.commands import Commands
 from tests.support.fuzz_case import Step
 from tests.support.mutations import mutated

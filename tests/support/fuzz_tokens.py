@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests import make_videos
+from tests.support import make_videos
 from tests.support.commands import Commands
 from tests.support.fuzz_case import Step
 from tests.support.mutations import mutated

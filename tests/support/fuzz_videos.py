@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from tests import make_videos
+from tests.support import make_videos
 from tests.support.fuzz_case import Step
 from tests.support.mutations import mutated
 

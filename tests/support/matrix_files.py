@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from tests import make_videos as make
+from tests.support import make_videos as make
 
 __all__ = [
     "ASPECT_STATED",

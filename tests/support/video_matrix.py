@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from aot.config.schema import SamplingConfig
 from aot.errors import AOTError, VideoError
 from aot.video import open_file, open_video
-from tests import make_videos as make
+from tests.support import make_videos as make
 from tests.support.matrix_files import (
     ASPECT_STATED,
     GUESSED,

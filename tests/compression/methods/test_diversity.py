@@ -1,4 +1,4 @@
-"""Greedy max-min picks; tests/methods/test_flashvid.py compares them with a straight-line program."""
+"""Greedy max-min picks; test_flashvid.py compares them with a straight-line program."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_room_for_words_grows(bundled: Any, kind: str) -> None:
 
 
 def test_the_bundled_model_writes_what_generate_does(bundled: Any) -> None:
-    """Sixty questions; `python tests/models/test_decoding.py 500` asks more."""
+    """Sixty questions; `python tests/models/language/test_decoding.py 500` asks more."""
     assert not unlike(bundled, 60)
 
 

@@ -99,8 +99,8 @@ def test_nonsense_is_no_reason_to_read_what_nobody_wrote(monkeypatch: pytest.Mon
 
 def test_the_host_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     visual = random_tokens(0, 8, (8, 7))
-    for module in ("anchors", "intra", "inter", "emission"):
-        kernels = __import__(f"aot.core.queued_{module}", fromlist=["kernels"])
+    for module in ("anchors", "intra_frame", "inter_frame", "token_order"):
+        kernels = __import__(f"aot.compression.aot.on_device.{module}", fromlist=["kernels"])
         for name in [name for name in vars(kernels) if name.endswith("_kernel")]:
             monkeypatch.setattr(kernels, name, _Skipped())
     monkeypatch.setattr(aot_queued, "runs_triton", lambda device: True)

@@ -64,7 +64,7 @@ KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
         ("trim_kernel", ANCHORS, {"tile": 64, **FRAMES}),
         ("share_kernel", ANCHORS, {"cell_block": 256, **FRAMES}),
     ],
-    "intra": [
+    "intra_frame": [
         ("product_kernel", INTRA, {"tile_rows": 128, "tile_columns": 128, "tile_width": 64}),
         ("gibbs_kernel", INTRA, TILE),
         ("step_kernel", INTRA, {**TILE, **PROGRAMS}),
@@ -73,12 +73,12 @@ KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
         ("mixing_kernel", INTRA, {"tiny": TINY, "tile_rows": 64, "tile_columns": 32, "tile_cells": 32}),
         ("pooled_kernel", INTRA, {"tile_cells": 64, "tile_width": 128, "tile_patches": 32}),
     ],
-    "inter": [
+    "inter_frame": [
         ("products_kernel", INTER, {"is_first": False, "parts": 8, "side": 32, "tile_width": 64}),
         ("match_kernel", INTER, MATCH),
         ("absorb_kernel", INTER, {"is_first": True, "side": 16, "tile_width": 128, "unroll": 4}),
     ],
-    "emission": [
+    "token_order": [
         ("order_kernel", EMISSION, {**ROLES, "merged_only": 0, "frame_block": 32, "cell_block": 256}),
         ("copy_kernel", EMISSION, {"block": 4096}),
     ],
@@ -89,4 +89,4 @@ KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
 @pytest.mark.parametrize("module", KERNELS)
 def test_it_compiles_to_machine_code(module: str, gpu: int) -> None:
     jobs: list[Job] = [(*kernel, gpu) for kernel in KERNELS[module]]
-    assert min(cubin_bytes(f"aot.core.queued_{module}", jobs)) > 1000
+    assert min(cubin_bytes(f"aot.compression.aot.on_device.{module}", jobs)) > 1000
