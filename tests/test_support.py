@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.cli.cli_run import Run
 
+from tests.support.cli_run import Run
 from tests.support.judge import faults
 from tests.support.leak import _slope
 from tests.support.mutations import mutated

@@ -174,17 +174,17 @@ def prepare_libraries(offline: bool) -> None:
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=library)
-    import torch
     from huggingface_hub import constants
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    # cuDNN plans its attention anew in each thread for each length of a prompt, 50 to 700 ms before the first token.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-
     disable_progress_bar()  # also the hub's, which show how far a fetch is
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()
+    import torch
+
+    # cuDNN plans its attention anew in each thread for each length of a prompt, 50 to 700 ms before the first token.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class StageBars:

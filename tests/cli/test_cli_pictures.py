@@ -88,7 +88,7 @@ def test_with_a_model_and_without(run_aot: Aot, small: tuple[str, ...], clip_fil
 def test_without_torch(clip_file: Path) -> None:
     """Looking at a file stays quick."""
     code = (
-        "import sys; from aot_cli import render_pictures; render_pictures.shows_pictures = lambda: True\n"
+        "import sys; from aot_cli.output import terminal_pictures; terminal_pictures.shows_pictures = lambda: True\n"
         "try:\n    from aot_cli.entry import main; main()\nfinally:\n    print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code, "inspect", str(clip_file)], capture_output=True, check=True)

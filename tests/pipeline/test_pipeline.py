@@ -265,7 +265,7 @@ def test_running_out_of_memory_while_encoding(clip_file: Path, small_model: Llav
 def test_running_out_of_memory_while_answering(
     small_model: Llava, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_model.network, "generate", no_memory)
+    monkeypatch.setattr(small_model.network.lm_head, "forward", no_memory)
     reply = answer(small_model, compression.tokens, "What moves?", CONFIG)
     with pytest.raises(MemoryLimitError):
         list(reply)

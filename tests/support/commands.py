@@ -14,8 +14,8 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import typer.main
-from tests.cli.cli_run import Run
 
+from tests.support.cli_run import Run
 from tests.support.make_videos import write
 
 __all__ = ["Commands", "keep_bundled_model", "set_streams", "warm_up"]

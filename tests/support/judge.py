@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tests.cli.cli_run import Run
+from tests.support.cli_run import Run
 
 __all__ = ["faults"]
 

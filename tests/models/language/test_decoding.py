@@ -309,6 +309,7 @@ def test_a_note_names_what_cannot_be_captured(bundled: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
     monkeypatch.setattr(decode_graph, "_side_stream", lambda device: nullcontext())
+    monkeypatch.setattr(decode_graph, "_free_generator", lambda device: None)
     if name:
         monkeypatch.setattr(word_choice, "_filters", lambda settings: {name: cut})
     else:

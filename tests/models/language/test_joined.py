@@ -12,7 +12,7 @@ from torch import nn
 from aot.config.schema import ModelConfig
 from aot.models import load_model
 from aot.models.language.joined import join_projections, one_tensor
-from aot.models.loading.checkpoints import checkpoints as loading_module
+from aot.models.loading import checkpoints as loading_module
 from tests.support.tiny_checkpoint import make_checkpoint
 
 CPU = torch.device("cpu")
