@@ -6,6 +6,7 @@ work of the modules, and on CUDA it can be captured once and replayed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -172,18 +173,29 @@ class Steps(Protocol):
         """Write one more word of every sequence."""
 
 
-class LeanSteps:
-    """Steps whose operations the host launches; attention sees the slots that are held."""
+class _LaunchedSteps(ABC):
+    """Steps whose operations the host launches."""
 
-    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
-        self._decoding, self._through = decoding, through
-        self._done = 0
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding, self._done = decoding, 0
 
     def step(self) -> None:
         """Write one more word of every sequence."""
         self._decoding.prepare()
         self._decoding.step(self._states)
         self._done += 1
+
+    @abstractmethod
+    def _states(self, embedded: Tensor) -> Tensor:
+        """Return the language model's states [B, D] for the embedding [B, D] of the last word."""
+
+
+class LeanSteps(_LaunchedSteps):
+    """Steps through a lean decoder; attention sees the slots that are held."""
+
+    def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
+        super().__init__(decoding)
+        self._through = through
 
     def _states(self, embedded: Tensor) -> Tensor:
         number = self._done % _TURNS
@@ -194,18 +206,12 @@ class LeanSteps:
         return self._through(embedded, self._turns.at(number), layers, [mask] * len(layers))
 
 
-class WholeSteps:
+class WholeSteps(_LaunchedSteps):
     """Steps that call the language model as it is."""
 
     def __init__(self, decoding: Decoding, body: Any) -> None:
-        self._decoding, self._body = decoding, body
-        self._done = 0
-
-    def step(self) -> None:
-        """Write one more word of every sequence."""
-        self._decoding.prepare()
-        self._decoding.step(self._states)
-        self._done += 1
+        super().__init__(decoding)
+        self._body = body
 
     def _states(self, embedded: Tensor) -> Tensor:
         seen, cache = self._decoding.seen, self._decoding.cache
