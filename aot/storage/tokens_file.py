@@ -94,14 +94,13 @@ def save_tokens(
         "report": report.to_dict(),
     }
     # Plain in both formats: a budget in a fact is a kind of int, which pickle would store as a call.
-    meta = json.loads(json.dumps(meta))
+    plain = json.dumps(meta)
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":
-            torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **meta}, temporary)
+            torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **json.loads(plain)}, temporary)
         else:
-            header = {"format": _FORMAT, "version": str(_VERSION), "meta": json.dumps(meta)}
-            _save_safetensors(tensors, temporary, header)
+            _save_safetensors(tensors, temporary, {"format": _FORMAT, "version": str(_VERSION), "meta": plain})
 
     write_whole(path, write, overwrite=overwrite)
 
