@@ -46,7 +46,7 @@ def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
     identity = ModelIdentity(f"random {name}", None, f"random {name}")
     network.set_attn_implementation(ATTENTION[config.attention])
-    # Files beside the weights are the bundled model's: nothing is asked of the hub.
+    # Files next to the weights are the bundled model's: nothing is asked of the hub.
     return Llava(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
 

@@ -1,4 +1,4 @@
-"""From file to answer, compressed and uncompressed in turns."""
+"""From file to answer, compressed and uncompressed, interleaved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One way from the file to the answer. Decoding runs beside the rest; compress_ms holds both phases;
+    """One way from the file to the answer. Decoding runs at the same time as the rest; compress_ms holds both phases;
     first_token_ms: from the start to the first word.
     """
 
@@ -77,7 +77,7 @@ class VideoTimes:
 
 
 def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
-    """Run the whole program on `clip` with `config` and with method none, in turns, after one of each to warm up.
+    """Run the whole program on `clip` with `config` and with method none, interleaved, after one of each to warm up.
 
     Both write `max_new_tokens` words, so that their times compare.
     """

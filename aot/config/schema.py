@@ -361,7 +361,7 @@ class Config:
 
     @property
     def label(self) -> str:
-        """The method, with the inner reduction behind a plus."""
+        """Return the method, followed by a plus and the inner reduction."""
         return f"{self.method}+{self.inner.name}" if self.inner.name else self.method
 
     @property

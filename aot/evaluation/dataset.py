@@ -80,7 +80,7 @@ class Item:
         return self.option_of(self.answer) if len(self.answer) == 1 else None
 
     def option_of(self, letter: str) -> int | None:
-        """Index of the option that a letter stands for."""
+        """Return the index of the option that a letter names."""
         place = _LETTERS.find(letter.upper())
         return place if 0 <= place < len(self.options) else None
 
@@ -167,11 +167,11 @@ def _wrong_options(item: Item) -> str | None:
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:
-    """What is wrong with a question beside the others; `sizes` remembers the videos' files, None for a missing one."""
+    """Return what is wrong with a question, given the others; `sizes` holds the sizes of videos, None if missing."""
     if item.id in items:
         return f"the id {item.id!r} was there before"
     if item.video in sizes:
-        return None  # a missing video is told once
+        return None  # a missing video is reported once
     sizes[item.video] = _file_bytes(item.video)
     return f"there is no video {item.video}" if sizes[item.video] is None else None
 

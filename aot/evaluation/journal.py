@@ -19,7 +19,7 @@ _MOST_DIFFERENCES = 5
 
 
 class Journal:
-    """answers.jsonl, one line a question and condition, and run.json, what they depend on beside their data.
+    """answers.jsonl, one line a question and condition, and run.json, what they depend on in addition to their data.
 
     Questions are known by their fingerprints, so a data set may grow, shrink and change order between runs.
     """

@@ -1,4 +1,4 @@
-"""What families share: everything behind the encoder. A model's own parts are called one by one, and never patched."""
+"""What families share: everything after the encoder. A model's own parts are called one by one, and never patched."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ComposedModel(ABC):
     @property
     @abstractmethod
     def video_token(self) -> int:
-        """The id that stands for the video in a prompt."""
+        """Return the id of the video's placeholder in a prompt."""
 
     @abstractmethod
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
@@ -108,7 +108,7 @@ class ComposedModel(ABC):
 
     @abstractmethod
     def _template(self) -> tuple[str, str]:
-        """The prompt before the video, and behind it with {question}."""
+        """Return the prompt before the video, and after it with {question}."""
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """The video as it stands in the prompt."""

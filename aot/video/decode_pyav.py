@@ -29,7 +29,7 @@ __all__ = ["PyavReader"]
 
 
 class _OvershotError(Exception):
-    """A seek landed behind its target."""
+    """A seek landed after its target."""
 
 
 class PyavReader:

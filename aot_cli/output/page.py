@@ -148,7 +148,7 @@ def tell_of_page(path: Path | None) -> None:
 
 
 def _run_name(method: str, config: Config) -> str:
-    """What a run is called beside others."""
+    """Return the name of a run among others."""
     name = f"{method}+{config.inner.name}" if config.reduces_inside and "+" not in method else method
     return f"{name} at {100 * config.ratio:.4g} %" if config.has_budget else name
 

@@ -210,7 +210,7 @@ def family_tables(results: Mapping[str, Any]) -> list[Table]:
 def _condition_tables(
     results: Mapping[str, Any], columns: Mapping[str, Sequence[str]], *, questions: bool = False
 ) -> list[Table]:
-    """The columns behind method and ratio: in one table, or in as many as it takes to fit the terminal."""
+    """Return the columns after method and ratio: in one table, or in as many as it takes to fit the terminal."""
     heads = [("questions", "")] * questions + [(row["name"], f"{row['ratio']:.0%}") for row in results["conditions"]]
     fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
     room = _console().width - fixed

@@ -57,7 +57,7 @@ class DistinctRule:
 class ClipTransport:
     """distinct: bool [F, P], later frames' tokens that changed. merged: [C, P, D], each clip's keyframe tokens after
     absorbing the rest. mass: [C, P] float32, 1 plus what each of them absorbed; 0 where there is none.
-    absorbed: for each frame behind the keyframe [C, P, P], the mass that each of its tokens gives to each of those.
+    absorbed: for each frame after the keyframe [C, P, P], the mass that each of its tokens gives to each of those.
     """
 
     distinct: Tensor

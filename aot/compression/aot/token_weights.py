@@ -65,7 +65,7 @@ class AnchorComposition:
         taken = merged_shares(self.absorbed, len(self.clips), own)
         firsts = torch.tensor([clip.first for clip in self.clips], device=own.device)
         offsets = torch.arange(taken.shape[2], device=own.device)
-        members = (firsts[:, None] + offsets).clamp_max(len(own) - 1)  # behind a clip's end nothing was absorbed
+        members = (firsts[:, None] + offsets).clamp_max(len(own) - 1)  # after a clip's end nothing was absorbed
         token = (self.emitted.clip >= 0).nonzero()[:, 0]
         clip, place = self.emitted.clip[token], self.emitted.place[token]
         shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, place]

@@ -35,7 +35,7 @@ def anchors_for_ratio(ratio: float, patches: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """anchors: M per frame before pooling. kept: bool [F, n]. distinct: how many tokens each frame keeps
-    beside the keyframes (0 for keyframes); None leaves that to the content. copies: how often each clip
+    in addition to the keyframes (0 for keyframes); None leaves that to the content. copies: how often each clip
     emits its keyframe.
     """
 

@@ -34,7 +34,7 @@ from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFra
 
 __all__ = ["TEMPLATES", "Llava"]
 
-# Before the video and behind it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
+# Before the video and after it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
 TEMPLATES = {
     "native": (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",

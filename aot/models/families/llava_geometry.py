@@ -1,4 +1,4 @@
-"""How LLaVA lays a video's tokens out: its pooling, its learned newlines, and what it is told about time."""
+"""How LLaVA lays a video's tokens out: its pooling, its learned newlines, and what its prompt says about time."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def refuse_llava_settings(config: ModelConfig, name: str) -> None:
 
 
 def time_instruction(tokens: CompressedTokens) -> str:
-    """What LLaVA-Video is told about the frames, in the words it was trained with."""
+    """Return what the prompt of LLaVA-Video says about the frames, in the words it was trained with."""
     times = tokens.timestamps_s
     duration_s = times[-1] if tokens.duration_s is None else tokens.duration_s
     shown = ",".join(f"{time:.2f}s" for time in times)

@@ -47,7 +47,7 @@ class Qwen25VL(QwenVL):
 
 class Qwen3VL(QwenVL):
     """Qwen3-VL 2B, 4B, 8B, 32B, and with experts 30B-A3B and 235B-A22B. What the tower makes of the patches in some of
-    its blocks is added to the output of the language model's first layers, too. Each pair stands behind its time.
+    its blocks is added to the output of the language model's first layers, too. Each pair follows its time.
     """
 
     networks: ClassVar = {

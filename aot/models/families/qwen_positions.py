@@ -22,7 +22,7 @@ _OF_TEXT, _OF_VIDEO = 0, 2  # transformers' numbers for what a token is
 
 @dataclass(frozen=True, slots=True)
 class WholePrompt:
-    """A prompt up to and with its video, all T * n tokens of it, and one word of text behind: L rows.
+    """A prompt up to and with its video, all T * n tokens of it, and one word of text after it: L rows.
 
     ids, kinds: [1, L] int64; kinds are transformers' `mm_token_type_ids`. rows: [P], where those of the prompt are that
     holds only what is kept.
@@ -53,7 +53,7 @@ class WholePrompt:
         return cls(torch.tensor([[*words, 0]]), torch.tensor([[*kinds, _OF_TEXT]]), torch.tensor(kept))
 
     def of_kept(self, positions: Tensor) -> tuple[Tensor, int]:
-        """From those of the whole [3, 1, L] the prompt's [3, 1, P], and where text goes on behind the video."""
+        """From those of the whole [3, 1, L] the prompt's [3, 1, P], and where text goes on after the video."""
         return positions[..., self.rows], int(positions[0, 0, -1])
 
 

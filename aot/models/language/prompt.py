@@ -61,7 +61,7 @@ class VideoPrompt:
     next_position: int = 0
 
     def followed_by(self, ids: Tensor, embeddings: Tensor) -> VideoPrompt:
-        """With text behind it: ids [1, S], embeddings [1, S, D]."""
+        """Return the prompt followed by text: ids [1, S], embeddings [1, S, D]."""
         return replace(
             self,
             ids=torch.cat([self.ids, ids], 1),
@@ -72,7 +72,7 @@ class VideoPrompt:
         )
 
     def positions_with(self, count: int) -> Tensor | None:
-        """Positions of these rows and of `count` rows of text behind them."""
+        """Positions of these rows and of `count` rows of text after them."""
         if self.positions is None:
             return None
         behind = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)

@@ -52,7 +52,7 @@ def is_placed(config: ModelConfig) -> bool:
 
 
 def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` is told of attention, bits and devices."""
+    """Return the arguments of `from_pretrained` for attention, bits and devices."""
     arguments: dict[str, Any] = {"attn_implementation": ATTENTION[config.attention]}
     if is_placed(config):
         arguments["device_map"] = {"": str(device)} if config.device_map == "none" else config.device_map

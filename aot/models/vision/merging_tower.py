@@ -21,7 +21,7 @@ __all__ = ["MergedVideo", "blocks_before_features", "run_merging_tower"]
 
 
 def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) -> MergingTokens:
-    """The hidden states behind as many blocks as `plan` has, of pixels [F, 3, H, W].
+    """Return the hidden states after as many blocks as `plan` has, of pixels [F, 3, H, W].
 
     Without merges they are the stock tower's, before its final normalisation.
     """

@@ -33,7 +33,7 @@ def micro_batches(
 ) -> Iterator[tuple[int, T]]:
     """Yield (first, run(first, stop)) for runs of up to `size` of `total` frames.
 
-    Where memory does not suffice the size is halved, `on_fewer` is told the new one, and the same frames are tried
+    Where memory does not suffice the size is halved, `on_fewer` gets the new one, and the same frames are tried
     again; a failure with one frame at a time is raised.
     """
     first = 0
