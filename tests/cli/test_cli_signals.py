@@ -75,6 +75,45 @@ def test_the_first_counts() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_one_that_arrives_in_a_finalizer(
+    number: signal.Signals, raised: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python drops what a finalizer raises, after it has printed it."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = [(each, signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(raised) as caught, terminable():
+            Finalized()
+            time.sleep(10)
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+    assert (caught.type, capfd.readouterr().err) == (raised, "")
+
+
+def test_other_errors_of_finalizers_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            raise ValueError("of a finalizer")
+
+    seen: list[str] = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(str(unraisable.exc_value)))
+    try:
+        with terminable():
+            Finalized()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["of a finalizer"]
+
+
 def test_one_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
