@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aot.errors import VideoError
@@ -12,10 +12,11 @@ from aot_cli.output.console import StageBars, log, notify, prepare_libraries, qu
 from aot_cli.session import current
 
 if TYPE_CHECKING:
+    from aot.compression.methods import Method
     from aot.config.schema import Config
     from aot.models import VideoModel
     from aot.models.loading.hub import Listing
-    from aot.pipeline.run import Compression
+    from aot.pipeline.run import Compression, Pipeline
     from aot.video import FrameIndex, VideoFile
     from aot_cli.options import Given
 
@@ -24,6 +25,7 @@ __all__ = [
     "choose_model",
     "choose_model_for_video",
     "compress_with_progress",
+    "load_pipeline",
     "load_with_progress",
     "opened_video",
     "refuse_selection",
@@ -36,10 +38,17 @@ _MOST_WORDS, _MOST_LETTERS = 10, 40
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A configuration with a model in it. to_fetch: what the hub has of the model, None if nothing is to be fetched."""
+    """A configuration with a model in it.
+
+    Attributes:
+        config: the settings.
+        to_fetch: what the hub has of the model; None if nothing is to be fetched.
+        method: built already; None if it was not needed yet.
+    """
 
     config: Config
     to_fetch: Listing | None = None
+    method: Method | None = None
 
 
 def choose_model(given: Given, base: Mapping[str, Any] | None = None) -> Chosen:
@@ -74,9 +83,9 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
     config = chosen.config
     used = [name.partition("+")[0] for name in methods or [config.method]]
     notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
-    if methods is None:
-        _check_request(chosen, _segments(video.index, config))
-    return chosen
+    if methods is not None:
+        return chosen
+    return replace(chosen, method=_checked_method(chosen, _segments(video.index, config)))
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
@@ -92,13 +101,13 @@ def _segments(index: FrameIndex, config: Config) -> list[int]:
     return segment_lengths(min(frames, sampling.select_frames or frames), sampling.segment_frames)
 
 
-def _check_request(chosen: Chosen, segments: Sequence[int]) -> None:
+def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
     config = chosen.config
     prepare_libraries(config.model.offline)
     from aot.models import describe_model
-    from aot.pipeline.run import check_request
+    from aot.pipeline.checks import build_checked_method
 
-    check_request(describe_model(config.model, chosen.to_fetch), config, segments)
+    return build_checked_method(describe_model(config.model, chosen.to_fetch), config, segments)
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
@@ -137,10 +146,22 @@ def _cut(word: str) -> str:
     return word if len(word) <= _MOST_LETTERS else f"{word[:_MOST_LETTERS]}..."
 
 
-def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> VideoModel:
-    """The model; fetched first, with a line about its size, where it is not on this machine.
+def load_pipeline(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> Pipeline:
+    """Return a pipeline of the chosen settings and their model, see `load_with_progress`."""
+    model = load_with_progress(chosen, made_by)
+    from aot.pipeline.run import Pipeline
 
-    made_by: the report of tokens that are for it; those of another model are refused before the whole one is loaded.
+    method = chosen.method
+    return Pipeline(model, chosen.config, lambda outer: method) if method else Pipeline(model, chosen.config)
+
+
+def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> VideoModel:
+    """Return the model; if it is not on this machine, fetch it first, with a line about its size.
+
+    Args:
+        chosen: the settings with the model's name.
+        made_by: the report of tokens to be asked; those of another model are refused before the
+            whole model is loaded.
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
@@ -149,7 +170,7 @@ def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None)
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:
-        from aot.pipeline.run import check_same_model
+        from aot.pipeline.checks import check_same_model
 
         check_same_model(made_by, identify_model(found))
     with StageBars() as bars, bars.stage("load model"):
@@ -160,13 +181,11 @@ def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None)
 
 
 def compress_with_progress(
-    video: VideoFile, config: Config, model: VideoModel, questions: Sequence[str] = (), *, traced: bool = False
+    pipeline: Pipeline, video: VideoFile, questions: Sequence[str] = (), *, traced: bool = False
 ) -> Compression:
-    """What the model makes of the video; `questions` may choose among its frames. traced: with a trace."""
-    from aot.pipeline.run import compress_video
-
+    """Compress a video, see `Pipeline.compress`, with bars; decisions go to the log."""
     with StageBars() as bars:
-        result = compress_video(video, model, config, bars, questions, traced=traced)
+        result = pipeline.compress(video, questions, traced=traced, on_progress=bars)
     _log_decisions(result)
     return result
 

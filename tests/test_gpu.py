@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import aot.models.language.answer
-from aot.compression.in_llm import build_inner
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
 from aot.models import load_model
@@ -87,7 +87,7 @@ def test_a_graph_writes_what_generate_does(bundled_on_gpu: Llava, clip_file: Pat
 def test_a_graph_goes_on_behind_reductions_inside(on_gpu: Llava, clip_file: Path, name: str) -> None:
     config = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}, "sampling": {"frames": 8}})
     tokens = compress_video(clip_file, on_gpu, config).tokens
-    inner = build_inner(config, on_gpu.language_layers)
+    inner = divide(config, on_gpu.language_layers)[1]
     answer = on_gpu.generate(tokens, "What moves?", OPTIONS["greedy"], inner)
     assert ids_of(answer, "graph") == ids_of(answer, "lean")
     assert not answer.notices

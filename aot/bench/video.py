@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,10 @@ import torch
 
 from aot.bench.phases import PHASES, timed_method
 from aot.bench.timing import Figure
-from aot.compression.in_llm import build_inner, outer_config
 from aot.config.schema import Config, InnerConfig
 from aot.models.base import VideoModel
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.pipeline.replies import write_reply
+from aot.pipeline.run import Pipeline
 from aot.runtime.peak_memory import PeakMemory, peak_memory
 from aot.runtime.stages import StageClock, synchronize
 
@@ -128,30 +127,26 @@ def _now_s(device: torch.device) -> float:
 
 def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
     device = torch.device(model.placement["device"])
-    start = _now_s(device)
-    clock = StageClock(device)
-    outer = outer_config(config, model.language_layers)
-    method = timed_method(outer, clock)
-    video = EncodedVideo(clip, model, config.sampling, method.needs, clock)
-    compressor = SegmentCompressor(model, outer, clock, method)
-    video.compress([compressor])
-    tokens = compressor.tokens()
-    asked = _now_s(device)
-    inner = build_inner(config, model.language_layers)
-    reply = model.generate(tokens, question, config.generation, inner)
-    for _ in reply:
-        pass
-    end = _now_s(device)
-    first = reply.first_token_at or end
+    start_s, clock = _now_s(device), StageClock(device)
+    pipeline = Pipeline(model, config, lambda outer: timed_method(outer, clock))
+    compressed = pipeline.compress(clip)
+    report, asked_s = compressed.report, _now_s(device)
+    reply = write_reply(lambda: pipeline.answer(compressed.tokens, question))
+    before_ms, total_ms = (asked_s - start_s) * 1e3, (_now_s(device) - start_s) * 1e3
+    prefill_ms = reply.answer_ms if reply.first_token_ms is None else reply.first_token_ms
+    writing_ms = total_ms - before_ms - prefill_ms
     run = _Run(
-        **{f"{name}_ms": clock.stage_ms[name] for name in ("decode", "encode", "compress", *PHASES)},
-        prefill_ms=(first - asked) * 1e3,
-        first_token_ms=(first - start) * 1e3,
-        tokens_per_s=(reply.output_tokens - 1) / (end - first) if reply.output_tokens > 1 else 0.0,
-        total_ms=(end - start) * 1e3,
+        **{f"{name}_ms": ms for name, ms in report.stage_ms.items()},
+        **{f"{name}_ms": clock.stage_ms[name] for name in PHASES},
+        prefill_ms=prefill_ms,
+        first_token_ms=before_ms + prefill_ms,
+        tokens_per_s=(reply.output_tokens - 1) / writing_ms * 1e3 if reply.output_tokens > 1 else 0.0,
+        total_ms=total_ms,
     )
-    visual = video.frames * math.prod(tokens.grid)
-    return run, _Counts(video.frames, visual, len(tokens.features), reply.prompt_tokens, reply.output_tokens)
+    counts = _Counts(
+        len(report.frames), report.visual_tokens, report.kept_tokens, reply.prompt_tokens, reply.output_tokens
+    )
+    return run, counts
 
 
 def _most(values: Sequence[int | None]) -> int | None:

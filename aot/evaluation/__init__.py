@@ -7,17 +7,15 @@ from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarise
-from aot.evaluation.run import Refusal, answer_video, evaluate
-from aot.evaluation.witness import Seen, Witness
+from aot.evaluation.run import Outcome, Task, answer_video, evaluate
 
 __all__ = [
     "Answered",
     "Condition",
     "Item",
-    "Refusal",
+    "Outcome",
     "Results",
-    "Seen",
-    "Witness",
+    "Task",
     "answer_video",
     "build_conditions",
     "evaluate",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from aot.compression.in_llm import InnerReduction, build_inner, outer_config
-from aot.config.schema import Config
-from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError, VideoError
+from aot.errors import AOTError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.folder_lock import locked
@@ -21,19 +17,18 @@ from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarise
 from aot.evaluation.scoring import score
-from aot.evaluation.witness import Seen, Witness
 from aot.models import VideoModel
 from aot.pipeline.frame_selection import check_questions
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.pipeline.replies import Reply, write_reply
+from aot.pipeline.run import REFUSALS, Compression, Pipeline, Refusal, compress_each
 from aot.reports.retention import language_model_load, versions
 from aot.runtime.atomic_writes import make_folder
 from aot.runtime.memory import explained_memory
 from aot.runtime.peak_memory import PeakMemory, peak_memory
-from aot.runtime.stages import StageClock
-from aot.types import CompressedTokens, Needs, VisualTokens
-from aot.video import VideoFile, probe
+from aot.types import CompressedTokens
+from aot.video import VideoFile, open_file
 
-__all__ = ["Refusal", "answer_video", "evaluate"]
+__all__ = ["Outcome", "Task", "answer_video", "evaluate"]
 
 _MOST_PROBLEMS = 10
 
@@ -93,24 +88,26 @@ def _answer_missing(
     """Answer what the journal lacks; return the conditions that were not refused."""
     # 1. What is missing, by video and condition.
     videos = by_video(items)
+    tasks = [Task(each, Pipeline(model, each.config)) for each in conditions]
     missing = {
-        video: [(each, left) for each in conditions if (left := journal.missing(each.key, asked))]
+        video: [replace(task, items=left) for task in tasks if (left := journal.missing(task.condition.key, asked))]
         for video, asked in videos.items()
     }
-    _check_videos([video for video, left in missing.items() if left])
+    opened = _open_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
     # 2. Answer it video by video; a refused condition is not tried on further videos.
     refused: dict[str, AOTError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
-        wanted = [each for each in undone if each[0].key not in refused]
-        for extra, answers in enumerate(answer_video(video, model, wanted, on_notice), 1):
-            if isinstance(answers, Refusal):
-                refused[answers.condition.key] = answers.error
-                on_notice(f"{answers.condition.key} is left out: {answers.error}")
+        wanted = [task for task in undone if task.condition.key not in refused]
+        outcomes = answer_video(opened[video], wanted, on_notice) if wanted else ()
+        for extra, outcome in enumerate(outcomes, 1):
+            if outcome.refusal:
+                refused[outcome.condition.key] = outcome.refusal.error
+                on_notice(f"{outcome.condition.key} is left out: {outcome.refusal.error}")
             else:
-                journal.add(answers)
+                journal.add(outcome.answered)
             on_progress(done + extra, total)
     met = [each for each in conditions if each.key not in refused]
     if not met:
@@ -118,17 +115,19 @@ def _answer_missing(
     return met
 
 
-def _check_videos(videos: Sequence[Path]) -> None:
-    """Raise one error for all videos that cannot be opened, before hours of work."""
-    problems = []
+def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
+    """Return the videos with their indices; raise one error for all that cannot be opened."""
+    opened, problems = dict[Path, VideoFile](), list[str]()
     for video in videos:
         try:
-            probe(video)
+            with open_file(video) as opened[video]:
+                pass
         except VideoError as error:
             problems.append(str(error))
     if problems:
         more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise VideoError("; ".join(problems[:_MOST_PROBLEMS]) + more)
+    return opened
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
@@ -149,197 +148,104 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A condition that cannot be met, with the reason."""
+class Task:
+    """Questions to answer under one condition."""
 
     condition: Condition
-    error: AOTError
+    pipeline: Pipeline
+    items: Sequence[Item] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answers of one condition on one video and what they were given from, or a refusal."""
+
+    condition: Condition
+    answered: Sequence[Answered] = ()
+    compression: Compression | None = None
+    refusal: Refusal | None = None
 
 
 def answer_video(
-    video: Path | VideoFile,
-    model: VideoModel,
-    missing: Sequence[tuple[Condition, Sequence[Item]]],
+    video: VideoFile,
+    tasks: Sequence[Task],
     on_notice: Callable[[str], None],
     *,
     measure_memory: bool = False,
-    witness: Witness | None = None,
-) -> Iterator[list[Answered] | Refusal]:
-    """Yield the missing answers of each condition on one video, or its refusal.
-
-    One encoding serves all conditions that merge in the same way inside the tower, or not at all.
+    traced: bool = False,
+) -> Iterator[Outcome]:
+    """Yield the outcome of each task on one video, as soon as it is there.
 
     Args:
-        video: the video.
-        model: answers the questions.
-        missing: for each condition, the items to answer.
+        video: the video, with its index.
+        tasks: with the same model and frames.
         on_notice: receives sentences for the user.
         measure_memory: whether to measure the peak memory of answering, which takes time.
-        witness: records what was kept, if given.
+        traced: whether compressions have a trace, for pictures.
 
     Raises:
         VideoError, MemoryLimitError, NumericsError: See `aot.errors`.
     """
-    attempts = [_Attempt(condition, items, model, witness) for condition, items in missing]
-    yield from (each.refusal for each in attempts if each.refusal)
-    waiting = [each for each in attempts if not each.refusal]
-    while waiting:
-        merging = waiting[0].needs.merging
-        alike = [each for each in waiting if each.needs.merging == merging]
-        waiting = [each for each in waiting if each.needs.merging != merging]
-        yield from _answer_encoding(video, model, alike, on_notice, measure_memory, witness)
-
-
-def _answer_encoding(
-    video: Path | VideoFile,
-    model: VideoModel,
-    attempts: Sequence[_Attempt],
-    on_notice: Callable[[str], None],
-    measure_memory: bool,
-    witness: Witness | None,
-) -> Iterator[list[Answered] | Refusal]:
-    """Yield the missing answers of each attempt, from one encoding."""
-    # 1. Encode once with everything that any attempt needs, and compress for all of them.
-    clock = StageClock(torch.device(model.placement["device"]))
-    questions = list(dict.fromkeys(item.prompt for each in attempts for item in each.items))
-    needs = Needs.union(each.needs for each in attempts)
-    sampling = attempts[0].condition.config.sampling
-    on_frames = witness.pictures.add if witness and not witness.seen else None
-    encoded = EncodedVideo(video, model, sampling, needs, clock, questions=questions, on_frames=on_frames)
-    try:
-        encoded.compress(attempts)
-    except (UnsupportedError, MethodError) as error:  # merging inside the tower is refused or broken
-        yield from (Refusal(attempt.condition, error) for attempt in attempts)
-        return
-    # 2. Answer.
-    for notice in encoded.notices:
-        on_notice(f"{video.name}: {notice}")
-    for attempt in attempts:
-        answers = attempt.answer(encoded, clock.stage_ms, measure_memory, on_notice)
-        yield attempt.refusal or answers
-
-
-class _Attempt:
-    """One condition on one video; after a refusal or a failure of its method it does nothing."""
-
-    def __init__(self, condition: Condition, items: Sequence[Item], model: VideoModel, witness: Witness | None) -> None:
-        self.condition, self.items, self._model, self._witness = condition, items, model, witness
-        self._clock = StageClock(torch.device(model.placement["device"]))
-        self.refusal: Refusal | None = None
-        with self._refused():
-            self._compressor = SegmentCompressor(model, condition.config, self._clock, traced=witness is not None)
-
-    @property
-    def needs(self) -> Needs:
-        """Return what the method needs from the encoder."""
-        return self._compressor.needs
-
-    def add(self, visual: VisualTokens) -> None:
-        """Compress the next chunk."""
-        if self.refusal is None:
-            with self._refused():
-                self._compressor.add(visual)
-
-    def answer(
-        self, video: EncodedVideo, stage_ms: Mapping[str, float], measure_memory: bool, on_notice: Callable[[str], None]
-    ) -> list[Answered]:
-        """Return the answers to all items; empty after a refusal."""
-        if self.refusal is None:
-            with self._refused():
-                times, tokens = {**stage_ms, **self._clock.stage_ms}, self._compressor.tokens()
-                self._testify(tokens, video)
-                return _answer(
-                    self.items, self._model, self.condition, tokens, video.frames, times, measure_memory, on_notice
-                )
-        return []
-
-    def _testify(self, tokens: CompressedTokens, video: EncodedVideo) -> None:
-        """Record what was kept in the witness, if there is one."""
-        origin = self._compressor.provenance()
-        if self._witness is not None and origin is not None:
-            self._witness.source = video.source
-            self._witness.seen[self.condition.key] = Seen(tokens, origin, video.similarity)
-
-    @contextmanager
-    def _refused(self) -> Iterator[None]:
+    of_pipeline = {id(task.pipeline): task for task in tasks}
+    results = compress_each(
+        [task.pipeline for task in tasks],
+        video,
+        list(dict.fromkeys(item.prompt for task in tasks for item in task.items)),
+        traced=traced,
+        on_notice=lambda notice: on_notice(f"{video.name}: {notice}"),
+    )
+    for pipeline, result in results:
+        task = of_pipeline[id(pipeline)]
+        if isinstance(result, Refusal):
+            yield Outcome(task.condition, refusal=result)
+            continue
         try:
-            yield
-        except (BudgetError, UnsupportedError, MethodError) as error:
-            self.refusal = Refusal(self.condition, error)
+            answered = _answer(task, result, measure_memory, on_notice)
+        except REFUSALS as error:  # of a reduction inside the language model
+            yield Outcome(task.condition, refusal=Refusal(error))
+        else:
+            yield Outcome(task.condition, answered, result)
 
 
 def _answer(
-    items: Sequence[Item],
-    model: VideoModel,
-    condition: Condition,
-    tokens: CompressedTokens,
-    frames: int,
-    stage_ms: Mapping[str, float],
-    measure_memory: bool,
-    on_notice: Callable[[str], None],
+    task: Task, compression: Compression, measure_memory: bool, on_notice: Callable[[str], None]
 ) -> list[Answered]:
     """Answer all items from the kept tokens; the first answer is timed, the others are batched."""
-    config = condition.config
-    inner = build_inner(config, model.language_layers)
-    outer = outer_config(config, model.language_layers)
-    per_frame = math.prod(tokens.grid)
-    visual_tokens = frames * per_frame
+    pipeline, items, tokens, report = task.pipeline, task.items, compression.tokens, compression.report
     with explained_memory():
-        first = _timed_answer(model, tokens, items[0], config, inner, measure_memory)
+        first, peak_bytes = _first_reply(pipeline, tokens, items[0], measure_memory)
         for notice in first.notices:
             on_notice(notice)
-        others = model.read(tokens, inner).answers([item.prompt for item in items[1:]], config.generation)
+        others = pipeline.read(tokens).answers([item.prompt for item in items[1:]], pipeline.config.generation)
     return [
         Answered(
             item=item.fingerprint,
             video=item.video.name,
             question=item.question,
             answer=item.answer,
-            condition=condition.key,
+            condition=task.condition.key,
             predicted=text,
             score=score(item, text),
-            kept_tokens=len(tokens.features),
-            visual_tokens=visual_tokens,
-            budget_tokens=outer.token_budget(frames, per_frame) if outer.has_budget else None,
-            language_model_load=language_model_load(first.layer_tokens, visual_tokens),
-            decode_ms=stage_ms["decode"],
-            encode_ms=stage_ms["encode"],
-            compress_ms=stage_ms["compress"],
-            first_token_ms=first.first_token_ms,
+            kept_tokens=report.kept_tokens,
+            visual_tokens=report.visual_tokens,
+            budget_tokens=report.budget_tokens,
+            language_model_load=language_model_load(first.layer_tokens, report.visual_tokens),
+            decode_ms=report.stage_ms["decode"],
+            encode_ms=report.stage_ms["encode"],
+            compress_ms=report.stage_ms["compress"],
+            first_token_ms=first.answer_ms if first.first_token_ms is None else first.first_token_ms,
             answer_ms=first.answer_ms,
-            answer_bytes=first.peak_bytes,
+            answer_bytes=peak_bytes,
         )
         for item, text in zip(items, [first.text, *others], strict=True)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _First:
-    """One answer like that of `aot ask`, with its times and the visual tokens in each layer."""
-
-    text: str
-    first_token_ms: float
-    answer_ms: float
-    layer_tokens: tuple[int, ...]
-    notices: tuple[str, ...]
-    peak_bytes: int | None
-
-
-def _timed_answer(
-    model: VideoModel,
-    tokens: CompressedTokens,
-    item: Item,
-    config: Config,
-    inner: InnerReduction | None,
-    measure_memory: bool,
-) -> _First:
-    """Answer one question alone and measure it."""
-    device = torch.device(model.placement["device"])
+def _first_reply(
+    pipeline: Pipeline, tokens: CompressedTokens, item: Item, measure_memory: bool
+) -> tuple[Reply, int | None]:
+    """Return the answer to one question alone, and the peak memory of answering if it is measured."""
+    device = torch.device(pipeline.model.placement["device"])
     with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
-        start = time.perf_counter()
-        answer = model.generate(tokens, item.prompt, config.generation, inner)
-        text = "".join(answer)
-        end = time.perf_counter()
-    first_token_ms = ((answer.first_token_at or end) - start) * 1e3
-    peak_bytes = peak.device if device.type == "cuda" else peak.host
-    return _First(text, first_token_ms, (end - start) * 1e3, answer.layer_tokens, answer.notices, peak_bytes)
+        reply = write_reply(lambda: pipeline.answer(tokens, item.prompt))
+    return reply, peak.device if device.type == "cuda" else peak.host

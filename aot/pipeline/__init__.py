@@ -1,1 +1,6 @@
-"""The pipeline: `run` is compress and answer, `stream` is decode, encode and compress, a chunk at a time."""
+"""One run for every command; read `run` first.
+
+`stream` decodes and encodes a video chunk by chunk, `chunk_compressor` compresses each chunk,
+`report` describes the result, `replies` writes answers, and `checks` refuses what cannot work
+before any weights are loaded.
+"""

@@ -1,183 +1,271 @@
-"""The two sentences of the program: compress a video, answer a question about it."""
+"""Compress videos and answer questions about them: the run under every command and the Python API."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from aot.compression.aot.method import AnchorTransport
-from aot.compression.in_llm import build_inner, outer_config
-from aot.compression.methods import build_method
-from aot.compression.methods.subset import refuse_below
+from aot.compression.contract import needs_of
+from aot.compression.in_llm import InnerReduction, divide
+from aot.compression.methods import Method, build_method
 from aot.config.schema import Config
-from aot.errors import TokensFileError
-from aot.models import FoundModel
-from aot.models.base import Answer, ModelIdentity, VideoModel
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError
+from aot.models.base import Answer, Reading, VideoModel
+from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.report import report_of
+from aot.pipeline.stream import EncodedVideo, VideoEncoder
 from aot.reports.frame_pictures import FramePictures
 from aot.reports.provenance import Trace
-from aot.reports.retention import FrameRetention, RetentionReport, frame_retention, versions
+from aot.reports.retention import RetentionReport, versions
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock, StageProgress, silent
-from aot.types import CompressedTokens, Needs
+from aot.types import CompressedTokens, Needs, VisualTokens
 
 if TYPE_CHECKING:
     from aot.video import VideoFile
 
-__all__ = ["Compression", "answer", "answer_each", "check_request", "check_same_model", "compress_video"]
+__all__ = ["Compression", "Pipeline", "Refusal", "answer", "compress_each", "compress_video"]
+
+REFUSALS = (BudgetError, UnsupportedError, MethodError)
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Kept tokens and the report on how they came to be; `trace` if it was asked for."""
+    """Kept tokens, the report on how they were made, and the trace if it was asked for."""
 
     tokens: CompressedTokens
     report: RetentionReport
     trace: Trace | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A configuration that a video or the model rules out, with the reason."""
+
+    error: AOTError
+
+
+class Pipeline:
+    """A loaded model with one configuration, resolved once: compress videos, answer questions.
+
+    Args:
+        model: the model.
+        config: the settings.
+        build: builds the method from the settings that are left for it.
+    """
+
+    def __init__(self, model: VideoModel, config: Config, build: Callable[[Config], Method] = build_method) -> None:
+        self.model, self.config, self._build = model, config, build
+
+    @cached_property
+    def _divided(self) -> tuple[Config, InnerReduction | None]:
+        return divide(self.config, self.model.language_layers)
+
+    @property
+    def outer(self) -> Config:
+        """Return the settings of the method, see `aot.compression.in_llm.divide`."""
+        return self._divided[0]
+
+    @property
+    def inner(self) -> InnerReduction | None:
+        """Return the reduction inside the language model, if there is one."""
+        return self._divided[1]
+
+    @cached_property
+    def method(self) -> Method:
+        """Return the method before the language model. Tokens can be asked without it."""
+        return self._build(self.outer)
+
+    @cached_property
+    def needs(self) -> Needs:
+        """Return what the method needs from the encoder.
+
+        Raises:
+            UnsupportedError: If the model does not have it.
+        """
+        needs = needs_of(self.method)
+        self.model.check_needs(needs)
+        return needs
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that results depend on."""
+        return versions()
+
+    def compress(
+        self,
+        video: str | Path | VideoFile,
+        questions: Sequence[str] = (),
+        *,
+        traced: bool = False,
+        on_progress: StageProgress = silent,
+    ) -> Compression:
+        """Decode, encode and compress a video, chunk by chunk.
+
+        Args:
+            video: a file, an http or https address, "-" for standard input, or an open file.
+            questions: choose the frames if `sampling.select_frames` is set.
+            traced: whether to record what kept tokens are made of, for pictures.
+            on_progress: receives the progress of each stage.
+
+        Raises:
+            VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: See `aot.errors`.
+        """
+        ((_, result),) = compress_each([self], video, questions, traced=traced, on_progress=on_progress)
+        if isinstance(result, Refusal):
+            raise result.error
+        return result
+
+    def answer(self, tokens: CompressedTokens, question: str) -> Answer:
+        """Begin an answer; iterate over it for its text."""
+        with explained_memory():
+            return self.model.generate(tokens, question, self.config.generation, self.inner)
+
+    def read(self, tokens: CompressedTokens) -> Reading:
+        """Let the language model read the video once, for several questions."""
+        with explained_memory():
+            return self.model.read(tokens, self.inner)
+
+    def answers(self, tokens: CompressedTokens, questions: Sequence[str]) -> Iterator[Answer]:
+        """Begin the answers one after the other; the video is read once if the reduction allows it."""
+        if len(questions) == 1:
+            yield self.answer(tokens, questions[0])
+            return
+        reading = self.read(tokens)
+        for question in questions:
+            with explained_memory():
+                yield reading.generate(question, self.config.generation)
+
+
 def compress_video(
-    path: str | Path | VideoFile,
+    video: str | Path | VideoFile,
     model: VideoModel,
     config: Config,
-    on_progress: StageProgress = silent,
     questions: Sequence[str] = (),
     *,
     traced: bool = False,
+    on_progress: StageProgress = silent,
 ) -> Compression:
-    """Decode, encode and compress one video, segment by segment. With `sampling.select_frames`, those of its frames
-    that score best for the questions, by the mean of each frame's scores. traced: leave a trace, for a page.
-
-    path: a file's, an http or https address, "-" for standard input, or what `aot.video.open_file` yields.
-
-    Raises:
-        VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: see `aot.errors`.
-    """
-    clock = StageClock(torch.device(model.placement["device"]))
-    compressor = SegmentCompressor(model, config, clock, traced=traced)
-    pictures = FramePictures(model.temporal_patch)
-    on_frames = pictures.add if traced else None
-    video = EncodedVideo(path, model, config.sampling, compressor.needs, clock, on_progress, questions, on_frames)
-    video.compress([compressor])
-    tokens, origin = compressor.tokens(), compressor.provenance()
-    trace = Trace(origin, pictures.files) if origin else None
-    report = _report(tokens, video, model, config, clock, compressor.needs)
-    return Compression(tokens, report, trace)
-
-
-def check_request(found: FoundModel, config: Config, segments: Sequence[int]) -> None:
-    """Check, before any weights are fetched or read, what a model's config.json and the numbers of sampled frames in
-    the `segments` of the video decide.
-
-    Raises:
-        ConfigError: a setting of the method is wrong, or it keeps too little of so many frames.
-        UnsupportedError: the model does not have what the method needs.
-    """
-    if config.reduces_inside:
-        if found.language_layers is None:
-            return
-        config = outer_config(config, found.language_layers)
-    method = build_method(config)
-    found.implementation.check_support(method.needs, str(found.config.name))
-    if found.known_grid is None or not config.compresses or not config.has_budget:
-        return
-    per_frame, done, spent = math.prod(found.known_grid), 0, 0
-    for length in segments:
-        done += length
-        budget = config.token_budget(done, per_frame) - spent
-        spent += budget
-        if isinstance(method, AnchorTransport):
-            method.check_frames(budget, length, length * per_frame)
-        refuse_below(1, budget, length * per_frame)
+    """Compress one video, see `Pipeline.compress`."""
+    return Pipeline(model, config).compress(video, questions, traced=traced, on_progress=on_progress)
 
 
 def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
     """Begin an answer; iterate over it for its text."""
-    with explained_memory():
-        return model.generate(tokens, question, config.generation, build_inner(config, model.language_layers))
+    return Pipeline(model, config).answer(tokens, question)
 
 
-def answer_each(
-    model: VideoModel, tokens: CompressedTokens, questions: Sequence[str], config: Config
-) -> Iterator[Answer]:
-    """Begin an answer to one question after the other; the language model reads the video once for all, unless it
-    drops some of it as the question tells.
-    """
-    if len(questions) == 1:
-        yield answer(model, tokens, questions[0], config)
-        return
-    with explained_memory():
-        reading = model.read(tokens, build_inner(config, model.language_layers))
-        for question in questions:
-            yield reading.generate(question, config.generation)
+def compress_each(
+    pipelines: Sequence[Pipeline],
+    video: str | Path | VideoFile,
+    questions: Sequence[str] = (),
+    *,
+    traced: bool = False,
+    on_progress: StageProgress = silent,
+    on_notice: Callable[[str], None] = lambda notice: None,
+) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
+    """Compress one video with every pipeline, and yield each result as soon as it is there.
 
+    The pipelines share the model and the frames. Methods that merge in the same way inside the
+    vision tower, or not at all, share one encoding.
 
-def check_same_model(report: Mapping[str, Any], identity: ModelIdentity) -> None:
-    """Check that a model is the one whose projector made some tokens: to others they mean nothing.
+    Args:
+        pipelines: with one model.
+        video: see `Pipeline.compress`.
+        questions: choose the frames if `sampling.select_frames` is set.
+        traced: whether to record what kept tokens are made of.
+        on_progress: receives the progress of each stage.
+        on_notice: receives sentences about the video; they are in the reports as well.
 
     Raises:
-        TokensFileError: `report` (of a tokens file) names another model.
+        VideoError, ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
     """
-    made_by = report["model"]
-    if made_by.get("fingerprint") != identity.fingerprint:
-        raise TokensFileError(
-            f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
-            f"{identity.name} is not; ask with that model, or compress the video again"
-        )
+    runs = [_Run(pipeline, traced) for pipeline in pipelines]
+    yield from ((run.pipeline, run.refusal) for run in runs if run.refusal)
+    waiting = [run for run in runs if not run.refusal]
+    while waiting:
+        merging = waiting[0].needs.merging
+        alike = [run for run in waiting if run.needs.merging == merging]
+        waiting = [run for run in waiting if run.needs.merging != merging]
+        pictures = FramePictures(alike[0].pipeline.model.temporal_patch) if traced else None
+        encoded = _encode_for(alike, video, questions, pictures, on_progress)
+        for notice in encoded.notices if encoded else ():
+            on_notice(notice)
+        for run in alike:
+            yield run.pipeline, run.result(encoded, pictures)
 
 
-def _report(
-    tokens: CompressedTokens,
-    video: EncodedVideo,
-    model: VideoModel,
-    config: Config,
-    clock: StageClock,
-    needs: Needs,
-) -> RetentionReport:
-    per_frame = math.prod(tokens.grid)
-    rows = frame_retention(tokens, per_frame, video.similarity)
-    outer = outer_config(config, model.language_layers)
-    total = video.frames * per_frame
-    kept = len(tokens.features)
-    identity = model.identity
-    return RetentionReport(
-        visual_tokens=total,
-        budget_tokens=outer.token_budget(len(rows), per_frame) if outer.has_budget else None,
-        kept_tokens=kept,
-        retention=kept / total,
-        frames=rows,
-        stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
-        peak_bytes=clock.peak_bytes(),
-        facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
-        model={
-            "name": identity.name,
-            "revision": identity.revision,
-            "fingerprint": identity.fingerprint,
-            "toy_model": identity.is_toy,
-            "width": tokens.features.shape[1],
-            **model.placement,
-            "saliency_blocks": list(model.saliency_blocks(needs.saliency_layers)),
-        },
-        video=asdict(video.source),
-        config=config.to_dict(),
-        versions=versions(),
-        notices=(*model.notices, *video.notices, *_retention_notices(outer, rows)),
+def _encode_for(
+    runs: Sequence[_Run],
+    video: str | Path | VideoFile,
+    questions: Sequence[str],
+    pictures: FramePictures | None,
+    on_progress: StageProgress,
+) -> EncodedVideo | None:
+    """Encode a video once with everything that the runs need, and compress it for all of them."""
+    pipeline = runs[0].pipeline
+    clock = StageClock(torch.device(pipeline.model.placement["device"]))
+    encoder = VideoEncoder(
+        pipeline.model,
+        pipeline.config.sampling,
+        Needs.union(run.needs for run in runs),
+        clock,
+        questions=questions,
+        on_progress=on_progress,
+        on_frames=pictures.add if pictures else None,
     )
 
+    def compress(visual: VisualTokens) -> None:
+        for run in runs:
+            run.add(visual)
 
-def _retention_notices(config: Config, rows: Sequence[FrameRetention]) -> Iterator[str]:
-    empty = sum(not row.kept for row in rows)
-    if empty:
-        yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
-    if config.compresses and not config.has_budget:
-        kept = f"{sum(row.retention for row in rows) / len(rows):.2%}, not {100 * config.ratio:.4g}%"
-        if config.uses_aot:
-            anchors = "anchors" if config.aot.anchors.count else "anchors (as many as suit the ratio)"
-            yield f"with budget paper the {anchors} and the content decide how much is kept: {kept}"
-        else:
-            yield f"with paper_exact, {config.method} keeps what its settings say: {kept}"
+    try:
+        encoded = encoder.run(video, compress)
+    except (UnsupportedError, MethodError) as error:  # merging inside the tower is refused or fails
+        for run in runs:
+            run.refusal = run.refusal or Refusal(error)
+        return None
+    for run in runs:
+        for stage in ("decode", "encode"):
+            run.clock.add(stage, clock.stage_ms[stage])
+    return encoded
+
+
+class _Run:
+    """Compress one video with one pipeline; a refusal ends it."""
+
+    def __init__(self, pipeline: Pipeline, traced: bool) -> None:
+        self.pipeline = pipeline
+        self.clock = StageClock(torch.device(pipeline.model.placement["device"]))
+        self.refusal: Refusal | None = None
+        with self._refused():
+            self.needs = pipeline.needs
+            self._compressor = ChunkCompressor(pipeline.method, pipeline.outer, self.clock, traced=traced)
+
+    def add(self, visual: VisualTokens) -> None:
+        """Compress the next chunk."""
+        if self.refusal is None:
+            with self._refused():
+                self._compressor.add(visual)
+
+    def result(self, encoded: EncodedVideo | None, pictures: FramePictures | None) -> Compression | Refusal:
+        """Return what was kept, or why nothing was."""
+        if self.refusal or encoded is None:
+            assert self.refusal
+            return self.refusal
+        tokens, origin = self._compressor.tokens(), self._compressor.provenance()
+        trace = Trace(origin, pictures.files) if origin and pictures else None
+        return Compression(tokens, report_of(self.pipeline, tokens, encoded, self.clock), trace)
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except REFUSALS as error:
+            self.refusal = Refusal(error)

@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
 
-import torch
-
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.pipeline.run import Pipeline, Refusal, compress_each
 from aot.plugins import METHODS
-from aot.runtime.stages import StageClock
 from aot.selftest.bundled import clip_file, config_of, devices, loaded
 from aot.selftest.check import Check, CheckFailedError
-from aot.types import Needs
 
 __all__ = ["RECORD_FILE", "checks", "kept_cells", "recorded_cells"]
 
@@ -36,17 +32,17 @@ def checks() -> Iterator[Check]:
 
 def kept_cells(device: str) -> dict[str, list[int]]:
     """Return the cells that each method keeps, as indices into all F * n, in output order."""
-    model, clock = loaded(device, "float32"), StageClock(torch.device(device))
-    configs = {name: config_of(method=name, ratio=_RATIO) for name in METHODS if name != "none"}
-    compressors = {name: SegmentCompressor(model, config, clock) for name, config in configs.items()}
-    waiting = list(compressors.values())
-    while waiting:  # one encoding serves all methods that merge in the same way inside the tower
-        alike = [each for each in waiting if each.needs.merging == waiting[0].needs.merging]
-        waiting = [each for each in waiting if each not in alike]
-        needs = Needs.union(each.needs for each in alike)
-        with clip_file() as clip:
-            EncodedVideo(clip, model, config_of().sampling, needs, clock).compress(alike)
-    return {name: compressor.tokens().place.tolist() for name, compressor in compressors.items()}
+    model = loaded(device, "float32")
+    pipelines = {name: Pipeline(model, config_of(method=name, ratio=_RATIO)) for name in METHODS if name != "none"}
+    with clip_file() as clip:
+        kept = {id(pipeline): result for pipeline, result in compress_each(list(pipelines.values()), clip)}
+    cells = {}
+    for name, pipeline in pipelines.items():
+        result = kept[id(pipeline)]
+        if isinstance(result, Refusal):
+            raise result.error
+        cells[name] = result.tokens.place.tolist()
+    return cells
 
 
 def recorded_cells() -> dict[str, list[int]]:

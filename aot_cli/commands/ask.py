@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +22,7 @@ from aot_cli.run import (
     Chosen,
     choose_model_for_video,
     compress_with_progress,
-    load_with_progress,
+    load_pipeline,
     opened_video,
     unknown_words,
 )
@@ -31,8 +30,8 @@ from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config.schema import Config, ModelConfig
-    from aot.models import Answer, VideoModel
-    from aot.pipeline.run import Compression
+    from aot.pipeline.replies import Reply
+    from aot.pipeline.run import Compression, Pipeline
     from aot.types import CompressedTokens
 
 __all__ = ["ask"]
@@ -72,16 +71,16 @@ def ask(
     made = (
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
-    config, tokens, report, model = made.config, made.tokens, made.report, made.model
+    pipeline, tokens, report = made.pipeline, made.tokens, made.report
+    config, model = pipeline.config, pipeline.model
     notify([*report["notices"], *unknown_words(model, questions)])
-    answers = _answers(model, tokens, questions, config, stream=not as_json)
+    replies = _replies(pipeline, tokens, questions, stream=not as_json)
+    answers_ms = sum(reply.answer_ms for reply in replies)
     if made.compression:
         words = ask_words(source, questions)
-        pairs = [(each["question"], each["answer"]) for each in answers]
-        spent_ms = sum(each["answer_ms"] for each in answers)
-        compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=spent_ms)
+        pairs = [(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
+        compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=answers_ms)
         tell_of_page(html)
-    layer_tokens = [reply.pop("layer_tokens") for reply in answers]
     if tokens_given:
         report = {**report, "stage_ms": {}}  # those of the file are of another run
     if as_json:
@@ -90,9 +89,9 @@ def ask(
         from aot.runtime.stages import peak_bytes_on
 
         found = {
-            "answer": answers[0]["answer"],
-            "answers": answers,
-            "language_model_load": language_model_load(layer_tokens[0], report["visual_tokens"]),
+            "answer": replies[0].text,
+            "answers": [_row(question, reply) for question, reply in zip(questions, replies, strict=True)],
+            "language_model_load": language_model_load(replies[0].layer_tokens, report["visual_tokens"]),
             **described(source, report, tokens),
             "toy_model": model.identity.is_toy,
             "model": report["model"] | model_facts(model),
@@ -103,8 +102,7 @@ def ask(
         }
         print_json("aot.ask/1", found)
     else:
-        answer_ms = sum(each["answer_ms"] for each in answers)
-        print_usage(report, report["stage_ms"] | {"answer" if len(answers) == 1 else "answers": answer_ms})
+        print_usage(report, report["stage_ms"] | {"answer" if len(replies) == 1 else "answers": answers_ms})
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
@@ -145,21 +143,19 @@ def _check_words(words: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Readable:
-    """Tokens ready to be asked about; `compression` where they were made just now."""
+    """Tokens ready to be asked about; `compression` if they were made just now."""
 
-    config: Config
+    pipeline: Pipeline
     tokens: CompressedTokens
     report: dict[str, Any]
-    model: VideoModel
     compression: Compression | None = None
 
 
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
     with opened_video(source, given) as video:
-        chosen = choose_model_for_video(video, given)
-        config, model = chosen.config, load_with_progress(chosen)
-        result = compress_with_progress(video, config, model, questions, traced=traced)
-    return _Readable(config, result.tokens, result.report.to_dict(), model, result)
+        pipeline = load_pipeline(choose_model_for_video(video, given))
+        result = compress_with_progress(pipeline, video, questions, traced=traced)
+    return _Readable(pipeline, result.tokens, result.report.to_dict(), result)
 
 
 def _from_tokens(source: str, given: Given) -> _Readable:
@@ -181,8 +177,8 @@ def _from_tokens(source: str, given: Given) -> _Readable:
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
-    model = load_with_progress(Chosen(config, look_up(config.model)), file.report)
-    return _Readable(config, file.tokens, dict(file.report), model)
+    pipeline = load_pipeline(Chosen(config, look_up(config.model)), file.report)
+    return _Readable(pipeline, file.tokens, dict(file.report))
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:
@@ -228,38 +224,36 @@ def _is_whole(asked: Config, made: Config) -> bool:
     return asked.inner.name is not None and made.method == "none"
 
 
-def _answers(
-    model: VideoModel, tokens: CompressedTokens, questions: list[str], config: Config, *, stream: bool
-) -> list[dict[str, Any]]:
+def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str], *, stream: bool) -> list[Reply]:
     """Ask every question; stream the texts to stdout as they come."""
-    from aot.pipeline.run import answer_each
+    from aot.pipeline.replies import write_reply
 
-    replies = answer_each(model, tokens, questions, config)
-    found = []
+    answers = pipeline.answers(tokens, questions)
+    replies: list[Reply] = []
     for number, question in enumerate(questions, 1):
-        start, current().stage = time.perf_counter(), f"answer {number} of {len(questions)}"
+        current().stage = f"answer {number} of {len(questions)}"
         if stream and len(questions) > 1:
             print_text(f"Q: {question}\nA: ", end="")
-        found.append(_told(question, reply := next(replies), start, stream=stream))
-        notify(reply.notices)
-        log("answer: {prompt_tokens} tokens read, {output_tokens} written, {answer_ms:.0f} ms".format(**found[-1]))
-    return found
-
-
-def _told(question: str, reply: Answer, start: float, *, stream: bool) -> dict[str, Any]:
-    text = ""
-    for piece in reply:
-        text += piece
+        reply = write_reply(lambda: next(answers), _print_piece if stream else lambda text: None)
         if stream:
-            print_text(piece, end="")
-    if stream:
-        print_text()
+            print_text()
+        notify(reply.notices)
+        log(f"answer: {reply.prompt_tokens} tokens read, {reply.output_tokens} written, {reply.answer_ms:.0f} ms")
+        replies.append(reply)
+    return replies
+
+
+def _print_piece(text: str) -> None:
+    print_text(text, end="")
+
+
+def _row(question: str, reply: Reply) -> dict[str, Any]:
+    """Return a question and its answer as plain values."""
     return {
         "question": question,
-        "answer": text,
+        "answer": reply.text,
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
-        "layer_tokens": reply.layer_tokens,
-        "first_token_ms": None if reply.first_token_at is None else (reply.first_token_at - start) * 1e3,
-        "answer_ms": (time.perf_counter() - start) * 1e3,
+        "first_token_ms": reply.first_token_ms,
+        "answer_ms": reply.answer_ms,
     }

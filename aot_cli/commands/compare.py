@@ -19,8 +19,7 @@ from aot_cli.session import current
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aot.evaluation import Answered, Condition, Item, Witness
-    from aot.models import VideoModel
+    from aot.evaluation import Outcome, Task
     from aot.video import VideoFile
 
 __all__ = ["compare"]
@@ -51,7 +50,8 @@ def compare(
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
-    from aot.evaluation import Item, Witness, build_conditions, off_budget
+    from aot.evaluation import Item, Task, build_conditions, off_budget
+    from aot.pipeline.run import Pipeline
     from aot.reports.retention import versions
     from aot.text import check_question_text
 
@@ -67,17 +67,15 @@ def compare(
         model = load_with_progress(chosen)
         notify([*unknown_words(model, [question]), *off_budget(conditions)])
         item = Item(id="compare", video=Path(video), question=question, answer="")
-        witness = Witness(model.temporal_patch) if html else None
-        answered = _answered(file, model, conditions, item, witness)
-    of_key = {condition.key: condition for condition in conditions}
-    rows = [_row(each, of_key[each.condition]) for each in answered]
-    shared = {name: getattr(answered[-1], name) for name in ("visual_tokens", "decode_ms")}
+        tasks = [Task(condition, Pipeline(model, condition.config), [item]) for condition in conditions]
+        outcomes = _outcomes(file, tasks, traced=html is not None)
+    rows = [_row(outcome) for outcome in outcomes]
+    shared = {name: getattr(outcomes[-1].answered[0], name) for name in ("visual_tokens", "decode_ms")}
     of_model = model_facts(model)
-    if html and witness:
+    if html:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        said = current().notices
-        comparison_page(html, witness, of_key, rows, question, shared, of_model, command, said, force=force)
+        comparison_page(html, outcomes, question, of_model, command, current().notices, force=force)
         tell_of_page(html)
     if as_json:
         told = {"source": video, "question": question, **shared, "methods": rows, "page_file": page_name(html)}
@@ -89,32 +87,31 @@ def compare(
     print_result(*comparison(question, rows))
 
 
-def _answered(
-    video: VideoFile, model: VideoModel, conditions: Sequence[Condition], item: Item, witness: Witness | None
-) -> list[Answered]:
-    """Return the answers under all conditions but those that refuse, which are left out with a note.
+def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
+    """Return the outcomes of all tasks but those that refuse, which are left out with a note.
 
     Raises:
-        ConfigError: none is left.
+        ConfigError: If none is left.
     """
     from aot.errors import ConfigError
-    from aot.evaluation import Answered, Refusal, answer_video
+    from aot.evaluation import answer_video
 
-    session, answered = current(), list[Answered]()
+    session = current()
+    outcomes: list[Outcome] = []
     with StageBars() as bars:
-        todo = [(condition, [item]) for condition in conditions]
-        answering = answer_video(video, model, todo, session.notify, measure_memory=True, witness=witness)
-        for done, found in enumerate(answering, 1):
-            bars("compare", done, len(conditions))
-            if isinstance(found, Refusal):
-                session.notify(f"{found.condition.key} is left out: {found.error}")
+        answering = answer_video(video, tasks, session.notify, measure_memory=True, traced=traced)
+        for done, outcome in enumerate(answering, 1):
+            bars("compare", done, len(tasks))
+            if outcome.refusal:
+                session.notify(f"{outcome.condition.key} is left out: {outcome.refusal.error}")
             else:
-                answered += found
-    if not answered:
+                outcomes.append(outcome)
+    if not outcomes:
         raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
-    return answered
+    return outcomes
 
 
-def _row(answered: Answered, asked: Condition) -> dict[str, Any]:
+def _row(outcome: Outcome) -> dict[str, Any]:
+    asked, (answered,) = outcome.condition, outcome.answered
     head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio, "answer": answered.predicted}
     return {**head, **{name: getattr(answered, name) for name in _COLUMNS}}

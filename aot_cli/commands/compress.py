@@ -16,7 +16,7 @@ from aot_cli.output.screen import print_text
 from aot_cli.run import (
     choose_model_for_video,
     compress_with_progress,
-    load_with_progress,
+    load_pipeline,
     opened_video,
     refuse_selection,
 )
@@ -56,11 +56,10 @@ def compress(
     check_pictures(html, video)
     check_outputs(video, {"--output": output, "--report": report, "--html": html}, force=force)
     with opened_video(video, given) as file:
-        chosen = choose_model_for_video(file, given)
-        config = chosen.config
-        result = compress_with_progress(file, config, load_with_progress(chosen), traced=html is not None)
+        pipeline = load_pipeline(choose_model_for_video(file, given))
+        result = compress_with_progress(pipeline, file, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
-    compression_page(html, result, config, ["compress", video, "-o", output.name], force=force)
+    compression_page(html, result, pipeline.config, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)
     tell_of_page(html)
     files = {"tokens_file": str(output), "report_file": str(report) if report else None, "page_file": page_name(html)}

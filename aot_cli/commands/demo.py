@@ -15,7 +15,7 @@ from aot_cli.output.describe import describe_video, described, show
 from aot_cli.output.page import FORCE, compression_page
 from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
-from aot_cli.run import Chosen, compress_with_progress, load_with_progress
+from aot_cli.run import Chosen, compress_with_progress, load_pipeline
 from aot_cli.session import current
 
 if TYPE_CHECKING:
@@ -83,18 +83,18 @@ def _ask_both_ways(
     scene: Scene, video: VideoFile, tokens: Path, page: Path, config: Config
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The report of the compression, and every question's right answer and the model's two."""
-    from aot.pipeline.run import answer
+    from aot.pipeline.run import Pipeline
     from aot.storage.tokens_file import save_tokens
 
-    model = load_with_progress(Chosen(config))
-    kept = compress_with_progress(video, config, model, traced=True)
-    everything = compress_with_progress(video, replace(config, method="none"), model)
+    pipeline = load_pipeline(Chosen(config))
+    kept = compress_with_progress(pipeline, video, traced=True)
+    everything = compress_with_progress(Pipeline(pipeline.model, replace(config, method="none")), video)
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
     for qa in _questions(scene):
         row = {"question": _as_spoken(qa.question), "expected": _as_spoken(qa.answer)}
         for name, given in (("answer_of_all", everything), ("answer_of_kept", kept)):
-            row[name] = "".join(answer(model, given.tokens, row["question"], config))
+            row[name] = "".join(pipeline.answer(given.tokens, row["question"]))
         rows.append(row)
     pairs = [(row["question"], row["answer_of_kept"]) for row in rows]
     words = ask_words(str(video.path), [question for question, _ in pairs])

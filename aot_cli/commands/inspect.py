@@ -16,7 +16,7 @@ from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, p
 from aot_cli.run import (
     choose_model_for_video,
     compress_with_progress,
-    load_with_progress,
+    load_pipeline,
     opened_video,
     refuse_selection,
 )
@@ -105,9 +105,9 @@ def _describe_compression(
     from aot_cli.output.strips import strips_of_trace
 
     with opened_video(source, given) as video:
-        chosen = choose_model_for_video(video, given)
-        config, traced = chosen.config, bool(pictured or html or overlay)
-        result = compress_with_progress(video, config, load_with_progress(chosen), traced=traced)
+        pipeline = load_pipeline(choose_model_for_video(video, given))
+        config, traced = pipeline.config, bool(pictured or html or overlay)
+        result = compress_with_progress(pipeline, video, traced=traced)
         found = described(source, result.report.to_dict(), result.tokens)
         compression_page(html, result, config, ["inspect", source], force=force)
         if overlay:

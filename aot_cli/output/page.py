@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +13,7 @@ from aot_cli.output.console import notify
 
 if TYPE_CHECKING:
     from aot.config.schema import Config
-    from aot.evaluation import Condition, Seen, Witness
+    from aot.evaluation import Outcome
     from aot.pipeline.run import Compression
     from aot.reports.html import ShownRun, ShownVideo
 
@@ -78,53 +76,40 @@ def compression_page(
 
 def comparison_page(
     path: Path,
-    witness: Witness,
-    conditions: Mapping[str, Condition],
-    rows: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[Outcome],
     question: str,
-    shared: Mapping[str, Any],
     model: Mapping[str, Any],
     command: str,
     notices: Sequence[str],
     *,
     force: bool,
 ) -> None:
-    """The page of the methods that answered, each a row of `aot compare`; shared: what all rows have in common."""
-    from aot.reports.retention import versions
-
-    runs = [
-        _compared(row, conditions[row["condition"]], witness.seen[row["condition"]], question, shared, command)
-        for row in rows
-    ]
-    told = [*notices, *_not_shown(conditions[row["condition"]].config for row in rows)]
-    video = _shown_video(asdict(witness.source), witness.pictures.files, model, versions(), told)
-    _write(path, video, runs, force=force)
+    """Write the page of the methods that answered a question."""
+    compressions = [outcome.compression for outcome in outcomes if outcome.compression]
+    assert compressions[0].trace is not None
+    pictures, report = compressions[0].trace.pictures, compressions[0].report
+    told = [*notices, *_not_shown(outcome.condition.config for outcome in outcomes)]
+    video = _shown_video(report.video, pictures, model, report.versions, told)
+    _write(path, video, [_compared(outcome, question, command) for outcome in outcomes], force=force)
 
 
-def _compared(
-    row: Mapping[str, Any],
-    condition: Condition,
-    seen: Seen,
-    question: str,
-    shared: Mapping[str, Any],
-    command: str,
-) -> ShownRun:
+def _compared(outcome: Outcome, question: str, command: str) -> ShownRun:
     from aot.reports.html import ShownRun
-    from aot.reports.retention import frame_retention
 
-    costs = {"decode": shared["decode_ms"]} | {name: row[f"{name}_ms"] for name in ("encode", "compress", "answer")}
+    assert outcome.compression is not None and outcome.compression.trace is not None
+    (answered,), config, report = outcome.answered, outcome.condition.config, outcome.compression.report
     return ShownRun(
-        name=_run_name(row["method"], condition.config),
-        tokens=seen.tokens,
-        origin=seen.origin,
-        frames=frame_retention(seen.tokens, math.prod(seen.tokens.grid), seen.similarity),
-        visual_tokens=shared["visual_tokens"],
-        budget_tokens=row["budget_tokens"] if condition.config.compresses else None,
-        costs_ms=costs,
-        peak_bytes={"answering": row["answer_bytes"]},
+        name=_run_name(outcome.condition.name, config),
+        tokens=outcome.compression.tokens,
+        origin=outcome.compression.trace.origin,
+        frames=report.frames,
+        visual_tokens=report.visual_tokens,
+        budget_tokens=report.budget_tokens if config.compresses else None,
+        costs_ms={**report.stage_ms, "answer": answered.answer_ms},
+        peak_bytes={"answering": answered.answer_bytes},
         command=command,
-        config=condition.config.to_dict(),
-        answers=[(question, row["answer"])],
+        config=report.config,
+        answers=[(question, answered.predicted)],
     )
 
 

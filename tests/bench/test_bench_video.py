@@ -19,8 +19,9 @@ from aot.compression.methods.attention import TopAttention
 from aot.config.schema import AOT_METHODS, Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.models.families.llava import Llava
 from aot.models.language import answer
-from aot.pipeline.run import compress_video
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.pipeline import replies
+from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.run import Pipeline, compress_video
 from aot.runtime.stages import StageClock
 
 CPU = torch.device("cpu")
@@ -105,11 +106,12 @@ def test_no_clock_is_read_before_the_device_is_done(
 
     for part in (small_model.language, small_model.network.lm_head):
         monkeypatch.setattr(part, "forward", busy(part.forward))
-    monkeypatch.setattr(SegmentCompressor, "tokens", busy(SegmentCompressor.tokens))
+    monkeypatch.setattr(ChunkCompressor, "tokens", busy(ChunkCompressor.tokens))
     monkeypatch.setattr(video, "time", SimpleNamespace(perf_counter=read))
     monkeypatch.setattr(answer, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(replies, "time", SimpleNamespace(perf_counter=read))
     run, _ = video._answer(clip_file, small_model, config, "what happens?")
-    assert reads == [False] * 8  # start, asked, the first token, the text of four, end
+    assert reads == [False] * 10  # start, asked twice, the first token, the text of four, end twice
     assert "fetch" in device.waits and run.prefill_ms > 0
 
 
@@ -120,10 +122,9 @@ def test_timed_phases_change_nothing(small_model: Llava, clip_file: Path, config
     method = timed_method(config, clock)
     assert isinstance(method, TimedPhases)
     expected = compress_video(clip_file, small_model, config).tokens
-    compressor = SegmentCompressor(small_model, config, clock, method)
-    EncodedVideo(clip_file, small_model, config.sampling, method.needs, clock).compress([compressor])
-    assert torch.equal(compressor.tokens().features, expected.features)
-    assert clock.stage_ms["compress"] >= clock.stage_ms["phase_one"] + clock.stage_ms["phase_two"] > 0
+    compressed = Pipeline(small_model, config, lambda outer: method).compress(clip_file)
+    assert torch.equal(compressed.tokens.features, expected.features)
+    assert compressed.report.stage_ms["compress"] >= clock.stage_ms["phase_one"] + clock.stage_ms["phase_two"] > 0
 
 
 def test_a_method_without_phases_is_itself() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aot.compression.in_llm import build_inner
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.plugins import INNER, METHODS
 from tests.support.cli_run import Aot
@@ -154,7 +154,7 @@ def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
         lines = [f"{row['path']}={row['default_text']}" for row in found["settings"]]
         chosen: Settings = {"method": name} if kind == "methods" else {"inner": {"name": name}}
         config = resolve_config(assigned_layer(lines, "--set").settings, base=chosen)
-        build_method(config) if kind == "methods" else build_inner(config, 28)
+        build_method(config) if kind == "methods" else divide(config, 28)[1]
         for preset in found["presets"]:
             assert name in (resolve_config({}, preset).method, resolve_config({}, preset).inner.name)
 

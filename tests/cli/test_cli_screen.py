@@ -89,7 +89,7 @@ def test_what_a_model_says(
         notices = ()
 
     said = Reply(["one [/b]\n\ttwo \x1b", "[2J\r\x07 [red]three"])
-    monkeypatch.setattr("aot.pipeline.run.answer_each", lambda model, tokens, questions, config: iter([said] * 9))
+    monkeypatch.setattr("aot.pipeline.run.Pipeline.answers", lambda self, tokens, questions: iter([said] * 9))
     run = run_aot("ask", hostile, "-q", HOSTILE, "-q", "what?", "--method", "none", *small)
     check(run)
     assert run.out.count("A: one [/b]\n\ttwo \ufffd[2J\ufffd\ufffd [red]three\n") == 2

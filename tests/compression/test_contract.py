@@ -18,9 +18,8 @@ from aot.compression.methods.subset import keep_subset
 from aot.config.schema import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig
 from aot.errors import BudgetError, MemoryLimitError, MethodError, NumericsError
 from aot.models.families.llava import Llava
-from aot.pipeline.stream import SegmentCompressor
-from aot.runtime.stages import StageClock
 from aot.types import Clip, CompressedTokens, Needs, Provenance, Role, VisualTokens
+from tests.support.compressed import compress_frames
 from tests.support.model_inputs import QUESTION, frames_for
 
 FRAMES = 4
@@ -44,9 +43,7 @@ class Changed:
 
 def compressed(model: Llava, method: Any, config: Config | None = None, *, traced: bool = False) -> CompressedTokens:
     config = config or Config(method="uniform", ratio=RATIO)
-    compressor = SegmentCompressor(model, config, StageClock(CPU), method, traced=traced)
-    compressor.add(model.encode(frames_for(model, FRAMES), compressor.needs))
-    return compressor.tokens()
+    return compress_frames(model, frames_for(model, FRAMES), config, method, traced=traced)
 
 
 def with_first(name: str, value: float) -> Change:

@@ -20,9 +20,8 @@ from aot.config.schema import Config, GenerationConfig, InnerConfig, SamplingCon
 from aot.models import VideoModel
 from aot.models.families.llava import Llava
 from aot.models.language import answer as module
-from aot.pipeline.stream import SegmentCompressor
-from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens
+from tests.support.compressed import compress_frames
 from tests.support.model_inputs import frames_for
 from tests.support.overlap import asked
 
@@ -98,9 +97,7 @@ class Slow:
 
 @pytest.fixture
 def tokens(small_model: Llava) -> CompressedTokens:
-    compressor = SegmentCompressor(small_model, Config(ratio=0.2), StageClock(torch.device("cpu")))
-    compressor.add(small_model.encode(frames_for(small_model), compressor.needs))
-    return compressor.tokens()
+    return compress_frames(small_model, frames_for(small_model), Config(ratio=0.2))
 
 
 @pytest.mark.parametrize("again", ["another", "the same", "several"])

@@ -23,7 +23,8 @@ from aot.config.schema import (
 )
 from aot.errors import ConfigError, MemoryLimitError, TokensFileError, VideoError
 from aot.models.families.llava import Llava
-from aot.pipeline.run import Compression, answer, check_same_model, compress_video
+from aot.pipeline.checks import check_same_model
+from aot.pipeline.run import Compression, answer, compress_video
 from aot.runtime.memory import explained_memory
 from aot.storage.tokens_file import SUFFIXES, load_tokens, save_tokens
 from aot.types import Role
@@ -152,7 +153,7 @@ def test_the_report_names_video_and_model(compression: Compression, clip_file: P
 
 def test_progress_only_goes_forward(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
-    compress_video(clip_file, small_model, CONFIG, lambda *call: calls.append(call))
+    compress_video(clip_file, small_model, CONFIG, on_progress=lambda *call: calls.append(call))
     stages = list(dict.fromkeys(stage for stage, _, _ in calls))
     assert stages == ["decode", "encode", "compress"]
     for name in stages:

@@ -23,8 +23,8 @@ from aot.compression.methods.random import RandomTokens
 from aot.config.schema import Config, SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.models.families.llava import Llava
+from aot.pipeline.chunk_compressor import _join_facts
 from aot.pipeline.run import compress_video
-from aot.pipeline.stream import _join_facts
 from aot.types import CompressedTokens, TokenBudget, VideoFrames, VisualTokens
 from aot.video import decode
 from aot.video.ahead import read_ahead
@@ -191,7 +191,7 @@ def test_a_failure_ends_the_decoding_thread(clip_file: Path, small_model: Llava,
 
 def test_progress_is_over_the_whole_video(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
-    compress_video(clip_file, small_model, config("uniform", 4), lambda *call: calls.append(call))
+    compress_video(clip_file, small_model, config("uniform", 4), on_progress=lambda *call: calls.append(call))
     for stage in ("decode", "encode", "compress"):
         steps = [done for name, done, total in calls if name == stage]
         assert {total for name, _, total in calls if name == stage} == {FRAMES}

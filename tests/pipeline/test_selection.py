@@ -148,7 +148,9 @@ def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path
 def test_progress_and_times_hold_both_passes(clip_file: Path, small_model: Llava) -> None:
     calls: list[tuple[str, int, int]] = []
     settings = config(segment_frames=4)
-    report = compress_video(clip_file, small_model, settings, lambda *call: calls.append(call), [QUESTION]).report
+    report = compress_video(
+        clip_file, small_model, settings, [QUESTION], on_progress=lambda *call: calls.append(call)
+    ).report
     assert [call[1:] for call in calls if call[0] == "select"] == [(3, 11), (7, 11), (11, 11)]
     assert [call for call in calls if call[0] == "encode"][-1] == ("encode", CHOSEN, CHOSEN)
     assert min(report.stage_ms.values()) > 0

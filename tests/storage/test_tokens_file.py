@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from aot.config.schema import Config
 from aot.errors import ConfigError, OutputError, TokensFileError
 from aot.models.base import ModelIdentity
-from aot.pipeline.run import check_same_model
+from aot.pipeline.checks import check_same_model
 from aot.reports.retention import RetentionReport, frame_retention
 from aot.storage.tokens_file import SUFFIXES, check_suffix, is_tokens_file, load_tokens, save_tokens
 from aot.types import Clip, CompressedTokens, VideoInfo

@@ -10,41 +10,36 @@ from aot.config.strict import build_settings
 from aot.errors import BudgetError
 from aot.plugins import blamed, broken_promise, find
 
-__all__ = ["InnerReduction", "Place", "Reduction", "State", "build_inner", "outer_config"]
+__all__ = ["InnerReduction", "Place", "Reduction", "State", "divide"]
 
 
-def build_inner(config: Config, layers: int) -> InnerReduction | None:
-    """Return the reduction that `config` names, or None, for a language model of `layers` layers.
+def divide(config: Config, layers: int) -> tuple[Config, InnerReduction | None]:
+    """Divide what a run saves between the method and the reduction inside the language model.
+
+    With `inner.budget` total, the method's ratio is such that the mean load of the language model's
+    layers is the ratio of `config`.
+
+    Args:
+        config: the settings of the run.
+        layers: of the language model.
+
+    Returns:
+        The settings of the method, without a reduction; and the reduction, or None.
 
     Raises:
-        ConfigError: If one of its settings is unknown or out of range.
+        ConfigError: If a setting of the reduction is unknown or out of range.
         BudgetError: If `inner.budget` is total and the ratio is below what the reduction can reach.
         MethodError: If the reduction is a plug-in and fails.
     """
-    return _divide(config, layers)[1]
-
-
-def outer_config(config: Config, layers: int) -> Config:
-    """Return `config` for the method before the language model: without the inner reduction.
-
-    With `inner.budget` total, its ratio is such that the mean load of the language model's layers
-    is the ratio of `config`.
-
-    Raises:
-        ConfigError: See `build_inner`.
-        BudgetError: See `build_inner`.
-        MethodError: See `build_inner`.
-    """
     if not config.reduces_inside:
-        return config
-    return replace(config, ratio=_divide(config, layers)[0], inner=InnerConfig())
+        return config, None
+    ratio, inner = _divide(config, layers)
+    return replace(config, ratio=ratio, inner=InnerConfig()), inner
 
 
-def _divide(config: Config, layers: int) -> tuple[float, InnerReduction | None]:
+def _divide(config: Config, layers: int) -> tuple[float, InnerReduction]:
     """Return the ratio of the method, and the reduction that follows it."""
-    if not config.reduces_inside or config.inner.name is None:
-        return config.ratio, None
-    name = config.inner.name
+    name = str(config.inner.name)
     # Settings are built first, so that a bad one is reported whatever the budget is.
     kind, alone = find(name, "inner"), config.method == "none"
     with blamed(kind, "inner"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aot.compression.in_llm import build_inner, outer_config
+from aot.compression.in_llm import divide
 from aot.compression.in_llm.fastv import FastV
 from aot.compression.in_llm.flashvid import FlashVidInner
 from aot.compression.in_llm.framefusion import FrameFusion, needed_sparsity
@@ -30,7 +30,7 @@ def config(name: str | None, ratio: float = 0.1, method: str = "none", **inner: 
 
 @pytest.mark.parametrize(("ratio", "percent"), [(0.25, 19.2), (0.20, 13.8), (0.15, 8.5), (0.10, 3.1)])
 def test_fastv_alone_keeps_what_aligned_averages_need(ratio: float, percent: float) -> None:
-    inner = build_inner(config("fastv", ratio), LAYERS)
+    inner = divide(config("fastv", ratio), LAYERS)[1]
     assert isinstance(inner, FastV)
     assert 100 * inner.keep == pytest.approx(percent, abs=0.05)
     assert inner.keep == pytest.approx((28 * ratio - 2) / 26)
@@ -52,19 +52,19 @@ def test_published_loads(inner: Any, load: float) -> None:
 
 
 def test_flashvids_rule_of_a_quarter_more() -> None:
-    assert outer_config(config("flashvid", 0.2, "uniform"), LAYERS).ratio == pytest.approx(1.25 * 0.2)
+    assert divide(config("flashvid", 0.2, "uniform"), LAYERS)[0].ratio == pytest.approx(1.25 * 0.2)
 
 
 @pytest.mark.parametrize("name", INNER)
 @given(ratio=st.floats(0.01, 0.99), layers=st.integers(2, 40))
 def test_total_is_the_ratio(name: str, ratio: float, layers: int) -> None:
     asked = config(name, ratio, "uniform")
-    inner = build_inner(asked, layers)
+    inner = divide(asked, layers)[1]
     assert inner is not None
-    outer = outer_config(asked, layers)
+    outer = divide(asked, layers)[0]
     assert outer.ratio * inner.load(layers) == pytest.approx(ratio)
     assert outer.method == "uniform" and not outer.reduces_inside
-    assert outer_config(outer, layers) == outer
+    assert divide(outer, layers)[0] == outer
 
 
 @pytest.mark.parametrize("name", INNER)
@@ -72,7 +72,7 @@ def test_total_is_the_ratio(name: str, ratio: float, layers: int) -> None:
 def test_alone_the_reduction_is_solved_for(name: str, ratio: float, layers: int) -> None:
     asked = config(name, ratio)
     try:
-        inner = build_inner(asked, layers)
+        inner = divide(asked, layers)[1]
     except BudgetError as error:
         places = find(name, "inner")().places(layers)
         least = min(2, *(place.layer for place in places)) if name == "pyramiddrop" else min(p.layer for p in places)
@@ -81,13 +81,13 @@ def test_alone_the_reduction_is_solved_for(name: str, ratio: float, layers: int)
         return
     assert inner is not None
     assert inner.load(layers) == pytest.approx(ratio)
-    assert outer_config(asked, layers).ratio == 1
+    assert divide(asked, layers)[0].ratio == 1
 
 
 @given(ratio=st.floats(0.08, 0.99))
 def test_pyramiddrop_begins_early_where_the_published_layers_are_too_late(ratio: float) -> None:
     assume(ratio != 0.25)
-    inner = build_inner(config("pyramiddrop", ratio), LAYERS)
+    inner = divide(config("pyramiddrop", ratio), LAYERS)[1]
     assert isinstance(inner, PyramidDrop)
     assert min(place.layer for place in inner.places(LAYERS)) == (7 if ratio > 0.25 else 2)
     if ratio > 0.25:
@@ -97,37 +97,37 @@ def test_pyramiddrop_begins_early_where_the_published_layers_are_too_late(ratio:
 
 def test_the_least_ratio_is_named() -> None:
     with pytest.raises(BudgetError, match=r"first 18 of 28 layers.*use --ratio 0\.643 or more"):
-        build_inner(config("holitom", 0.1), LAYERS)
-    assert build_inner(config("holitom", 0.643), LAYERS) is not None
+        divide(config("holitom", 0.1), LAYERS)[1]
+    assert divide(config("holitom", 0.643), LAYERS)[1] is not None
 
 
 @pytest.mark.parametrize("name", [name for name in INNER if name != "framefusion"])
 def test_a_refusal_names_the_reduction_as_users_know_it(name: str) -> None:
     with pytest.raises(BudgetError, match=rf"^--inner {name} cannot come down to 0.01 of all tokens: .*aot\+{name}"):
-        build_inner(config(name, 0.01), LAYERS)
+        divide(config(name, 0.01), LAYERS)[1]
 
 
 @pytest.mark.parametrize("method", ["none", "uniform"])
 def test_extra_leaves_the_ratio_to_the_method(method: str) -> None:
     asked = config("holitom", 0.1, method, budget="extra")
-    assert outer_config(asked, LAYERS).ratio == (1.0 if method == "none" else 0.1)
-    assert build_inner(asked, LAYERS) == HoliTomInner()
+    assert divide(asked, LAYERS)[0].ratio == (1.0 if method == "none" else 0.1)
+    assert divide(asked, LAYERS)[1] == HoliTomInner()
 
 
 def test_without_a_name_or_with_all_tokens_nothing_is_reduced() -> None:
     for asked in (config(None), config("fastv", 1.0)):
-        assert build_inner(asked, LAYERS) is None
-        assert outer_config(asked, LAYERS) == asked
-    assert build_inner(config("fastv", 1.0, budget="extra"), LAYERS) == FastV()
+        assert divide(asked, LAYERS)[1] is None
+        assert divide(asked, LAYERS)[0] == asked
+    assert divide(config("fastv", 1.0, budget="extra"), LAYERS)[1] == FastV()
 
 
 def test_settings_reach_their_reduction_alone() -> None:
     settings = {"fastv": {"layer": 3}, "framefusion": {"similarity": 0.5}}
-    assert build_inner(config("fastv", 0.2, "uniform", settings=settings), LAYERS) == FastV(layer=3)
+    assert divide(config("fastv", 0.2, "uniform", settings=settings), LAYERS)[1] == FastV(layer=3)
     with pytest.raises(ConfigError, match=r"unknown setting inner\.settings\.fastv\.lair"):
-        build_inner(config("fastv", settings={"fastv": {"lair": 3}}), LAYERS)
+        divide(config("fastv", settings={"fastv": {"lair": 3}}), LAYERS)[1]
     with pytest.raises(ConfigError, match=r"keep must be in \(0, 1\]"):
-        build_inner(config("fastv", settings={"fastv": {"keep": 0}}), LAYERS)
+        divide(config("fastv", settings={"fastv": {"keep": 0}}), LAYERS)[1]
     with pytest.raises(ConfigError, match=r"inner\.name must be one of fastv"):
         config("slowv")
     with pytest.raises(ConfigError, match="has no inner reduction slowv"):

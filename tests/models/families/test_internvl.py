@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
-from aot.compression.in_llm import InnerReduction, Place, Reduction, State, build_inner, outer_config
+from aot.compression.in_llm import InnerReduction, Place, Reduction, State, divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.errors import ConfigError, ModelError
@@ -334,8 +334,8 @@ def test_a_reduction_inside_is_the_layers_with_fewer_rows(models: dict[str, Inte
 @pytest.mark.parametrize("name", INNER)
 def test_every_reduction_inside_has_its_load(model: InternVL, name: str) -> None:
     asked = build_config({"ratio": 0.5, "method": "uniform", "inner": {"name": name}})
-    inner = build_inner(asked, model.language_layers)
-    tokens = kept(model, outer_config(asked, model.language_layers), frames=4)
+    inner = divide(asked, model.language_layers)[1]
+    tokens = kept(model, divide(asked, model.language_layers)[0], frames=4)
     alone = [model.generate(tokens, question, GREEDY, inner) for question in QUESTIONS]
     texts = ["".join(each) for each in alone]
     assert len(set(texts)) > 1
@@ -344,7 +344,7 @@ def test_every_reduction_inside_has_its_load(model: InternVL, name: str) -> None
 
 
 def fastv(model: InternVL) -> InnerReduction | None:
-    return build_inner(build_config({"ratio": 0.5, "inner": {"name": "fastv"}}), model.language_layers)
+    return divide(build_config({"ratio": 0.5, "inner": {"name": "fastv"}}), model.language_layers)[1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryEmbedding
 
-from aot.compression.in_llm import InnerReduction, Place, Reduction, State, build_inner, outer_config
+from aot.compression.in_llm import InnerReduction, Place, Reduction, State, divide
 from aot.compression.in_llm.fastv import FastV
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.models import load_model
@@ -20,12 +20,11 @@ from aot.models.families.qwen_vl import QwenVL
 from aot.models.language.prefill import prefill
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.rotary import of_three_axes
-from aot.pipeline.stream import SegmentCompressor
 from aot.plugins import INNER
 from aot.reports.retention import language_model_load
-from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens
 from tests.support import decoded
+from tests.support.compressed import compress_frames
 from tests.support.keep_all import KeepAll
 from tests.support.qwen_inputs import QUESTION, frames_of, is_25, stock_inputs
 
@@ -45,9 +44,7 @@ def model(request: pytest.FixtureRequest) -> QwenVL:
 
 
 def kept(model: QwenVL, config: Config) -> CompressedTokens:
-    compressor = SegmentCompressor(model, config, StageClock(torch.device("cpu")))
-    compressor.add(model.encode(frames_of((24, 40), 5), compressor.needs))
-    return compressor.tokens()
+    return compress_frames(model, frames_of((24, 40), 5), config)
 
 
 # --- Several questions
@@ -163,8 +160,8 @@ def test_fastv_by_hand(model: QwenVL, method: str, layer: int, keep: float) -> N
 def test_every_reduction_answers(model: QwenVL, name: str) -> None:
     asked = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}})
     tokens = kept(model, asked)
-    inner = build_inner(asked, model.language_layers)
-    assert len(tokens.features) == outer_config(asked, model.language_layers).token_budget(3, 15)
+    inner = divide(asked, model.language_layers)[1]
+    assert len(tokens.features) == divide(asked, model.language_layers)[0].token_budget(3, 15)
     alone = [model.generate(tokens, question, GREEDY, inner) for question in QUESTIONS[:2]]
     texts = ["".join(each) for each in alone]
     assert model.read(tokens, inner).answers(QUESTIONS[:2], GREEDY) == texts

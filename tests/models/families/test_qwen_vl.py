@@ -26,9 +26,8 @@ from aot.config.schema import Config, GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
 from aot.models import load_model
 from aot.models.families.qwen_vl import QwenVL
-from aot.pipeline.stream import SegmentCompressor
-from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens, Needs, VideoFrames
+from tests.support.compressed import compress_frames
 from tests.support.qwen_inputs import (
     PAD,
     QUESTION,
@@ -63,11 +62,8 @@ def stock(model: QwenVL) -> Any:
 
 
 def compressed(model: QwenVL, parts: list[VideoFrames], config: Config) -> CompressedTokens:
-    """What is kept of a video in segments."""
-    compressor = SegmentCompressor(model, config, StageClock(torch.device("cpu")))
-    for frames in parts:
-        compressor.add(model.encode(frames, compressor.needs))
-    return compressor.tokens()
+    """What is kept of a video in chunks."""
+    return compress_frames(model, parts, config)
 
 
 def all_tokens(model: QwenVL, frames: VideoFrames) -> CompressedTokens:

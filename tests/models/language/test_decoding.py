@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aot.compression.in_llm import InnerReduction, build_inner, outer_config
+from aot.compression.in_llm import InnerReduction, divide
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.models import load_model
 from aot.models.language import answer as answer_module
@@ -26,13 +26,12 @@ from aot.models.language.decoding import Decoding
 from aot.models.language.lean_decoder import why_not_lean
 from aot.models.language.slots import Slots, slot_cache
 from aot.models.language.text_pieces import TextPieces
-from aot.pipeline.stream import SegmentCompressor
 from aot.plugins import INNER
-from aot.runtime.stages import StageClock
 from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import sample_scene
 from aot.types import CompressedTokens
+from tests.support.compressed import compress_frames
 from tests.support.decoded import KINDS, error_of_products, ids_of, steps_of, stock_ids
 from tests.support.model_inputs import frames_for
 from tests.support.qwen_inputs import frames_of
@@ -70,10 +69,8 @@ def bundled() -> Any:
 
 
 def kept(model: Any, config: Config | None = None) -> CompressedTokens:
-    compressor = SegmentCompressor(model, config or Config(method="uniform", ratio=0.5), StageClock(model.device))
     frames = frames_of((24, 40), 5) if hasattr(model, "_sizes") else frames_for(model)
-    compressor.add(model.encode(frames, compressor.needs))
-    return compressor.tokens()
+    return compress_frames(model, frames, config or Config(method="uniform", ratio=0.5))
 
 
 @pytest.mark.parametrize("options", [LONG, DRAWN], ids=["greedy", "drawn"])
@@ -94,8 +91,8 @@ def test_behind_reductions_inside_all_kinds_of_steps_agree(models: dict[str, Any
     """Layers then hold different numbers of rows."""
     model = models[family]
     config = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}})
-    inner = build_inner(config, model.language_layers)
-    tokens = kept(model, outer_config(config, model.language_layers))
+    inner = divide(config, model.language_layers)[1]
+    tokens = kept(model, divide(config, model.language_layers)[0])
     plain, *others = (ids_of(model.generate(tokens, QUESTIONS[1], LONG, inner), kind) for kind in ("whole", *HERE))
     assert others == [plain] * len(HERE)
     if name not in ("prunevid", "framefusion"):  # which may drop the same from all layers
@@ -186,9 +183,7 @@ def unlike(model: Any, count: int) -> list[str]:
         scene = sample_scene(seed)
         pixels = torch.from_numpy(render(scene, range(8), model.image_size[0])).permute(0, 3, 1, 2).contiguous()
         frames = replace(frames_for(model, 8), pixels=pixels)
-        compressor = SegmentCompressor(model, Config(ratio=0.25), StageClock(model.device))
-        compressor.add(model.encode(frames, compressor.needs))
-        tokens = compressor.tokens()
+        tokens = compress_frames(model, frames, Config(ratio=0.25))
         for each in questions(scene)[-6:]:
             if asked == count:
                 return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aot.compression.in_llm import build_inner, outer_config
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.models import load_model
@@ -29,7 +29,7 @@ def config(name: str, method: str = "uniform", ratio: float = 0.4) -> Config:
 
 
 def tokens_for(model: Llava, asked: Config) -> CompressedTokens:
-    outer = outer_config(asked, model.language_layers)
+    outer = divide(asked, model.language_layers)[0]
     method = build_method(outer)
     budget = outer.token_budget(FRAMES, model.tokens_per_frame)
     return method.compress(model.encode(frames_for(model, FRAMES), method.needs), budget)
@@ -38,7 +38,7 @@ def tokens_for(model: Llava, asked: Config) -> CompressedTokens:
 @pytest.mark.parametrize("name", INNER)
 def test_all_ways_to_ask_give_one_answer(small_model: Llava, name: str) -> None:
     asked = config(name)
-    tokens, inner = tokens_for(small_model, asked), build_inner(asked, small_model.language_layers)
+    tokens, inner = tokens_for(small_model, asked), divide(asked, small_model.language_layers)[1]
     alone = ["".join(small_model.generate(tokens, question, GREEDY, inner)) for question in QUESTIONS]
     assert len(set(alone)) > 1
     reading = small_model.read(tokens, inner)
@@ -51,7 +51,7 @@ def test_all_ways_to_ask_give_one_answer(small_model: Llava, name: str) -> None:
 def test_the_load_is_the_ratio(small_model: Llava, name: str) -> None:
     """As near as whole tokens allow: one in each layer."""
     asked = config(name)
-    tokens, inner = tokens_for(small_model, asked), build_inner(asked, small_model.language_layers)
+    tokens, inner = tokens_for(small_model, asked), divide(asked, small_model.language_layers)[1]
     reply = small_model.generate(tokens, QUESTIONS[0], GREEDY, inner)
     assert reply.layer_tokens == ()
     assert "".join(reply)
@@ -68,7 +68,7 @@ def test_a_reduction_changes_what_is_read(small_model: Llava, newline: str) -> N
         ModelConfig(newline=newline), small_model.identity,  # type: ignore[arg-type]
     )  # fmt: skip
     asked = config("fastv", "none", ratio=0.7)
-    tokens, inner = tokens_for(model, asked), build_inner(asked, model.language_layers)
+    tokens, inner = tokens_for(model, asked), divide(asked, model.language_layers)[1]
     assert len(tokens.features) == FRAMES * model.tokens_per_frame
     long = GenerationConfig(max_new_tokens=40)
     plain, reduced = (model.generate(tokens, QUESTIONS[0], long, each) for each in (None, inner))
@@ -87,9 +87,9 @@ def test_under_a_repetition_penalty(small_folder: Path, tmp_path: Path) -> None:
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
     assert isinstance(model, Llava)
     tokens = tokens_for(model, config("fastv"))
-    whole = build_inner(
+    whole = divide(
         build_config({"inner": {"name": "fastv", "budget": "extra", "settings": {"fastv": {"keep": 1}}}}), 3
-    )
+    )[1]
     assert whole is not None
     answers = ["".join(model.generate(tokens, QUESTIONS[0], GREEDY, inner)) for inner in (None, whole)]
     assert answers[0] == answers[1]
@@ -100,6 +100,6 @@ def test_half_precision(small_folder: Path) -> None:
     assert isinstance(model, Llava)
     for name in INNER:
         asked = config(name)
-        reply = model.generate(tokens_for(model, asked), "hi?", GREEDY, build_inner(asked, model.language_layers))
+        reply = model.generate(tokens_for(model, asked), "hi?", GREEDY, divide(asked, model.language_layers)[1])
         assert "".join(reply)
     assert model.network.dtype == torch.bfloat16

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aot.compression.in_llm import build_inner, outer_config
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.errors import ConfigError
@@ -32,7 +32,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def kept(model: Any, config: Config) -> CompressedTokens:
-    outer = outer_config(config, model.language_layers)
+    outer = divide(config, model.language_layers)[0]
     method = build_method(outer)
     budget = outer.token_budget(FRAMES, model.tokens_per_frame)
     return method.compress(model.encode(frames_for(model, FRAMES), method.needs), budget)
@@ -150,7 +150,7 @@ def test_a_reduction_that_keeps_all_changes_nothing(model: Llava) -> None:
 @pytest.mark.parametrize("name", INNER)
 def test_reductions_read_what_is_left_where_it_stood(model: Llava, name: str) -> None:
     asked = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}})
-    tokens, inner = kept(model, asked), build_inner(asked, model.language_layers)
+    tokens, inner = kept(model, asked), divide(asked, model.language_layers)[1]
     alone = ["".join(model.generate(tokens, question, GREEDY, inner)) for question in QUESTIONS]
     assert model.read(tokens, inner).answers(QUESTIONS, GREEDY) == alone
 

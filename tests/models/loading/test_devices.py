@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from aot.compression.in_llm import build_inner, outer_config
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.models import load_model
@@ -68,7 +68,7 @@ def several(one: Any, folder: Path, devices: PretendDevices) -> Iterator[Any]:
 
 
 def kept(model: Any, config: Config) -> CompressedTokens:
-    outer = outer_config(config, model.language_layers)
+    outer = divide(config, model.language_layers)[0]
     method = build_method(outer)
     visual = model.encode(frames_for(model, FRAMES), method.needs)
     return method.compress(visual, outer.token_budget(FRAMES, model.tokens_per_frame))
@@ -112,7 +112,7 @@ def test_answers_are_the_same(one: Any, several: Any, method: str) -> None:
 @pytest.mark.parametrize("name", INNER)
 def test_reductions_inside_are_the_same(one: Any, several: Any, name: str) -> None:
     config = build_config({"ratio": 0.5, "method": "uniform", "inner": {"name": name}})
-    inner = build_inner(config, one.language_layers)
+    inner = divide(config, one.language_layers)[1]
     whole = one.generate(kept(one, config), QUESTIONS[0], GREEDY, inner)
     answer = several.generate(kept(several, config), QUESTIONS[0], GREEDY, inner)
     assert "".join(answer.pieces()) == "".join(whole)

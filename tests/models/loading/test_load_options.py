@@ -14,7 +14,7 @@ from torch import nn
 
 import aot.models.loading.load_options as module
 from aot.bench import synthetic_model
-from aot.compression.in_llm import build_inner, outer_config
+from aot.compression.in_llm import divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.errors import ConfigError, ModelError
@@ -165,7 +165,7 @@ def plain(folder: Path) -> Any:
 
 
 def kept(model: Any, config: Config) -> CompressedTokens:
-    outer = outer_config(config, model.language_layers)
+    outer = divide(config, model.language_layers)[0]
     method = build_method(outer)
     visual = model.encode(frames_for(model, FRAMES), method.needs)
     return method.compress(visual, outer.token_budget(FRAMES, model.tokens_per_frame))
@@ -212,7 +212,7 @@ def test_four_bits_compute_with_the_weights_they_stand_for(folder: Path, plain: 
     assert not torch.allclose(logits(model, tokens), logits(plain, tokens), atol=1e-2)
     assert model.read(tokens).answers(QUESTIONS, GREEDY) == twin.read(tokens).answers(QUESTIONS, GREEDY)
     config = build_config({"ratio": 0.6, "method": "uniform", "inner": {"name": "pyramiddrop"}})
-    inner, tokens = build_inner(config, 3), kept(plain, config)
+    inner, tokens = divide(config, 3)[1], kept(plain, config)
     said = ["".join(each.generate(tokens, QUESTIONS[0], GREEDY, inner)) for each in (model, twin)]
     assert said[0] == said[1]
 
@@ -280,7 +280,7 @@ def test_a_model_that_does_not_fit_is_fetched_part_by_part(
     assert fetched
     assert model.read(tokens).answers(QUESTIONS, GREEDY) == plain.read(tokens).answers(QUESTIONS, GREEDY)
     config = build_config({"ratio": 0.6, "method": "uniform", "inner": {"name": "fastv"}})
-    inner, tokens = build_inner(config, 3), kept(plain, config)
+    inner, tokens = divide(config, 3)[1], kept(plain, config)
     said = ["".join(each.generate(tokens, QUESTIONS[0], GREEDY, inner)) for each in (model, plain)]
     assert said[0] == said[1]
     scores = []

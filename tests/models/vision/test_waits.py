@@ -13,7 +13,8 @@ from aot.config.schema import Config, SamplingConfig
 from aot.errors import NumericsError
 from aot.models.vision import encoding
 from aot.models.vision.encoding import TowerPass, run_tower
-from aot.pipeline.stream import EncodedVideo, SegmentCompressor
+from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.stream import VideoEncoder
 from aot.runtime.stages import StageClock
 from tests.support.model_inputs import QUESTION, frames_for
 from tests.support.syncs import counted_syncs
@@ -59,17 +60,17 @@ def test_the_encoder(small_model: Llava) -> None:
 
 
 @pytest.mark.usefixtures("queues")
-def test_a_segment_of_a_video(small_model: Llava, clip_file: Path) -> None:
-    """The frames' similarity is read when all segments are done."""
+def test_a_chunk_of_a_video(small_model: Llava, clip_file: Path) -> None:
+    """The frames' similarity is read when all chunks are done."""
     sampling, needs = SamplingConfig(8, segment_frames=4), build_method(Config()).needs
-    video = EncodedVideo(clip_file, small_model, sampling, needs, StageClock(CPU))
+    before: list[int] = []
     with counted_syncs() as waits:
-        segments = video.segments()
-        held = [next(segments), next(segments)]
-        assert not waits
-        assert list(segments) == []
+        video = VideoEncoder(small_model, sampling, needs, StageClock(CPU)).run(
+            clip_file, lambda visual: before.append(len(waits))
+        )
+    assert before == [0, 0]
     assert dict(waits) == {"tolist": 1}
-    assert len(held) == 2 and len(video.similarity) == 7
+    assert len(video.similarity) == 7
 
 
 def nonsense(first: int, stop: int) -> TowerPass:
@@ -84,10 +85,12 @@ def test_nonsense_is_refused_before_anything_reads_it() -> None:
 @pytest.mark.usefixtures("queues")
 @pytest.mark.parametrize("method", ["aot", "random"])
 def test_nonsense_that_is_queued_is_refused_with_the_tokens(small_model: Llava, method: str) -> None:
-    compressor = SegmentCompressor(small_model, Config(method=method, ratio=0.3), StageClock(CPU))
+    config = Config(method=method, ratio=0.3)
+    built = build_method(config)
+    compressor = ChunkCompressor(built, config, StageClock(CPU))
     frames = frames_for(small_model, 4)
     whole = run_tower(4, 2, nonsense, print, None)
-    good = small_model.encode(frames, compressor.needs)
+    good = small_model.encode(frames, built.needs)
     visual = replace(good, features=whole.features, finite=whole.finite)
     with pytest.raises(NumericsError, match="the vision tower produced NaN"):
         compressor.add(visual)

@@ -1,0 +1,66 @@
+"""Refuse what cannot work before any weights are fetched or read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aot.compression.aot.method import AnchorTransport
+from aot.compression.in_llm import divide
+from aot.compression.methods import Method, build_method
+from aot.compression.methods.subset import refuse_below
+from aot.config.schema import Config
+from aot.errors import TokensFileError
+from aot.models import FoundModel
+from aot.models.base import ModelIdentity
+
+__all__ = ["build_checked_method", "check_same_model"]
+
+
+def build_checked_method(found: FoundModel, config: Config, chunks: Sequence[int]) -> Method | None:
+    """Build the method of a run; check what config.json and the numbers of sampled frames decide.
+
+    Args:
+        found: the model, not loaded.
+        config: the settings.
+        chunks: the frames of each chunk of the video.
+
+    Returns:
+        The method; None if it depends on the number of layers, which config.json lacks.
+
+    Raises:
+        ConfigError: If a setting of the method is wrong, or it keeps too little of so many frames.
+        UnsupportedError: If the model does not have what the method needs.
+    """
+    if config.reduces_inside:
+        if found.language_layers is None:
+            return None
+        config, _ = divide(config, found.language_layers)
+    method = build_method(config)
+    found.implementation.check_support(method.needs, str(found.config.name))
+    if found.known_grid is None or not config.compresses or not config.has_budget:
+        return method
+    per_frame, done, spent = math.prod(found.known_grid), 0, 0
+    for frames in chunks:
+        done += frames
+        budget = config.token_budget(done, per_frame) - spent
+        spent += budget
+        if isinstance(method, AnchorTransport):
+            method.check_frames(budget, frames, frames * per_frame)
+        refuse_below(1, budget, frames * per_frame)
+    return method
+
+
+def check_same_model(report: Mapping[str, Any], identity: ModelIdentity) -> None:
+    """Check that a model is the one whose projector made some tokens: others cannot read them.
+
+    Raises:
+        TokensFileError: If `report`, of a tokens file, names another model.
+    """
+    made_by = report["model"]
+    if made_by.get("fingerprint") != identity.fingerprint:
+        raise TokensFileError(
+            f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
+            f"{identity.name} is not; ask with that model, or compress the video again"
+        )

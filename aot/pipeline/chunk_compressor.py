@@ -1,0 +1,134 @@
+"""Compress a video chunk by chunk, with a budget that is exact for every chunk and so for the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from aot.compression.aot.method import AnchorTransport
+from aot.compression.contract import check_encoded, check_tokens
+from aot.compression.methods import Method
+from aot.compression.ops.grid import pooled_grid
+from aot.config.schema import Config
+from aot.errors import BudgetError
+from aot.plugins import blamed, called, is_plugged_in
+from aot.reports.provenance import joined_origins, origin_of
+from aot.runtime.memory import explained_memory
+from aot.runtime.stages import StageClock
+from aot.types import Clip, CompressedTokens, Provenance, TokenBudget, VisualTokens
+
+__all__ = ["ChunkCompressor"]
+
+
+class ChunkCompressor:
+    """Keep of all frames so far exactly the ratio, whatever the chunks.
+
+    Args:
+        method: chooses the tokens.
+        config: its settings, without a reduction inside the language model.
+        clock: times "compress".
+        traced: whether `provenance` is determined too, which is not timed.
+    """
+
+    def __init__(self, method: Method, config: Config, clock: StageClock, *, traced: bool = False) -> None:
+        self._method, self._config, self._clock, self._traced = method, config, clock, traced
+        self._frames, self._budget = 0, 0
+        self._parts: list[CompressedTokens] = []
+        self._origins: list[Provenance] = []
+
+    def add(self, visual: VisualTokens) -> None:
+        """Compress the next chunk, without gradients.
+
+        Raises:
+            ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
+            MethodError: If the method fails or breaks its contract.
+        """
+        # 1. The budget of the chunk is what the ratio of all frames so far leaves.
+        self._frames += len(visual.timestamps_s)
+        per_frame = math.prod(pooled_grid(visual.grid, visual.pool))
+        budget = self._config.token_budget(self._frames, per_frame)
+        due, self._budget = budget - self._budget, budget
+        # 2. Compress. AOT tolerates NaN, so `check_tokens` may look later, without a wait here.
+        method = self._method
+        if not isinstance(method, AnchorTransport):
+            check_encoded(visual.finite)
+        with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
+            found = method.compress(visual, TokenBudget(due, self._config.ratio))
+        # 3. Hold the method to its contract.
+        total = len(visual.timestamps_s) * per_frame
+        self._refuse_excess(found, total)
+        tokens = check_tokens(method, found, visual, *self._allowed(due, total))
+        # 4. Keep what the language model reads, and the provenance if it is traced.
+        deepstack = visual.deepstack
+        if deepstack is not None:
+            deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
+        if self._traced:
+            with blamed(method), torch.no_grad():
+                self._origins.append(origin_of(tokens))
+        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, provenance=None))
+
+    def _allowed(self, due: int, total: int) -> tuple[int, int]:
+        """Return the least and the most tokens that the method may keep of a chunk of `total`."""
+        if not self._config.compresses:
+            return total, total
+        if not self._config.has_budget:
+            return 1, total
+        return (due if self._method.card.exact else 1), due
+
+    def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
+        """Refuse a published count of our own methods, in which tokens repeat, that exceeds all tokens."""
+        promised = self._config.has_budget or is_plugged_in(self._method)
+        if self._config.compresses and not promised and len(kept.features) > total:
+            raise BudgetError(
+                f"{called(self._method)} as published keeps {len(kept.features)} tokens of {total}; "
+                "use a lower --ratio, or exact budgets"
+            )
+
+    def tokens(self) -> CompressedTokens:
+        """Return what was kept of all chunks; frames and clips are numbered consecutively."""
+        return _join(self._parts)
+
+    def provenance(self) -> Provenance | None:
+        """Return what those tokens are made of, on the CPU; None if it was not traced."""
+        return joined_origins(self._origins, self._parts) if self._traced else None
+
+
+def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
+    if len(parts) == 1:
+        return parts[0]
+    deepstack = [part.deepstack for part in parts if part.deepstack is not None]
+    firsts = [0, *accumulate(len(part.timestamps_s) for part in parts[:-1])]
+    return CompressedTokens(
+        features=torch.cat([part.features for part in parts]),
+        frame=torch.cat([part.frame + first for part, first in zip(parts, firsts, strict=True)]),
+        row=torch.cat([part.row for part in parts]),
+        col=torch.cat([part.col for part in parts]),
+        role=torch.cat([part.role for part in parts]),
+        mass=torch.cat([part.mass for part in parts]),
+        grid=parts[0].grid,
+        timestamps_s=tuple(time for part in parts for time in part.timestamps_s),
+        clips=tuple(
+            Clip(first + clip.first, first + clip.stop)
+            for part, first in zip(parts, firsts, strict=True)
+            for clip in part.clips
+        ),
+        facts=_join_facts([part.facts for part in parts]),
+        duration_s=parts[0].duration_s,
+        deepstack=torch.cat(deepstack, 1) if deepstack else None,
+    )
+
+
+def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one value where all chunks agree, otherwise the least and the most of those that have one."""
+    joined: dict[str, Any] = {}
+    for name in facts[0]:
+        values = [each[name] for each in facts]
+        agree = all(value == values[0] for value in values)
+        known = [value for value in values if value is not None]
+        joined[name] = values[0] if agree else f"{min(known)} to {max(known)}"
+    return joined

@@ -1,0 +1,53 @@
+"""Write an answer to its end and measure it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aot.models.base import Answer
+
+__all__ = ["Reply", "write_reply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished answer with its costs.
+
+    Attributes:
+        text: the answer.
+        prompt_tokens: all tokens that the language model read.
+        output_tokens: the tokens it wrote.
+        layer_tokens: the visual tokens that each of its layers read.
+        first_token_ms: from the question to the first token; None if the answer is empty.
+        answer_ms: from the question to the end.
+        notices: sentences for the user.
+    """
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    layer_tokens: tuple[int, ...]
+    first_token_ms: float | None
+    answer_ms: float
+    notices: tuple[str, ...]
+
+
+def write_reply(begin: Callable[[], Answer], on_text: Callable[[str], object] = lambda text: None) -> Reply:
+    """Begin an answer and write it; `on_text` receives its text piece by piece."""
+    start_s = time.perf_counter()
+    answer, pieces = begin(), list[str]()
+    for piece in answer:
+        pieces.append(piece)
+        on_text(piece)
+    answer_ms, first_s = (time.perf_counter() - start_s) * 1e3, answer.first_token_at
+    return Reply(
+        text="".join(pieces),
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        layer_tokens=answer.layer_tokens,
+        first_token_ms=None if first_s is None else (first_s - start_s) * 1e3,
+        answer_ms=answer_ms,
+        notices=answer.notices,
+    )

@@ -1,0 +1,63 @@
+"""Describe a compression: what was kept, its costs, and the notices that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aot.config.schema import Config
+from aot.pipeline.stream import EncodedVideo
+from aot.reports.retention import FrameRetention, RetentionReport, frame_retention
+from aot.runtime.stages import StageClock
+from aot.types import CompressedTokens
+
+if TYPE_CHECKING:
+    from aot.pipeline.run import Pipeline
+
+__all__ = ["report_of"]
+
+
+def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock) -> RetentionReport:
+    """Return the report on the tokens that a pipeline kept of a video. This waits for the device."""
+    model, outer, identity = pipeline.model, pipeline.outer, pipeline.model.identity
+    per_frame = math.prod(tokens.grid)
+    rows = frame_retention(tokens, per_frame, video.similarity)
+    total, kept = video.frames * per_frame, len(tokens.features)
+    return RetentionReport(
+        visual_tokens=total,
+        budget_tokens=outer.token_budget(len(rows), per_frame) if outer.has_budget else None,
+        kept_tokens=kept,
+        retention=kept / total,
+        frames=rows,
+        stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
+        peak_bytes=clock.peak_bytes(),
+        facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
+        model={
+            "name": identity.name,
+            "revision": identity.revision,
+            "fingerprint": identity.fingerprint,
+            "toy_model": identity.is_toy,
+            "width": tokens.features.shape[1],
+            **model.placement,
+            "saliency_blocks": list(model.saliency_blocks(pipeline.needs.saliency_layers)),
+        },
+        video=asdict(video.source),
+        config=pipeline.config.to_dict(),
+        versions=pipeline.versions,
+        notices=(*model.notices, *video.notices, *_notices(outer, rows)),
+    )
+
+
+def _notices(config: Config, rows: Sequence[FrameRetention]) -> Iterator[str]:
+    empty = sum(not row.kept for row in rows)
+    if empty:
+        yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
+    if config.compresses and not config.has_budget:
+        kept = f"{sum(row.retention for row in rows) / len(rows):.2%}, not {100 * config.ratio:.4g}%"
+        if config.uses_aot:
+            anchors = "anchors" if config.aot.anchors.count else "anchors (as many as suit the ratio)"
+            yield f"with budget paper the {anchors} and the content decide how much is kept: {kept}"
+        else:
+            yield f"with paper_exact, {config.method} keeps what its settings say: {kept}"

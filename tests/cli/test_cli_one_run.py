@@ -1,0 +1,47 @@
+"""What a command needs is made once and passed on: a video's index, and the method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aot.compression import methods
+from aot.video import file
+from tests.support.cli_run import Aot
+
+SMALL = ("--model", "shapes", "--frames", "4")
+COMMANDS = {
+    "ask": (["ask", "clip.mp4", "what happens?", *SMALL], 1),
+    "compress": (["compress", "clip.mp4", "-o", "kept.pt", *SMALL], 1),
+    "inspect": (["inspect", "clip.mp4", *SMALL], 1),
+    "compare": (["compare", "clip.mp4", "what happens?", "--methods", "none,aot,uniform", *SMALL], 3),
+    "eval": (["eval", "data.jsonl", "-o", "out", "--methods", "none,uniform", "--ratios", "0.5", *SMALL], 2),
+}
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    found = {"indices": 0, "methods": 0}
+
+    def counted(name: str, function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            found[name] += 1
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(file, "index_file", counted("indices", file.index_file))
+    monkeypatch.setattr(methods, "make_method", counted("methods", methods.make_method))
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_is_made_once(name: str, run_aot: Aot, clip_file: Path, counts: dict[str, int]) -> None:
+    Path("clip.mp4").symlink_to(clip_file)
+    Path("data.jsonl").write_text('{"video": "clip.mp4", "question": "what happens?", "answer": "nothing"}\n')
+    words, built = COMMANDS[name]
+    run = run_aot(*words)
+    assert run.code == 0, run.err
+    assert counts == {"indices": 1, "methods": built}

@@ -1,0 +1,27 @@
+"""Compress frames without a file, as the pipeline does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aot.config.schema import Config
+from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.run import Pipeline
+from aot.runtime.stages import StageClock
+from aot.types import CompressedTokens, VideoFrames
+
+CPU = torch.device("cpu")
+
+
+def compress_frames(
+    model: Any, frames: VideoFrames | Sequence[VideoFrames], config: Config, method: Any = None, *, traced: bool = False
+) -> CompressedTokens:
+    """Return the tokens that `config` (or `method`) keeps of one chunk of frames, or of several."""
+    pipeline = Pipeline(model, config, lambda outer: method) if method else Pipeline(model, config)
+    compressor = ChunkCompressor(pipeline.method, pipeline.outer, StageClock(CPU), traced=traced)
+    for chunk in [frames] if isinstance(frames, VideoFrames) else frames:
+        compressor.add(model.encode(chunk, pipeline.needs))
+    return compressor.tokens()
