@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AOTError": "aot.errors",
     "CompressedTokens": "aot.types",
+    "Pipeline": "aot.pipeline.run",
     "Compression": "aot.pipeline.run",
     "Config": "aot.config.schema",
     "RetentionReport": "aot.reports.retention",
@@ -20,8 +21,6 @@ _HOMES = {
     "VisualTokens": "aot.types",
     "build_config": "aot.config.schema",
     "build_method": "aot.compression.methods",
-    "compress_video": "aot.pipeline.run",
-    "answer": "aot.pipeline.run",
     "decode": "aot.video",
     "load_model": "aot.models",
     "load_tokens": "aot.storage.tokens_file",

@@ -17,9 +17,9 @@ from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.families.llava import Llava
 from aot.models.vision.tower import hidden_states
-from aot.pipeline.run import compress_video
 from aot.plugins import INNER
 from aot.types import VideoFrames, VideoInfo
+from tests.support.compressed import compress_video
 from tests.support.decoded import error_of_products, ids_of, steps_of, stock_ids
 
 pytestmark = [

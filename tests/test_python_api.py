@@ -49,7 +49,7 @@ def test_paths_as_text_or_paths(
     assert config.model.name == str(small_folder)
     assert aot.probe(kind(clip_file)).info.frames == 24
     assert len(aot.decode(kind(clip_file), config.sampling, size=(4, 4)).pixels) == 2
-    result = aot.compress_video(kind(clip_file), small_model, config)
+    result = aot.Pipeline(small_model, config).compress(kind(clip_file))
     for name in ("a.pt", "a.safetensors"):
         aot.save_tokens(kind(tmp_path / name), result.tokens, result.report)
         assert torch.equal(aot.load_tokens(kind(tmp_path / name)).tokens.features, result.tokens.features)
@@ -62,7 +62,7 @@ def test_what_models_return_can_be_trained_with(family: str, clip_file: Path, re
     model = aot.load_model(config.model)
     size = model.frame_size(aot.probe(clip_file).info, 2)
     visual = model.encode(aot.decode(clip_file, config.sampling, size=size), Needs(saliency_layers=(-1,)))
-    tokens = aot.compress_video(clip_file, model, config).tokens
+    tokens = aot.Pipeline(model, config).compress(clip_file).tokens
     embeddings = model.prompt(tokens, "what happens?").embeddings  # type: ignore[attr-defined]
     for values in (visual.features, visual.saliency[-1], tokens.features, embeddings):
         weight = torch.ones((), requires_grad=True)

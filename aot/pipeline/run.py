@@ -30,7 +30,7 @@ from aot.types import CompressedTokens, Needs, VisualTokens
 if TYPE_CHECKING:
     from aot.video import VideoFile
 
-__all__ = ["Compression", "Pipeline", "Refusal", "answer", "compress_each", "compress_video"]
+__all__ = ["REFUSALS", "Compression", "Pipeline", "Refusal", "compress_each"]
 
 REFUSALS = (BudgetError, UnsupportedError, MethodError)
 
@@ -141,24 +141,6 @@ class Pipeline:
         for question in questions:
             with explained_memory():
                 yield reading.generate(question, self.config.generation)
-
-
-def compress_video(
-    video: str | Path | VideoFile,
-    model: VideoModel,
-    config: Config,
-    questions: Sequence[str] = (),
-    *,
-    traced: bool = False,
-    on_progress: StageProgress = silent,
-) -> Compression:
-    """Compress one video, see `Pipeline.compress`."""
-    return Pipeline(model, config).compress(video, questions, traced=traced, on_progress=on_progress)
-
-
-def answer(model: VideoModel, tokens: CompressedTokens, question: str, config: Config) -> Answer:
-    """Begin an answer; iterate over it for its text."""
-    return Pipeline(model, config).answer(tokens, question)
 
 
 def compress_each(

@@ -69,14 +69,14 @@ def loaded(device: str, dtype: str) -> VideoModel:
 def compressed(device: str, dtype: str) -> CompressedTokens:
     """Return the bundled video compressed to a quarter by the default method."""
     # At a ratio of 0.1, some answers depend on rounding.
-    from aot.pipeline.run import compress_video
+    from aot.pipeline.run import Pipeline
 
     with clip_file() as clip:
-        return compress_video(clip, loaded(device, dtype), config_of(ratio=0.25)).tokens
+        return Pipeline(loaded(device, dtype), config_of(ratio=0.25)).compress(clip).tokens
 
 
 def answered(device: str, dtype: str, tokens: CompressedTokens, question: str) -> str:
     """Return the bundled model's answer to a question."""
-    from aot.pipeline.run import answer
+    from aot.pipeline.run import Pipeline
 
-    return "".join(answer(loaded(device, dtype), tokens, question, config_of()))
+    return "".join(Pipeline(loaded(device, dtype), config_of()).answer(tokens, question))

@@ -21,8 +21,9 @@ from aot.models.families.llava import Llava
 from aot.models.language import answer
 from aot.pipeline import replies
 from aot.pipeline.chunk_compressor import ChunkCompressor
-from aot.pipeline.run import Pipeline, compress_video
+from aot.pipeline.run import Pipeline
 from aot.runtime.stages import StageClock
+from tests.support.compressed import compress_video
 
 CPU = torch.device("cpu")
 

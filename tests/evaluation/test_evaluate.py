@@ -20,10 +20,10 @@ from aot.errors import ConfigError, OutputError, VideoError
 from aot.evaluation import Condition, Item, Results, build_conditions, evaluate, load_dataset, locked
 from aot.evaluation.dataset import by_video
 from aot.models import VideoModel
-from aot.pipeline.run import compress_video
 from aot.reports.retention import versions
 from aot.shapes.clips import write_questions
 from aot.types import Needs, VideoFrames, VisualTokens
+from tests.support.compressed import compress_video
 
 BASE = build_config({"sampling": {"frames": 4}, "generation": {"max_new_tokens": 8}})
 CONDITIONS = build_conditions(BASE, ["none", "random", "aot"], [0.5, 0.2])

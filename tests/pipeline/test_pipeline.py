@@ -24,10 +24,11 @@ from aot.config.schema import (
 from aot.errors import ConfigError, MemoryLimitError, TokensFileError, VideoError
 from aot.models.families.llava import Llava
 from aot.pipeline.checks import check_same_model
-from aot.pipeline.run import Compression, answer, compress_video
+from aot.pipeline.run import Compression, Pipeline
 from aot.runtime.memory import explained_memory
 from aot.storage.tokens_file import SUFFIXES, load_tokens, save_tokens
 from aot.types import Role
+from tests.support.compressed import compress_video
 
 FRAMES = 8
 CONFIG = Config(ratio=0.1, sampling=SamplingConfig(frames=FRAMES), generation=GenerationConfig(max_new_tokens=12))
@@ -196,13 +197,15 @@ def test_saved_tokens_give_the_same_answer(
     save_tokens(path, fresh.tokens, fresh.report)
     file = load_tokens(path)
     check_same_model(file.report, model.identity)
-    texts = ["".join(answer(model, tokens, "What moves?", CONFIG)) for tokens in (fresh.tokens, file.tokens)]
+    texts = ["".join(Pipeline(model, CONFIG).answer(tokens, "What moves?")) for tokens in (fresh.tokens, file.tokens)]
     assert texts[0] == texts[1] != ""
 
 
 def test_the_answer_depends_on_the_kept_tokens(small_model: Llava, compression: Compression) -> None:
     other = replace(compression.tokens, features=-compression.tokens.features)
-    texts = ["".join(answer(small_model, tokens, "What moves?", CONFIG)) for tokens in (compression.tokens, other)]
+    texts = [
+        "".join(Pipeline(small_model, CONFIG).answer(tokens, "What moves?")) for tokens in (compression.tokens, other)
+    ]
     assert texts[0] != texts[1]
 
 
@@ -267,6 +270,6 @@ def test_running_out_of_memory_while_answering(
     small_model: Llava, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_model.network.lm_head, "forward", no_memory)
-    reply = answer(small_model, compression.tokens, "What moves?", CONFIG)
+    reply = Pipeline(small_model, CONFIG).answer(compression.tokens, "What moves?")
     with pytest.raises(MemoryLimitError):
         list(reply)

@@ -24,11 +24,11 @@ from aot.config.schema import Config, SamplingConfig
 from aot.errors import ConfigError, VideoError
 from aot.models.families.llava import Llava
 from aot.pipeline.chunk_compressor import _join_facts
-from aot.pipeline.run import compress_video
 from aot.types import CompressedTokens, TokenBudget, VideoFrames, VisualTokens
 from aot.video import decode
 from aot.video.ahead import read_ahead
 from aot.video.sampling import segment_lengths
+from tests.support.compressed import compress_video
 
 FRAMES = 11
 METHODS = ("aot", "random", "uniform", "attention", "frames", "none")

@@ -19,10 +19,10 @@ from aot.errors import ConfigError
 from aot.models import load_model
 from aot.models.families.llava import Llava
 from aot.pipeline.frame_selection import check_questions
-from aot.pipeline.run import compress_video
 from aot.storage.tokens_file import load_tokens, save_tokens
 from aot.types import Needs, VisualTokens
 from aot.video import decode
+from tests.support.compressed import compress_video
 
 FRAMES, CHOSEN = 11, 4
 QUESTION = "where is the red square?"

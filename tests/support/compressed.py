@@ -1,4 +1,4 @@
-"""Compress frames without a file, as the pipeline does."""
+"""Compress a video, or frames without a file, with one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from aot.config.schema import Config
 from aot.pipeline.chunk_compressor import ChunkCompressor
-from aot.pipeline.run import Pipeline
+from aot.pipeline.run import Compression, Pipeline
 from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens, VideoFrames
 
@@ -25,3 +25,10 @@ def compress_frames(
     for chunk in [frames] if isinstance(frames, VideoFrames) else frames:
         compressor.add(model.encode(chunk, pipeline.needs))
     return compressor.tokens()
+
+
+def compress_video(
+    video: Any, model: Any, config: Config, questions: Sequence[str] = (), **options: Any
+) -> Compression:
+    """Compress a video with a pipeline for it alone."""
+    return Pipeline(model, config).compress(video, questions, **options)

@@ -41,10 +41,11 @@ def asked(
     model: VideoModel, clip: Path, config: Config, question: str, *, leave: bool = False
 ) -> tuple[CompressedTokens, str]:
     """Return the tokens kept of a clip and the answer to a question; leave: only the answer's first piece."""
-    from aot import answer, compress_video
+    from aot import Pipeline
 
-    tokens = compress_video(clip, model, config).tokens
-    reply = iter(answer(model, tokens, question, config))
+    pipeline = Pipeline(model, config)
+    tokens = pipeline.compress(clip).tokens
+    reply = iter(pipeline.answer(tokens, question))
     text = next(reply, "") if leave else "".join(reply)
     reply.close()
     return tokens, text

@@ -11,7 +11,7 @@ from aot.errors import MemoryLimitError
 from aot.models.families.llava import Llava
 from aot.models.vision import microbatch
 from aot.models.vision.microbatch import batch_size_for, micro_batches
-from aot.pipeline.run import compress_video
+from tests.support.compressed import compress_video
 
 
 def room_for(most: int, error: Callable[[], Exception] = torch.OutOfMemoryError) -> Callable[[int, int], range]:
