@@ -24,10 +24,9 @@ __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Times of one run from file to answer.
+    """Times of one run from file to answer; decoding overlaps with the rest.
 
-    Decoding overlaps with the rest. compress_ms includes both phases. first_token_ms counts from
-    the start.
+    compress_ms includes both phases; first_token_ms counts from the start.
     """
 
     decode_ms: float
@@ -72,12 +71,7 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Measurements of both methods.
-
-    Attributes:
-        arms: uncompressed first.
-        speedup: uncompressed / compressed times, round by round.
-    """
+    """Measurements of both methods, uncompressed first; speedup is uncompressed / compressed."""
 
     frames: int
     visual_tokens: int

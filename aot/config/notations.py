@@ -30,7 +30,7 @@ def read_seconds(text: str) -> float | None:
     clock = _CLOCK.fullmatch(text)
     if clock:
         hours, minutes, seconds = (float(part or 0) for part in clock.groups())
-        carries = (clock[2] and seconds >= 60) or (clock[1] and minutes >= 60)  # 1:75 is a slip, not 2:15
+        carries = (clock[2] and seconds >= 60) or (clock[1] and minutes >= 60)  # 1:75 is a mistake, not 2:15
         return None if carries else 3600 * hours + 60 * minutes + seconds
     units = _UNITS.fullmatch(text) if text else None
     if units is None:
