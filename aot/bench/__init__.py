@@ -1,4 +1,4 @@
-"""How long everything takes and how much memory it needs, compressed against uncompressed."""
+"""Speed and memory of every stage, compressed against uncompressed."""
 
 from __future__ import annotations
 

@@ -23,19 +23,19 @@ class TimedPhases(AnchorTransport):
         self._clock = clock
 
     def phase_one(self, *arguments: Any) -> Any:
-        """As AnchorTransport's."""
+        """Run Phase I of AnchorTransport and record its time."""
         return self._timed("phase_one", super().phase_one, arguments)
 
     def phase_two(self, *arguments: Any) -> Any:
-        """As AnchorTransport's."""
+        """Run Phase II of AnchorTransport and record its time."""
         return self._timed("phase_two", super().phase_two, arguments)
 
     def queue_phase_one(self, *arguments: Any) -> None:
-        """As AnchorTransport's."""
+        """Queue Phase I of AnchorTransport on the device and record its time."""
         self._timed("phase_one", super().queue_phase_one, arguments)
 
     def queue_phase_two(self, *arguments: Any) -> None:
-        """As AnchorTransport's."""
+        """Queue Phase II of AnchorTransport on the device and record its time."""
         self._timed("phase_two", super().queue_phase_two, arguments)
 
     def _timed(self, name: str, run: Any, arguments: tuple[Any, ...]) -> Any:
@@ -45,6 +45,6 @@ class TimedPhases(AnchorTransport):
 
 
 def timed_method(config: Config, clock: StageClock) -> Method:
-    """The method of `config`; AOT with its phases on `clock`."""
+    """Return the method of `config`; if it is AOT, its phases record times on `clock`."""
     made = build_method(config)
     return TimedPhases(made.config, made.ratio, clock) if isinstance(made, AnchorTransport) else made

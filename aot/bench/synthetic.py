@@ -1,6 +1,6 @@
 """Models of the real sizes with random weights, made on the device: timings need no download.
 
-What they answer is noise; how long it takes is what the real checkpoint takes.
+Their answers are noise; their times are those of the real checkpoints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aot.models.loading.load_options import ATTENTION, check_load_options, is_pl
 
 __all__ = ["SYNTHETIC", "synthetic_model"]
 
-# Hidden size, MLP, layers, heads, heads of keys and values, vocabulary: the published config.json of each.
+# Hidden size, MLP size, layers, heads, key-value heads, vocabulary: as in each config.json.
 _LANGUAGE = {
     "onevision-0.5b": (896, 4864, 24, 14, 2, 152000),
     "onevision-7b": (3584, 18944, 28, 28, 4, 152128),
@@ -30,10 +30,11 @@ SYNTHETIC = ("shapes", *_LANGUAGE)
 
 
 def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
-    """LLaVA-OneVision of the size `name` with random weights, or the bundled model itself.
+    """Return LLaVA-OneVision of the size `name` with random weights, or the bundled model itself.
 
     Raises:
-        ConfigError: a device or a library is not there, or random weights are to be quantised or spread over devices.
+        ConfigError: If a device or a library is missing, or `config` asks to quantize random
+            weights or to spread them over devices.
     """
     bundled = load_model(ModelConfig(name=BUNDLED_MODEL, device="cpu"))
     assert isinstance(bundled, Llava)
@@ -46,12 +47,12 @@ def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
     identity = ModelIdentity(f"random {name}", None, f"random {name}")
     network.set_attn_implementation(ATTENTION[config.attention])
-    # Files next to the weights are the bundled model's: nothing is asked of the hub.
+    # Files next to the weights are the bundled model's, so that nothing is read from the hub.
     return Llava(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
 
 def _architecture(name: str, bundled: Any) -> Any:
-    """The published sizes, with the special tokens of the bundled tokenizer, which serves all of them."""
+    """Return the published sizes, with the special tokens of the bundled tokenizer."""
     from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
     hidden, intermediate, layers, heads, key_heads, vocabulary = _LANGUAGE[name]
@@ -75,7 +76,7 @@ def _architecture(name: str, bundled: Any) -> Any:
             max_position_embeddings=32768,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             tie_word_embeddings=name == "onevision-0.5b",
-            eos_token_id=vocabulary - 1,  # never said, so that every answer has the same length
+            eos_token_id=vocabulary - 1,  # never generated, so that all answers have the same length
             pad_token_id=bundled.text_config.pad_token_id,
         ),
         image_token_index=bundled.image_token_index,
@@ -87,7 +88,7 @@ def _architecture(name: str, bundled: Any) -> Any:
 
 
 def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Weights drawn on the device in the dtype they stay in, so that no larger copy is ever held."""
+    """Return a network whose weights are drawn on the device in their final dtype."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
     before = torch.get_default_dtype()
@@ -101,5 +102,5 @@ def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype)
     network.eval().requires_grad_(False)
     join_projections(network, device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # the memory of the weights as they were drawn
+        torch.cuda.empty_cache()  # releases the separate projections that were joined
     return network

@@ -1,4 +1,4 @@
-"""From file to answer, compressed and uncompressed, interleaved."""
+"""Measure the way from file to answer, compressed and uncompressed, interleaved."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One way from the file to the answer. Decoding runs at the same time as the rest; compress_ms holds both phases;
-    first_token_ms: from the start to the first word.
+    """Times of one run from file to answer; decoding overlaps with the rest.
+
+    compress_ms includes both phases; first_token_ms counts from the start.
     """
 
     decode_ms: float
@@ -40,7 +41,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Frames encoded; visual tokens, those kept, of the prompt, and written."""
+    """Numbers of encoded frames, and of visual, kept, prompt and output tokens."""
 
     frames: int
     visual: int
@@ -51,8 +52,11 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class ArmTimes:
-    """One method. Stage times in milliseconds by name; memory in bytes above what was held before, the most of all
-    rounds.
+    """Measurements of one method.
+
+    Attributes:
+        figures: times by name, most in milliseconds, and tokens_per_s.
+        host_bytes, device_bytes: peak memory above the start, the most of all rounds.
     """
 
     name: str
@@ -66,7 +70,7 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """arms: uncompressed first. speedup: uncompressed / compressed, round by round."""
+    """Measurements of both methods, uncompressed first; speedup is uncompressed / compressed."""
 
     frames: int
     visual_tokens: int
@@ -76,16 +80,18 @@ class VideoTimes:
 
 
 def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
-    """Run the whole program on `clip` with `config` and with method none, interleaved, after one of each to warm up.
+    """Measure whole runs on `clip` with method none and `config`, interleaved, after a warm-up.
 
-    Both write `max_new_tokens` words, so that their times compare.
+    Both generate `max_new_tokens` tokens, so that their times are comparable.
     """
     words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
     settings = (
         replace(config, method="none", inner=InnerConfig(), generation=words),
         replace(config, generation=words),
     )
+    # 1. Warm up, and count tokens: every run has the same.
     counts = [_answer(clip, model, each, question)[1] for each in settings]
+    # 2. Measure; the order alternates, so that changes of clock speed or load affect both.
     runs: tuple[list[_Run], list[_Run]] = ([], [])
     peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
     for number in range(rounds):
@@ -120,12 +126,13 @@ def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[
 
 
 def _now_s(device: torch.device) -> float:
-    """Return the time when the device has done all it was given."""
+    """Return the time after the device has done all its work."""
     synchronize(device)
     return time.perf_counter()
 
 
 def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
+    """Answer the question from the file, and return the times and counts of the run."""
     device = torch.device(model.placement["device"])
     start_s, clock = _now_s(device), StageClock(device)
     pipeline = Pipeline(model, config, lambda outer: timed_method(outer, clock))

@@ -1,4 +1,4 @@
-"""Settings from several sources, one layer each: merged, every value still knows where it came from."""
+"""Merge settings of several sources, one layer each; every value keeps its source."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["Layer", "build_layers", "explained"]
 class Layer:
     """The settings of one source.
 
-    source: what the source is called, for instance "aot.yaml" or "preset shapes"; empty for values from Python.
-    names: what the user typed for a setting, by its path, for instance {"sampling.start_s": "--start"}.
+    Attributes:
+        settings: nested settings.
+        source: its name, for instance "aot.yaml" or "preset shapes"; empty for values from Python.
+        names: what the user typed for a setting, for instance {"sampling.start_s": "--start"}.
     """
 
     settings: Settings
@@ -26,7 +28,7 @@ class Layer:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def explain(self, problem: Problem) -> str:
-        """Return the problem in the user's terms: "--start must ...", "aot.yaml: sampling.start_s must ..."."""
+        """Return the problem in the user's terms, such as "--start must ..." or "aot.yaml: ..."."""
         if problem.path in self.names:
             return str(replace(problem, path=self.names[problem.path]))
         return f"{self.source}: {problem}" if self.source else str(problem)
@@ -40,7 +42,7 @@ def build_layers(layers: Sequence[Layer]) -> Config:
     """Build the configuration from layers, the weakest first.
 
     Raises:
-        ConfigError: as `build_config`, every problem with the source of its value.
+        ConfigError: As `build_config`; each problem names the source of its value.
     """
     try:
         return build_config(merge_settings(*map(_one_way_to_sample, layers)))
@@ -49,7 +51,7 @@ def build_layers(layers: Sequence[Layer]) -> Config:
 
 
 def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
-    """Return the error with every problem in the terms of the strongest layer that gives its setting a value."""
+    """Return the error in the terms of the strongest layer that gives each setting its value."""
     return type(error)(*(_explain(problem, layers) for problem in error.problems))
 
 
@@ -70,16 +72,16 @@ def _has(settings: Settings, path: str) -> bool:
 
 
 def _one_way_to_sample(layer: Layer) -> Mapping[str, Any]:
-    """Return a layer's settings; where they set `frames`, they also undo an `fps` set below.
+    """Return a layer's settings; if they set `frames`, they also reset the `fps` of weaker layers.
 
     Raises:
-        ConfigError: the layer sets both.
+        ConfigError: If the layer sets both.
     """
     sampling = layer.settings.get("sampling")
     if not isinstance(sampling, Mapping) or "frames" not in sampling:
         return layer.settings
     if sampling.get("fps") is not None:
         fps = layer.names.get("sampling.fps", "sampling.fps")
-        twice = Problem("sampling.frames", f"and {fps} are two ways to say the same; give one")
+        twice = Problem("sampling.frames", f"and {fps} exclude each other; give one")
         raise ConfigError(layer.explain(twice))
     return {**layer.settings, "sampling": {**sampling, "fps": None}}

@@ -1,4 +1,4 @@
-"""Numbers as people write them: times such as 1:02:03.5, 1m30s or 90s, and shares such as 10%."""
+"""Numbers as people write them: times such as 1:02:03.5, 1m30s or 90s; shares such as 10%."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _PERCENT = re.compile(rf"({_NUMBER})\s*%")
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How a number may be written as text. words: what to give, with examples; read: its number, None for others."""
+    """A way to write a number as text, described in `words`; `read` returns None for other text."""
 
     words: str
     read: Callable[[str], float | None]
 
 
 def read_seconds(text: str) -> float | None:
-    """Return a time in seconds: [[hours:]minutes:]seconds, or numbers with h, m and s after them."""
+    """Return a time in seconds from [[hours:]minutes:]seconds or numbers followed by h, m and s."""
     text = text.strip().lower()
     clock = _CLOCK.fullmatch(text)
     if clock:
         hours, minutes, seconds = (float(part or 0) for part in clock.groups())
-        carries = (clock[2] and seconds >= 60) or (clock[1] and minutes >= 60)  # 1:75 is a slip, not 2:15
+        carries = (clock[2] and seconds >= 60) or (clock[1] and minutes >= 60)  # 1:75 is a mistake, not 2:15
         return None if carries else 3600 * hours + 60 * minutes + seconds
     units = _UNITS.fullmatch(text) if text else None
     if units is None:
@@ -40,7 +40,7 @@ def read_seconds(text: str) -> float | None:
 
 
 def read_share(text: str) -> float | None:
-    """Return a percentage as a share: 0.125 for "12.5%"."""
+    """Return a percentage as a share (0.125 for "12.5%"), None if the text is none."""
     percent = _PERCENT.fullmatch(text.strip())
     return float(Decimal(percent[1]).scaleb(-2)) if percent else None
 

@@ -1,4 +1,4 @@
-"""Presets: YAML files with settings, by name; and YAML itself."""
+"""Presets, which are YAML files with settings, and the reading of YAML."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset_text(name: str) -> str:
-    """Return the YAML of a preset, with the comments that name its source.
+    """Return the YAML of a preset, with the comments that cite its source.
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: If there is no such preset.
     """
     known = preset_names()
     if name not in known:
@@ -40,7 +40,7 @@ def preset_settings(name: str) -> dict[str, Any]:
     """Return the settings of a preset.
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: If there is no such preset.
     """
     return parse_settings(preset_text(name), f"preset {name}")
 
@@ -49,7 +49,7 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
     """Return the settings in a YAML text; `source` names it in messages.
 
     Raises:
-        ConfigError: it is not valid YAML, or not `key: value` lines.
+        ConfigError: If it is not valid YAML, or not `key: value` lines.
     """
     content = parse_yaml(text, source) or {}
     if not isinstance(content, dict):
@@ -58,22 +58,23 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Return what a YAML text says; `source` names it in messages.
+    """Return the value of a YAML text; `source` names it in messages.
 
     Raises:
-        ConfigError: it is not valid YAML, gives one key twice, or holds aliases, which can make little text endless.
+        ConfigError: If it is not valid YAML, has a key twice, or has an alias, with which a short
+            text can expand without limit.
     """
     import yaml
 
     try:
         return yaml.load(text, _strict_loader())
-    except Exception as error:  # PyYAML lets through what int(), date() and deep nesting raise
+    except Exception as error:  # PyYAML does not catch what int(), date() and deep nesting raise
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 @cache
 def _strict_loader() -> Any:
-    """YAML's plain values, without what a file of settings has no use for."""
+    """Return a loader of plain YAML values that refuses aliases and repeated keys."""
     import yaml
 
     class StrictLoader(yaml.SafeLoader):

@@ -1,6 +1,6 @@
-"""Where settings come from: flag > AOT_* variable > ./aot.yaml > preset > what the model's name settles > default.
+"""Sources of settings: flag > AOT_* variable > ./aot.yaml > preset > model's name > default.
 
-Flags and variables are the command line's business; here the files are read and the layers put in order.
+The command line reads flags and variables; this file reads the files and orders the layers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MOST_BYTES = 256 * 2**10  # YAML is read at 100 KB a second
 def resolve_config(
     overrides: Settings, preset: str | None = None, *, folder: Path | None = None, base: Settings | None = None
 ) -> Config:
-    """Build the full configuration: overrides over `folder`/aot.yaml over the preset over `base` over the defaults.
+    """Build the configuration: overrides > `folder`/aot.yaml > preset > `base` > defaults.
 
-    aot.yaml may itself name a preset under the key `preset`.
+    aot.yaml may name a preset itself, under the key `preset`.
 
     Raises:
-        ConfigError: a file is not valid YAML, or settings in it are unknown or out of range.
+        ConfigError: If a file is not valid YAML, or its settings are unknown or out of range.
     """
     named = Layer({"preset": preset} if preset else {})
     return build_layers(resolve_layers([named, Layer(overrides)], folder=folder, base=base))
@@ -37,12 +37,12 @@ def resolve_config(
 def resolve_layers(
     overrides: Sequence[Layer], *, folder: Path | None = None, base: Settings | None = None
 ) -> list[Layer]:
-    """Return all layers, the weakest first: `base`, the preset, `folder`/aot.yaml, then `overrides`.
+    """Return all layers, the weakest first: `base`, the preset, `folder`/aot.yaml, `overrides`.
 
     The preset is the one that the strongest layer names under the key `preset`.
 
     Raises:
-        ConfigError: a file is not valid YAML, or there is no such preset.
+        ConfigError: If a file is not valid YAML, or there is no such preset.
     """
     path = (folder or Path()) / SETTINGS_FILE
     layers = [Layer(parse_settings(_read(path), str(path)) if path.is_file() else {}, str(path)), *overrides]
@@ -64,7 +64,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
-            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, which no settings are; shorten it")
+            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, the limit for settings; shorten it")
         return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None

@@ -1,4 +1,4 @@
-"""Strict building of frozen dataclasses from nested settings: every unknown key, wrong type and bad value at once."""
+"""Build frozen dataclasses from nested settings; all problems are reported together."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def merge_settings(*layers: Settings) -> dict[str, Any]:
 
 
 def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:
-    """Build a frozen dataclass `cls` that checks itself; `path` leads to it, for messages.
+    """Build a frozen dataclass `cls` that checks itself; messages put `path` before its settings.
 
     Raises:
-        ConfigError: as `build_config`.
+        ConfigError: As `build_config`.
     """
     problems: list[Problem] = []
     built = _build(cls, settings, path, problems)
@@ -73,7 +73,7 @@ def _unknown(path: str, key: Any, names: list[str]) -> Problem:
 
 
 def _below(path: str, problem: str | Problem) -> Problem:
-    """A problem of a group of settings, seen from above."""
+    """Return a problem of a group of settings, with the path of the group."""
     if isinstance(problem, str):  # of a plug-in: its first word is the setting
         name, _, message = problem.partition(" ")
         problem = Problem(name, message)
@@ -81,8 +81,10 @@ def _below(path: str, problem: str | Problem) -> Problem:
 
 
 def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
-    """`value` as the type `hint`, or _REJECTED with a problem noted. Ints pass as floats, and text in the notation
-    that a hint is annotated with; nothing else bends.
+    """Return `value` as the type `hint`, or _REJECTED after recording a problem.
+
+    Integers pass as floats, paths as text, and text in the notation that annotates a hint as a
+    number. Nothing else is converted.
     """
     if is_dataclass(hint):
         if isinstance(value, Mapping):
@@ -107,7 +109,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
-    """Groups of settings by name, whose owners check them."""
+    """Return groups of settings by name; their owners check the settings."""
     groups = value if isinstance(value, Mapping) else {"": value}
     wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
     problems += [Problem(f"{path}.{name}".removesuffix("."), "must be a group of settings") for name in wrong]
@@ -115,14 +117,14 @@ def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value can stand for a float: also "1e-3", which YAML 1.1 takes for text."""
+    """Return whether a value can be a float: also "1e-3", which YAML 1.1 reads as text."""
     if isinstance(value, str):
         return re.fullmatch(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+", value) is not None
     return type(value) is float or (type(value) is int and abs(value) < 2**1000)
 
 
 def type_in_words(hint: Any) -> str:
-    """What may be given for a setting of this type, for instance "a number or null"."""
+    """Return what a setting of this type may be, for instance "a number or null"."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     words: list[Any] = []
     for option, notation in _options(hint):
@@ -134,7 +136,7 @@ def type_in_words(hint: Any) -> str:
 
 
 def _options(hint: Any) -> Iterator[tuple[Any, Notation | None]]:
-    """The types of a union, each with its notation, if it has one."""
+    """Yield the types of a union, each with its notation, if it has one."""
     for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if get_origin(option) is Annotated:
             plain, *notes = get_args(option)

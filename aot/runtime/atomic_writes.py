@@ -1,4 +1,4 @@
-"""Writing a result whole or not at all."""
+"""Write a result completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from aot.text import as_utf8
 __all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 
 _NEW_FILE = 0o666  # less the umask
-_PRIVATE = 0o600  # until it is whole, then what the file before it had
+_PRIVATE = 0o600  # until it is complete; then the permissions of the file that it replaces
 
 
 def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = None) -> None:
-    """Fail early, before the long work whose result goes to `path`. source: what the work reads, if that is a file.
+    """Check that a result can be written to `path`, before the long work that makes it.
+
+    `source` is what the work reads, if that is a file.
 
     Raises:
-        OutputError: it is `source`; the file exists and `overwrite` is false; it is a folder or a device, or its folder
-            does not exist; no file can have that name.
+        OutputError: If `path` is `source`, a folder or a device, is no possible name, exists while
+            `overwrite` is false, or its folder does not exist or cannot be written to.
     """
     mode, exists, folder = _mode(path), os.path.lexists(path), _target(path).parent
     if mode is not None and S_ISDIR(mode):
@@ -42,10 +44,10 @@ def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = N
 
 
 def _mode(path: Path) -> int | None:
-    """Return the type and permissions of what `path` leads to, None for nothing.
+    """Return the type and permissions of what `path` leads to, None if there is nothing.
 
     Raises:
-        OutputError: no file can have that name.
+        OutputError: If no file can have that name.
     """
     try:
         return path.stat().st_mode
@@ -60,15 +62,15 @@ def _mode(path: Path) -> int | None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that is written: what a symbolic link leads to, so that the link stays."""
+    """Return the file that is written: the target of a symbolic link, so that the link stays."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for results, unless it is there.
+    """Make a folder for results, unless it exists.
 
     Raises:
-        OutputError: a file has that name, or the place cannot be written to.
+        OutputError: If a file has that name, or the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -79,20 +81,21 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> None:
-    """`write_whole` for a text, in UTF-8, with a mark for each byte of a name that is not.
+    """Write a text whole in UTF-8, with a replacement character for each byte that is not UTF-8.
 
     Raises:
-        OutputError: as `write_whole`.
+        OutputError: As `write_whole`.
     """
     write_whole(path, lambda temporary: temporary.write_text(as_utf8(text), encoding="utf-8"), overwrite=overwrite)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
-    """Let `write` fill a temporary file next to `path`, then move it there; on any failure nothing stays. What is
-    replaced keeps its permissions, and a symbolic link still leads to its file.
+    """Let `write` fill a temporary file next to `path`, then move it there.
+
+    A failure leaves nothing. A replaced file keeps its permissions, a symbolic link its target.
 
     Raises:
-        OutputError: as `check_writable`, or the disk is full.
+        OutputError: As `check_writable`, or if the disk is full.
     """
     check_writable(path, overwrite=overwrite)
     target, mode = _target(path), _mode(path)
@@ -101,19 +104,19 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
             write(temporary)
             if mode is not None:
                 temporary.chmod(S_IMODE(mode))
-            _place(temporary, target, overwrite=overwrite)
+            _move(temporary, target, overwrite=overwrite)
     except OSError as error:
         raise _explained(path, error) from error
     except RuntimeError as error:  # torch.save reports a full disk this way
         raise OutputError(f"{path} could not be written ({first_line(error)}); is the disk full?") from error
 
 
-def _place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
     if overwrite:
         temporary.replace(path)
         return
     try:
-        os.link(temporary, path)  # unlike a rename, this fails if the file has appeared meanwhile
+        os.link(temporary, path)  # unlike a rename, this fails if the file exists by now
     except FileExistsError:
         raise OutputError(f"{path} exists; pass --force to replace it") from None
     except OSError:  # no hard links on this file system

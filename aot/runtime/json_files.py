@@ -1,4 +1,4 @@
-"""JSON that comes back from files: nothing is read beyond a limit, and what is no JSON is a ValueError."""
+"""Read JSON from files up to a size limit; invalid JSON is a ValueError."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _CHUNK = 2**20
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; of bytes, in UTF-8.
+    """Return the value of a JSON text, or of bytes in UTF-8.
 
     Raises:
-        ValueError: it is no JSON, is nested too deeply, or gives a name twice.
+        ValueError: If it is not valid JSON, is nested too deeply, or has a key twice in an object.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_group)
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON from character {error.pos + 1} on") from None
+        raise ValueError(f"invalid JSON at character {error.pos + 1}") from None
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except RecursionError:
@@ -32,16 +32,16 @@ def parse_json(text: str | bytes) -> Any:
 def _group(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     group = dict(pairs)
     if len(group) < len(pairs):
-        raise ValueError("it gives a name twice")
+        raise ValueError("it has a key twice")
     return group
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file of 16 MiB at most.
+    """Return the value of a JSON file of at most 16 MiB.
 
     Raises:
-        ValueError: as `parse_json`, or it is longer.
-        OSError: it cannot be read.
+        ValueError: As `parse_json`, or if the file is longer.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         text = file.read(_MOST_BYTES + 1)
@@ -51,12 +51,13 @@ def read_json(path: Path) -> Any:
 
 
 def lines_of(path: Path, most_bytes: int) -> Iterator[bytes]:
-    r"""Yield the lines of a file, each with its newline, the last one as it is. Only \n is one: JSON allows other
-    separators within a text.
+    r"""Yield the lines of a file, each with its newline if it has one.
+
+    Only \n ends a line: JSON texts may contain other separators.
 
     Raises:
-        ValueError: a line has more than `most_bytes`.
-        OSError: it cannot be read.
+        ValueError: If a line has more than `most_bytes`.
+        OSError: If the file cannot be read.
     """
     with path.open("rb", buffering=_CHUNK) as file:
         number = 0

@@ -1,4 +1,4 @@
-"""What is at a path that a user named."""
+"""What a path that the user gave leads to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ PathKind = Literal["file", "folder", "stream"]
 
 
 def path_kind(name: str | Path) -> PathKind | None:
-    """Return what is at `name`, None for nothing. Any text may be asked about: where pathlib raises, because no file
-    can have such a name (too long, a null character), there is nothing.
+    """Return the kind of what is at `name`, None if there is nothing.
+
+    Any text is allowed. pathlib raises for names that no file can have (too long, a null
+    character); the result is None.
     """
     if not str(name):
         return None
@@ -26,7 +28,7 @@ def path_kind(name: str | Path) -> PathKind | None:
 
 
 def is_same_file(one: str | Path, other: str | Path) -> bool:
-    """Return whether two names are of one file, which need not be there: also through symbolic and hard links."""
+    """Return whether two paths, also through links, lead to one file, which need not exist."""
     if path_kind(one) and path_kind(other):
         return Path(one).samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -1,6 +1,6 @@
-"""Readers of plain values that come back from a file: each returns the value, typed, or says which key is wrong.
+"""Readers of plain values from files: each returns the typed value or names the key that is wrong.
 
-A reader takes a value and the key it was under, for messages.
+A reader takes a value and its key, which appears in messages.
 """
 
 from __future__ import annotations
@@ -12,19 +12,8 @@ from typing import Any
 from aot.text import is_utf8
 
 __all__ = [
-    "Reader",
-    "check_plain",
-    "each",
-    "flag",
-    "free",
-    "named",
-    "number",
-    "optional",
-    "record",
-    "text",
-    "utf8",
-    "whole",
-]
+    "Reader", "check_plain", "each", "flag", "free", "named", "number", "optional", "record", "text", "utf8", "whole",
+]  # fmt: skip
 
 Reader = Callable[[Any, str], Any]
 _MOST_VALUES = 1_000_000
@@ -33,15 +22,18 @@ _LARGEST = 2**63
 
 
 def check_plain(value: Any) -> None:
-    """Check that a structure is of plain values only, not too many (a shared one counts each time) and not too deep.
+    """Check that a structure has only plain values, not too many and not too deeply nested.
+
+    A value that is shared counts each time.
 
     Raises:
-        ValueError: it is not.
+        ValueError: If the check fails.
     """
     _count(value, _MOST_VALUES, _DEEPEST)
 
 
 def _count(value: Any, budget: int, depth: int) -> int:
+    """Return what is left of `budget` after counting `value` and all values in it."""
     kind = type(value)
     if kind is dict and not all(type(key) is str for key in value):
         raise ValueError("the keys of its values must be text")
@@ -49,17 +41,17 @@ def _count(value: Any, budget: int, depth: int) -> int:
         raise ValueError("a whole number in it is too large")
     if kind not in (dict, list, tuple):
         if value is not None and kind not in (bool, int, float, str):
-            raise ValueError("its values must be plain")
+            raise ValueError("its values must be plain (text, numbers, true, false or null)")
         return budget - 1
     for child in value.values() if kind is dict else value:
         if budget <= 0 or depth <= 0:
-            raise ValueError("its values are too many or too deep")
+            raise ValueError("it has too many or too deeply nested values")
         budget = _count(child, budget, depth - 1)
     return budget - 1
 
 
 def _below(key: str, name: str) -> str:
-    """The key of a value in a group; the outermost group may have none."""
+    """Return the key of a value in a group; the outermost group may have none."""
     return f"{key}.{name}" if key else name
 
 
@@ -69,23 +61,25 @@ def _require(holds: bool, key: str, what: str) -> None:
 
 
 def text(value: Any, key: str) -> str:
+    """Read a text."""
     _require(type(value) is str, key, "text")
     return str(value)
 
 
 def utf8(value: Any, key: str) -> str:
-    """A text that can be written to a file; JSON can spell half a character."""
+    """Read a text that can be written to a file; JSON can spell half a surrogate pair."""
     _require(type(value) is str and is_utf8(value), key, "text")
     return str(value)
 
 
 def flag(value: Any, key: str) -> bool:
+    """Read a boolean."""
     _require(type(value) is bool, key, "true or false")
     return bool(value)
 
 
 def whole(least: int = 0, most: int = 2**53) -> Reader:
-    """A whole number in least .. most; up to 2^53 every program that reads JSON knows it exactly."""
+    """Return a reader of whole numbers in least .. most; JSON carries those up to 2^53 exactly."""
 
     def read(value: Any, key: str) -> int:
         _require(
@@ -99,7 +93,7 @@ def whole(least: int = 0, most: int = 2**53) -> Reader:
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Reader:
-    """A finite number in least .. most."""
+    """Return a reader of finite numbers in least .. most."""
 
     def read(value: Any, key: str) -> float:
         bounds = f" in {least:g} .. {most:g}" if most < math.inf else f", {least:g} or more"
@@ -112,7 +106,7 @@ def number(least: float = -math.inf, most: float = math.inf) -> Reader:
 
 
 def free(value: Any, key: str) -> Any:
-    """Any plain value; a number in it that is not finite, which JSON does not have, becomes None."""
+    """Read any plain value; numbers that are not finite, which JSON lacks, become None."""
     if type(value) is dict:
         return {name: free(child, _below(key, name)) for name, child in value.items()}
     if type(value) in (list, tuple):
@@ -121,12 +115,12 @@ def free(value: Any, key: str) -> Any:
 
 
 def optional(reader: Reader) -> Reader:
-    """As `reader`, or None."""
+    """Return a reader that also accepts None."""
     return lambda value, key: None if value is None else reader(value, key)
 
 
 def each(reader: Reader, length: int | None = None) -> Reader:
-    """A list, of `length` values if that is known."""
+    """Return a reader of lists, with `length` values if that is given."""
 
     def read(value: Any, key: str) -> list[Any]:
         _require(type(value) in (list, tuple), key, "a list")
@@ -137,7 +131,7 @@ def each(reader: Reader, length: int | None = None) -> Reader:
 
 
 def named(reader: Reader) -> Reader:
-    """A group of values by names that are not known beforehand."""
+    """Return a reader of groups whose names are not known beforehand."""
 
     def read(value: Any, key: str) -> dict[str, Any]:
         _require(type(value) is dict, key, "a group")
@@ -154,8 +148,14 @@ def record(
     *,
     exact: bool = False,
 ) -> Reader:
-    """A group of values by name: those in `missing` default to what it says, those in `absent` stay away, and the rest
-    of `readers` is needed. others: reads what has another name; without it, that is left out, or with `exact` refused.
+    """Return a reader of groups with known names.
+
+    Args:
+        readers: a reader per name; a name is required unless it is in `missing` or `absent`.
+        missing: default values by name.
+        absent: names that may be missing and then stay missing.
+        others: reads values of other names; by default they are left out.
+        exact: refuse other names.
     """
 
     def read(value: Any, key: str) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def record(
             raise ValueError(f"{_below(key, repr(strange[0][:40]))} is not known")
         found = {**(missing or {}), **value}
         for name in readers:
-            _require(name in found or name in absent, _below(key, name), "there")
+            _require(name in found or name in absent, _below(key, name), "given")
         known = {name: reader(found[name], _below(key, name)) for name, reader in readers.items() if name in found}
         more = {name: child for name, child in found.items() if name not in readers} if others else {}
         return known | {name: others(child, _below(key, repr(name[:40]))) for name, child in more.items() if others}

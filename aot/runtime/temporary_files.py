@@ -1,8 +1,9 @@
-"""Temporary files that go with their process, however it ends.
+"""Temporary files that are removed with their process, however it ends.
 
-Whoever makes one holds a lock of the operating system on it, and the lock goes with the process, also by `kill -9`. One
-that nobody holds is left over: the next run that makes one in the same folder removes it. Unlike numbers of processes,
-which begin anew in every container, locks are never mistaken for another's.
+A process holds a lock of the operating system on each file it makes. The lock ends with the
+process, even after `kill -9`. A file without a lock is left over; the next run that makes one in
+the same folder removes it. Unlike process ids, which restart in every container, locks cannot be
+confused.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ _PREFIX, _SUFFIX = ".aot-", ".part"
 
 @contextmanager
 def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
-    """Yield a new, empty file in `folder`, which is gone afterwards unless it was moved; what killed runs of the same
-    user left there is removed first. mode: the permissions, from which the system takes the umask.
+    """Yield a new, empty file in `folder`; it is removed afterwards unless it was moved.
+
+    Files that killed runs of the same user left there are removed first. `mode` has the
+    permissions, from which the system takes the umask.
 
     Raises:
-        OSError: none can be made there.
+        OSError: If no file can be made there.
     """
     _remove_left_over(folder)
     path, descriptor = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}", None
-    try:  # begins before the file is there, since a signal may come just after
+    try:  # begins before the file exists: a signal may arrive just after
         descriptor = _create(path, mode)
         yield path
     finally:
@@ -40,10 +43,10 @@ def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
 
 
 def _create(path: Path, mode: int) -> int | None:
-    """Make a file; return the descriptor that holds its lock, where the file system has locks."""
+    """Make a file and return the descriptor that holds its lock; None on Windows."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if sys.platform == "win32":  # an open file cannot be moved there, so nothing is held, nor removed
+        if sys.platform == "win32":  # an open file cannot be moved there: no locks, no removal
             os.close(descriptor)
             return None
         import fcntl
@@ -66,10 +69,10 @@ def _remove_left_over(folder: Path) -> None:
 
 
 def _remove_unheld(path: Path) -> None:
-    """Remove a file of this user that no process holds.
+    """Remove a file of this user that no process has locked.
 
     Raises:
-        OSError: it is held, or may not be opened.
+        OSError: If it is locked or cannot be opened.
     """
     if sys.platform == "win32":
         return

@@ -1,1 +1,1 @@
-"""Tokens files: written whole, read as data alone."""
+"""Tokens files: written completely, read as data only."""

@@ -1,7 +1,8 @@
-"""Read a `.pt` file as data alone: one zip directory, plain values, and tensors that are stored once and whole.
+"""Read a `.pt` file as data only: one zip directory, plain values, tensors stored once and whole.
 
-PyTorch's own reader is not used: what it builds on the way to an object (bytes of entries that overlap, values that
-calls return) may take any amount of memory. Here a file that needs more than its own size is refused beforehand.
+PyTorch's own reader is not used: what it builds on the way to an object (overlapping entries,
+results of calls) may take any amount of memory. This reader refuses a file that needs more than
+its own size before it is read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MOST_PLAIN_BYTES = 16 * 2**20
 _MOST_OPERATIONS = 3_000_000
 _LONGEST_DIRECTORY = 2**20
 _END, _LOCAL, _DESCRIPTOR = 22, 30, 24  # bytes of the zip format's fixed parts (APPNOTE.TXT, 4.3)
-_END_OF_LARGE = 56 + 20 + _END  # as a zip64 archive ends
+_END_OF_LARGE = 56 + 20 + _END  # the records at the end of a zip64 archive
 _STORAGES = {
     "torch FloatStorage": "float32",
     "torch HalfStorage": "float16",
@@ -33,7 +34,7 @@ _NAMES = {*_STORAGES, "torch._utils _rebuild_tensor_v2", "collections OrderedDic
 
 
 class _Name(NamedTuple):
-    """A class or function that a pickle names; it is never looked up."""
+    """A class or function named in a pickle; it is never looked up."""
 
     name: str
 
@@ -51,21 +52,24 @@ class _StoredTensor(NamedTuple):
 
 
 def read_pt(path: Path) -> Any:
-    """Return what `torch.save` wrote, as tensors on the CPU (the values of a dict) and plain values.
+    """Return what `torch.save` wrote: plain values, and CPU tensors as values of a dict.
 
     Raises:
-        Exception: of any kind, where the file is damaged or holds something else.
+        Exception: Of any kind, if the file is damaged or holds anything else.
     """
     with path.open("rb") as file:
+        # 1. The archive: entries that do not overlap, so that no byte is read twice.
         _check_end(file)
         with zipfile.ZipFile(file) as archive:
             _check_directory(file, archive)
             pickled = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
             if len(pickled) != 1 or pickled[0].file_size > MOST_PLAIN_BYTES:
                 raise ValueError("it must have one entry data.pkl, of 16 MiB at most")
+            # 2. The pickle: plain values, and references to storages.
             content = _Values().read(archive.read(pickled[0]))
             if not isinstance(content, dict):
                 return content
+            # 3. The tensors.
             folder = pickled[0].filename.removesuffix("data.pkl")
             storages: dict[_Storage, Tensor] = {}
             return {
@@ -75,21 +79,21 @@ def read_pt(path: Path) -> Any:
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Check that the archive ends with the file and that its directory is short, before that is read."""
+    """Check, before the directory is read, that it is short and the archive ends with the file."""
     file.seek(max(0, file.seek(0, 2) - _END_OF_LARGE))
     tail = file.read()
     signature, length = struct.unpack("<4s8xI", tail[-_END : -_END + 16])
-    if tail[-_END - 20 : -_END - 16] == b"PK\6\7":  # zip64: its own record holds
+    if tail[-_END - 20 : -_END - 16] == b"PK\6\7":  # zip64 has the length in a record of its own
         (length,) = struct.unpack("<Q", tail[-_END_OF_LARGE + 40 : -_END_OF_LARGE + 48])
     if signature != b"PK\5\6" or length > _LONGEST_DIRECTORY:
-        raise ValueError("it does not end as a zip archive of few entries does")
+        raise ValueError("it does not end like a zip archive with few entries")
 
 
 def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
-    """Check that the entries are stored, each has a name and bytes of its own, and nothing else is in the file."""
+    """Check that entries are stored, have names and bytes of their own, and fill the file."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) < len(entries):
-        raise ValueError("its directory has a name twice")
+        raise ValueError("its directory lists a name twice")
     end = slack = 0
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
@@ -104,7 +108,7 @@ def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
 
 
 def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storages: dict[_Storage, Tensor]) -> Tensor:
-    """Return a tensor over its storage, which is read once; a stride that repeats memory is refused."""
+    """Return a tensor over its storage, read once; a stride that repeats memory is refused."""
     import torch
 
     if stored.storage not in storages:
@@ -116,12 +120,12 @@ def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storag
         storages[stored.storage] = content.view(getattr(torch, stored.storage.dtype))
     tensor = storages[stored.storage].as_strided(stored.size, stored.stride, stored.offset)
     if not tensor.is_contiguous():
-        raise ValueError("a tensor is not stored whole")
+        raise ValueError("a tensor is not stored contiguously")
     return tensor
 
 
 class _Values:
-    """Builds the values of a pickle out of the operations that plain values and stored tensors need."""
+    """Builds the values of a pickle from the operations that plain values and tensors need."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -190,7 +194,7 @@ class _Values:
 
 
 def _called(function: _Name, arguments: tuple[Any, ...]) -> Any:
-    """What the pickle expects of a call: a stored tensor, or its empty dict of hooks, which is dropped."""
+    """Return the result of a call: a stored tensor, or None for its empty dict of hooks."""
     if function == _Name("collections OrderedDict") and arguments == ():
         return None
     if function == _Name("torch._utils _rebuild_tensor_v2"):

@@ -1,8 +1,8 @@
-"""Compressed tokens on disk: `.pt` (a dict torch loads with weights_only=True) or `.safetensors`.
+"""Tokens files: compressed tokens as `.pt` (loads with weights_only=True) or `.safetensors`.
 
 Both hold the tensors of `CompressedTokens` under their own names and, as plain values, the grid,
-clips, timestamps and the whole `RetentionReport`: enough to answer questions later, to draw what was
-kept, and to do it again. Nothing in a file is ever executed.
+clips, timestamps and the whole `RetentionReport`. This is enough to answer questions later, to
+draw what was kept, and to repeat the run. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _FORMAT = "aot-tokens"
 _VERSION = 1
 _FEATURE_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _PER_TOKEN = {"frame": "int32", "row": "int32", "col": "int32", "role": "uint8", "mass": "float32"}
-_MOST_VISUAL_TOKENS = 2**24  # before compression: positions of all of them may be worked out
-_LONGEST_NAME = 4096  # a path that systems take
+_MOST_VISUAL_TOKENS = 2**24  # before compression; positions are computed for all of them
+_LONGEST_NAME = 4096  # the longest path on common systems
 _TENSORS = ("features", *_PER_TOKEN)
 _OPTIONAL_TENSORS = ("deepstack",)
 _READERS = {
@@ -48,7 +48,7 @@ _READERS = {
 
 @dataclass(frozen=True, slots=True)
 class TokensFile:
-    """Tokens, and the report (as plain values) and the configuration of the run that made them."""
+    """Tokens, with the report (plain values) and the configuration of the run that made them."""
 
     tokens: CompressedTokens
     report: Mapping[str, Any]
@@ -56,28 +56,31 @@ class TokensFile:
 
 
 def is_tokens_file(path: str | Path) -> bool:
-    """Whether the name says so; content is checked on loading."""
+    """Return whether the name has the suffix of a tokens file; loading checks the content."""
     return Path(path).suffix in SUFFIXES
 
 
 def check_suffix(path: Path) -> None:
-    """
+    """Check the name of a tokens file.
+
     Raises:
-        ConfigError: the name ends in neither .pt nor .safetensors, or the library of the latter does not take it.
+        ConfigError: If it does not end in .pt or .safetensors, or ends in the latter and is not
+            UTF-8.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
     if path.suffix == ".safetensors" and not is_utf8(str(path)):
-        raise ConfigError(f"{path} is not UTF-8, as names of .safetensors files are; choose another, or one in .pt")
+        raise ConfigError(f"the name {path} is not UTF-8, which .safetensors files need; choose another name, or .pt")
 
 
 def save_tokens(
     path: str | Path, tokens: CompressedTokens, report: RetentionReport, *, overwrite: bool = False
 ) -> None:
-    """Write the file whole or not at all.
+    """Write a tokens file completely or not at all.
 
     Raises:
-        OutputError: the file exists and `overwrite` is false, or it cannot be written.
+        ConfigError: As `check_suffix`.
+        OutputError: If the file exists and `overwrite` is false, or it cannot be written.
     """
     import torch
 
@@ -93,7 +96,7 @@ def save_tokens(
         "facts": dict(tokens.facts),
         "report": report.to_dict(),
     }
-    # Plain in both formats: a budget in a fact is a kind of int, which pickle would store as a call.
+    # JSON makes values plain: a budget is a subclass of int, which pickle would store as a call.
     plain = json.dumps(meta)
 
     def write(temporary: Path) -> None:
@@ -116,20 +119,21 @@ def _save_safetensors(tensors: dict[str, Any], path: Path, header: dict[str, str
 
 
 def load_tokens(path: str | Path) -> TokensFile:
-    """Read a tokens file and check that it is whole.
+    """Read a tokens file and check it.
 
     Raises:
-        TokensFileError: there is no such file, or it is damaged, not ours, or holds more than plain data.
+        TokensFileError: If there is no such file, or it is damaged, not written by aot, or holds
+            more than plain data.
     """
     path = Path(path)
     if path_kind(path) != "file":
         raise TokensFileError(f"there is no tokens file {path}; make one with: aot compress VIDEO -o {path.name}")
     if path.suffix == ".safetensors" and not is_utf8(str(path)):
-        raise TokensFileError(f"{path} is not UTF-8, as names of .safetensors files are; rename it")
+        raise TokensFileError(f"the name {path} is not UTF-8, which .safetensors files need; rename it")
     try:
         content = _read(path)
     except MemoryError:
-        raise  # it is not the file's fault
+        raise  # not the fault of the file
     except Exception as error:
         raise TokensFileError(
             f"{path} is not a tokens file: it is damaged or holds something other than plain tensors, "
@@ -168,16 +172,15 @@ def _read(path: Path) -> Any:
 def _parse(content: Mapping[str, Any]) -> TokensFile:
     import torch
 
+    # 1. Read tensors and plain values, each with its type.
     tensors = {name: content[name] for name in _TENSORS}
     tensors |= {name: content[name] for name in _OPTIONAL_TENSORS if content.get(name) is not None}
     for name, value in tensors.items():
         _require(type(value) is torch.Tensor, f"{name} must be a tensor")
     plain = {name: content[name] for name in (*_READERS, "report") if name in content}
     check_plain(plain)
-    values = record(
-        _READERS,
-        missing={"duration_s": None},
-    )(plain, "content")
+    values = record(_READERS, missing={"duration_s": None})(plain, "content")
+    # 2. Check them against each other.
     rows, cols = values["grid"]
     clips = tuple(Clip(first, stop) for first, stop in values["clips"])
     features, frames = tensors["features"], len(values["timestamps_s"])
@@ -185,8 +188,9 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     _check_clips(clips, frames)
     total = frames * rows * cols
     _require(total <= _MOST_VISUAL_TOKENS, f"frames x grid must be {_MOST_VISUAL_TOKENS} tokens at most")
+    # 3. Read the report and the configuration, and check them against the tensors.
     report = read_report(content["report"], visual_tokens=total, frames=frames, clips=len(clips))
-    _require(features.shape[1] == report["model"]["width"], "features are not as wide as the report says")
+    _require(features.shape[1] == report["model"]["width"], "features must be as wide as the report says")
     config = build_config(report["config"])
     shown = (config.model.name or "", config.model.revision or "")
     _require(max(map(len, shown)) <= _LONGEST_NAME, "the model's name is too long")
@@ -209,13 +213,13 @@ def _check_clips(clips: tuple[Clip, ...], frames: int) -> None:
 def _check_tensors(tensors: Mapping[str, Any], frames: int, rows: int, cols: int) -> None:
     features, deepstack = tensors["features"], tensors.get("deepstack")
     _require(features.ndim == 2 and str(features.dtype) in _FEATURE_DTYPES, "features must be floats [K, D]")
-    _require(len(features) > 0, "there must be a token")
+    _require(len(features) > 0, "there must be at least one token")
     for name, dtype in _PER_TOKEN.items():
         right = tensors[name].shape == features.shape[:1] and str(tensors[name].dtype) == f"torch.{dtype}"
         _require(right, f"{name} must be {dtype} [K]")
     if deepstack is not None:
         _require(deepstack.ndim == 3 and deepstack.shape[1:] == features.shape, "deepstack must be [layers, K, D]")
-        _require(deepstack.dtype == features.dtype, "deepstack must be as features are")
+        _require(deepstack.dtype == features.dtype, "deepstack must have the dtype of features")
     for name in ("features", "mass", "deepstack"):
         _require(name not in tensors or bool(tensors[name].isfinite().all()), f"{name} must be finite")
     for name, limit in {"frame": frames, "row": rows, "col": cols, "role": len(Role)}.items():

@@ -1,8 +1,8 @@
-"""A video file in, sampled frames out.
+"""From a video file to sampled frames.
 
-`open_file` reads when frames are shown, once for all that follows (`probe` returns just that), `plan_frames` chooses
-among them, `decode` does both and returns pixels, `open_frames` gives them piece by piece, `open_video` more than once.
-Importing this does not import torch.
+`open_file` yields a file with its frame index, which is built once (`probe` returns it alone).
+`plan_frames` chooses frames, `decode` returns their pixels, `open_frames` streams them in chunks,
+and `open_video` streams them any number of times. Importing this package does not import torch.
 """
 
 from __future__ import annotations

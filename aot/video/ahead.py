@@ -1,4 +1,4 @@
-"""Reading ahead in a thread, so that decoding and encoding happen at the same time."""
+"""Read ahead in a thread, so that decoding and encoding overlap."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["read_ahead"]
 
 T = TypeVar("T")
-_LOOK_S = 0.1  # how often a thread that waits for room looks whether anyone still wants its items
+_LOOK_S = 0.1  # how often a thread that waits for room checks whether its items are still needed
 
 
 def read_ahead(
     items: Generator[T, None, None], depth: int = 1, give_up: Callable[[], None] = lambda: None
 ) -> Generator[T, None, None]:
-    """The same items, of which up to `depth` wait already made; an exception comes at its place.
+    """Yield the items of a generator; a thread makes them, and up to `depth` wait in a queue.
 
-    Closing this generator early calls `give_up`, ends the thread after the item it is making, and closes `items`.
+    An exception of the generator is raised after the items before it. Closing the result early
+    calls `give_up`, ends the thread after its current item, and closes `items`.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop, at_work = threading.Event(), threading.Lock()
@@ -53,6 +54,8 @@ def read_ahead(
 def _fill(
     items: Generator[T, None, None], ready: queue.Queue[tuple[T | None, BaseException | None]], stop: threading.Event
 ) -> None:
+    """Put all items into the queue, then their end or exception; stop early if `stop` is set."""
+
     def put(item: T | None, end: BaseException | None) -> bool:
         while not stop.is_set():
             try:

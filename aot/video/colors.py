@@ -1,4 +1,4 @@
-"""Decoded frames in RGB."""
+"""Convert decoded frames to RGB."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RgbConverter"]
 
-# Matrix coefficients as ITU-T H.273, table 4 numbers them.
+# Matrix coefficients as numbered in ITU-T H.273, table 4.
 _UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 2, 9, 10
-# What FFmpeg's scaler converts.
+# Those that FFmpeg's scaler converts.
 _CONVERTIBLE = frozenset((0, 1, _UNSPECIFIED, 4, 5, 6, 7, _BT2020))
 
 
 class RgbConverter:
-    """Converts frames to RGB. One for all frames keeps its conversion tables: 2 ms instead of 9 ms for 720p."""
+    """Converts frames to RGB.
+
+    Use one for all frames: it keeps its conversion tables (2 ms instead of 9 ms for 720p).
+    """
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -28,17 +31,17 @@ class RgbConverter:
     def convert(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], bool]:
         """Return the picture [H, W, 3], and whether its colors are a guess.
 
-        They are where FFmpeg's scaler does not know the matrix that the frame names, as for YCgCo or ICtCp; as in the
-        ffmpeg program, the nearest one that it knows is then used, or the one for "unspecified".
+        They are a guess if FFmpeg's scaler does not support the matrix of the frame (such as YCgCo
+        or ICtCp). Like the ffmpeg program, this then uses the nearest supported or default matrix.
         """
-        # FFmpeg 8 refuses the others; FFmpeg 7 guesses without a word.
+        # FFmpeg 8 refuses other matrices; FFmpeg 7 guesses without a warning.
         guessed = frame.colorspace not in _CONVERTIBLE
         if guessed:
             frame.colorspace = _BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNSPECIFIED
         return self._rgb(frame), guessed
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        # PyAV before 16 takes every frame for limited-range BT.601 unless told all three of these.
+        # PyAV before 16 assumes limited-range BT.601 unless all three of these are given.
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",
@@ -51,7 +54,7 @@ class RgbConverter:
 
 
 def _view(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return the picture [H, W, 3] of a frame in RGB without copying it; rows may be padded."""
+    """Return an RGB frame as an array [H, W, 3] without a copy; its rows may be padded."""
     import numpy as np
 
     plane = frame.planes[0]

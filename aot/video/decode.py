@@ -1,4 +1,4 @@
-"""From a file to `VideoFrames`: plan, decode and shrink one frame at a time, and say what went wrong."""
+"""From a file to `VideoFrames`: plan, decode and resize one frame at a time; report damage."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ __all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
 
 _READERS: Mapping[str, type[PyavReader] | type[DecordReader]] = {"pyav": PyavReader, "decord": DecordReader}
 
-_GUESSED_COLORS = (
-    "the video names a color matrix that cannot be converted here: its colors are a guess and may look off"
-)
+_GUESSED_COLORS = "the color matrix of the video is not supported: its colors are a guess and may look wrong"
 
 OnFrame = Callable[[int, int], None]  # (done, planned)
 
@@ -46,13 +44,14 @@ OnFrame = Callable[[int, int], None]  # (done, planned)
 def decode(
     path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, on_frame: OnFrame | None = None
 ) -> VideoFrames:
-    """Decode the frames `sampling` asks for, at `size` (rows, cols), or at the source's own size with square pixels.
+    """Decode the sampled frames at `size` (rows, cols), or at the source's size with square pixels.
 
-    Only one frame at a time is held at the source's size. `on_frame(done, planned)` follows each frame.
+    Only one frame at a time is held at the source's size. `on_frame(done, planned)` is called
+    after each frame.
 
     Raises:
-        VideoError: the file is unreadable, the range holds no frame, or none of its frames decodes.
-        ConfigError: the decoder asked for is not installed.
+        VideoError: If the file is unreadable, the range has no frame, or none of them decodes.
+        ConfigError: If the decoder named in `sampling` is not installed.
     """
     with open_frames(path, sampling, size=size) as stream:
         (frames,) = stream.segments(stream.planned, on_frame)
@@ -63,10 +62,10 @@ def decode(
 def open_frames(
     path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, ahead: int = 0
 ) -> Iterator[FrameStream]:
-    """The frames of `decode`, to be read piece by piece; a thread decodes up to `ahead` frames before they are wanted.
+    """Yield the frames of `decode` as a stream; a thread decodes up to `ahead` frames in advance.
 
     Raises:
-        VideoError: the file is unreadable, or the range holds no frame.
+        VideoError: If the file is unreadable, or the range has no frame.
     """
     with open_video(path, sampling) as video, video.frames(size=size, ahead=ahead) as stream:
         yield stream
@@ -74,10 +73,11 @@ def open_frames(
 
 @contextmanager
 def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iterator[OpenVideo]:
-    """Yield a video whose frames can be read more than once, even from standard input or an address.
+    """Yield a video whose frames can be read repeatedly, even from standard input or an address.
 
     Raises:
-        VideoError: the file is unreadable or, where `sampling` is strict, cut off; or the range holds no frame.
+        VideoError: If the file is unreadable, the range has no frame, or `sampling` is strict and
+            the file is cut off.
     """
     with open_file(source, sampling) as file:
         plan = plan_frames(file.index, sampling)
@@ -86,7 +86,7 @@ def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class OpenVideo:
-    """A file and what is to be read of it. strict: damage is an error."""
+    """A video file, its index, and the frames to read. If `strict`, damage is an error."""
 
     file: Path
     index: FrameIndex
@@ -98,7 +98,7 @@ class OpenVideo:
     def frames(
         self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
     ) -> Iterator[FrameStream]:
-        """As `open_frames`; of the planned frames all, or those shown at `times_s`."""
+        """Yield the planned frames, or those at `times_s`, as a stream; see `open_frames`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
         reader = self._reader(plan)
         with closing(reader.pictures):
@@ -111,8 +111,9 @@ class OpenVideo:
 
     @contextmanager
     def pictures(self, times_s: Collection[float]) -> Iterator[Iterator[tuple[float, NDArray[np.uint8]]]]:
-        """Time and picture [H, W, 3] of the planned frames that are shown at `times_s`, as decoded (pixels that are not
-        square are left so) and without torch.
+        """Yield an iterator of time and picture [H, W, 3] over the planned frames at `times_s`.
+
+        Pixels stay as decoded, square or not. torch is not imported.
         """
         plan = self.plan.at(times_s)
         times = dict(zip(plan.positions, plan.timestamps_s, strict=True))
@@ -124,8 +125,13 @@ class OpenVideo:
 
 
 class FrameStream:
-    """The sampled frames of an open video. source: what it is; planned: how many frames were chosen; images: what is
-    left of them, at their final size; decode_ms: what it took so far.
+    """The sampled frames of an open video.
+
+    Attributes:
+        source: facts about the video.
+        planned: number of chosen frames.
+        images: iterator of position and image [3, H, W], at its final size, over the frames left.
+        decode_ms: decoding time so far.
     """
 
     def __init__(
@@ -148,11 +154,13 @@ class FrameStream:
         self._colors_guessed = False
 
     def segments(self, most: int, on_frame: OnFrame | None = None, together: int = 1) -> Iterator[VideoFrames]:
-        """Runs of up to `most` frames, about equally long; once only. All but the last are multiples of `together`.
+        """Yield the frames once, in chunks of up to `most` frames and about equal length.
+
+        The length of each chunk but the last is a multiple of `together`.
 
         Raises:
-            VideoError: none of the frames decodes or, where the sampling is strict, one is lost or damaged.
-            ConfigError: the decoder asked for is not installed.
+            VideoError: If no frame decodes, or the sampling is strict and one is lost or damaged.
+            ConfigError: If the decoder is not installed.
         """
         import torch
 
@@ -180,19 +188,19 @@ class FrameStream:
     def _resized(
         self, pictures: Generator[Picture, None, None], size: tuple[int, int] | None
     ) -> Generator[tuple[int, Tensor], None, None]:
-        """Position and image [3, H, W] of every frame that decodes."""
+        """Yield position and image [3, H, W] of every frame that decodes."""
         awaited = iter(self._plan.positions)
         start = time.perf_counter()
         for picture in pictures:
             if self._strict and (picture.position != next(awaited) or picture.damaged):
                 raise self._refusal(picture.position)
             image = resize(picture.rgb, size)
-            size = (image.shape[1], image.shape[2])  # the first frame's holds for all: a stream may change it midway
+            size = (image.shape[1], image.shape[2])  # for all frames: a stream may change its size midway
             if picture.damaged:
                 self._damaged.add(picture.position)
             self._colors_guessed |= picture.colors_guessed
             position = picture.position
-            del picture  # at its full size, before the next one is decoded
+            del picture  # free the full size before the next one is decoded
             self.decode_ms += (time.perf_counter() - start) * 1e3
             yield position, image
             start = time.perf_counter()
@@ -207,7 +215,7 @@ class FrameStream:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """One sentence for each thing the user should know, when all segments were read."""
+        """Return a sentence per fact the user should know, once all chunks are read."""
         damage = _damage_notices(self._plan, self._kept, self._damaged)
         return (*self._plan.notices, *damage, *((_GUESSED_COLORS,) if self._colors_guessed else ()))
 

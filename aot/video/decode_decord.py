@@ -1,7 +1,7 @@
-"""Decoding chosen frames with decord, which is refused wherever it would return other frames than asked.
+"""Decode chosen frames with decord; refuse files from which it would return other frames.
 
-decord runs in a process of its own, `decord_child`: on some files it aborts or hangs, which no exception handler
-outlives. Pixels come through a pipe, one picture at a time.
+decord runs in a child process, `decord_child`: on some files it aborts or hangs, which no exception
+handler can catch. Pixels arrive through a pipe, one picture at a time.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ __all__ = ["DecordReader"]
 _REMEDY = "use --decoder pyav"
 _CHILD = Path(__file__).with_name("decord_child.py")
 
-# A child that gives nothing for longer than its work can take hangs.
+# A child that sends nothing for longer than its work can take is hanging.
 _PATIENCE_S = 30.0
 _SLOWEST_PIXELS_PER_S = 2e6
 _SLOWEST_BYTES_PER_S = 2e6
 
-_CHILD_BYTES = 1 << 30  # that decord may use, apart from pictures
-_CHILD_PICTURES = 32  # that it may hold in addition
+_CHILD_BYTES = 1 << 30  # memory that decord may use, apart from pictures
+_CHILD_PICTURES = 32  # pictures that it may hold in addition
 _LONGEST_LINE = 1 << 16
 
 
 class DecordReader:
-    """Gives the frames at `positions` (ascending, in `index.pts`), in order. decord itself turns them upright.
+    """Reads the frames at `positions` (ascending indices into `index.pts`), in order.
 
-    Raises, with the first picture:
-        ConfigError: decord is not installed.
-        VideoError: decord cannot read the file, counts other frames than its packets show, crashes or hangs.
+    decord itself rotates them upright. The first picture raises a ConfigError if decord is not
+    installed, or a VideoError if it cannot read the file, counts other frames, crashes or hangs.
     """
 
     def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
@@ -60,7 +59,7 @@ class DecordReader:
         self.pictures = self._pictures()
 
     def give_up(self) -> None:
-        """Let a picture that another thread waits for end in an error now."""
+        """Kill the child, so that a thread that waits for a picture gets an error now."""
         self._unwanted = True
         if self._process is not None:
             self._process.kill()
@@ -75,20 +74,21 @@ class DecordReader:
             if frames != info.frames:
                 raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
             for position in self._positions:
+                # The limit grows with the frames that decord decodes from the last keyframe on.
                 decoded = position + 1 - max(done, self._keyframe_up_to(position))
                 shape = self._answer(
                     "shape", _PATIENCE_S + decoded * self._rows * self._columns / _SLOWEST_PIXELS_PER_S
                 )
                 if shape != [self._rows, self._columns, 3]:
-                    raise VideoError(f"decord reads another stream or size of {self._name} than its largest: {_REMEDY}")
+                    raise VideoError(f"decord reads another stream or size of {self._name}: {_REMEDY}")
                 yield Picture(position, self._pixels())
                 done = position + 1
 
     def _refuse_what_decord_mistakes(self) -> None:
         if self._index.info.discarded_frames:
-            raise VideoError(f"decord shows the wrong frames of a trimmed file such as {self._name}: {_REMEDY}")
+            raise VideoError(f"decord returns wrong frames from trimmed files such as {self._name}: {_REMEDY}")
         if self._index.restarts:
-            raise VideoError(f"decord mixes the parts of {self._name}, whose times start again: {_REMEDY}")
+            raise VideoError(f"decord mixes up the parts of {self._name}, whose timestamps restart: {_REMEDY}")
         if self._index.info.mirrored:
             raise VideoError(f"decord does not mirror {self._name}, which is stored mirrored: {_REMEDY}")
 
@@ -98,14 +98,14 @@ class DecordReader:
 
     @contextmanager
     def _child(self) -> Iterator[None]:
-        """Start the child and give it its task; it is gone afterwards, whatever happens."""
+        """Start the child and send its request; kill it at the end in any case."""
         with subprocess.Popen(
-            # Neither the current directory nor a user's start-up files take part: the path is the parent's.
+            # Isolated from the current directory and start-up files; the import path is sent.
             [sys.executable, "-I", "-S", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+            start_new_session=True,  # Ctrl-C in a terminal goes to the parent only
         ) as process:
             try:
                 self._process = process
@@ -115,7 +115,7 @@ class DecordReader:
                 yield
             finally:
                 process.kill()
-                process.wait()  # here, as leaving Popen after Ctrl-C may not wait
+                process.wait()  # leaving Popen after Ctrl-C may not wait
 
     def _send_request(self) -> None:
         request = {
@@ -126,12 +126,12 @@ class DecordReader:
         }
         assert self._process is not None and self._process.stdin is not None
         unsent = memoryview(json.dumps(request).encode() + b"\n")
-        with suppress(OSError):  # if the child is gone, reading from it explains so
+        with suppress(OSError):  # if the child has ended, reading from it reports so
             while unsent:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
 
     def _answer(self, wanted: str, limit_s: float) -> Any:
-        """Return the value called `wanted` of the child's next message."""
+        """Return the value of the key `wanted` in the child's next message."""
         assert self._process is not None and self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._stop_late, (late,))
@@ -173,4 +173,4 @@ class DecordReader:
 
 
 def _missing() -> ConfigError:
-    return ConfigError(f"decord is not installed or does not load here: install it, or {_REMEDY}")
+    return ConfigError(f"decord is not installed or cannot be loaded: install it, or {_REMEDY}")

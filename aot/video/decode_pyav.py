@@ -1,4 +1,4 @@
-"""Decoding chosen frames with PyAV: seek to the next keyframe when that skips something, else decode on."""
+"""Decode chosen frames with PyAV; seek to the next keyframe if that skips frames."""
 
 from __future__ import annotations
 
@@ -33,20 +33,23 @@ class _OvershotError(Exception):
 
 
 class PyavReader:
-    """Gives the frames at `positions` (ascending, in `index.pts`), in order, leaving out what does not decode."""
+    """Reads the frames at `positions` (ascending indices into `index.pts`), in order.
+
+    Frames that do not decode are left out.
+    """
 
     def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
         self.pictures = _pictures(file, index, positions)
 
     def give_up(self) -> None:
-        """Do nothing: the next picture is never far."""
+        """Do nothing: the next picture never takes long."""
 
 
 def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Generator[Picture, None, None]:
-    """Decode frames with seeking and, where that fails, without.
+    """Decode frames with seeking and, if that fails, without.
 
-    A frame is taken only if its presentation time is the one asked for. Where the container's seeking
-    turns out to be wrong, the rest is decoded from the start without it.
+    A frame is taken only if its presentation time is the planned one. If a seek lands after its
+    target, the remaining frames are decoded from the start without seeking.
     """
     done = 0
     for seeking in (not index.counted and not index.restarts, False):
@@ -54,7 +57,7 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
             with open_container(file, index.info.path) as container:
                 player = _Player(container, index)
                 for position in positions[done:]:
-                    # Only the reader of the picture holds it while the next one is decoded.
+                    # No variable: only the consumer may hold a picture during the next decode.
                     if player.shows(position, seeking=seeking):
                         yield player.picture()
                     done += 1
@@ -66,8 +69,8 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
 class _Player:
     """An open stream, and the frame that was decoded last.
 
-    _position: that frame's, or just before the frame that should come next.
-    _doubtful_until: frames before this position were predicted from frames that are lost.
+    _position is that frame's, or one less than that of the next frame.
+    Frames before _doubtful_until were predicted from frames that are lost.
     """
 
     def __init__(self, container: InputContainer, index: FrameIndex) -> None:
@@ -81,7 +84,7 @@ class _Player:
         self._position, self._doubtful_until = -1, 0
 
     def shows(self, position: int, *, seeking: bool) -> bool:
-        """Go to a position and return whether its frame decodes. Calls come in ascending order."""
+        """Advance to a position, later than the last, and return whether its frame decodes."""
         keyframe = self._keyframe_up_to(position)
         if seeking and keyframe > max(0, self._position):
             self._seek(keyframe, position)
@@ -90,14 +93,15 @@ class _Player:
         return self._frame is not None and self._position == position
 
     def picture(self) -> Picture:
-        """Return the picture of the frame that was gone to; once only."""
+        """Return the picture of the current frame; call this once per frame."""
         assert self._frame is not None
         rgb, colors_guessed = self._converter.convert(self._frame)
         damaged = self._frame.is_corrupt or self._position < self._doubtful_until
-        self._frame = None  # no longer needed, and the next one may need the memory
+        self._frame = None  # frees its memory for the next one
         return Picture(self._position, self._orientation.upright(rgb), damaged, colors_guessed)
 
     def _seek(self, keyframe: int, position: int) -> None:
+        """Seek to a keyframe; raise _OvershotError if that fails or lands after `position`."""
         try:
             self._container.seek(self._index.pts[keyframe], stream=self._stream)
         except FFmpegError as error:
@@ -108,7 +112,7 @@ class _Player:
             raise _OvershotError
 
     def _advance(self) -> bool:
-        """Decode the next frame; False at the end."""
+        """Decode the next frame; return False at the end."""
         for position, frame in self._frames:
             if position > self._position:
                 if position > self._position + 1:
@@ -118,15 +122,15 @@ class _Player:
         return False
 
     def _numbered_frames(self) -> Iterator[tuple[int, VideoFrame]]:
-        """The frames from here on with their positions in `index.pts`."""
+        """Return the frames that follow, with their positions in `index.pts`."""
         frames = _decode(self._container, self._stream)
         if self._index.counted:
             return enumerate(frames)
-        # Not by a generator: it would hold a frame while the next one is decoded.
+        # No generator here: it would hold a frame while the next one is decoded.
         return filter(lambda numbered: numbered[0] >= 0, map(self._numbered, frames))
 
     def _numbered(self, frame: VideoFrame) -> tuple[int, VideoFrame]:
-        """Return the frame and its position, -1 if it is not to be shown."""
+        """Return position and frame; the position is -1 if the frame is not to be shown."""
         pts, all_pts = frame.pts, self._index.pts
         position = len(all_pts) if pts is None else bisect_left(all_pts, pts)
         return (position if position < len(all_pts) and all_pts[position] == pts else -1), frame
@@ -141,10 +145,10 @@ class _Player:
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """The stream's frames from the next keyframe on, in the order they are shown, without undecodable ones."""
+    """Yield the frames from the next keyframe on in display order, without undecodable ones."""
     placed = map(Timeline.of(container, stream).place, packets(container, stream))
     readable = dropwhile(lambda packet: not packet.is_keyframe, placed)
-    for packet in chain(readable, (None,)):  # None empties the decoder
+    for packet in chain(readable, (None,)):  # None flushes the decoder
         try:
             frames = stream.decode(packet)
         except FFmpegError:

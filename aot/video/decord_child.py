@@ -1,11 +1,11 @@
-"""The program of the process that decord runs in; started by `decode_decord`, never imported by the rest of `aot`.
+"""The program of the child process that decord runs in; started by `decode_decord`, not imported.
 
-It gets one line of JSON on standard input, whose end means that nobody wants frames any more, and answers on standard
-output: one line of JSON for each step and, after that of a frame, its pixels.
+It reads one line of JSON from standard input; the end of the input means that no more frames are
+needed. It writes a line of JSON per step to standard output, and the pixels after that of a frame.
 
-request: import_path, file, positions, memory_bytes (the most that decord may use).
-answers: {"frames": how many decord counts}, {"shape": [H, W, 3]} per frame; or {"missing": why} where decord cannot be
-imported, {"unreadable": why} where it reports an error itself.
+Request: import_path, file, positions, memory_bytes (the most that decord may use).
+Answers: {"frames": how many decord counts}, then {"shape": [H, W, 3]} per frame; or
+{"missing": reason} if decord cannot be imported, {"unreadable": reason} if it reports an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Serve the one request, and leave at once: what libraries do at the end of a process may crash too."""
+    """Serve one request, then exit without cleanup: what libraries do at exit may crash, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -27,20 +27,20 @@ def main() -> None:
         try:
             _serve(request, answers)
         except Exception as error:
-            _tell(answers, unreadable=f"{type(error).__name__}: {error}")
+            _send(answers, unreadable=f"{type(error).__name__}: {error}")
         answers.flush()
     os._exit(0)
 
 
 def _leave_with_parent() -> None:
-    """Also while decord's own code runs, and when the parent was killed."""
+    """Exit when standard input ends, even if the parent was killed or decord is busy."""
     while os.read(0, 1):
         pass
     os._exit(0)
 
 
 def _only_answers_on_stdout() -> BinaryIO:
-    """Return the stream to the parent; what libraries print goes nowhere."""
+    """Return the stream to the parent; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
@@ -51,22 +51,22 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
     try:
         import decord
     except (ImportError, OSError) as error:
-        _tell(answers, missing=str(error))
+        _send(answers, missing=str(error))
         return
     decord.logging.set_level(decord.logging.QUIET)
     _limit_memory(request["memory_bytes"])
-    # Tolerating no fault: decord otherwise hands out a neighbour of a damaged frame without a word.
+    # No fault tolerance: decord would return a neighbor of a damaged frame without a warning.
     reader = decord.VideoReader(request["file"], num_threads=1, fault_tol=0)
-    _tell(answers, frames=len(reader))
+    _send(answers, frames=len(reader))
     for position in request["positions"]:
         rgb = reader[position].asnumpy()
-        _tell(answers, shape=rgb.shape)
+        _send(answers, shape=rgb.shape)
         answers.write(memoryview(rgb).cast("B"))
         answers.flush()
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Let decord fail where a damaged header makes it ask for more than this; on Linux."""
+    """Let decord fail (on Linux) if a damaged header makes it request more than this."""
     try:
         import resource
 
@@ -74,11 +74,11 @@ def _limit_memory(limit_bytes: int) -> None:
             used_bytes = int(pages.read().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (used_bytes + limit_bytes, hard))
-    except (ImportError, OSError, ValueError):  # no such limits here, or a lower one holds already
+    except (ImportError, OSError, ValueError):  # not supported, or a lower limit is set already
         pass
 
 
-def _tell(answers: BinaryIO, **message: Any) -> None:
+def _send(answers: BinaryIO, **message: Any) -> None:
     answers.write(json.dumps(message).encode() + b"\n")
     answers.flush()
 

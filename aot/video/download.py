@@ -1,4 +1,4 @@
-"""Reading what an http or https address serves, where it is a file and not a web page."""
+"""Download what an http or https address serves, unless it is a web page."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["is_address", "pieces_of_address"]
 
-_TIMEOUT_S = 30  # without a byte
+_TIMEOUT_S = 30  # without receiving a byte
 _PIECE_BYTES = 2**18
 _HEADERS = {"User-Agent": "aot", "Accept": "video/*, */*;q=0.5"}
-# Characters that may stand in an address as they are; others, such as spaces, are encoded.
+# Characters of an address that stay as they are; others, such as spaces, are encoded.
 _AS_THEY_ARE = "%/:=&?~#+!$,;'@()*[]"
-# How web pages and playlists begin, whatever their server calls them.
+# How web pages and playlists begin, whatever content type the server declares.
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml|#EXTM3U)", re.IGNORECASE)
 _PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 
@@ -44,10 +44,10 @@ def is_address(source: object) -> bool:
 
 
 def pieces_of_address(address: str) -> Generator[tuple[bytes, int], None, None]:
-    """Yield what `address` serves in pieces, each with the size of the whole (0 if the server does not say).
+    """Yield what `address` serves in pieces, each with the total size (0 if the server omits it).
 
     Raises:
-        VideoError: the server cannot be reached, refuses, breaks off, or serves a web page.
+        VideoError: If the server cannot be reached, refuses, ends early, or serves a web page.
     """
     with _explained(address), _opener().open(_request(address), timeout=_TIMEOUT_S) as response:
         whole, done = _announced_bytes(response), 0
@@ -60,7 +60,7 @@ def pieces_of_address(address: str) -> Generator[tuple[bytes, int], None, None]:
             done += len(piece)
             yield piece, whole
     if done < whole:
-        raise VideoError(f"{address} broke off after {done:,} of {whole:,} bytes: try again")
+        raise VideoError(f"the download of {address} ended after {done:,} of {whole:,} bytes: try again")
 
 
 def _request(address: str) -> Request:
@@ -68,7 +68,7 @@ def _request(address: str) -> Request:
 
 
 def _opener() -> OpenerDirector:
-    """Return an opener for http and https alone: a redirection must not lead to a local file."""
+    """Return an opener for http and https alone: a redirect must not lead to a local file."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler, HTTPHandler, HTTPSHandler, HTTPRedirectHandler, HTTPErrorProcessor, HTTPDefaultErrorHandler,
@@ -89,6 +89,7 @@ def _is_page(response: HTTPResponse, beginning: bytes) -> bool:
 
 @contextmanager
 def _explained(address: str) -> Iterator[None]:
+    """Turn network errors into a VideoError with a remedy."""
     try:
         yield
     except HTTPError as error:

@@ -1,4 +1,4 @@
-"""How a photo's Exif data ask for it to be laid down (Exif 3.0, 4.6.5: tag 0x0112 of the first directory)."""
+"""Read a photo's orientation from its Exif data (Exif 3.0, 4.6.5: tag 0x0112 of the 0th IFD)."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _ORIENTATIONS = {
     7: Orientation(270, mirrored=True),
     8: Orientation(270),
 }
-# What comes before the data in JPEG, PNG and WebP files, and how many bytes follow until they begin.
+# Marks before the data in JPEG, PNG and WebP files, and the number of bytes in between.
 _MARKS = ((b"Exif\0\0", 0), (b"eXIf", 0), (b"EXIF", 4))
 _ORIENTATION, _SHORT = 0x0112, 3
 _ENTRY_BYTES = 12
 
 
 def exif_orientation(picture: bytes) -> Orientation | None:
-    """Return what the Exif data inside an encoded picture say, None if there are none or they do not say."""
+    """Return the orientation in the Exif data of an encoded picture, None if there is none."""
     for mark, distance in _MARKS:
         start = picture.find(mark)
         if start >= 0:
             try:
                 return _ORIENTATIONS.get(_orientation_value(picture[start + len(mark) + distance :]))
-            except struct.error:  # the data end too early
+            except struct.error:  # the data are cut off
                 return None
     return None
 
 
 def _orientation_value(tiff: bytes) -> int:
-    """Return the tag's value, 0 if it is not there.
+    """Return the value of the orientation tag, 0 if it is missing.
 
     Raises:
-        struct.error: the data end before their directory does.
+        struct.error: If the data end before their directory does.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

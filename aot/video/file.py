@@ -1,4 +1,4 @@
-"""A video file and its index, made once and then passed on."""
+"""A video file and its index, built once and then passed on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ __all__ = ["VideoFile", "open_file", "probe"]
 class VideoFile:
     """A video that can be read any number of times.
 
-    path: where its data is, a temporary copy if it came from an address or a pipe.
-    index: its frames; `index.info.path` is what the user called it.
+    Attributes:
+        path: where its data are: a temporary copy if it came from an address or a pipe.
+        index: its frames; `index.info.path` is the name that the user gave.
     """
 
     path: Path
@@ -33,7 +34,7 @@ class VideoFile:
 
     @property
     def name(self) -> str:
-        """What messages call it in short."""
+        """Return its short name, for messages."""
         return Path(self.index.info.path).name
 
 
@@ -41,12 +42,13 @@ class VideoFile:
 def open_file(
     source: str | Path | VideoFile, sampling: SamplingConfig | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[VideoFile]:
-    """Yield a file with its index; one that is open already is yielded as it is.
+    """Yield a file with its index; a file that is open already is yielded as it is.
 
-    `sampling` limits what is fetched or copied; `on_bytes(done, all)` follows a download.
+    `sampling` limits the size of a download or copy, which `on_bytes(done, total)` follows.
 
     Raises:
-        VideoError: nothing there to read, not a video, too large, cut off, or without a picture.
+        VideoError: If there is nothing to read, or it is not a video, too large, cut off, or
+            without a picture.
     """
     if isinstance(source, VideoFile):
         yield source
@@ -56,13 +58,13 @@ def open_file(
 
 
 def probe(path: str | Path) -> FrameIndex:
-    """Read a video's frame times without decoding it (one picture is decoded, for the orientation).
+    """Read the frame times of a video; decode one picture only, for the orientation.
 
     The main stream is the largest, then the longest; cover art does not count. `info.width` and
-    `info.height` are as displayed, so after rotation and with square pixels.
+    `info.height` are as displayed: after rotation, and with square pixels.
 
     Raises:
-        VideoError: nothing there to read, not a video, cut off, or without a picture.
+        VideoError: If there is nothing to read, or it is no video, cut off, or without a picture.
     """
     with open_file(path) as video:
         return video.index

@@ -1,4 +1,4 @@
-"""The formats that are opened, as FFmpeg names its demuxers."""
+"""The file formats that are opened, as FFmpeg names its demuxers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _CAMERAS_AND_GAMES = """
     hnm idcin iff ifv ipmovie ipu iss iv8 jv lmlm4 lvf mgsts mm mods moflex msnwctcp mv mvi paf pdv pmp psxstr rl2 roq
     rpl ser sga siff smk smush thp tiertexseq tmv txd vmd wc3movie wsvqa xmv yop
 """
-# `image2` is what FFmpeg takes for a picture by its name, the others by its data.
+# FFmpeg recognizes `image2` by the name of the file, the others by its data.
 _PICTURES = """
     alias_pix apng bmp_pipe brender_pix cri_pipe dds_pipe dpx_pipe exr_pipe fits gem_pipe gif gif_pipe hdr_pipe ico
     image2 j2k_pipe jpeg_pipe jpegls_pipe jpegxl_anim jpegxl_pipe jpegxs_pipe pam_pipe pbm_pipe pcx_pipe pfm_pipe
     pgm_pipe pgmyuv_pipe pgx_pipe phm_pipe photocd_pipe pictor_pipe png_pipe ppm_pipe psd_pipe qdraw_pipe qoi_pipe
     sgi_pipe sunrast_pipe tiff_pipe vbn_pipe webp webp_anim webp_pipe xbm_pipe xpm_pipe xwd_pipe
 """
-# So that a message can say what is missing: a picture, or more than a cover.
+# Sound files are opened so that a message can state whether they have no picture or a cover only.
 _SOUND = "aac ac3 aiff ape caf eac3 flac mp3 w64 wav"
 
-# Missing on purpose is what reads other files than the one named (playlists such as concat, dash, hls and imf; mlv;
-# rtp, sap and sdp; svg; vobsub), what reads any text (bin, tty), and devices.
+# Left out on purpose: demuxers that read other files than the one named (playlists such as concat,
+# dash, hls and imf; mlv; rtp, sap and sdp; svg; vobsub) or any text (bin, tty), and devices.
 FORMATS = tuple(" ".join((_CONTAINERS, _BARE_STREAMS, _CAMERAS_AND_GAMES, _PICTURES, _SOUND)).split())

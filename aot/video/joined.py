@@ -1,4 +1,4 @@
-"""Recordings that were joined byte by byte, of which FFmpeg's demuxers read the first or the first two."""
+"""Detect recordings joined byte by byte, of which FFmpeg reads only the first or the first two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def another_begins(file: Path, container: str, end: int) -> bool:
-    """Return whether a file of the same kind begins in what comes after byte `end`, where the last packet ends."""
+    """Return whether a file of the same format begins after `end`, the end of the last packet."""
     beginning = _BEGINNINGS.get(container.partition(",")[0])
     if beginning is None:
         return False

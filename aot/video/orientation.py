@@ -1,4 +1,4 @@
-"""How a stored picture is turned and mirrored before it is shown."""
+"""The rotation and mirroring of a stored picture before it is shown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["Orientation"]
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways to lay a picture down.
+    """One of the eight orientations of a picture.
 
-    rotation_degrees: the clockwise turn: 0, 90, 180 or 270.
-    mirrored: left and right change sides, after the turn.
+    Attributes:
+        rotation_degrees: the clockwise rotation: 0, 90, 180 or 270.
+        mirrored: whether left and right are swapped after the rotation.
     """
 
     rotation_degrees: int = 0
@@ -28,11 +29,13 @@ class Orientation:
 
     @classmethod
     def of_matrix(cls, matrix: Sequence[int] | None) -> Orientation:
-        """Return what a display matrix asks for, to the nearest quarter turn; upright if there is none or it is flat.
+        """Return the orientation of a display matrix, to the nearest quarter turn.
+
+        It is upright if there is no matrix or the matrix is singular.
 
         Args:
-            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2: the pixel at (x, y), y counted downwards, is
-                shown at (a x + c y, b x + d y).
+            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2: the pixel at (x, y), with y
+                downwards, is shown at (a x + c y, b x + d y).
         """
         if matrix is None:
             return cls()
@@ -47,11 +50,11 @@ class Orientation:
 
     @property
     def swaps_sides(self) -> bool:
-        """Whether rows become columns."""
+        """Return whether rows become columns."""
         return self.rotation_degrees in (90, 270)
 
     def upright(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the picture [H, W, 3] as it is to be seen, contiguous."""
+        """Return the picture [H, W, 3] as it is shown, contiguous."""
         import numpy as np
 
         turned = np.rot90(rgb, k=-self.rotation_degrees // 90)

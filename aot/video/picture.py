@@ -1,4 +1,4 @@
-"""One decoded picture, brought to the size a model wants."""
+"""A decoded picture, and its resizing for the model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ __all__ = ["Picture", "resize"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """position: in `FrameIndex.pts`. rgb: [H, W, 3], upright. damaged: the decoder flagged the picture.
-    colors_guessed: they are coded in a way that cannot be converted here.
+    """A decoded picture.
+
+    Attributes:
+        position: its index into `FrameIndex.pts`.
+        rgb: [H, W, 3], upright.
+        damaged: whether the decoder flagged it.
+        colors_guessed: whether the conversion of its colors is not supported.
     """
 
     position: int
@@ -26,7 +31,10 @@ class Picture:
 
 
 def resize(rgb: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
-    """[H, W, 3] to uint8 [3, rows, cols] for `size` (rows, cols), antialiased bicubic; None keeps H x W."""
+    """Return a picture [H, W, 3] as uint8 [3, rows, cols], by antialiased bicubic interpolation.
+
+    `size` is (rows, cols); None keeps H x W.
+    """
     import torch
     from torch.nn import functional as F  # noqa: N812
 

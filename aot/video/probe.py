@@ -1,4 +1,4 @@
-"""Which frames a video has and when they are shown, from its packets and one decoded picture."""
+"""Index the frames of a video and their times, from its packets and one decoded picture."""
 
 from __future__ import annotations
 
@@ -36,24 +36,27 @@ __all__ = ["FrameIndex", "index_file"]
 _DEFAULT_FPS = Fraction(25)
 _ORIENTATION_PACKETS = 64
 
-_MOST_ASPECT = 4  # of a pixel; 2 occurs
-_LEAST_STRETCH = Fraction(1, 100)  # less comes from rounding, and is not worth another pass over the pixels
+_MOST_ASPECT = 4  # of a pixel; 2 occurs in practice
+_LEAST_STRETCH = Fraction(1, 100)  # less comes from rounding and is not worth resampling
 _UNSTATED = -(2**63)  # as in FFmpeg itself
 
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
-    """The frames of a video's main stream, in the order they are shown.
+    """The frames of a video's main stream, in display order.
 
-    pts: presentation time of each frame that can be shown, ascending, in units of `time_base` seconds.
-    keyframes: positions in `pts` at which decoding can start, ascending. Both are arrays of 8 bytes a number.
-    counted: the container stores no usable presentation times, so `pts` is a reconstruction and a
-        frame is found by counting the decoded pictures.
-    header_duration_s: what the container's header states; 0 if it states nothing.
-    restarts: how often the file's own times start again; `pts` go on, and seeking by them does not work.
-    unread: another recording follows that FFmpeg does not read.
-    decoded_size: rows and columns of an upright picture as it is decoded, where its pixels are not square; `info` has
-        the size with square ones.
+    Attributes:
+        info: facts about the video; width and height are as displayed.
+        pts: presentation time of each frame that can be shown, ascending, in units of `time_base`
+            seconds. Stored in 8 bytes per number, like `keyframes`.
+        keyframes: positions in `pts` at which decoding can start, ascending.
+        counted: whether the container stores no usable presentation times; `pts` is then
+            reconstructed, and a frame is found by counting decoded pictures.
+        header_duration_s: duration in the container's header; 0 if there is none.
+        restarts: how often the file's times restart; `pts` continue, and seeking by them fails.
+        unread: whether another recording follows that FFmpeg does not read.
+        decoded_size: rows and columns of an upright picture as decoded, None if its pixels are
+            square.
     """
 
     info: VideoInfo
@@ -67,35 +70,38 @@ class FrameIndex:
     decoded_size: tuple[int, int] | None = None
 
     def times_s(self) -> array[float]:
-        """When each frame is shown, in seconds from the first one."""
+        """Return when each frame is shown, in seconds from the first one."""
         first, (numerator, denominator) = self.pts[0], self.time_base.as_integer_ratio()
         return array("d", ((pts - first) * numerator / denominator for pts in self.pts))
 
 
 def index_file(file: Path, name: str) -> FrameIndex:
-    """Return the index of a file that is known to exist; messages and `info.path` call it `name`.
+    """Return the index of an existing file, which messages and `info.path` call `name`.
 
     Raises:
-        VideoError: not a video, cut off, or without a picture.
+        VideoError: If it is not a video, is cut off, or has no picture.
     """
     with open_container(file, name) as container:
+        # 1. Read the packets of all candidate streams once.
         streams = _picture_streams(container, name)
         scans = {stream.index: _Scan(stream, Timeline.of(container, stream)) for stream in streams}
         end = 0
         for packet in packets(container, *streams):
             scans[packet.stream_index].add(packet)
             end = max(end, (packet.pos or 0) + packet.size)
+        # 2. The main stream has the largest pictures, then the most frames.
         scan = max(scans.values(), key=lambda scan: (bool(scan.pts), scan.area, len(scan.pts)))
         if not scan.pts:
             raise VideoError(f"{name} holds no video frame: copy or download it again")
         index = _index(container, scan, name, len(streams))
         index = replace(index, unread=another_begins(file, container.format.name, end))
         aspect = _pixel_aspect(scan.stream)
+    # 3. Orientation and pixel aspect give the displayed size.
     return _as_displayed(index, _orientation(file, name, index.info.stream_index), aspect)
 
 
 def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
-    """The streams that hold moving pictures in a codec that can be decoded."""
+    """Return the streams of moving pictures whose codec can be decoded."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     moving = [stream for stream in container.streams.video if not stream.disposition & still]
     if not moving:
@@ -113,9 +119,9 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
 
 @dataclass(slots=True)
 class _Scan:
-    """What one pass over a stream's packets found: a number for each frame that is shown, in the order of the file.
+    """Findings of one pass over a stream's packets: an entry per shown frame, in file order.
 
-    pts, dts: _UNSTATED where the packet does not say. ticks: how long the frame is shown, 0 if it is not said.
+    pts and dts are _UNSTATED if the packet has none; ticks is the duration, 0 if unknown.
     """
 
     stream: VideoStream
@@ -143,7 +149,7 @@ class _Scan:
 
 
 def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
-    """Whether the packet is a VP8 reference that is never shown (bit 4 of its header is "show frame")."""
+    """Return whether a packet is a VP8 reference, never shown (bit 4 of its header is 0)."""
     return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
 
 
@@ -178,19 +184,19 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
 
 
 def _header_duration_s(container: InputContainer) -> float:
-    """Return how long the file is by its header; 0 for containers that state nothing, where FFmpeg estimates."""
+    """Return the duration in the header; 0 for containers without, where FFmpeg estimates."""
     duration_s, start_s = (container.duration or 0) / 1e6, (container.start_time or 0) / 1e6
     if container.format.name.startswith("mov"):
         return duration_s
     if not container.format.name.startswith("matroska"):
         return 0.0
-    # Many programs write when the last picture ends, which in a recording with times of the day is much more.
+    # Many programs write when the last picture ends; the start, if not 0, is to be subtracted.
     return duration_s - start_s if duration_s > start_s > 0 else duration_s
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[array[int], bool]:
-    """The presentation time of each packet, and whether it is only a reconstruction."""
-    # AVI stores no presentation times; what FFmpeg reports there are times in decoding order.
+    """Return the presentation time of each packet, and whether it is a reconstruction."""
+    # AVI stores no presentation times; FFmpeg reports times in decoding order instead.
     if container.format.name != "avi" and _UNSTATED not in scan.pts:
         return scan.pts, False
     if _UNSTATED not in scan.dts:
@@ -200,7 +206,7 @@ def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) ->
 
 
 def _ascending(numbers: Iterable[int]) -> array[int]:
-    """Return each number once, in order."""
+    """Return each number once, ascending."""
     return array("q", (number for number, _ in groupby(sorted(numbers))))
 
 
@@ -214,19 +220,19 @@ def _mean_ticks(pts: Sequence[int]) -> Fraction:
 
 
 def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
-    """Whether some frame is off the even grid by more than rounding to ticks or milliseconds explains."""
+    """Return whether a frame is off the even grid by more than rounding to ticks or ms explains."""
     tolerance = 1 + math.ceil(Fraction(1, 1000) / time_base)
     first, mean = pts[0], float(_mean_ticks(pts))
     return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))
 
 
 def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
-    """Return how the pictures are to be laid down, which only a decoded frame tells."""
-    # Edit lists are ignored so that the very first keyframe comes out, even if it is not to be shown.
+    """Return the orientation of the pictures, which only a decoded frame shows."""
+    # Ignoring edit lists gives the very first keyframe, even if it is not to be shown.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
         prepare_decoder(stream, threads=False)
-        for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None: no more follow
+        for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None flushes it
             try:
                 frames = stream.decode(packet)
             except FFmpegError:
@@ -245,7 +251,7 @@ def _orientation_of(frame: VideoFrame, packet: Packet[VideoStream] | None) -> Or
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
-    """Return how wide a stored pixel is for its height, 1 where that is not said, hardly differs or makes no sense."""
+    """Return width / height of a stored pixel; 1 if not stated, implausible or almost 1."""
     aspect = as_fraction(stream.sample_aspect_ratio) or Fraction(1)
     if 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT and abs(aspect - 1) > _LEAST_STRETCH:
         return aspect
@@ -253,7 +259,7 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 
 
 def _as_displayed(index: FrameIndex, orientation: Orientation, aspect: Fraction) -> FrameIndex:
-    """Return the index with the size of an upright picture, as wide for its height as it is shown."""
+    """Return the index with the displayed size: upright, and with square pixels."""
     stored = index.info.height, index.info.width
     square = index.info.height, max(1, round(index.info.width * aspect))
     if orientation.swaps_sides:

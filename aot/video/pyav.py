@@ -1,4 +1,4 @@
-"""The one place that knows how versions of PyAV differ; 15 and later are supported."""
+"""All code that depends on the version of PyAV; 15 and later are supported."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_PIXELS = 2**26
-# Decoders of these hold up to 16 pictures, and this is the largest that any level of their standards allows.
+# Their decoders hold up to 16 pictures; this is the largest one in any level of their standards.
 _HOLDING_MANY = frozenset(("h264", "hevc", "vp9", "av1"))
 _MOST_PIXELS_OF_LEVELS = 35_651_584
 
 _BYTES_PER_PIXEL = 3  # 10 bits of YUV 4:2:0, or 8 of 4:4:4
 _THREADED_BYTES = 256 << 20
-_MOST_AUTOMATIC_THREADS = 16  # that FFmpeg starts by itself
+_MOST_AUTOMATIC_THREADS = 16  # most that FFmpeg starts by itself
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
-    """Open `file` and no other for reading, whatever bytes its tags hold.
+    """Open `file`, and no other file, for reading; its tags may hold any bytes.
 
     Raises:
-        FFmpegError, OSError: FFmpeg does not recognize the file, or it cannot be read; with EINVAL if the file is of a
-            kind that is not in `FORMATS`.
+        FFmpegError, OSError: If FFmpeg does not recognize the file, or it cannot be read; errno is
+            EINVAL if its format is not in `FORMATS`.
     """
-    # A picture's name may hold a "%d" or a "*", which FFmpeg otherwise takes for those of many files.
+    # Otherwise FFmpeg expands "%d" and "*" in the name of a picture to many files.
     limits = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none"}
-    # From 19 on, PyAV has no such argument and tolerates tags that are not UTF-8 by itself.
+    # From 19 on, PyAV has no such argument and always tolerates tags that are not UTF-8.
     tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
-    # As `options`, which PyAV also hands to each stream, they crash PyAV 15 on an MPEG program stream.
+    # As `options`, also passed to each stream, they crash PyAV 15 on MPEG program streams.
     settings = {**limits, **options}
     # An absolute path cannot be mistaken for a protocol such as "concat:".
     container: InputContainer = av.open(str(file.absolute()), container_options=settings, **tolerant)
@@ -53,20 +53,19 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
 
 
 def most_pixels(stream: VideoStream) -> int:
-    """Return how large the pictures of a stream may be: a small file can claim far more than memory holds."""
+    """Return the most pixels a picture may have: a small file can claim more than memory holds."""
     holds_many = stream.codec_context.codec.canonical_name in _HOLDING_MANY
     return _MOST_PIXELS_OF_LEVELS if holds_many else _MOST_PIXELS
 
 
 def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
-    """Bound the memory of a stream that is still to be decoded: refuse pictures that are too large and, where it may
-    use `threads`, choose how many.
+    """Bound the memory for decoding a stream: limit picture size and, if `threads`, their number.
 
-    FFmpeg holds a picture per thread, so of large ones fewer are decoded at the same time, and of the largest only
-    parts of one.
+    FFmpeg holds a picture per thread. So large pictures get fewer threads, and the largest are
+    decoded one at a time, in slices. Call this before the first packet is decoded.
     """
     context = stream.codec_context
-    # Pictures may grow in the middle of a stream. FFmpeg compares what it allocates, whose rows are padded.
+    # Pictures may grow within a stream. FFmpeg compares the allocated size, with padded rows.
     context.options = {**context.options, "max_pixels": str(most_pixels(stream) * 5 // 4)}
     if not threads:
         return
@@ -79,22 +78,22 @@ def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
 def as_fraction(rational: Any) -> Fraction | None:
     """Return a time base or a rate as a Fraction, None if the file does not state it.
 
-    PyAV up to 18 has Fractions and None; from 19 on it has a rational of its own, where 0/1 and 0/0 mean "not stated".
+    PyAV up to 18 has Fractions and None; from 19 on, its own type has 0/1 or 0/0 for None.
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 class UnknownDataError(Exception):
-    """A frame comes with data of a kind that PyAV does not know, such as Exif, and PyAV then shows none."""
+    """Raised if a frame has side data unknown to PyAV, such as Exif; PyAV then shows none."""
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """Return the nine numbers that say how a decoded frame is to be shown, None if it does not say.
+    """Return the nine numbers of a decoded frame's display matrix, None if it has none.
 
     Raises:
-        UnknownDataError: PyAV cannot tell.
+        UnknownDataError: If PyAV cannot read the side data.
     """
-    # PyAV's own `frame.rotation` does not tell a mirrored picture from a turned one.
+    # PyAV's own `frame.rotation` does not distinguish mirrored from rotated pictures.
     try:
         side_data: Any = frame.side_data  # declared as a mapping from strings
         data = side_data.get(SideData.DISPLAYMATRIX)
@@ -104,7 +103,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 
 
 def quarter_turn(degrees: float) -> tuple[int, ...] | None:
-    """Return the display matrix of PyAV's `frame.rotation`, a counter-clockwise turn; None where PyAV found none."""
+    """Return the display matrix of a counter-clockwise `frame.rotation`, None if it has none."""
     if abs(degrees) > 180:
         return None
     cosine, sine = (

@@ -1,4 +1,4 @@
-"""Choosing frames: pure arithmetic on the frame times of a `FrameIndex`."""
+"""Choose frames: pure arithmetic on the frame times of a `FrameIndex`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FramePlan", "plan_frames", "segment_lengths", "spread"]
 
-_UNIT = 8  # frames: clips of 2, 4 or 8 are not cut by the end of a segment
+_UNIT = 8  # frames; clips of 2, 4 or 8 frames do not cross the end of a chunk
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
     """The frames to decode.
 
-    positions: where they are in `FrameIndex.pts`, ascending, each once.
-    timestamps_s: when each is shown, in seconds from the video's first shown frame.
-    notices: one sentence for each way in which this is not what was asked for.
+    Attributes:
+        positions: their indices into `FrameIndex.pts`, ascending, each once.
+        timestamps_s: when each is shown, in seconds from the video's first shown frame.
+        notices: one sentence per fact that the user should know, such as too few frames.
     """
 
     positions: tuple[int, ...]
@@ -34,17 +35,18 @@ class FramePlan:
     notices: tuple[str, ...] = ()
 
     def at(self, times_s: Collection[float]) -> FramePlan:
-        """Those of the frames that are shown at these times."""
+        """Return the plan of those frames that are shown at `times_s`."""
         wanted = set(times_s)
         chosen = [pair for pair in zip(self.positions, self.timestamps_s, strict=True) if pair[1] in wanted]
         return FramePlan(tuple(p for p, _ in chosen), tuple(t for _, t in chosen), self.notices)
 
 
 def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
-    """Choose the frames that `sampling` asks for, among those shown from start_s to end_s (both included).
+    """Choose the frames to sample among those shown from start_s to end_s (both included).
 
     Raises:
-        VideoError: no frame is shown in the range or, where `sampling` is strict, the file was cut off.
+        VideoError: If no frame is shown in the range, or `sampling` is strict and the file is cut
+            off or partly unreadable.
     """
     cut_off, unread = _cut_off_notices(index), _unread_notices(index)
     if sampling.strict and cut_off:
@@ -67,7 +69,7 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
 
 def _cut_off_notices(index: FrameIndex) -> tuple[str, ...]:
     found_s, announced_s = index.info.duration_s, index.header_duration_s
-    # Sound often runs on a little after the last picture.
+    # Sound often ends a little after the last picture.
     if found_s >= 0.95 * announced_s - 0.5:
         return ()
     return (
@@ -84,27 +86,27 @@ def _unread_notices(index: FrameIndex) -> tuple[str, ...]:
 def _restart_notices(index: FrameIndex) -> tuple[str, ...]:
     if not index.restarts:
         return ()
-    return (f"the times in {index.info.path} start again: its {index.restarts + 1} parts are shown one after another",)
+    return (f"the timestamps of {index.info.path} restart: its {index.restarts + 1} parts are shown one after another",)
 
 
 def _picture_notices(index: FrameIndex) -> tuple[str, ...]:
     if not _is_picture(index):
         return ()
-    return (f"{index.info.path} is a picture: one frame, in which nothing moves or happens",)
+    return (f"{index.info.path} is a picture: one frame, without any motion",)
 
 
 def _is_picture(index: FrameIndex) -> bool:
-    """Return whether there is one frame, and not one left of a video that was cut off."""
+    """Return whether the file is one picture, not the rest of a video that was cut off."""
     return index.info.frames == 1 and index.info.header_frames <= 1 and not _cut_off_notices(index)
 
 
 def spread(count: int, picks: int) -> list[int]:
-    """`picks` of the numbers 0 .. count-1, evenly: LLaVA's linspace(0, count - 1, picks) cut to integers."""
+    """Return `picks` numbers of 0 .. count-1: LLaVA's linspace(0, count - 1, picks), truncated."""
     if picks >= count:
         return list(range(count))
     if picks == 1:
         return [0]
-    # numpy's own order of operations, for its rounding: a step first, the last value set exactly.
+    # numpy's order of operations, for its rounding: a step first, the last value set exactly.
     step = (count - 1) / (picks - 1)
     return [int(k * step) for k in range(picks - 1)] + [count - 1]
 
@@ -131,20 +133,20 @@ def _too_few(found: int, index: FrameIndex, sampling: SamplingConfig) -> tuple[s
 
 
 def _tolerance_s(index: FrameIndex) -> float:
-    """How much later than asked a frame may be shown: containers round times to their ticks."""
+    """Return how much later than an instant its frame may be: containers round to ticks."""
     return min(float(index.time_base) / 2, 1e-3) + 1e-9
 
 
 def _per_second(
     index: FrameIndex, times: Sequence[float], candidates: range, sampling: SamplingConfig, fps: float
 ) -> tuple[list[int], tuple[str, ...]]:
-    """The frames that are on the screen at start + k / fps, k = 0, 1, ...
+    """Return the frames that are on the screen at start + k / fps, k = 0, 1, ..., and notices.
 
-    A frame is on the screen at some instant exactly if more instants come before the next frame than
-    before it; so the work depends on the number of frames, however large `fps` is.
+    A frame is on the screen at some instant if and only if more instants precede the next frame
+    than precede it. So the work depends on the number of frames, however large `fps` is.
     """
     start, tolerance = sampling.start_s or 0.0, _tolerance_s(index)
-    # At `end_s` the picture is still looked at; at the video's end there is none any more.
+    # An instant at `end_s` counts; at the end of the video no frame is on the screen.
     end = min(index.info.duration_s - tolerance, math.inf if sampling.end_s is None else sampling.end_s)
     before = [max(0, math.ceil((times[k] - start - tolerance) * fps)) for k in candidates]
     before[0] = 0
@@ -159,7 +161,7 @@ def _per_second(
 def _evenly_in_time(
     times: Sequence[float], candidates: range, frames: int, tolerance_s: float
 ) -> tuple[list[int], tuple[str, ...]]:
-    """The frames on the screen at `frames` instants spread evenly from the first to the last candidate."""
+    """Return the frames on the screen at `frames` evenly spaced instants, and notices."""
     first, last = times[candidates[0]], times[candidates[-1]]
     instants = [first + k * (last - first) / max(1, frames - 1) for k in range(frames)]
     shown = {bisect_right(times, instant + tolerance_s, 0, candidates.stop) - 1 for instant in instants}
@@ -171,13 +173,15 @@ def _evenly_in_time(
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:
-    """Lengths of as few runs of up to `most` frames as will do, about equally long: a short last one could not keep the
-    share that the whole can. All but the last are multiples of `together`, as `most` must be if there are several.
+    """Return the lengths of as few chunks of up to `most` frames as possible, about equally long.
+
+    A short last chunk could not keep its share of the tokens. All but the last are multiples of
+    `together`; so must `most` be if there are several chunks.
     """
     uncut = math.lcm(_UNIT, together)
     unit = uncut if most % uncut == 0 and most > uncut else together
     units, runs = math.ceil(frames / unit), math.ceil(frames / most)
-    longer = units % runs  # come last, as the last unit may not be full
+    longer = units % runs  # come last, since the last unit may not be full
     lengths = [unit * (units // runs + (number >= runs - longer)) for number in range(runs)]
     lengths[-1] -= unit * units - frames
     return lengths

@@ -1,4 +1,4 @@
-"""Turning what the user named into a file, and a file into packets, with errors that say what to do."""
+"""From a source that the user names to a file, and from the file to packets."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = ["OnBytes", "open_container", "open_source", "packets", "source_name"]
 
-OnBytes = Callable[[int, int], None]  # (done, all)
-Pieces = Generator[tuple[bytes, int], None, None]  # with the size of the whole, 0 if it is not known
+OnBytes = Callable[[int, int], None]  # (done, total)
+Pieces = Generator[tuple[bytes, int], None, None]  # each with the total size, 0 if unknown
 
 _MEGABYTE = 10**6
-_MOST_NAMES = 1000  # of a folder, among which one spelled alike is looked for
+_MOST_NAMES = 1000  # of a folder, searched for a similar spelling
 _PIECE_BYTES = 2**18
 
-# A demuxer that fails this often in a row is not going to reach readable data again.
+# A demuxer that fails this often in a row does not reach readable data again.
 _MAX_READ_FAILURES = 50
 
 
 def source_name(path: str | Path) -> str:
-    """What messages call the source: its path as given, or "standard input"."""
+    """Return the source's name in messages: its path as given, or "standard input"."""
     return "standard input" if str(path) == "-" else str(path)
 
 
@@ -54,12 +54,13 @@ def open_source(
 ) -> Iterator[Path]:
     """Yield a readable, non-empty, seekable file for `source`.
 
-    An http or https address, "-" (standard input), devices and pipes such as <(command) are copied to a temporary
-    file, which is gone afterwards, also after an exception. `on_bytes(done, all)` follows a download.
+    Addresses (http, https), "-" (standard input), devices and pipes such as <(command) are copied
+    to a temporary file, which is always removed afterwards. `on_bytes(done, total)` is called
+    while they are copied.
 
     Raises:
-        VideoError: the file is missing, a directory or empty, the address does not serve a file, or the
-            copy is larger than `limit_mb` or does not fit on the disk.
+        VideoError: If the file is missing, a directory or empty, the address does not serve a
+            file, or the copy is larger than `limit_mb` or does not fit on the disk.
     """
     file, kind = Path(source), path_kind(source)
     if is_address(source):
@@ -87,20 +88,20 @@ def _temporary_folder() -> Path:
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        raise VideoError("no folder for temporary files can be written to; set TMPDIR to one that can") from error
+        raise VideoError("no folder for temporary files is writable; set TMPDIR to one that is") from error
 
 
 def _missing(path: str | Path) -> str:
     if not str(path):
         return "the name of the video is empty: name a video file"
     if "://" in str(path):
-        return f"{path} is no http or https address: download it first and name the file"
-    suggestion = did_you_mean(Path(path).name, _names_beside(Path(path)))
+        return f"{path} is not an http or https address: download it first and name the file"
+    suggestion = did_you_mean(Path(path).name, _names_in_folder_of(Path(path)))
     return f"{path} does not exist: {suggestion or 'check the spelling and the current directory'}"
 
 
-def _names_beside(path: Path) -> list[str]:
-    """Return the names in a file's folder, the first thousand."""
+def _names_in_folder_of(path: Path) -> list[str]:
+    """Return up to 1000 of the names in a file's folder."""
     try:
         return [entry.name for entry in islice(path.parent.iterdir(), _MOST_NAMES)]
     except (OSError, ValueError):
@@ -131,7 +132,7 @@ def _write_pieces(pieces: Pieces, copy: Path, name: str, limit_bytes: int, on_by
                 done += len(piece)
                 if max(done, whole) > limit_bytes:
                     raise VideoError(
-                        f"{name} is larger than {limit_bytes // _MEGABYTE} MB, the most that is copied: "
+                        f"{name} is larger than {limit_bytes // _MEGABYTE} MB, the limit for copies: "
                         "raise --max-input-mb, or save it to a file and name that"
                     )
                 target.write(piece)
@@ -145,10 +146,10 @@ def _write_pieces(pieces: Pieces, copy: Path, name: str, limit_bytes: int, on_by
 
 @contextmanager
 def open_container(file: Path, name: str, *, options: dict[str, str] | None = None) -> Iterator[InputContainer]:
-    """Open `file` with FFmpeg, keeping its log lines off stderr until the container is closed.
+    """Open `file` with FFmpeg, whose log is silent until the container is closed.
 
     Raises:
-        VideoError: FFmpeg does not recognize the file; the message calls it `name`.
+        VideoError: If FFmpeg does not recognize the file; the message calls it `name`.
     """
     with _SILENCE:
         try:
@@ -164,7 +165,7 @@ def open_container(file: Path, name: str, *, options: dict[str, str] | None = No
 
 def _unreadable(name: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return f"{name} may not be read: change its permissions or copy it"
+        return f"{name} cannot be read (permission denied): change its permissions or copy it"
     if isinstance(error, FFmpegError) and error.errno == errno.EINVAL:
         return f"{name} is not a video but a playlist, a text or another kind of file: name the video file itself"
     return f"{name} is not a video, or was cut off before its index: copy or download it again"
@@ -173,7 +174,8 @@ def _unreadable(name: str, error: Exception) -> str:
 def _settle(container: InputContainer) -> None:
     """Wait for the decoders' threads while FFmpeg is silent.
 
-    PyAV waits for them later while it holds Python's lock, for which a thread that writes to the log would wait.
+    PyAV would wait for them later, while it holds the GIL. A thread that then writes to the log
+    needs the GIL, too: a deadlock.
     """
     for stream in container.streams.video:
         if stream.codec_context is not None:
@@ -181,9 +183,9 @@ def _settle(container: InputContainer) -> None:
 
 
 class _Silence:
-    """Silences FFmpeg from the first file that is opened to the last one that is closed.
+    """Silences FFmpeg's log from the first file that is opened to the last one that is closed.
 
-    The level is global and other libraries raise it, so it is put back.
+    The level is global and other libraries raise it, so it is restored.
     """
 
     def __init__(self) -> None:
@@ -208,7 +210,7 @@ _SILENCE = _Silence()
 
 
 def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Yield the streams' packets that hold data, in file order; unreadable stretches are passed over."""
+    """Yield the streams' packets that hold data, in file order; skip unreadable parts."""
     failures = 0
     while failures < _MAX_READ_FAILURES:
         try:
@@ -217,6 +219,6 @@ def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet
                 if packet.size:
                     yield packet
             return
-        # PyAV up to 18 raises an IndexError where a stream appears that the file's beginning did not announce.
+        # PyAV up to 18 raises an IndexError if a stream appears that the header did not list.
         except (FFmpegError, IndexError):
             failures += 1

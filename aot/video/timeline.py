@@ -1,4 +1,4 @@
-"""Times that only go on, where a file's own start again."""
+"""Times that continue where those of a file restart."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ _TIMES_MAY_WRAP = 0x0200  # AVFMT_TS_DISCONT of libavformat/avformat.h
 
 
 class Timeline:
-    """Gives the packets of one stream, read from its beginning, times that go on where they start again.
+    """Shifts the times of a stream's packets, so that they continue where the file's times restart.
 
-    Recordings that were joined byte by byte (`cat a.ts b.ts`) carry the times of each part. A part is taken to begin
-    at a keyframe that is decoded and shown before frames that came earlier in the file or, where times may wrap
-    around, more than an hour after all of them. It is shown one frame after the end of the part before.
+    Recordings joined byte by byte (`cat a.ts b.ts`) have the times of each part. A part begins at a
+    keyframe that is decoded and shown before frames that came earlier in the file or, if times may
+    wrap around, more than an hour after all of them. It is shown one frame after the end of the
+    part before.
 
-    restarts: how often that happened so far.
+    Attributes:
+        restarts: how often the times have restarted so far.
     """
 
     def __init__(self, time_base: Fraction, *, wraps: bool) -> None:
         self.restarts = 0
         self._most_gap_ticks = _MOST_GAP_S / time_base if wraps else None
         self._shift = 0
-        self._last_pts: int | None = None  # the latest so far, as the file has it, in the part that is being read
+        self._last_pts: int | None = None  # largest of the current part so far, unshifted
         self._last_dts: int | None = None
 
     @classmethod
@@ -42,7 +44,7 @@ class Timeline:
         return cls(as_fraction(stream.time_base) or Fraction(1, 1_000_000), wraps=wraps)
 
     def place(self, packet: Packet[VideoStream]) -> Packet[VideoStream]:
-        """Return the packet with its times moved to where they belong; called in the order of the file."""
+        """Shift the times of the next packet in file order, and return it."""
         pts, dts = packet.pts, packet.dts if packet.dts is not None else packet.pts
         if pts is None or dts is None:
             return packet

@@ -94,10 +94,10 @@ def test_names_that_are_not_utf_8(run_aot: Aot, small: tuple[str, ...], clip_fil
 def test_names_that_safetensors_does_not_take(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     name, told = (
         "caf\udce9.safetensors",
-        "aot: caf\ufffd.safetensors is not UTF-8, as names of .safetensors files are; ",
+        "aot: the name caf\ufffd.safetensors is not UTF-8, which .safetensors files need; ",
     )
     run = run_aot("compress", clip_file, "-o", name, *NO_MODEL)
-    assert (run.code, run.err) == (2, told + "choose another, or one in .pt\n")
+    assert (run.code, run.err) == (2, told + "choose another name, or .pt\n")
     assert run_aot("compress", clip_file, "-o", "t.safetensors", *small).code == 0
     Path("t.safetensors").rename(name)
     run = run_aot("inspect", name)

@@ -25,7 +25,7 @@ def refused(run_aot: Aot, clip_file: Path, *arguments: str) -> str:
         (("-r", "ten"), "--ratio must be a number such as 0.1 or 10%, got 'ten'"),
         (("--start", "1:75"), "--start must be a time such as 90, 90s, 1m30s or 1:02:03.5 or null, got '1:75'"),
         (("--frames", "abc"), "--frames must be a whole number, got 'abc'"),
-        (("--frames", "8", "--fps", "2"), "--frames and --fps are two ways to say the same; give one"),
+        (("--frames", "8", "--fps", "2"), "--frames and --fps exclude each other; give one"),
         (("--set", "ratio=5"), "--set: ratio must be in (0, 1], got 5"),
         (("--set", "sampling.frams=5"), "--set: unknown setting sampling.frams (did you mean frames? "),
         (("--set", "nonsense"), "--set: nonsense is not PATH=VALUE"),
@@ -60,7 +60,7 @@ def test_variables_are_named(
         ("ratio: 5", "aot.yaml: ratio must be in (0, 1], got 5"),
         ("sampling: {frams: 3}", "aot.yaml: unknown setting sampling.frams (did you mean frames? "),
         ("preset: nope", "aot.yaml: preset 'nope' does not exist"),
-        ("sampling: {frames: 3, fps: 2}", "aot.yaml: sampling.frames and sampling.fps are two ways"),
+        ("sampling: {frames: 3, fps: 2}", "aot.yaml: sampling.frames and sampling.fps exclude each other"),
         ("generation: {seed: -1}", "aot.yaml: generation.seed must be in"),
     ],
 )

@@ -141,7 +141,7 @@ def test_standard_input_is_read_once_for_all(
 
 def test_a_picture_is_said_to_be_one(run_aot: Aot, small: tuple[str, ...]) -> None:
     make.write(Path("photo.mp4"), 1)
-    says = "photo.mp4 is a picture: one frame, in which nothing moves or happens"
+    says = "photo.mp4 is a picture: one frame, without any motion"
     for command in (
         ("ask", "photo.mp4", "what moves?"),
         ("compress", "photo.mp4", "-o", "t.pt"),

@@ -55,11 +55,9 @@ def test_every_kind_of_problem_has_its_source(settings: dict[Any, Any], path: st
 
 def test_two_ways_to_sample() -> None:
     both = {"sampling": {"frames": 3, "fps": 2}}
-    assert told(Layer(both, "aot.yaml")) == [
-        "aot.yaml: sampling.frames and sampling.fps are two ways to say the same; give one"
-    ]
+    assert told(Layer(both, "aot.yaml")) == ["aot.yaml: sampling.frames and sampling.fps exclude each other; give one"]
     names = {"sampling.frames": "AOT_FRAMES", "sampling.fps": "AOT_FPS"}
-    assert told(Layer(both, names=names)) == ["AOT_FRAMES and AOT_FPS are two ways to say the same; give one"]
+    assert told(Layer(both, names=names)) == ["AOT_FRAMES and AOT_FPS exclude each other; give one"]
     assert build_layers([Layer({"sampling": {"fps": 2}}), Layer({"sampling": {"frames": 3}})]).sampling.fps is None
 
 

@@ -44,9 +44,9 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         row(options=["x", "x"]),
     )  # fmt: skip
     assert problems(path) == (
-        "questions.jsonl, line 1: not a JSON object (no JSON from character 2 on)",
+        "questions.jsonl, line 1: not a JSON object (invalid JSON at character 2)",
         "questions.jsonl, line 2: not a JSON object",
-        "questions.jsonl, line 3: question must be there",
+        "questions.jsonl, line 3: question must be given",
         "questions.jsonl, line 4: answer must be text",
         "questions.jsonl, line 5: options must be a list",
         "questions.jsonl, line 6: the answer 'z' is none of the options",
@@ -125,7 +125,7 @@ def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
         (b"[" * 50_000, "line 1: not a JSON object (it is nested too deeply)"),
         (b"1" * 10_000, "line 1: not a JSON object (Exceeds the limit"),
         (b"x" * 2_000_000, "is no data set (line 1 is longer than 1 MiB)"),
-        (b'{"video": "a.mp4", "video": "b.mp4"}', "line 1: not a JSON object (it gives a name twice)"),
+        (b'{"video": "a.mp4", "video": "b.mp4"}', "line 1: not a JSON object (it has a key twice)"),
         (b'{"video": NaN, "question": "what?", "answer": "it"}', "line 1: video must be text"),
     ],
 )

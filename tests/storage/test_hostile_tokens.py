@@ -155,7 +155,7 @@ def test_tensors_that_repeat_memory(good: Path, name: str) -> None:
 def test_tensors_that_repeat_memory_in_the_right_shape(good: Path, name: str) -> None:
     content = torch.load(good, weights_only=True)
     torch.save({**content, name: content[name][:1].expand_as(content[name])}, good)
-    refused(good, "stored whole")
+    refused(good, "stored contiguously")
 
 
 @pytest.mark.parametrize("name", ["timestamps_s", "report", "facts"])

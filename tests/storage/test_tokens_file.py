@@ -109,7 +109,7 @@ def test_views_are_stored_and_no_tokens_are_not(path: Path) -> None:
     assert torch.equal(load_tokens(path).tokens.features, tokens.features)
     empty = replace(tokens, **{name: getattr(tokens, name)[:0] for name in ("features", *PER_TOKEN)})
     save(path, empty, overwrite=True)
-    with pytest.raises(TokensFileError, match="there must be a token"):
+    with pytest.raises(TokensFileError, match="there must be at least one token"):
         load_tokens(path)
 
 

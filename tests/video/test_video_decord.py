@@ -130,14 +130,14 @@ def test_what_decord_prints_is_not_taken_for_pictures(clip: Path, fake: Any, cap
 
 def test_decord_that_is_not_installed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ConfigError, match="not installed or does not load here: install it, or use --decoder pyav"):
+    with pytest.raises(ConfigError, match="not installed or cannot be loaded: install it, or use --decoder pyav"):
         decode(clip, WITH_DECORD)
 
 
 def test_decord_that_does_not_load(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "decord.py").write_text("raise OSError('libdecord.so: cannot open shared object file')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match="not installed or does not load here: install it, or use --decoder pyav"):
+    with pytest.raises(ConfigError, match="not installed or cannot be loaded: install it, or use --decoder pyav"):
         decode(clip, WITH_DECORD)
 
 

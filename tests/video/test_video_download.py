@@ -71,10 +71,10 @@ def test_a_fetched_video_is_named_by_its_address(clip: Path, address: Callable[[
         ("/page", "is a web page or a playlist, not a video file: fetch the video with yt-dlp"),
         ("/disguised", "is a web page or a playlist, not a video file: fetch the video with yt-dlp"),
         ("/playlist.m3u8", "yt-dlp"),
-        ("/cut", r"broke off after [\d,]+ of [\d,]+ bytes: try again"),
+        ("/cut", r"ended after [\d,]+ of [\d,]+ bytes: try again"),
         ("/empty", "is empty"),
-        ("/big", r"is larger than 1 MB, the most that is copied: raise --max-input-mb"),
-        ("/big-unannounced", r"is larger than 1 MB, the most that is copied: raise --max-input-mb"),
+        ("/big", r"is larger than 1 MB, the limit for copies: raise --max-input-mb"),
+        ("/big-unannounced", r"is larger than 1 MB, the limit for copies: raise --max-input-mb"),
         ("/huge", "is larger than 1 MB"),
     ],
 )
@@ -121,7 +121,7 @@ def test_progress_and_an_interrupt(clip: Path, address: Callable[[str], str], te
 
 def test_other_kinds_of_address_are_not_fetched() -> None:
     with (
-        pytest.raises(VideoError, match="is no http or https address: download it first"),
+        pytest.raises(VideoError, match="is not an http or https address: download it first"),
         open_source("ftp://h/c.mp4"),
     ):
         pass

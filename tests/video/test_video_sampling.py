@@ -97,9 +97,7 @@ def test_too_few_frames_are_used_once_with_a_notice() -> None:
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(frames=1), SamplingConfig(fps=2)])
 def test_a_video_of_one_frame_is_a_picture(sampling: SamplingConfig) -> None:
     picture = index_of([0])
-    assert plan_frames(picture, sampling).notices == (
-        "clip.mp4 is a picture: one frame, in which nothing moves or happens",
-    )
+    assert plan_frames(picture, sampling).notices == ("clip.mp4 is a picture: one frame, without any motion",)
     for rest in (
         replace(picture, header_duration_s=9.0),
         replace(picture, info=replace(picture.info, header_frames=9)),

@@ -31,7 +31,7 @@ class FakeInput:
     ("name", "words"),
     [
         ("nowhere.mp4", "does not exist: check"),
-        ("rtsp://example.org/clip.mp4", "is no http or https address: download"),
+        ("rtsp://example.org/clip.mp4", "is not an http or https address: download"),
         (".", "is a directory: name one"),
     ],
 )

@@ -101,7 +101,7 @@ def test_parts_that_ffmpeg_does_not_reach_are_announced(
 
 
 def test_decord_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="whose times start again: use --decoder pyav"):
+    with pytest.raises(VideoError, match="whose timestamps restart: use --decoder pyav"):
         decode(joined(*parts(tmp_path, "ts")), SamplingConfig(decoder="decord"))
 
 
