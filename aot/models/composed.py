@@ -22,6 +22,7 @@ from aot.models.language.question_words import embed_words
 from aot.models.language.reading import Reading, ReadingAnew
 from aot.models.language.word_choice import ignored_settings
 from aot.models.loading.checkpoints import read_json
+from aot.models.vision.encoding import TowerPass, run_tower
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.preprocessing import HALF, pixel_statistics
 from aot.models.vision.saliency import attention_modules, kernel_name, resolve_layer
@@ -206,6 +207,28 @@ class ComposedModel(ABC):
         """Encode so many at once from now on; a sentence that says so."""
         self._batch_frames = min(frames, self._batch_frames or frames)  # another thread may have come down further
         return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
+
+    def _run_tower(
+        self, frames: VideoFrames, needs: Needs, batch: int, on_frame: Progress | None
+    ) -> tuple[TowerPass, list[str]]:
+        """Return the joined tower passes of all frames, and notices about smaller batches.
+
+        A batch has up to `batch` groups of `temporal_patch` frames. `on_frame` counts frames.
+        """
+        total, together = len(frames.pixels), self.temporal_patch
+        notices: list[str] = []
+        whole = run_tower(
+            -(-total // together),
+            batch,
+            lambda first, stop: self._tower_pass(frames.pixels[first * together : stop * together], needs),
+            lambda size: notices.append(self._remember(size * together)),
+            on_frame and (lambda done, _: on_frame(min(done * together, total), total)),
+        )
+        return whole, notices
+
+    @abstractmethod
+    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+        """Run the tower and the projector over one batch of frames, uint8 [f, 3, H, W]."""
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:

@@ -1,1 +1,1 @@
-"""Model families: how each builds its visual tokens and its prompt from stock transformers modules."""
+"""Model families: visual tokens and prompts, built from stock transformers modules."""

@@ -1,6 +1,7 @@
-"""LLaVA-OneVision and LLaVA-Video: SigLIP, a projector, pooling between them and the language model, learned newlines.
+"""LLaVA-OneVision and LLaVA-Video: SigLIP, a projector, pooling, and learned newlines.
 
-Both are one class of transformers, which reads LLaVA-OneVision's geometry into either; see `LlavaGeometry`.
+One class of transformers loads both, always with LLaVA-OneVision's geometry. `LlavaGeometry` holds
+the geometry that a checkpoint was trained with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from aot.models.composed import ComposedModel
 from aot.models.families.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.language.prompt import Run
 from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
-from aot.models.vision.encoding import WITHOUT_HEAD, TowerPass, run_tower
+from aot.models.vision.encoding import WITHOUT_HEAD, TowerPass
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.vision.microbatch import batch_size_for, micro_batches
@@ -34,7 +35,8 @@ from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFra
 
 __all__ = ["TEMPLATES", "Llava"]
 
-# Before the video and after it: "native" is the text LLaVA was trained with, "hf" what the hub's chat template yields.
+# Text before and after the video: "native" is that of LLaVA's training, "hf" that of the chat
+# template on the hub.
 TEMPLATES = {
     "native": (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
@@ -65,7 +67,7 @@ class Llava(ComposedModel):
 
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> Llava:
-        """Load network and tokenizer; `description` is the checkpoint's config.json."""
+        """Load network and tokenizer, with the geometry that the checkpoint was trained with."""
         from transformers import LlavaOnevisionForConditionalGeneration
 
         network = load_network(config, LlavaOnevisionForConditionalGeneration)
@@ -74,84 +76,84 @@ class Llava(ComposedModel):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the tokens per side after pooling, or None if config.json lacks a size."""
         vision = description.get("vision_config")
-        picture, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
-        if not (isinstance(picture, int) and isinstance(patch, int) and picture >= patch > 0):
+        size, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
+        if not (isinstance(size, int) and isinstance(patch, int) and size >= patch > 0):
             return None
-        side = picture // patch
+        side = size // patch
         return pooled_grid((side, side), LlavaGeometry.of(config, description).asked_for(config).pool)
 
     @property
     def tower(self) -> Any:
+        """Return the vision tower."""
         return self.network.model.vision_tower
 
     @property
     def video_token(self) -> int:
+        """Return the id of the video token."""
         return int(self.network.config.video_token_index)
 
     @property
     def pool(self) -> Pooling:
+        """Return the pooling between the projector and the language model."""
         return self.geometry.pool
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches per side (rows, cols) before pooling, e.g. (27, 27)."""
+        """Return the patches per side (rows, cols) before pooling, e.g. (27, 27)."""
         vision = self.network.config.vision_config
         side = vision.image_size // vision.patch_size
         return side, side
 
     @property
     def image_size(self) -> tuple[int, int]:
+        """Return the frame size (rows, cols) in pixels that the tower was trained with."""
         size = self.network.config.vision_config.image_size
         return size, size
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
+        """Return `image_size` for every video."""
         return self.image_size
 
     @property
     def tokens_per_frame(self) -> int:
+        """Return n, the tokens of one frame after pooling."""
         rows, cols = pooled_grid(self.grid, self.pool)
         return rows * cols
 
     @property
     def placement(self) -> dict[str, Any]:
-        laid_out = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
-        return {**super().placement, "pooling": self.pool.kind, **laid_out}
+        """Return the report's facts of the model, with pooling, newlines and token order."""
+        layout = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
+        return {**super().placement, "pooling": self.pool.kind, **layout}
 
-    @torch.no_grad()  # ordinary tensors, which may be trained with
+    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Run tower and projector over the frames, a few at a time.
-
-        Raises:
-            ConfigError: as `check_frames`.
-            NumericsError: the features hold NaN or infinite values.
-        """
+        """Run tower and projector over the frames, in batches, and merge in the tower if asked."""
         self.check_frames(frames)
         if needs.merging is not None:
             if needs != Needs(merging=needs.merging):
-                raise ValueError(f"needs: expected nothing beside merging, got {needs}")
+                raise ValueError(f"needs: expected merging alone, got {needs}")
             return self._encode_merged(frames, needs.merging, on_frame)
-        notices: list[str] = []
-        whole = run_tower(
-            len(frames.pixels),
-            self._batch_size(),
-            lambda first, stop: self._tower_pass(frames.pixels[first:stop], needs),
-            lambda size: notices.append(self._remember(size)),
-            on_frame,
-        )
+        whole, notices = self._run_tower(frames, needs, self._batch_size(), on_frame)
         source = "siglip head" if self.config.siglip_head else WITHOUT_HEAD
         return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+        """Record attention and keys, and embed each frame by SigLIP's head if it is configured."""
+        # 1. Layers to record. Without SigLIP's head the last block gives the pooling attention.
         with_head = self.config.siglip_head is not None
         layers = needs.saliency_layers
         if needs.pooling_attention and not with_head and -1 not in layers:
             layers = (*layers, -1)
+        # 2. Tower and projector. Recorded blocks must run even if they come after the features.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
             recorded = self.saliency_blocks((*layers, *needs.key_layers))
             hidden = self._tower_features(self.normalise(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
         saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
+        # 3. Frame embeddings, and a pooling attention that sums to 1 in each frame.
         embeddings = attention = None
         if needs.frame_embeddings:
             embeddings = self._head(hidden)(hidden) if with_head else features.mean(1)
@@ -162,13 +164,15 @@ class Llava(ComposedModel):
         return TowerPass(features, saliency, keys, embeddings, attention)
 
     def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
-        """As `encode`, with tokens that merge inside the tower; a clip's frames stay together."""
+        """Encode frames whose tokens merge inside the tower; a clip's frames stay in one batch."""
+        # 1. Clips, the frames whose tokens may merge with each other.
         total, patches = len(frames.pixels), self.grid[0] * self.grid[1]
         clips = merging.clips(total)
         longest = max(len(clip) for clip in clips)
         blocks = blocks_before_features(self.network.config)
         video, notices = MergedVideo(), []
 
+        # 2. One batch of clips. Consecutive clips of equal length share a plan and a tower pass.
         def encode(first: int, stop: int) -> list[tuple[Any, ...]]:
             done = []
             for length, batch in groupby(clips[first:stop], key=len):
@@ -182,11 +186,13 @@ class Llava(ComposedModel):
         def remember(size: int) -> None:
             notices.append(self._remember(size * longest))
 
+        # 3. All batches; indices of tokens count over the whole video.
         for _, done in micro_batches(len(clips), max(1, self._batch_size() // longest), encode, remember):
             for tokens, projected, plan in done:
                 video.add(tokens, projected, plan, patches)
             if on_frame:
                 on_frame(sum(len(owner) for owner in video.owner), total)
+        # 4. Check, and join the clips.
         check_encoded(torch.stack([torch.isfinite(features).all() for features in video.features]).all())
         return VisualTokens(
             features=torch.cat(video.features),
@@ -203,10 +209,12 @@ class Llava(ComposedModel):
         )
 
     def _batch_size(self) -> int:
+        """Return the number of frames whose activations fit into memory."""
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
-        # Residual, norm, queries, keys, values, what they attend to, and both sides of an MLP; one softmax in float32.
+        # Widths of the residual, norm, queries, keys, values, attention output and both sides of
+        # the MLP, and one softmax in float32.
         hidden = 7 * vision.hidden_size + 2 * vision.intermediate_size
         widths = hidden + self.network.config.text_config.hidden_size
         patches = self.grid[0] * self.grid[1]
@@ -214,16 +222,20 @@ class Llava(ComposedModel):
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
     def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
-        """Hidden states of the configured layer(s) [F, N, D_v], as the stock model selects them, after `least_blocks`
-        blocks or more have run.
+        """Return the stock model's choice of hidden states [F, N, D_v].
+
+        At least `least_blocks` blocks run, since attention may be recorded in them.
         """
         layers = self.network.config.vision_feature_layer
         wanted = [layers] if isinstance(layers, int) else list(layers)
         states = hidden_states(self.tower, pixels, wanted, least_blocks)
         selected = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
+        # "default" leaves out the CLS token.
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
     def _head(self, hidden: Tensor) -> SiglipHead:
+        """Return SigLIP's pooling head, loaded at the first use."""
+        # Two threads that share the model must not load it twice.
         with self._loading_head:
             if self._siglip_head is None:
                 self._siglip_head = SiglipHead.load(self.config, hidden.shape[-1], hidden)
@@ -231,11 +243,7 @@ class Llava(ComposedModel):
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
-        """By SigLIP's text tower where there is one, otherwise by the language model's input embeddings.
-
-        Raises:
-            ModelError: the text tower cannot be loaded.
-        """
+        """Return a scorer by SigLIP's text tower if there is one, else by the questions' words."""
         words = super().frame_scorer(questions)
         if not self.config.siglip_head:
             return words

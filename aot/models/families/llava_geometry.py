@@ -1,4 +1,4 @@
-"""How LLaVA lays a video's tokens out: its pooling, its learned newlines, and what its prompt says about time."""
+"""The layout of a video's tokens in LLaVA: pooling, learned newlines, and text about time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ TokenOrder = Literal["raster", "method"]
 
 @dataclass(frozen=True, slots=True)
 class LlavaGeometry:
-    """What a LLaVA was trained with; the default is LLaVA-OneVision's.
+    """Layout that a LLaVA was trained with; the default is LLaVA-OneVision's.
 
-    newline: "one_token" after the video; "grid" after every row of the pooled grid of which a token is kept;
-    "every_row" after all rows whatever is kept, as published for LLaVA-Video; "frame", one after every frame;
-    "frame_rows", as many as a frame has rows, together after it; "none". order: "raster", by frame, row and column;
-    "method", as the method emits them; None is raster order where newlines divide the video and the method's elsewhere.
+    Attributes:
+        pool: the pooling of a frame's tokens.
+        newline: where learned newlines go. "one_token": after the video. "grid": after each row of
+            the pooled grid that keeps a token. "every_row": after each row, as published for
+            LLaVA-Video. "frame": one after each frame. "frame_rows": after each frame, one per
+            row. "none": nowhere.
+        order: "raster" is by frame, row and column; "method" is the order that the method returns.
+            None is raster order if newlines divide the video, else the method's.
     """
 
     pool: Pooling = _BILINEAR
@@ -39,19 +43,23 @@ class LlavaGeometry:
 
     @classmethod
     def of(cls, config: ModelConfig, description: Mapping[str, Any]) -> LlavaGeometry:
-        """Return a checkpoint's geometry. Its config.json decides, by the newlines it was trained with or else the name
-        it has there: LLaVA-Video's ports to transformers' layout say no more. Where it has none, the name in use does,
-        but no folder above it. What LLaVA-Video's own says of pooling, bilinear, is a default of the training script.
+        """Return a checkpoint's geometry.
+
+        The newline position in config.json decides. If it is missing, the name in config.json does,
+        or else the name in use without its folders: ports of LLaVA-Video to transformers' layout
+        record no more. LLaVA-Video's recorded pooling is a default of its training script.
         """
         position = description.get("mm_newline_position")
         name = _last_name(str(description.get("_name_or_path") or config.name))
+        # LLaVA-Video. Its recorded pooling mode is ignored.
         if position == "grid" or (position is None and "llava-video" in name.lower()):
             return cls(_AVERAGE, "grid")
+        # LLaVA-OneVision and its relatives.
         averages = description.get("mm_spatial_pool_mode") == "average"
         return cls(_AVERAGE if averages else _BILINEAR, "none" if position == "no_token" else "one_token")
 
     def asked_for(self, config: ModelConfig) -> LlavaGeometry:
-        """With what the user has set instead."""
+        """Return this geometry with the user's settings in place of its own."""
         return LlavaGeometry(
             self.pool if config.pool == "auto" else Pooling(config.pool, 2),
             self.newline if config.newline == "auto" else config.newline,
@@ -60,15 +68,19 @@ class LlavaGeometry:
 
     @property
     def token_order(self) -> TokenOrder:
-        """The order in which the language model reads what is kept."""
+        """Return the order in which the language model reads the kept tokens."""
         return self.order or ("method" if self.newline in ("none", "one_token") else "raster")
 
     def run(self, tokens: CompressedTokens, *, placed: bool = True) -> Run:
-        """The kept tokens and `NEWLINE`s as the language model reads them, each with its index in the whole video if
-        `placed`; without them the order may be known before the device has chosen the tokens.
+        """Return kept tokens and newlines in the order in which the language model reads them.
+
+        Rows have indices in the whole video if they are `placed`. Otherwise the order may be known
+        before the device has selected the tokens.
         """
+        # 1. Frames follow each other, at most with one newline at the end.
         if self.newline in ("none", "one_token"):
             newlines = [NEWLINE] * (self.newline == "one_token")
+            # Nothing is read back from the device here.
             if self.token_order != "raster" and not placed:
                 return Run("", [*range(len(tokens.features)), *newlines])
             place, total = tokens.place.tolist(), len(tokens.timestamps_s) * math.prod(tokens.grid)
@@ -76,6 +88,7 @@ class LlavaGeometry:
             rows = [(token, place[token]) for token in order]
             rows += [(newline, total) for newline in newlines]
             return Run("", [row for row, _ in rows], [offset for _, offset in rows], total + (len(rows) - len(place)))
+        # 2. Newlines divide the video. A row's index counts the newlines before it.
         passes = self._passes(tokens)
         cells, span = (tokens.place % math.prod(tokens.grid)).tolist(), self._frame_span(tokens.grid)
         rows = [
@@ -86,14 +99,17 @@ class LlavaGeometry:
         return Run("", [row for row, _ in rows], [offset for _, offset in rows], span * len(tokens.timestamps_s))
 
     def _passes(self, tokens: CompressedTokens) -> Sequence[tuple[int, Sequence[int]]]:
-        """Frames in the order in which they are read, with the tokens that are read then. In the method's order a frame
-        may come twice (a keyframe as it was and as it became), and one of which nothing is kept does not come.
+        """Return frames in reading order, each with the tokens that are read with it.
+
+        In the method's order a frame may come twice (a keyframe before and after merging), and a
+        frame that keeps nothing does not come.
         """
         if self.token_order == "raster":
             return list(enumerate(by_frame(tokens)))
         passes: list[tuple[int, list[int]]] = []
         line, last = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True)), (-1, -1)
         for token, (frame, row) in enumerate(line):
+            # A new pass begins with another frame, or when the rows start again.
             if frame != last[0] or row < last[1]:
                 passes.append((frame, []))
             passes[-1][1].append(token)
@@ -101,27 +117,29 @@ class LlavaGeometry:
         return passes
 
     def _frame_span(self, grid: tuple[int, int]) -> int:
-        """How many rows of the prompt a whole frame takes."""
+        """Return the number of prompt rows of a frame that keeps all tokens."""
         newlines = 1 if self.newline == "frame" else grid[0]
         return math.prod(grid) + newlines
 
     def _frame_rows(
         self, members: Sequence[int], cells: Sequence[int], grid: tuple[int, int]
     ) -> Iterator[tuple[int, int]]:
-        """The tokens `members` of a frame, each in its cell, and newlines, with their indices in the whole frame."""
+        """Yield a frame's `members` and newlines, each with its index in the whole frame."""
         lines, cols = grid
         if self.newline in ("frame", "frame_rows"):
+            # All tokens, then all newlines of the frame.
             yield from ((token, cells[token]) for token in members)
             yield from ((NEWLINE, offset) for offset in range(lines * cols, self._frame_span(grid)))
             return
-        of_line = {line: list(run) for line, run in groupby(members, lambda token: cells[token] // cols)}
-        for line in range(lines) if self.newline == "every_row" else of_line:
-            yield from ((token, line + cells[token]) for token in of_line.get(line, ()))
+        # A newline after each line of cells; `line` newlines come before cell `line * cols`.
+        by_line = {line: list(run) for line, run in groupby(members, lambda token: cells[token] // cols)}
+        for line in range(lines) if self.newline == "every_row" else by_line:
+            yield from ((token, line + cells[token]) for token in by_line.get(line, ()))
             yield NEWLINE, (line + 1) * (cols + 1) - 1
 
 
 def _last_name(path: str) -> str:
-    """Return a model's own name without the folders or the owner before it, also where it lies in the hub's cache."""
+    """Return a model's own name without folders or owner, also for a path in the hub's cache."""
     parts = Path(os.path.normpath(Path(path).absolute())).parts
     if len(parts) > 2 and parts[-2] == "snapshots":
         return parts[-3].rpartition("--")[2]
@@ -129,11 +147,7 @@ def _last_name(path: str) -> str:
 
 
 def refuse_llava_settings(config: ModelConfig, name: str) -> None:
-    """For a family `name` that has none of LLaVA's settings.
-
-    Raises:
-        ConfigError: one is set.
-    """
+    """Raise ConfigError if one of LLaVA's settings is set for family `name`, which has none."""
     unset = ModelConfig()
     settings = ("pool", "newline", "token_order", "time_instruction", "siglip_head")
     given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]
@@ -142,7 +156,7 @@ def refuse_llava_settings(config: ModelConfig, name: str) -> None:
 
 
 def time_instruction(tokens: CompressedTokens) -> str:
-    """Return what the prompt of LLaVA-Video says about the frames, in the words it was trained with."""
+    """Return the text about frame times in LLaVA-Video's prompt, as in its training."""
     times = tokens.timestamps_s
     duration_s = times[-1] if tokens.duration_s is None else tokens.duration_s
     shown = ",".join(f"{time:.2f}s" for time in times)

@@ -1,5 +1,7 @@
-"""LLaVA-OneVision and LLaVA-Video as their authors published them (lmms-lab): other names for the same weights, and a
-config.json with the language model's sizes alone. They become the network of the hub's converted copies.
+"""LLaVA-OneVision and LLaVA-Video as their authors published them (lmms-lab).
+
+Their weights have other names, and config.json gives the sizes of the language model only. They are
+loaded into the network of the converted copies on the hub.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from aot.models.loading.checkpoints import explained, find_file, identify, load_
 
 __all__ = ["OriginalLlava", "network_config"]
 
-# Names of weights begin so in the checkpoint, and in the network.
+# Prefixes of weight names, in the checkpoint and in the network.
 _NAMES = (
     ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
     ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
@@ -27,36 +29,22 @@ _NAMES = (
 )
 _TOWER = _NAMES[0][0]
 
-# SigLIP so400m: config.json names it and says no more.
+# SigLIP so400m. Of the tower, config.json gives the name only.
 _HEAD_WIDTH = 72
 _FULL_WIDTH, _IMAGE_SIZE = 1152, 384
-_BLOCKS = 26  # of its 27; LLaVA's features are those before the last
+# LLaVA's features are the states before the last of its 27 blocks.
+_BLOCKS = 26
 
-_IMAGE_TOKEN, _VIDEO_TOKEN = 151646, 151647  # as in the converted copies
+# As in the converted copies.
+_IMAGE_TOKEN, _VIDEO_TOKEN = 151646, 151647
 
 _TEXT_SETTINGS = (
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "max_window_layers",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "pad_token_id",
-    "rms_norm_eps",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "sliding_window",
-    "tie_word_embeddings",
-    "use_sliding_window",
-    "vocab_size",
-)
-# What else config.json may say; another value means another network or another prompt.
+    "attention_dropout", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "intermediate_size",
+    "max_position_embeddings", "max_window_layers", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "pad_token_id", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
+    "tie_word_embeddings", "use_sliding_window", "vocab_size",
+)  # fmt: skip
+# Supported values of other keys in config.json; others mean another network or prompt.
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_resampler_type": (None,),
@@ -68,12 +56,16 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 
 class OriginalLlava(Llava):
-    """`Llava` from an original checkpoint; tokens files are exchangeable with those of its converted copy."""
+    """`Llava` from an original checkpoint.
+
+    Its tokens files and those of its converted copy are interchangeable.
+    """
 
     token_space = ("mm_projector.2.weight", "image_newline")
 
     @classmethod
     def load(cls, config: ModelConfig, description: dict[str, Any]) -> OriginalLlava:
+        """Load the network from renamed weights, and the tokenizer."""
         _check_tokenizer(config)
         network = _load_network(config, description)
         tokenizer = load_tokenizer(config, config=network.config.text_config)
@@ -82,27 +74,31 @@ class OriginalLlava(Llava):
 
 
 def _check_tokenizer(config: ModelConfig) -> None:
-    """transformers makes an empty tokenizer of nothing."""
+    """Check that tokenizer files exist, as transformers makes an empty tokenizer without them."""
     found = {name for name in ("tokenizer.json", "vocab.json", "merges.txt") if find_file(config, name)}
     if not ("tokenizer.json" in found or found == {"vocab.json", "merges.txt"}):
         raise ModelError(
-            f"{config.name} has no tokenizer.json; put the tokenizer's files beside the weights, those of its language "
-            "model (Qwen/Qwen2-7B-Instruct, for instance)"
+            f"{config.name} has no tokenizer.json; copy the tokenizer files of its language model next to the "
+            "weights (those of Qwen/Qwen2-7B-Instruct, for instance)"
         )
 
 
 def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
+    """Load the weights under the network's names, and check that all are there and used."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
+    # 1. The configuration, by config.json and the shapes of the weights.
     shapes = read_shapes(config)
     with explained(config):
         translated = network_config(str(config.name), description, shapes)
+    # 2. The weights, with prefixes of names replaced.
     network, info = read_network(
         config,
         LlavaOnevisionForConditionalGeneration,
         config=translated,
         key_mapping={"^" + re.escape(original): name for original, name in _NAMES},
     )
+    # 3. Missing weights would be random; unused ones mean another architecture.
     missing, unused = (
         sorted(_original(name) for name in info[kind] if not _is_spare(name))
         for kind in ("missing_keys", "unexpected_keys")
@@ -114,41 +110,44 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
         )
     if unused:
         raise ModelError(
-            f"{config.name} holds {len(unused)} weights that LLaVA-OneVision has no use for ({unused[0]}, ...), so it "
-            "is another model; use a checkpoint of LLaVA-OneVision or LLaVA-Video"
+            f"{config.name} has {len(unused)} weights that LLaVA-OneVision does not use ({unused[0]}, ...), so it has "
+            "another architecture; use a checkpoint of LLaVA-OneVision or LLaVA-Video"
         )
     return network
 
 
 def _is_spare(name: str) -> bool:
-    """Whether a weight belongs to SigLIP behind LLaVA's features, so that it may be there or not."""
+    """Return whether a weight belongs to SigLIP after LLaVA's features, and so may be missing."""
     block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
-    behind = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
-    return int(block[1]) >= _BLOCKS if block else name.startswith(behind)
+    after = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
+    return int(block[1]) >= _BLOCKS if block else name.startswith(after)
 
 
 def _original(name: str) -> str:
-    """The name in the checkpoint of a weight of the network."""
+    """Return the name in the checkpoint of a weight of the network."""
     return next((old + name.removeprefix(new) for old, new in _NAMES if name.startswith(new)), name)
 
 
 def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Any:
-    """What transformers calls the network with these weights; `name` is the checkpoint's, for errors.
+    """Return the transformers configuration of the network with weights of these shapes.
 
     Raises:
-        ModelError: config.json asks for something else than LLaVA-OneVision, or a weight that tells a size is missing.
+        ModelError: config.json asks for another architecture, or the tower lacks a weight.
     """
     from transformers import LlavaOnevisionConfig
 
+    # 1. Refuse what would change the network or the prompt.
     for key, supported in _SUPPORTED.items():
         if description.get(key) not in supported:
             raise ModelError(
                 f"{name} has {key} {description.get(key)!r} in its config.json, which is not supported; "
                 f"use a checkpoint with {' or '.join('none' if value is None else repr(value) for value in supported)}"
             )
+    # 2. The language model. Small vocabularies, as in tests, end with the two placeholders.
     text = {key: description[key] for key in _TEXT_SETTINGS if key in description}
     vocabulary = text["vocab_size"]
     full = vocabulary > _VIDEO_TOKEN
+    # 3. The whole. The tower is built without its last block, so its features are of layer -1.
     return LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", **_vision_settings(name, shapes)},
         text_config={"model_type": "qwen2", **text},
@@ -162,13 +161,16 @@ def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[st
 
 
 def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    def shape(place: str) -> Sequence[int]:
-        if _TOWER + place not in shapes:
-            raise ModelError(f"{name} lacks {_TOWER}{place}; use a checkpoint that holds its vision tower, a SigLIP")
-        return shapes[_TOWER + place]
+    """Return the tower's settings, read from the shapes of its weights."""
+
+    def shape(weight: str) -> Sequence[int]:
+        if _TOWER + weight not in shapes:
+            raise ModelError(f"{name} lacks {_TOWER}{weight}; use a checkpoint that includes its SigLIP tower")
+        return shapes[_TOWER + weight]
 
     width, _, patch, _ = shape("embeddings.patch_embedding.weight")
     positions = shape("embeddings.position_embedding.weight")[0]
+    # The head width cannot be read from shapes, so it is the same for all.
     if width % _HEAD_WIDTH:
         raise ModelError(f"the vision tower of {name} is {width} wide; only SigLIP so400m (1152) is supported")
     block = re.compile(re.escape(_TOWER) + r"encoder\.layers\.(\d+)\.")
@@ -187,6 +189,6 @@ def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str
 
 
 def _image_size(positions: int, patch: int) -> int:
-    """Pixels per side. 27 patches of 14 leave 6 of the tower's 384 pixels over."""
+    """Return pixels per side; 27 patches of 14 pixels leave 6 of SigLIP's 384 pixels unused."""
     side = round(positions**0.5)
     return _IMAGE_SIZE if _IMAGE_SIZE // patch == side else side * patch

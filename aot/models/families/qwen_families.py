@@ -1,4 +1,4 @@
-"""What sets Qwen2.5-VL and Qwen3-VL apart: when a pair is shown, how that is told, and who attends to whom."""
+"""Differences between Qwen2.5-VL and Qwen3-VL: times of frame pairs, prompts, attention windows."""
 
 from __future__ import annotations
 
@@ -32,22 +32,28 @@ class Qwen25VL(QwenVL):
         return turns + _START, _END + _ASKED
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
+        # No text between pairs: their times are in the position ids.
         return [Run("", in_reading_order(tokens))]
 
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
+        # A pair has the time of its first frame.
         return tuple(times_s[:: self.temporal_patch])
 
     def _full_attention(self) -> Sequence[int]:
+        # The list may name blocks that a small tower does not have.
         return [block for block in self.tower.config.fullatt_block_indexes if block < self.tower.config.depth]
 
     def _attended_order(self, grid: tuple[int, int]) -> Tensor | None:
+        # The tower sorts tokens by attention window; the configured size is in pixels.
         vision = self.tower.config
         return window_order(*grid, vision.window_size // vision.spatial_merge_size // vision.patch_size)
 
 
 class Qwen3VL(QwenVL):
-    """Qwen3-VL 2B, 4B, 8B, 32B, and with experts 30B-A3B and 235B-A22B. What the tower makes of the patches in some of
-    its blocks is added to the output of the language model's first layers, too. Each pair follows its time.
+    """Qwen3-VL 2B, 4B, 8B and 32B, and the mixtures of experts 30B-A3B and 235B-A22B.
+
+    DeepStack: features of some tower blocks are added to the output of the language model's first
+    layers as well. In the prompt each pair of frames follows its time.
     """
 
     networks: ClassVar = {
@@ -60,23 +66,27 @@ class Qwen3VL(QwenVL):
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
         if tokens.deepstack is None and len(self.tower.config.deepstack_visual_indexes):
             raise ValueError(
-                "deepstack: expected features beside the tokens, got none; see aot.pipeline.stream.SegmentCompressor"
+                "deepstack: expected features of the kept tokens, got none; see aot.pipeline.stream.SegmentCompressor"
             )
         return super()._prefix(tokens)
 
     def _template(self) -> tuple[str, str]:
-        """What the chat template puts around a video gave way to the pairs in the code that the family came with;
-        transformers from 5.10 on leaves it around all of them ("hf").
+        """Return the prompt with vision markers around each pair; with "hf" also around the video.
+
+        "hf" is the chat template as transformers from 5.10 on reads it. The family's original code
+        replaced the markers around the video.
         """
         user = "<|im_start|>user\n"
         return (user + _START, 2 * _END + _ASKED) if self.config.template == "hf" else (user, _END + _ASKED)
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
+        # The end marker of a pair comes before the next time; the template has the last one.
         times = [f"<{time:.1f} seconds>{_START}" for time in tokens.timestamps_s]
         pairs = zip(times, by_frame(tokens), strict=True)
         return [Run(f"{_END if number else ''}{time}", kept) for number, (time, kept) in enumerate(pairs)]
 
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
+        # A pair has the mean time of its two frames; an odd last frame has its own.
         starts = range(0, len(times_s), self.temporal_patch)
         last = len(times_s) - 1
         return tuple((times_s[first] + times_s[min(first + self.temporal_patch - 1, last)]) / 2 for first in starts)

@@ -1,7 +1,7 @@
-"""Frames as Qwen-VL's towers want them: which size, packed into rows of patches, and in which order these attend.
+"""Frames for Qwen-VL's towers: their size, their packing into patch rows, and the attention order.
 
-A patch is a square of `temporal` consecutive frames. The tower merges squares of `merge` x `merge` patches into one
-token, so the patches of one token come first, then those of the next.
+A patch is a square of `temporal` consecutive frames. The tower merges squares of `merge` x `merge`
+patches into one token, so the patches of one token come first, then those of the next.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ __all__ = ["FrameSizes", "inverse", "packed", "window_order"]
 
 @dataclass(frozen=True, slots=True)
 class FrameSizes:
-    """The sizes a checkpoint reads: sides are multiples of `factor`, and there are `least` to `most` pixels, in a frame
-    or with `of_all` in all frames of a video.
+    """Frame sizes that a checkpoint reads.
+
+    Attributes:
+        factor: the side of a token in pixels, of which sides are multiples.
+        least: the minimum of pixels per frame.
+        most: the maximum of pixels per frame.
+        of_all: whether `least` and `most` limit all frames of a video together.
     """
 
     factor: int
@@ -32,26 +37,28 @@ class FrameSizes:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], default: FrameSizes) -> FrameSizes:
-        """By a checkpoint's preprocessor file; what that does not say is as in `default`.
+        """Return the sizes in a checkpoint's preprocessor file, which `default` completes.
 
         Raises:
-            ModelError: it says something that is no number of pixels.
+            ModelError: a number of pixels in it is not a positive integer.
         """
         nested = settings.get("size")
         size = {**(nested if isinstance(nested, Mapping) else {}), **settings}
         least = _first(size, ("min_pixels", "shortest_edge"), default.least)
         most = _first(size, ("max_pixels", "longest_edge"), default.most)
         if not all(isinstance(value, int) and value > 0 for value in (least, most)):
-            raise ModelError(f"the preprocessor's pixels must be whole numbers above 0, got {least!r} to {most!r}")
+            raise ModelError(f"the preprocessor's pixel limits must be positive integers, got {least!r} to {most!r}")
         return cls(default.factor, least, most, default.of_all)
 
     def of_frame(self, height: int, width: int, frames: int, most: int | None = None) -> tuple[int, int]:
-        """(rows, cols) in pixels for `frames` frames of height x width, about as high and wide in proportion; `most`
-        is the user's limit for a frame.
+        """Return a size (rows, cols) in pixels for frames of height x width, close in aspect ratio.
+
+        `most` is the user's limit of pixels per frame.
 
         Raises:
-            ConfigError: nothing is as small as `most`.
+            ConfigError: `most` is below one token.
         """
+        # 1. The checkpoint's own size, if it is within the user's limit.
         size = self._stock(height, width, frames)
         if most is None or math.prod(size) <= most:
             return size
@@ -60,12 +67,15 @@ class FrameSizes:
                 f"model.frame_pixels must be at least {self.factor**2} ({self.factor} x {self.factor}, one token) for "
                 f"this model, got {most}"
             )
+        # 2. Otherwise shrink to the limit. A frame one token high or wide must not exceed it.
         rows, cols = _shrunk(height, width, 1, most, self.factor)
-        longest = most // self.factor // self.factor * self.factor  # of a frame that is one token high or wide
+        longest = most // self.factor // self.factor * self.factor
         return min(rows, longest), min(cols, longest)
 
     def _stock(self, height: int, width: int, frames: int) -> tuple[int, int]:
-        """As the checkpoint's own processor has it, which counts an odd number of frames as one less or one more."""
+        """Return the size that the checkpoint's own processor chooses."""
+        # 1. Frames to count, and sides of at least one token. The processor rounds the count to an
+        # even number, but scales by the number itself.
         factor, counted = self.factor, 1
         if self.of_all:
             frames = max(frames, 2)
@@ -74,7 +84,9 @@ class FrameSizes:
             height, width = int(height * scale), int(width * scale)
         else:
             frames = 1
+        # 2. The nearest multiples of `factor`.
         rows, cols = (round(side / factor) * factor for side in (height, width))
+        # 3. Shrink or enlarge to the limits.
         if counted * rows * cols > self.most:
             return _shrunk(height, width, frames, self.most, factor)
         if counted * rows * cols < self.least:
@@ -88,33 +100,38 @@ def _first(settings: Mapping[str, Any], names: tuple[str, str], default: int) ->
 
 
 def _shrunk(height: int, width: int, frames: int, most: int, factor: int) -> tuple[int, int]:
+    """Return sides shrunk to multiples of `factor`, with at most `most` pixels in all frames."""
     scale = math.sqrt(frames * height * width / most)
     rows, cols = (max(factor, math.floor(side / scale / factor) * factor) for side in (height, width))
     return rows, cols
 
 
 def packed(pixels: Tensor, temporal: int, patch: int, merge: int) -> Tensor:
-    """[F, C, H, W] to rows [T * N, C * temporal * patch * patch], one for a patch, T = F / temporal; frames that are
-    missing at the end are the last one again.
+    """Pack frames [F, C, H, W] into patches, rows [T * N, C * temporal * patch * patch].
+
+    T = F / temporal, rounded up; the last frame is repeated where frames are missing.
 
     Raises:
-        ValueError: a side is no multiple of patch * merge.
+        ValueError: a side is not a multiple of patch * merge.
     """
     frames, channels, height, width = pixels.shape
     for axis, side in ((2, height), (3, width)):
         if side % (patch * merge):
             raise ValueError(f"axis {axis} of pixels: expected a multiple of {patch * merge}, got {side}")
+    # 1. Whole groups of frames.
     if missing := -frames % temporal:
         pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+    # 2. One axis each for tokens, patches in a token, and pixels in a patch.
     sides = (height // patch // merge, merge, patch, width // patch // merge, merge, patch)
     parts = pixels.reshape(-1, temporal, channels, *sides)
-    # time, token's row and column, patch's row and column in it, channel, frame, pixel's row and column
+    # 3. In order: time, token row and col, patch row and col, channel, frame, pixel row and col.
     return parts.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, channels * temporal * patch**2)
 
 
 def window_order(rows: int, cols: int, side: int) -> Tensor:
-    """The tokens of a frame window by window, int64 [rows * cols] of raster numbers: windows of side x side tokens in
-    raster order, those at the right and at the bottom smaller.
+    """Return the raster indices of a frame's tokens, sorted by window: int64 [rows * cols].
+
+    Windows of side x side tokens are in raster order; those at the right and bottom may be smaller.
     """
     row, col = torch.arange(rows)[:, None], torch.arange(cols)[None]
     window = row // side * math.ceil(cols / side) + col // side
@@ -122,5 +139,5 @@ def window_order(rows: int, cols: int, side: int) -> Tensor:
 
 
 def inverse(order: Tensor) -> Tensor:
-    """The order that undoes an order."""
+    """Return the permutation that reverses `order`."""
     return order.argsort()

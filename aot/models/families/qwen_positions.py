@@ -1,7 +1,7 @@
-"""Positions in time, height and width (M-RoPE) of a prompt that holds only some of a video's tokens.
+"""Position ids in time, height and width (M-RoPE) of a prompt with only some of a video's tokens.
 
-They are those of the whole: the installed model's own rule counts the prompt with every token of the video, and each
-row that is kept takes its position there.
+The installed model's own rule gives the position ids of the prompt with all tokens of the video.
+Each row that is kept takes its position ids from there.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from aot.types import CompressedTokens
 
 __all__ = ["WholePrompt", "seconds_per_frame"]
 
-_OF_TEXT, _OF_VIDEO = 0, 2  # transformers' numbers for what a token is
+# Values of transformers' `mm_token_type_ids`.
+_OF_TEXT, _OF_VIDEO = 0, 2
 
 
 @dataclass(frozen=True, slots=True)
 class WholePrompt:
-    """A prompt up to and with its video, all T * n tokens of it, and one word of text after it: L rows.
+    """A prompt up to and with its video, all T * n tokens of it, and one text token: L rows.
 
-    ids, kinds: [1, L] int64; kinds are transformers' `mm_token_type_ids`. rows: [P], where those of the prompt are that
-    holds only what is kept.
+    Attributes:
+        ids: [1, L] int64, token ids.
+        kinds: [1, L] int64, transformers' `mm_token_type_ids`.
+        rows: [P], the indices of the rows that the prompt keeps.
     """
 
     ids: Tensor
@@ -36,28 +39,39 @@ class WholePrompt:
     def around(
         cls, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens, video_token: int
     ) -> WholePrompt:
-        """texts: ids of each run's text; each run holds equally many consecutive frames."""
+        """Build the whole prompt around what is kept.
+
+        `texts` are the token ids of the runs' texts. Each run has equally many consecutive frames.
+        """
         (rows, cols), frames = tokens.grid, len(tokens.timestamps_s)
-        behind_text = frames // len(runs) * rows * cols
-        place = tokens.place.cpu()
+        per_run = frames // len(runs) * rows * cols
+        indices = tokens.place.cpu()
         words: list[int] = []
         kinds: list[int] = []
         kept: list[int] = []
-        shift = 0  # of a token of this run: text so far
+        # A token's row is its index in the video plus the text rows before it.
+        shift = 0
         for text, run in zip(texts, runs, strict=True):
+            # 1. All text is kept.
             kept += range(len(words), len(words) + len(text))
             shift += len(text)
-            kept += (place[list(run.rows)] + shift).tolist()
-            words += [*text, *[video_token] * behind_text]
-            kinds += [*[_OF_TEXT] * len(text), *[_OF_VIDEO] * behind_text]
+            # 2. Of the run's frames, the kept tokens.
+            kept += (indices[list(run.rows)] + shift).tolist()
+            # 3. The whole prompt has the run's text and all tokens of its frames.
+            words += [*text, *[video_token] * per_run]
+            kinds += [*[_OF_TEXT] * len(text), *[_OF_VIDEO] * per_run]
+        # One more text token, whose position is where the text after the video begins.
         return cls(torch.tensor([[*words, 0]]), torch.tensor([[*kinds, _OF_TEXT]]), torch.tensor(kept))
 
     def of_kept(self, positions: Tensor) -> tuple[Tensor, int]:
-        """From those of the whole [3, 1, L] the prompt's [3, 1, P], and where text goes on after the video."""
+        """Select position ids [3, 1, P] of the kept rows from those of the whole, [3, 1, L].
+
+        The second value is the position of the text after the video.
+        """
         return positions[..., self.rows], int(positions[0, 0, -1])
 
 
 def seconds_per_frame(timestamps_s: Sequence[float]) -> float:
-    """The mean time from one to the next; 1 where there is only one."""
+    """Return the mean time between frames, in seconds; 1 if there is only one frame."""
     between = len(timestamps_s) - 1
     return (timestamps_s[-1] - timestamps_s[0]) / between if between else 1.0

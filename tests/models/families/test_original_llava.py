@@ -320,7 +320,7 @@ def test_geometry(folder: Path, settings: dict[str, Any], pool: str, newline: st
 )
 def test_weights_without_a_place_are_refused(folder: Path, name: str) -> None:
     rewrite_weights(folder, {name: torch.zeros(4)})
-    with pytest.raises(ModelError, match=rf"holds 1 weights .*no use for \({name}, .*use a checkpoint of"):
+    with pytest.raises(ModelError, match=rf"has 1 weights .*does not use \({name}, .*use a checkpoint of"):
         load(folder)
 
 
@@ -346,7 +346,7 @@ def test_missing_weights_are_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [TOWER, TOWER + "embeddings.patch_embedding.", TOWER + "encoder.layers.0.mlp.fc1.w"])
 def test_without_its_tower_a_checkpoint_is_refused(folder: Path, name: str) -> None:
     rewrite_weights(folder, without=name)
-    with pytest.raises(ModelError, match=rf"lacks {TOWER}.*use a checkpoint that holds its vision tower"):
+    with pytest.raises(ModelError, match=rf"lacks {TOWER}.*use a checkpoint that includes its SigLIP tower"):
         load(folder)
 
 
@@ -379,7 +379,7 @@ def test_a_missing_shard_is_named(twins: tuple[Path, Path], tmp_path: Path) -> N
 def test_without_a_tokenizer_a_checkpoint_is_refused(folder: Path, left: tuple[str, ...]) -> None:
     for name in {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"} - {*left}:
         (folder / name).unlink()
-    with pytest.raises(ModelError, match=r"has no tokenizer\.json; put the tokenizer's files"):
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json; copy the tokenizer files"):
         load(folder)
 
 

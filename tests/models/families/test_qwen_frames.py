@@ -74,7 +74,7 @@ def test_limits_in_a_checkpoints_file(settings: dict[str, Any], expected: tuple[
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "many", [3]])
 def test_limits_that_are_none_are_refused(value: Any) -> None:
-    with pytest.raises(ModelError, match="preprocessor's pixels"):
+    with pytest.raises(ModelError, match="preprocessor's pixel limits"):
         FrameSizes.of({"max_pixels": value}, FrameSizes(28, 100, 200))
 
 

@@ -181,7 +181,7 @@ def test_internvl(tmp_path: Path, ratio: float) -> None:
 
 
 def test_qwen_keeps_its_own(qwen25_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.positions packed is not for Qwen-VL"):
+    with pytest.raises(ConfigError, match=r"model\.positions packed does not work with Qwen-VL"):
         load_model(ModelConfig(name=str(qwen25_folder), device="cpu", positions="packed"))
     model = load_model(ModelConfig(name=str(qwen25_folder), device="cpu", positions="original"))
     assert model.placement["positions"] == "original"
