@@ -94,7 +94,7 @@ def test_a_named_model_out_of_reach(
     go_online(monkeypatch, closed_port(), hub_cache)
     run = run_aot("ask", clip_file, "hi?", "--model", REAL_MODEL)
     assert run.code == 4
-    assert "neither a folder here nor in the cache, and 127.0.0.1" in run.err
+    assert "neither a local folder nor in the cache, and 127.0.0.1" in run.err
 
 
 def test_a_named_model_is_asked_for_once(run_aot: Aot, hub: StandInHub, clip_file: Path) -> None:

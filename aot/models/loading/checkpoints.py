@@ -1,6 +1,6 @@
-"""Finding, checking and placing a checkpoint, with errors that say what to do.
+"""Find, check, load and place a checkpoint; errors come with a remedy.
 
-Only safetensors weights are read, and no code that comes with a checkpoint is ever run.
+Only safetensors weights are read, and no code of a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ __all__ = [
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Return arguments every transformers loader gets. For what is on this machine whole the hub is not asked, whatever
-    its files name.
+    """Return the arguments that every loader of transformers gets.
+
+    The hub is never asked for a checkpoint that is complete on this machine.
     """
     return {"revision": config.revision, "local_files_only": is_offline(config) or is_here(config)}
 
 
 @contextmanager
 def explained(config: ModelConfig) -> Iterator[None]:
-    """Turn the loaders' many exceptions into one ModelError with a remedy."""
+    """Turn the many exceptions of the loaders into a ModelError with a remedy."""
     name = config.name
     try:
         with explained_memory():
@@ -67,10 +68,11 @@ def explained(config: ModelConfig) -> Iterator[None]:
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
         if path_kind(str(name)) == "folder":
             raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
+        # The name is one of the hub, or of a folder that does not exist.
         if is_offline(config):
             suggestion = did_you_mean(str(name), KNOWN_MODELS)
             raise ModelError(
-                f"{name} is neither a folder here nor in the local cache, and the offline mode is on; "
+                f"{name} is neither a local folder nor in the cache, and offline mode is on; "
                 "download it once without --offline (and HF_HUB_OFFLINE), or pass a local folder"
                 f"{suggestion and f'; {suggestion}'}"
             ) from error
@@ -80,19 +82,21 @@ def explained(config: ModelConfig) -> Iterator[None]:
         ) from error
     except AOTError:
         raise
-    except Exception as error:  # a damaged or hostile checkpoint fails in as many ways as there are parsers
+    except Exception as error:
+        # A damaged or hostile checkpoint can raise any exception of any parser.
         raise ModelError(f"{name} cannot be loaded: {first_line(error)}") from error
 
 
 def read_model_config(config: ModelConfig) -> dict[str, Any]:
-    """The checkpoint's config.json, with the commit hash as `_commit_hash` when it came from the hub.
+    """Return the checkpoint's config.json, with `_commit_hash` if it came from the hub.
 
     Raises:
-        ModelError: it cannot be read, or Python was started so that no model can be loaded.
+        ModelError: it cannot be read, or Python runs without docstrings.
     """
-    if sys.flags.optimize > 1:  # transformers builds its models' documentation from docstrings when it imports them
+    # When transformers is imported, it builds documentation from the docstrings of its models.
+    if sys.flags.optimize > 1:
         raise ModelError(
-            "python -OO (PYTHONOPTIMIZE=2) drops the docstrings that transformers needs; use -O, or leave it out"
+            "python -OO (PYTHONOPTIMIZE=2) drops the docstrings that transformers needs; use -O or no option"
         )
     from transformers import PretrainedConfig
 
@@ -104,14 +108,14 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
-    """A JSON file of the checkpoint; {} if it has none."""
+    """Return a JSON file of the checkpoint, or {} if there is none."""
     path = find_file(config, filename)
     with explained(config):
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
-    """The network of class `cls`, in eval mode on its device, or on several.
+    """Return a network of class `cls`, in eval mode, on its device or devices.
 
     Raises:
         ModelError: a weight is missing (it would be random) or has another shape.
@@ -127,19 +131,24 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
 
 
 def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """As `load_network`, whatever is missing, with what transformers' loader says of the weights; `more` is for it.
+    """Load as `load_network` does, and return the loader's report of missing weights as well.
+
+    `more` is passed to transformers' loader.
 
     Raises:
         ModelError: a weight has another shape.
     """
+    # 1. Device and dtype.
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    # 2. Of the checkpoint's generation settings, only those that decoding supports.
     asked = read_json(config, "generation_config.json")
     with explained(config):
         if asked:
             from transformers import GenerationConfig
 
             more["generation_config"] = GenerationConfig(**understood_settings(asked))
+        # 3. The weights. Nothing but safetensors, and no code of the checkpoint.
         network, info = cls.from_pretrained(
             location(config),
             dtype=dtype,
@@ -150,19 +159,20 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
             **hub_arguments(config),
             **more,
         )
+    # 4. Placed or quantized networks must not be moved or changed. Others get joined projections.
     network.eval().requires_grad_(False)
-    quantised = getattr(network, "hf_quantizer", None) is not None  # also where the checkpoint was
-    if is_placed(config) or quantised:
+    quantized = getattr(network, "hf_quantizer", None) is not None  # by us, or in the checkpoint
+    if is_placed(config) or quantized:
         return network, info
     join_projections(network, device)
     return network.to(device), info
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for a name; "auto" is the first of CUDA, MPS and CPU that is there.
+    """Return the torch device; "auto" is the first of CUDA, MPS and CPU that is available.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device is not available, or there is none of this name.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -172,28 +182,29 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N or mps") from None
-    there = {
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there.get(device.type, False):
+    if not available.get(device.type, False):
         raise ConfigError(f"device {name} is not available on this machine; see `aot doctor`, or use --device auto")
     return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype for a name; "auto" is bfloat16 where a GPU has it, else float16 on GPUs; float32 on the CPU."""
+    """Return the dtype; "auto" is bfloat16 or float16 on GPUs, and float32 on the CPU."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older cards only emulate bfloat16
+        # Older cards emulate bfloat16, which is slow.
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
 
 
 def read_weights(config: ModelConfig, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """The tensors whose names are wanted, as they are stored, from a single or a sharded safetensors checkpoint."""
+    """Return the weights whose names are wanted, in their stored dtype, from all shards."""
     weights: dict[str, Tensor] = {}
     with explained(config):
         for file in _shards(config, wanted):
@@ -202,7 +213,7 @@ def read_weights(config: ModelConfig, wanted: Callable[[str], bool]) -> dict[str
 
 
 def read_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a single or a sharded safetensors checkpoint, without reading them."""
+    """Return the shapes of all weights by name, without reading the weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     with explained(config):
         for file in _shards(config, lambda key: True):
@@ -211,39 +222,42 @@ def read_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _shards(config: ModelConfig, wanted: Callable[[str], bool]) -> Iterator[Any]:
-    """The safetensors files that hold wanted tensors, open."""
+    """Yield the open safetensors files that hold wanted weights."""
     from safetensors import safe_open
 
-    places = read_json(config, "model.safetensors.index.json").get("weight_map") or {}
-    names = {shard for key, shard in places.items() if wanted(key)} if places else {"model.safetensors"}
+    # An index maps weights to shards; without one there is a single file.
+    shards = read_json(config, "model.safetensors.index.json").get("weight_map") or {}
+    names = {shard for key, shard in shards.items() if wanted(key)} if shards else {"model.safetensors"}
     for name in sorted(names):
         path = find_file(config, name)
         if path is None:
             raise ModelError(
-                f"{config.name} has no {name}; pass a checkpoint with safetensors weights (others are never opened)"
+                f"{config.name} has no {name}; pass a checkpoint with safetensors weights (no others are opened)"
             )
         with safe_open(str(path), framework="pt") as file:
             yield file
 
 
 def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
-    """Hash of the stored weights whose names end so: it does not depend on the dtype they are loaded in. It is of their
-    float16, because that is how the hub's converted copies of bfloat16 checkpoints are stored.
+    """Return a hash of the stored weights whose names end with `suffixes`.
+
+    It does not depend on the dtype in which they are loaded.
     """
     weights = read_weights(config, lambda key: key.endswith(suffixes))
     digest = hashlib.sha256()
     for _, weight in sorted(weights.items()):
+        # The hub's converted copies of bfloat16 checkpoints are float16: hash that for both.
         digest.update(weight.to(torch.float16).contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def identify(config: ModelConfig, description: Mapping[str, Any], suffixes: tuple[str, ...]) -> ModelIdentity:
-    """Of the checkpoint with config.json `description`; suffixes: of the weights that define its token space."""
+    """Return the checkpoint's identity; `suffixes` name the weights that define its token space."""
     return ModelIdentity(str(config.name), description.get("_commit_hash"), fingerprint(config, suffixes))
 
 
 def load_tokenizer(config: ModelConfig, /, **more: Any) -> Any:
-    """The checkpoint's tokenizer; `more` is for transformers' loader."""
+    """Return the checkpoint's tokenizer; `more` is passed to transformers' loader."""
     from transformers import AutoTokenizer
 
     with explained(config):
@@ -251,7 +265,7 @@ def load_tokenizer(config: ModelConfig, /, **more: Any) -> Any:
 
 
 def find_file(config: ModelConfig, filename: str) -> Path | None:
-    """Where a file of the checkpoint is, fetched if need be; None if it has no such file."""
+    """Return the path of a file, fetched if necessary, or None if the checkpoint has none."""
     from transformers.utils import cached_file
 
     options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}

@@ -1,4 +1,4 @@
-"""Which model answers when none is named."""
+"""The model that answers if the user names none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aot.models.loading.hub import Listing, is_cached, is_offline, list_files
 
 __all__ = ["KNOWN_MODELS", "DefaultModel", "default_model"]
 
-# From the smallest: it fits wherever a larger one does.
+# In order of size: the smallest fits on every device on which a larger one does.
 _ONEVISION = (
     REAL_MODEL,
     "llava-hf/llava-onevision-qwen2-0.5b-si-hf",
@@ -20,7 +20,7 @@ _ONEVISION = (
     "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     "llava-hf/llava-onevision-qwen2-72b-ov-chat-hf",
 )
-# Names to suggest for one that is misspelt.
+# Suggestions for a misspelled name.
 KNOWN_MODELS = (
     BUNDLED_MODEL,
     *_ONEVISION,
@@ -34,8 +34,12 @@ KNOWN_MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
-    """name: of the model. lacking: why it is not `REAL_MODEL`; None if it is. to_fetch: what the hub has of it, None if
-    nothing is to be fetched.
+    """The model to use if none is named.
+
+    Attributes:
+        name: the model's name.
+        lacking: why it is not `REAL_MODEL`; None if it is.
+        to_fetch: its files on the hub; None if nothing has to be fetched.
     """
 
     name: str
@@ -44,15 +48,20 @@ class DefaultModel:
 
 
 def default_model(config: ModelConfig) -> DefaultModel:
-    """Return `REAL_MODEL` where it is cached or can be fetched; else the smallest LLaVA-OneVision of the cache; else
-    the bundled toy. Takes as long as `list_files` at most. config: says whether to stay offline.
+    """Return `REAL_MODEL` if it is cached or can be fetched, else a fallback.
+
+    The fallback is the smallest LLaVA-OneVision in the cache, or else the bundled toy. This takes
+    no longer than `list_files`. `config` decides whether the hub may be asked.
     """
+    # 1. Without the network.
     if is_cached(REAL_MODEL):
         return DefaultModel(REAL_MODEL)
+    # 2. From the hub. Listing its files also shows whether it can be reached.
     lacking = "offline mode is on (--offline or HF_HUB_OFFLINE)"
     if not is_offline(config):
         try:
             return DefaultModel(REAL_MODEL, to_fetch=list_files(REAL_MODEL))
         except ModelError as error:
             lacking = str(error)
+    # 3. A fallback on this machine.
     return DefaultModel(next(filter(is_cached, _ONEVISION), BUNDLED_MODEL), lacking)

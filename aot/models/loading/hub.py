@@ -1,6 +1,6 @@
-"""What the Hugging Face hub, and its cache on this machine, have of a model.
+"""Files of a model on the Hugging Face hub, and in its cache on this machine.
 
-Whether the hub answers is decided within `PATIENCE_S` seconds, whatever the network does.
+Whether the hub answers is known within `PATIENCE_S` seconds, whatever the network does.
 """
 
 from __future__ import annotations
@@ -29,21 +29,26 @@ __all__ = [
     "list_files",
 ]
 
+# How long to wait for an answer of the hub.
 PATIENCE_S = 3.0
 _WEIGHTS = ".safetensors"
-_SUFFIXES = (".json", ".txt", ".jinja", _WEIGHTS)  # nothing else is ever read
+# Loaders read no other files.
+_SUFFIXES = (".json", ".txt", ".jinja", _WEIGHTS)
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
 T = TypeVar("T")
 
 
 class HubUnreachableError(ModelError):
-    """The hub does not answer in time, or what answers is no hub."""
+    """Raised if the hub does not answer in time, or the host is not a hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Files of a repository that a model is loaded from, weights last. size_bytes: of all, None where the hub does not
-    say.
+    """Files of a repository that are needed to load a model.
+
+    Attributes:
+        files: their names, weights last.
+        size_bytes: the sum of their sizes; None if the hub does not give them.
     """
 
     files: tuple[str, ...] = ()
@@ -51,7 +56,7 @@ class Listing:
 
 
 def is_offline(config: ModelConfig) -> bool:
-    """Return whether the hub is not to be asked: by `--offline`, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
+    """Return whether --offline, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub."""
     from huggingface_hub import constants
 
     return config.offline or bool(constants.HF_HUB_OFFLINE)
@@ -65,7 +70,7 @@ def hub_host() -> str:
 
 
 def is_cached(name: str, revision: str | None = None) -> bool:
-    """Return whether configuration, tokenizer and every shard of the weights are in the cache."""
+    """Return whether configuration, tokenizer and all shards of the weights are in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     def find(filename: str) -> Path | None:
@@ -75,19 +80,21 @@ def is_cached(name: str, revision: str | None = None) -> bool:
     try:
         if find("config.json") is None or not any(map(find, _TOKENIZERS)):
             return False
+        # Without an index the weights are a single file.
         index = find("model.safetensors.index.json")
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index else {"model.safetensors"}
         return all(find(shard) is not None for shard in shards)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # no name for a model, or a damaged index
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        # The name is invalid, or the index is damaged.
         return False
 
 
 def list_files(name: str, revision: str | None = None) -> Listing:
-    """Ask the hub which files of a model there are to fetch. This is also how to see whether the hub can be reached.
+    """Ask the hub for the files of a model; this also tests whether the hub can be reached.
 
     Raises:
-        HubUnreachableError: there is no answer within `PATIENCE_S`, or none of a hub.
-        ModelError: the hub has no such model or revision, or shows it only to others.
+        HubUnreachableError: no answer of a hub comes within `PATIENCE_S`.
+        ModelError: the hub has no such model or revision, or the user may not read it.
     """
     from huggingface_hub import HfApi, errors
 
@@ -99,46 +106,50 @@ def list_files(name: str, revision: str | None = None) -> Listing:
         )
         sizes = {file.rfilename: file.size for file in found.siblings or [] if _is_read(file.rfilename)}
     except errors.HFValidationError as error:
-        raise ModelError(f"{name} can be no name of a model on {host}, which are called OWNER/NAME") from error
+        raise ModelError(f"{name} is not a model name of {host}; names have the form OWNER/NAME") from error
     except errors.GatedRepoError as error:
-        raise ModelError(f"{name} asks for consent: give it on {host}/{name}, then `hf auth login`") from error
+        raise ModelError(f"{name} is gated; accept its terms on {host}/{name}, then run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{name} has no revision {revision} on {host}; check --revision") from error
     except errors.RepositoryNotFoundError as error:
-        raise ModelError(f"{host} has no model {name} for everyone; check the name, or `hf auth login`") from error
+        raise ModelError(f"{host} has no public model {name}; check the name, or run `hf auth login`") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 404 and _serves_files(name, revision):
-            return Listing()  # a mirror that answers no questions
-        raise HubUnreachableError(f"{host} does not answer as a hub (HTTP {status})") from error
-    except Exception as error:  # whatever networks, proxies and resolvers do
+            # A mirror without the hub's API: the loaders find the files by their names.
+            return Listing()
+        raise HubUnreachableError(f"{host} does not respond like a hub (HTTP {status})") from error
+    except Exception as error:
+        # Networks, proxies and resolvers raise exceptions of many kinds.
         raise HubUnreachableError(f"{host} cannot be reached ({_reason(error)})") from error
+    # Weights come last, so that a missing small file fails before the long fetch.
     files = tuple(sorted(sizes, key=lambda file: (file.endswith(_WEIGHTS), file)))
     known = [size for size in sizes.values() if size is not None]
     return Listing(files, sum(known) if known and len(known) == len(sizes) else None)
 
 
 def _serves_files(name: str, revision: str | None) -> bool:
-    """Return whether the host has files of a model, as a mirror without the hub's API does."""
+    """Return whether the host has a model's files, as a mirror without the hub's API does."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(name, "config.json", revision=revision)
     try:
         return _within(PATIENCE_S, lambda: get_hf_file_metadata(url, timeout=PATIENCE_S)) is not None
-    except Exception:  # whatever networks, proxies and web servers do
+    except Exception:
+        # Networks, proxies and web servers raise exceptions of many kinds.
         return False
 
 
 def _is_read(filename: str) -> bool:
-    """Whether loaders may want this file: other formats lie in subfolders."""
+    """Return whether loaders may read this file; subfolders hold other formats."""
     return "/" not in filename and filename.endswith(_SUFFIXES)
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what `work` returns. A resolver knows no timeout, so it is left behind in its thread.
+    """Return what `work` returns.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: it takes longer than `seconds`.
     """
     done: list[T] = []
     failed: list[BaseException] = []
@@ -147,8 +158,10 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
         try:
             done.append(work())
         except BaseException as error:
+            # The caller's thread raises it.
             failed.append(error)
 
+    # The name resolver has no timeout. A thread that hangs in it is abandoned, as a daemon.
     thread = Thread(target=run, name="aot-hub", daemon=True)
     thread.start()
     thread.join(seconds)
@@ -160,17 +173,20 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> str:
-    told = first_line(error) or type(error).__name__
-    return f"no answer within {PATIENCE_S:g} s" if "timed out" in told else told
+    """Return the reason of a failure in one line."""
+    # Libraries report a timeout in different words.
+    reason = first_line(error) or type(error).__name__
+    return f"no answer within {PATIENCE_S:g} s" if "timed out" in reason else reason
 
 
 def fetch(config: ModelConfig, listing: Listing, announce: Callable[[str], None]) -> None:
-    """Fetch the files into the cache, with a progress bar for weights in a terminal. What an earlier attempt fetched
-    whole is kept; a connection that breaks is taken up again where it broke.
+    """Fetch files into the cache, with a progress bar for weights in a terminal.
+
+    Files that an earlier attempt completed are kept, and a broken transfer is resumed.
 
     Raises:
-        ModelError: the network failed on the way.
-        OSError: there is no space left.
+        ModelError: the network fails.
+        OSError: no disk space is left.
     """
     size = "" if listing.size_bytes is None else f" ({_in_words(listing.size_bytes)})"
     announce(f"fetching {config.name} once{size} from {hub_host()} ...")
@@ -179,12 +195,12 @@ def fetch(config: ModelConfig, listing: Listing, announce: Callable[[str], None]
 
 
 def fetch_file(config: ModelConfig, file: str) -> None:
-    """As `fetch`, for one file and without a word."""
+    """Fetch one file as `fetch` does, without an announcement."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
-        """For small files, a dozen of which would push the bar that matters off the screen."""
+        """No bar for small files: a dozen would push that of the weights off the screen."""
 
         def __init__(self, *given: Any, **more: Any) -> None:
             super().__init__(*given, **{**more, "disable": True})
@@ -193,14 +209,15 @@ def fetch_file(config: ModelConfig, file: str) -> None:
     try:
         hf_hub_download(str(config.name), file, revision=config.revision, tqdm_class=bar)
     except Exception as error:
+        # A full disk is for the caller to report.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ModelError(
-            f"{config.name} could not be fetched whole: {file} failed ({_reason(error)}); "
-            "run the same command again, which keeps the files that are there"
+            f"{config.name} could not be fetched completely: {file} failed ({_reason(error)}); "
+            "run the same command again, which keeps the complete files"
         ) from error
 
 
 def _in_words(size_bytes: int) -> str:
-    """Return a size in words, for instance "1.8 GB"."""
+    """Return a size as text, for instance "1.8 GB"."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,4 +1,7 @@
-"""How a model is made to fit: attention kernels, fewer bits, and several devices, all through transformers' loaders."""
+"""Options that make a model fit: attention kernels, quantization and several devices.
+
+Transformers' loaders implement all of them.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,25 @@ __all__ = ["ATTENTION", "check_load_options", "is_placed", "load_arguments"]
 
 ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2"}  # ours and transformers' names
 
-# Not quantised: what makes the visual tokens, under the names that the families' towers have, and the last layer.
+# Modules that are not quantized: those that produce visual tokens, as the families name them, and
+# the last layer.
 _KEPT = ("model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head")
 
 
 def check_load_options(config: ModelConfig, device: torch.device) -> None:
-    """Before anything is fetched; device: the one that was asked for or found.
+    """Check the options before anything is fetched; `device` is the one that will be used.
 
     Raises:
         ConfigError: a library that an option needs is not installed, or the device cannot run it.
     """
+    # FlashAttention runs on CUDA devices only, and in 16 bits.
     if config.attention == "flash":
         if device.type != "cuda":
             raise ConfigError(f"--attn flash needs a CUDA device, and this one is {device.type}; leave --attn out")
         if config.dtype == "float32":
-            raise ConfigError("--attn flash needs 16 bits; use --dtype bfloat16 or float16, or leave --attn out")
+            raise ConfigError("--attn flash needs a 16-bit dtype; use --dtype bfloat16 or float16, or leave --attn out")
         _need("--attn flash", "flash_attn", install="flash-attn --no-build-isolation")
+    # bitsandbytes does the arithmetic; accelerate places the weights.
     if config.quantize != "none":
         _need(f"--quantize {config.quantize}", "bitsandbytes", "accelerate", install='"aot[quantize]"')
     if config.device_map != "none":
@@ -37,6 +43,7 @@ def check_load_options(config: ModelConfig, device: torch.device) -> None:
 
 
 def _need(option: str, *modules: str, install: str) -> None:
+    """Check that modules are installed that an option needs."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         lacking = " and ".join(missing)
@@ -47,14 +54,15 @@ def _need(option: str, *modules: str, install: str) -> None:
 
 
 def is_placed(config: ModelConfig) -> bool:
-    """Whether the loader puts the weights where they belong, and they must not be moved afterwards."""
+    """Return whether the loader places the weights, which must not be moved afterwards."""
     return config.quantize != "none" or config.device_map != "none"
 
 
 def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` for attention, bits and devices."""
+    """Return the arguments of `from_pretrained` for attention, quantization and devices."""
     arguments: dict[str, Any] = {"attn_implementation": ATTENTION[config.attention]}
     if is_placed(config):
+        # The key "" is the whole model: quantized weights are made on the device.
         arguments["device_map"] = {"": str(device)} if config.device_map == "none" else config.device_map
     if config.quantize != "none":
         arguments["quantization_config"] = _bits(config.quantize, dtype)
@@ -62,11 +70,16 @@ def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
 
 def _bits(quantize: str, dtype: torch.dtype) -> Any:
+    """Return transformers' configuration for 8 or 4 bits."""
     from transformers import BitsAndBytesConfig
 
     kept = list(_KEPT)
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=kept
+        # NF4, the 4-bit type of QLoRA (Dettmers et al. 2023).
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=kept,
     )

@@ -66,7 +66,7 @@ def test_a_mirror_without_the_api_serves_its_files(hub: StandInHub) -> None:
 def test_a_fetch_that_fails_says_how_to_go_on(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     found = find_model(ModelConfig(name=SOME_MODEL))
     hub.status = 500
-    with pytest.raises(ModelError, match=r"could not be fetched whole: .*run the same command again"):
+    with pytest.raises(ModelError, match=r"could not be fetched completely: .*run the same command again"):
         fetch_model(found)
 
 
@@ -85,7 +85,7 @@ def test_other_formats_and_subfolders_are_left_alone(hub: StandInHub, small_fold
 
 
 def test_an_unknown_name_says_both_places(hub: StandInHub) -> None:
-    with pytest.raises(ModelError, match=r"there is no folder no/such here, and 127.* has no model no/such"):
+    with pytest.raises(ModelError, match=r"there is no folder no/such here, and 127.* has no public model no/such"):
         find_model(ModelConfig(name="no/such"))
 
 
@@ -101,7 +101,7 @@ def test_a_name_without_an_owner_is_not_looked_up(hub: StandInHub) -> None:
 
 
 def test_a_name_the_hub_could_never_have(hub: StandInHub) -> None:
-    with pytest.raises(ModelError, match="can be no name"):
+    with pytest.raises(ModelError, match="is not a model name of"):
         find_model(ModelConfig(name="a b/c d/e"))
 
 
@@ -111,7 +111,7 @@ def test_a_name_the_hub_could_never_have(hub: StandInHub) -> None:
 def test_a_closed_port_is_out_of_reach_at_once(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_online(monkeypatch, closed_port(), hub_cache)
     with pytest.raises(
-        ModelError, match=r"neither a folder here nor in the cache, and 127.* cannot be reached"
+        ModelError, match=r"neither a local folder nor in the cache, and 127.* cannot be reached"
     ) as told:
         find_model(ModelConfig(name=SOME_MODEL))
     assert f"--model {BUNDLED_MODEL}" in str(told.value)

@@ -51,7 +51,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("settings", "device", "missing", "said"),
     [
         ({"attention": "flash"}, CPU, (), r"--attn flash needs a CUDA device.*leave --attn out"),
-        ({"attention": "flash", "dtype": "float32"}, CUDA, (), r"16 bits; use --dtype bfloat16"),
+        ({"attention": "flash", "dtype": "float32"}, CUDA, (), r"16-bit dtype; use --dtype bfloat16"),
         ({"attention": "flash"}, CUDA, ("flash_attn",), r"needs flash_attn, which is not .*pip install flash-attn "),
         (
             {"quantize": "4bit"},
