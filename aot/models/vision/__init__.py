@@ -1,1 +1,1 @@
-"""Vision: from frames to visual tokens and their saliency."""
+"""Vision: frames to visual tokens, with their saliency and keys."""

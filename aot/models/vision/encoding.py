@@ -1,4 +1,4 @@
-"""Running a vision tower over frames, a few at a time, and joining what it gives."""
+"""Run a vision tower over frames in batches, and join its outputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from aot.types import Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["WITHOUT_HEAD", "TowerPass", "run_tower"]
 
-WITHOUT_HEAD = "mean of the frame's features"  # where frame embeddings come from if there is no SigLIP head
+# The origin of frame embeddings if there is no SigLIP head.
+WITHOUT_HEAD = "mean of the frame's features"
 
 
 @dataclass(frozen=True, slots=True)
 class TowerPass:
-    """What a tower made of f frames; the fields are those of `VisualTokens`, with f for F, and with saliency also what
-    was recorded for something else.
+    """Output of a tower for f frames; the fields are those of `VisualTokens`, with f for F.
+
+    `saliency` may hold more layers than a method asked for.
     """
 
     features: Tensor
@@ -44,8 +46,11 @@ class TowerPass:
         timestamps_s: tuple[float, ...] | None = None,
         notices: Sequence[str] = (),
     ) -> VisualTokens:
-        """Of all frames, as a method gets them. source: of embeddings; timestamps_s: the frames' own unless given."""
-        told = needs.frame_embeddings or needs.pooling_attention
+        """Return the visual tokens of all frames, as a method receives them.
+
+        `source` is the origin of embeddings. `timestamps_s` are by default those of the frames.
+        """
+        embedded = needs.frame_embeddings or needs.pooling_attention
         return VisualTokens(
             features=self.features,
             grid=grid,
@@ -55,7 +60,7 @@ class TowerPass:
             keys=self.keys,
             frame_embeddings=self.embeddings,
             pooling_attention=self.pooling_attention,
-            embedding_source=source if told else None,
+            embedding_source=source if embedded else None,
             notices=tuple(notices),
             video_name=Path(frames.source.path).name,
             duration_s=frames.source.duration_s,
@@ -71,23 +76,28 @@ def run_tower(
     on_fewer: Callable[[int], None],
     on_frame: Progress | None,
 ) -> TowerPass:
-    """Call `run(first, stop)` over `total` frames, up to `batch` at a time, and join what it returns on one device.
+    """Run a tower over `total` frames, up to `batch` at a time, and join its outputs on one device.
 
-    Whether all is finite is known when the device is done. On CUDA the flag is kept in
-    `TowerPass.finite`, so that more work can be queued; elsewhere it is checked here.
+    `run(first, stop)` returns the output for these frames. `on_fewer` receives each smaller batch
+    size. On CUDA the check for finite values is not awaited: `TowerPass.finite` keeps the flag, so
+    that more work can be queued.
 
     Raises:
-        NumericsError: the features, deepstack features or saliencies hold NaN or infinite values, off CUDA.
+        NumericsError: features or saliency hold NaN or infinite values, and the device is not CUDA.
     """
     parts: list[TowerPass] = []
-    features: Tensor | None = None  # one allocation, since they are most of what is held
+    # Features are most of the memory, so they are allocated once and not concatenated.
+    features: Tensor | None = None
     finite: list[Tensor] = []
     for first, part in micro_batches(total, batch, run, on_fewer):
         if features is None:
             features = part.features.new_empty(total, *part.features.shape[1:])
+        # 1. Copy the features into place.
         stop = first + len(part.features)
         features[first:stop] = part.features
+        # 2. Keep the rest of the output on the same device.
         part = _without_features(part, features)
+        # 3. Queue the check for finite values; its result is read after all batches.
         deepstack = [] if part.deepstack is None else [part.deepstack]
         checked = (features[first:stop], *deepstack, *part.saliency.values())
         finite += [torch.isfinite(values).all() for values in checked]
@@ -96,6 +106,7 @@ def run_tower(
             on_frame(stop, total)
     assert features is not None
     whole = replace(_joined(parts, features), finite=torch.stack(finite).all())
+    # Reading the flag would wait for the device.
     if _is_queued(features.device):
         return whole
     check_encoded(whole.finite)
@@ -103,30 +114,33 @@ def run_tower(
 
 
 def _is_queued(device: torch.device) -> bool:
-    """Whether reading a value waits for all the work that was queued before."""
+    """Return whether reading a value waits for all work queued before."""
     return device.type == "cuda"
 
 
 def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
-    """With those of the whole video instead, on their device: a tower may be spread over several."""
+    """Return the output with the whole video's features, on their device."""
 
-    def there(values: Tensor | None) -> Tensor | None:
+    # A tower may be spread over several devices.
+    def moved(values: Tensor | None) -> Tensor | None:
         return None if values is None else values.to(whole.device)
 
     return TowerPass(
         whole,
         {layer: values.to(whole.device) for layer, values in part.saliency.items()},
         {layer: values.to(whole.device) for layer, values in part.keys.items()},
-        there(part.embeddings),
-        there(part.pooling_attention),
-        there(part.deepstack),
+        moved(part.embeddings),
+        moved(part.pooling_attention),
+        moved(part.deepstack),
     )
 
 
 def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
+    """Concatenate the outputs of all batches along the frames."""
+
     def joined(values: list[Tensor | None], dim: int = 0) -> Tensor | None:
-        there = [value for value in values if value is not None]
-        return torch.cat(there, dim) if there else None
+        present = [value for value in values if value is not None]
+        return torch.cat(present, dim) if present else None
 
     return TowerPass(
         features,
@@ -134,5 +148,6 @@ def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
         {layer: torch.cat([part.keys[layer] for part in parts]) for layer in parts[0].keys},
         joined([part.embeddings for part in parts]),
         joined([part.pooling_attention for part in parts]),
+        # [levels, f, N, D]: frames are the second axis.
         joined([part.deepstack for part in parts], 1),
     )

@@ -1,4 +1,4 @@
-"""Scoring frames against questions, with nothing of the model but what encodes them."""
+"""Score frames against questions by encoders alone, without layers of the language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ByTextTower", "ByWords"]
 
 
 class ByTextTower:
-    """Cosine of the frames' SigLIP embeddings with those of the questions, texts [Q, E]."""
+    """Score by the cosine of frame embeddings with SigLIP's embeddings of questions, [Q, E]."""
 
     def __init__(self, texts: Tensor, name: str) -> None:
         self.by = f"the text tower of {name}"
@@ -23,20 +23,22 @@ class ByTextTower:
         self._scores: list[Tensor] = []
 
     def add(self, visual: VisualTokens) -> None:
+        """Score the next frames, whose embeddings must have the same width."""
         embeddings = visual.frame_embeddings
         if embeddings is None or embeddings.shape[-1] != self._texts.shape[-1]:
             raise ModelError(
-                f"{self.by} gives embeddings of width {self._texts.shape[-1]}, which its pooling head does not; "
+                f"{self.by} returns embeddings of width {self._texts.shape[-1]}, but its pooling head does not; "
                 "pass a full SigLIP checkpoint"
             )
         self._scores.append(text_scores(self._texts, embeddings).cpu())
 
     def scores(self) -> Tensor:
+        """Return the scores [F] of all frames so far, on the CPU."""
         return torch.cat(self._scores)
 
 
 class ByWords:
-    """How well the questions' words are seen among the frames' tokens, both as the language model meets them."""
+    """Score by how well the questions' words match the frames' tokens, as the model embeds both."""
 
     def __init__(self, words: QuestionWords, by: str) -> None:
         self.by = by
@@ -44,7 +46,9 @@ class ByWords:
         self._scores = WordScores(words.embeddings, words.weights)
 
     def add(self, visual: VisualTokens) -> None:
+        """Score the next frames by their pooled tokens."""
         self._scores.add(pool(visual.features, visual.grid, visual.pool).to(self._device))
 
     def scores(self) -> Tensor:
+        """Return the scores [F] of all frames so far, on the CPU."""
         return self._scores.scores()

@@ -1,4 +1,7 @@
-"""SigLIP with tokens that merge on the way: transformers' own modules, block by block, composed and never patched."""
+"""SigLIP with tokens that merge between its layers.
+
+Transformers' own modules are called block by block; none is patched.
+"""
 
 from __future__ import annotations
 
@@ -21,44 +24,54 @@ __all__ = ["MergedVideo", "blocks_before_features", "run_merging_tower"]
 
 
 def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) -> MergingTokens:
-    """Return the hidden states after as many blocks as `plan` has, of pixels [F, 3, H, W].
+    """Return the hidden states of pixels [F, 3, H, W] after one block per step of `plan`.
 
-    Without merges they are the stock tower's, before its final normalisation.
+    Without merges they equal the stock tower's, before its final normalization.
     """
-    tokens = MergingTokens.of(tower.embeddings(pixels).contiguous())  # see `aot.models.vision.tower`
+    # For contiguous states see `aot.models.vision.tower`.
+    tokens = MergingTokens.of(tower.embeddings(pixels).contiguous())
     for block, step in zip(tower.encoder.layers[: len(plan)], plan, strict=True):
         tokens = _run_block(block, tokens, step)
     return tokens
 
 
 def blocks_before_features(config: Any) -> int:
-    """How many blocks of a LLaVA-OneVision's tower its features come after.
+    """Return the number of blocks that LLaVA-OneVision's features come after.
 
     Raises:
-        ConfigError: its features are of several blocks, or leave out a token, which merged tokens cannot.
+        ConfigError: the features are of several blocks, or leave out a token; neither can merge.
     """
     layer, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers
     if not isinstance(layer, int) or config.vision_feature_select_strategy == "default":
-        raise ConfigError("this model's features are not all tokens of one block; take a method that merges after it")
+        raise ConfigError("this model's features are not all tokens of one block; use a method that merges after it")
+    # Hidden states are numbered from 0, the embeddings, to `depth`.
     return int(layer % (depth + 1))
 
 
 def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> MergingTokens:
+    """Run one block, with its merges before attention and between attention and MLP."""
     tokens = tokens.to(input_device(block))
+    # 1. Sequences of several frames become one.
     if step.join > 1:
         tokens = tokens.joined(step.join)
+    # 2. Merges by the similarity of the block's input, and attention.
     tokens = tokens.merge(tokens.states, step.before, by_similarity=step.by_similarity)
     attended, keys = _attend(block.self_attn, block.layer_norm1(tokens.states), tokens)
     tokens = tokens.with_states(tokens.states + attended)
+    # 3. Merges by the similarity of keys, and the MLP.
     tokens = tokens.merge(keys, step.after, by_similarity=step.by_similarity)
     return tokens.with_states(tokens.states + block.mlp(block.layer_norm2(tokens.states)))
 
 
 def _attend(attention: Any, states: Tensor, tokens: MergingTokens) -> tuple[Tensor, Tensor]:
-    """What attention adds [B, T, D], a token of size k weighing as much as k; and the mean of the heads' keys."""
+    """Return the attention output [B, T, D] and the mean of the heads' keys [B, T, d].
+
+    A token merged from k patches has the weight of k (proportional attention, ToMe).
+    """
     heads = (*states.shape[:2], -1, attention.head_dim)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     query, key, value = (project(states).view(heads).transpose(1, 2) for project in projections)
+    # Adding log k to a logit multiplies the token's weight by k.
     bias = None if tokens.are_patches else tokens.sizes.log()[:, None, None].to(query.dtype)
     found = functional.scaled_dot_product_attention(query, key, value, bias, scale=attention.scale)
     return attention.out_proj(found.transpose(1, 2).flatten(2)), key.mean(1)
@@ -66,10 +79,14 @@ def _attend(attention: Any, states: Tensor, tokens: MergingTokens) -> tuple[Tens
 
 @dataclass(frozen=True, slots=True)
 class MergedVideo:
-    """Clips that a merging tower has encoded, one batch after the other.
+    """Clips encoded by a merging tower, one entry per batch.
 
-    features: [T, D] each. owner: [F, N] each, into all features so far; anchor: [T] each, into all patches so far.
-    embeddings: the mean of every frame's patches, each as the token it is part of, [F, D] each.
+    Attributes:
+        features: [T, D], tokens of the batch.
+        owner: [F, N], the token of each patch, an index into all features so far.
+        anchor: [T], the patch of each token, an index into all patches so far.
+        embeddings: [F, D], the mean over each frame's patches of the features of their tokens.
+        worked: tokens that entered an MLP, averaged over blocks.
     """
 
     features: list[Tensor] = field(default_factory=list)
@@ -79,26 +96,31 @@ class MergedVideo:
     worked: list[int] = field(default_factory=list)
 
     def add(self, tokens: MergingTokens, projected: Tensor, plan: Sequence[BlockMerging], patches: int) -> None:
-        """Tokens of equally long clips, their projected states [C, T, D], and what every block did to each clip."""
+        """Add clips of equal length, with projected states [C, T, D] and the plan of the blocks."""
         tokens = tokens.to(projected.device)
+        # 1. The clips as one sequence, whose indices continue those of earlier batches.
         whole = tokens.joined(len(projected))
         before = sum(len(features) for features in self.features)
         frames = sum(len(owner) for owner in self.owner)
+        # 2. Features and their patches.
         self.embeddings.append(_frame_means(tokens.owner.view(len(projected), -1, patches), projected))
         self.owner.append(whole.owner.view(-1, patches) + before)
         self.anchor.append(whole.anchor[0] + frames * patches)
         self.features.append(projected.flatten(0, 1))
+        # 3. The work of the tower, for the report.
         clip_frames = tokens.owner.shape[1] // patches
         self.worked.append(len(projected) * sum(block_counts(plan, clip_frames, patches)) // max(len(plan), 1))
 
     def patches(self) -> MergedPatches:
+        """Return the record of merged patches for the whole video."""
         owner = torch.cat(self.owner)
         return MergedPatches(owner, torch.cat(self.anchor), sum(self.worked) / owner.numel())
 
 
 def _frame_means(owner: Tensor, projected: Tensor) -> Tensor:
-    """owner [C, f, N] and tokens [C, T, D] to [C * f, D]."""
+    """Average each frame's patches: owner [C, f, N] and tokens [C, T, D] to [C * f, D]."""
     clips, frames, patches = owner.shape
     weights = torch.zeros(clips, frames, projected.shape[1], dtype=working_dtype(projected), device=owner.device)
+    # A token counts once for each patch of the frame that it contains.
     weights.scatter_add_(2, owner, torch.ones_like(owner, dtype=weights.dtype))
     return (weights / patches @ projected.to(weights.dtype)).flatten(0, 1)

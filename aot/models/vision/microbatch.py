@@ -1,4 +1,4 @@
-"""Frames through the encoder a few at a time: as many as fit into the device's free memory."""
+"""Run frames through the encoder in batches, as many as fit into the device's free memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from aot.runtime.memory import is_out_of_memory
 
 __all__ = ["batch_size_for", "micro_batches"]
 
-_CPU_FRAMES = 8  # more gains nothing there
-_CPU_BYTES = 4 << 30  # what is free is not known, and frames may be large
-_MOST_FRAMES = 64
-_SHARE = 0.5  # of the free memory; allocators round up and fragment
+# On the CPU more frames gain nothing. Its free memory is not known, and frames may be large.
+_CPU_FRAMES, _CPU_BYTES = 8, 4 << 30
+# On CUDA, a share of the free memory, because allocators round up and fragment.
+_MOST_FRAMES, _SHARE = 64, 0.5
 
 T = TypeVar("T")
 
 
 def batch_size_for(device: torch.device, frame_bytes: int) -> int:
-    """How many frames to encode at once, if one needs about `frame_bytes` of activations."""
+    """Return how many frames to encode at a time, if one takes about `frame_bytes`."""
     if device.type != "cuda":
         return max(1, min(_CPU_FRAMES, _CPU_BYTES // frame_bytes))
     free, _ = torch.cuda.mem_get_info(device)
+    # The allocator holds reserved memory that it can use again.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(_MOST_FRAMES, int(_SHARE * free / frame_bytes)))
 
@@ -31,10 +32,10 @@ def batch_size_for(device: torch.device, frame_bytes: int) -> int:
 def micro_batches(
     total: int, size: int, run: Callable[[int, int], T], on_fewer: Callable[[int], None]
 ) -> Iterator[tuple[int, T]]:
-    """Yield (first, run(first, stop)) for runs of up to `size` of `total` frames.
+    """Yield (first, run(first, stop)) for consecutive batches of up to `size` of `total` frames.
 
-    Where memory does not suffice the size is halved, `on_fewer` gets the new one, and the same frames are tried
-    again; a failure with one frame at a time is raised.
+    If memory is exhausted, the batch size is halved, `on_fewer` receives it, and the same frames
+    are tried again. A failure with one frame is raised.
     """
     first = 0
     while first < total:
@@ -44,7 +45,8 @@ def micro_batches(
             if min(size, total - first) == 1 or not is_out_of_memory(error):
                 raise
             result = None
-        if result is None:  # not in the handler, whose traceback still holds the activations
+        # Not in the handler, whose traceback still holds the activations.
+        if result is None:
             size = min(size, total - first) // 2
             on_fewer(size)
             if torch.cuda.is_available():

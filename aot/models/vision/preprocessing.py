@@ -1,7 +1,7 @@
-"""From pixels to what a vision tower expects, without torchvision or pillow.
+"""Normalize pixels for a vision tower, without torchvision or pillow.
 
-Frames are resized while decoding (bicubic, antialiased, on uint8: within 2/255 of pillow's); what is left
-is normalising.
+Frames are resized while decoding (bicubic, antialiased, on uint8: within 2/255 of pillow's), so
+only the statistics of the normalization are needed here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["CLIP", "HALF", "IMAGENET", "pixel_statistics", "video_settings"]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
-HALF: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # SigLIP's
+# Mean and standard deviation per channel; HALF is SigLIP's.
+HALF: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,13 +31,14 @@ _FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocess
 def pixel_statistics(
     config: ModelConfig, mean: Sequence[float] = HALF[0], deviation: Sequence[float] = HALF[1]
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [1, 3, 1, 1] from the checkpoint's files; those given where they say nothing.
+    """Return mean and standard deviation [1, 3, 1, 1] from the checkpoint's files or the arguments.
 
     Raises:
-        ModelError: a file gives something other than three numbers.
+        ModelError: a file gives anything but three numbers.
     """
     for filename in _FILES:
         found = read_json(config, filename)
+        # Newer checkpoints nest the settings in processor_config.json.
         found = found.get("video_processor") or found
         if "image_mean" in found and "image_std" in found:
             return _channels(found["image_mean"]), _channels(found["image_std"])
@@ -44,12 +46,13 @@ def pixel_statistics(
 
 
 def video_settings(config: ModelConfig) -> dict[str, Any]:
-    """What the checkpoint's files say of videos: the first of them that says anything."""
+    """Return the checkpoint's settings for videos, from the first file that has any."""
     nested = read_json(config, _FILES[0]).get("video_processor")
     return dict(nested or read_json(config, _FILES[1]) or read_json(config, _FILES[2]))
 
 
 def _channels(values: Any) -> Tensor:
+    """Return three numbers as [1, 3, 1, 1]."""
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-        raise ModelError(f"the preprocessor's mean and deviation must be three numbers, got {values!r}")
+        raise ModelError(f"image_mean and image_std of the preprocessor must be three numbers each, got {values!r}")
     return torch.tensor(values, dtype=torch.float32)[None, :, None, None]

@@ -1,7 +1,8 @@
-"""Saliency and keys of chosen vision blocks, read while the tower runs its usual attention kernel.
+"""Record saliency and keys of chosen vision blocks, while the tower runs its usual kernel.
 
-For an encoder without CLS token the saliency of a patch is the attention it receives: the mean over
-heads of the sum over queries (docs/algorithm.md, section 0). No attention matrix larger than one frame's is held.
+Without a CLS token, the saliency of a patch is the attention it receives: the mean over heads of
+the sum over queries (docs/algorithm.md, section 0). No attention matrix larger than one frame's is
+held.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from aot.compression.ops.kernels import runs_triton
 
 __all__ = ["Recording", "attention_modules", "kernel_name", "recorded_attention", "resolve_layer"]
 
-_PREFIX = "aot_recorded_"  # before a kernel's name: the attention function that records, then calls the kernel
-_PUBLISHED_DEPTH = 26  # blocks in LLaVA-OneVision's tower, which the published layer numbers refer to
+# The prefix of an attention function that records, and then calls the kernel it is named after.
+_PREFIX = "aot_recorded_"
+# Blocks in LLaVA-OneVision's tower, to which published layer numbers refer.
+_PUBLISHED_DEPTH = 26
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """By layer, one tensor for each sequence, or batch of equally long ones, that its attention read: saliency
-    [B, N], and keys [B, N, heads, d].
+    """Recorded tensors by layer, one per sequence or batch of sequences of equal length.
+
+    Saliency has the shape [B, N], keys have [B, N, heads, d].
     """
 
     saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
@@ -37,14 +41,14 @@ class Recording:
 
 
 class _Recorder:
-    """Collects what chosen attention modules show, for one thread's `recorded_attention`."""
+    """Collect values of chosen attention modules for one `recorded_attention` context."""
 
     def __init__(self, salient: Sequence[nn.Module], keyed: Sequence[nn.Module]) -> None:
         self.saliency: dict[nn.Module, list[Tensor]] = {module: [] for module in salient}
         self.keys: dict[nn.Module, list[Tensor]] = {module: [] for module in keyed}
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, scaling: float, lengths: list[int] | None) -> None:
-        """Record queries and keys [B, H, N, d]; `lengths` where N packs several sequences."""
+        """Record queries and keys [B, H, N, d]; `lengths` if N packs several sequences."""
         if module in self.saliency:
             for queries, keys in zip(_sequences(query, lengths), _sequences(key, lengths), strict=True):
                 self.saliency[module].append(received_attention(queries, keys, scaling))
@@ -53,24 +57,25 @@ class _Recorder:
 
 
 def _sequences(values: Tensor, lengths: list[int] | None) -> Sequence[Tensor]:
+    """Split packed values into sequences."""
     return [values] if lengths is None else torch.split(values, lengths, dim=2)
 
 
-# Of the running thread (or task): a forward pass runs where it was begun, so no other sees these recorders.
+# A context variable: a forward pass sees only the recorders of its own thread (or task).
 _recorders: ContextVar[tuple[_Recorder, ...]] = ContextVar("aot_recorders", default=())
 _switching = Lock()
 
 
 def kernel_name(tower: Any) -> str:
-    """Return the name of the attention kernel that a tower runs, whether it can be recorded or not."""
+    """Return the name of the tower's attention kernel, without the prefix for recording."""
     return str(tower.config._attn_implementation).removeprefix(_PREFIX)
 
 
 def _make_recordable(modules: Sequence[nn.Module]) -> None:
-    """Let the modules attend through `_attend` from now on: with the same kernel, and the same numbers.
+    """Let the modules attend through `_attend` from now on, with the same kernel and numbers.
 
-    This happens once for a network and is never undone. A pass of another thread that is under way then goes on with
-    the same kernel, under either name.
+    This happens once per network and is never undone, so a pass in another thread is not disturbed:
+    either name runs the same kernel.
     """
     from transformers import AttentionInterface
 
@@ -84,29 +89,33 @@ def _make_recordable(modules: Sequence[nn.Module]) -> None:
 
 
 def _attend(name: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Record for this thread's recorders, and attend with the kernel called `name`."""
+    """Record for this thread's recorders, and attend with the kernel `name`."""
     recorders = [each for each in _recorders.get() if module in each.saliency or module in each.keys]
     if recorders:
+        # FlashAttention packs sequences and gives their cumulative lengths.
         packed = kwargs.get("cu_seq_lens_q")
         lengths = None if packed is None else packed.diff().tolist()
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         for recorder in recorders:
             recorder.record(module, query, key, scaling, lengths)
-    # FlashAttention asks the module's configuration which library to call, so it is shown the kernel's own name.
+    # FlashAttention reads the kernel's name from the module's configuration, so it must see the
+    # name without the prefix.
     shown = _Shown(module, config=_Shown(module.config, _attn_implementation=name))
     return _kernel(name, module)(shown, query, key, *args, **kwargs)
 
 
 def _kernel(name: str, module: nn.Module) -> Any:
+    """Return the attention function of this name, as the module's family has it."""
     from transformers import AttentionInterface
 
-    if name == "eager":  # each family's file has its own
+    # The eager function is not registered: each family's file has its own.
+    if name == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
     return AttentionInterface()[name]
 
 
 class _Shown:
-    """Another object, some attributes of which read differently."""
+    """View of an object in which some attributes have other values."""
 
     def __init__(self, shown: Any, **own: Any) -> None:
         self.__dict__.update(own, _shown=shown)
@@ -116,16 +125,20 @@ class _Shown:
 
 
 def attention_modules(tower: nn.Module) -> list[nn.Module]:
-    """The tower's self-attention modules, first block first; the projections are three, or one as in Qwen-VL."""
+    """Return the tower's self-attention modules in order of blocks."""
     return [module for module in tower.modules() if hasattr(module, "qkv") or _projects_apart(module)]
 
 
 def _projects_apart(module: nn.Module) -> bool:
+    """Return whether queries and keys have separate projections, unlike Qwen-VL's `qkv`."""
     return hasattr(module, "q_proj") and hasattr(module, "k_proj")
 
 
 def resolve_layer(layer: int, depth: int) -> int:
-    """Block index in 0 .. depth - 1; a block the tower does not have becomes the one at its relative depth."""
+    """Return a block index in 0 .. depth - 1.
+
+    A layer that this tower does not have becomes the block at the same relative depth.
+    """
     if -depth <= layer < depth:
         return layer % depth
     wanted = layer if layer >= 0 else layer + _PUBLISHED_DEPTH
@@ -133,7 +146,7 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """[B, H, N, d] queries and keys to [B, N] float32: attention each key receives."""
+    """Return the attention that each key receives: queries, keys [B, H, N, d] to float32 [B, N]."""
     if runs_triton(query.device):
         from aot.models.vision.saliency_kernel import received_attention as fused
 
@@ -142,8 +155,9 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def torch_received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Return what `received_attention` returns, by torch alone; the twin of the Triton kernel, on any device."""
+    """Compute `received_attention` with torch alone, on any device, as the Triton kernel does."""
     frames = []
+    # Frame by frame, so that one frame's attention matrix [H, N, N] is the largest tensor.
     for q, k in zip(query, key, strict=True):
         attention = torch.softmax((q.float() * scaling) @ k.float().mT, dim=-1)
         frames.append(attention.sum(-2).mean(0))
@@ -154,15 +168,18 @@ def torch_received_attention(query: Tensor, key: Tensor, scaling: float) -> Tens
 def recorded_attention(
     tower: Any, saliency_layers: tuple[int, ...], key_layers: tuple[int, ...] = ()
 ) -> Iterator[Recording]:
-    """Within the context, forward passes of `tower` in this thread append to the recording; those of other threads do
-    not. Layers are the names the caller uses; see `resolve_layer`.
+    """Record this thread's forward passes of `tower` within the context.
+
+    Each pass appends to the recording. Its layers are the numbers given; see `resolve_layer`.
     """
     if not saliency_layers and not key_layers:
         yield Recording()
         return
+    # 1. The modules of the layers; several layer numbers may share one.
     modules = attention_modules(tower)
     of_layer = {layer: modules[resolve_layer(layer, len(modules))] for layer in (*saliency_layers, *key_layers)}
     recorder = _Recorder([of_layer[layer] for layer in saliency_layers], [of_layer[layer] for layer in key_layers])
+    # 2. Record until the context ends. Contexts of one thread may be nested.
     _make_recordable(modules)
     token = _recorders.set((*_recorders.get(), recorder))
     try:

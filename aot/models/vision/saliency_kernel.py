@@ -19,12 +19,13 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["normalizer_kernel", "received_attention", "received_kernel"]
 
-_OWN, _OTHER = 128, 64  # rows of a program, and rows that it multiplies them with at a time
+# Rows of a program, and rows with which they are multiplied at a time.
+_OWN, _OTHER = 128, 64
 _LOG2_E = 1 / math.log(2)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Return the attention that each key receives; see `aot.models.vision.saliency.received_attention`.
+    """Return the attention that each key receives, as its twin in `saliency` does.
 
     Args:
         query: [B, H, N, d], of any strides.
@@ -35,7 +36,8 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         float32 [B, N], the mean over heads of the sum over queries.
     """
     batch, heads, patches, width = query.shape
-    shrink = 1 if query.dtype.itemsize == 2 else 2  # full tiles of float32 do not fit into registers
+    # Full tiles of float32 do not fit into registers.
+    shrink = 1 if query.dtype.itemsize == 2 else 2
     own, other = _OWN // shrink, _OTHER // shrink
     units, more_units = _unit_blocks(width)
     normalizers = query.new_empty(batch, heads, patches, dtype=torch.float32)
@@ -59,10 +61,10 @@ def _unit_blocks(width: int) -> tuple[int, int]:
 
 @triton.jit
 def _rows(values, patch_step, unit_step, rows, patches, first_unit, width, units: tl.constexpr):
-    """Load [rows, units] of one head; zeros outside of it."""
+    """Load [rows, units] of one head, with zeros outside."""
     unit = first_unit + tl.arange(0, units)
-    places = values + rows[:, None] * patch_step + unit[None, :] * unit_step
-    return tl.load(places, mask=(rows < patches)[:, None] & (unit < width)[None, :], other=0.0)
+    pointers = values + rows[:, None] * patch_step + unit[None, :] * unit_step
+    return tl.load(pointers, mask=(rows < patches)[:, None] & (unit < width)[None, :], other=0.0)
 
 
 @triton.jit
@@ -76,10 +78,12 @@ def normalizer_kernel(
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
+    # 1. A tile of queries, in two blocks of units if d is no power of 2.
     own = tl.program_id(0) * own_tile + tl.arange(0, own_tile)
     q = _rows(query, query_patch, query_unit, own, patches, 0, width, units)
     if more_units > 0:
         q_more = _rows(query, query_patch, query_unit, own, patches, units, width, more_units)
+    # 2. The running maximum and sum of powers over all keys (online softmax).
     highest = tl.full((own_tile,), float("-inf"), tl.float32)
     total = tl.zeros((own_tile,), tl.float32)
     for first in range(0, patches, other_tile):
@@ -89,12 +93,13 @@ def normalizer_kernel(
         if more_units > 0:
             k_more = _rows(key, key_patch, key_unit, other, patches, units, width, more_units)
             logits = tl.dot(q_more, tl.trans(k_more), logits, input_precision="ieee")
+        # Keys beyond the last one must not count.
         logits = tl.where((other < patches)[None, :], logits * scaling, float("-inf"))
         higher = tl.maximum(highest, tl.max(logits, axis=1))
         total = total * tl.exp2(highest - higher) + tl.sum(tl.exp2(logits - higher[:, None]), axis=1)
         highest = higher
-    places = normalizers + (frame * heads + head) * patches + own
-    tl.store(places, highest + tl.log2(total), mask=own < patches)
+    pointers = normalizers + (frame * heads + head) * patches + own
+    tl.store(pointers, highest + tl.log2(total), mask=own < patches)
 
 
 @triton.jit
@@ -108,10 +113,12 @@ def received_kernel(
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
+    # 1. A tile of keys, in two blocks of units if d is no power of 2.
     own = tl.program_id(0) * own_tile + tl.arange(0, own_tile)
     k = _rows(key, key_patch, key_unit, own, patches, 0, width, units)
     if more_units > 0:
         k_more = _rows(key, key_patch, key_unit, own, patches, units, width, more_units)
+    # 2. The sum of softmax weights over all queries.
     at = (frame * heads + head) * patches
     total = tl.zeros((own_tile,), tl.float32)
     for first in range(0, patches, other_tile):

@@ -1,6 +1,6 @@
-"""SigLIP's attention-pooling head: one embedding per frame, for finding where a video changes.
+"""SigLIP's attention-pooling head: one embedding per frame, to find changes in a video.
 
-LLaVA checkpoints leave it out; its weights come from the SigLIP checkpoint the tower was made from.
+LLaVA checkpoints omit the head. Its weights come from the SigLIP checkpoint of the tower.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PARTS = {"post_layernorm": "vision_model.post_layernorm.", "head": "vision_mode
 
 
 class SiglipHead:
-    """post_layernorm and pooling head of a SigLIP checkpoint, applied to features [F, N, D_v]."""
+    """The final norm and the pooling head of a SigLIP checkpoint, for features [F, N, D_v]."""
 
     def __init__(self, post_layernorm: nn.Module, head: nn.Module) -> None:
         self.post_layernorm = post_layernorm
@@ -29,7 +29,7 @@ class SiglipHead:
 
     @classmethod
     def load(cls, config: ModelConfig, width: int, reference: Tensor) -> SiglipHead:
-        """Load from `config.siglip_head`, onto the device and dtype of `reference`.
+        """Load from `config.siglip_head`, to the device and dtype of `reference`.
 
         Raises:
             ModelError: the checkpoint has no such head, or its width is not `width`.
@@ -37,6 +37,7 @@ class SiglipHead:
         from transformers import SiglipVisionConfig
         from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
+        # 1. The configuration, which must be that of the tower.
         source = replace(config, name=config.siglip_head, revision=None)
         look_up(source)
         description = read_model_config(source)
@@ -44,9 +45,10 @@ class SiglipHead:
             vision = SiglipVisionConfig.from_dict(description.get("vision_config", description))
         if vision.hidden_size != width:
             raise ModelError(
-                f"the SigLIP head of {source.name} is {vision.hidden_size} wide but the vision tower {width}; "
-                "pass the SigLIP checkpoint that the tower was made from"
+                f"the SigLIP head of {source.name} is {vision.hidden_size} wide but the vision tower is {width} wide; "
+                "pass the SigLIP checkpoint of which the tower was made"
             )
+        # 2. The two modules, and exactly their weights.
         parts = {
             "post_layernorm": nn.LayerNorm(width, eps=vision.layer_norm_eps),
             "head": SiglipMultiheadAttentionPoolingHead(vision),
@@ -55,20 +57,21 @@ class SiglipHead:
         for name, prefix in _PARTS.items():
             own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             if set(own) != set(parts[name].state_dict()):
-                raise ModelError(f"{source.name} has no complete {prefix}*; pass a full SigLIP checkpoint")
+                raise ModelError(f"{source.name} does not have all weights of {prefix}*; pass a full SigLIP checkpoint")
             with explained(source):
                 parts[name].load_state_dict(own)
             parts[name].to(reference.device, reference.dtype).eval().requires_grad_(False)
         return cls(parts["post_layernorm"], parts["head"])
 
     def __call__(self, features: Tensor) -> Tensor:
-        """[F, N, D_v] tower features to [F, D_v]."""
+        """Embed each frame: tower features [F, N, D_v] to [F, D_v]."""
         pooled: Tensor = self.head(self.post_layernorm(features))
         return pooled
 
     def attention(self, features: Tensor) -> Tensor:
-        """How much the head looks at each patch, mean over heads: [F, N, D_v] to [F, N] float32, sums to 1."""
+        """Return the head's attention to each patch, mean over heads: float32 [F, N], sums to 1."""
         normed = self.post_layernorm(features)
         head: Any = self.head
+        # The probe is the head's only query, so there is one row of weights.
         weights: Tensor = head.attention(head.probe.expand(len(features), -1, -1), normed, normed)[1][:, 0]
         return weights.float()

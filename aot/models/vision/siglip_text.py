@@ -1,4 +1,4 @@
-"""SigLIP's text tower: what a question means in the space of the pooling head's frame embeddings."""
+"""SigLIP's text tower: embeddings of questions in the space of the frame embeddings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ class SiglipText:
 
     @classmethod
     def load(cls, config: ModelConfig, reference: Tensor) -> SiglipText | None:
-        """Load from `config.siglip_head`, onto the device and dtype of `reference`; None if the checkpoint has no text
-        tower, or no tokenizer.json to write for it.
+        """Load from `config.siglip_head`, to the device and dtype of `reference`.
+
+        Return None if the checkpoint has no text tower, or no tokenizer.json for it.
 
         Raises:
             ModelError: the tower is not complete, or the files are damaged.
         """
         from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel
 
+        # 1. Is there a text tower, and a tokenizer that needs no other library?
         source = replace(config, name=config.siglip_head, revision=None)
         look_up(source)
         description = read_model_config(source)
@@ -45,6 +47,7 @@ class SiglipText:
         weights = read_weights(source, lambda key: key.startswith(_PREFIX))
         if not weights:
             return None
+        # 2. The tower, of whose weights none may be missing.
         with explained(source):
             model = SiglipTextModel(SiglipTextConfig.from_dict(description["text_config"]))
             tower = getattr(model, "text_model", model)
@@ -53,19 +56,20 @@ class SiglipText:
             if lacking:
                 raise ModelError(f"{source.name} lacks {_PREFIX}{lacking[0]}; pass a full SigLIP checkpoint")
             tower.load_state_dict({key: own[key] for key in tower.state_dict()})
-            # Not AutoTokenizer: for SigLIP that is the one which needs sentencepiece installed.
+            # 3. The tokenizer. AutoTokenizer would choose one that needs sentencepiece.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(location(source), **hub_arguments(source))
         model.to(reference.device, reference.dtype).eval().requires_grad_(False)
         return cls(model, tokenizer, str(source.name))
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """The pooled output [Q, E]. Texts are in lower case and padded, as in SigLIP's training; what is beyond 64
-        tokens is cut off.
+        """Return the pooled output [Q, E].
+
+        As in SigLIP's training, texts are in lower case, padded, and cut off after 64 tokens.
         """
         most = min(_MOST_TOKENS, self._tower.config.max_position_embeddings)
         lowered = [" ".join(text.lower().split()) for text in texts]
         found = self._tokenizer(lowered, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
-        # Without a mask: the tower was trained to look at the padding.
+        # No attention mask: in training the tower attended to the padding.
         pooled: Tensor = self._tower(input_ids=found["input_ids"].to(self._tower.device)).pooler_output
         return pooled

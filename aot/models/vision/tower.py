@@ -28,11 +28,13 @@ def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_block
     """
     blocks = getattr(getattr(tower, "encoder", None), "layers", None)
     if blocks is None or not hasattr(tower, "embeddings") or _is_hooked(tower):
+        # Another architecture, or hooks that only a call of the whole tower runs.
         states = tower(pixels, output_hidden_states=True).hidden_states
         return [states[layer] for layer in layers]
     numbers = [range(len(blocks) + 1)[layer] for layer in layers]
     hidden = tower.embeddings(pixels)
-    if hasattr(tower, "pre_layrnorm"):  # CLIP's, and so spelled
+    # CLIP has a norm before its blocks, which transformers misspells.
+    if hasattr(tower, "pre_layrnorm"):
         hidden = tower.pre_layrnorm(hidden)
     hidden = hidden.contiguous()
     wanted = {0: hidden} if 0 in numbers else {}
@@ -44,9 +46,10 @@ def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_block
 
 
 def _output(found: Any) -> Tensor:
+    """Return a block's hidden states, which some versions of transformers wrap in a tuple."""
     return found if isinstance(found, torch.Tensor) else found[0]
 
 
 def _is_hooked(tower: Any) -> bool:
-    """Return whether a call of the whole tower does more, as where weights are spread over devices."""
+    """Return whether calling the whole tower does more, e.g. if weights are spread over devices."""
     return bool(tower._forward_pre_hooks or tower._forward_hooks or "forward" in vars(tower))

@@ -238,7 +238,7 @@ def test_batches_that_do_not_fit_are_halved(
 
 def test_a_tower_that_merges_records_nothing_else(small_model: Llava) -> None:
     merging = build_method(Config(method="tome", ratio=0.3)).needs.merging
-    with pytest.raises(ValueError, match="beside merging"):
+    with pytest.raises(ValueError, match="merging alone"):
         small_model.encode(frames_for(small_model, 1), Needs(saliency_layers=(-1,), merging=merging))
 
 

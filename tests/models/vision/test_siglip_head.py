@@ -71,7 +71,7 @@ def test_takes_the_dtype_of_the_features(siglip_folder: Path) -> None:
 
 
 def test_another_width_is_refused(siglip_folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"32 wide but the vision tower 48"):
+    with pytest.raises(ModelError, match=r"32 wide but the vision tower is 48 wide"):
         load(siglip_folder, 48)
 
 
