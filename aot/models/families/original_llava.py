@@ -147,7 +147,7 @@ def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[st
     text = {key: description[key] for key in _TEXT_SETTINGS if key in description}
     vocabulary = text["vocab_size"]
     full = vocabulary > _VIDEO_TOKEN
-    # 3. The whole. The tower is built without its last block, so its features are of layer -1.
+    # 3. The whole network. The tower is built without its last block, so features are of layer -1.
     return LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", **_vision_settings(name, shapes)},
         text_config={"model_type": "qwen2", **text},
@@ -170,7 +170,7 @@ def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str
 
     width, _, patch, _ = shape("embeddings.patch_embedding.weight")
     positions = shape("embeddings.position_embedding.weight")[0]
-    # The head width cannot be read from shapes, so it is the same for all.
+    # Shapes do not give the number of heads, so their width is fixed.
     if width % _HEAD_WIDTH:
         raise ModelError(f"the vision tower of {name} is {width} wide; only SigLIP so400m (1152) is supported")
     block = re.compile(re.escape(_TOWER) + r"encoder\.layers\.(\d+)\.")

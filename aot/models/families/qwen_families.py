@@ -71,7 +71,7 @@ class Qwen3VL(QwenVL):
         return super()._prefix(tokens)
 
     def _template(self) -> tuple[str, str]:
-        """Return the prompt with vision markers around each pair; with "hf" also around the video.
+        """Return the prompt: vision markers enclose each pair, and with "hf" the whole video too.
 
         "hf" is the chat template as transformers from 5.10 on reads it. The family's original code
         replaced the markers around the video.

@@ -106,7 +106,7 @@ def list_files(name: str, revision: str | None = None) -> Listing:
         )
         sizes = {file.rfilename: file.size for file in found.siblings or [] if _is_read(file.rfilename)}
     except errors.HFValidationError as error:
-        raise ModelError(f"{name} is not a model name of {host}; names have the form OWNER/NAME") from error
+        raise ModelError(f"{name} is not a valid model name on {host}; names have the form OWNER/NAME") from error
     except errors.GatedRepoError as error:
         raise ModelError(f"{name} is gated; accept its terms on {host}/{name}, then run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:

@@ -78,7 +78,7 @@ def normalizer_kernel(
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
-    # 1. A tile of queries, in two blocks of units if d is no power of 2.
+    # 1. A tile of queries, in two blocks of units unless d is a power of 2.
     own = tl.program_id(0) * own_tile + tl.arange(0, own_tile)
     q = _rows(query, query_patch, query_unit, own, patches, 0, width, units)
     if more_units > 0:
@@ -113,7 +113,7 @@ def received_kernel(
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
-    # 1. A tile of keys, in two blocks of units if d is no power of 2.
+    # 1. A tile of keys, in two blocks of units unless d is a power of 2.
     own = tl.program_id(0) * own_tile + tl.arange(0, own_tile)
     k = _rows(key, key_patch, key_unit, own, patches, 0, width, units)
     if more_units > 0:

@@ -57,7 +57,7 @@ class SiglipHead:
         for name, prefix in _PARTS.items():
             own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             if set(own) != set(parts[name].state_dict()):
-                raise ModelError(f"{source.name} does not have all weights of {prefix}*; pass a full SigLIP checkpoint")
+                raise ModelError(f"{prefix}* of {source.name} is incomplete; pass a full SigLIP checkpoint")
             with explained(source):
                 parts[name].load_state_dict(own)
             parts[name].to(reference.device, reference.dtype).eval().requires_grad_(False)

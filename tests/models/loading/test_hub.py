@@ -101,7 +101,7 @@ def test_a_name_without_an_owner_is_not_looked_up(hub: StandInHub) -> None:
 
 
 def test_a_name_the_hub_could_never_have(hub: StandInHub) -> None:
-    with pytest.raises(ModelError, match="is not a model name of"):
+    with pytest.raises(ModelError, match="is not a valid model name"):
         find_model(ModelConfig(name="a b/c d/e"))
 
 
