@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -17,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from aot.errors import AOTError, ConfigError, MethodError
-from aot.text import did_you_mean
+from aot.text import did_you_mean, similar_names
 
 __all__ = [
     "INNER",
@@ -141,7 +140,7 @@ def hint(name: str, kind: Kind = "methods") -> str:
     suggestion = did_you_mean(name, names(kind))
     if suggestion:
         return suggestion
-    alike = get_close_matches(name.lower(), names(other), n=1)
+    alike = similar_names(name, names(other), most=1)
     return f"did you mean {alike[0]}? It {_how_to_ask(alike[0], other)}" if alike else "`aot methods` lists them"
 
 

@@ -12,7 +12,16 @@ from difflib import get_close_matches
 
 from aot.errors import ConfigError
 
-__all__ = ["UNSAFE", "as_utf8", "check_question_text", "did_you_mean", "is_utf8", "one_line", "visible"]
+__all__ = [
+    "UNSAFE",
+    "as_utf8",
+    "check_question_text",
+    "did_you_mean",
+    "is_utf8",
+    "one_line",
+    "similar_names",
+    "visible",
+]
 
 _HALF = re.compile("[\ud800-\udfff]")
 # Controls (C0 but newline and tab, DEL, C1), separators of lines and paragraphs, directional embeddings, overrides and
@@ -53,6 +62,11 @@ def one_line(text: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
     """Return a question that suggests one to `most` of the `known` names spelled alike; empty if there is none."""
+    alike = similar_names(name, known, most=most)
+    return f"did you mean {' or '.join(alike)}?" if alike else ""
+
+
+def similar_names(name: str, known: Iterable[str], *, most: int = 2) -> list[str]:
+    """Return up to `most` of the `known` names that are spelled alike, the most similar first."""
     by_lower = {each.lower(): each for each in known}
-    alike = get_close_matches(name.lower(), by_lower, n=most)
-    return f"did you mean {' or '.join(by_lower[each] for each in alike)}?" if alike else ""
+    return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=most)]

@@ -15,7 +15,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
-__all__ = ["without_torch"]
+from aot.plugins import INNER, METHODS, Kind
+
+__all__ = ["read_each", "without_torch"]
 
 _HEAVY = ("torch", "triton", "numpy")
 
@@ -28,6 +30,14 @@ def without_torch(read: Callable[[], T]) -> T:
         return read()
     with _stand_ins():
         return read()
+
+
+def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
+    """Describe each by its name and kind: methods of this package without importing torch, plug-ins as they are."""
+    tables = {"methods": METHODS, "inner": INNER}
+    own = [each for each in wanted if each[0] in tables[each[1]]]
+    found = without_torch(lambda: {each: describe(*each) for each in own})
+    return {each: found[each] if each in found else describe(*each) for each in wanted}
 
 
 class _Anything:

@@ -46,13 +46,21 @@ class Given:
         Raises:
             ConfigError: listing every problem with the flag, the variable, or the file and key it comes from.
         """
-        return build_layers(resolve_layers(self._layers, base=base))
+        return build_layers(self.layers(base))
+
+    def layers(self, base: Settings | None = None) -> list[Layer]:
+        """Return all layers, the weakest first: `base`, the files, and what was given.
+
+        Raises:
+            ConfigError: a file is not valid YAML, or there is no such preset.
+        """
+        return resolve_layers(self._layers, base=base)
 
     def explained(self, error: ConfigError) -> ConfigError:
         """Return an error about the configuration, whenever it was raised, in terms of where its values come from."""
         if all(isinstance(problem, str) for problem in error.problems):
             return error
-        return explained(error, resolve_layers(self._layers))
+        return explained(error, self.layers())
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

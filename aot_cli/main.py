@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from aot import __version__
 from aot.runtime.paths import path_kind
-from aot_cli.commands import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets
+from aot_cli.commands import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets, settings
 from aot_cli.entry import session_of_words
 from aot_cli.output.console import explain
 from aot_cli.output.screen import print_text, visible
@@ -72,6 +72,7 @@ app.command("eval")(eval.evaluate_command)
 app.add_typer(bench.app, name="bench")
 app.command("methods")(methods.list_methods)
 app.add_typer(presets.app, name="presets")
+app.command("settings")(settings.list_settings)
 app.command()(doctor.doctor)
 
 

@@ -1,4 +1,4 @@
-"""One table of the settings that have a flag, and the decorator that makes a command of a function.
+"""The settings that have a flag, and the decorator that makes a command of a function.
 
 Every flag has an environment variable of the same name (`--clip-frames`: AOT_CLIP_FRAMES); settings
 without a flag are reached by `--set path=value`.
@@ -18,20 +18,22 @@ import typer
 from aot.config.layers import Layer
 from aot.config.notations import read_share
 from aot.config.schema import Config
+from aot.config.setting import Setting, settings_in
+from aot.config.strict import choices, has_notation, plain_type
 from aot.errors import ConfigError
-from aot.plugins import names
 from aot_cli.given import Given, assigned_layer, nested, strange_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
 
 __all__ = [
     "COMPRESSION",
+    "FLAGS",
     "GENERATION",
     "INNER",
     "MODEL",
     "SAMPLING",
+    "Flag",
     "Given",
-    "Setting",
     "command",
     "named_methods",
     "read_number",
@@ -39,49 +41,60 @@ __all__ = [
 ]
 
 
-_DEFAULTS = Config()
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+_SETTINGS = {declared.path: declared for declared in settings_in(Config)}
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """A flag that fills one place in the configuration."""
+class Flag:
+    """A flag that sets one setting.
 
-    path: str
-    kind: type
-    help: str
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
+    Attributes:
+        setting: What it sets.
+        flag_names: As typer takes them, the one that messages use first.
+        metavar: What its value is called in `--help`.
+    """
+
+    setting: Setting
+    flag_names: tuple[str, ...]
+    metavar: str | None
 
     @property
-    def name(self) -> str:
-        return self.path.rpartition(".")[2]
+    def path(self) -> str:
+        """Return the path of the setting."""
+        return self.setting.path
 
     @property
-    def flag_names(self) -> tuple[str, ...]:
-        return self.flags or ("--" + self.name.replace("_", "-"),)
+    def kind(self) -> type:
+        """Return what its text is read as."""
+        return plain_type(self.setting.hint)
 
     @property
     def described(self) -> str:
-        """The help text with the default value, if there is one."""
-        default: Any = _DEFAULTS
-        for name in self.path.split("."):
-            default = getattr(default, name, None)
-        return self.help if default is None or default is False else f"{self.help} (default: {default})"
+        """Return the help text: what it means, what may be given and its default."""
+        default, hint = self.setting.default, self.setting.hint
+        says_more = has_notation(hint) or (choices(hint) and self.metavar != "|".join(choices(hint)))
+        known = [
+            self.setting.type.removesuffix(" or null") if says_more else "",
+            self.setting.range,
+            "" if default is None or default is False else f"default: {default}",
+        ]
+        return f"{self.setting.meaning} ({'; '.join(filter(None, known))})" if any(known) else self.setting.meaning
 
     @property
     def parameter_name(self) -> str:
+        """Return the name of the parameter of the command."""
         return self.path.replace(".", "__")
 
     @property
     def typed(self) -> str:
-        """The flag as messages name it."""
+        """Return the flag as messages name it."""
         return self.flag_names[0].partition("/")[0]
 
     @property
     def variable(self) -> str:
-        """The environment variable of the same name."""
+        """Return the environment variable of the same name."""
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> Any:
@@ -93,16 +106,27 @@ class Setting:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """The flag as a parameter. Its text is read with the variables', so that all is checked in one place."""
-        return _flag(
+        """Return the flag as a parameter. Its text is read with the variables', so that all is checked in one place."""
+        return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
             None,
             *self.flag_names,
             help=self.described,
-            metavar=self.metavar or _METAVARS.get(self.kind),
+            metavar=self.metavar,
             rich_help_panel=panel,
         )
+
+
+def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
+    """Return the flag of a setting; by default it has the setting's name, and its type decides the metavar."""
+    return _flag_of(_SETTINGS[path], *flag_names, metavar=metavar)
+
+
+def _flag_of(setting: Setting, *flag_names: str, metavar: str | None = None) -> Flag:
+    name, kind = setting.path.rpartition(".")[2].replace("_", "-"), plain_type(setting.hint)
+    own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
+    return Flag(setting, own_names, metavar or "|".join(choices(setting.hint)) or _METAVARS.get(kind))
 
 
 def read_number(text: str, kind: type = float) -> Any:
@@ -116,81 +140,59 @@ def read_number(text: str, kind: type = float) -> Any:
 SAMPLING = (
     "Frames",
     (
-        Setting("sampling.frames", int, "Frames spread evenly over the video."),
-        Setting("sampling.fps", float, "Frames per second instead of a number of frames."),
-        Setting("sampling.start_s", float, "Begin here: 90, 90s, 1m30s or 1:02:03.5.", ("--start",), "TIME"),
-        Setting("sampling.end_s", float, "End here.", ("--end",), "TIME"),
-        Setting("sampling.max_frames", int, "Most frames --fps may give."),
-        Setting(
-            "sampling.segment_frames",
-            int,
-            "Frames held and compressed at once; clips end with them. Longer videos take no more memory.",
-        ),
-        Setting("sampling.spacing", str, "Even in frame numbers or in seconds.", (), "index|time"),
-        Setting(
-            "sampling.select_frames",
-            int,
-            "Compress only so many of the frames: those the question is about (aot ask and aot compare).",
-            metavar="K",
-        ),
-        Setting("sampling.decoder", str, "Library that reads the file.", (), "pyav|decord"),
-        Setting("sampling.strict", bool, "Refuse a video that is damaged or cut off.", ("--strict/--no-strict",)),
-        Setting("sampling.max_input_mb", int, "Most to fetch from an address or copy from a pipe.", metavar="MB"),
+        _flag("sampling.frames"),
+        _flag("sampling.fps"),
+        _flag("sampling.start_s", "--start", metavar="TIME"),
+        _flag("sampling.end_s", "--end", metavar="TIME"),
+        _flag("sampling.max_frames"),
+        _flag("sampling.segment_frames"),
+        _flag("sampling.spacing"),
+        _flag("sampling.select_frames", metavar="K"),
+        _flag("sampling.decoder"),
+        _flag("sampling.strict"),
+        _flag("sampling.max_input_mb", metavar="MB"),
     ),
 )
 MODEL = (
     "Model",
     (
-        Setting("model.name", str, "Hugging Face id or local folder.", ("--model", "-m"), "ID|FOLDER"),
-        Setting("model.revision", str, "Branch, tag or commit on the hub.", (), "REV"),
-        Setting("model.device", str, "auto, cpu, cuda, cuda:N or mps.", (), "DEVICE"),
-        Setting("model.dtype", str, "auto (32 bits on the CPU), float32, bfloat16 or float16.", (), "DTYPE"),
-        Setting("model.offline", bool, "Use only what is cached.", ("--offline/--no-offline",)),
-        Setting("model.template", str, "The prompt's wording.", (), "native|hf"),
-        Setting(
-            "model.siglip_head", str, "SigLIP checkpoint for the frame embeddings of dynamic clips.", (), "ID|FOLDER"
-        ),
-        Setting(
-            "model.encode_batch_frames", int, "Frames encoded at once; by itself as many as fit.", ("--encode-batch",)
-        ),
-        Setting("model.frame_pixels", int, "Most pixels of a frame, where a model reads any size.", (), "N"),
-        Setting("model.attention", str, "Attention kernels; flash needs flash-attn.", ("--attn",), "sdpa|flash"),
-        Setting("model.quantize", str, "Bits of the language model's layers.", (), "none|4bit|8bit"),
-        Setting("model.device_map", str, "auto: over all GPUs, then host memory, then disk.", (), "none|auto"),
+        _flag("model.name", "--model", "-m", metavar="ID|FOLDER"),
+        _flag("model.revision", metavar="REV"),
+        _flag("model.device", metavar="DEVICE"),
+        _flag("model.dtype", metavar="DTYPE"),
+        _flag("model.offline"),
+        _flag("model.template"),
+        _flag("model.siglip_head", metavar="ID|FOLDER"),
+        _flag("model.encode_batch_frames", "--encode-batch"),
+        _flag("model.frame_pixels"),
+        _flag("model.attention", "--attn"),
+        _flag("model.quantize"),
+        _flag("model.device_map"),
     ),
 )
-_INNER = Setting(
-    "inner.name", str, f"A reduction inside the language model too: {', '.join(names('inner'))}.", ("--inner",), "NAME"
-)
-INNER = ("Compression", (_INNER,))
+INNER = ("Compression", (_flag("inner.name", "--inner", metavar="NAME"),))
 COMPRESSION = (
     "Compression",
     (
-        Setting("ratio", float, "Share of the visual tokens to keep, in (0, 1], or 10%.", ("--ratio", "-r")),
-        Setting("method", str, "How tokens become fewer; see `aot methods`.", (), "NAME"),
-        _INNER,
-        Setting("aot.budget", str, "Meet the ratio exactly, or let content decide.", (), "exact|paper"),
-        Setting("aot.anchors.count", int, "Anchors per frame, before pooling.", ("--anchors",)),
-        Setting("aot.clips.mode", str, "Fixed runs of frames, or cuts where the picture changes.",
-                ("--clips",), "fixed|dynamic"),
-        Setting("aot.clips.frames", int, "Frames per fixed clip.", ("--clip-frames",)),
+        _flag("ratio", "--ratio", "-r"),
+        _flag("method", metavar="NAME"),
+        *INNER[1],
+        _flag("aot.budget"),
+        _flag("aot.anchors.count", "--anchors"),
+        _flag("aot.clips.mode", "--clips"),
+        _flag("aot.clips.frames", "--clip-frames"),
     ),
-)  # fmt: skip
+)
 GENERATION = (
     "Answer",
-    (
-        Setting("generation.max_new_tokens", int, "Longest answer."),
-        Setting("generation.temperature", float, "0 always takes the likeliest word."),
-        Setting("generation.seed", int, "For temperatures above 0."),
-    ),
+    (_flag("generation.max_new_tokens"), _flag("generation.temperature"), _flag("generation.seed")),
 )
 
-Group = tuple[str, tuple[Setting, ...]]
-_PRESET = Setting("preset", str, "Named settings; see `aot presets list`.", ("--preset", "-p"), "NAME")
-_VARIABLES = (
-    _PRESET.variable,
-    *(setting.variable for _, settings in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in settings),
-)
+Group = tuple[str, tuple[Flag, ...]]
+_PRESET = _flag_of(Setting("preset", str, meaning="Named settings; see `aot presets list`."), "--preset", "-p",
+                   metavar="NAME")  # fmt: skip
+FLAGS = {flag.path: flag for _, flags in (SAMPLING, MODEL, COMPRESSION, GENERATION) for flag in flags}
+_VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -201,7 +203,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own_settings = [setting for _, settings in groups for setting in settings]
+        own_flags = [flag for _, flags in groups for flag in flags]
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
@@ -209,13 +211,13 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
             with explained_errors(Session(as_json=values.get("as_json", False), **speech)):
                 if groups:
                     notify(strange_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
-                    _call(function, _collect(values, [*own_settings, _PRESET]), values)
+                    _call(function, _collect(values, [*own_flags, _PRESET]), values)
                 else:
                     function(**values)
 
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
-        flags = [setting.parameter(panel) for panel, settings in groups for setting in settings]
+        flags = [flag.parameter(panel) for panel, in_panel in groups for flag in in_panel]
         common = [_PRESET.parameter("Options"), _ASSIGNMENTS] if groups else []
         parameters = [*own, *flags, *common, *_SPEECH]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -239,19 +241,19 @@ def _call(function: Callable[..., None], given: Given, values: Mapping[str, Any]
         raise told from error
 
 
-def _collect(values: dict[str, Any], settings: Sequence[Setting]) -> Given:
+def _collect(values: dict[str, Any], flags: Sequence[Flag]) -> Given:
     """Take out of `values` what was given for settings, and look for it in the environment."""
     assigned = assigned_layer(values.pop("assignments") or [], "--set")
-    typed = {setting: values.pop(setting.parameter_name) for setting in settings}
-    found = {setting: os.environ.get(setting.variable) or None for setting in settings}  # empty is not set
-    variables = _layer(found, lambda setting: setting.variable)
-    return Given(variables, _layer(typed, lambda setting: setting.typed), assigned)
+    typed = {flag: values.pop(flag.parameter_name) for flag in flags}
+    found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # empty is not set
+    variables = _layer(found, lambda flag: flag.variable)
+    return Given(variables, _layer(typed, lambda flag: flag.typed), assigned)
 
 
-def _layer(texts: Mapping[Setting, str | bool | None], name: Callable[[Setting], str]) -> Layer:
-    given = {setting: setting.read(text) for setting, text in texts.items() if text is not None}
-    values = {setting.path: value for setting, value in given.items()}
-    return Layer(nested(values), names={setting.path: name(setting) for setting in given})
+def _layer(texts: Mapping[Flag, str | bool | None], name: Callable[[Flag], str]) -> Layer:
+    given = {flag: flag.read(text) for flag, text in texts.items() if text is not None}
+    values = {flag.path: value for flag, value in given.items()}
+    return Layer(nested(values), names={flag.path: name(flag) for flag in given})
 
 
 def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
@@ -260,18 +262,18 @@ def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
     return [str(option.envvar) for option in options if getattr(option, "envvar", None)]
 
 
-def _flag(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> inspect.Parameter:
+def _parameter(name: str, kind: Any, default: Any, *flags: str, **options: Any) -> inspect.Parameter:
     annotation = Annotated[kind, typer.Option(*flags, show_default=False, show_envvar=False, **options)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_ASSIGNMENTS = _flag("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
+_ASSIGNMENTS = _parameter("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
                      help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable.")  # fmt: skip
 _SPEECH = [
-    _flag("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Say nothing on stderr but errors."),
-    _flag("verbose", bool, False, "--verbose", "-v", envvar="AOT_VERBOSE",
+    _parameter("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Say nothing on stderr but errors."),
+    _parameter("verbose", bool, False, "--verbose", "-v", envvar="AOT_VERBOSE",
           help="Say on stderr what is done and decided, and how long it takes."),
-    _flag("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error."),
+    _parameter("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error."),
 ]  # fmt: skip
 
 

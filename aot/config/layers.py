@@ -10,7 +10,7 @@ from aot.config.schema import Config, build_config
 from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError, Problem
 
-__all__ = ["Layer", "build_layers", "explained"]
+__all__ = ["Layer", "build_layers", "explained", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,18 @@ def build_layers(layers: Sequence[Layer]) -> Config:
 def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
     """Return the error in the terms of the strongest layer that gives each setting its value."""
     return type(error)(*(_explain(problem, layers) for problem in error.problems))
+
+
+def source_of(path: str, layers: Sequence[Layer]) -> str:
+    """Return what gives a setting its value: what the user typed, a file, a preset, a model; else "default"."""
+    deciding = [path]
+    if path == "sampling.fps" and any(layer.has(path) for layer in layers):
+        deciding.append("sampling.frames")  # it undoes an fps that is set below it
+    for layer in reversed(layers):
+        for each in deciding:
+            if layer.has(each):
+                return layer.names.get(each, layer.source)
+    return "default"
 
 
 def _explain(problem: str | Problem, layers: Sequence[Layer]) -> str | Problem:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from aot.config.notations import Seconds, Share
 from aot.config.presets import preset_settings
-from aot.config.strict import Settings, build_settings, check, merge_settings
+from aot.config.setting import CheckedSettings, Conflicts, Rule, setting
+from aot.config.strict import Settings, build_settings, merge_settings
 from aot.plugins import INNER, METHODS, Kind, hint, names
 
 __all__ = [
@@ -28,326 +29,286 @@ __all__ = [
     "SamplingConfig",
     "TransportConfig",
     "build_config",
+    "model_settings",
 ]
 
 
 # Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
-_MOST_FPS = 1e6  # products with times stay finite
-_LEAST_TEMPERATURE = 1e-3  # logits divided by it stay finite, also in 16 bits
+_MOST_FPS = 10**6  # products with times stay finite
+# Logits divided by a temperature stay finite, also in 16 bits.
+_TEMPERATURE = Rule("0 or at least 0.001", lambda value: value == 0 or 1e-3 <= value < math.inf)
+_DEVICE = Rule(
+    "auto, cpu, cuda, cuda:N or mps", lambda value: value.partition(":")[0] in {"auto", "cpu", "cuda", "mps"}
+)
 # Those that the settings under `aot` are for.
 AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.compression.aot.method:"))
 _DYNAMIC = "aot-dyn"  # AOT whose clips end where the picture changes, whatever `aot.clips.mode` says
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingConfig:
-    """Which frames of the video are looked at, and how many are held and compressed at once (up to `segment_frames`).
+class SamplingConfig(CheckedSettings):
+    """Which frames of the video are read, and how many are held and compressed at once."""
 
-    `frames` are spread evenly over the range (LLaVA's linspace); `fps` instead takes that many per
-    second, thinned evenly to `max_frames`. `spacing` "time" spreads `frames` evenly in seconds
-    rather than in frame numbers, which differs when the frame rate varies.
+    frames: int = setting(32, "Frames, spread evenly over the range.", least=1)
+    fps: float | None = setting(None, "Frames per second instead of a number of frames.", above=0, most=_MOST_FPS)
+    start_s: Seconds | None = setting(None, "Start of the range.", least=0)
+    end_s: Seconds | None = setting(None, "End of the range.")
+    max_frames: int = setting(256, "The most frames that `fps` may give; more are thinned evenly.", least=1)
+    segment_frames: int = setting(
+        64,
+        "Frames held and compressed at once (a chunk); clips end with it, and longer videos take no more memory.",
+        least=1,
+    )
+    spacing: Literal["index", "time"] = setting(
+        "index", "Even in frame numbers or in seconds, which differs if the frame rate varies."
+    )
+    decoder: Literal["pyav", "decord"] = setting("pyav", "Library that reads the file.")
+    select_frames: int | None = setting(
+        None,
+        "Compress only so many of the frames: those that the question is about (`ask`, `compare`).",
+        least=1,
+    )
+    duplicate_similarity: float = setting(
+        0.95,
+        "Two frames are not both selected if (1 + cosine) / 2 of their embeddings is above this, "
+        "unless too few remain.",
+        least=0,
+        most=1,
+    )
+    strict: bool = setting(False, "Refuse a video that is damaged or truncated.")
+    max_input_mb: int = setting(4096, "The most to download from an address or copy from a pipe, in MB.", least=1)
 
-    `select_frames`: so many of the frames, those that the question is about, are compressed, and the others dropped;
-    two frames are not both chosen where (1 + cosine) / 2 of their embeddings is above `duplicate_similarity`, unless
-    too few are left.
-
-    `strict`: a video that was cut off, or of whose frames one is lost or damaged, is an error and not a notice.
-    `max_input_mb`: the most that is fetched from an address or copied from a pipe.
-    """
-
-    frames: int = 32
-    fps: float | None = None
-    start_s: Seconds | None = None
-    end_s: Seconds | None = None
-    max_frames: int = 256
-    segment_frames: int = 64
-    spacing: Literal["index", "time"] = "index"
-    decoder: Literal["pyav", "decord"] = "pyav"
-    select_frames: int | None = None
-    duplicate_similarity: float = 0.95
-    strict: bool = False
-    max_input_mb: int = 4096
-
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Conflicts:
+        """Yield an end that is not after the start."""
         start, end = self.start_s or 0.0, self.end_s
-        check(
-            frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
-            fps=(
-                self.fps is None or 0 < self.fps <= _MOST_FPS,
-                f"must be in (0, {_MOST_FPS:.0f}], got {self.fps}",
-            ),
-            start_s=(start >= 0, f"must not be negative, got {start}"),
-            end_s=(end is None or start < end, f"must be after the start ({start:g} s), got {end}"),
-            max_frames=(self.max_frames >= 1, f"must be at least 1, got {self.max_frames}"),
-            segment_frames=(self.segment_frames >= 1, f"must be at least 1, got {self.segment_frames}"),
-            select_frames=(
-                self.select_frames is None or self.select_frames >= 1,
-                f"must be at least 1, got {self.select_frames}",
-            ),
-            duplicate_similarity=(
-                0 <= self.duplicate_similarity <= 1,
-                f"must be in [0, 1], got {self.duplicate_similarity}",
-            ),
-            max_input_mb=(self.max_input_mb >= 1, f"must be at least 1, got {self.max_input_mb}"),
-        )
+        if end is not None and not start < end:  # nor is NaN
+            yield "end_s", f"must be after the start ({start:g} s), got {end:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
+class ModelConfig(CheckedSettings):
     """Which model, where and how it runs.
 
-    name: a Hugging Face id or a local folder. siglip_head: a SigLIP checkpoint (id or folder) whose
-    pooling head gives the frame embeddings of dynamic clips. encode_batch_frames: frames in the vision tower at once;
-    None takes as many as fit into the device's free memory. frame_pixels: the most that a frame has where a model reads
-    any size (Qwen-VL), and so how many tokens: one for 28 x 28 pixels of two frames in Qwen2.5-VL, for 32 x 32 in
-    Qwen3-VL. None leaves it to the checkpoint, whose frames are often large.
+    A frame of `frame_pixels` has one token for 28 x 28 pixels of two frames in Qwen2.5-VL, for
+    32 x 32 in Qwen3-VL; frames as the checkpoint says are often large.
 
-    positions: of what is kept in the language model. "packed" counts it without gaps, as most methods are published for
-    LLaVA; "original" leaves each token the position that it has in the whole video, and the text that follows its own.
-    "auto" is original for Qwen-VL, whose positions are in time, height and width, and packed for the others.
+    Positions are packed as most methods are published for LLaVA. Original ones leave the text after
+    the video its own position too; Qwen-VL's are in time, height and width.
 
-    LLaVA's geometry, "auto" being what the checkpoint was trained with. pool: 2 x 2, "bilinear" (LLaVA-OneVision) or
-    "average" (LLaVA-Video). newline: a learned one after the video ("one_token", LLaVA-OneVision), after every row of
-    which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published), after every frame one
-    ("frame") or as many as it has rows ("frame_rows"); "none" drops it, as the published script does for
-    LLaVA-OneVision. token_order: "raster", by frame, row and column, or "method", as the method emits what it keeps;
-    "auto" is raster where newlines divide the video. time_instruction: tell when the frames are, as LLaVA-Video's demo
-    does.
-
-    For large models. attention: "flash" is FlashAttention 2, for CUDA devices. quantize: the language model's linear
-    layers in so many bits (bitsandbytes); vision tower, projector and last layer stay as they are. device_map: "auto"
-    spreads the parts over all GPUs, and what does not fit over host memory and disk (accelerate).
+    LLaVA's newlines: a learned token after the video ("one_token", LLaVA-OneVision), after every row
+    of which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published),
+    after every frame one ("frame") or as many as it has rows ("frame_rows"); "none" drops it, as the
+    published script does for LLaVA-OneVision.
     """
 
-    name: str | None = None
-    revision: str | None = None
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    offline: bool = False
-    template: Literal["native", "hf"] = "native"
-    pool: Literal["auto", "bilinear", "average"] = "auto"
-    newline: Literal["auto", "one_token", "grid", "every_row", "frame", "frame_rows", "none"] = "auto"
-    token_order: Literal["auto", "raster", "method"] = "auto"
-    positions: Literal["auto", "packed", "original"] = "auto"
-    time_instruction: bool = False
-    siglip_head: str | None = None
-    encode_batch_frames: int | None = None
-    frame_pixels: int | None = None
-    attention: Literal["sdpa", "flash"] = "sdpa"
-    quantize: Literal["none", "4bit", "8bit"] = "none"
-    device_map: Literal["none", "auto"] = "none"
+    name: str | None = setting(None, "A name on the Hugging Face hub or a local folder.")
+    revision: str | None = setting(None, "Branch, tag or commit on the hub.")
+    device: str = setting("auto", "Device that the model runs on.", rule=_DEVICE)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Number format; `auto` is float32 on the CPU, bfloat16 or float16 on GPUs."
+    )
+    offline: bool = setting(False, "Use only what is on this machine.")
+    template: Literal["native", "hf"] = setting(
+        "native", "Wording of the prompt: that of the model's authors, or that of transformers."
+    )
+    pool: Literal["auto", "bilinear", "average"] = setting(
+        "auto", "LLaVA: `bilinear` (LLaVA-OneVision), `average` (LLaVA-Video); `auto`: as trained."
+    )
+    newline: Literal["auto", "one_token", "grid", "every_row", "frame", "frame_rows", "none"] = setting(
+        "auto", "LLaVA: where newline tokens are; `auto`: as trained."
+    )
+    token_order: Literal["auto", "raster", "method"] = setting(
+        "auto",
+        "LLaVA: by frame, row and column, or as the method emits its tokens; `auto` is raster where newlines divide "
+        "the video.",
+    )
+    positions: Literal["auto", "packed", "original"] = setting(
+        "auto",
+        "Position ids of kept tokens: consecutive, or those in the whole video; `auto` is original for Qwen-VL.",
+    )
+    time_instruction: bool = setting(False, "LLaVA: list the times of the frames in the prompt.")
+    siglip_head: str | None = setting(
+        None,
+        "SigLIP checkpoint whose pooling head gives frame embeddings (dynamic clips, frame selection, some methods).",
+    )
+    encode_batch_frames: int | None = setting(
+        None, "Frames in the vision tower at once; by default as many as fit into the free memory.", least=1
+    )
+    frame_pixels: int | None = setting(
+        None,
+        "Qwen-VL: the most pixels of a frame, and so the number of its tokens; by default what the checkpoint says.",
+        least=1,
+    )
+    attention: Literal["sdpa", "flash"] = setting("sdpa", "Attention kernels; `flash` is FlashAttention 2 (CUDA only).")
+    quantize: Literal["none", "4bit", "8bit"] = setting(
+        "none", "Bits of the language model's linear layers (bitsandbytes); the last layer stays as it is."
+    )
+    device_map: Literal["none", "auto"] = setting(
+        "none", "`auto`: parts over all GPUs, then host memory, then disk (accelerate)."
+    )
 
-    def __post_init__(self) -> None:
-        base = self.device.partition(":")[0]
-        check(
-            device=(
-                base in {"auto", "cpu", "cuda", "mps"},
-                f"must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}",
-            ),
-            device_map=(
-                self.device_map == "none" or self.device == "auto",
-                f"auto chooses the devices itself; leave out the device, {self.device}",
-            ),
-            encode_batch_frames=(
-                self.encode_batch_frames is None or self.encode_batch_frames >= 1,
-                f"must be at least 1, got {self.encode_batch_frames}",
-            ),
-            frame_pixels=(
-                self.frame_pixels is None or self.frame_pixels >= 1,
-                f"must be at least 1, got {self.frame_pixels}",
-            ),
-        )
+    def conflicts(self) -> Conflicts:
+        """Yield a device map next to a device."""
+        if self.device_map != "none" and self.device != "auto":
+            yield "device_map", f"auto chooses the devices itself; leave out the device, {self.device}"
 
 
 @dataclass(frozen=True, slots=True)
-class TransportConfig:
-    """Sinkhorn. stopping "published" ends when mean |r - r_previous| < tolerance, which fires after
-    about two iterations; "marginal" ends when the plan's row sums are within tolerance (L1). solver "auto" takes the
-    Triton kernel on CUDA devices, "torch" never does.
-    """
+class TransportConfig(CheckedSettings):
+    """Sinkhorn. The published stop fires after about two iterations."""
 
-    epsilon: float = 0.1
-    max_iterations: int = 100
-    tolerance: float = 1e-2
-    stopping: Literal["published", "marginal"] = "published"
-    solver: Literal["auto", "torch"] = "auto"
-
-    def __post_init__(self) -> None:
-        check(
-            epsilon=(self.epsilon >= 1e-3, f"must be at least 0.001, got {self.epsilon}"),
-            max_iterations=(self.max_iterations >= 1, "must be at least 1"),
-            tolerance=(self.tolerance > 0, "must be above 0"),
-        )
+    epsilon: float = setting(0.1, "Entropy of the Sinkhorn transport.", least=1e-3)
+    max_iterations: int = setting(100, "The most Sinkhorn iterations.", least=1)
+    tolerance: float = setting(1e-2, "Sinkhorn stops below this.", above=0)
+    stopping: Literal["published", "marginal"] = setting(
+        "published", "`published`: at the mean change of the row scaling; `marginal`: at the error of the row sums."
+    )
+    solver: Literal["auto", "torch"] = setting(
+        "auto", "`auto` takes the Triton kernel on CUDA devices; `torch` never does."
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class AnchorConfig:
-    """Phase I selection. count: anchors M per frame before pooling; None derives it from the ratio.
+class AnchorConfig(CheckedSettings):
+    """Phase I selection.
 
     A tower with fewer blocks than a layer asks for uses the block at the same relative depth.
     """
 
-    count: int | None = None
-    local_ratio: Share = 0.5
-    windows_per_side: int = 3
-    shallow_layer: int = 5
-    deep_layer: int = -2
-
-    def __post_init__(self) -> None:
-        check(
-            count=(self.count is None or self.count >= 1, f"must be at least 1, got {self.count}"),
-            local_ratio=(0 <= self.local_ratio <= 1, f"must be in [0, 1], got {self.local_ratio}"),
-            windows_per_side=(self.windows_per_side >= 1, "must be at least 1"),
-        )
+    count: int | None = setting(None, "Anchors per frame before pooling; by default derived from the ratio.", least=1)
+    local_ratio: Share = setting(0.5, "Share of the anchors that are local.", least=0, most=1)
+    windows_per_side: int = setting(3, "The grid has this many windows per side for local anchors.", least=1)
+    shallow_layer: int = setting(5, "Block whose attention ranks local anchors.")
+    deep_layer: int = setting(-2, "Block whose attention ranks global anchors.")
 
 
 @dataclass(frozen=True, slots=True)
-class IntraConfig:
-    """Phase I transport within a frame. The paper's equation has spatial_weight 0 and nearest_blend 0;
-    the code behind its numbers has these defaults. mass "plan": the plan's total mass is 1 (published);
-    "token": one unit for each unselected patch.
-    """
+class IntraConfig(CheckedSettings):
+    """Phase I transport within a frame. The defaults are those of the code behind the paper's numbers."""
 
-    enabled: bool = True
-    spatial_weight: float = 0.5
-    nearest_blend: float = 0.1
-    lambda_intra: float = 1.0
-    mass: Literal["plan", "token"] = "plan"
-    transport: TransportConfig = field(default_factory=TransportConfig)
-
-    def __post_init__(self) -> None:
-        check(
-            spatial_weight=(self.spatial_weight >= 0, "must not be negative"),
-            nearest_blend=(0 <= self.nearest_blend <= 1, "must be in [0, 1]"),
-            lambda_intra=(self.lambda_intra >= 0, "must not be negative"),
-        )
+    enabled: bool = setting(True, "Phase I, transport within a frame.")
+    spatial_weight: float = setting(0.5, "Weight of the distance between patches in the cost; 0 in the paper.", least=0)
+    nearest_blend: float = setting(
+        0.1, "Share of the mean over nearest patches in an anchor; 0 in the paper.", least=0, most=1
+    )
+    lambda_intra: float = setting(1.0, "Weight of the transported patches against the anchor.", least=0)
+    mass: Literal["plan", "token"] = setting(
+        "plan", "`plan`: the mass of the plan sums to 1 (published); `token`: one unit per patch."
+    )
+    transport: TransportConfig = TransportConfig()
 
 
 @dataclass(frozen=True, slots=True)
-class InterConfig:
-    """Phase II transport within a clip. keyframe: emit the keyframe's tokens as they were and again
-    after absorbing ("both", published), or only one of the two. distinct: with `budget: paper`, the
-    tokens whose best match is below the keep_ratio quantile (code) or below tau (paper).
-    """
+class InterConfig(CheckedSettings):
+    """Phase II transport within a clip. Distinct tokens are those whose best match is poor."""
 
-    enabled: bool = True
-    sigma_frames: float = 1.5
-    lambda_inter: float = 1.0
-    keyframe: Literal["both", "original", "merged"] = "both"
-    distinct: Literal["quantile", "threshold"] = "quantile"
-    keep_ratio: Share = 0.3
-    tau: float = 0.5
-    transport: TransportConfig = field(default_factory=TransportConfig)
-
-    def __post_init__(self) -> None:
-        check(
-            sigma_frames=(self.sigma_frames > 0, "must be above 0"),
-            lambda_inter=(self.lambda_inter >= 0, "must not be negative"),
-            keep_ratio=(0 <= self.keep_ratio <= 1, f"must be in [0, 1], got {self.keep_ratio}"),
-            tau=(0 <= self.tau <= 1, f"must be in [0, 1], got {self.tau}"),
-        )
+    enabled: bool = setting(True, "Phase II, transport within a clip.")
+    sigma_frames: float = setting(1.5, "Scale of the time term in the cost, in frames.", above=0)
+    lambda_inter: float = setting(1.0, "Weight of the transported tokens against the keyframe token.", least=0)
+    keyframe: Literal["both", "original", "merged"] = setting(
+        "both", "Emit keyframe tokens as they were and merged (published), or only one of the two."
+    )
+    distinct: Literal["quantile", "threshold"] = setting(
+        "quantile",
+        "With `budget: paper`: distinct tokens are below a `quantile` (code) or a `threshold` (paper).",
+    )
+    keep_ratio: Share = setting(0.3, "The quantile.", least=0, most=1)
+    tau: float = setting(0.5, "The threshold.", least=0, most=1)
+    transport: TransportConfig = TransportConfig()
 
 
 @dataclass(frozen=True, slots=True)
-class ClipConfig:
-    """How frames are grouped: runs of `frames`, or "dynamic" cuts where consecutive frame embeddings
-    are among the `segments` - 1 least similar or less similar than `threshold` (FastVID's rule).
-    """
+class ClipConfig(CheckedSettings):
+    """How frames are grouped. Dynamic clips end by FastVID's rule."""
 
-    mode: Literal["fixed", "dynamic"] = "fixed"
-    frames: int = 4
-    segments: int = 8
-    threshold: float = 0.8
-
-    def __post_init__(self) -> None:
-        check(
-            frames=(self.frames >= 1, f"must be at least 1, got {self.frames}"),
-            segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
-            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
-        )
+    mode: Literal["fixed", "dynamic"] = setting("fixed", "Fixed runs of frames, or ends where the picture changes.")
+    frames: int = setting(4, "Frames per fixed clip.", least=1)
+    segments: int = setting(8, "Dynamic: at least so many scenes.", least=1)
+    threshold: float = setting(
+        0.8, "Dynamic: cut where the cosine of neighboring frames is below this.", least=-1, most=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AOTConfig:
-    """AOT. budget "exact" keeps round(ratio * F * n) tokens; "paper" lets anchors.count and
-    inter.keep_ratio decide, as published, so that the number kept depends on the content.
-    """
+    """AOT. As published, `anchors.count` and `inter.keep_ratio` decide how many tokens are kept."""
 
-    budget: Literal["exact", "paper"] = "exact"
-    anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    intra: IntraConfig = field(default_factory=IntraConfig)
-    inter: InterConfig = field(default_factory=InterConfig)
-    clips: ClipConfig = field(default_factory=ClipConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationConfig:
-    """How the answer is decoded. temperature 0 is greedy."""
-
-    max_new_tokens: int = 256
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(
-            max_new_tokens=(self.max_new_tokens >= 1, "must be at least 1"),
-            min_new_tokens=(
-                0 <= self.min_new_tokens <= self.max_new_tokens,
-                f"must be in 0 .. max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}",
-            ),
-            temperature=(
-                self.temperature == 0 or _LEAST_TEMPERATURE <= self.temperature < math.inf,
-                f"must be 0 or at least {_LEAST_TEMPERATURE:g}, got {self.temperature:g}",
-            ),
-            seed=(0 <= self.seed < 2**63, f"must be in 0 .. 2^63 - 1, got {self.seed}"),
-        )
+    budget: Literal["exact", "paper"] = setting(
+        "exact", "`exact` meets the ratio to the token; `paper`: the content decides, as published."
+    )
+    anchors: AnchorConfig = AnchorConfig()
+    intra: IntraConfig = IntraConfig()
+    inter: InterConfig = InterConfig()
+    clips: ClipConfig = ClipConfig()
 
 
 @dataclass(frozen=True, slots=True)
-class InnerConfig:
-    """A reduction inside the language model, after any method. budget "total": the ratio is the mean over its layers
-    of the visual tokens in each, so the method keeps more; "extra": the method keeps the ratio, and the reduction saves
-    on top, with its published constants. settings: of reductions by name, for instance {"fastv": {"layer": 3}}.
-    """
+class GenerationConfig(CheckedSettings):
+    """How the answer is decoded."""
 
-    name: str | None = None
-    budget: Literal["total", "extra"] = "total"
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_new_tokens: int = setting(256, "The longest answer, in tokens.", least=1)
+    min_new_tokens: int = setting(0, "The shortest answer, in tokens.", least=0)
+    temperature: float = setting(0.0, "0 always takes the most likely token.", rule=_TEMPERATURE)
+    seed: int = setting(0, "For temperatures above 0.", least=0, most=2**63 - 1)
 
-    def __post_init__(self) -> None:
-        strange = [name for name in self.settings if not _is_inner(name)]
-        valid = ", ".join(names("inner"))
-        check(
-            name=(self.name is None or _is_inner(self.name), _unknown(self.name or "", "inner")),
-            settings=(not strange, f"has no inner reduction {', '.join(strange)} (valid: {valid})"),
-        )
+    def conflicts(self) -> Conflicts:
+        """Yield a shortest answer that is longer than the longest."""
+        if self.min_new_tokens > self.max_new_tokens:
+            told = f"must be at most max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}"
+            yield "min_new_tokens", told
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """One run. ratio: the share of visual tokens kept, in (0, 1]; 1 bypasses every method. methods: settings of
-    methods by name, for instance {"fastvid": {"blend": 0.7}}; those of AOT are in `aot`.
+class InnerConfig(CheckedSettings):
+    """A reduction inside the language model, after any method.
+
+    With the budget "total" the method keeps more than the ratio, so that the mean is the ratio; with
+    "extra" the reduction has its published constants.
     """
 
-    ratio: Share = 0.1
-    method: str = "aot"
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    aot: AOTConfig = field(default_factory=AOTConfig)
-    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    inner: InnerConfig = field(default_factory=InnerConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    name: str | None = setting(None, "A reduction inside the language model; names from `aot methods`.")
+    budget: Literal["total", "extra"] = setting(
+        "total",
+        "`total`: the ratio is the mean over layers; `extra`: the reduction saves in addition to the ratio.",
+    )
+    settings: Mapping[str, Mapping[str, Any]] = setting(
+        dict, "Settings of reductions by name, for instance `inner.settings.fastv.layer=3`."
+    )
 
-    def __post_init__(self) -> None:
-        strange = [name for name in self.methods if not _is_method(name)]
-        check(
-            ratio=(0 < self.ratio <= 1, f"must be in (0, 1], got {self.ratio:g}"),
-            method=(_is_method(self.method), _unknown(self.method, "methods")),
-            methods=(not strange, f"has no method {', '.join(strange)} (valid: {', '.join(names())})"),
-        )
+    def conflicts(self) -> Conflicts:
+        """Yield names that are not those of reductions."""
+        if self.name is not None and not _is_known(self.name, "inner"):
+            yield "name", _unknown(self.name, "inner")
+        strange = [name for name in self.settings if not _is_known(name, "inner")]
+        if strange:
+            yield "settings", f"has no inner reduction {', '.join(strange)} (valid: {', '.join(names('inner'))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Config(CheckedSettings):
+    """One run."""
+
+    ratio: Share = setting(0.1, "Share of the visual tokens to keep; 1 keeps all.", above=0, most=1)
+    method: str = setting("aot", "The method; names from `aot methods`.")
+    sampling: SamplingConfig = SamplingConfig()
+    model: ModelConfig = ModelConfig()
+    aot: AOTConfig = AOTConfig()
+    methods: Mapping[str, Mapping[str, Any]] = setting(
+        dict,
+        "Settings of methods by name, for instance `methods.fastvid.own_weight=0.5`; those of AOT are under `aot`.",
+    )
+    inner: InnerConfig = InnerConfig()
+    generation: GenerationConfig = GenerationConfig()
+
+    def conflicts(self) -> Conflicts:
+        """Yield names that are not those of methods."""
+        if not _is_known(self.method, "methods"):
+            yield "method", _unknown(self.method, "methods")
+        strange = [name for name in self.methods if not _is_known(name, "methods")]
+        if strange:
+            yield "methods", f"has no method {', '.join(strange)} (valid: {', '.join(names())})"
 
     @property
     def compresses(self) -> bool:
@@ -394,17 +355,13 @@ class Config:
         return asdict(self)
 
 
-def _is_method(name: str) -> bool:
-    return name in METHODS or name in names()  # plug-ins are looked for only where the first is not enough
-
-
-def _is_inner(name: str) -> bool:
-    return name in INNER or name in names("inner")
+def _is_known(name: str, kind: Kind) -> bool:
+    # Plug-ins are looked for only where this package's names are not enough.
+    return name in (METHODS if kind == "methods" else INNER) or name in names(kind)
 
 
 def _unknown(name: str, kind: Kind) -> str:
-    known = names(kind)
-    return "" if name in known else f"must be one of {', '.join(known)}, got {name!r}; {hint(name, kind)}"
+    return f"must be one of {', '.join(names(kind))}, got {name!r}; {hint(name, kind)}"
 
 
 def build_config(settings: Settings) -> Config:
@@ -413,10 +370,10 @@ def build_config(settings: Settings) -> Config:
     Raises:
         ConfigError: listing every unknown key (with the valid ones), ill-typed and out-of-range value.
     """
-    return build_settings(Config, merge_settings(_model_settings(settings), settings))
+    return build_settings(Config, merge_settings(model_settings(settings), settings))
 
 
-def _model_settings(settings: Settings) -> Settings:
+def model_settings(settings: Settings) -> Settings:
     """What the name of a model settles: for the bundled one, how many frames it was trained to look at."""
     model = settings.get("model")
     is_bundled = isinstance(model, Mapping) and model.get("name") == BUNDLED_MODEL

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aot.config.layers import Layer, build_layers, explained
 from aot.config.presets import parse_settings, preset_settings
-from aot.config.schema import Config
-from aot.config.strict import Settings
+from aot.config.schema import BUNDLED_MODEL, Config, model_settings
+from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
 
 __all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers"]
@@ -37,7 +37,9 @@ def resolve_config(
 def resolve_layers(
     overrides: Sequence[Layer], *, folder: Path | None = None, base: Settings | None = None
 ) -> list[Layer]:
-    """Return all layers, the weakest first: `base`, the preset, `folder`/aot.yaml, `overrides`.
+    """Return all layers, the weakest first.
+
+    The model's, `base`, the preset, `folder`/aot.yaml, `overrides`.
 
     The preset is the one that the strongest layer names under the key `preset`.
 
@@ -51,7 +53,9 @@ def resolve_layers(
         of_preset = [Layer(preset_settings(names[-1]), f"preset {names[-1]}")] if names else []
     except ConfigError as error:
         raise explained(error, layers) from None
-    return [Layer(base or {}), *of_preset, *map(_without_preset, layers)]
+    above = [Layer(base or {}), *of_preset, *map(_without_preset, layers)]
+    of_model = model_settings(merge_settings(*(layer.settings for layer in above)))
+    return [Layer(of_model, f"model {BUNDLED_MODEL}"), *above]
 
 
 def _without_preset(layer: Layer) -> Layer:

@@ -14,18 +14,11 @@ from aot.config.notations import Notation
 from aot.errors import ConfigError, Problem
 from aot.text import did_you_mean
 
-__all__ = ["Settings", "build_settings", "check", "merge_settings", "type_in_words"]
+__all__ = ["Settings", "build_settings", "choices", "has_notation", "merge_settings", "plain_type", "type_in_words"]
 
 Settings = Mapping[str, Any]
 T = TypeVar("T")
 _REJECTED = object()
-
-
-def check(**rules: tuple[bool, str]) -> None:
-    """Raise one ConfigError that lists every failed rule as `name message`."""
-    failed = [Problem(name, message) for name, (holds, message) in rules.items() if not holds]
-    if failed:
-        raise ConfigError(*failed)
 
 
 def merge_settings(*layers: Settings) -> dict[str, Any]:
@@ -126,6 +119,8 @@ def _is_number(value: Any) -> bool:
 def type_in_words(hint: Any) -> str:
     """Return what a setting of this type may be, for instance "a number or null"."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if get_origin(hint) is Mapping:
+        return "groups of settings"
     words: list[Any] = []
     for option, notation in _options(hint):
         if notation:
@@ -133,6 +128,22 @@ def type_in_words(hint: Any) -> str:
         else:
             words += get_args(option) if get_origin(option) is Literal else [names.get(option, str(option))]
     return " or ".join(str(word) for word in words)
+
+
+def plain_type(hint: Any) -> type:
+    """Return bool, int, float or str: what a text is read as for a setting of this type."""
+    plain = next(option for option, _ in _options(hint) if option is not type(None))
+    return plain if isinstance(plain, type) else str
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """Return the texts that a setting of this type chooses from; empty for other types."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def has_notation(hint: Any) -> bool:
+    """Return whether a number of this type may be written in a way of its own, for instance 10%."""
+    return any(notation for _, notation in _options(hint))
 
 
 def _options(hint: Any) -> Iterator[tuple[Any, Notation | None]]:

@@ -69,12 +69,7 @@ def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _read(wanted: Mapping[Kind, Sequence[str]], describe: _Describe) -> dict[str, list[dict[str, Any]]]:
-    """Describe what is wanted: methods of this package without importing torch, plug-ins as they are."""
-    from aot.plugins import INNER, METHODS
-    from aot_cli.declared import without_torch
+    from aot_cli.declared import read_each
 
-    every = [(name, kind) for kind, names in wanted.items() for name in names]
-    own = [each for each in every if each[0] in {"methods": METHODS, "inner": INNER}[each[1]]]
-    found = without_torch(lambda: {each: describe(*each) for each in own})
-    found |= {each: describe(*each) for each in every if each not in found}
+    found = read_each([(name, kind) for kind, names in wanted.items() for name in names], describe)
     return {kind: [found[name, kind] for name in names] for kind, names in wanted.items()}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aot.plugins import Kind
     from aot.types import Needs
 
-__all__ = ["describe", "describe_fully"]
-
-_FAR = 10**9  # out of every range, so that a setting tells its own
+__all__ = ["describe", "describe_fully", "settings_type"]
 
 
 def describe(name: str, kind: Kind) -> dict[str, Any]:
@@ -40,72 +36,42 @@ def describe_fully(name: str, kind: Kind) -> dict[str, Any]:
     Raises:
         ConfigError: there is none of this name, or it is broken.
     """
+    from aot.config.setting import settings_in
     from aot.errors import ConfigError
     from aot.plugins import find
+    from aot_cli.output.setting_tables import as_yaml, setting_row
 
     found, told = find(name, kind), describe(name, kind)
     if told["remark"].startswith("broken: "):
         raise ConfigError(told["remark"])
-    settings_type, group = _settings_of(found, name, kind)
-    settings = list(_settings(settings_type, group)) if settings_type else []
-    shown = next((setting for setting in settings if setting["default"] is not None), None)
+    cls, group = settings_type(name, kind)
+    settings = list(settings_in(cls, group)) if cls else []
+    shown = next((setting for setting in settings if setting.default is not None), None)
     return {
         **told,
-        "description": _paragraphs(found, *([settings_type] if settings_type not in (None, found) else [])),
-        "settings": settings,
+        "description": _paragraphs(found, *([cls] if cls not in (None, found) else [])),
+        "settings": [setting_row(setting) for setting in settings],
         "presets": _presets(name, kind),
-        "example": f"--set {shown['path']}={shown['default_text']}" if shown else None,
+        "example": f"--set {shown.path}={as_yaml(shown.default)}" if shown else None,
     }
 
 
-def _settings_of(found: Any, name: str, kind: Kind) -> tuple[Any, str]:
-    """The dataclass of its settings, and the group they are in."""
-    from aot.config.schema import AOT_METHODS, AOTConfig
+def settings_type(name: str, kind: Kind) -> tuple[Any, str]:
+    """Return the dataclass of the settings of one, None if it has none, and the group they are in.
 
+    Raises:
+        ConfigError: there is none of this name, or it is broken.
+    """
+    from aot.config.schema import AOT_METHODS, AOTConfig
+    from aot.plugins import find
+
+    found = find(name, kind)
     if kind == "inner":
         return found, f"inner.settings.{name}."
     if name in AOT_METHODS:
         return AOTConfig, "aot."
     own = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
     return own, f"methods.{name}."
-
-
-def _settings(cls: Any, group: str) -> Iterator[dict[str, Any]]:
-    """Every setting of a dataclass and of those in it: path, type, range where it says one, default."""
-    from aot.config.strict import type_in_words
-
-    hints, defaults = get_type_hints(cls), cls()
-    for field in fields(cls):
-        hint, path = hints[field.name], group + field.name
-        if is_dataclass(hint):
-            yield from _settings(hint, path + ".")
-            continue
-        default = getattr(defaults, field.name)
-        yield {
-            "path": path, "type": type_in_words(hint), "rule": _rule(cls, field.name), "default": default,
-            "default_text": _as_yaml(default),
-        }  # fmt: skip
-
-
-def _rule(cls: Any, name: str) -> str:
-    """What the class says of a number far out of range, for instance "in [0, 1]"; empty where it says nothing."""
-    from aot.errors import ConfigError
-
-    for value in (-_FAR, _FAR):
-        try:
-            cls(**{name: value})
-        except ConfigError as error:
-            told = next((each for each in map(str, error.problems) if each.startswith(f"{name} must ")), "")
-            rule = told.removeprefix(f"{name} must ").partition(", got")[0]
-            return rule.removeprefix("be ").replace("not be ", "not ", 1)
-        except Exception:  # a plug-in's check may not expect a number
-            return ""
-    return ""
-
-
-def _as_yaml(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _paragraphs(*classes: Any) -> list[str]:

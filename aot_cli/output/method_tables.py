@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from aot_cli.output.setting_tables import settings_table
 from aot_cli.output.tables import fact_table
 
 __all__ = ["FOOTNOTES", "CardTable", "method_parts"]
@@ -71,15 +72,4 @@ def method_parts(flag: str, found: Mapping[str, Any]) -> Iterator[Any]:
     yield fact_table(f"{flag} {found['name']}", {name: value for name, value in facts.items() if value})
     for paragraph in found["description"]:
         yield Padding(paragraph, (1, 0, 0, 0))
-    yield _settings_table(found["settings"]) if found["settings"] else Padding("It has no settings.", (1, 0))
-
-
-def _settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    table.add_column("default", overflow="fold")
-    table.add_column("value", overflow="fold")
-    for setting in settings:
-        value = setting["type"] + (f", {setting['rule']}" if setting["rule"] else "")
-        table.add_row(setting["path"], setting["default_text"], value)
-    return table
+    yield settings_table(found["settings"]) if found["settings"] else Padding("It has no settings.", (1, 0))

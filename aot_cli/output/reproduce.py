@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Setting
+from aot_cli.options import FLAGS, Flag
 
 if TYPE_CHECKING:
     from aot.config.schema import Config
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["ask_words", "command_for"]
 
 _ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
-_FLAGS = {setting.path: setting for _, group in (SAMPLING, MODEL, COMPRESSION, GENERATION) for setting in group}
 
 
 def ask_words(source: str, questions: Sequence[str]) -> list[str]:
@@ -67,12 +66,12 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _flag(path: str, value: Any) -> list[str]:
-    setting = _FLAGS.get(path)
-    if setting is None or value is None:
+    flag = FLAGS.get(path)
+    if flag is None or value is None:
         return ["--set", f"{path}={json.dumps(value)}"]
-    return _switch(setting, value) if setting.kind is bool else [setting.flag_names[0], str(value)]
+    return _switch(flag, value) if flag.kind is bool else [flag.flag_names[0], str(value)]
 
 
-def _switch(setting: Setting, value: bool) -> list[str]:
-    on, _, off = setting.flag_names[0].partition("/")
+def _switch(flag: Flag, value: bool) -> list[str]:
+    on, _, off = flag.flag_names[0].partition("/")
     return [on if value else off]

@@ -222,6 +222,13 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("rule", "string", "its range; empty: none"),
             Key("default", "any", ""),
             Key("default_text", "string", "as `--set` takes it"),
+            Key("meaning", "string", "one sentence"),
+            Key("flag", "string?", "that sets it too; null: none"),
+        ),
+        "resolved setting": (
+            Key("path", "string", "for `--set`"),
+            Key("value", "any", ""),
+            Key("source", "string", "a flag, a variable, `--set`, a file, `preset NAME`, `model NAME` or `default`"),
         ),
         "demo question": (
             Key("question", "string", ""),
@@ -345,6 +352,8 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "aot.presets/1": (Key("presets", "[preset]", ""), _NOTICES),
         "aot.preset/1": (Key("name", "string", "for `--preset`"), Key("purpose", "string", ""), _CONFIG, _NOTICES),
+        "aot.settings/1": (Key("settings", "[setting]", ""), _NOTICES),
+        "aot.settings.resolved/1": (Key("settings", "[resolved setting]", ""), _NOTICES),
         "aot.doctor/1": (
             _VERSIONS,
             Key("devices", "{string}", ""),
@@ -379,6 +388,8 @@ _COMMANDS = {
     "aot.method/1": "`aot methods NAME`",
     "aot.presets/1": "`aot presets list`",
     "aot.preset/1": "`aot presets show NAME`",
+    "aot.settings/1": "`aot settings`",
+    "aot.settings.resolved/1": "`aot settings --show`",
     "aot.doctor/1": "`aot doctor`",
     "aot.error/1": "Every command that fails",
 }

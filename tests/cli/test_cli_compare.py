@@ -123,7 +123,8 @@ def test_a_method_is_shown_with_its_settings(run_aot: Aot) -> None:
     settings = {row["path"]: row for row in found["settings"]}
     assert settings["methods.fastvid.own_weight"] == {
         "path": "methods.fastvid.own_weight", "type": "a number", "rule": "in [0, 1]", "default": 0.6,
-        "default_text": "0.6",
+        "default_text": "0.6", "flag": None,
+        "meaning": "Least weight of the anchor itself in a context token; the rest is the mean of what it absorbs.",
     }  # fmt: skip
     assert found["presets"] == ["methods/fastvid"]
     assert found["example"] == "--set methods.fastvid.segments=8"

@@ -62,6 +62,8 @@ COMMANDS = {
     "aot.method/1": ("methods", "holitom"),
     "aot.presets/1": ("presets", "list"),
     "aot.preset/1": ("presets", "show", "default"),
+    "aot.settings/1": ("settings",),
+    "aot.settings.resolved/1": ("settings", "--show", "--frames", "3"),
     "aot.doctor/1": ("doctor",),
     "aot.error/1": ("inspect", "nope.mp4"),
 }  # fmt: skip

@@ -22,10 +22,22 @@ LIBRARIES = {"torch", "transformers", "av", "decord", "matplotlib", "numpy"}
         (("presets", "list"), set()),
         (("methods",), set()),
         (("methods", "holitom"), set()),
+        (("settings",), set()),
+        (("settings", "--show", "--method", "fastvid"), set()),
         (("inspect", "CLIP"), {"av"}),
         (("ask", "TOKENS", "what?", "--model", "MODEL", "--max-new-tokens", "1"), {"torch", "transformers", "numpy"}),
     ],
-    ids=["help", "help of a command", "presets", "methods", "a method", "inspect", "ask a tokens file"],
+    ids=[
+        "help",
+        "help of a command",
+        "presets",
+        "methods",
+        "a method",
+        "settings",
+        "values",
+        "inspect",
+        "ask a tokens file",
+    ],
 )
 def test_no_command_pays_for_what_it_does_not_use(
     arguments: tuple[str, ...], loads: set[str], clip_file: Path, small_folder: Path, run_aot: Aot

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aot.config.layers import Layer, build_layers, explained
-from aot.config.sources import resolve_config
+from aot.config.layers import Layer, build_layers, explained, source_of
+from aot.config.sources import resolve_config, resolve_layers
 from aot.errors import BudgetError, ConfigError, Problem
 
 FILE = Layer({"ratio": 5, "sampling": {"frames": 0, "frams": 3}}, "aot.yaml")
@@ -76,3 +76,34 @@ def test_files_and_presets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("aot.config.sources.preset_settings", lambda name: {"ratio": 7})
     with pytest.raises(ConfigError, match=r"^preset some/name: ratio must be in \(0, 1\], got 7$"):
         resolve_config({}, "some/name", folder=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ratio", "aot.yaml"),
+        ("sampling.frames", "--frames"),
+        ("sampling.max_frames", "default"),
+        ("methods.random.seed", "--set"),
+        ("methods.random", "--set"),
+        ("methods.fastvid.blend", "default"),
+    ],
+)
+def test_the_source_of_a_value(path: str, source: str) -> None:
+    file = Layer({"ratio": 0.2, "sampling": {"frames": 3}}, "aot.yaml")
+    assigned = Layer({"methods": {"random": {"seed": 1}}}, "--set")
+    assert source_of(path, [file, FLAGS, assigned]) == source
+
+
+def test_frames_are_the_source_of_an_fps_that_they_undo() -> None:
+    layers = [Layer({"sampling": {"fps": 2}}, "aot.yaml"), FLAGS]
+    assert source_of("sampling.fps", layers) == "--frames"
+    assert source_of("sampling.fps", layers[:1]) == "aot.yaml"
+    assert source_of("sampling.fps", layers[1:]) == "default"
+    assert source_of("sampling.fps", layers[::-1]) == "aot.yaml"
+
+
+def test_what_the_name_of_a_model_settles_has_it_as_its_source(tmp_path: Path) -> None:
+    layers = resolve_layers([Layer({"model": {"name": "shapes"}}, "--set")], folder=tmp_path)
+    assert source_of("sampling.frames", layers) == "model shapes"
+    assert source_of("model.name", layers) == "--set"

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop, least_of
+from aot.config.setting import setting
 from aot.plugins import Card
 
 __all__ = ["FastV"]
@@ -18,10 +19,6 @@ class FastV(OneDrop):
 
     Before `layer`, round(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
     over heads). They keep their positions.
-
-    Settings:
-    - layer: the paper's K.
-    - keep: the paper's 1 - R.
     """
 
     card: ClassVar = Card(
@@ -30,8 +27,8 @@ class FastV(OneDrop):
         remark="the tokens that the last token of the prompt attends to most",
     )
 
-    layer: int = 2
-    keep: float = 0.5
+    layer: int = setting(2, "Layer before which tokens are dropped; the paper's K.", least=1)
+    keep: float = setting(0.5, "Share of the tokens that is kept; the paper's 1 - R.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
         """Drop the visual tokens with the least attention."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop, least_of
+from aot.config.setting import setting
 from aot.plugins import Card
 
 __all__ = ["FlashVidInner"]
@@ -22,10 +23,6 @@ class FlashVidInner(OneDrop):
     Before `layer`, ceil(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
     over heads). Newlines that end a line are among the m, as published. A larger share of tokens
     enters the language model in return.
-
-    Settings:
-    - layer: the layer before which tokens are dropped.
-    - keep: the share of them that is kept.
     """
 
     card: ClassVar = Card(
@@ -34,8 +31,8 @@ class FlashVidInner(OneDrop):
         remark="the tokens that the last token of the prompt attends to most, late in the model",
     )
 
-    layer: int = 20
-    keep: float = 0.3
+    layer: int = setting(20, "Layer before which tokens are dropped.", least=1)
+    keep: float = setting(0.3, "Share of the tokens that is kept.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
         """Drop the visual tokens and newlines with the least attention."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from aot.compression.in_llm.base import Place, Reduction, State
 from aot.compression.in_llm.one_drop import least_of, refuse_load
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.errors import BudgetError
 from aot.plugins import Card
 
@@ -22,7 +22,7 @@ __all__ = ["FrameFusion", "Neighbours", "needed_sparsity"]
 
 
 @dataclass(frozen=True)
-class FrameFusion:
+class FrameFusion(CheckedSettings):
     """Merge similar tokens of each cell layer by layer, then drop the least attended once.
 
     Before the first attention and after every attention, a token is merged into the previous token
@@ -32,12 +32,6 @@ class FrameFusion:
     alone can reach `cost`, it does. A newline that ends a line is a token of a cell of its own.
 
     Merging that would leave nothing for the remaining layers is replaced by the drop.
-
-    Settings:
-    - similarity: least cosine similarity of tokens that are merged.
-    - cost: the mean load of the layers.
-    - fade_out: merging ends when it removes a smaller share of the tokens.
-    - paper_exact: merge even if nothing is left for the remaining layers, which is then an error.
     """
 
     card: ClassVar = Card(
@@ -46,17 +40,12 @@ class FrameFusion:
         remark="similar tokens of a cell are merged over time, layer by layer, then the least attended dropped",
     )
 
-    similarity: float = 0.6
-    cost: float = 0.3
-    fade_out: float = 0.1
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(
-            similarity=(-1 <= self.similarity <= 1, f"must be in [-1, 1], got {self.similarity}"),
-            cost=(0 < self.cost <= 1, f"must be in (0, 1], got {self.cost}"),
-            fade_out=(0 <= self.fade_out <= 1, f"must be in [0, 1], got {self.fade_out}"),
-        )
+    similarity: float = setting(0.6, "Least cosine similarity of tokens that are merged.", least=-1, most=1)
+    cost: float = setting(0.3, "The mean load of the layers.", above=0, most=1)
+    fade_out: float = setting(0.1, "Merging ends when it removes a smaller share of the tokens.", least=0, most=1)
+    paper_exact: bool = setting(
+        False, "Merge even if nothing is left for the remaining layers, which is then an error."
+    )
 
     def load(self, layers: int) -> float:
         """Return `cost`, which holds for any number of layers."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop, least_of
 from aot.compression.ops.similarity import cosine_similarity, working_dtype
+from aot.config.setting import setting
 from aot.plugins import Card
 
 __all__ = ["HoliTomInner", "merge_in_turn"]
@@ -23,10 +24,6 @@ class HoliTomInner(OneDrop):
     Before `layer`, round(keep * m) of m tokens are kept, by the attention in layer - 1 (mean over
     heads). Every other token is merged into the most similar kept one (`merge_in_turn`). Newlines
     are among the m, as published.
-
-    Settings:
-    - layer: the layer before which tokens are merged.
-    - keep: the share of them that is kept.
     """
 
     card: ClassVar = Card(
@@ -35,8 +32,8 @@ class HoliTomInner(OneDrop):
         remark="the tokens that the last token of the prompt attends to most, the others merged into them",
     )
 
-    layer: int = 18
-    keep: float = 0.5
+    layer: int = setting(18, "Layer before which tokens are merged.", least=1)
+    keep: float = setting(0.5, "Share of the tokens that is kept.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
         """Merge the least attended tokens into the kept ones, then drop them."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from aot.compression.in_llm.base import PUBLISHED_LAYERS, Place
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings
 from aot.errors import BudgetError
 
 __all__ = ["OneDrop", "least_of", "refuse_load", "resolve_layer"]
@@ -19,17 +19,11 @@ S = TypeVar("S", bound="OneDrop")
 
 
 @dataclass(frozen=True)
-class OneDrop:
+class OneDrop(CheckedSettings):
     """Keep the share `keep` of the visual tokens before `layer` runs."""
 
     layer: int
     keep: float
-
-    def __post_init__(self) -> None:
-        check(
-            layer=(self.layer >= 1, f"must be at least 1, got {self.layer}"),
-            keep=(0 < self.keep <= 1, f"must be in (0, 1], got {self.keep}"),
-        )
 
     def load(self, layers: int) -> float:
         """Return the mean load (K + keep (L - K)) / L, with K = `layer` and L = `layers`."""

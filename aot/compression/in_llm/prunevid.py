@@ -11,6 +11,7 @@ from torch import Tensor
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop
 from aot.compression.ops.budget import spread
+from aot.config.setting import setting
 from aot.plugins import Card
 
 __all__ = ["PruneVidInner"]
@@ -28,11 +29,6 @@ class PruneVidInner(OneDrop):
 
     A token counts as static if it is in the first frame of a clip of several frames and its mass is
     a multiple of their number, as the masses of stage A (--method prunevid) are.
-
-    Settings:
-    - layer: M + 1.
-    - keep: the share that is kept, rounded so that round(keep * m) of all m tokens are.
-    - paper_exact: truncate the count of every set instead.
     """
 
     card: ClassVar = Card(
@@ -41,9 +37,11 @@ class PruneVidInner(OneDrop):
         remark="the tokens that the question attends to most, a share of every segment and frame",
     )
 
-    layer: int = 11
-    keep: float = 0.4
-    paper_exact: bool = False
+    layer: int = setting(11, "Layer before which tokens are dropped; the paper's M + 1.", least=1)
+    keep: float = setting(
+        0.4, "Share that is kept, rounded so that round(keep * m) of all m tokens are.", above=0, most=1
+    )
+    paper_exact: bool = setting(False, "Truncate the count of every set instead.")
 
     def reduce(self, state: State) -> Reduction:
         """Drop the tokens of each set that the question attends to least."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from aot.compression.in_llm.base import Place, Reduction, State
 from aot.compression.in_llm.one_drop import least_of, refuse_load
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 
 __all__ = ["PyramidDrop"]
@@ -18,7 +18,7 @@ _STEPS = 60  # of bisection
 
 
 @dataclass(frozen=True)
-class PyramidDrop:
+class PyramidDrop(CheckedSettings):
     """Keep ever fewer visual tokens, those that the last prompt token attends to most.
 
     The layers form `parts` equal parts. Before each part but the first, the share `keep` of the
@@ -28,11 +28,6 @@ class PyramidDrop:
     For a given mean load, `keep` is solved from (1 + a + a^2 + a^3) / 4 (for four parts). If that
     has no solution, the first drop is before layer 2. The published model is also trained with
     this; here it is inference alone.
-
-    Settings:
-    - parts: the number of parts.
-    - keep: the share that is kept at every step.
-    - first_layer: the first layer of the second part; null is its equal share.
     """
 
     card: ClassVar = Card(
@@ -41,16 +36,9 @@ class PyramidDrop:
         remark="fewer tokens with every step: those that the last token of the prompt attends to most",
     )
 
-    parts: int = 4
-    keep: float = 0.5
-    first_layer: int | None = None
-
-    def __post_init__(self) -> None:
-        check(
-            parts=(self.parts >= 2, f"must be at least 2, got {self.parts}"),
-            keep=(0 < self.keep <= 1, f"must be in (0, 1], got {self.keep}"),
-            first_layer=(self.first_layer is None or self.first_layer >= 1, "must be at least 1"),
-        )
+    parts: int = setting(4, "The number of parts.", least=2)
+    keep: float = setting(0.5, "The share that is kept at every step.", above=0, most=1)
+    first_layer: int | None = setting(None, "The first layer of the second part; null is its equal share.", least=1)
 
     def _begins(self, layers: int) -> list[int]:
         """Return the first layer of every part but the first."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aot.compression.methods.subset import keep_subset, pooled_saliency
+from aot.config.setting import setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -14,16 +15,13 @@ __all__ = ["TopAttention"]
 
 @dataclass(frozen=True)
 class TopAttention:
-    """Keep the most salient tokens of the whole video, unchanged and in raster order.
-
-    Settings:
-    - layer: the block of the vision tower whose attention received is the saliency; negative
-      numbers count from the last block.
-    """
+    """Keep the most salient tokens of the whole video, unchanged and in raster order."""
 
     card: ClassVar = Card("after pooling", remark="the tokens that receive the most attention in the vision tower")
 
-    layer: int = -2
+    layer: int = setting(
+        -2, "Block of the vision tower whose attention received is the saliency; negative numbers count from the last."
+    )
 
     @property
     def needs(self) -> Needs:

@@ -19,7 +19,7 @@ from aot.compression.ops.budget import spread
 from aot.compression.ops.grid import pool
 from aot.compression.ops.quotas import least_per_frame
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.errors import BudgetError
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -30,7 +30,7 @@ _GROUP_FRAMES = 4
 
 
 @dataclass(frozen=True)
-class DyCoke:
+class DyCoke(CheckedSettings):
     """Keep every fourth frame whole, and of the other frames the tokens that changed most.
 
     Frames form groups of four. The second and third frame of a group are compared with the first,
@@ -38,10 +38,8 @@ class DyCoke:
     tokens with the lowest cosine similarity to the same cell are kept. Whole frames are in raster
     order, compared frames in order of ascending similarity, as published.
 
-    Settings:
-    - prune_rate: share of a compared frame's tokens that is dropped; used with `paper_exact` only.
-    - paper_exact: use `prune_rate` whatever the budget is. The third frame of the last four then
-      stays whole, and with an odd number of frames the last one is dropped.
+    With `paper_exact` the third frame of the last four stays whole, and with an odd number of
+    frames the last one is dropped.
     """
 
     card: ClassVar = Card(
@@ -52,11 +50,10 @@ class DyCoke:
     )
     needs: ClassVar = Needs()
 
-    prune_rate: float = 0.7
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(prune_rate=(0 < self.prune_rate <= 1, f"must be in (0, 1], got {self.prune_rate}"))
+    prune_rate: float = setting(
+        0.7, "With `paper_exact`: share of a compared frame's tokens that is dropped.", above=0, most=1
+    )
+    paper_exact: bool = setting(False, "Use `prune_rate` whatever the budget is.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; compared frames share equally what whole frames leave.

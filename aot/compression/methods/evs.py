@@ -12,6 +12,7 @@ from torch.nn import functional
 from aot.compression.methods.subset import check_budget, kept_tokens, pooled_cells
 from aot.compression.ops.grid import pool
 from aot.compression.ops.similarity import working_dtype
+from aot.config.setting import setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
@@ -26,9 +27,8 @@ class EfficientVideoSampling:
 
     The change of a token is 1 - its cosine similarity to the same cell of the previous frame.
 
-    Settings:
-    - paper_exact: keep int(N (1 - q)) of N tokens with q = 1 - ratio, computed in floating point; a
-      count below one frame is raised to one frame instead of being refused.
+    With `paper_exact`, int(N (1 - q)) of N tokens are kept with q = 1 - ratio, computed in floating
+    point; a count below one frame is raised to one frame instead of being refused.
     """
 
     card: ClassVar = Card(
@@ -39,7 +39,7 @@ class EfficientVideoSampling:
     )
     needs: ClassVar = Needs()
 
-    paper_exact: bool = False
+    paper_exact: bool = setting(False, "Round the count as published.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, unchanged and in raster order.

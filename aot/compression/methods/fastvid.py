@@ -24,7 +24,7 @@ from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
@@ -32,7 +32,7 @@ __all__ = ["FastVid"]
 
 
 @dataclass(frozen=True)
-class FastVid:
+class FastVid(CheckedSettings):
     """Keep salient tokens of each frame, and context tokens merged over each segment.
 
     Salient tokens receive the most attention in SigLIP's pooling head. Context tokens are density
@@ -43,16 +43,6 @@ class FastVid:
     The budget is exact. Frames have equal shares, of which floor(context_share * share) tokens are
     context. A segment's context is spread over its anchor frames; if they have too few tokens, the
     excess goes to salient tokens of the other frames.
-
-    Settings:
-    - segments, threshold: a segment ends after each of the `segments` - 1 least similar pairs of
-      consecutive frames, and after each pair with a cosine similarity below `threshold`.
-    - context_share: share of a frame's tokens that is context.
-    - anchor_stride_frames: distance between the anchor frames of a segment.
-    - own_weight: least weight of the anchor itself in a context token; the rest is the mean of what
-      it absorbs.
-    - neighbours: how many nearest tokens define a density, the token itself included.
-    - paper_exact: every frame has floor(budget / F) tokens, and all shares are rounded down.
     """
 
     card: ClassVar = Card(
@@ -62,23 +52,22 @@ class FastVid:
     )
     needs: ClassVar = Needs(frame_embeddings=True, pooling_attention=True)
 
-    segments: int = 8
-    threshold: float = 0.9
-    context_share: float = 0.4
-    anchor_stride_frames: int = 4
-    own_weight: float = 0.6
-    neighbours: int = 4
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(
-            segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
-            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
-            context_share=(0 <= self.context_share <= 1, f"must be in [0, 1], got {self.context_share}"),
-            anchor_stride_frames=(self.anchor_stride_frames >= 1, "must be at least 1"),
-            own_weight=(0 <= self.own_weight <= 1, f"must be in [0, 1], got {self.own_weight}"),
-            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
-        )
+    segments: int = setting(
+        8, "A segment ends after each of the `segments` - 1 least similar pairs of consecutive frames.", least=1
+    )
+    threshold: float = setting(
+        0.9, "A segment also ends after each pair of frames with a cosine similarity below this.", least=-1, most=1
+    )
+    context_share: float = setting(0.4, "Share of a frame's tokens that is context.", least=0, most=1)
+    anchor_stride_frames: int = setting(4, "Distance between the anchor frames of a segment.", least=1)
+    own_weight: float = setting(
+        0.6,
+        "Least weight of the anchor itself in a context token; the rest is the mean of what it absorbs.",
+        least=0,
+        most=1,
+    )
+    neighbours: int = setting(4, "Nearest tokens that define a density, the token itself included.", least=1)
+    paper_exact: bool = setting(False, "Every frame has floor(budget / F) tokens, and all shares are rounded down.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; with `paper_exact`, at most as many.

@@ -23,7 +23,7 @@ from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VisualTokens
 
@@ -31,7 +31,7 @@ __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_r
 
 
 @dataclass(frozen=True)
-class FlashVid:
+class FlashVid(CheckedSettings):
     """Keep diverse tokens of each frame (ADTS), and merge the rest over time and in frames (TSTM).
 
     The budget is exact. Frames have equal shares, of which ceil(diverse_share * share) tokens are
@@ -39,17 +39,9 @@ class FlashVid:
     trees with their root there. If there are too many links between tokens, only the most similar
     ones hold, so that a segment has enough trees.
 
-    Settings:
-    - segments, threshold: a segment ends after each of the `segments` - 1 least similar pairs of
-      consecutive frames, and after each pair with a cosine similarity below `threshold`.
-    - diverse_share: share of a frame's tokens that is selected for diversity.
-    - link_similarity: a token whose cosine similarity to its most similar token of the previous
-      frame is above this is merged into it.
-    - neighbours: how many nearest tokens define a density, the token itself included.
-    - expansion: with `paper_exact`, how many times the ratio is kept.
-    - paper_exact: every frame has ceil(n * ratio * expansion) tokens, and counts are computed in
-      floating point. A tree is divided by 1 + the number of its root's children. A segment of one
-      frame clusters its diverse tokens as well, so cells repeat. Diverse tokens may repeat.
+    With `paper_exact`, counts are computed in floating point. A tree is divided by 1 + the number
+    of its root's children. A segment of one frame clusters its diverse tokens as well, so cells
+    repeat. Diverse tokens may repeat.
     """
 
     card: ClassVar = Card(
@@ -60,23 +52,22 @@ class FlashVid:
     # The published saliency is a mean over queries, this one a sum; a factor changes no choice.
     needs: ClassVar = Needs(saliency_layers=(-1,))
 
-    segments: int = 8
-    threshold: float = 0.9
-    diverse_share: float = 0.7
-    link_similarity: float = 0.8
-    neighbours: int = 7
-    expansion: float = 1.25
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(
-            segments=(self.segments >= 1, f"must be at least 1, got {self.segments}"),
-            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
-            diverse_share=(0 <= self.diverse_share <= 1, f"must be in [0, 1], got {self.diverse_share}"),
-            link_similarity=(-1 <= self.link_similarity <= 1, f"must be in [-1, 1], got {self.link_similarity}"),
-            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
-            expansion=(1 <= self.expansion < math.inf, f"must be at least 1, got {self.expansion}"),
-        )
+    segments: int = setting(
+        8, "A segment ends after each of the `segments` - 1 least similar pairs of consecutive frames.", least=1
+    )
+    threshold: float = setting(
+        0.9, "A segment also ends after each pair of frames with a cosine similarity below this.", least=-1, most=1
+    )
+    diverse_share: float = setting(0.7, "Share of a frame's tokens that is selected for diversity.", least=0, most=1)
+    link_similarity: float = setting(
+        0.8,
+        "A token is merged into its most similar token of the previous frame if their cosine similarity is above this.",
+        least=-1,
+        most=1,
+    )
+    neighbours: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
+    expansion: float = setting(1.25, "With `paper_exact`: how many times the ratio is kept.", least=1, below=math.inf)
+    paper_exact: bool = setting(False, "Every frame has ceil(n * ratio * expansion) tokens, as published.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; with `paper_exact`, about `expansion` times as many.

@@ -16,7 +16,7 @@ from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
@@ -26,7 +26,7 @@ _LAST = -1  # the block whose output the features are made of
 
 
 @dataclass(frozen=True)
-class FrameFusion:
+class FrameFusion(CheckedSettings):
     """Merge tokens that are similar over time; if that is not enough, prune the least attended.
 
     A token is merged into the previous remaining token of its cell if their cosine similarity is at
@@ -42,10 +42,6 @@ class FrameFusion:
     - It prunes once, by the attention of the last prompt token inside the language model.
     - Its early layers hold more tokens than the later ones, and its ratio is the mean over layers.
       Here every layer holds as many tokens as the ratio says.
-
-    Settings:
-    - threshold: least cosine similarity of tokens that are merged.
-    - least_merged: a pass that merges a smaller share of the tokens is the last one.
     """
 
     card: ClassVar = Card(
@@ -55,14 +51,10 @@ class FrameFusion:
     )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
-    threshold: float = 0.6
-    least_merged: float = 0.1
-
-    def __post_init__(self) -> None:
-        check(
-            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
-            least_merged=(0 <= self.least_merged <= 1, f"must be in [0, 1], got {self.least_merged}"),
-        )
+    threshold: float = setting(0.6, "Least cosine similarity of tokens that are merged.", least=-1, most=1)
+    least_merged: float = setting(
+        0.1, "A pass that merges a smaller share of the tokens is the last one.", least=0, most=1
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, in raster order, each run at the cell of its first token.

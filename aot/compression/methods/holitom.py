@@ -27,7 +27,7 @@ from aot.compression.ops.redundancy import (
 )
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
 
@@ -38,7 +38,7 @@ _THRESHOLD_LOW, _THRESHOLD_HIGH, _BETWEEN = 0.65, 0.80, Fraction(1, 8)
 
 
 @dataclass(frozen=True)
-class HoliTom:
+class HoliTom(CheckedSettings):
     """Average what stays the same over a segment, and keep the most attended of the other tokens.
 
     This is all that HoliTom does before the language model ("w/o M" in its tables). The video is
@@ -50,15 +50,6 @@ class HoliTom:
     remainder, at least one token each if the budget allows; the paper rounds up or to the nearest).
     If averaging alone leaves fewer tokens than the budget, the positions that changed most within
     their segment become dynamic again, until there are enough.
-
-    Settings:
-    - static_similarity: a position is static if its cosine similarity to the next frame is above
-      this all through the segment; null takes the published 0.65 up to a ratio of 1/8, else 0.8.
-    - centre_share: weight of the center in a merged token; the rest is the mean of the others.
-    - neighbours: how many nearest tokens define a density, the token itself included; at most as
-      many as clusters.
-    - layer: the block of the vision tower whose attention ranks dynamic tokens.
-    - paper_exact: use the published counts, which give more or fewer tokens than the budget.
     """
 
     card: ClassVar = Card(
@@ -67,19 +58,21 @@ class HoliTom:
         remark="one token for what stays the same in a segment, else each frame's most attended; see --inner holitom",
     )
 
-    static_similarity: float | None = None
-    centre_share: float = 0.6
-    neighbours: int = 7
-    layer: int = -1
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        threshold = self.static_similarity
-        check(
-            static_similarity=(threshold is None or -1 <= threshold <= 1, f"must be in [-1, 1], got {threshold}"),
-            centre_share=(0 <= self.centre_share <= 1, f"must be in [0, 1], got {self.centre_share}"),
-            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
-        )
+    static_similarity: float | None = setting(
+        None,
+        "A position is static if its cosine similarity to the next frame is above this all through the segment; "
+        "null takes the published 0.65 up to a ratio of 1/8, else 0.8.",
+        least=-1,
+        most=1,
+    )
+    centre_share: float = setting(
+        0.6, "Weight of the center in a merged token; the rest is the mean of the others.", least=0, most=1
+    )
+    neighbours: int = setting(
+        7, "Nearest tokens that define a density, the token itself included; at most as many as clusters.", least=1
+    )
+    layer: int = setting(-1, "Block of the vision tower whose attention ranks dynamic tokens.")
+    paper_exact: bool = setting(False, "Use the published counts, which give more or fewer tokens than the budget.")
 
     @property
     def needs(self) -> Needs:

@@ -13,7 +13,7 @@ from aot.compression.methods.subset import pooled_keys, pooled_saliency, whole_v
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
@@ -21,7 +21,7 @@ __all__ = ["PruMerge"]
 
 
 @dataclass(frozen=True)
-class PruMerge:
+class PruMerge(CheckedSettings):
     """Keep each frame's most attended tokens with similar ones added, and one sum of the others.
 
     This is a port to video and to vision towers without a CLS token. The attention of the CLS token
@@ -36,17 +36,9 @@ class PruMerge:
     of evenly spaced ones. A neighbor can be added to several kept tokens and counts in the mass of
     each, so the masses of a video sum up to more than its tokens.
 
-    Settings:
-    - plus: PruMerge+, which also keeps evenly spaced tokens.
-    - neighbours: how many similar tokens are added to a kept one.
-    - spread_per_outlier: with `plus`, evenly spaced tokens per most attended token.
-    - whiskers: with `paper_exact`, a token is an outlier if its attention is more than this many
-      interquartile ranges above the third quartile of its frame.
-    - layer: the block of the vision tower whose attention and keys are used.
-    - paper_exact: keep the outliers of each frame, in order of descending attention, so that the
-      count depends on the content. With `plus`, every int(int(1 / share) / spread_per_outlier)-th
-      token of the grid follows (at least every one; without the last token), where share is that of
-      outliers; a frame without outliers has none of these.
+    With `paper_exact`, outliers are in order of descending attention. With `plus`, every int(int(1
+    / share) / spread_per_outlier)-th token of the grid follows (at least every one; without the
+    last token), where share is that of outliers; a frame without outliers has none of these.
     """
 
     card: ClassVar = Card(
@@ -55,19 +47,19 @@ class PruMerge:
         remark="each frame's most attended tokens, the most similar ones added, and one token that sums up the rest",
     )
 
-    plus: bool = False
-    neighbours: int = 32
-    spread_per_outlier: int = 3
-    whiskers: float = 1.5
-    layer: int = -1
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(
-            neighbours=(self.neighbours >= 0, f"must not be negative, got {self.neighbours}"),
-            spread_per_outlier=(self.spread_per_outlier >= 1, f"must be at least 1, got {self.spread_per_outlier}"),
-            whiskers=(self.whiskers >= 0, f"must not be negative, got {self.whiskers}"),
-        )
+    plus: bool = setting(False, "PruMerge+, which also keeps evenly spaced tokens.")
+    neighbours: int = setting(32, "How many similar tokens are added to a kept one.", least=0)
+    spread_per_outlier: int = setting(3, "With `plus`: evenly spaced tokens per most attended token.", least=1)
+    whiskers: float = setting(
+        1.5,
+        "With `paper_exact`: a token is an outlier if its attention is more than this many interquartile ranges "
+        "above the third quartile of its frame.",
+        least=0,
+    )
+    layer: int = setting(
+        -1, "Block of the vision tower whose attention and keys are used; negative numbers count from the last."
+    )
+    paper_exact: bool = setting(False, "Keep the outliers of each frame, so that the count depends on the content.")
 
     @property
     def needs(self) -> Needs:

@@ -18,7 +18,7 @@ from aot.compression.ops.peak_clusters import members_of, nearest_centres
 from aot.compression.ops.redundancy import Quota, Redundancy, places_of, position_similarity, share_out
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
@@ -28,7 +28,7 @@ _LEAST_CLUSTERED = 15  # with paper_exact, a smaller set of tokens stays as it i
 
 
 @dataclass(frozen=True)
-class PruneVid:
+class PruneVid(CheckedSettings):
     """Average what stays the same in similar frames, and merge all tokens into cluster means.
 
     Frames are clustered into segments. A position with a high mean cosine similarity over the pairs
@@ -39,14 +39,6 @@ class PruneVid:
     The budget is exact: every set of tokens, also a small one, has clusters in proportion to its
     size (largest remainder, at least one if the budget allows). If averaging alone leaves fewer
     tokens than the budget, the least similar positions become dynamic again until there are enough.
-
-    Settings:
-    - frame_cluster_share: clusters of frames per frame.
-    - static_similarity: a position is static if its mean cosine similarity is above this.
-    - token_cluster_share: with `paper_exact`, clusters per token of a set, rounded down.
-    - neighbours: how many nearest tokens (or frames) define a density, itself included.
-    - paper_exact: use `token_cluster_share` whatever the budget is; a set of fewer than 15 tokens
-      stays as it is.
     """
 
     card: ClassVar = Card(
@@ -56,20 +48,17 @@ class PruneVid:
     )
     needs: ClassVar = Needs()
 
-    frame_cluster_share: float = 0.25
-    static_similarity: float = 0.8
-    token_cluster_share: float = 0.5
-    neighbours: int = 7
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        frame_share, token_share = self.frame_cluster_share, self.token_cluster_share
-        check(
-            frame_cluster_share=(0 < frame_share <= 1, f"must be in (0, 1], got {frame_share}"),
-            static_similarity=(-1 <= self.static_similarity <= 1, f"must be in [-1, 1], got {self.static_similarity}"),
-            token_cluster_share=(0 < token_share <= 1, f"must be in (0, 1], got {token_share}"),
-            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
-        )
+    frame_cluster_share: float = setting(0.25, "Clusters of frames per frame.", above=0, most=1)
+    static_similarity: float = setting(
+        0.8, "A position is static if its mean cosine similarity is above this.", least=-1, most=1
+    )
+    token_cluster_share: float = setting(
+        0.5, "With `paper_exact`: clusters per token of a set, rounded down.", above=0, most=1
+    )
+    neighbours: int = setting(7, "Nearest tokens (or frames) that define a density, itself included.", least=1)
+    paper_exact: bool = setting(
+        False, "Use `token_cluster_share` whatever the budget is; a set of fewer than 15 tokens stays as it is."
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, per segment static ones, then dynamic ones by frame.

@@ -10,7 +10,7 @@ import torch
 
 from aot.compression.methods.subset import keep_subset
 from aot.compression.ops.grid import pooled_grid
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -18,7 +18,7 @@ __all__ = ["RandomTokens"]
 
 
 @dataclass(frozen=True)
-class RandomTokens:
+class RandomTokens(CheckedSettings):
     """Keep a random subset of the video's tokens, a different one for every video.
 
     The draw depends on the seed, the file name (without its folder), the frame times and the grid.
@@ -28,10 +28,7 @@ class RandomTokens:
     card: ClassVar = Card("after pooling", remark="tokens drawn at random, different ones for every video")
     needs: ClassVar = Needs()
 
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"))
+    seed: int = setting(0, "Seed of the draw.", least=0, most=2**31 - 1)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, in raster order."""

@@ -13,7 +13,7 @@ from aot.compression.ops.grid import pool, pooled_grid
 from aot.compression.ops.kmeans import Clustering, cluster_means, cluster_sizes, row_chunks
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import decision_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -24,7 +24,7 @@ _STILL = 1e-6  # greatest change of a coordinate at which centers have converged
 
 
 @dataclass(frozen=True)
-class SimpleCluster:
+class SimpleCluster(CheckedSettings):
     """Merge the pooled tokens into clusters that are similar and close in time and space.
 
     Cosine k-means runs on features that are rotated by frame, row and column (rotary embedding).
@@ -34,11 +34,6 @@ class SimpleCluster:
     In the published program, the first seed is the token with the longest unit vector, so rounding
     decides it and with it the whole result. Here it is token `first_seed`. A cluster that ends
     without tokens is an error there; here it takes the worst-served token of the largest cluster.
-
-    Settings:
-    - theta: base of the rotary embedding.
-    - iterations: greatest number of rounds.
-    - first_seed: index of the token that is the first seed; the last token in a shorter video.
     """
 
     card: ClassVar = Card(
@@ -48,16 +43,11 @@ class SimpleCluster:
     )
     needs: ClassVar = Needs()
 
-    theta: float = 10_000.0
-    iterations: int = 10
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(
-            theta=(self.theta >= 1, f"must be at least 1, got {self.theta}"),
-            iterations=(self.iterations >= 1, f"must be at least 1, got {self.iterations}"),
-            first_seed=(self.first_seed >= 0, f"must be at least 0, got {self.first_seed}"),
-        )
+    theta: float = setting(10_000.0, "Base of the rotary embedding.", least=1)
+    iterations: int = setting(10, "The most rounds.", least=1)
+    first_seed: int = setting(
+        0, "Index of the token that is the first seed; the last token in a shorter video.", least=0
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens.

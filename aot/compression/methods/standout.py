@@ -16,7 +16,7 @@ from torch.nn import functional
 from aot.compression.methods.subset import check_budget, kept_tokens
 from aot.compression.ops.grid import pool
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -24,7 +24,7 @@ __all__ = ["Standout", "distinctiveness", "spread_gains"]
 
 
 @dataclass(frozen=True)
-class Standout:
+class Standout(CheckedSettings):
     """Keep the tokens with the greatest gains of the whole video, unchanged and in raster order.
 
     The gain of a token is its distinctiveness (1 - cosine similarity to the mean of the video) to
@@ -40,10 +40,9 @@ class Standout:
     )
     needs: ClassVar = Needs()
 
-    emphasis: float = 2.0
-
-    def __post_init__(self) -> None:
-        check(emphasis=(0 <= self.emphasis <= 8, f"must be in [0, 8], got {self.emphasis}"))
+    emphasis: float = setting(
+        2.0, "The power to which distinctiveness is raised in the gain of a token.", least=0, most=8
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from aot.compression.in_tower.merged import as_sequences, merged_tokens
 from aot.compression.in_tower.merging_schedules import ClipShares, clip_merging, joins_for
 from aot.compression.methods.subset import check_budget
 from aot.config.schema import Config
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import BlockMerging, Clip, CompressedTokens, Needs, VisualTokens
 
@@ -18,26 +18,22 @@ __all__ = ["TempMe", "TempMeSettings"]
 
 
 @dataclass(frozen=True)
-class TempMeSettings:
+class TempMeSettings(CheckedSettings):
     """Shares of tokens that are merged, as published for 12 blocks.
 
     All shares are raised or lowered together until the budget is met.
-
-    Settings:
-    - image_share: of a frame's patches, in all blocks before the clip blocks together.
-    - across_share: of the tokens of joined frames, in a clip block before its attention.
-    - within_share: of the remaining tokens, in a clip block after its attention.
-    - later_share: of the tokens, in each block after the clip blocks.
     """
 
-    image_share: float = 16 / 49
-    across_share: float = 0.3
-    within_share: float = 0.1
-    later_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        shares = {field.name: getattr(self, field.name) for field in fields(self)}
-        check(**{name: (0 < share < 1, f"must be between 0 and 1, got {share}") for name, share in shares.items()})
+    image_share: float = setting(
+        16 / 49, "Share of a frame's patches, in all blocks before the clip blocks together.", above=0, below=1
+    )
+    across_share: float = setting(
+        0.3, "Share of the tokens of joined frames, in a clip block before its attention.", above=0, below=1
+    )
+    within_share: float = setting(
+        0.1, "Share of the remaining tokens, in a clip block after its attention.", above=0, below=1
+    )
+    later_share: float = setting(0.1, "Share of the tokens, in each block after the clip blocks.", above=0, below=1)
 
     @property
     def kept(self) -> ClipShares:

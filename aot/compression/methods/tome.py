@@ -14,6 +14,7 @@ from aot.compression.in_tower.token_merging import MergingTokens
 from aot.compression.methods.subset import check_budget, evenly
 from aot.compression.ops.soft_matching import match_pairs
 from aot.config.schema import Config
+from aot.config.setting import setting
 from aot.plugins import Card
 from aot.types import BlockMerging, Clip, CompressedTokens, Needs, VisualTokens
 
@@ -22,14 +23,12 @@ __all__ = ["ToMe", "ToMeSettings"]
 
 @dataclass(frozen=True)
 class ToMeSettings:
-    """How merges are spread over the blocks.
+    """How merges are spread over the blocks."""
 
-    Settings:
-    - schedule: "constant" merges equally many tokens in every block, "linear" goes down from twice
-      as many to none.
-    """
-
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Literal["constant", "linear"] = setting(
+        "constant",
+        "Merge equally many tokens in every block, or from twice as many in the first down to none in the last.",
+    )
 
 
 @dataclass(frozen=True)

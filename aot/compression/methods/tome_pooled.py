@@ -15,7 +15,7 @@ from aot.compression.methods.subset import pooled_cells, whole_video
 from aot.compression.ops.grid import pool
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.soft_matching import match_pairs, merge_matched
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -23,7 +23,7 @@ __all__ = ["PooledTokenMerging"]
 
 
 @dataclass(frozen=True)
-class PooledTokenMerging:
+class PooledTokenMerging(CheckedSettings):
     """Merge each frame's pooled tokens by bipartite soft matching, as a baseline of other papers.
 
     In every round, each token at an even index is matched with the most similar one at an odd
@@ -34,9 +34,6 @@ class PooledTokenMerging:
 
     There is no published program for video; ToMe itself (arXiv 2210.09461) merges inside the vision
     tower, by keys.
-
-    Settings:
-    - merged_share: greatest share of a frame's tokens that disappears in one round.
     """
 
     card: ClassVar = Card(
@@ -46,10 +43,9 @@ class PooledTokenMerging:
     )
     needs: ClassVar = Needs()
 
-    merged_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        check(merged_share=(0 < self.merged_share <= 0.5, f"must be in (0, 0.5], got {self.merged_share}"))
+    merged_share: float = setting(
+        0.5, "Greatest share of a frame's tokens that disappears in one round.", above=0, most=0.5
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens.

@@ -19,7 +19,7 @@ from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
 from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
 
@@ -31,18 +31,13 @@ _TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 
 
 @dataclass(frozen=True)
-class UnifiedSpatiotemporal:
+class UnifiedSpatiotemporal(CheckedSettings):
     """Keep the video's most attended tokens that are dissimilar, and cluster means of the others.
 
     The ranking is by the attention received in the last block of the vision tower. There is no
     published program. Where the paper is silent: the others are all tokens not taken; the walk down
     the ranking ends when its share of the budget is full; if too few tokens are dissimilar, the
     most attended others fill the share.
-
-    Settings:
-    - threshold: a token is taken if its cosine similarity to every token taken before is below it.
-    - recycled_share: share of the budget that is cluster means of the others.
-    - neighbours: how many nearest tokens define a density, the token itself included.
     """
 
     card: ClassVar = Card(
@@ -52,16 +47,11 @@ class UnifiedSpatiotemporal:
     )
     needs: ClassVar = Needs(saliency_layers=(_LAST,))
 
-    threshold: float = 0.7
-    recycled_share: float = 0.3
-    neighbours: int = 7
-
-    def __post_init__(self) -> None:
-        check(
-            threshold=(-1 <= self.threshold <= 1, f"must be in [-1, 1], got {self.threshold}"),
-            recycled_share=(0 <= self.recycled_share <= 1, f"must be in [0, 1], got {self.recycled_share}"),
-            neighbours=(self.neighbours >= 1, f"must be at least 1, got {self.neighbours}"),
-        )
+    threshold: float = setting(
+        0.7, "A token is taken if its cosine similarity to every token taken before is below this.", least=-1, most=1
+    )
+    recycled_share: float = setting(0.3, "Share of the budget that is cluster means of the others.", least=0, most=1)
+    neighbours: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, in raster order; a mean is at the center of its cluster.

@@ -13,7 +13,7 @@ from aot.compression.methods.subset import check_budget, kept_tokens
 from aot.compression.ops.grid import pool
 from aot.compression.ops.quotas import bounded_shares, least_per_frame
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, TokenBudget, VisualTokens
 
@@ -23,15 +23,8 @@ _VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
 @dataclass(frozen=True)
-class VidCom2:
-    """Keep the tokens that are least like the mean of the video and the mean of their frame.
-
-    Settings:
-    - channel_share: share of the channels, those of least variance, in which tokens are compared.
-    - temperature: how evenly frames share the budget; the lower it is, the more goes to the most
-      unusual frame.
-    - paper_exact: round each frame's count on its own, so that the total is only near the budget.
-    """
+class VidCom2(CheckedSettings):
+    """Keep the tokens that are least like the mean of the video and the mean of their frame."""
 
     card: ClassVar = Card(
         "after pooling",
@@ -40,15 +33,15 @@ class VidCom2:
     )
     needs: ClassVar = Needs()
 
-    channel_share: float = 0.5
-    temperature: float = 0.01
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(
-            channel_share=(0 < self.channel_share <= 1, f"must be in (0, 1], got {self.channel_share}"),
-            temperature=(self.temperature > 0, f"must be above 0, got {self.temperature}"),
-        )
+    channel_share: float = setting(
+        0.5, "Share of the channels, those of least variance, in which tokens are compared.", above=0, most=1
+    )
+    temperature: float = setting(
+        0.01, "How evenly frames share the budget; the lower it is, the more goes to the most unusual frame.", above=0
+    )
+    paper_exact: bool = setting(
+        False, "Round each frame's count on its own, so that the total is only near the budget."
+    )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, unchanged and in raster order.

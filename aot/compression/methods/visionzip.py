@@ -14,7 +14,7 @@ from aot.compression.methods.subset import pooled_cells, pooled_keys, pooled_sal
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
@@ -22,7 +22,7 @@ __all__ = ["VisionZip"]
 
 
 @dataclass(frozen=True)
-class VisionZip:
+class VisionZip(CheckedSettings):
     """Keep each frame's dominant tokens, and contextual tokens that absorb all others.
 
     This is the video variant that later papers compare with. Of a frame's S tokens,
@@ -37,13 +37,9 @@ class VisionZip:
 
     The budget is exact: frames have equal shares S, the first frames one token more if needed.
 
-    Settings:
-    - dominant_share: share of a frame's tokens that is dominant.
-    - layer: the block of the vision tower whose attention and keys are used.
-    - paper_exact: every frame has the same S, the nearest to the budget. On average-pooled grids,
-      dominant tokens in raster order then get the cells of dominant tokens in order of attention, a
-      slip of the published program; row and column are where the language model reads a token, its
-      provenance is where the token comes from.
+    With `paper_exact`, on average-pooled grids, dominant tokens in raster order get the cells of
+    dominant tokens in order of attention, a slip of the published program; row and column are where
+    the language model reads a token, its provenance is where the token comes from.
     """
 
     card: ClassVar = Card(
@@ -52,12 +48,11 @@ class VisionZip:
         remark="each frame's most attended tokens, and evenly spaced ones that absorb the others",
     )
 
-    dominant_share: float = 54 / 64
-    layer: int = -1
-    paper_exact: bool = False
-
-    def __post_init__(self) -> None:
-        check(dominant_share=(0 <= self.dominant_share < 1, f"must be in [0, 1), got {self.dominant_share}"))
+    dominant_share: float = setting(54 / 64, "Share of a frame's tokens that is dominant.", least=0, below=1)
+    layer: int = setting(
+        -1, "Block of the vision tower whose attention and keys are used; negative numbers count from the last."
+    )
+    paper_exact: bool = setting(False, "Every frame has the same number of tokens, the nearest to the budget.")
 
     @property
     def needs(self) -> Needs:

@@ -14,7 +14,7 @@ from aot.compression.ops.grid import places_of_patches
 from aot.compression.ops.kmeans import Clustering, cluster_means, cosine_kmeans
 from aot.compression.ops.shares import of_patches
 from aot.compression.ops.similarity import working_dtype
-from aot.config.strict import check
+from aot.config.setting import CheckedSettings, Conflicts, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
 
@@ -24,7 +24,7 @@ _PUBLISHED_ITERATIONS = {"fixed": 50, "adaptive": 100}
 
 
 @dataclass(frozen=True)
-class VQToken:
+class VQToken(CheckedSettings):
     """Replace the patches of the whole video by the means of their clusters.
 
     Cosine k-means over all F * N un-pooled patches gives the codebook. A token is the mean of a
@@ -35,18 +35,12 @@ class VQToken:
     The trained attention that follows in the paper is left out, and with it the token hash, which
     maps patches to tokens and has no other use.
 
-    Settings:
-    - length: "fixed" keeps exactly the budget. "adaptive" tries all lengths from `least_tokens` to
-      `most_tokens` (neither above the budget) and takes the elbow of the distortion: the length
-      with the greatest second difference.
-    - least_tokens, most_tokens: see `length`.
-    - iterations: greatest number of k-means rounds; null is the published 50 for "fixed" and 100
-      for "adaptive".
-    - seed: seed of the k-means++ draw.
-    - paper_exact: tokens are means of unit vectors (whose shares provenance gives), in the order of
-      the codebook. The scan ignores the budget. It takes its second difference number i (from 0)
-      for the length i + 4, at least `least_tokens`, because the program forgets where the scan
-      began.
+    The length "adaptive" tries all lengths from `least_tokens` to `most_tokens` (neither above the
+    budget) and takes the length with the greatest second difference of the distortion.
+
+    With `paper_exact`, provenance gives the shares of the unit vectors. The scan takes its second
+    difference number i (from 0) for the length i + 4, at least `least_tokens`, because the program
+    forgets where the scan began.
     """
 
     card: ClassVar = Card(
@@ -56,20 +50,26 @@ class VQToken:
     )
     needs: ClassVar = Needs()
 
-    length: Literal["fixed", "adaptive"] = "fixed"
-    least_tokens: int = 12
-    most_tokens: int = 32
-    iterations: int | None = None
-    seed: int = 0
-    paper_exact: bool = False
+    length: Literal["fixed", "adaptive"] = setting(
+        "fixed", "Keep exactly the budget, or take the elbow of the distortion."
+    )
+    least_tokens: int = setting(12, "With `length` adaptive: the least number of tokens that is tried.", least=1)
+    most_tokens: int = setting(
+        32, "With `length` adaptive: the greatest number that is tried; not below `least_tokens`."
+    )
+    iterations: int | None = setting(
+        None, "The most k-means rounds; null is the published 50 for `length` fixed and 100 for adaptive.", least=1
+    )
+    seed: int = setting(0, "Seed of the k-means++ draw.", least=0, most=2**31 - 1)
+    paper_exact: bool = setting(
+        False,
+        "Tokens are means of unit vectors in the order of the codebook, and an adaptive length ignores the budget.",
+    )
 
-    def __post_init__(self) -> None:
-        check(
-            least_tokens=(self.least_tokens >= 1, f"must be at least 1, got {self.least_tokens}"),
-            most_tokens=(self.most_tokens >= self.least_tokens, "must not be below least_tokens"),
-            iterations=(self.iterations is None or self.iterations >= 1, f"must be at least 1, got {self.iterations}"),
-            seed=(0 <= self.seed < 2**31, f"must be in 0 .. 2^31 - 1, got {self.seed}"),
-        )
+    def conflicts(self) -> Conflicts:
+        """Yield a greatest number that is below the least."""
+        if self.most_tokens < self.least_tokens:
+            yield "most_tokens", "must not be below least_tokens"
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; with `length` "adaptive", as many as the elbow says.

@@ -1,0 +1,140 @@
+"""Declare a setting in one place: type, default, sentence and range. Check it and list it from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from aot.config.strict import type_in_words
+from aot.errors import ConfigError, Problem
+
+__all__ = ["CheckedSettings", "Conflicts", "Rule", "Setting", "setting", "settings_in"]
+
+_DECLARED = "setting"  # the key of a field's metadata
+Conflicts = Iterator[tuple[str, str]]  # the name of a setting, and what is wrong with it
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a value must be. words: what follows "must be"; holds: whether a value is so."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    rule: Rule | None = None,
+) -> Any:
+    """Return a dataclass field that is a setting.
+
+    Args:
+        default: Its default; `dict` for groups of settings by name.
+        meaning: One sentence for `--help`, `aot settings` and the documentation.
+        least: The lowest value; `above` instead if it is excluded itself.
+        above: See `least`.
+        most: The greatest value; `below` instead if it is excluded itself.
+        below: See `most`.
+        rule: What is no range.
+    """
+    declared = {_DECLARED: (meaning, rule or _range(least, above, most, below))}
+    return (
+        field(default_factory=dict, metadata=declared) if default is dict else field(default=default, metadata=declared)
+    )
+
+
+def _range(least: float | None, above: float | None, most: float | None, below: float | None) -> Rule | None:
+    low, high = above if least is None else least, below if most is None else most
+    if low is None:
+        return None
+    words = f"{'above' if least is None else 'at least'} {_as_text(low)}"
+    if high is not None:
+        words = f"in {'(' if least is None else '['}{_as_text(low)}, {_as_text(high)}{')' if most is None else ']'}"
+
+    def holds(value: Any) -> bool:
+        is_above = value > above if least is None else value >= least
+        return bool(is_above and (high is None or (value < below if most is None else value <= most)))
+
+    return Rule(words, holds)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    is_mask = isinstance(value, int) and value > 2**30 and value & (value + 1) == 0
+    return f"2^{value.bit_length()} - 1" if is_mask else repr(value)
+
+
+class CheckedSettings:
+    """A base for dataclasses of settings, which checks their ranges and what holds between them."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: With every problem.
+        """
+        problems = [
+            Problem(each.name, f"must be {rule.words}, got {_as_text(value)}")
+            for each in fields(self)  # type: ignore[arg-type]
+            for rule, value in [(each.metadata.get(_DECLARED, ("", None))[1], getattr(self, each.name))]
+            if rule and value is not None and not rule.holds(value)
+        ]
+        known = {problem.path for problem in problems}
+        problems += [Problem(name, told) for name, told in self.conflicts() if name not in known]
+        if problems:
+            raise ConfigError(*problems)
+
+    def conflicts(self) -> Conflicts:
+        """Yield what no range says, for instance that a setting contradicts another one."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as it is declared.
+
+    Attributes:
+        path: For `--set`, for instance "aot.clips.frames".
+        hint: Its type.
+        default: Its default.
+        meaning: One sentence; empty for a field that was not declared with `setting`.
+        rule: Its range.
+    """
+
+    path: str
+    hint: Any
+    default: Any = None
+    meaning: str = ""
+    rule: Rule | None = None
+
+    @property
+    def type(self) -> str:
+        """Return the type in words, for instance "a number or null"."""
+        return type_in_words(self.hint)
+
+    @property
+    def range(self) -> str:
+        """Return the range in words, for instance "in [0, 1]"; empty if there is none."""
+        return self.rule.words if self.rule else ""
+
+
+def settings_in(cls: Any, group: str = "") -> Iterator[Setting]:
+    """Yield every setting of a dataclass and of the dataclasses in it; `group` is the start of their paths."""
+    hints = get_type_hints(cls, include_extras=True)
+    for each in fields(cls):
+        hint, path = hints[each.name], group + each.name
+        if is_dataclass(hint):
+            yield from settings_in(hint, f"{path}.")
+        else:
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            yield Setting(path, hint, default, *each.metadata.get(_DECLARED, ()))

@@ -1,0 +1,117 @@
+"""`aot settings`: every setting and what it means, or the values that a command would use and their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Annotated, Any
+
+import typer
+
+from aot.config.layers import build_layers, source_of
+from aot.config.schema import AOT_METHODS, Config
+from aot.config.setting import Setting, settings_in
+from aot.config.strict import build_settings
+from aot.errors import AOTError, ConfigError
+from aot.plugins import Kind, blamed, names
+from aot.text import did_you_mean
+from aot_cli.declared import read_each
+from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.output.console import notify, print_json
+from aot_cli.output.method_details import settings_type
+
+__all__ = ["every_setting", "list_settings"]
+
+
+@command(SAMPLING, MODEL, COMPRESSION, GENERATION)
+def list_settings(
+    given: Given,
+    path: Annotated[
+        str | None,
+        typer.Argument(help="A setting or a group, such as aot.intra or methods.fastvid.", show_default=False),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the value that every setting gets, and its source.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Every setting: type, range, default and meaning; or its value and where it comes from.
+
+    aot settings --show --preset dynamic --ratio 0.2
+    """
+    from aot_cli.output.setting_tables import resolved_table, setting_row, settings_table
+    from aot_cli.output.tables import print_result
+
+    if show:
+        rows, schema, table = list(_resolved(given)), "aot.settings.resolved/1", resolved_table
+    else:
+        if given.flags.settings or given.assigned.settings:
+            raise ConfigError("without --show no value is looked at; add it to see what the flags lead to")
+        rows, schema, table = [setting_row(each) for each in every_setting()], "aot.settings/1", settings_table
+    rows = _below(path, rows) if path else rows
+    if as_json:
+        print_json(schema, {"settings": rows})
+    else:
+        print_result(table(rows))
+
+
+def _below(path: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a setting or a group.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    found = [row for row in rows if f"{row['path']}.".startswith(f"{path}.")]
+    if not found:
+        known = {row["path"].rsplit(".", depth)[0] for row in rows for depth in range(4)}
+        guess = did_you_mean(path, sorted(known)) or "`aot settings` lists them"
+        raise ConfigError(f"there is no setting {path!r} here; {guess}")
+    return found
+
+
+def every_setting() -> list[Setting]:
+    """Return the settings of a run, then those of methods and of reductions inside the language model, by name."""
+    of_methods: list[tuple[str, Kind]] = [(name, "methods") for name in names() if name not in AOT_METHODS]
+    found = read_each([*of_methods, *((name, "inner") for name in names("inner"))], _settings_of)
+    return [*settings_in(Config), *(setting for settings in found.values() for setting in settings)]
+
+
+def _settings_of(name: str, kind: Kind) -> list[Setting]:
+    try:
+        cls, group = settings_type(name, kind)
+        with blamed(cls, kind):
+            return list(settings_in(cls, group)) if cls else []
+    except AOTError as error:  # a plug-in is broken
+        notify([str(error)])
+        return []
+
+
+def _resolved(given: Given) -> Iterator[dict[str, Any]]:
+    """Yield the settings of a run, and those of the methods that it uses or that values were given for.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    layers = given.layers()
+    config = build_layers(layers)
+    inner = [config.inner.name] if config.inner.name else []
+    groups: dict[tuple[str, Kind], Mapping[str, Any]] = {
+        **{(name, "methods"): config.methods.get(name, {}) for name in (config.method, *config.methods)},
+        **{(name, "inner"): config.inner.settings.get(name, {}) for name in (*inner, *config.inner.settings)},
+    }
+    of_groups = read_each(list(groups), lambda name, kind: _values_of_group(name, kind, groups[name, kind]))
+    for path, value in [*_values(config), *(pair for pairs in of_groups.values() for pair in pairs)]:
+        if not isinstance(value, Mapping):  # those are the groups
+            yield {"path": path, "value": value, "source": source_of(path, layers)}
+
+
+def _values_of_group(name: str, kind: Kind, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if kind == "methods" and name in AOT_METHODS:
+        return []  # those of AOT are among the others
+    cls, group = settings_type(name, kind)
+    return list(_values(build_settings(cls, settings, group), group)) if cls else []
+
+
+def _values(settings: Any, group: str = "") -> Iterator[tuple[str, Any]]:
+    for declared in settings_in(type(settings), group):
+        yield declared.path, reduce(getattr, declared.path.removeprefix(group).split("."), settings)
