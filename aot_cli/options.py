@@ -43,7 +43,8 @@ __all__ = [
 
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
-_SETTINGS = {declared.path: declared for declared in settings_in(Config)}
+_NO_PART_OF_A_RUN = Setting("preset", str, meaning="Named settings; see `aot presets list`.")
+_SETTINGS = {setting.path: setting for setting in (*settings_in(Config), _NO_PART_OF_A_RUN)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,8 @@ class Flag:
 
 def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
     """Return the flag of a setting; by default it has the setting's name, and its type decides the metavar."""
-    return _flag_of(_SETTINGS[path], *flag_names, metavar=metavar)
-
-
-def _flag_of(setting: Setting, *flag_names: str, metavar: str | None = None) -> Flag:
-    name, kind = setting.path.rpartition(".")[2].replace("_", "-"), plain_type(setting.hint)
+    setting, name = _SETTINGS[path], path.rpartition(".")[2].replace("_", "-")
+    kind = plain_type(setting.hint)
     own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
     return Flag(setting, own_names, metavar or "|".join(choices(setting.hint)) or _METAVARS.get(kind))
 
@@ -189,8 +187,7 @@ GENERATION = (
 )
 
 Group = tuple[str, tuple[Flag, ...]]
-_PRESET = _flag_of(Setting("preset", str, meaning="Named settings; see `aot presets list`."), "--preset", "-p",
-                   metavar="NAME")  # fmt: skip
+_PRESET = _flag("preset", "--preset", "-p", metavar="NAME")
 FLAGS = {flag.path: flag for _, flags in (SAMPLING, MODEL, COMPRESSION, GENERATION) for flag in flags}
 _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 

@@ -52,22 +52,22 @@ def setting(
 
 def _range(least: float | None, above: float | None, most: float | None, below: float | None) -> Rule | None:
     low, high = above if least is None else least, below if most is None else most
-    if low is None:
-        return None
-    words = f"{'above' if least is None else 'at least'} {_as_text(low)}"
-    if high is not None:
-        words = f"in {'(' if least is None else '['}{_as_text(low)}, {_as_text(high)}{')' if most is None else ']'}"
+    from_low = f"{'above' if least is None else 'at least'} {_as_text(low)}"
+    to_high = f"{'below' if most is None else 'at most'} {_as_text(high)}"
+    both = f"in {'(' if least is None else '['}{_as_text(low)}, {_as_text(high)}{')' if most is None else ']'}"
+    words = "" if low is high is None else to_high if low is None else from_low if high is None else both
 
-    def holds(value: Any) -> bool:
-        is_above = value > above if least is None else value >= least
-        return bool(is_above and (high is None or (value < below if most is None else value <= most)))
+    def holds(value: Any) -> bool:  # NaN is in no range
+        is_above = low is None or (value > low if least is None else value >= low)
+        return bool(is_above and (high is None or (value < high if most is None else value <= high)))
 
-    return Rule(words, holds)
+    return Rule(words, holds) if words else None
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     is_mask = isinstance(value, int) and value > 2**30 and value & (value + 1) == 0
     return f"2^{value.bit_length()} - 1" if is_mask else repr(value)
 

@@ -264,7 +264,7 @@ def test_settings_of_methods_are_groups_by_name() -> None:
     assert "methods must be a group of settings" in message({"methods": 3})
     assert "methods has no method magic" in message({"methods": {"magic": {}}})
     config = build_config({"method": "random", "methods": {"random": {"seed": -1, "sead": 2}}})
-    told = r"unknown setting methods\.random\.sead \(did you mean seed\? valid: seed\).*seed must be in 0"
+    told = r"unknown setting methods\.random\.sead \(did you mean seed\? valid: seed\).*seed must be in \[0, 2"
     with pytest.raises(ConfigError, match=told):
         build_method(config)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from aot.config.schema import Config
 from aot.config.setting import CheckedSettings, Conflicts, Rule, setting, settings_in
 from aot.config.strict import build_settings
 from aot.errors import ConfigError
@@ -49,6 +50,8 @@ class Group(CheckedSettings):
         ({"above": 0, "most": 10**6}, "in (0, 1000000]", [10**6], [10**6 + 1]),
         ({"least": 0, "most": 2**63 - 1}, "in [0, 2^63 - 1]", [2**63 - 1], [2**63]),
         ({"least": 1e-3}, "at least 0.001", [1e-3], [9e-4]),
+        ({"most": 3}, "at most 3", [3, -9], [4, math.nan]),
+        ({"below": 3}, "below 3", [2], [3]),
     ],
 )
 def test_ranges(bounds: dict[str, float], words: str, inside: list[float], outside: list[float]) -> None:
@@ -76,6 +79,11 @@ def test_every_problem_at_once_and_each_setting_once() -> None:
     ]
     with pytest.raises(ConfigError, match=r"^low must be at most high = 4$"):
         Group(low=5)
+
+
+def test_a_value_just_outside_is_not_rounded_to_the_end_of_its_range() -> None:
+    with pytest.raises(ConfigError, match=r"ratio must be in \(0, 1\], got 1\.0000001$"):
+        Config(ratio=1.0000001)
 
 
 def test_null_has_no_range() -> None:

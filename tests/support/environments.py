@@ -140,6 +140,7 @@ LINES = {
     "methods": ("methods",),
     "presets list": ("presets", "list", "--json"),
     "presets show": ("presets", "show", "default"),
+    "settings": ("settings", "--show"),
     "help": ("help", "ask"),
     "version": ("version",),
 }
