@@ -61,7 +61,7 @@ def one_line(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
-    """Return a question that suggests one to `most` of the `known` names spelled alike; empty if there is none."""
+    """Return a question that suggests up to `most` of the `known` names, or an empty text."""
     alike = similar_names(name, known, most=most)
     return f"did you mean {' or '.join(alike)}?" if alike else ""
 

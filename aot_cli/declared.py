@@ -1,8 +1,9 @@
 """Read what classes declare without the libraries they compute with.
 
-`aot methods` shows cards, settings and docstrings, which are in the modules of the methods, next to mathematics in
-torch. Importing torch takes longer than all the rest. So these modules are imported with a stand-in for it, of which
-nothing is computed, and are forgotten afterwards: what imports them next gets them with the real torch.
+`aot methods` shows cards, settings and docstrings, which are in the modules of the methods, next to
+mathematics in torch. Importing torch takes longer than all the rest. So these modules are imported
+with a stand-in for it, of which nothing is computed, and are forgotten afterwards: what imports
+them next gets them with the real torch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 def without_torch(read: Callable[[], T]) -> T:
-    """Return what `read` finds in this package's methods, before torch is imported; afterwards it is here anyway."""
+    """Return what `read` finds in this package's methods, without importing torch."""
     if "torch" in sys.modules:
         return read()
     with _stand_ins():
@@ -33,7 +34,7 @@ def without_torch(read: Callable[[], T]) -> T:
 
 
 def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
-    """Describe each by its name and kind: methods of this package without importing torch, plug-ins as they are."""
+    """Describe each by name and kind, this package's without importing torch, plug-ins as they are."""
     tables = {"methods": METHODS, "inner": INNER}
     own = [each for each in wanted if each[0] in tables[each[1]]]
     found = without_torch(lambda: {each: describe(*each) for each in own})

@@ -44,7 +44,7 @@ class Given:
         """Return the resolved configuration; `base` holds values that everything else overrides.
 
         Raises:
-            ConfigError: listing every problem with the flag, the variable, or the file and key it comes from.
+            ConfigError: If a value is wrong; it lists every problem with its source.
         """
         return build_layers(self.layers(base))
 
@@ -52,12 +52,12 @@ class Given:
         """Return all layers, the weakest first: `base`, the files, and what was given.
 
         Raises:
-            ConfigError: a file is not valid YAML, or there is no such preset.
+            ConfigError: If a file is not valid YAML, or there is no such preset.
         """
         return resolve_layers(self._layers, base=base)
 
     def explained(self, error: ConfigError) -> ConfigError:
-        """Return an error about the configuration, whenever it was raised, in terms of where its values come from."""
+        """Return an error about the configuration in terms of where its values come from."""
         if all(isinstance(problem, str) for problem in error.problems):
             return error
         return explained(error, self.layers())
@@ -102,7 +102,7 @@ def _assignment(text: str, source: str) -> tuple[str, Any]:
 
 
 def strange_variables(environment: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return a sentence for each AOT_* variable that means nothing, with the one that may have been meant."""
+    """Return a sentence for each AOT_* variable that means nothing, with a similar name."""
     strange = (name for name in environment if name.startswith("AOT_") and name not in known)
     return [
         "; ".join(filter(None, [f"the variable {name} means nothing to aot", did_you_mean(name, known, most=1)]))

@@ -99,7 +99,7 @@ class Flag:
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> Any:
-        """Return the value that a text means; the text itself if it means none, which building the settings refuses."""
+        """Return the value that a text means, or the text itself, which is then refused."""
         if isinstance(text, bool):
             return text
         if self.kind is bool:
@@ -107,7 +107,7 @@ class Flag:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """Return the flag as a parameter. Its text is read with the variables', so that all is checked in one place."""
+        """Return the flag as a parameter of text, which is read and checked as variables are."""
         return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
@@ -120,7 +120,7 @@ class Flag:
 
 
 def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
-    """Return the flag of a setting; by default it has the setting's name, and its type decides the metavar."""
+    """Return the flag of a setting; its name and metavar follow from the setting by default."""
     setting, name = _SETTINGS[path], path.rpartition(".")[2].replace("_", "-")
     kind = plain_type(setting.hint)
     own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
@@ -193,7 +193,7 @@ _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: errors become one line, and its parameter `given` becomes flags.
+    """Make a command of a function: errors become one line, its parameter `given` becomes flags.
 
     Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their flags, `--preset` and
     `--set`.
@@ -225,9 +225,10 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def _call(function: Callable[..., None], given: Given, values: Mapping[str, Any]) -> None:
-    """
+    """Call a command.
+
     Raises:
-        ConfigError: of the function, told in terms of where the values come from.
+        ConfigError: If the function raises it, in terms of where the values come from.
     """
     try:
         function(given=given, **values)
@@ -275,7 +276,7 @@ _SPEECH = [
 
 
 def named_methods(text: str) -> list[str]:
-    """Methods with commas between them; "all": every one that is not broken, and inner reductions after none."""
+    """Return methods given with commas; "all" is every usable one, and inner reductions after none."""
     from aot.plugins import usable
 
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]

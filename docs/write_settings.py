@@ -1,4 +1,4 @@
-"""Write the tables of docs/settings.md from what the code declares: python docs/write_settings.py"""
+"""Write the tables of docs/settings.md from the code: python docs/write_settings.py"""
 
 from __future__ import annotations
 

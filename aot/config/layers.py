@@ -56,7 +56,7 @@ def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
 
 
 def source_of(path: str, layers: Sequence[Layer]) -> str:
-    """Return what gives a setting its value: what the user typed, a file, a preset, a model; else "default"."""
+    """Return what gives a setting its value, for instance "--frames", "aot.yaml" or "default"."""
     deciding = [path]
     if path == "sampling.fps" and any(layer.has(path) for layer in layers):
         deciding.append("sampling.frames")  # it undoes an fps that is set below it

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# Ships with the package, as does the preset of that name; a folder so called is reached as ./shapes.
+# Ships with the package, as does the preset of that name. A folder so called is ./shapes.
 BUNDLED_MODEL = "shapes"
 REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
 _MOST_FPS = 10**6  # products with times stay finite
@@ -97,10 +97,10 @@ class ModelConfig(CheckedSettings):
     Positions are packed as most methods are published for LLaVA. Original ones leave the text after
     the video its own position too; Qwen-VL's are in time, height and width.
 
-    LLaVA's newlines: a learned token after the video ("one_token", LLaVA-OneVision), after every row
-    of which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as published),
-    after every frame one ("frame") or as many as it has rows ("frame_rows"); "none" drops it, as the
-    published script does for LLaVA-OneVision.
+    LLaVA's newlines: a learned token after the video ("one_token", LLaVA-OneVision), after every
+    row of which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as
+    published), after every frame one ("frame") or as many as it has rows ("frame_rows"); "none"
+    drops it, as the published script does for LLaVA-OneVision.
     """
 
     name: str | None = setting(None, "A name on the Hugging Face hub or a local folder.")
@@ -186,7 +186,7 @@ class AnchorConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class IntraConfig(CheckedSettings):
-    """Phase I transport within a frame. The defaults are those of the code behind the paper's numbers."""
+    """Phase I transport within a frame. The defaults are those of the paper's code."""
 
     enabled: bool = setting(True, "Phase I, transport within a frame.")
     spatial_weight: float = setting(0.5, "Weight of the distance between patches in the cost; 0 in the paper.", least=0)
@@ -264,8 +264,8 @@ class GenerationConfig(CheckedSettings):
 class InnerConfig(CheckedSettings):
     """A reduction inside the language model, after any method.
 
-    With the budget "total" the method keeps more than the ratio, so that the mean is the ratio; with
-    "extra" the reduction has its published constants.
+    With the budget "total" the method keeps more than the ratio, so that the mean is the ratio.
+    With "extra" the reduction has its published constants.
     """
 
     name: str | None = setting(None, "A reduction inside the language model; names from `aot methods`.")
@@ -312,12 +312,12 @@ class Config(CheckedSettings):
 
     @property
     def compresses(self) -> bool:
-        """Whether tokens are dropped before the language model."""
+        """Return whether tokens are dropped before the language model."""
         return self.method != "none" and self.ratio < 1
 
     @property
     def reduces_inside(self) -> bool:
-        """Whether tokens are dropped inside the language model."""
+        """Return whether tokens are dropped inside the language model."""
         return self.inner.name is not None and (self.ratio < 1 or self.inner.budget == "extra")
 
     @property
@@ -327,19 +327,19 @@ class Config(CheckedSettings):
 
     @property
     def uses_aot(self) -> bool:
-        """Whether the settings under `aot` are those of the method."""
+        """Return whether the settings under `aot` are those of the method."""
         return self.method in AOT_METHODS
 
     @property
     def resolved_aot(self) -> AOTConfig:
-        """The settings under `aot` as the method uses them."""
+        """Return the settings under `aot` as the method uses them."""
         if self.method != _DYNAMIC:
             return self.aot
         return replace(self.aot, clips=replace(self.aot.clips, mode="dynamic"))
 
     @property
     def has_budget(self) -> bool:
-        """Whether the ratio says how many tokens are kept; otherwise the content decides, or all are."""
+        """Return whether the ratio decides how many tokens are kept, not the content."""
         if self.ratio == 1:
             return True
         if self.uses_aot:
@@ -347,11 +347,11 @@ class Config(CheckedSettings):
         return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
-        """round(R * F * n), newlines not counted: how many tokens the ratio promises."""
+        """Return round(R * F * n): how many tokens the ratio promises, newlines not counted."""
         return round(self.ratio * frames * tokens_per_frame)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every resolved value, as plain types."""
+        """Return every resolved value, as plain types."""
         return asdict(self)
 
 
@@ -368,13 +368,13 @@ def build_config(settings: Settings) -> Config:
     """Build a `Config` from nested settings, over what the model's name settles.
 
     Raises:
-        ConfigError: listing every unknown key (with the valid ones), ill-typed and out-of-range value.
+        ConfigError: If a key is unknown or a value ill-typed or out of range; it lists every problem.
     """
     return build_settings(Config, merge_settings(model_settings(settings), settings))
 
 
 def model_settings(settings: Settings) -> Settings:
-    """What the name of a model settles: for the bundled one, how many frames it was trained to look at."""
+    """Return what the name of a model settles: the frames that the bundled one was trained on."""
     model = settings.get("model")
     is_bundled = isinstance(model, Mapping) and model.get("name") == BUNDLED_MODEL
     return preset_settings(BUNDLED_MODEL) if is_bundled else {}

@@ -1,4 +1,4 @@
-"""Declare a setting in one place: type, default, sentence and range. Check it and list it from there."""
+"""Declare a setting once: type, default, sentence and range. Checks and lists follow from it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class CheckedSettings:
         """Check every value.
 
         Raises:
-            ConfigError: With every problem.
+            ConfigError: If a value is out of range; it lists every problem.
         """
         problems = [
             Problem(each.name, f"must be {rule.words}, got {_as_text(value)}")
@@ -129,7 +129,7 @@ class Setting:
 
 
 def settings_in(cls: Any, group: str = "") -> Iterator[Setting]:
-    """Yield every setting of a dataclass and of the dataclasses in it; `group` is the start of their paths."""
+    """Yield the settings of a dataclass and of those in it; `group` is the start of their paths."""
     hints = get_type_hints(cls, include_extras=True)
     for each in fields(cls):
         hint, path = hints[each.name], group + each.name

@@ -37,11 +37,10 @@ def resolve_config(
 def resolve_layers(
     overrides: Sequence[Layer], *, folder: Path | None = None, base: Settings | None = None
 ) -> list[Layer]:
-    """Return all layers, the weakest first.
+    """Return all layers, the weakest first: model, `base`, preset, `folder`/aot.yaml, `overrides`.
 
-    The model's, `base`, the preset, `folder`/aot.yaml, `overrides`.
-
-    The preset is the one that the strongest layer names under the key `preset`.
+    The model's layer is what its name settles. The preset is the one that the strongest layer names
+    under the key `preset`.
 
     Raises:
         ConfigError: If a file is not valid YAML, or there is no such preset.

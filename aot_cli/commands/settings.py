@@ -1,4 +1,4 @@
-"""`aot settings`: every setting and what it means, or the values that a command would use and their sources."""
+"""`aot settings`: what there is to set, or the values of a run and where they come from."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _below(path: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a setting or a group.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: If there is none of this name.
     """
     found = [row for row in rows if f"{row['path']}.".startswith(f"{path}.")]
     if not found:
@@ -70,7 +70,7 @@ def _below(path: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def every_setting() -> list[Setting]:
-    """Return the settings of a run, then those of methods and of reductions inside the language model, by name."""
+    """Return the settings of a run, then those of every method and inner reduction."""
     of_methods: list[tuple[str, Kind]] = [(name, "methods") for name in names() if name not in AOT_METHODS]
     found = read_each([*of_methods, *((name, "inner") for name in names("inner"))], _settings_of)
     return [*settings_in(Config), *(setting for settings in found.values() for setting in settings)]
@@ -87,10 +87,10 @@ def _settings_of(name: str, kind: Kind) -> list[Setting]:
 
 
 def _resolved(given: Given) -> Iterator[dict[str, Any]]:
-    """Yield the settings of a run, and those of the methods that it uses or that values were given for.
+    """Yield the values of a run, with those of the methods that it uses or that were given some.
 
     Raises:
-        ConfigError: a value is wrong.
+        ConfigError: If a value is wrong.
     """
     layers = given.layers()
     config = build_layers(layers)

@@ -1,4 +1,4 @@
-"""What is known of a method or an inner reduction: its card, what it needs, its settings, its presets."""
+"""Describe a method or an inner reduction: card, needs, settings, presets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def settings_type(name: str, kind: Kind) -> tuple[Any, str]:
     """Return the dataclass of the settings of one, None if it has none, and the group they are in.
 
     Raises:
-        ConfigError: there is none of this name, or it is broken.
+        ConfigError: If there is none of this name, or it is broken.
     """
     from aot.config.schema import AOT_METHODS, AOTConfig
     from aot.plugins import find
@@ -98,7 +98,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
 
 
 def _least_share(name: str) -> str:
-    """The least ratio that an inner reduction alone can come down to, in a model of as many layers as the published."""
+    """Return the least ratio of an inner reduction alone, in a model of the published depth."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
     from aot.errors import BudgetError
     from aot.plugins import find
@@ -115,9 +115,10 @@ def _least_share(name: str) -> str:
 
 
 def _needs(name: str) -> list[str]:
-    """
+    """Return what a method needs from the encoder.
+
     Raises:
-        ConfigError: a plug-in fails when it is built.
+        ConfigError: If a plug-in fails when it is built.
     """
     from aot.compression.methods import build_method
     from aot.config.schema import Config
