@@ -34,7 +34,7 @@ def without_torch(read: Callable[[], T]) -> T:
 
 
 def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
-    """Describe each by name and kind, this package's without importing torch, plug-ins as they are."""
+    """Describe each by name and kind; torch is imported only if a plug-in does so."""
     tables = {"methods": METHODS, "inner": INNER}
     own = [each for each in wanted if each[0] in tables[each[1]]]
     found = without_torch(lambda: {each: describe(*each) for each in own})

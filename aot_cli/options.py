@@ -195,8 +195,8 @@ _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: errors become one line, its parameter `given` becomes flags.
 
-    Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their flags, `--preset` and
-    `--set`.
+    Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their
+    flags, `--preset` and `--set`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -276,7 +276,7 @@ _SPEECH = [
 
 
 def named_methods(text: str) -> list[str]:
-    """Return methods given with commas; "all" is every usable one, and inner reductions after none."""
+    """Return methods given with commas; "all" is every usable one, and every inner reduction."""
     from aot.plugins import usable
 
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]

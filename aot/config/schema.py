@@ -368,7 +368,7 @@ def build_config(settings: Settings) -> Config:
     """Build a `Config` from nested settings, over what the model's name settles.
 
     Raises:
-        ConfigError: If a key is unknown or a value ill-typed or out of range; it lists every problem.
+        ConfigError: If a key is unknown or a value is wrong; it lists every problem.
     """
     return build_settings(Config, merge_settings(model_settings(settings), settings))
 
