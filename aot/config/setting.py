@@ -45,9 +45,9 @@ def setting(
         rule: What is no range.
     """
     declared = {_DECLARED: (meaning, rule or _range(least, above, most, below))}
-    return (
-        field(default_factory=dict, metadata=declared) if default is dict else field(default=default, metadata=declared)
-    )
+    if default is dict:
+        return field(default_factory=dict, metadata=declared)
+    return field(default=default, metadata=declared)
 
 
 def _range(least: float | None, above: float | None, most: float | None, below: float | None) -> Rule | None:
