@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aot.config.layers import Layer, build_layers, explained
@@ -19,7 +20,7 @@ __all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
 _OF_PYTORCH = ("AOT_INDUCTOR_", "AOT_PARTITIONER_")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Given:
     """What the user gave; `config` adds the files and the defaults."""
 
@@ -40,12 +41,17 @@ class Given:
         """Return whether the command line itself gives a value to a setting."""
         return self.flags.has(path) or self.assigned.has(path)
 
-    def config(self, base: Settings | None = None) -> Config:
-        """Return the resolved configuration; `base` holds values that everything else overrides.
+    @cached_property
+    def resolved(self) -> Config:
+        """Return the configuration of all sources, which are read once.
 
         Raises:
             ConfigError: If a value is wrong; it lists every problem with its source.
         """
+        return self.config({})
+
+    def config(self, base: Settings) -> Config:
+        """Return the configuration on top of `base`, whose values everything else overrides."""
         return build_layers(self.layers(base))
 
     def layers(self, base: Settings | None = None) -> list[Layer]:

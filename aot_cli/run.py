@@ -60,7 +60,7 @@ def choose_model(given: Given, base: Mapping[str, Any] | None = None) -> Chosen:
     from aot.models.loading.default_model import default_model
     from aot.models.loading.lookup import look_up
 
-    config = given.config(base)
+    config = given.config(base) if base else given.resolved
     quiet_libraries(config.model.offline)
     current().stage = "looking for the model"
     if config.model.name is not None:
@@ -78,7 +78,7 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
     that nothing is fetched or loaded in vain. A note lists settings given for other methods than those that compress
     it: `methods`, each with a budget of its own, or that of the configuration.
     """
-    _segments(video.index, given.config())  # before a network is waited for
+    _segments(video.index, given.resolved)  # before a network is waited for
     chosen = choose_model(given)
     config = chosen.config
     used = [name.partition("+")[0] for name in methods or [config.method]]
@@ -215,7 +215,7 @@ def refuse_selection(given: Given) -> None:
     Raises:
         ConfigError: frames are to be chosen by a question.
     """
-    sampling = given.config().sampling
+    sampling = given.resolved.sampling
     if sampling.select_frames is not None:  # otherwise not worth the import of torch
         from aot.pipeline.frame_selection import check_questions
 
@@ -233,7 +233,7 @@ def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
     from aot.storage.tokens_file import is_tokens_file
     from aot.video import open_file
 
-    sampling = given.config().sampling
+    sampling = given.resolved.sampling
     if is_tokens_file(source):
         raise VideoError(f"{source} is a tokens file already; name a video")
     with ExitStack() as stack:

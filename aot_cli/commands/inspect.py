@@ -70,7 +70,7 @@ def inspect_command(
         if with_model:
             found, strips = _describe_compression(source, given, html, overlay, force=force, pictured=pictured)
         else:
-            config = given.config()
+            config = given.resolved
             with opened_video(source, given) as video:
                 found = describe_video(video.index, config)
                 strips = strips_of_file(video, found, config.sampling) if pictured else None

@@ -1,4 +1,4 @@
-"""What a command needs is made once and passed on: a video's index, and the method."""
+"""What a command needs is made once and passed on: the configuration, a video's index, the method."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from aot.compression import methods
 from aot.video import file
+from aot_cli import given
 from tests.support.cli_run import Aot
 
 SMALL = ("--model", "shapes", "--frames", "4")
@@ -23,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    found = {"indices": 0, "methods": 0}
+    found = {"configurations": 0, "indices": 0, "methods": 0}
 
     def counted(name: str, function: Any) -> Any:
         def run(*arguments: Any) -> Any:
@@ -32,6 +33,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return run
 
+    monkeypatch.setattr(given, "build_layers", counted("configurations", given.build_layers))
     monkeypatch.setattr(file, "index_file", counted("indices", file.index_file))
     monkeypatch.setattr(methods, "make_method", counted("methods", methods.make_method))
     return found
@@ -44,4 +46,4 @@ def test_each_is_made_once(name: str, run_aot: Aot, clip_file: Path, counts: dic
     words, built = COMMANDS[name]
     run = run_aot(*words)
     assert run.code == 0, run.err
-    assert counts == {"indices": 1, "methods": built}
+    assert counts == {"configurations": 1, "indices": 1, "methods": built}
