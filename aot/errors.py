@@ -1,4 +1,4 @@
-"""Everything a user can meet goes wrong as one of these; the message says what to do.
+"""Define the errors that a user can meet; every message says what to do.
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
@@ -8,11 +8,12 @@
     ├── ModelError       the model is unknown, not cached, incomplete or of an unsupported kind
     ├── MemoryLimitError the device or the host ran out of memory
     ├── NumericsError    the model produced NaN or infinite features
-    ├── MethodError      a method failed, or returned something other than it promises
+    ├── MethodError      a method failed or broke its contract
     ├── TokensFileError  a tokens file is damaged, untrusted, or belongs to another model
     └── OutputError      a result cannot be written
 
-Pure tensor code (`aot.compression.ops`) raises `ValueError` naming the axis, what was expected and what came.
+Pure tensor code (`aot.compression.ops`) raises `ValueError` with the axis, and the expected and
+received sizes.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ __all__ = [
 
 
 class AOTError(Exception):
-    """Base of every error a user can cause or meet. The message is one sentence with a remedy."""
+    """Base of all errors that a user can meet; the message is one sentence with a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with the setting at `path`: "lead path message"."""
+    """A problem with the setting at `path`, which reads "lead path message"."""
 
     path: str
     message: str
@@ -53,7 +54,7 @@ class Problem:
 
 
 class ConfigError(AOTError):
-    """A setting is unknown, ill-typed or out of range; `problems` lists everything found."""
+    """Raised if a setting is unknown, ill-typed or out of range; `problems` lists all findings."""
 
     def __init__(self, *problems: str | Problem) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -61,41 +62,41 @@ class ConfigError(AOTError):
 
 
 class BudgetError(ConfigError):
-    """A method cannot keep as few tokens of this video as asked."""
+    """Raised if a method cannot keep as few tokens of a video as asked."""
 
 
 class UnsupportedError(ConfigError):
-    """The model cannot do what a method, or a reduction inside the language model, needs of it."""
+    """Raised if the model lacks what a method or a reduction inside the language model needs."""
 
 
 class VideoError(AOTError):
-    """The video cannot be opened, holds no picture stream, or nothing in the range decodes."""
+    """Raised if a video cannot be opened, has no picture, or nothing in the range decodes."""
 
 
 class ModelError(AOTError):
-    """The model is unknown, not cached while offline, incomplete, or of an unsupported kind."""
+    """Raised if a model is unknown, not cached while offline, incomplete or unsupported."""
 
 
 class MemoryLimitError(AOTError):
-    """The device or the host ran out of memory."""
+    """Raised if the device or the host runs out of memory."""
 
 
 class NumericsError(AOTError):
-    """The model produced NaN or infinite features."""
+    """Raised if the model produces NaN or infinite features."""
 
 
 class MethodError(AOTError):
-    """A method, or a reduction inside the language model, failed or returned something other than it promises."""
+    """Raised if a method or a reduction inside the language model fails or breaks its contract."""
 
 
 class TokensFileError(AOTError):
-    """A tokens file is damaged, not ours, or was made by another model."""
+    """Raised if a tokens file is damaged, untrusted, or was made by another model."""
 
 
 class OutputError(AOTError):
-    """A result cannot be written: it exists already, or the disk is full or read-only."""
+    """Raised if a result cannot be written: it exists, or the disk is full or read-only."""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, short enough to be part of a sentence."""
+    """Return the first line of another library's error message, to be part of a sentence."""
     return str(error).strip().partition("\n")[0]

@@ -1,7 +1,7 @@
-"""Text that others have written, which need not be UTF-8, nor harmless to show.
+"""Check and clean text from outside, which may not be valid UTF-8 or not safe to display.
 
-In words of a command and names of files, Python keeps bytes that are not UTF-8 as halves of characters (PEP 383), which
-no tokenizer reads and no file in UTF-8 holds.
+In command lines and file names, Python represents bytes that are not UTF-8 as lone surrogates
+(PEP 383). No tokenizer accepts them, and no UTF-8 file can contain them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 _HALF = re.compile("[\ud800-\udfff]")
-# Controls (C0 but newline and tab, DEL, C1), separators of lines and paragraphs, directional embeddings, overrides and
-# isolates (Unicode Standard Annex 9), and halves of surrogate pairs, which a name that is not UTF-8 has in Python.
+# Controls (C0 except newline and tab, DEL, C1), line and paragraph separators, directional
+# embeddings, overrides and isolates (Unicode Standard Annex 9), and lone surrogates.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -36,27 +36,30 @@ def is_utf8(text: str) -> bool:
 
 
 def as_utf8(text: str) -> str:
-    """Return the text with the replacement character for each byte that was not UTF-8."""
+    """Return the text with a replacement character for each byte that was not UTF-8."""
     return _HALF.sub(_REPLACEMENT, text)
 
 
 def check_question_text(question: str) -> None:
-    """Check a question before the work that it is asked after.
+    """Check a question before the video is processed.
 
     Raises:
-        ConfigError: it is not UTF-8.
+        ConfigError: If it is not UTF-8.
     """
     if not is_utf8(question):
         raise ConfigError("the question is not valid UTF-8 text; type it again")
 
 
 def visible(text: str) -> str:
-    """Return the text with a mark for each character that a terminal might act on; newlines and tabs stay."""
+    """Return the text with replacement characters for what a terminal might act on.
+
+    Newlines and tabs stay.
+    """
     return UNSAFE.sub(_REPLACEMENT, text)
 
 
 def one_line(text: str) -> str:
-    """Return the text as `visible` does, with spaces for newlines and tabs."""
+    """Return the text like `visible`, with spaces instead of newlines and tabs."""
     return visible(text.replace("\n", " ").replace("\t", " "))
 
 

@@ -238,9 +238,9 @@ class VisualTokens:
         deepstack: [layers, F, n, D] or None, features that the language model adds to the output of
             its first layers (Qwen3-VL).
         merged: which patches were merged, if the tower merged.
-        finite: bool [] on the features' device, whether all of this is finite; None if that has been
-            checked. On CUDA an encoder does not wait for it: `aot.compression.contract.check_encoded`
-            reads it.
+        finite: bool [] on the features' device, whether all of this is finite; None if that was
+            checked. On CUDA an encoder does not wait for the value, which
+            `aot.compression.contract.check_encoded` reads.
     """
 
     features: Tensor

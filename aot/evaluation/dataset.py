@@ -1,4 +1,4 @@
-"""Questions with right answers, from a JSONL file."""
+"""Read a data set of questions with right answers from a JSONL file."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ _ROW = record(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question. id: unique in the data set. options: the choices, if it is multiple choice; family: what kind of
-    question it is, for the columns of a table; video_bytes: the size of its file.
+    """One question; its `id` is unique in the data set.
+
+    `options` are the choices of a multiple-choice question. `family` is the kind of question, which
+    gets a column in tables.
     """
 
     id: str
@@ -60,13 +62,13 @@ class Item:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that matters: not the id, nor the folder that the video is in."""
+        """Return a hash of the content, without the id and the folder of the video."""
         facts = (self.video.name, self.video_bytes, self.prompt, self.answer, self.family)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property
     def prompt(self) -> str:
-        """What the model is asked."""
+        """Return the text that the model receives, with the options if there are any."""
         if not self.options:
             return self.question
         choices = [f"{letter}. {option}" for letter, option in zip(_LETTERS, self.options, strict=False)]
@@ -74,23 +76,25 @@ class Item:
 
     @property
     def right_option(self) -> int | None:
-        """Index of the right option; the answer may be its letter or its text."""
+        """Return the index of the right option; the answer may be its letter or its text."""
         if self.answer in self.options:
             return self.options.index(self.answer)
         return self.option_of(self.answer) if len(self.answer) == 1 else None
 
     def option_of(self, letter: str) -> int | None:
-        """Return the index of the option that a letter names."""
-        place = _LETTERS.find(letter.upper())
-        return place if 0 <= place < len(self.options) else None
+        """Return the index of the option with this letter, or None."""
+        index = _LETTERS.find(letter.upper())
+        return index if 0 <= index < len(self.options) else None
 
 
 def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...]:
-    """Read one JSON object a line: video (relative to the file's folder), question, answer and, if wanted, options,
-    family and id. Questions of one video are brought together; `limit_videos` takes the first so many videos.
+    """Return the questions of a file with one JSON object per line, grouped by video.
+
+    An object has "video" (relative to the file's folder), "question", "answer" and optionally
+    "options", "family" and "id". With `limit_videos`, only that many videos are used.
 
     Raises:
-        ConfigError: listing the first ten lines that are wrong or whose video is missing.
+        ConfigError: If lines are wrong or videos are missing; the first ten problems are listed.
     """
     items: dict[str, Item] = {}
     sizes: dict[Path, int | None] = {}
@@ -108,12 +112,12 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
         more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
         raise ConfigError(*problems[:_MOST_PROBLEMS], *more)
     if not items:
-        raise ConfigError(f"{path} holds no questions; it needs one JSON object a line")
+        raise ConfigError(f"{path} holds no questions; it needs one JSON object per line")
     return tuple(chain.from_iterable(list(by_video(items.values()).values())[:limit_videos]))
 
 
 def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
-    """The questions of every video, in the order of the data set."""
+    """Return the questions of every video, in the order of the data set."""
     videos: dict[Path, list[Item]] = {}
     for item in items:
         videos.setdefault(item.video, []).append(item)
@@ -121,19 +125,20 @@ def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    # A byte order mark, as Windows programs write it, can only be in the first line.
     try:
         for number, line in enumerate(lines_of(path, _MOST_LINE_BYTES)):
             yield line.decode("utf-8" if number else "utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; it needs one JSON object a line") from None
+        raise ConfigError(f"{path} is not UTF-8 text; it needs one JSON object per line") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no data set ({error}); it needs one JSON object a line") from None
+        raise ConfigError(f"{path} is not a data set ({error}); it needs one JSON object per line") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _parse(line: str, folder: Path, number: int) -> Item | str:
-    """The question on a line, or what is wrong with it."""
+    """Return the question on a line, or what is wrong with it."""
     try:
         row = parse_json(line.strip())
     except ValueError as error:
@@ -160,16 +165,16 @@ def _wrong_options(item: Item) -> str | None:
     if len(set(item.options)) < len(item.options):
         return "two options are the same"
     if len(item.options) > len(_LETTERS):
-        return f"at most {len(_LETTERS)} options can be told apart"
+        return f"there are {len(item.options)} options; use at most {len(_LETTERS)}"
     if item.options and item.right_option is None:
-        return f"the answer {item.answer!r} is none of the options"
+        return f"the answer {item.answer!r} is not one of the options"
     return None
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:
-    """Return what is wrong with a question, given the others; `sizes` holds the sizes of videos, None if missing."""
+    """Return what is wrong with a question; `sizes` has the known file sizes, None if missing."""
     if item.id in items:
-        return f"the id {item.id!r} was there before"
+        return f"the id {item.id!r} is not unique"
     if item.video in sizes:
         return None  # a missing video is reported once
     sizes[item.video] = _file_bytes(item.video)

@@ -1,4 +1,4 @@
-"""Answers as they come, on disk, so that an evaluation that was cut off goes on where it was."""
+"""Store each answer on disk when it arrives, so that an interrupted evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -19,34 +19,42 @@ _MOST_DIFFERENCES = 5
 
 
 class Journal:
-    """answers.jsonl, one line a question and condition, and run.json, what they depend on in addition to their data.
+    """The files of an evaluation: answers.jsonl and run.json.
 
-    Questions are known by their fingerprints, so a data set may grow, shrink and change order between runs.
+    answers.jsonl has one line per question and condition. run.json has the settings and versions
+    that the answers depend on. Questions are identified by their fingerprints, so a data set may
+    grow, shrink and change its order between runs.
+
+    Nothing is written, and with `restart` nothing is deleted, before the first answer is added.
+
+    Args:
+        folder: where the files are; it is created if needed.
+        run: plain values that must not change between runs, under "model", "config", "versions" and
+            "conditions"; conditions may be added.
+        restart: whether to discard earlier answers.
+
+    Raises:
+        ConfigError: If the folder holds damaged answers, or answers of a run with other values.
+        OutputError: If the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Read a folder, or begin one. `run`: plain values that must not change, under "model", "config", "versions"
-        and "conditions"; only to the last more may be added. Nothing is written, and with `restart` nothing thrown
-        away, before the first answer is added.
-
-        Raises:
-            ConfigError: the folder holds answers of a run that differs, or damaged ones.
-            OutputError: the folder cannot be written to.
-        """
         self.answers, self.description = folder / "answers.jsonl", folder / "run.json"
         make_folder(folder)
+        # 1. Compare with the run that is in the folder; JSON turns tuples into lists.
         plain = json.loads(json.dumps(run))
         goes_on = self.answers.is_file() and self.answers.stat().st_size > 0 and not restart
         before = read_description(self.description) if goes_on else plain
         _check_same(before, plain, folder)
         self._text = json.dumps({**plain, "conditions": {**before["conditions"], **plain["conditions"]}}, indent=2)
+        # 2. Read its answers.
         held = read_answers(self.answers, before["conditions"]) if goes_on else []
         self._held = {(each.condition, each.item): each for each in held}
         self.run = 1 + max((each.run for each in held), default=0)
         self._begun = False
 
     def add(self, answers: Sequence[Answered]) -> None:
-        """Write one line for each, at once."""
+        """Append one line per answer to the file, in one write."""
         if not self._begun:
             self._begin()
         answers = [replace(answered, run=self.run) for answered in answers]
@@ -59,21 +67,24 @@ class Journal:
         self._held |= {(answered.condition, answered.item): answered for answered in answers}
 
     def _begin(self) -> None:
-        if not self._held:  # of a new run, or one begun again: a description never stands next to another's answers
+        """Write run.json, after deleting answers that are to be discarded."""
+        # In this order run.json never describes the answers of another run.
+        if not self._held:
             self.answers.unlink(missing_ok=True)
         write_text(self.description, self._text + "\n", overwrite=True)
         self._begun = True
 
     def answer(self, condition: str, item: Item) -> Answered | None:
-        """The condition's answer, if it is there."""
+        """Return the condition's answer to a question, if it exists."""
         return self._held.get((condition, item.fingerprint))
 
     def missing(self, condition: str, items: Sequence[Item]) -> list[Item]:
-        """Those of the items that the condition has not answered."""
+        """Return the questions that the condition has not answered."""
         return [item for item in items if self.answer(condition, item) is None]
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise a ConfigError that lists what differs between two runs, except added conditions."""
     conditions = [key for key in now["conditions"] if key in before["conditions"]]
     differing = {
         *_differences(before["config"], now["config"]),
@@ -81,15 +92,15 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         *(path for part in ("model", "versions") for path in _differences(before[part], now[part], part)),
     }
     if differing:
-        told = [*sorted(differing)[:_MOST_DIFFERENCES], *["..."] * (len(differing) > _MOST_DIFFERENCES)]
+        listed = [*sorted(differing)[:_MOST_DIFFERENCES], *["..."] * (len(differing) > _MOST_DIFFERENCES)]
         raise ConfigError(
-            f"{folder} holds answers of another run, with another {', '.join(told)}; "
-            "choose another folder with -o, or pass --restart to throw them away"
+            f"{folder} holds answers of a run with different values of {', '.join(listed)}; "
+            "choose another folder with -o, or pass --restart to discard them"
         )
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Paths of the plain values that differ."""
+    """Return the paths of plain values that differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = {*one, *other}
         return [d for key in keys for d in _differences(one.get(key), other.get(key), f"{path}.{key}".strip("."))]

@@ -1,4 +1,4 @@
-"""Read the answers and the description of runs that come back from a folder of results."""
+"""Read the answers and the description of earlier runs from a folder of results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ __all__ = ["Answered", "read_answers", "read_description"]
 
 _MOST_LINE_BYTES = 4 * 2**20
 _MOST_PROBLEMS = 5
-_BEGIN_AGAIN = "pass --restart to begin again"
+_BEGIN_AGAIN = "pass --restart to discard the answers and start over"
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question under one condition.
+    """The answer to one question (its fingerprint is `item`) under one condition (its key).
 
-    item: the fingerprint of the question; budget_tokens: what the ratio promised, None where nothing is promised;
-    language_model_load: the mean over the language model's layers of the share of all visual tokens in each. The times
-    are of the video under this condition, the same for all its questions: first_token_ms and answer_ms of its first
-    question, asked alone as `aot ask` does, and answer_bytes the memory that took beyond what was held, on the model's
-    device (None where it was not measured); the others are then answered together. run: the run into the folder, from
-    1, that answered; times of two runs tell of two states of the machine.
+    Times and memory are the same for all questions about a video under a condition. The first of
+    them is answered alone, as `aot ask` does, and measured; the others are answered together.
+
+    Attributes:
+        budget_tokens: the number that the ratio promises; None if it promises none.
+        language_model_load: share of all visual tokens that a layer of the language model reads,
+            mean over layers.
+        answer_bytes: peak memory added on the model's device by the measured answer, if measured.
+        run: the number, from 1, of the run in the folder. Times of two runs may not be comparable.
     """
 
     item: str
@@ -81,17 +84,17 @@ _DESCRIPTION = record(
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what run.json says of the runs into its folder.
+    """Return the content of run.json.
 
     Raises:
-        ConfigError: it is not there, damaged, or of another version.
+        ConfigError: If it is missing, damaged, or from another version.
     """
     try:
         found = read_json(path)
         check_plain(found)
         description: dict[str, Any] = _DESCRIPTION(found, "")
     except FileNotFoundError:
-        raise ConfigError(f"{path}, which says what the answers next to it are of, is gone; {_BEGIN_AGAIN}") from None
+        raise ConfigError(f"{path}, which describes the answers next to it, is missing; {_BEGIN_AGAIN}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; {_BEGIN_AGAIN}") from error
     except ValueError as error:
@@ -100,12 +103,13 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_answers(path: Path, conditions: Collection[str]) -> list[Answered]:
-    """Return every answer of the file, all under `conditions`. A last line torn by a kill is cut away, so that the
-    next one begins at its own.
+    """Return all answers of a file, which must belong to `conditions`.
+
+    An incomplete last line, left by a killed process, is removed from the file.
 
     Raises:
-        ConfigError: a line is damaged, or answers what another one does.
-        OutputError: the file cannot be mended.
+        ConfigError: If a line is damaged or repeats a question under its condition.
+        OutputError: If the file cannot be repaired.
     """
     answers: dict[tuple[str, str], tuple[int, Answered]] = {}
     problems: list[str] = []
@@ -121,16 +125,16 @@ def read_answers(path: Path, conditions: Collection[str]) -> list[Answered]:
                 continue
             first, _ = answers.setdefault((answered.condition, answered.item), (count, answered))
             if first != count:
-                problems.append(f"line {count}: it answers the question of line {first} again")
+                problems.append(f"line {count}: it repeats the question of line {first}")
     except ValueError as error:
         problems.append(str(error))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; {_BEGIN_AGAIN}") from error
     if problems:
         more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        told = "; ".join(problems[:_MOST_PROBLEMS]) + more
-        remedy = f"delete such lines, whose questions are then asked again, or {_BEGIN_AGAIN}"
-        raise ConfigError(f"{path} is damaged ({told}); {remedy}")
+        listed = "; ".join(problems[:_MOST_PROBLEMS]) + more
+        remedy = f"delete such lines to ask their questions again, or {_BEGIN_AGAIN}"
+        raise ConfigError(f"{path} is damaged ({listed}); {remedy}")
     if not line.endswith(b"\n"):
         _end(path, line)
     return [answered for _, answered in answers.values()]
@@ -139,14 +143,14 @@ def read_answers(path: Path, conditions: Collection[str]) -> list[Answered]:
 def _read_row(line: bytes, conditions: Collection[str]) -> Answered:
     answered = Answered(**_ROW(parse_json(line.strip()), ""))
     if answered.kept_tokens > answered.visual_tokens:
-        raise ValueError(f"kept_tokens must be {answered.visual_tokens} at most, as visual_tokens is")
+        raise ValueError(f"kept_tokens must be at most visual_tokens, {answered.visual_tokens}")
     if answered.condition not in conditions:
         raise ValueError(f"condition must be one that run.json describes, not {answered.condition!r}")
     return answered
 
 
 def _is_torn(line: bytes) -> bool:
-    """Return whether a line is the beginning of a row and no more, as a writer leaves it that is killed."""
+    """Return whether a line is only the beginning of a row, as a killed process leaves it."""
     begins = b'{"item": "'.startswith(line) or line.startswith(b'{"item": "')
     if line.endswith(b"\n") or not begins or any(byte < ord(" ") for byte in line):
         return False
@@ -154,11 +158,11 @@ def _is_torn(line: bytes) -> bool:
         json.JSONDecoder().raw_decode(line.decode("utf-8", errors="replace"))
     except (ValueError, RecursionError):
         return True
-    return False  # a row, and perhaps more
+    return False  # a complete row, perhaps with more after it
 
 
 def _end(path: Path, last: bytes) -> None:
-    """End the last line of a file, or cut it away where it is torn."""
+    """Add the newline after the last line of a file, or remove the line if it is incomplete."""
     try:
         with path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Families of video LLMs: frames to visual tokens, tokens and a question to an answer."""
+"""Find and load video LLMs, which encode frames to visual tokens and answer questions on them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """label: what it is called, with a name to load. module, cls: where it is."""
+    """A model family: a label with names of checkpoints, and the module and name of its class."""
 
     label: str
     module: str
     cls: str
 
 
-# By the `model_type` of a checkpoint's config.json.
+# Families by the `model_type` of a checkpoint's config.json. Classes are named, not imported,
+# because importing one takes seconds.
 FAMILIES = {
     "llava_onevision": Family(
         "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.families.llava", "Llava"
     ),
     "llava_qwen": Family(
-        "the same as first published (lmms-lab/llava-onevision-qwen2-*-ov, lmms-lab/LLaVA-Video-7B-Qwen2)",
+        "the same models in their original layout (lmms-lab/llava-onevision-qwen2-*-ov, lmms-lab/LLaVA-Video-7B-Qwen2)",
         "aot.models.families.original_llava",
         "OriginalLlava",
     ),
@@ -62,7 +63,11 @@ _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A checkpoint of which config.json has been read, and no weights. to_fetch: what of it is not on this machine."""
+    """A checkpoint whose config.json has been read, but no weights.
+
+    `description` is the content of config.json. `to_fetch` lists the files to download before
+    loading; None if the checkpoint is on this machine or the hub must not be asked.
+    """
 
     config: ModelConfig
     family: Family
@@ -71,30 +76,33 @@ class FoundModel:
 
     @property
     def language_layers(self) -> int | None:
-        """Layers of the language model, None where config.json leaves them out."""
+        """Return the number of the language model's layers; None if config.json omits it."""
+        # Some layouts have no section of their own for the language model.
         text = self.description.get("text_config") or self.description
         layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
         return layers if isinstance(layers, int) and layers > 0 else None
 
     @property
     def known_grid(self) -> tuple[int, int] | None:
-        """The visual tokens (rows, cols) of a frame, None where the weights or the video decide."""
+        """Return the visual tokens (rows, cols) of a frame; None if config.json does not decide."""
         return self.implementation.known_grid(self.config, self.description)
 
     @property
     def implementation(self) -> type[ComposedModel]:
-        """The class that will run it."""
+        """Return the class that runs the checkpoint."""
         found: type[ComposedModel] = getattr(import_module(self.family.module), self.family.cls)
         return found
 
 
 def find_model(config: ModelConfig) -> FoundModel:
-    """Find the checkpoint that `config` names and read its config.json. Whether a hub can be reached is decided within
-    `aot.models.loading.hub.PATIENCE_S`.
+    """Find the checkpoint that `config` names and read its config.json.
+
+    An unreachable hub is given up after `aot.models.loading.hub.PATIENCE_S` seconds.
 
     Raises:
-        ConfigError: an option needs a device or a library that is not there.
-        ModelError: none is named, or it is unknown, not cached and out of reach, or unsupported.
+        ConfigError: If an option needs a device or library that is missing.
+        ModelError: If no model is named, or it is unknown, unsupported, or neither cached nor
+            reachable.
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
@@ -102,21 +110,25 @@ def find_model(config: ModelConfig) -> FoundModel:
     from aot.models.loading.load_options import check_load_options
     from aot.models.loading.lookup import look_up
 
+    # Options are checked first, so that a bad one does not wait for the network.
     check_load_options(config, pick_device(config.device))
     return describe_model(config, look_up(config))
 
 
 def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
-    """As `find_model`, for one of which `aot.models.loading.lookup.look_up` has said what is to be fetched.
+    """Return what `find_model` returns, for a checkpoint that was looked up already.
+
+    `to_fetch` is the result of `aot.models.loading.lookup.look_up`.
 
     Raises:
-        ConfigError, ModelError: as `find_model`.
+        ConfigError, ModelError: See `find_model`.
     """
     from aot.models.loading.checkpoints import explained, pick_device, read_model_config
     from aot.models.loading.hub import fetch_file
     from aot.models.loading.load_options import check_load_options
 
     check_load_options(config, pick_device(config.device))
+    # config.json is small and is fetched immediately; weights follow in `fetch_model`.
     if to_fetch is not None and "config.json" in to_fetch.files:
         with explained(config):
             fetch_file(config, "config.json")
@@ -129,10 +141,12 @@ def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
 
 
 def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sentence: None) -> None:
-    """Fetch what is missing of the checkpoint, if anything is; then `announce` gets one sentence with its size first.
+    """Download the missing files of a checkpoint, if any.
+
+    Before a download, `announce` is called with one sentence that states its size.
 
     Raises:
-        ModelError: it cannot be fetched whole.
+        ModelError: If the download is incomplete.
     """
     if found.to_fetch is None or not found.to_fetch.files:
         return
@@ -144,10 +158,10 @@ def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sent
 
 
 def identify_model(found: FoundModel) -> ModelIdentity:
-    """Return the identity of a checkpoint that is on this machine, from the few weights that define its token space.
+    """Return the identity of a checkpoint on this machine, from the weights of its token space.
 
     Raises:
-        ModelError: they are missing or damaged.
+        ModelError: If these weights are missing or damaged.
     """
     from aot.models.loading.checkpoints import identify
 
@@ -155,10 +169,11 @@ def identify_model(found: FoundModel) -> ModelIdentity:
 
 
 def load_model(config: ModelConfig) -> VideoModel:
-    """Load the model `config` names onto its device, or devices; fetch it first where it is not on this machine.
+    """Load the model that `config` names onto its device or devices; download it first if needed.
 
     Raises:
-        ConfigError, ModelError: as `find_model`, or the checkpoint is incomplete.
+        ConfigError: See `find_model`.
+        ModelError: See `find_model`, or if the checkpoint is incomplete.
     """
     found = find_model(config)
     fetch_model(found)
@@ -166,22 +181,23 @@ def load_model(config: ModelConfig) -> VideoModel:
 
 
 def load_found(found: FoundModel) -> VideoModel:
-    """As `load_model`, for a checkpoint that is on this machine.
+    """Load a checkpoint that is on this machine.
 
     Raises:
-        ConfigError, ModelError: as `load_model`.
+        ConfigError, ModelError: See `load_model`.
     """
     from aot.runtime.memory import explained_memory
 
+    # Errors of allocators become a MemoryLimitError with a remedy.
     with explained_memory():
         model: VideoModel = found.implementation.load(found.config, dict(found.description))
     return model
 
 
 def _kind(description: Mapping[str, Any]) -> str | None:
-    """A checkpoint's `model_type`. Those of the original LLaVAs mostly say "llava", another layout in transformers, but
-    the name of their architecture is their own.
-    """
+    """Return a checkpoint's `model_type`, or "llava_qwen" for the original LLaVA checkpoints."""
+    # Most of those have the type "llava", which is a different layout in transformers, but the name
+    # of their architecture is unique.
     kind: str | None = description.get("model_type")
     architectures = description.get("architectures")
     return "llava_qwen" if isinstance(architectures, list) and _ORIGINAL_LLAVA in architectures else kind

@@ -1,4 +1,4 @@
-"""The contract between a family of video LLMs and everything else."""
+"""Define the contract between a family of video LLMs and the rest of the program."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model made some tokens. fingerprint: a hash of the weights that define its token space, as
-    they are stored, so whatever dtype the checkpoint is loaded in.
+    """Identify the model that made tokens.
+
+    `fingerprint` is a hash of the stored weights that define the token space, so it does not depend
+    on the dtype in which the checkpoint is loaded.
     """
 
     name: str
@@ -31,49 +33,56 @@ class ModelIdentity:
 
     @property
     def is_toy(self) -> bool:
-        """Whether it is the bundled model, which knows nothing of the real world."""
+        """Return whether it is the bundled model, which knows nothing of the real world."""
         return self.name == BUNDLED_MODEL
 
 
 class Answer(Protocol):
-    """An answer while it is being written: iterate for its text, piece by piece.
+    """An answer that is being generated; iterating yields its text in pieces.
 
-    prompt_tokens counts everything the language model reads, output_tokens what it has written so far;
-    first_token_at is when the first was on the host (`time.perf_counter`), which may be before its text is.
-    layer_tokens: how many visual tokens each layer of the language model has read; empty while that is not known.
-    notices: sentences about how it was written that a user should read.
+    `prompt_tokens` counts everything that the language model reads, not only visual tokens.
     """
 
     prompt_tokens: int
 
+    # Properties, because an implementation may compute them.
     @property
-    def output_tokens(self) -> int: ...
+    def output_tokens(self) -> int:
+        """Return how many tokens have been generated so far."""
 
     @property
-    def first_token_at(self) -> float | None: ...
+    def first_token_at(self) -> float | None:
+        """Return when the first token was on the host, by `time.perf_counter`.
+
+        Its text may be available later, since a word can consist of several tokens.
+        """
 
     @property
-    def layer_tokens(self) -> tuple[int, ...]: ...
+    def layer_tokens(self) -> tuple[int, ...]:
+        """Return the visual tokens read by each layer of the language model; empty if unknown."""
 
     @property
-    def notices(self) -> tuple[str, ...]: ...
+    def notices(self) -> tuple[str, ...]:
+        """Return sentences for the user about how the answer was generated."""
 
     def __iter__(self) -> Iterator[str]: ...
 
 
 class Reading(Protocol):
-    """A video that the language model has read, for several questions."""
+    """A video that the language model has read, to answer several questions."""
 
-    def generate(self, question: str, options: GenerationConfig) -> Answer: ...
+    def generate(self, question: str, options: GenerationConfig) -> Answer:
+        """Start to answer one question."""
 
-    def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]: ...
+    def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
+        """Return the answer to each question; the questions do not affect each other."""
 
 
 class VideoModel(Protocol):
     """One family of video LLMs.
 
-    temporal_patch: so many sampled frames become one of the F that are encoded. language_layers: of the language model.
-    notices: sentences about the checkpoint that a user should read.
+    `temporal_patch` is the number of sampled frames that become one of the F encoded frames.
+    `notices` are sentences for the user about the checkpoint.
     """
 
     identity: ModelIdentity
@@ -81,63 +90,59 @@ class VideoModel(Protocol):
     notices: tuple[str, ...]
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """(rows, cols) in pixels that `frames` frames sampled from a video must have."""
-        ...
+        """Return the size (rows, cols) in pixels of `frames` frames sampled from a video."""
 
     @property
-    def language_layers(self) -> int: ...
+    def language_layers(self) -> int:
+        """Return the number of the language model's layers."""
 
-    def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]: ...
+    def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the indices of vision blocks; negative layers count from the last block."""
 
     @property
-    def placement(self) -> dict[str, Any]: ...
+    def placement(self) -> dict[str, Any]:
+        """Return plain values for reports: device, dtype, attention kernel and the like."""
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that the tokenizer has no token for, so that the model reads something else in their place."""
-        ...
+        """Return the words without a token, which the model reads as something else."""
 
     def check_needs(self, needs: Needs) -> None:
-        """
+        """Check that the model can provide what a method needs.
+
         Raises:
-            UnsupportedError: something of it cannot be had from this model.
+            UnsupportedError: If it cannot.
         """
-        ...
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """on_frame counts the sampled frames that are done."""
-        ...
+        """Return the visual tokens of frames; `on_frame` receives (done, total) sampled frames."""
 
     def generate(
-        self,
-        tokens: CompressedTokens,
-        question: str,
-        options: GenerationConfig,
-        inner: InnerReduction | None = None,
-    ) -> Answer: ...
+        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Answer:
+        """Start to answer a question from kept tokens; `inner` drops more of them in its layers."""
 
-    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading: ...
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
+        """Read kept tokens once to answer several questions."""
 
 
 class FrameScorer(Protocol):
-    """How much the frames of a video that comes in pieces have to do with questions. by: what it goes by, in words."""
+    """Score the frames of a video, which arrives in chunks, by their relevance to questions.
+
+    `by` names the source of the scores in words.
+    """
 
     by: str
 
     def add(self, visual: VisualTokens) -> None:
-        """The next frames, encoded with their embeddings."""
-        ...
+        """Score the next chunk, which was encoded with its frame embeddings."""
 
     def scores(self) -> Tensor:
-        """[F], of all frames that came, on the CPU; more is better."""
-        ...
+        """Return the scores [F] of all frames so far, on the CPU; higher is more relevant."""
 
 
 @runtime_checkable
 class ScoresFrames(Protocol):
-    """What a `VideoModel` may offer besides: to say which frames questions are about, without its language model's
-    layers.
-    """
+    """An optional ability of a `VideoModel`: score frames without its language model's layers."""
 
     def frame_scorer(self, questions: Sequence[str]) -> FrameScorer | None:
-        """Scores are means over the questions; None if they say nothing to look for."""
-        ...
+        """Return a scorer that averages over questions; None if they name nothing to look for."""

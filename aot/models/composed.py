@@ -1,10 +1,14 @@
-"""What families share: everything after the encoder. A model's own parts are called one by one, and never patched."""
+"""Implement what all families share: the prompt, the answers, and checks of frames and needs.
+
+The modules of a network are called one by one; nothing in them is patched.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -33,12 +37,14 @@ __all__ = ["ComposedModel"]
 
 
 class ComposedModel(ABC):
-    """A family says how frames are encoded and how the prompt is laid out around what is kept.
+    """Base of the families, which define how frames are encoded and how a prompt is laid out.
 
-    temporal_patch: so many sampled frames become one of the tower's. token_space: ends of the names of the weights that
-    define what a visual token means. pixel_defaults: mean and standard deviation of the
-    channels that the tower was trained with, where a checkpoint's files do not say. merges_inside: whether tokens can
-    merge on their way through the tower.
+    Attributes:
+        temporal_patch: the number of sampled frames that become one frame of the tower.
+        token_space: suffixes of the names of the weights that define what a visual token means.
+        merges_inside: whether the tower can merge tokens.
+        pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
+            whose files do not state them.
     """
 
     temporal_patch = 1
@@ -51,9 +57,11 @@ class ComposedModel(ABC):
         self.tokenizer = tokenizer
         self.config = config
         self.identity = identity
+        # Uploaded once: every batch of frames is normalized with them.
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
+        # All answers of this model share it, because only one at a time may use the network.
         self._left = LeftAnswers()
         self.notices = _notices(config)
 
@@ -63,71 +71,74 @@ class ComposedModel(ABC):
         """Load network and tokenizer; `description` is the checkpoint's config.json.
 
         Raises:
-            ConfigError: a setting is for another family.
-            ModelError: the checkpoint cannot be used.
+            ConfigError: If a setting belongs to another family.
+            ModelError: If the checkpoint cannot be used.
         """
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the visual tokens (rows, cols) of a frame as far as config.json alone tells; None where it does not,
-        or where they depend on the video.
-        """
+        """Return the visual tokens (rows, cols) of a frame; None if config.json does not decide."""
         return None
 
     @property
     @abstractmethod
     def tower(self) -> Any:
-        """The vision tower."""
+        """Return the vision tower."""
 
     @property
     def device(self) -> torch.device:
-        """Where frames are encoded; a network that is spread over devices has more."""
+        """Return the device that encodes frames; the rest of the network may be on others."""
         return input_device(self.tower)
 
     @property
     def language(self) -> Any:
-        """The language model without its head."""
+        """Return the language model without its head."""
         return self.network.model.language_model
 
     @property
     @abstractmethod
     def video_token(self) -> int:
-        """Return the id of the video's placeholder in a prompt."""
+        """Return the id of the token that marks a visual token in a prompt."""
 
     @abstractmethod
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Run tower and projector over the frames, a few at a time; on_frame counts those that are done.
+        """Return the visual tokens of frames, which pass tower and projector in batches.
+
+        `on_frame` receives (done, total) sampled frames.
 
         Raises:
-            UnsupportedError: something of `needs` cannot be had from this model.
-            NumericsError: the features hold NaN or infinite values.
+            UnsupportedError: If the model cannot provide something in `needs`.
+            NumericsError: If the features contain NaN or infinite values.
         """
 
     @abstractmethod
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """(rows, cols) in pixels that `frames` frames of a video must have."""
+        """Return the size (rows, cols) in pixels that `frames` frames of a video must have."""
 
     @abstractmethod
     def _template(self) -> tuple[str, str]:
-        """Return the prompt before the video, and after it with {question}."""
+        """Return the prompt's text before the video, and the text after it with {question}."""
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        """The video as it stands in the prompt."""
+        """Return the layout of the video in the prompt: kept tokens, newlines and text."""
         return [Run("", range(len(tokens.features)))]
 
     def _newline(self) -> Tensor | None:
-        """The learned newline [D], of families that have one."""
+        """Return the learned newline [D], if the family has one."""
         return None
 
     @property
     def positions(self) -> str:
-        """ "packed": 0 .. P - 1 of what is kept; "original": those that the rows have in the whole video."""
+        """Return "packed" for the positions 0 .. P - 1, "original" for those in the whole video."""
         return "packed" if self.config.positions == "auto" else self.config.positions
 
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int] | None:
-        """Positions, [1, P] or [3, 1, P], and the next one, where they are not 0 .. P - 1; texts: ids of the runs."""
+        """Return positions [1, P] or [3, 1, P] and the next position; None if they are 0 .. P - 1.
+
+        `texts` are the ids of each run's text.
+        """
         if self.positions == "packed":
             return None
         positions, following = positions_in_whole(texts, runs)
@@ -135,10 +146,12 @@ class ComposedModel(ABC):
 
     @property
     def language_layers(self) -> int:
+        """Return the number of the language model's layers."""
         return int(self.network.config.text_config.num_hidden_layers)
 
     @property
     def placement(self) -> dict[str, Any]:
+        """Return where and how the model runs, as plain values for reports."""
         return {
             "device": str(self.device),
             "dtype": str(self.network.dtype).removeprefix("torch."),
@@ -148,64 +161,69 @@ class ComposedModel(ABC):
         }
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """The block each layer number refers to in this tower."""
+        """Return the tower's block of each layer number; negative ones count from the last."""
         depth = len(attention_modules(self.tower))
         return tuple(resolve_layer(layer, depth) for layer in layers)
 
     def check_needs(self, needs: Needs) -> None:
-        """
+        """Check that the model can provide what a method needs.
+
         Raises:
-            UnsupportedError: something of it cannot be had from this model.
+            UnsupportedError: If it cannot.
         """
         self.check_support(needs, self.identity.name)
 
     @classmethod
     def check_support(cls, needs: Needs, name: str) -> None:
-        """Check the needs of a method before the model called `name` is loaded.
+        """Check, like `check_needs`, what a method needs from the model `name` before it is loaded.
 
         Raises:
-            UnsupportedError: something of it cannot be had from this family.
+            UnsupportedError: If the family cannot provide it.
         """
         if needs.merging is not None and not cls.merges_inside:
             raise UnsupportedError(
-                "methods that merge inside the vision tower work with SigLIP's, in LLaVA-OneVision and LLaVA-Video; "
+                "methods that merge inside the vision tower need that of LLaVA-OneVision or LLaVA-Video (SigLIP); "
                 f"use another --method for {name}"
             )
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that the tokenizer has no token for; none where it knows every byte."""
+        """Return the words without a token; empty if the tokenizer has a token for every byte."""
+        # Only fast tokenizers report where in the text a token comes from.
         unknown = self.tokenizer.unk_token_id
         if unknown is None or not self.tokenizer.is_fast:
             return []
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        return [text[first:stop] for token, (first, stop) in places if token == unknown]
+        spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [text[first:stop] for token, (first, stop) in spans if token == unknown]
 
     def check_frames(self, frames: VideoFrames) -> None:
-        """
+        """Check the size of frames.
+
         Raises:
-            ConfigError: the frames are of a size that the vision tower does not read.
+            ConfigError: If the vision tower does not accept frames of this size.
         """
         rows, cols = frames.pixels.shape[2:]
         wanted = self.frame_size(frames.source, len(frames.pixels))
         if not self._reads((rows, cols), wanted):
             raise ConfigError(
-                f"the frames have {rows} x {cols} pixels (rows x columns), and {self.identity.name} reads "
+                f"the frames have {rows} x {cols} pixels (rows x columns), but {self.identity.name} reads "
                 f"{wanted[0]} x {wanted[1]}; decode them with size={wanted}"
             )
 
     def _reads(self, size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-        """Whether the tower takes frames of `size`; `wanted` is what it takes of this video by itself."""
+        """Return whether the tower accepts frames of `size`; `wanted` is its own choice."""
         return size == wanted
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 [F, 3, H, W] to the tower's input, on its device and in its dtype; bytes are what crosses the bus."""
+        """Return uint8 pixels [F, 3, H, W] as the tower's input, on its device and in its dtype."""
+        # The upload comes first, because uint8 is a quarter of float32 on the bus.
         values = uploaded(pixels, self.device).float()
         return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
-        """Encode so many at once from now on; a sentence that says so."""
-        self._batch_frames = min(frames, self._batch_frames or frames)  # another thread may have come down further
+        """Encode at most `frames` frames at once from now on; return a notice about it."""
+        # Another thread may have lowered the number further.
+        self._batch_frames = min(frames, self._batch_frames or frames)
         return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
 
     def _run_tower(
@@ -232,37 +250,42 @@ class ComposedModel(ABC):
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
-        """By the language model's input embeddings of the questions' words."""
+        """Return a scorer that compares visual tokens with the questions' words."""
+        # Both are inputs of the language model, so no layer of it has to run.
         words = embed_words(self.tokenizer, self._embed, questions)
         return None if words is None else ByWords(words, "the question's own words")
 
     def _embed(self, ids: list[int]) -> Tensor:
-        """[I] to [I, D]"""
+        """Return the input embeddings [I, D] of I ids."""
         table = self.network.get_input_embeddings()
         embedded: Tensor = table(torch.tensor(ids, device=input_device(table)))
         return embedded
 
-    @torch.no_grad()  # ordinary tensors, which may be trained with
+    @torch.no_grad()  # not inference_mode, so that the tensors can be used in training
     def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
-        """The whole prompt.
+        """Return the whole prompt.
 
         Raises:
-            ConfigError: the prompt is longer than the model's context, or the question cannot be asked.
+            ConfigError: If the prompt is longer than the model's context, or the question is empty
+                or contains a control word of the model.
         """
         prefix = self._prefix(tokens)
-        suffix = uploaded(torch.tensor([self._suffix(question, prefix)]), prefix.ids.device)
+        suffix = uploaded(torch.tensor([self._suffix(prefix, question)]), prefix.ids.device)
         return prefix.followed_by(suffix, self.network.get_input_embeddings()(suffix))
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
-        """Everything up to and with the video, which is the same for every question."""
+        """Return the prompt up to the end of the video, which is the same for every question."""
+        # 1. The system prompt joins the first run, since a tokenizer may merge across their border.
         before, _ = self._template()
         runs = list(self._runs(tokens))
         runs[0] = replace(runs[0], text=before + runs[0].text)
         texts = [text_ids(self.tokenizer, run.text) for run in runs]
+        # 2. Of each prompt row, on the host: its kept token (or TEXT or NEWLINE), and its id.
         rows, words = [], []
         for text, run in zip(texts, runs, strict=True):
             rows += [*[TEXT] * len(text), *run.rows]
             words += [*text, *[self.video_token] * len(run.rows)]
+        # 3. The same on the device, with embeddings and positions.
         device = input_device(self.network.get_input_embeddings())
         token, ids = (uploaded(torch.tensor(numbers), device) for numbers in (rows, [words]))
         found = self._positions(texts, runs, tokens)
@@ -270,25 +293,31 @@ class ComposedModel(ABC):
         return VideoPrompt(ids, self._embedded(ids, rows, tokens), token, tokens, len(rows), positions, following)
 
     def _embedded(self, ids: Tensor, rows: Sequence[int], tokens: CompressedTokens) -> Tensor:
-        """[1, P, D]; the host knows which rows are whose, so that nothing is read back."""
+        """Return the embeddings [1, P, D] of prompt rows, each a kept token, `TEXT` or `NEWLINE`.
+
+        The host knows the kind of every row, so it reads nothing back from the device.
+        """
         embed, device = self.network.get_input_embeddings(), ids.device
 
         def sent(numbers: list[int]) -> Tensor:
             return uploaded(torch.tensor(numbers, dtype=torch.int64), device)
 
+        # 1. Text. Ids of visual rows may lie outside the embedding table, so they become 0.
         text = sent([row == TEXT for row in rows]).bool()
         embedded: Tensor = embed(ids.where(text, 0))
+        # 2. Kept tokens.
         features = tokens.features.to(embedded.device, embedded.dtype)
-        visual = [place for place, row in enumerate(rows) if row >= 0]
-        embedded[0, sent(visual)] = features[sent([rows[place] for place in visual])]
+        visual = [index for index, row in enumerate(rows) if row >= 0]
+        embedded[0, sent(visual)] = features[sent([rows[index] for index in visual])]
+        # 3. Newlines.
         newline = self._newline()
         if newline is not None:
-            ends = [place for place, row in enumerate(rows) if row == NEWLINE]
+            ends = [index for index, row in enumerate(rows) if row == NEWLINE]
             embedded[0, sent(ends)] = newline.to(embedded.device, embedded.dtype)
         return embedded
 
-    def _suffix(self, question: str, prefix: VideoPrompt) -> list[int]:
-        """Ids of the text that follows the video."""
+    def _suffix(self, prefix: VideoPrompt, question: str) -> list[int]:
+        """Return the ids of the text after the video; for errors see `prompt`."""
         after = self._template()[1].replace("{question}", check_question(self.tokenizer, question))
         ids = text_ids(self.tokenizer, after)
         limit, length = self.network.config.text_config.max_position_embeddings, prefix.video_end + len(ids)
@@ -297,6 +326,7 @@ class ComposedModel(ABC):
                 f"the prompt has {length} tokens but the model reads at most {limit}; "
                 "use a lower --ratio or fewer --frames"
             )
+        # With the positions of the whole video, even a short prompt can leave the trained range.
         if prefix.next_position + len(ids) > limit:
             raise ConfigError(
                 f"with model.positions original the prompt ends at position {prefix.next_position + len(ids)}, but the "
@@ -306,59 +336,47 @@ class ComposedModel(ABC):
 
     @torch.inference_mode()
     def generate(
-        self,
-        tokens: CompressedTokens,
-        question: str,
-        options: GenerationConfig,
-        inner: InnerReduction | None = None,
+        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
     ) -> StreamedAnswer:
-        """Begin an answer; its text comes as it is written.
+        """Start to answer a question; the text is generated while the answer is iterated.
 
         Raises:
-            ConfigError: as `prompt`.
-            UnsupportedError: nothing can be reduced inside this language model.
+            ConfigError: See `prompt`.
+            UnsupportedError: If `inner` cannot act inside this language model.
         """
+        # 1. Without a reduction the language model is called as a whole, as transformers does.
         prompt, language = self.prompt(tokens, question), self.language
-        model = LanguageModel.of(self.network, language)
-        if inner is None:
-            return StreamedAnswer(
-                model,
-                self.tokenizer,
-                prompt,
-                options,
-                lambda room: read_prompt(language, prompt, room),
-                self._left,
-                self._in_layers(tokens),
-            )
-        from aot.models.language.decoders import check_decoder
-        from aot.models.language.prefill import prefill
+        read, layer_tokens = partial(read_prompt, language, prompt), self._in_layers(tokens)
+        # 2. With one, the layers are called one by one, and their tokens are known afterwards.
+        if inner is not None:
+            from aot.models.language.decoders import check_decoder
+            from aot.models.language.prefill import prefill
 
-        check_decoder(language)
-        return StreamedAnswer(
-            model, self.tokenizer, prompt, options, lambda room: prefill(language, prompt, inner, room), self._left
-        )
+            check_decoder(language)
+            read, layer_tokens = partial(prefill, language, prompt, inner), ()
+        model = LanguageModel.of(self.network, language)
+        return StreamedAnswer(model, self.tokenizer, prompt, options, read, self._left, layer_tokens)
 
     @torch.inference_mode()
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
-        """Let the language model read the video, for several questions."""
+        """Read the video once to answer several questions."""
+        # A reduction may depend on the question; then every question reads the video anew.
         if inner is not None:
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
-        prefix = self._prefix(tokens)
+        # Without one, all questions share the keys and values of the prompt up to the video's end.
+        prefix, model = self._prefix(tokens), LanguageModel.of(self.network, self.language)
         return Reading(
-            LanguageModel.of(self.network, self.language),
-            self.tokenizer,
-            prefix,
-            lambda question: self._suffix(question, prefix),
-            self._left,
-            self._in_layers(tokens),
+            model, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
+        """Return the visual tokens in each layer, all of the kept ones."""
         return (len(tokens.features),) * self.language_layers
 
 
 def _notices(config: ModelConfig) -> tuple[str, ...]:
+    """Return a notice that lists the checkpoint's generation settings without effect, if any."""
     ignored = ignored_settings(read_json(config, "generation_config.json"))
     if not ignored:
         return ()
-    return (f"the model's generation_config.json asks for what answers here do not follow: {', '.join(ignored)}",)
+    return (f"these settings of the model's generation_config.json have no effect: {', '.join(ignored)}",)

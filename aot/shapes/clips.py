@@ -20,12 +20,7 @@ _QUALITY = 18
 
 
 def write_clip(
-    scene: Scene,
-    path: Path,
-    *,
-    side: int = _SIDE,
-    frames_per_second: int = FRAMES_PER_SECOND,
-    quality: int = _QUALITY,
+    scene: Scene, path: Path, *, side: int = _SIDE, frames_per_second: int = FRAMES_PER_SECOND, quality: int = _QUALITY
 ) -> None:
     """Write a scene as H.264 in mp4, one beat per second.
 
@@ -40,11 +35,7 @@ def write_clip(
 
 
 def encode_clip(
-    scene: Scene,
-    target: Path,
-    side: int = _SIDE,
-    frames_per_second: int = FRAMES_PER_SECOND,
-    quality: int = _QUALITY,
+    scene: Scene, target: Path, side: int = _SIDE, frames_per_second: int = FRAMES_PER_SECOND, quality: int = _QUALITY
 ) -> None:
     """Write a scene like `write_clip`, but directly into `target`, for a temporary file."""
     import av

@@ -205,5 +205,5 @@ def test_another_run_needs_another_folder(run_aot: Aot, small: tuple[str, ...]) 
     assert run_aot(*arguments, *small).code == 0
     run = run_aot(*arguments, *small, "--seed", "3")
     assert run.code == 2
-    assert "another generation.seed;" in run.err
+    assert "different values of generation.seed;" in run.err
     assert run_aot(*arguments, *small, "--seed", "3", "--restart").code == 0

@@ -71,7 +71,7 @@ def test_methods_side_by_side(run_aot: Aot, intern: tuple[str, ...], clip_file: 
     half = TOKENS // 2
     assert rows.pop("uniform+fastv@0.5") > half
     assert rows == {"none": TOKENS, "aot@0.5": half, "fastvid@0.5": half, "visionzip@0.5": half}
-    assert "tome@0.5 is left out: methods that merge inside the vision tower work with SigLIP's" in done.err
+    assert "tome@0.5 is left out: methods that merge inside the vision tower need that of LLaVA" in done.err
     alone = run_aot("compare", clip_file, "what?", *intern, *SHORT, "--methods", "tempme")
     assert alone.code == 2
     assert "no method is left to compare" in alone.err
@@ -92,7 +92,7 @@ def test_a_method_that_cannot_be_used_is_left_out_of_an_evaluation(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--method", "tome"), "methods that merge inside the vision tower work with SigLIP's"),
+        (("--method", "tome"), "methods that merge inside the vision tower need that of LLaVA"),
         (("--siglip-head", "x"), "model.siglip_head is for LLaVA models; leave it out with InternVL"),
         (("--set", "model.newline=none"), "model.newline is for LLaVA models"),
     ],

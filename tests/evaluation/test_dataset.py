@@ -49,7 +49,7 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         "questions.jsonl, line 3: question must be given",
         "questions.jsonl, line 4: answer must be text",
         "questions.jsonl, line 5: options must be a list",
-        "questions.jsonl, line 6: the answer 'z' is none of the options",
+        "questions.jsonl, line 6: the answer 'z' is not one of the options",
         f"questions.jsonl, line 7: there is no video {tmp_path / 'none.mp4'}",
         "questions.jsonl, line 8: family must be text",
         f"questions.jsonl, line 10: there is no video {tmp_path / ('x' * 300)}",
@@ -61,8 +61,8 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
 def test_ids_are_unique(tmp_path: Path) -> None:
     said = problems(write(tmp_path, row(id="x"), row(id="x"), row(), row(id=3)))
     assert said == (
-        "questions.jsonl, line 2: the id 'x' was there before",
-        "questions.jsonl, line 4: the id '3' was there before",
+        "questions.jsonl, line 2: the id 'x' is not unique",
+        "questions.jsonl, line 4: the id '3' is not unique",
     )
 
 
@@ -124,7 +124,7 @@ def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
     [
         (b"[" * 50_000, "line 1: not a JSON object (it is nested too deeply)"),
         (b"1" * 10_000, "line 1: not a JSON object (Exceeds the limit"),
-        (b"x" * 2_000_000, "is no data set (line 1 is longer than 1 MiB)"),
+        (b"x" * 2_000_000, "is not a data set (line 1 is longer than 1 MiB)"),
         (b'{"video": "a.mp4", "video": "b.mp4"}', "line 1: not a JSON object (it has a key twice)"),
         (b'{"video": NaN, "question": "what?", "answer": "it"}', "line 1: video must be text"),
     ],

@@ -291,9 +291,12 @@ def test_conditions_may_be_added(items: tuple[Item, ...], small_model: VideoMode
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"sampling": {"frames": 3}}, "another sampling.frames;"),
-        ({"aot": {"clips": {"frames": 2}}}, "another aot.clips.frames;"),
-        ({"sampling": {"frames": 3}, "aot": {"clips": {"frames": 2}}}, "another aot.clips.frames, sampling.frames;"),
+        ({"sampling": {"frames": 3}}, "different values of sampling.frames;"),
+        ({"aot": {"clips": {"frames": 2}}}, "different values of aot.clips.frames;"),
+        (
+            {"sampling": {"frames": 3}, "aot": {"clips": {"frames": 2}}},
+            "different values of aot.clips.frames, sampling.frames;",
+        ),
     ],
 )
 def test_other_settings_need_another_folder(

@@ -84,7 +84,7 @@ def test_a_whole_journal_is_read_back(tmp_path: Path) -> None:
         ({"run": 0}, "run must be a whole number in 1"),
         ({"condition": "aot@0.2"}, "condition must be one that run.json describes, not 'aot@0.2'"),
         ({"mood": "good"}, "'mood' is not known"),
-        ({"item": ROWS[0].item, "condition": ROWS[0].condition}, "it answers the question of line 1 again"),
+        ({"item": ROWS[0].item, "condition": ROWS[0].condition}, "it repeats the question of line 1"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -95,7 +95,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, Any], says: str)
     with pytest.raises(ConfigError) as caught:
         Journal(tmp_path, RUN)
     assert f"answers.jsonl is damaged (line 5: {says}" in str(caught.value)
-    assert "delete such lines, whose" in str(caught.value) and "--restart" in str(caught.value)
+    assert "delete such lines to ask" in str(caught.value) and "--restart" in str(caught.value)
     assert path.read_bytes() == b"\n".join(before)
     Journal(tmp_path, RUN, restart=True).add(ROWS[:1])  # the remedy
     assert len(held(Journal(tmp_path, RUN))) == 1
@@ -142,7 +142,7 @@ def test_what_is_no_journal_is_not_cut_away(tmp_path: Path, damage: Callable[[by
 
 def test_answers_without_their_description_are_of_an_unknown_run(tmp_path: Path) -> None:
     (written(tmp_path) / "run.json").unlink()
-    with pytest.raises(ConfigError, match=r"run\.json, which says what .* is gone; pass --restart"):
+    with pytest.raises(ConfigError, match=r"run\.json, which describes .* is missing; pass --restart"):
         Journal(tmp_path, RUN)
 
 
@@ -152,7 +152,7 @@ def test_a_description_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'format' is not known"):
         Journal(tmp_path, RUN)
     path.write_text(json.dumps({**RUN, "versions": {"aot": "9"}}))
-    with pytest.raises(ConfigError, match="another run, with another versions"):
+    with pytest.raises(ConfigError, match="with different values of versions"):
         Journal(tmp_path, RUN)
 
 

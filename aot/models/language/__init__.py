@@ -1,1 +1,1 @@
-"""Language: from kept tokens and a question to an answer."""
+"""Generate an answer from kept tokens and a question."""

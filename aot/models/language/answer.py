@@ -1,4 +1,4 @@
-"""An answer whose text arrives in pieces."""
+"""Generate an answer in a thread, and yield its text in pieces."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from aot.runtime.memory import explained_memory
 
 __all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
 
-# Small models write many words in this time, and a piece of text for each would slow them down.
+# Small models generate many tokens in this time; decoding text after each would slow them down.
 _BETWEEN_PIECES_S = 0.02
-_PATIENCE_S = 2.0  # how long leaving an answer waits for its thread; a forward pass cannot be interrupted
+# The longest wait for the thread of an abandoned answer; a forward pass cannot be interrupted.
+_PATIENCE_S = 2.0
 
 
 class LeftAnswers:
-    """The threads of answers that were left early, until the forward pass they are in is done."""
+    """The threads of abandoned answers, which still run until their forward pass ends."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def leave(self, thread: threading.Thread) -> None:
-        """Wait for a thread that is to stop, but not for long."""
+        """Wait briefly for a thread that was asked to stop, and record it while it runs."""
         with self._lock:
             self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
-        if thread is not threading.current_thread():  # the garbage collector leaves answers in any thread
+        # The garbage collector may close an answer in any thread, even in its own.
+        if thread is not threading.current_thread():
             thread.join(_PATIENCE_S)
 
     def wait(self) -> None:
-        """Wait until none of them runs."""
+        """Wait until all of them have ended."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -49,20 +51,20 @@ class LeftAnswers:
 
 
 def room_for(options: GenerationConfig) -> int:
-    """Return how many slots a cache should have for the answer."""
+    """Return the number of cache slots to allocate for the answer."""
     return min(options.max_new_tokens, MOST_ROOM)
 
 
 @torch.inference_mode()
 def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = None, rows: int = 0) -> Prefilled:
-    """Read a prompt with a language model.
+    """Return the keys and values of a prompt, and the states of its last row.
 
     Args:
-        language: without its head.
+        language: the language model without its head.
         prompt: the whole prompt.
-        room: slots for the answer.
-        behind: a cache that holds the first `rows` of the prompt; the others are no visual tokens.
-        rows: how many rows are read already.
+        room: the number of cache slots for the answer.
+        behind: a cache that holds the first `rows` rows; no other row may be a visual token.
+        rows: the number of rows that were read before.
     """
     cache = slot_cache(language.config, room) if behind is None else behind
     given = prompt.language_inputs(rows)
@@ -70,14 +72,14 @@ def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = Non
 
 
 class StreamedAnswer:
-    """An answer that is written in a thread while it is iterated, and yields text.
+    """An answer that is generated in a thread while it is iterated, and yields text.
 
-    Leaving the loop early stops the thread, and no other answer of the model begins before it has
-    stopped. Each iteration writes the answer anew. The ids of the prompt count for a repetition
-    penalty of the checkpoint.
+    Leaving the loop early stops the thread. No other answer of the model starts before the thread
+    has stopped. Each iteration generates the answer anew. A repetition penalty of the checkpoint
+    also applies to the prompt.
 
-    read: reads the prompt, with a number of slots for the answer. layer_tokens: visual tokens in
-    each layer of the language model, if that is known before. left: of the model.
+    `read` reads the prompt, given the number of cache slots for the answer. `layer_tokens` are the
+    visual tokens in each layer of the language model, if known in advance.
     """
 
     def __init__(
@@ -100,17 +102,21 @@ class StreamedAnswer:
         self.notices: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
+        # 1. Start the thread, once no abandoned one uses the model any more.
         self._left.wait()
         pieces: SimpleQueue[str | _End] = SimpleQueue()
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(pieces, stop), name="aot-answer", daemon=True)
         thread.start()
+        # 2. Yield what it puts into the queue. If the caller leaves the loop, Python raises
+        # GeneratorExit here.
         try:
             while not isinstance(piece := pieces.get(), _End):
                 yield piece
         finally:
             stop.set()
             self._left.leave(thread)
+        # 3. Raise what ended the answer early, in the caller's thread.
         if piece.failure:
             with explained_memory():
                 raise piece.failure
@@ -122,16 +128,17 @@ class StreamedAnswer:
                     break
                 if piece:
                     pieces.put(piece)
-        except BaseException as error:  # handed to the reading thread, which raises it
+        except BaseException as error:  # the iterating thread raises it
             pieces.put(_End(error))
         else:
             pieces.put(_End())
 
     def pieces(self) -> Iterator[str]:
-        """Write in this thread, and yield the text that has become complete, often none."""
+        """Generate in the current thread; yield the new text after each token, often empty."""
         self.first_token_at, self.output_tokens = None, 0
         text, due = TextPieces(self._tokenizer), 0.0
         for word in self._words():
+            # An empty piece is yielded too, so that the loop around notices a stop after any token.
             text.add(word)
             now = time.perf_counter()
             piece = text.complete() if now >= due else ""
@@ -141,11 +148,12 @@ class StreamedAnswer:
         yield text.end()
 
     def _words(self) -> Iterator[int]:
-        """Yield ids up to the one that ends the answer, with it."""
+        """Yield ids up to and including the one that ends the answer."""
         ends = end_ids(self._model.settings)
         decoding = self._begin()
         for (ids,) in decoding:
-            self.first_token_at = self.first_token_at or time.perf_counter()  # on the host, so the device is done
+            # The ids are on the host, so the device has finished them.
+            self.first_token_at = self.first_token_at or time.perf_counter()
             self.notices = decoding.notices
             for word in ids:
                 self.output_tokens += 1
@@ -155,6 +163,7 @@ class StreamedAnswer:
 
     @torch.inference_mode()
     def _begin(self) -> Decoding:
+        """Read the prompt, and return the generation that continues it."""
         prompt = self._prompt
         read = self._read(room_for(self._options))
         self.layer_tokens = read.layer_tokens or self.layer_tokens
@@ -164,6 +173,6 @@ class StreamedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Follows the last piece. failure: the error that ended the answer early."""
+    """The end of the queue; `failure` is the error that ended the answer early."""
 
     failure: BaseException | None = None

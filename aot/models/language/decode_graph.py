@@ -1,4 +1,4 @@
-"""A decode step as a CUDA graph: the device replays it, and the host launches no single kernels."""
+"""Run a decode step as a CUDA graph: the host launches one graph instead of many kernels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ _HIDDEN = float("-inf")
 
 
 class BoundSteps:
-    """Steps over slots whose index the device holds: equal operations on the same memory.
+    """Steps that are the same operations on the same memory, as a CUDA graph requires.
 
-    Layers may hold different numbers of rows, so each number of rows has its own mask.
+    The index of the next slot is a tensor on the device. Attention reads every slot, and a mask
+    hides the empty ones. Layers may hold different numbers of rows; each number has its own mask.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         self._decoding, self._through = decoding, through
         self._layers: list[Slots] = decoding.cache.layers
         self._step = torch.zeros(1, dtype=torch.int64, device=decoding.device)
-        self._masks: dict[int, Tensor] = {}  # [B, 1, 1, capacity] float32, to be added, by how many rows are held
+        # By number of held rows: [B, 1, 1, capacity] float32, added to attention scores.
+        self._masks: dict[int, Tensor] = {}
+        # Steps before the last `_bind`, steps since then, and the steps for which it made room.
         self._written = self._done = self._room = 0
 
     def step(self) -> None:
-        """Write one more word of every sequence."""
+        """Generate one more token of every sequence."""
         if self._done == self._room:
             self._bind()
         self._decoding.prepare()
@@ -45,18 +48,22 @@ class BoundSteps:
         self._done += 1
 
     def _bind(self) -> None:
-        """Go on with the slots after those held, when there are none left of the last time."""
+        """Bind the slots of the next steps, after those of the last ones were all used."""
+        # 1. Count the rows of past steps as held, and let each layer provide free slots.
         self._step.zero_()
         for layer in self._layers:
             layer.release(self._done)
             layer.bind(self._step)
         self._masks = {layer.held: self._mask(layer) for layer in self._layers}
+        # 2. The layer with the fewest free slots limits the number of steps.
         self._written += self._done
         self._room, self._done = min(layer.capacity - layer.held for layer in self._layers), 0
+        # 3. Rotary embeddings of all these steps.
         position, like = self._decoding.position + self._written, self._layers[0].keys
         self._turns = self._through.turns(position, like, self._room)
 
     def _mask(self, layer: Slots) -> Tensor:
+        """Return the mask of a layer: 0 for held rows that are no padding, else minus infinity."""
         seen = self._decoding.seen
         shape = (len(layer.keys), 1, 1, layer.capacity)
         mask = layer.keys.new_full(shape, _HIDDEN, dtype=torch.float32)
@@ -70,7 +77,8 @@ class BoundSteps:
         self._words()
 
     def _words(self) -> None:
-        """Launch what the device does in one step."""
+        """Launch the operations of one step."""
+        # Before attention, the mask reveals the slot that this step writes.
         for held, mask in self._masks.items():
             mask[..., held:].index_fill_(-1, self._step, 0)
         masks, turns = [self._masks[layer.held] for layer in self._layers], self._turns.at_index(self._step)
@@ -79,9 +87,9 @@ class BoundSteps:
 
 
 class GraphSteps(BoundSteps):
-    """Bound steps as a CUDA graph: the first runs as it is to warm up, the second is captured.
+    """Bound steps that replay a CUDA graph: the first step warms up, the second is captured.
 
-    If it cannot be captured, the host launches the operations of every step.
+    If capturing fails, the host launches the operations of every step.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
@@ -91,7 +99,7 @@ class GraphSteps(BoundSteps):
 
     def _bind(self) -> None:
         super()._bind()
-        self._graph = None
+        self._graph = None  # it holds the addresses of the old slots and masks
 
     def _run(self) -> None:
         if self._warm and not self._failed and self._graph is None:
@@ -99,16 +107,19 @@ class GraphSteps(BoundSteps):
         if self._graph is not None:
             self._graph.replay()
             return
+        # Libraries allocate their workspaces in the first step, which a capture would forbid.
         with _side_stream(self._decoding.device):
             self._words()
         self._warm = True
 
     def _capture(self) -> None:
+        """Capture a step without running it, or note why that fails."""
         graph = torch.cuda.CUDAGraph()
         try:
             with _side_stream(self._decoding.device), _captured(graph, self._decoding.device):
                 self._words()
         except RuntimeError as error:
+            # An operation that waits for the device cannot be captured, for instance a filter's.
             self._failed = True
             rule = self._decoding.unfinished_rule
             reason = f"{rule} of generation_config.json" if rule else f"a step ({first_line(error)})"
@@ -121,11 +132,11 @@ class GraphSteps(BoundSteps):
 
 @contextmanager
 def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
-    graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
+    graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device
     try:
         yield
     except BaseException:
-        with suppress(RuntimeError):  # it says no more than that an error came before
+        with suppress(RuntimeError):  # it only repeats that the capture has failed
             graph.capture_end()
         _free_generator(device)
         raise
@@ -133,10 +144,9 @@ def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[Non
 
 
 def _free_generator(device: torch.device) -> None:
-    """Give the device's default generator a state that no capture holds; seed and offset stay.
-
-    A capture takes hold of it, and one that fails does not let go: whatever draws next would raise.
-    """
+    """Give the device's default generator a new state object with the same seed and offset."""
+    # A capture registers the state, and a failed one does not release it. Then the next random
+    # number, of any user of the device, would raise an error.
     default, fresh = torch.cuda.default_generators[_index(device)], torch.Generator(device)
     fresh.set_state(default.get_state())
     default.graphsafe_set_state(fresh.graphsafe_get_state())
@@ -148,7 +158,7 @@ def _index(device: torch.device) -> int:
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Run on another stream, as capturing demands, in order with the work of the current one."""
+    """Run on another stream, as captures require, in order with the work of the current stream."""
     stream, lock = _stream(device)
     current = torch.cuda.current_stream(device)
     with lock:
@@ -160,5 +170,5 @@ def _side_stream(device: torch.device) -> Iterator[None]:
 
 @cache
 def _stream(device: torch.device) -> tuple[torch.cuda.Stream, threading.Lock]:
-    """Return one stream for all answers: cuBLAS keeps memory for each stream that it has seen."""
+    """Return one stream for all answers: cuBLAS keeps memory for each stream it has used."""
     return torch.cuda.Stream(device), threading.Lock()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Which language models are made of the parts that are called one by one here."""
+"""Decide whether the layers of a language model can be called one by one."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from aot.errors import UnsupportedError
 
 __all__ = ["check_decoder", "is_plain_decoder"]
 
-# Decoders whose layers are called alike and attend alike, by the `model_type` of their configuration.
+# Decoders whose layers have the same modules and the same attention, by `model_type`. Others may
+# differ in small ways (scaled residuals, sliding windows) that would give wrong states silently.
 _DECODERS = {"llama", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_vl_moe_text"}
 
 
 def is_plain_decoder(language: Any) -> bool:
-    """Whether a language model (without its head) is one of them, and all its layers attend to all tokens."""
+    """Return whether a language model (without its head) is one of them, with full attention."""
     return language.config.model_type in _DECODERS and not _layer_kinds(language) - {"full_attention"}
 
 
 def check_decoder(language: Any) -> None:
-    """
+    """Check that `prefill` computes what a language model (without its head) does.
+
     Raises:
-        UnsupportedError: `prefill` would compute something else than this language model does.
+        UnsupportedError: If it would not.
     """
     if is_plain_decoder(language):
         return
     kind, layers = language.config.model_type, _layer_kinds(language)
     what = f"{kind} with {', '.join(sorted(layers))}" if kind in _DECODERS else kind
     raise UnsupportedError(
-        f"reductions inside the language model work with Llama and Qwen decoders that attend to all tokens, and this "
-        f"one is {what}; leave out --inner"
+        f"reductions inside the language model need a Llama or Qwen decoder whose layers attend to all tokens, and "
+        f"this one is {what}; leave out --inner"
     )
 
 

@@ -1,7 +1,7 @@
-"""Generate words after a prompt that was read: a loop over the model's own modules.
+"""Generate tokens after a prompt: a loop over the model's own modules.
 
-A step changes the last word and the ids so far in place. So off CUDA it is little more than the
-work of the modules, and on CUDA it can be captured once and replayed.
+A step updates the last token and the ids so far in place. Therefore it can be captured as a CUDA
+graph and replayed, and on a CPU it costs little more than the modules.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ from aot.models.language.word_rules import Past
 
 __all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
 
-# Slots for new tokens that are allocated at a time: on CUDA attention reads the empty ones too.
+# Slots for new tokens that are allocated together. On CUDA, attention also reads the empty ones.
 MOST_ROOM = 256
-_TURNS = 64  # positions whose rotary turns are computed in advance
-_BETWEEN_READS = 4  # steps on CUDA that the host launches before it waits for their words
+_TURNS = 64  # positions whose rotary embeddings are computed in advance
+# CUDA steps that the host launches before it waits for their tokens. A larger number saves waits,
+# but wastes more steps after the end of an answer.
+_BETWEEN_READS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """The parts of a network that generate.
+    """The parts of a network that generate text.
 
-    body: the language model without its head. settings: the network's generation_config.
+    Attributes:
+        body: the language model without its head.
+        embed: the input embeddings.
+        head: the output embeddings.
+        settings: the network's generation_config.
     """
 
     body: Any
@@ -48,7 +54,7 @@ class LanguageModel:
 
 
 def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
-    """Return the states [B, D] that predict the next word after embeddings [B, R, D]."""
+    """Return the states [B, D] that predict the next token after embeddings [B, R, D]."""
     found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
     states: Tensor = found.last_hidden_state[:, -1]
     return states
@@ -56,9 +62,13 @@ def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """A prompt that was read: keys and values in `cache`, and the states [1, D] of its last row.
+    """A prompt that was read.
 
-    layer_tokens: how many visual tokens each layer attended to; empty if that is known elsewhere.
+    Attributes:
+        cache: keys and values.
+        last: [1, D], the states of the last row.
+        layer_tokens: the number of visual tokens each layer attended to; empty if it is that of the
+            prompt.
     """
 
     cache: Any
@@ -68,10 +78,14 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompts:
-    """Prompts of a batch that were read.
+    """A batch of B prompts that were read.
 
-    last: states [B, D] of their last rows. past: their ids. position: of the next word, [B, 1] or
-    [3, B, 1]. seen: [B, rows + max_new_tokens] bool, which rows are no padding; None if all.
+    Attributes:
+        cache: keys and values.
+        last: [B, D], the states of the last rows.
+        past: the ids of the prompts.
+        position: [B, 1] or [3, B, 1], the position of the next token.
+        seen: bool [B, rows + max_new_tokens], false for padding; None if there is no padding.
     """
 
     cache: Any
@@ -82,10 +96,10 @@ class ReadPrompts:
 
 
 class Decoding:
-    """Iterate for the next ids of each sequence of the batch, the same number for each.
+    """Generate for a batch; iterating yields the next ids, equally many of each sequence.
 
-    It goes on up to `max_new_tokens`; the caller stops at end tokens. notices: what a user should
-    know about how the words are generated.
+    It continues up to `max_new_tokens`; the caller stops at end tokens. `notices` are sentences for
+    the user about how the tokens are generated.
     """
 
     def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
@@ -97,9 +111,12 @@ class Decoding:
         self._word = read.past.ids[:, -1].clone()
 
     def __iter__(self) -> Iterator[list[list[int]]]:
+        # 1. The first token. On CUDA the host prepares the steps while the device reads the prompt.
+        # On a CPU, preparing them first would only delay the token.
         self._begin()
-        steps = self._pick_steps() if self.device.type == "cuda" else None  # while the device reads the prompt
+        steps = self._pick_steps() if self.device.type == "cuda" else None
         yield self._recent(1)
+        # 2. The second token alone, then several between two waits.
         steps, done, most = steps or self._pick_steps(), 1, self._options.max_new_tokens
         while done < most:
             count = min(_BETWEEN_READS if done > 1 and self.device.type == "cuda" else 1, most - done)
@@ -108,39 +125,42 @@ class Decoding:
 
     @property
     def device(self) -> torch.device:
-        """Return where words are chosen."""
+        """Return the device on which tokens are chosen."""
         return self._word.device
 
     @property
     def prepare(self) -> Any:
-        """Return what the host calls before each step."""
+        """Return the function that the host calls before each step."""
         return self._choice.prepare
 
     def step(self, states_of: Callable[[Tensor], Tensor]) -> None:
-        """Write one more word.
+        """Generate one more token of every sequence.
 
         Args:
-            states_of: returns the language model's states [B, D] for the embedding of a word.
+            states_of: returns the language model's states [B, D] for token embeddings [B, D].
         """
         self._choose(self._model.head(states_of(self._model.embed(self._word))))
 
     @property
     def unfinished_rule(self) -> str | None:
-        """Return the setting of the checkpoint whose rule raised an error, if one did."""
+        """Return the checkpoint's setting whose rule raised an error in the last step, if any."""
         return self._choice.unfinished
 
     def note(self, notice: str) -> None:
-        """Add a notice."""
+        """Add a sentence for the user."""
         self.notices += (notice,)
 
     @torch.inference_mode()
     def _begin(self) -> None:
+        """Choose the first token."""
         logits = self._model.head(self._last)
         self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
         self._choice.prepare()
         self._choose(logits)
 
     def _choose(self, logits: Tensor) -> None:
+        # In place, because a CUDA graph reads and writes fixed addresses. The head may be on
+        # another device than the embeddings.
         self._word.copy_(self._choice(logits.to(self.device), self._past))
         self._past.append(self._word)
 
@@ -151,53 +171,56 @@ class Decoding:
         return self._recent(count)
 
     def _recent(self, count: int) -> list[list[int]]:
-        """Wait for the last words, and return them."""
+        """Wait for the last `count` tokens of every sequence, and return them."""
         words = self._word[:, None] if count == 1 else self._past.last(count)
         return list(words.tolist())
 
     def _pick_steps(self) -> Steps:
+        """Return the fastest kind of steps that is exact for this model on this device."""
         body, on_cuda = self._model.body, self.device.type == "cuda"
         reason = why_not_lean(body, self.cache)
         if reason is None:
             lean = LeanDecoder(body)
             return GraphSteps(self, lean) if on_cuda else LeanSteps(self, lean)
+        # On a CPU the difference in speed is small, so it needs no notice.
         if on_cuda:
             self.note(f"the answer is written without a CUDA graph, which is slower: {reason}")
         return WholeSteps(self, body)
 
 
 class Steps(Protocol):
-    """A way to generate."""
+    """A way to generate tokens."""
 
     def step(self) -> None:
-        """Write one more word of every sequence."""
+        """Generate one more token of every sequence."""
 
 
 class _LaunchedSteps(ABC):
-    """Steps whose operations the host launches."""
+    """Steps whose operations are launched by the host."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding, self._done = decoding, 0
 
     def step(self) -> None:
-        """Write one more word of every sequence."""
+        """Generate one more token of every sequence."""
         self._decoding.prepare()
         self._decoding.step(self._states)
         self._done += 1
 
     @abstractmethod
     def _states(self, embedded: Tensor) -> Tensor:
-        """Return the language model's states [B, D] for the embedding [B, D] of the last word."""
+        """Return the language model's states [B, D] for the embedding [B, D] of the last token."""
 
 
 class LeanSteps(_LaunchedSteps):
-    """Steps through a lean decoder; attention sees the slots that are held."""
+    """Steps through a lean decoder; attention reads only the slots that hold rows."""
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         super().__init__(decoding)
         self._through = through
 
     def _states(self, embedded: Tensor) -> Tensor:
+        # One call of the rotary module serves many steps.
         number = self._done % _TURNS
         if number == 0:
             self._turns = self._through.turns(self._decoding.position + self._done, embedded, _TURNS)
@@ -207,13 +230,14 @@ class LeanSteps(_LaunchedSteps):
 
 
 class WholeSteps(_LaunchedSteps):
-    """Steps that call the language model as it is."""
+    """Steps that call the whole language model, for models without a lean decoder."""
 
     def __init__(self, decoding: Decoding, body: Any) -> None:
         super().__init__(decoding)
         self._body = body
 
     def _states(self, embedded: Tensor) -> Tensor:
+        # The mask covers the rows that are held, and the one that this step adds.
         seen, cache = self._decoding.seen, self._decoding.cache
         if seen is not None:
             seen = seen[:, : cache.get_seq_length() + 1]
@@ -222,7 +246,7 @@ class WholeSteps(_LaunchedSteps):
 
 
 def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    """Return the ids up to the first that ends an answer, with it."""
+    """Return the ids up to and including the first that ends an answer."""
     for number, word in enumerate(ids):
         if word in ends:
             return ids[: number + 1]

@@ -1,7 +1,7 @@
-"""Weights of projections that read the same states, in one buffer, so that one product does all.
+"""Store the weights of projections with the same input in one buffer, to use one matrix product.
 
-Each module keeps its parameter, which becomes a view of the buffer. So names, shapes, values and
-the state dict stay as they are, and a module that is called alone returns what it did.
+Each module keeps its parameter as a view of the buffer. Names, shapes, values and the state dict do
+not change, and each module can still be called alone.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 __all__ = ["join_projections", "one_tensor"]
 
-# Projections of a decoder layer that are joined, and one that the vision towers do not have.
+# Projections of a decoder layer that are joined, each with a module that only decoder layers have:
+# vision towers have projections of the same names.
 _JOINED = ((("q_proj", "k_proj", "v_proj"), "o_proj"), (("gate_proj", "up_proj"), "down_proj"))
 
 
 def join_projections(network: nn.Module, device: torch.device) -> None:
-    """Move the projections of decoder layers to a device, those of equal input into one buffer.
+    """Move the projections of decoder layers to a device and join those with the same input.
 
-    Layers are moved one by one, so the memory of one layer is enough for it. Weights stay where
-    they are if a layer is not plain or does not own them (quantized, offloaded, mapped files).
+    Layers are moved one by one, so this needs extra memory for one layer only. Weights stay if they
+    are quantized or offloaded, or if a copy would not free memory (mapped files).
     """
     for module in network.modules():
         for names, other in _JOINED:
@@ -31,10 +32,10 @@ def join_projections(network: nn.Module, device: torch.device) -> None:
 
 
 def one_tensor(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Return the tensor [sum of rows, ...] whose rows are those of `parts`, without a copy.
+    """Return the concatenation of `parts` along the first axis without a copy.
 
     Returns:
-        None if they are not one after the other in the same storage.
+        None if a part is None, or the parts are not adjacent in one storage.
     """
     tensors = [part.detach() for part in parts if part is not None]
     if not tensors or len(tensors) < len(parts):
@@ -54,6 +55,7 @@ def _join(modules: Sequence[Any], device: torch.device) -> None:
     biases = [module.bias for module in modules if module.bias is not None] if len(weights) == len(modules) else []
     if len(weights) < len(modules) or len(biases) not in (0, len(modules)):
         return
+    # Biases are joined in a buffer of their own.
     for parameters in (weights, biases):
         alike = {(each.device, each.dtype, each.shape[1:]) for each in parameters}
         if len(alike) == 1 and all(_may_move(each, device) for each in parameters):
@@ -65,8 +67,9 @@ def _is_plain(module: Any) -> bool:
 
 
 def _may_move(parameter: Tensor, device: torch.device) -> bool:
-    """Return whether a parameter has values, and moving them frees memory or is due anyway."""
-    owned = parameter.untyped_storage().nbytes() == parameter.nbytes  # a view may be of a file that is mapped
+    """Return whether a parameter has values, and moving it frees memory or is necessary anyway."""
+    # A view of a larger storage may be part of a mapped file, which is not copied into memory.
+    owned = parameter.untyped_storage().nbytes() == parameter.nbytes
     return not parameter.is_meta and (owned or parameter.device != device)
 
 
@@ -75,5 +78,6 @@ def _into_one(parameters: Sequence[nn.Parameter], device: torch.device) -> None:
     rows = sum(map(len, parameters))
     buffer = torch.empty((rows, *parameters[0].shape[1:]), dtype=parameters[0].dtype, device=device)
     parts = buffer.split_with_sizes([len(each) for each in parameters])
+    # The old storage of a parameter is freed as soon as it is copied.
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.data = part.copy_(parameter)

@@ -1,6 +1,6 @@
-"""Keys and values that a language model has read, passed under the name that the installed transformers has for them.
+"""Pass a key-value cache under the argument name that the installed transformers uses.
 
-In 5.16 they are `past_key_values` everywhere; 5.24 renames them to `cache`, and drops the old name in 5.40.
+In 5.16 it is `past_key_values` everywhere. 5.24 renames it to `cache`; 5.40 drops the old name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ __all__ = ["cache_argument"]
 
 
 def cache_argument(function: Callable[..., Any], keys_and_values: Any) -> dict[str, Any]:
-    """Return the keyword argument that hands `keys_and_values` to a function, or to `forward` of a module's class."""
+    """Return the keyword argument that passes a cache to `function`, for instance to `forward`."""
+    # Callers pass `forward` of the class: hooks of accelerate replace that of an instance.
     return {_name_in(function): keys_and_values}
 
 

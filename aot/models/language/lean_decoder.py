@@ -1,7 +1,7 @@
-"""One token of each sequence through a decoder: its own weights, in fewer operations.
+"""Run a decoder on one token of each sequence, with the model's weights but fewer operations.
 
-A single token needs no causal mask. Queries that share a key head are rows of one product, and so
-are projections whose weights are joined. Rotary positions are computed for many tokens in advance.
+A single token needs no causal mask. Queries that share a key head become rows of one product,
+joined projections become one product, and rotary embeddings are computed for many steps in advance.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from aot.models.language.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
 
-# Whether `bmm` of this torch returns float32 for 16-bit inputs on CUDA; on ROCm it does not.
+# Whether `bmm` of this torch can return float32 for 16-bit inputs; on ROCm it cannot.
 _WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def why_not_lean(body: Any, cache: Any) -> str | None:
-    """Return why a language model has to be called as a whole; None if it need not."""
+    """Return why `LeanDecoder` cannot replace a language model, as a clause; None if it can."""
     if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
-        return f"{body.config.model_type} is not read layer by layer here"
+        return f"decoders of type {body.config.model_type} are not supported"
+    # Hooks of accelerate run only if a module is called, and the lean decoder calls few modules.
     hooked = any("_hf_hook" in vars(part) for part in body.modules())
     if hooked or len({each.device for each in body.parameters()}) > 1:
-        return "the model is spread over devices, or moved to one when it is called"
+        return "the model is spread over devices, or loaded onto one for each call"
+    # These kinds change the frequencies of all positions as the text grows.
     kind = str(getattr(body.rotary_emb, "rope_type", "default"))
     if "dynamic" in kind or kind == "longrope":
-        return f"rotary positions of kind {kind} depend on how long the text is"
+        return f"rotary positions of kind {kind} depend on the length of the text"
     return None
 
 
@@ -46,19 +48,23 @@ class LeanDecoder:
         self._rotary, self._config, self._norm = body.rotary_emb, body.config, _norm(body.norm)
 
     def turns(self, position: Tensor, like: Tensor, count: int) -> Turns:
-        """Return the turns of `count` positions from [B, 1] or [3, B, 1] on, in `like`'s dtype."""
+        """Return rotary embeddings of `count` positions from `position`, with the dtype of `like`.
+
+        `position` is [B, 1], or [3, B, 1] in time, height and width.
+        """
         positions = position + torch.arange(count, device=position.device)
         rotary = self._rotary(like, positions)
         return Turns.of(*(of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary))
 
     def __call__(self, states: Tensor, turns: Turns, layers: Sequence[Slots], masks: Sequence[Tensor | None]) -> Tensor:
-        """Return the normed states [B, D] after the last layer.
+        """Return the normalized states [B, D] after the last layer.
 
         Args:
-            states: embeddings [B, D] of one token of each sequence.
-            turns: of the position of each.
-            layers: the slots of each layer, which take one more row.
-            masks: for each layer [B, 1, 1, L], bool or float32 to be added; None: all are seen.
+            states: [B, D], the embedding of one token of each sequence.
+            turns: the rotary embeddings of their positions.
+            layers: the slots of each layer, to which one row is added.
+            masks: for each layer [B, 1, 1, L], bool, or float32 to add to the scores; None if
+                nothing is masked.
         """
         for layer, slots, mask in zip(self._layers, layers, masks, strict=True):
             states = layer(states, turns, slots, mask)
@@ -66,6 +72,8 @@ class LeanDecoder:
 
 
 class _Layer:
+    """One decoder layer."""
+
     def __init__(self, layer: Any) -> None:
         attention = layer.self_attn
         self._width, self._scale = attention.head_dim, attention.scaling
@@ -81,17 +89,20 @@ class _Layer:
         return states + self._mlp(self._between(states))
 
     def _attend(self, states: Tensor, turns: Turns, slots: Slots, mask: Tensor | None) -> Tensor:
+        # 1. Queries, keys and values in one product; their heads follow each other.
         batch = len(states)
-        heads = self._project(states).view(batch, -1, self._width)  # of queries, keys and values
+        heads = self._project(states).view(batch, -1, self._width)
         key_heads = heads.shape[1] // (self._groups + 2)
         both, values = heads.split_with_sizes((heads.shape[1] - key_heads, key_heads), 1)
         sizes = (both.shape[1] - key_heads, key_heads)
+        # 2. Norms (Qwen3) and rotation; queries and keys are rotated together.
         if self._norms:
             both = torch.cat(
                 [norm(part) for norm, part in zip(self._norms, both.split_with_sizes(sizes, 1), strict=True)], 1
             )
         queries, keys = turns(both).split_with_sizes(sizes, 1)
-        grouped = queries.view(batch, key_heads, -1, self._width)  # queries of one key head together
+        # 3. Attention, in which the queries of one key head are rows of one product.
+        grouped = queries.view(batch, key_heads, -1, self._width)
         seen_keys, seen_values = slots.update(keys.unsqueeze(2), values.unsqueeze(2))
         if mask is None or mask.dtype == torch.bool:
             attended = functional.scaled_dot_product_attention(
@@ -103,21 +114,13 @@ class _Layer:
 
 
 def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Return attention with scores and softmax in float32, or float64 for inputs in float64.
+    """Return attention [B, H, G, d] of queries [B, H, G, d] over keys and values [B, H, L, d].
 
-    `scaled_dot_product_attention` under a mask is slower (28 heads, 6336 keys on an H200: 134 us,
-    products 28), and its first call takes up to a second in each process.
-
-    Args:
-        queries: [B, H, G, d].
-        keys: [B, H, L, d].
-        values: [B, H, L, d].
-        mask: [B, 1, 1, L] float32, added to the scores.
-        scale: factor of the products.
-
-    Returns:
-        [B, H, G, d].
+    Scores and softmax are in float32, or float64 for inputs in float64. `mask` [B, 1, 1, L] float32
+    is added to the scores.
     """
+    # `scaled_dot_product_attention` with a mask is slower (28 heads, 6336 keys on an H200: 134 us
+    # instead of 28 us), and its first call takes up to a second in each process.
     pairs = (queries.flatten(0, 1), keys.flatten(0, 1).mT)
     widened = _WIDE_SCORES and queries.is_cuda and queries.element_size() == 2
     scores = torch.bmm(*pairs, out_dtype=torch.float32) if widened else torch.bmm(*pairs)
@@ -131,12 +134,13 @@ _Function = Callable[[Tensor], Tensor]
 
 
 def _linear(module: nn.Module) -> _Function:
-    """Return what a projection computes; quantized ones compute it themselves."""
+    """Return the function of a projection; quantized projections are called as modules."""
+    # A plain one is called without the overhead of `nn.Module.__call__`.
     return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
 
 def _together(*modules: Any) -> _Function:
-    """Return what several projections compute, their outputs one after the other."""
+    """Return a function that concatenates the outputs of several projections."""
     product = _one_product(modules)
     if product is not None:
         return product
@@ -145,7 +149,7 @@ def _together(*modules: Any) -> _Function:
 
 
 def _one_product(modules: Sequence[Any]) -> _Function | None:
-    """Return projections whose weights are joined as one; None if they are not joined."""
+    """Return one product for several projections; None if their weights are not joined."""
     if any(type(module) is not nn.Linear for module in modules):
         return None
     biased = any(module.bias is not None for module in modules)
@@ -157,14 +161,16 @@ def _one_product(modules: Sequence[Any]) -> _Function | None:
 
 
 def _norm(module: Any) -> _Function:
+    """Return the function of an RMS norm."""
     weight, eps = module.weight, module.variance_epsilon
     if weight.is_cuda:
         return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+    # Off CUDA: few operations, with sqrt(D) multiplied into the weights in advance.
     root = len(weight) ** 0.5
     least, factors = torch.tensor(root * eps**0.5, device=weight.device), weight.float() * root
 
     def normed(states: Tensor) -> Tensor:
-        """Divide by sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(D eps)) / sqrt(D), in few steps."""
+        """Divide by sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(D eps)) / sqrt(D)."""
         wide = states.float()
         length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scaled: Tensor = wide / torch.hypot(length, least) * factors
@@ -174,7 +180,8 @@ def _norm(module: Any) -> _Function:
 
 
 def _mlp(module: Any) -> _Function:
-    """Return what follows attention; experts are called as a whole."""
+    """Return the function of an MLP."""
+    # A mixture of experts has no single gate; it is called as a module.
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return lambda states: module(states[:, None])[:, 0]
     gate, up, down = (_linear(getattr(module, name)) for name in ("gate_proj", "up_proj", "down_proj"))
@@ -184,6 +191,7 @@ def _mlp(module: Any) -> _Function:
         return lambda states: down(act(gate(states)) * up(states))
 
     def joined(states: Tensor) -> Tensor:
+        """Compute gate and up projection in one product."""
         gated, lifted = both(states).chunk(2, -1)
         product: Tensor = act(gated) * lifted
         return down(product)

@@ -1,7 +1,9 @@
-"""Reading a prompt with fewer and fewer visual tokens: a Qwen or Llama decoder's own modules, layer by layer.
+"""Read a prompt layer by layer while a reduction drops visual tokens between layers.
 
-Composed, never patched. The layers' caches then differ in length, which is no obstacle to decoding: a single query sees
-all keys of its layer, so it needs no mask, and its position is how many tokens were read, not how many are held.
+The modules of a Qwen or Llama decoder are called one by one; nothing is patched. Afterwards the
+caches of the layers differ in length. That does not matter for decoding: a single query attends to
+all keys of its layer, so it needs no mask, and its position follows from the number of tokens that
+were read, not from the number that a cache holds.
 """
 
 from __future__ import annotations
@@ -31,13 +33,19 @@ __all__ = ["attention_rows", "prefill"]
 
 @torch.inference_mode()
 def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room: int = 0) -> Prefilled:
-    """Read the prompt with a model `language` (without its head) that `check_decoder` takes, with `room` in the cache
-    for what is written.
+    """Return the keys and values of a prompt from which `reduction` drops visual tokens.
+
+    Args:
+        language: a language model without its head that `check_decoder` accepts.
+        prompt: the whole prompt.
+        reduction: drops rows before or inside layers.
+        room: the number of cache slots for the answer.
 
     Raises:
-        BudgetError: the reduction cannot come down to what is asked.
-        MethodError: the reduction does something other than it promises, or is a plug-in and fails.
+        BudgetError: If the reduction cannot keep as few tokens as asked.
+        MethodError: If the reduction breaks its contract, or is a plug-in and fails.
     """
+    # One decoder layer is: attention with its residual, then the MLP with its residual.
     run = _Run(language, prompt, reduction, room)
     for layer in range(len(language.layers)):
         run.enter(layer)
@@ -51,11 +59,19 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room:
 def attention_rows(
     layer: Any, hidden: Tensor, rows: Tensor, rotary: tuple[Tensor, Tensor] | None, *, causal: bool = True
 ) -> Tensor:
-    """Attention [H, R, T] that the rows [R] of a decoder layer's input [1, T, D] pay, softmax in float32.
+    """Return the attention [H, R, T] that some rows of a layer's input pay to all rows.
 
-    rotary: cosines and sines [1, T, d] of the positions, as the model's own module gives them; None leaves positions
-    out. Each row costs T * D, no more.
+    The softmax is in float32. Only the attention of these rows is computed, not all of [T, T].
+
+    Args:
+        layer: a decoder layer.
+        hidden: [1, T, D], its input.
+        rows: [R], indices of the rows.
+        rotary: cosines and sines [1, T, d] or [3, 1, T, d] from the model's module; None ignores
+            positions.
+        causal: whether later rows are masked.
     """
+    # 1. Queries of the rows and keys of all rows, with the layer's own weights.
     module = layer.self_attn
     normed = layer.input_layernorm(hidden)
     queries = module.q_proj(normed[:, rows]).unflatten(-1, (-1, module.head_dim))
@@ -63,37 +79,41 @@ def attention_rows(
     if hasattr(module, "q_norm"):  # Qwen3
         queries, keys = module.q_norm(queries), module.k_norm(keys)
     queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
+    # 2. Rotation. The function rotates two tensors; the second is not needed.
     if rotary is not None:
         whole = of_three_axes(rotary, module.config) if rotary[0].ndim == 4 else rotary
         queries, _ = apply_rotary_pos_emb(queries, queries, *(values[:, rows] for values in whole))
         keys, _ = apply_rotary_pos_emb(keys, keys, *whole)
-    grouped = queries[0].float().unflatten(0, (keys.shape[1], -1))  # heads that share a key head
+    # 3. Scores, in which query heads that share a key head are grouped, and softmax.
+    grouped = queries[0].float().unflatten(0, (keys.shape[1], -1))
     logits = (grouped @ keys[0].float().mT[:, None] * module.scaling).flatten(0, 1)
     if causal:
-        behind = torch.arange(hidden.shape[1], device=hidden.device) > rows[:, None]
-        logits = logits.masked_fill(behind, float("-inf"))
+        later = torch.arange(hidden.shape[1], device=hidden.device) > rows[:, None]
+        logits = logits.masked_fill(later, float("-inf"))
     attention: Tensor = logits.softmax(-1)
     return attention
 
 
 class _Run:
-    """One prompt on its way through the layers."""
+    """The state of one prompt between layers."""
 
     def __init__(self, language: Any, prompt: VideoPrompt, reduction: InnerReduction, room: int) -> None:
         self._language, self._prompt, self._reduction = language, prompt, reduction
         self._hidden = prompt.embeddings
         self._room = room
-        self._place = torch.arange(
-            self._hidden.shape[1], device=self._hidden.device
-        )  # of every row, in the whole prompt
+        # 1. Of each remaining row: its index in the whole prompt, and its position ids.
+        self._index = torch.arange(self._hidden.shape[1], device=self._hidden.device)
+        self._positions = self._index[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
+        # 2. Of each row of the whole prompt: its kept token, and the line that a newline ends.
         self._token = prompt.token
         newline = (prompt.token == NEWLINE).nonzero()[:, 0]
-        self._line = torch.full_like(prompt.token, -1)  # of every row that is a newline which ends one
+        self._line = torch.full_like(prompt.token, -1)
         self._line[newline] = ended_lines(prompt.token, newline, prompt.tokens)
-        self._positions = self._place[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
+        # 3. Of each layer: keys and values, the indices it attended to, and the indices that its
+        # cache keeps if these are fewer.
         self._cache = slot_cache(language.config, room)
-        self._held: list[Tensor] = []  # the places that each layer has attended to
-        self._remembered: list[Tensor | None] = []  # those of them that it keeps, where they are fewer
+        self._held: list[Tensor] = []
+        self._remembered: list[Tensor | None] = []
         self._attended: Tensor | None = None  # the input of the layer that attended last
         with blamed(reduction, "inner"):
             self._places: Collection[Place] = reduction.places(len(language.layers))
@@ -101,7 +121,7 @@ class _Run:
         self._arrange()
 
     def _arrange(self) -> None:
-        """What depends on the rows there are, the same for all layers until the next reduction."""
+        """Compute rotary embeddings and mask of the rows, which layers share until a reduction."""
         self._rotary = self._language.rotary_emb(self._hidden, self._positions)
         self._mask = create_causal_mask(
             config=self._language.config,
@@ -111,14 +131,15 @@ class _Run:
         )
 
     def enter(self, number: int) -> None:
-        """Go on where the layer computes; its weights may be on another device than those of the one before."""
+        """Move the rows to the device of a layer, which may differ from that of the last layer."""
         device = input_device(self._language.layers[number])
         if device != self._hidden.device:
-            self._hidden, self._place = self._hidden.to(device), self._place.to(device)
+            self._hidden, self._index = self._hidden.to(device), self._index.to(device)
             self._positions, self._token = self._positions.to(device), self._token.to(device)
             self._arrange()
 
     def attend(self, number: int) -> None:
+        """Run the first half of a layer: attention."""
         layer = self._language.layers[number]
         attended, _ = layer.self_attn(
             hidden_states=layer.input_layernorm(self._hidden),
@@ -128,21 +149,25 @@ class _Run:
         )
         self._attended = self._hidden
         self._hidden = self._hidden + attended
-        self._held.append(self._place)
+        self._held.append(self._index)
         self._remembered.append(None)
 
     def feed(self, number: int) -> None:
+        """Run the second half of a layer: the MLP."""
         layer = self._language.layers[number]
         self._hidden = self._hidden + layer.mlp(layer.post_attention_layernorm(self._hidden))
+        # Qwen3-VL adds features of the vision tower to the visual rows after its first layers.
         deepstack = self._prompt.tokens.deepstack
         if deepstack is not None and number < len(deepstack):
-            token = self._token[self._place]
+            token = self._token[self._index]
             added = deepstack[number].to(self._hidden.device, self._hidden.dtype)[token[token >= 0]]
             self._hidden[:, token >= 0] += added
 
     def reduce(self, place: Place) -> None:
+        """Let the reduction drop rows if it acts at `place`, and check what it did."""
         if place not in self._places:
             return
+        # 1. Ask the reduction.
         state = self._state(place)
         with blamed(self._reduction, "inner"), explained_memory():
             found = self._reduction.reduce(state)
@@ -150,27 +175,31 @@ class _Run:
         self._notes = found.notes
         if found.done:
             self._places = ()
-        kept = torch.ones(len(self._place), dtype=torch.bool, device=self._place.device)
+        # 2. Drop the rows.
+        kept = torch.ones(len(self._index), dtype=torch.bool, device=self._index.device)
         kept[found.dropped] = False
         hidden = self._hidden if found.hidden is None else found.hidden
-        self._hidden, self._place, self._attended = hidden[:, kept], self._place[kept], None
+        self._hidden, self._index, self._attended = hidden[:, kept], self._index[kept], None
         self._positions = self._positions[..., kept]
+        # 3. Close gaps between positions. Only differences of positions matter. So the rows can end
+        # where the whole prompt ends, and decoding continues from the same position in all layers.
         if found.packed:
-            # Only differences of positions matter, so a sequence without gaps may end where the whole one does, and
-            # decoding goes on from there in all layers.
             end = int(self._positions[..., -1].max()) + 1
-            packed = torch.arange(end - len(self._place), end, device=self._place.device)
+            packed = torch.arange(end - len(self._index), end, device=self._index.device)
             self._positions = packed.expand_as(self._positions)
+        # 4. Remember which rows earlier layers keep; their caches are cut after the last layer.
         if found.forgotten:
-            self._remembered = [self._place.to(held.device) for held in self._held]
+            self._remembered = [self._index.to(held.device) for held in self._held]
         self._arrange()
 
     def _state(self, place: Place) -> State:
-        token = self._token[self._place]
+        """Return what the reduction receives."""
+        token = self._token[self._index]
         visual = (token >= 0).nonzero()[:, 0]
         newline = (token == NEWLINE).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
+            # The layer that attended last had another input than the current states.
             number, hidden = (place.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
             if hidden is None:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
@@ -187,24 +216,25 @@ class _Run:
             visual=visual,
             token=token[visual],
             newline=newline,
-            line=self._line.to(self._place.device)[self._place[newline]],
-            question=((token == TEXT) & (self._place >= self._prompt.video_end)).nonzero()[:, 0],
+            line=self._line.to(self._index.device)[self._index[newline]],
+            question=((token == TEXT) & (self._index >= self._prompt.video_end)).nonzero()[:, 0],
             tokens=self._prompt.tokens,
             attention=attention,
             notes=self._notes,
         )
 
     def result(self) -> Prefilled:
+        """Return the caches and the last row's states, and check the load of the layers."""
         for number, remembered in enumerate(self._remembered):
             if remembered is not None:
                 self._forget(number, remembered)
         counts = [int((self._token[held.to(self._token.device)] >= 0).sum()) for held in self._held]
-        # Newlines may count among what a reduction drops, so that it may keep a visual token in place of one.
+        # A reduction may drop a newline and keep a visual token instead, so newlines count too.
         check_load(self._reduction, tuple(counts), int((self._prompt.token != TEXT).sum()))
         return Prefilled(self._cache, self._language.norm(self._hidden[:, -1]), tuple(counts))
 
     def _forget(self, number: int, remembered: Tensor) -> None:
-        """Keep of what a layer has attended to only the places `remembered`."""
+        """Cut the cache of a layer to the rows whose indices are in `remembered`."""
         layer, rows = self._cache.layers[number], torch.isin(self._held[number], remembered).nonzero()[:, 0]
         keys, values = (states[..., : layer.held, :] for states in (layer.keys, layer.values))
         self._cache.layers[number] = Slots.of(keys[..., rows, :], values[..., rows, :], self._room)

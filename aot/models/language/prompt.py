@@ -1,4 +1,4 @@
-"""A prompt with a video in it: which of its rows are text, which visual tokens, which learned newlines."""
+"""Build a prompt with a video: rows of text, visual tokens and learned newlines."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ __all__ = [
     "text_ids",
 ]
 
-TEXT, NEWLINE = -1, -2
+TEXT, NEWLINE = -1, -2  # marks of rows that are not the index of a kept token
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A piece of text, and what of the video follows it: numbers of kept tokens, or `NEWLINE`.
+    """A piece of text and the part of the video that follows it.
 
-    offsets: the index of each row among those that follow the text when nothing is dropped, and `span`, how many those
-    are; None for both where these rows are all.
+    Attributes:
+        text: the text.
+        rows: after the text, the indices of kept tokens, or `NEWLINE`.
+        offsets: the index of each row among the rows that the whole video has here; None if nothing
+            was dropped.
+        span: the number of rows that the whole video has here; None as for `offsets`.
     """
 
     text: str
@@ -46,10 +50,14 @@ class Run:
 class VideoPrompt:
     """A prompt of P rows, as a language model reads it.
 
-    ids: [1, P], the video token's for everything visual. embeddings: [1, P, D]. token: [P] int64, which of the kept
-    `tokens` a row is; `TEXT` and `NEWLINE` are none. video_end: how many rows there are up to and with the video.
-    positions: [1, P], or [3, 1, P] in time, height and width, and the `next_position` of text that follows; None stands
-    for 0 .. P - 1.
+    Attributes:
+        ids: [1, P]; visual tokens and newlines have the id of the video token.
+        embeddings: [1, P, D].
+        token: int64 [P], the index into `tokens` of each row, or `TEXT` or `NEWLINE`.
+        tokens: the kept tokens.
+        video_end: the number of rows up to the end of the video.
+        positions: [1, P], or [3, 1, P] in time, height and width; None for 0 .. P - 1.
+        next_position: of the row that follows, if `positions` is given.
     """
 
     ids: Tensor
@@ -61,7 +69,7 @@ class VideoPrompt:
     next_position: int = 0
 
     def followed_by(self, ids: Tensor, embeddings: Tensor) -> VideoPrompt:
-        """Return the prompt followed by text: ids [1, S], embeddings [1, S, D]."""
+        """Return the prompt with text appended: ids [1, S], embeddings [1, S, D]."""
         return replace(
             self,
             ids=torch.cat([self.ids, ids], 1),
@@ -72,42 +80,45 @@ class VideoPrompt:
         )
 
     def positions_with(self, count: int) -> Tensor | None:
-        """Positions of these rows and of `count` rows of text after them."""
+        """Return the positions with those of `count` rows of text appended."""
         if self.positions is None:
             return None
-        behind = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
-        return torch.cat([self.positions, behind.expand(*self.positions.shape[:-1], -1)], -1)
+        # Positions of text are equal in time, height and width.
+        text = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
+        return torch.cat([self.positions, text.expand(*self.positions.shape[:-1], -1)], -1)
 
     def following(self) -> Tensor:
-        """The position of the next token: [1, 1], or [3, 1, 1]."""
+        """Return the position of the next token: [1, 1] or [3, 1, 1]."""
         if self.positions is None:
             return self.ids.new_full((1, 1), self.ids.shape[1])
         return self.ids.new_full((*self.positions.shape[:-1], 1), self.next_position)
 
     def language_inputs(self, first: int = 0) -> dict[str, Any]:
-        """What a language model (without its head) is called with to read the rows from `first` on."""
+        """Return the arguments with which a language model reads the rows from `first` on."""
         inputs: dict[str, Any] = {"inputs_embeds": self.embeddings[:, first:]}
         if self.positions is not None:
             inputs["position_ids"] = self.positions[..., first:]
+        # Qwen3-VL: features that its first layers add to the visual rows.
         deepstack = self.tokens.deepstack
         if deepstack is not None and first < self.video_end:
             visual = self.token[first:] >= 0
-            place = self.token[first:][visual].to(deepstack.device)
+            kept = self.token[first:][visual].to(deepstack.device)
             inputs["visual_pos_masks"] = visual[None]
-            inputs["deepstack_visual_embeds"] = [features[place] for features in deepstack]
+            inputs["deepstack_visual_embeds"] = [features[kept] for features in deepstack]
         return inputs
 
 
 def check_question(tokenizer: Any, question: str) -> str:
-    """The question without blanks around it.
+    """Return the question without surrounding whitespace.
 
     Raises:
-        ConfigError: it is empty, or holds one of the model's control words.
+        ConfigError: If it is empty, not UTF-8, or contains a control word of the model.
     """
     question = question.strip()
     if not question:
         raise ConfigError("the question is empty; ask something")
     check_question_text(question)
+    # The tokenizer would turn such a word into a control token, for instance the end of a turn.
     reserved = [word for word in tokenizer.get_added_vocab() if word in question]
     if reserved:
         raise ConfigError(f"the question contains {reserved[0]}, which the model reserves; leave it out")
@@ -115,23 +126,25 @@ def check_question(tokenizer: Any, question: str) -> str:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a piece of a prompt. Where the video goes it is cut in pieces, whose ids are those of the whole: its token
-    is merged with no neighbour.
-    """
+    """Return the ids of a piece of text before or after a part of the video."""
+    # The pieces have the same ids as in the whole prompt, because a tokenizer never merges text
+    # across the video token.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ids
 
 
 def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> tuple[list[int], int]:
-    """Return the position of every row in the prompt with the whole video, and that of the text that follows.
+    """Return the position of every row in the prompt of the whole video, and the next position.
 
-    texts: the ids of each run's text.
+    `texts` are the ids of each run's text.
     """
     positions: list[int] = []
     following = 0
     for text, run in zip(texts, runs, strict=True):
+        # Text is never dropped.
         positions += range(following, following + len(text))
         following += len(text)
+        # Rows keep the gaps that dropped rows have left.
         offsets = range(len(run.rows)) if run.offsets is None else run.offsets
         positions += [following + offset for offset in offsets]
         following += len(run.rows) if run.span is None else run.span
@@ -139,13 +152,14 @@ def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> t
 
 
 def in_reading_order(tokens: CompressedTokens) -> list[int]:
-    """Numbers of the kept tokens by frame, row and column: the order in which the model read them all."""
+    """Return the indices of kept tokens sorted by frame, row and column, as in the whole video."""
+    # Stable, so that several tokens of one cell keep their order.
     order: list[int] = tokens.place.argsort(stable=True).tolist()
     return order
 
 
 def by_frame(tokens: CompressedTokens) -> list[list[int]]:
-    """Numbers of every frame's kept tokens in reading order; none where it keeps nothing."""
+    """Return, for each frame, the indices of its kept tokens in reading order."""
     kept: list[list[int]] = [[] for _ in tokens.timestamps_s]
     frames = tokens.frame.tolist()
     for token in in_reading_order(tokens):

@@ -1,4 +1,4 @@
-"""The words of a question that say what to look for, as a language model's own input embeddings."""
+"""Embed the content words of questions with a language model's input embeddings."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ _FRAMING_WORDS = frozenset(_FRAMING.split())
 
 @dataclass(frozen=True, slots=True)
 class QuestionWords:
-    """embeddings: [W, D], one for each different word. weights: [W], sum to 1: every question counts the same, and so
-    does every word of a question.
+    """The W distinct content words of several questions.
+
+    Attributes:
+        embeddings: [W, D].
+        weights: [W], sum to 1. Every question has the same weight, shared equally by its words.
     """
 
     embeddings: Tensor
@@ -37,7 +40,7 @@ class QuestionWords:
 
 
 def content_words(question: str) -> list[str]:
-    """The words that do not merely frame the question, each once and in lower case.
+    """Return the words that do not only frame the question, each once and in lower case.
 
     >>> content_words("What does the red dog do before the red dog's bath?")
     ['red', 'dog', "dog's", 'bath']
@@ -46,13 +49,16 @@ def content_words(question: str) -> list[str]:
 
 
 def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions: Sequence[str]) -> QuestionWords | None:
-    """Every known content word's mean embedding, `embed` being from ids to [I, D]; None if no question has one.
-    Questions without any do not count.
+    """Return the mean embedding of every known content word; None if no question has such a word.
+
+    `embed` returns [I, D] for I ids. Questions without a known content word have no weight.
     """
+    # 1. The known content words of each question, by the ids of their tokens.
     weights: dict[str, float] = {}
     ids = {word: _known_ids(tokenizer, word) for question in questions for word in content_words(question)}
     spoken = [[word for word in content_words(question) if ids[word]] for question in questions]
     spoken = [words for words in spoken if words]
+    # 2. A word of several questions adds up its weights.
     for words in spoken:
         for word in words:
             weights[word] = weights.get(word, 0.0) + 1 / (len(words) * len(spoken))
@@ -62,6 +68,7 @@ def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions:
 
 
 def _known_ids(tokenizer: Any, word: str) -> list[int]:
-    """The word's tokens as they are inside a sentence; [] if the tokenizer lacks one."""
+    """Return the word's ids inside a sentence; empty if a part has no token."""
+    # Most tokenizers have other tokens for a word after a space than for a word at the start.
     ids: list[int] = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     return [] if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids

@@ -1,7 +1,7 @@
-"""Several questions about one video.
+"""Answer several questions about one video.
 
-The language model reads the video once, and all questions share its keys and values. If the
-question decides which tokens are left inside the language model, it is read again for each.
+The language model reads the video once, and all questions share its keys and values. If tokens are
+dropped inside the language model depending on the question, it reads the video for each question.
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ from aot.models.language.word_rules import Past, end_ids
 __all__ = ["Reading", "ReadingAnew"]
 
 _MOST_TOGETHER = 64  # questions in one forward pass
-_COPIES_BYTES = 2 << 30  # each of them has its own copy of the video's keys and values
-_SHORT = 6  # tokens; most answers end by then, and do not wait for a long one of their batch
+# The limit for copies of the video's keys and values, of which each of these questions has one.
+_COPIES_BYTES = 2 << 30
+# Tokens of a first pass over all questions. Most answers end by then; only the others take part in
+# a second pass, so a long answer does not keep its batch busy.
+_SHORT = 6
 
 
 class ReadingAnew:
-    """Answers each question with its own pass over the whole prompt, by `ask`."""
+    """Answer each question after reading the whole prompt, with the function `ask`."""
 
     def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
         self._ask = ask
 
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
-        """Begin an answer, as `Reading.generate`."""
+        """Start to answer a question; see `Reading.generate`."""
         return self._ask(question, options)
 
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """Return the answers, which are written one after the other."""
+        """Return the answers, which are generated one after the other."""
         return ["".join(self._ask(question, options)) for question in questions]
 
 
 class Reading:
-    """Answers questions after one prefix; answers are those of the whole prompt, up to rounding.
+    """Answer questions after a common prefix; up to rounding, as with the whole prompt for each.
 
-    prefix: the prompt up to the end of the video. suffix_of: returns the ids that follow for a
-    question. layer_tokens: visual tokens in each layer.
+    `prefix` is the prompt up to the end of the video; `suffix_of` returns the ids after the video
+    for a question.
     """
 
     def __init__(
@@ -65,36 +68,40 @@ class Reading:
 
     @cached_property
     def _cache(self) -> Any:
+        """Return the keys and values of the prefix, which is read when they are first needed."""
         self._left.wait()
         return read_prompt(self._model.body, self._prefix, 0).cache
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
-        """Begin an answer; its text comes as it is written.
+        """Start to answer a question; the text is generated while the answer is iterated.
 
         Raises:
-            ConfigError: the question is empty, too long, or holds a control word of the model.
+            ConfigError: If the question is empty, too long, or contains a control word.
         """
         suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
         prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
 
         def read(room: int) -> Prefilled:
-            behind = branched_cache(cache, 1, suffix.shape[1] + room)
-            return read_prompt(self._model.body, prompt, room, behind, self._prefix.video_end)
+            # A copy, because the question's rows must not stay in the common cache.
+            branch = branched_cache(cache, 1, suffix.shape[1] + room)
+            return read_prompt(self._model.body, prompt, room, branch, self._prefix.video_end)
 
         return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._left, self._layer_tokens)
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """Return the answer to every question; several are written in one pass.
+        """Return the answer to every question; several are generated in one batch.
 
         Raises:
-            ConfigError: as `generate`.
+            ConfigError: See `generate`.
         """
+        # 1. All questions, with few tokens.
         self._left.wait()
         suffixes = [self._suffix_of(question) for question in questions]
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
+        # 2. From the start again, those whose answer has not ended.
         if short < options.max_new_tokens:
             ends = end_ids(self._model.settings)
             going_on = [row for row, ids in enumerate(written) if ids[-1] not in ends]
@@ -104,6 +111,7 @@ class Reading:
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
     def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
+        """Return the ids of the answers, generated in batches that fit into the memory limit."""
         if not suffixes:
             return []
         step = min(max(_COPIES_BYTES // _cache_bytes(self._cache), 1), _MOST_TOGETHER)
@@ -111,6 +119,7 @@ class Reading:
         return [ids for group in groups for ids in self._write_group(group, options)]
 
     def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
+        """Return the ids of the answers of one batch, up to their end tokens."""
         ends, written = end_ids(self._model.settings), [list[int]() for _ in suffixes]
         for more in Decoding(self._model, self._read_group(suffixes, options), options):
             written = [until_end([*ids, *new], ends) for ids, new in zip(written, more, strict=True)]
@@ -119,7 +128,9 @@ class Reading:
         return written
 
     def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
-        """Read suffixes; shorter ones have masked padding on the left, without positions."""
+        """Read the suffixes of one batch after the common prefix."""
+        # 1. Shorter suffixes are padded on the left with their own first id; padding is masked and
+        # takes no positions.
         prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
         longest = max(map(len, suffixes))
         padding = [longest - len(suffix) for suffix in suffixes]
@@ -128,11 +139,12 @@ class Reading:
             device=prefix.ids.device,
         )
         before = torch.tensor(padding, device=ids.device)[:, None]
-        cache = branched_cache(self._cache, count, longest + room_for(options))
         seen = None
         if any(padding):
-            place = torch.arange(prefix.video_end + longest + most, device=ids.device) - prefix.video_end
-            seen = (place < 0) | (place >= before)
+            index = torch.arange(prefix.video_end + longest + most, device=ids.device) - prefix.video_end
+            seen = (index < 0) | (index >= before)
+        # 2. Each suffix continues its own copy of the prefix.
+        cache = branched_cache(self._cache, count, longest + room_for(options))
         last = states_behind(
             self._model.body,
             self._model.embed(ids),
@@ -140,16 +152,17 @@ class Reading:
             attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
             position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
         )
-        # In the ids so far the padding comes first, so that nothing separates the ids of a prompt.
+        # 3. In the ids so far, padding comes before the prefix, so that rules about runs of ids see
+        # the prompt without a gap.
         whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
         column = torch.arange(whole.shape[1], device=ids.device)
         of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
         past = Past(whole.gather(1, of_whole), most, first=before)
         return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
 
-    def _positions(self, behind: Tensor) -> Tensor:
-        """Return positions [B, R] or [3, B, R] of text that follows the video at a distance."""
-        return self._prefix.following() + behind.clamp(min=0)
+    def _positions(self, distance: Tensor) -> Tensor:
+        """Return the positions [B, R] or [3, B, R] of text at a distance [B, R] from the video."""
+        return self._prefix.following() + distance.clamp(min=0)
 
 
 def _cache_bytes(cache: Any) -> int:

@@ -1,4 +1,4 @@
-"""Keys and values in buffers of fixed length, so that a new token costs no copy of earlier ones."""
+"""Keep keys and values in buffers with free slots, so that a new token copies no earlier ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 __all__ = ["Slots", "branched_cache", "slot_cache"]
 
-_ALIGNED = 16  # attention kernels read masks in pieces of so many columns
+_ALIGNED = 16  # buffers have a multiple of this length, because attention kernels need aligned masks
 
 
 class Slots(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer, [B, H, capacity, d] each.
 
-    The first `held` slots hold rows, the others are zero. New rows follow those held, and attention
-    sees all rows that are held. Full buffers are replaced by larger ones, with at least `room` more
-    slots. Between `bind` and `release` the device holds the index of the next row, and attention
-    sees every slot, so it needs a mask.
+    The first `held` slots hold rows, the others are zero. New rows are appended, and attention
+    reads the held rows. Full buffers are replaced by larger ones with `room` or more free slots.
+
+    Between `bind` and `release` the index of the next row is on the device. Then attention reads
+    every slot, so it needs a mask.
     """
 
     keys: Tensor
@@ -33,55 +34,58 @@ class Slots(DynamicLayer):  # type: ignore[misc]
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, room: int, batch: int = 1) -> Slots:
-        """Return a layer that holds a copy of keys and values [1, H, T, d] for each of a batch."""
+        """Return a layer with `batch` copies of keys and values [1, H, T, d]."""
         made = cls(room)
         made.update(*(states.expand(batch, -1, -1, -1) for states in (keys, values)))
         return made
 
     @property
     def capacity(self) -> int:
-        """Return how many rows the buffers have."""
+        """Return the number of slots."""
         return int(self.keys.shape[-2]) if self.is_initialized else 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write rows [B, H, R, d], and return the keys and values that they attend to."""
+        """Append rows [B, H, R, d]; return the keys and values that they attend to."""
+        # Bound: always the same operations on the same memory, as a CUDA graph requires.
         if self._step is not None:
             self.keys[:, :, self.held :].index_copy_(2, self._step, key_states)
             self.values[:, :, self.held :].index_copy_(2, self._step, value_states)
             return self.keys, self.values
+        # Free: the host knows how many rows are held.
         first, stop = self.held, self.held + key_states.shape[-2]
         if stop > self.capacity:
             self._enlarge(key_states, value_states, stop + self.room)
         self.keys.narrow(2, first, stop - first).copy_(key_states)
         self.values.narrow(2, first, stop - first).copy_(value_states)
         self.held = stop
+        # The first rows are returned as they were computed, without free slots between heads.
         if first == 0:
-            return key_states, value_states  # as they were computed: no strides between heads
+            return key_states, value_states
         return self.keys.narrow(2, 0, stop), self.values.narrow(2, 0, stop)
 
     def bind(self, step: Tensor) -> None:
-        """Write rows from now on to the slot `held + step`, and make room if there is none.
+        """Write the next rows to slot `held + step`, with `step` int64 [1] on the device.
 
-        Args:
-            step: [1] int64 on the device.
+        Full buffers are enlarged.
         """
         if self.held == self.capacity:
             self._enlarge(self.keys, self.values, self.held + max(self.room, 1))
         self._step = step
 
     def release(self, steps: int) -> None:
-        """Count the rows of that many steps as held, and end what `bind` began."""
+        """Count the rows of `steps` steps as held, and undo `bind`."""
         self.held += steps
         self._step = None
 
     def get_seq_length(self) -> int:
-        """Return how many rows are held."""
+        """Return the number of held rows."""
         return self.held
 
     def _enlarge(self, keys: Tensor, values: Tensor, capacity: int) -> None:
-        """Make new buffers; keys and values have their shape but for the length, dtype, device."""
+        """Replace the buffers by larger ones, with the dtype and device of `keys` and `values`."""
         before = (self.keys, self.values) if self.is_initialized else None
         capacity = -(-capacity // _ALIGNED) * _ALIGNED
+        # Zeros, because a masked value still takes part in products: 0 * NaN would be NaN.
         self.keys, self.values = (
             states.new_zeros(*states.shape[:2], capacity, states.shape[-1]) for states in (keys, values)
         )
@@ -93,14 +97,15 @@ class Slots(DynamicLayer):  # type: ignore[misc]
 
 
 def slot_cache(config: Any, room: int) -> Any:
-    """Return an empty cache for a language model: `Slots` where a layer attends to all tokens."""
+    """Return an empty cache for a language model, with `Slots` in layers with full attention."""
+    # Other layers (sliding windows, linear attention) keep the cache of transformers.
     cache = DynamicCache(config=config)
     cache.layers = [Slots(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def branched_cache(cache: Any, batch: int, room: int) -> Any:
-    """Return a cache with a copy of one sequence for each of a batch, which grows on its own."""
+    """Return a cache with `batch` copies of one sequence; the original does not change."""
     branched = copy.copy(cache)
     branched.layers = [_branched(layer, batch, room) for layer in cache.layers]
     return branched
@@ -109,6 +114,7 @@ def branched_cache(cache: Any, batch: int, room: int) -> Any:
 def _branched(layer: Any, batch: int, room: int) -> Any:
     if isinstance(layer, Slots):
         return Slots.of(layer.keys[:, :, : layer.held], layer.values[:, :, : layer.held], room, batch)
-    branched = copy.copy(layer)  # its keys and values are shared until it grows, which makes new ones
+    # A shallow copy is enough, because these layers replace their tensors when they grow.
+    branched = copy.copy(layer)
     branched.batch_repeat_interleave(batch)
     return branched

@@ -1,4 +1,4 @@
-"""The text of an answer whose ids arrive one by one."""
+"""Decode an answer whose ids arrive one by one."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from typing import Any
 
 __all__ = ["TextPieces"]
 
-_UNFINISHED = "\ufffd"  # what a tokenizer returns for a character whose last bytes are missing
-_MOST_IDS, _KEPT_IDS = 32, 8  # ids that are decoded together; how many of them stay beyond that
-_FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on put no blanks between words
+_UNFINISHED = "\ufffd"  # a tokenizer returns it for a character whose last bytes are missing
+# Decoding all ids for every new one would take quadratic time. Above the first number of ids, only
+# the second number is kept.
+_MOST_IDS, _KEPT_IDS = 32, 8
+_FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on have no spaces between words
 
 
 class TextPieces:
-    """Gives text as soon as it is final: whole words, or characters of scripts without blanks.
+    """Return text as soon as it is final: whole words, or characters of scripts without spaces.
 
-    Ids are decoded with some before them, since the text of one may depend on its neighbors.
+    Ids are decoded with some of the ids before them, because their text may depend on these.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # characters of the text of these ids
+        self._given = 0  # the number of characters of their text that were returned
 
     def add(self, word: int) -> None:
-        """Take one more id."""
+        """Add one id."""
         self._ids.append(word)
 
     def complete(self) -> str:
-        """Return the text that has become complete since the last call, often none."""
+        """Return the text that has become final since the last call, often empty."""
         text = self._text()
         piece = self._upto(text, _settled(text))
         if len(self._ids) > _MOST_IDS:
@@ -40,7 +42,8 @@ class TextPieces:
         return self._upto(text, len(text))
 
     def _shorten(self, text: str) -> None:
-        """Keep only the last ids, if their text is the end of all text, and the rest was given."""
+        """Keep only the last ids, if that cannot change later text."""
+        # The last ids must decode to the same text alone, and the rest must have been returned.
         kept = self._ids[-_KEPT_IDS:]
         tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         before = len(text) - len(tail)
@@ -52,13 +55,15 @@ class TextPieces:
         return text
 
     def _upto(self, text: str, stop: int) -> str:
+        """Return the text before `stop` that was not returned before."""
         piece = text[self._given : stop]
         self._given = max(self._given, stop)
         return piece
 
 
 def _settled(text: str) -> int:
-    """Return how many characters are final, whatever follows."""
+    """Return the number of characters that no further id can change."""
+    # A word is final after a space; a character of these scripts, when its bytes are complete.
     for stop in range(len(text), 0, -1):
         last = text[stop - 1]
         if last.isspace() or (last >= _FIRST_WITHOUT_BLANKS and last != _UNFINISHED):

@@ -1,4 +1,4 @@
-"""How words are chosen: settings of the user's, and of the checkpoint's generation_config.json."""
+"""Choose tokens by the user's settings and the checkpoint's generation_config.json."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from aot.models.language.word_rules import Past, word_rules
 
 __all__ = ["SeededChoice", "WordChoice", "ignored_settings", "understood_settings"]
 
-_LEAST_TEMPERATURE = 1e-30  # below, float32 has no room for the quotients, and the best word is certain anyway
+# Below it, logits / temperature overflows float32, and the best token is certain anyway.
+_LEAST_TEMPERATURE = 1e-30
 
 
 class WordChoice:
-    """Chooses a word for each sequence of a batch: the best, or one drawn from those that the checkpoint leaves."""
+    """Choose a token for each sequence of a batch: the best one, or a random one.
+
+    The checkpoint's rules apply in both cases, and its filters to random choices. `settings` is the
+    network's generation_config, `vocabulary` the number of logits.
+    """
 
     def __init__(self, settings: Any, options: GenerationConfig, vocabulary: int, device: torch.device) -> None:
-        """settings: the network's generation_config."""
         self._rules = word_rules(settings, options.min_new_tokens, vocabulary, device)
         self._drawn: SeededChoice | None = None
         if options.temperature > 0:
+            # Allocated once: a CUDA graph reads them at a fixed address.
             clocks = torch.empty(vocabulary, device=device)
             self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
 
     @property
     def unfinished(self) -> str | None:
-        """The setting of the checkpoint whose filter raised an error in the last call."""
+        """Return the checkpoint's setting whose filter raised an error in the last call, if any."""
         return self._drawn.unfinished if self._drawn else None
 
     def prepare(self) -> None:
-        """Do for the next word what cannot be part of a CUDA graph."""
+        """Do the part of the next choice that cannot be in a CUDA graph: draw random numbers."""
         if self._drawn:
             self._drawn.wind()
 
     def __call__(self, logits: Tensor, past: Past) -> Tensor:
-        """Return the words [B] for logits [B, V]."""
+        """Return the tokens [B] for logits [B, V]."""
         scores = logits.float()
         for rule in self._rules:
             scores = rule(scores, past)
@@ -49,12 +54,12 @@ _Filter = Callable[[Any, Tensor], Tensor]
 
 
 class SeededChoice:
-    """Draws a word from softmax(logits / temperature), cut by `filters`.
+    """Draw a token from softmax(logits / temperature), restricted by `filters`.
 
-    The draw is a race of exponential clocks, one per word of the vocabulary and as fast as the word is likely: the
-    first to ring is word w with probability p(w). They come from a generator of its own, so equal seeds draw equal
-    words, whatever else draws. All sequences of a batch race on the same `clocks` [V], as they would alone; they are
-    to be wound before each draw.
+    Exponential variables E(w), one per token w of the vocabulary, decide: argmax p(w) / E(w) is w
+    with probability p(w). They are drawn into `clocks` [V] by `wind`, before each choice, from a
+    generator of its own. So equal seeds give equal tokens, whatever else uses random numbers. All
+    sequences of a batch use the same variables, so each gets the tokens that it would get alone.
     """
 
     def __init__(
@@ -66,20 +71,21 @@ class SeededChoice:
         self.unfinished: str | None = None  # the name of the filter that raised an error
 
     def wind(self) -> None:
-        """Draw new clocks."""
+        """Draw new exponential variables."""
         self._clocks.exponential_(generator=self._generator)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Return the words [B] for scores [B, V] float32."""
+        """Return the tokens [B] for scores [B, V] float32."""
+        # The maximum becomes 0, so that no quotient overflows.
         scaled = (scores - scores.amax(-1, keepdim=True)) / self._temperature
         for name, cut in self._filters.items():
-            self.unfinished = name
+            self.unfinished = name  # stays if the filter raises an error
             scaled = cut(None, scaled)
         self.unfinished = None
         return (scaled.softmax(-1) / self._clocks).argmax(-1)
 
 
-# --- What a checkpoint asks for
+# --- The checkpoint's generation_config.json
 
 
 def _is_share(value: Any) -> bool:
@@ -95,7 +101,7 @@ def _are_ids(value: Any) -> bool:
     return all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids)
 
 
-# Settings that narrow what is drawn from, in the order of transformers, and its classes for them.
+# Settings that restrict random choices, in the order of transformers: its class, the valid values.
 _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "top_h": ("TopHLogitsWarper", _is_share),
     "top_k": ("TopKLogitsWarper", _is_count),
@@ -105,7 +111,7 @@ _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epsilon_cutoff": ("EpsilonLogitsWarper", _is_share),
     "eta_cutoff": ("EtaLogitsWarper", _is_share),
 }
-# Settings that `word_rules` follows, and ids of special words.
+# Settings that `word_rules` follows, and ids of special tokens: the valid values.
 _FOLLOWED: dict[str, Callable[[Any], bool]] = {
     "bos_token_id": _are_ids,
     "eos_token_id": _are_ids,
@@ -116,7 +122,7 @@ _FOLLOWED: dict[str, Callable[[Any], bool]] = {
     "no_repeat_ngram_size": lambda value: value == 0 or _is_count(value),
     "repetition_penalty": lambda value: isinstance(value, (int, float)) and value > 0,
 }
-# Settings that change nothing here: the user's take their place, or they describe the file.
+# Settings that are replaced by the user's, or that only describe the file.
 _REPLACED = {
     *("do_sample", "temperature", "num_beams", "use_cache", "transformers_version", "_from_model_config"),
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens"),
@@ -124,21 +130,26 @@ _REPLACED = {
 
 
 def understood_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings of a checkpoint's generation_config.json that answers follow."""
+    """Return the valid settings of a generation_config.json that answers follow."""
     followed = {**_FOLLOWED, **{name: applies for name, (_, applies) in _FILTERS.items()}}
     return {name: value for name, value in asked.items() if name in followed and followed[name](value)}
 
 
 def ignored_settings(asked: Mapping[str, Any]) -> list[str]:
-    """Return the names of the other settings, but for those that change nothing here."""
+    """Return the names of settings in a generation_config.json that wrongly have no effect.
+
+    Settings that are replaced or switched off are not among them.
+    """
     understood = understood_settings(asked)
     return [name for name, value in asked.items() if name not in {*understood, *_REPLACED} and not _is_off(name, value)]
 
 
+# A setting that is switched off needs no notice.
 def _is_off(name: str, value: Any) -> bool:
     return value is None or value is False or value == _OFF.get(name, [])
 
 
+# The values that switch a setting off, in addition to None and False.
 _OFF = {
     **{"top_p": 1.0, "top_k": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0},
     **{"encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "diversity_penalty": 0.0},
@@ -147,6 +158,7 @@ _OFF = {
 
 
 def _filters(config: Any) -> dict[str, _Filter]:
+    """Return the filters of a network's generation_config, by setting."""
     from transformers.generation import logits_process
 
     wanted = {name: getattr(config, name, None) for name in _FILTERS}

@@ -1,7 +1,7 @@
-"""Rules of a checkpoint's generation_config.json on which words may follow, as in transformers.
+"""Apply the rules of a checkpoint's generation_config.json on the next token, as transformers does.
 
-The ids that they look at are tensors that are changed in place and keep their shape, so that a CUDA
-graph can hold a rule.
+The rules read tensors of ids that are changed in place and keep their shape, so that a rule can be
+part of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ _NEVER = float("-inf")
 
 
 class Past:
-    """The ids of B prompts of P ids each, followed by up to N ids that are written.
+    """The ids of B prompts of P ids each, followed by up to N generated ids.
 
-    ids: [B, P + N] int64; those not written yet repeat the first id of the prompt, which changes no
-    set of words. count: [1] int64, how many are known. first: [B, 1] int64, where the prompt begins
-    in a row that is padded.
+    Attributes:
+        ids: int64 [B, P + N]. Ids that are not generated yet repeat the first id of the prompt, so
+            that the set of ids is right.
+        read: P.
+        count: int64 [1], the number of known ids.
+        first: int64 [B, 1], the index at which the prompt starts, after padding.
     """
 
     def __init__(self, prompts: Tensor, room: int, first: Tensor | None = None) -> None:
@@ -32,7 +35,7 @@ class Past:
         self.first = torch.zeros_like(prompts[:, :1]) if first is None else first
 
     def append(self, words: Tensor) -> None:
-        """Add one word [B] of each sequence."""
+        """Add one token [B] of each sequence."""
         self.ids.index_copy_(1, self.count, words[:, None])
         self.count += 1
 
@@ -42,7 +45,7 @@ class Past:
         return self.ids.index_select(1, (self.count - back).clamp(min=0))
 
 
-Rule = Callable[[Tensor, Past], Tensor]  # logits [B, V] float32 to logits
+Rule = Callable[[Tensor, Past], Tensor]  # logits [B, V] float32 and the past -> new logits
 
 
 def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torch.device) -> list[Rule]:
@@ -54,6 +57,7 @@ def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torc
     size = getattr(settings, "no_repeat_ngram_size", None)
     if size:
         rules.append(_NoRepeat(size))
+    # An end token alone in the list would make answers endless; transformers ignores it too.
     ends = end_ids(settings)
     words = [word for word in getattr(settings, "bad_words_ids", None) or () if len(word) > 1 or word[0] not in ends]
     if words:
@@ -62,7 +66,7 @@ def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torc
         rules.append(_NotBefore(min_new_tokens, _members(ends, vocabulary, device)))
     suppressed = _ids(getattr(settings, "suppress_tokens", None))
     if suppressed:
-        rules.append(_NeverSaid(_members(suppressed, vocabulary, device)))
+        rules.append(_Suppressed(_members(suppressed, vocabulary, device)))
     at_first = _ids(getattr(settings, "begin_suppress_tokens", None))
     if at_first:
         rules.append(_NotBefore(1, _members(at_first, vocabulary, device)))
@@ -81,26 +85,28 @@ def _ids(value: int | Sequence[int] | None) -> list[int]:
 
 
 def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch.device) -> Tensor:
-    """Return which words of the vocabulary are in a set, [V] bool."""
+    """Return which tokens of the vocabulary are in `ids`: bool [V]."""
+    # Padded vocabularies can list ids that have no logit.
     known = sorted(word for word in ids if word < vocabulary)
-    return (
-        torch.zeros(vocabulary, dtype=torch.bool)
-        .index_fill_(0, torch.tensor(known, dtype=torch.int64), True)
-        .to(device)
-    )
+    members = torch.zeros(vocabulary, dtype=torch.bool)
+    members[known] = True
+    return members.to(device)
 
 
 class _RepetitionPenalty:
+    """Lower the logits of ids that occurred before."""
+
     def __init__(self, penalty: float) -> None:
         self._penalty = penalty
 
     def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        # An id that occurs several times is written several times with the same value.
         seen = scores.gather(1, past.ids)
         return scores.scatter(1, past.ids, torch.where(seen < 0, seen * self._penalty, seen / self._penalty))
 
 
 class _NoRepeat:
-    """Forbids runs of `size` words that occurred before."""
+    """Forbid runs of `size` tokens that occurred before."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -108,33 +114,38 @@ class _NoRepeat:
     def __call__(self, scores: Tensor, past: Past) -> Tensor:
         if past.ids.shape[1] < self._size:
             return scores
+        # 1. All runs of the past that are complete and contain no padding.
         runs = past.ids.unfold(1, self._size, 1)  # [B, R, size]
         number = torch.arange(runs.shape[1], device=scores.device)
-        there = (number + self._size <= past.count) & (number >= past.first)
-        again = (runs[..., :-1] == past.last(self._size - 1)[:, None]).all(-1) & there
+        complete = (number + self._size <= past.count) & (number >= past.first)
+        # 2. The last token of each run whose other tokens are the most recent ones.
+        again = (runs[..., :-1] == past.last(self._size - 1)[:, None]).all(-1) & complete
         return _without(scores, runs[..., -1], again)
 
 
 class _BadWords:
-    """Forbids the sequences of ids of a list."""
+    """Forbid the sequences of ids in a list."""
 
     def __init__(self, words: Sequence[Sequence[int]], device: torch.device) -> None:
+        # Shorter sequences are padded on the left with -1, which matches everything.
         before = max(map(len, words)) - 1
         padded = [[-1] * (before + 1 - len(word)) + list(word) for word in words]
         ids = torch.tensor(padded, device=device)
         self._before, self._last = ids[:, :-1], ids[:, -1]
 
     def __call__(self, scores: Tensor, past: Past) -> Tensor:
+        # The last token of each sequence whose other tokens are the most recent ones of the prompt
+        # and the answer, not of the padding.
         before = self._before
         back = torch.arange(before.shape[1], 0, -1, device=scores.device)
-        there = past.count - back >= past.first  # [B, before]
-        same = (past.last(before.shape[1])[:, None] == before) & there[:, None]
+        known = past.count - back >= past.first  # [B, before]
+        same = (past.last(before.shape[1])[:, None] == before) & known[:, None]
         ends = (same | (before < 0)).all(-1)  # [B, words]
         return _without(scores, self._last.expand(len(scores), -1), ends)
 
 
 class _NotBefore:
-    """Forbids some words until `count` words are written."""
+    """Forbid some tokens until `count` tokens are generated."""
 
     def __init__(self, count: int, words: Tensor) -> None:
         self._count, self._words = count, words
@@ -144,7 +155,9 @@ class _NotBefore:
         return scores.masked_fill(self._words & early, _NEVER)
 
 
-class _NeverSaid:
+class _Suppressed:
+    """Forbid some tokens always."""
+
     def __init__(self, words: Tensor) -> None:
         self._words = words
 
@@ -153,6 +166,8 @@ class _NeverSaid:
 
 
 def _without(scores: Tensor, words: Tensor, banned: Tensor) -> Tensor:
-    """Forbid those of words [B, N] that are banned [B, N]; a word may occur more than once."""
+    """Forbid those of `words` [B, N] for which `banned` [B, N] is true."""
+    # A token may be listed several times; it is forbidden if one of its entries is banned. Sums do
+    # not depend on the order of writes.
     found = torch.zeros_like(scores).scatter_add_(1, words, banned.to(scores.dtype))
     return scores.masked_fill(found > 0, _NEVER)

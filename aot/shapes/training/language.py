@@ -46,7 +46,7 @@ _EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
 _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing attends to its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token attends to that word
-# Hidden states, after so many blocks, from which frame starts and everything else are predicted.
+# Numbers of blocks after which hidden states predict frame starts, and everything else.
 _OPENS_LAYER, _TOLD_LAYER = 1, 3
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230

@@ -6,21 +6,18 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
 from aot.shapes.training.muon import Muon
 
 __all__ = ["Schedule", "run_stage"]
 
 _LOG_EVERY = 20
-
-Lesson = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +43,7 @@ class Schedule:
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def run_stage(
-    name: str,
-    lesson: nn.Module,
-    schedule: Schedule,
-    folder: Path,
-    checkpoint_every_s: float = 60.0,
-) -> None:
+def run_stage(name: str, lesson: nn.Module, schedule: Schedule, folder: Path, checkpoint_every_s: float = 60.0) -> None:
     """Train every parameter of `lesson` that requires a gradient; resume from `folder/name.pt`.
 
     Args:

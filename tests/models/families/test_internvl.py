@@ -377,7 +377,7 @@ def test_decoders_that_are_read_otherwise_are_refused(
 
 @pytest.mark.parametrize("method", sorted(MERGES_INSIDE))
 def test_merging_inside_the_tower_is_refused(model: InternVL, method: str) -> None:
-    with pytest.raises(ConfigError, match="methods that merge inside the vision tower work with SigLIP's"):
+    with pytest.raises(ConfigError, match="methods that merge inside the vision tower need that of LLaVA"):
         kept(model, Config(method=method, ratio=0.4))
 
 
