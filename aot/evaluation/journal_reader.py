@@ -143,7 +143,7 @@ def read_answers(path: Path, conditions: Collection[str]) -> list[Answered]:
 def _read_row(line: bytes, conditions: Collection[str]) -> Answered:
     answered = Answered(**_ROW(parse_json(line.strip()), ""))
     if answered.kept_tokens > answered.visual_tokens:
-        raise ValueError(f"kept_tokens must be at most visual_tokens, {answered.visual_tokens}")
+        raise ValueError(f"kept_tokens must be at most {answered.visual_tokens}, the visual_tokens")
     if answered.condition not in conditions:
         raise ValueError(f"condition must be one that run.json describes, not {answered.condition!r}")
     return answered

@@ -79,7 +79,7 @@ def test_a_whole_journal_is_read_back(tmp_path: Path) -> None:
     [
         ({"score": 1.5}, "score must be a finite number in 0 .. 1"),
         ({"score": float("nan")}, "score must be a finite number"),
-        ({"kept_tokens": 513}, "kept_tokens must be 512 at most"),
+        ({"kept_tokens": 513}, "kept_tokens must be at most 512"),
         ({"visual_tokens": True}, "visual_tokens must be a whole number"),
         ({"run": 0}, "run must be a whole number in 1"),
         ({"condition": "aot@0.2"}, "condition must be one that run.json describes, not 'aot@0.2'"),

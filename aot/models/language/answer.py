@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -104,24 +103,25 @@ class StreamedAnswer:
     def __iter__(self) -> Iterator[str]:
         # 1. Start the thread, once no abandoned one uses the model any more.
         self._left.wait()
-        pieces: SimpleQueue[str | _End] = SimpleQueue()
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(pieces, stop), name="aot-answer", daemon=True)
         thread.start()
         # 2. Yield what it puts into the queue. If the caller leaves the loop, Python raises
         # GeneratorExit here.
         try:
-            while not isinstance(piece := pieces.get(), _End):
+            while isinstance(piece := pieces.get(), str):
                 yield piece
         finally:
             stop.set()
             self._left.leave(thread)
         # 3. Raise what ended the answer early, in the caller's thread.
-        if piece.failure:
+        if piece is not None:
             with explained_memory():
-                raise piece.failure
+                raise piece
 
-    def _run(self, pieces: SimpleQueue[str | _End], stop: threading.Event) -> None:
+    def _run(self, pieces: SimpleQueue[str | BaseException | None], stop: threading.Event) -> None:
+        """Put the pieces into a queue, then the error that ended the answer early, or None."""
         try:
             for piece in self.pieces():
                 if stop.is_set():
@@ -129,9 +129,9 @@ class StreamedAnswer:
                 if piece:
                     pieces.put(piece)
         except BaseException as error:  # the iterating thread raises it
-            pieces.put(_End(error))
+            pieces.put(error)
         else:
-            pieces.put(_End())
+            pieces.put(None)
 
     def pieces(self) -> Iterator[str]:
         """Generate in the current thread; yield the new text after each token, often empty."""
@@ -169,10 +169,3 @@ class StreamedAnswer:
         self.layer_tokens = read.layer_tokens or self.layer_tokens
         past = Past(prompt.ids, self._options.max_new_tokens)
         return Decoding(self._model, ReadPrompts(read.cache, read.last, past, prompt.following()), self._options)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The end of the queue; `failure` is the error that ended the answer early."""
-
-    failure: BaseException | None = None

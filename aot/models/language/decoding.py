@@ -108,7 +108,7 @@ class Decoding:
         self._model, self._last, self._past = model, read.last, read.past
         self._options = options
         self.position = read.position
-        self._word = read.past.ids[:, -1].clone()
+        self._word = read.past.ids[:, -1].clone()  # steps write into it
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         # 1. The first token. On CUDA the host prepares the steps while the device reads the prompt.
@@ -172,6 +172,7 @@ class Decoding:
 
     def _recent(self, count: int) -> list[list[int]]:
         """Wait for the last `count` tokens of every sequence, and return them."""
+        # `tolist` is the only wait for the device.
         words = self._word[:, None] if count == 1 else self._past.last(count)
         return list(words.tolist())
 
@@ -241,6 +242,7 @@ class WholeSteps(_LaunchedSteps):
         seen, cache = self._decoding.seen, self._decoding.cache
         if seen is not None:
             seen = seen[:, : cache.get_seq_length() + 1]
+        # Given explicitly, because a cache with dropped rows is shorter than the text.
         position = self._decoding.position + self._done
         return states_behind(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
 
