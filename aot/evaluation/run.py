@@ -244,7 +244,7 @@ def _answer(
 def _first_reply(
     pipeline: Pipeline, tokens: CompressedTokens, item: Item, measure_memory: bool
 ) -> tuple[Reply, int | None]:
-    """Return the answer to one question alone, and the peak memory of answering if it is measured."""
+    """Return the answer to one question alone, and the peak memory of answering if measured."""
     device = torch.device(pipeline.model.placement["device"])
     with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
         reply = write_reply(lambda: pipeline.answer(tokens, item.prompt))
