@@ -83,7 +83,7 @@ def test_every_method(run_aot: Aot, clip_file: Path, qwen: tuple[str, ...], name
     done = run_aot("ask", clip_file, "what happens?", *qwen, *ONE, "--ratio", "0.5", "--method", name)
     if name in ("tome", "tempme"):
         assert done.code == 2
-        assert "LLaVA-OneVision and LLaVA-Video; use another --method" in done.err
+        assert "LLaVA-OneVision or LLaVA-Video (SigLIP); use another --method" in done.err
         return
     assert done.code == 0, done.err
     total, kept = done.json["visual_tokens"], done.json["kept_tokens"]
