@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -27,8 +27,8 @@ __all__ = [
     "MergedPatches",
     "Needs",
     "Pooling",
-    "Provenance",
     "Role",
+    "SourceWeights",
     "TokenBudget",
     "TransportPlan",
     "VideoFrames",
@@ -241,6 +241,7 @@ class VisualTokens:
         finite: bool [] on the features' device, whether all of this is finite; None if that was
             checked. On CUDA an encoder does not wait for the value, which
             `aot.compression.contract.check_encoded` reads.
+        traced: whether the method is to return the `SourceWeights` of its tokens.
     """
 
     features: Tensor
@@ -258,6 +259,7 @@ class VisualTokens:
     deepstack: Tensor | None = None
     merged: MergedPatches | None = None
     finite: Tensor | None = None
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,24 +330,29 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """Record what the kept tokens are made of, in E sparse entries.
+class SourceWeights:
+    """Hold what tokens are made of: E entries of a sparse matrix, tokens x pooled tokens.
+
+    Up to a factor per token, this matrix times the pooled tokens gives the features. The weights of
+    a token sum to 1, or to less if a method left out weights below 0.001.
 
     Attributes:
-        token: int64 [E], the index of a kept token.
-        place: int64 [E], the index of a pooled token that is part of it, among all F * n.
-        share: float32 [E], its weight, in (0, 1]. The shares of a token sum to 1, or to less if a
-            method left out shares below 0.001.
-        global_anchors: bool [F, n] or None, where AOT's anchors are global and not local.
-        whole: float32 [F, n] or None, the total mass of a pooled token's patches, where tokens are
-            made of patches and the masses are not all 1.
+        count: the number of tokens, K if these are the kept ones.
+        token: int64 [E], the index of a token.
+        source: int64 [E], the index of a pooled token that is part of it, among all F * n.
+        weight: float [E], its weight, in (0, 1].
+        source_mass: float32 [F * n] or None, the total mass of each pooled token's patches, where
+            tokens are made of patches; None if all are 1.
+        is_global: bool [count] or None, which tokens come from a global anchor of AOT and not from
+            a local one.
     """
 
+    count: int
     token: Tensor
-    place: Tensor
-    share: Tensor
-    global_anchors: Tensor | None = None
-    whole: Tensor | None = None
+    source: Tensor
+    weight: Tensor
+    source_mass: Tensor | None = None
+    is_global: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +373,8 @@ class CompressedTokens:
             ...).
         duration_s: of the whole video, if known.
         deepstack: [layers, K, D] or None, see `VisualTokens`.
-        provenance: computes what the tokens are made of while the method's tensors still exist;
-            None if every token is an unchanged pooled token.
+        sources: what the tokens are made of, for traced visual tokens; None if not traced, or if
+            every token is an unchanged pooled token.
     """
 
     features: Tensor
@@ -382,7 +389,7 @@ class CompressedTokens:
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
     deepstack: Tensor | None = None
-    provenance: Callable[[], Provenance] | None = field(default=None, repr=False, compare=False)
+    sources: SourceWeights | None = None
 
     @property
     def place(self) -> Tensor:

@@ -41,7 +41,7 @@ SLOW = (
     "compression/aot/on_device/test_queued_inter.py", "compression/aot/on_device/test_queued_intra.py",
     "compression/aot/test_sinkhorn_kernel.py", "compression/in_llm/test_budgets.py",
     "compression/in_llm/test_prefill.py", "compression/methods/test_presets.py",
-    "compression/methods/test_provenance.py", "evaluation/test_evaluate.py", "models",
+    "compression/methods/test_sources.py", "evaluation/test_evaluate.py", "models",
     "pipeline/test_pipeline.py", "pipeline/test_segments.py", "pipeline/test_selection.py",
     "reports/html/test_page_in_browser.py", "reports/overlay/test_film.py", "shapes/test_shapes_clips.py",
     "shapes/training", "test_docs_site.py", "test_endurance.py", "test_gpu.py", "test_skips.py",

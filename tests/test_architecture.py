@@ -117,3 +117,13 @@ def test_maths_know_no_file_and_no_model() -> None:
             assert {name.split(".")[0] for name in names} <= KNOWN_TO_MATHS
             ours = {name for name in names if name.startswith("aot.")}
             assert all(name.startswith(("aot.types", *MATHS)) for name in ours), f"{module} imports {sorted(ours)}"
+
+
+def test_data_of_methods_hold_no_functions() -> None:
+    for module, path in modules():
+        if not module.startswith(("aot.types", "aot.compression")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+                hints = [ast.unparse(each.annotation) for each in node.body if isinstance(each, ast.AnnAssign)]
+                assert not [hint for hint in hints if "Callable" in hint], f"{module}.{node.name}"

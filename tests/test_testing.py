@@ -12,7 +12,7 @@ from aot.compression.methods import Card
 from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.errors import BudgetError, ConfigError
 from aot.testing import check_method
-from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
+from aot.types import CompressedTokens, Needs, SourceWeights, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Claims(First):
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         index = torch.arange(budget)
         kept = keep_subset(tokens, index)
-        claim = Provenance(index, torch.zeros_like(index), torch.full((budget,), 3.0))
-        return kept_tokens(tokens, kept.features, index, provenance=lambda: claim)
+        claim = SourceWeights(budget, index, torch.zeros_like(index), torch.full((budget,), 3.0))
+        return kept_tokens(tokens, kept.features, index, sources=claim)
 
 
 class Single(First):
@@ -106,8 +106,8 @@ class Loose(First):
         (Random, r"draws from torch's global generator"),
         (Random, r"kept different tokens of the same video in a second run"),
         (Scaling, r"changed its input"),
-        (Brighter, r"features that differ from the pooled tokens at their positions, but no provenance"),
-        (Claims, r"shares that are not positive, or that sum to more than 1"),
+        (Brighter, r"features that differ from the pooled tokens at their positions, but no sources"),
+        (Claims, r"source weights that are not positive, or that sum to more than 1"),
         (Single, r"1 frames of 5 x 5 patches, .*: it raised IndexError: no neighbour"),
     ],
 )

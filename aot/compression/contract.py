@@ -17,7 +17,7 @@ from torch import Tensor
 from aot.compression.ops.grid import pooled_grid
 from aot.errors import NumericsError
 from aot.plugins import blamed, broken_promise, is_plugged_in
-from aot.types import BlockMerging, Clip, CompressedTokens, EncoderMerging, Needs, Role, VisualTokens
+from aot.types import BlockMerging, Clip, CompressedTokens, EncoderMerging, Needs, Role, SourceWeights, VisualTokens
 
 if TYPE_CHECKING:
     from aot.compression.in_llm import InnerReduction, Reduction, State
@@ -116,8 +116,12 @@ def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int
     if not least <= count <= most:
         allowed = f"exactly {most}" if least == most else f"{least} to {most}"
         yield f"kept {count} tokens where {allowed} were due"
-    yield from _wrong_values(kept, tokens)
+    wrong_values = list(_wrong_values(kept, tokens))
+    yield from wrong_values
     yield from _wrong_facts(kept, tokens)
+    if kept.sources is not None and not wrong_values:  # NaN has no sources
+        total = len(tokens.timestamps_s) * math.prod(pooled_grid(tokens.grid, tokens.pool))
+        yield from _wrong_sources(kept.sources, count, total)
 
 
 def _misshapen(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
@@ -172,8 +176,26 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
             yield f"returned the fact {name} of type {type(value).__name__}, which no report can hold"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"returned the fact {name} {value}, which no report can hold"
-    if kept.provenance is not None and not callable(kept.provenance):
-        yield f"returned provenance of type {type(kept.provenance).__name__}, not a function"
+
+
+def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
+    """Yield problems of what `count` kept tokens are made of, out of `total` pooled tokens; waits for the device."""
+    if not isinstance(sources, SourceWeights):
+        yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
+        return
+    entries = token, source, weight = sources.token, sources.source, sources.weight
+    if not all(isinstance(each, Tensor) and each.shape == (token.numel(),) for each in entries):
+        yield "returned sources whose token, source and weight are not all [E]"
+    elif {token.dtype, source.dtype} != {torch.int64} or not weight.is_floating_point():
+        yield f"returned sources in {token.dtype}, {source.dtype} and {weight.dtype}, not in int64, int64 and floats"
+    elif sources.count != count or set(token.tolist()) != set(range(count)):
+        yield "returned sources that lack kept tokens, or name others"
+    elif not bool(((source >= 0) & (source < total)).all()):
+        yield f"returned a source outside of 0 .. {total - 1}"
+    else:
+        sums = weight.new_zeros(count).index_add_(0, token, weight)
+        if not bool((weight > 0).all() & (sums <= 1 + _ROUNDING).all()):
+            yield "returned source weights that are not positive, or that sum to more than 1 in a token"
 
 
 def check_reduction(reduction: InnerReduction, found: Reduction, state: State) -> None:

@@ -181,7 +181,7 @@ def answer_video(
         tasks: with the same model and frames.
         on_notice: receives sentences for the user.
         measure_memory: whether to measure the peak memory of answering, which takes time.
-        traced: whether compressions have a trace, for pictures.
+        traced: whether compressions have pictures, and tokens their sources.
 
     Raises:
         VideoError, MemoryLimitError, NumericsError: See `aot.errors`.

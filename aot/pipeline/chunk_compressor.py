@@ -14,13 +14,13 @@ from aot.compression.aot.method import AnchorTransport
 from aot.compression.contract import check_encoded, check_tokens
 from aot.compression.methods import Method
 from aot.compression.ops.grid import pooled_grid
+from aot.compression.ops.source_weights import of_chunks, of_kept
 from aot.config.schema import Config
 from aot.errors import BudgetError
 from aot.plugins import blamed, called, is_plugged_in
-from aot.reports.provenance import joined_origins, origin_of
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock
-from aot.types import Clip, CompressedTokens, Provenance, TokenBudget, VisualTokens
+from aot.types import Clip, CompressedTokens, TokenBudget, VisualTokens
 
 __all__ = ["ChunkCompressor"]
 
@@ -32,14 +32,13 @@ class ChunkCompressor:
         method: chooses the tokens.
         config: its settings, without a reduction inside the language model.
         clock: times "compress".
-        traced: whether `provenance` is determined too, which is not timed.
+        traced: whether the tokens have `sources`; tracing is not timed.
     """
 
     def __init__(self, method: Method, config: Config, clock: StageClock, *, traced: bool = False) -> None:
         self._method, self._config, self._clock, self._traced = method, config, clock, traced
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
-        self._origins: list[Provenance] = []
 
     def add(self, visual: VisualTokens) -> None:
         """Compress the next chunk, without gradients.
@@ -57,20 +56,23 @@ class ChunkCompressor:
         method = self._method
         if not isinstance(method, AnchorTransport):
             check_encoded(visual.finite)
+        allowed = TokenBudget(due, self._config.ratio)
         with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
-            found = method.compress(visual, TokenBudget(due, self._config.ratio))
+            found = method.compress(visual, allowed)
+        if self._traced:
+            # Again, so that the time of the method is without the time of tracing.
+            with blamed(method), explained_memory(), torch.no_grad():
+                found = method.compress(replace(visual, traced=True), allowed)
         # 3. Hold the method to its contract.
         total = len(visual.timestamps_s) * per_frame
         self._refuse_excess(found, total)
         tokens = check_tokens(method, found, visual, *self._allowed(due, total))
-        # 4. Keep what the language model reads, and the provenance if it is traced.
+        # 4. Keep what the language model reads, and the sources if it is traced.
         deepstack = visual.deepstack
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
-        if self._traced:
-            with blamed(method), torch.no_grad():
-                self._origins.append(origin_of(tokens))
-        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, provenance=None))
+        sources = of_kept(tokens) if self._traced else None
+        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
 
     def _allowed(self, due: int, total: int) -> tuple[int, int]:
         """Return the least and the most tokens that the method may keep of a chunk of `total`."""
@@ -92,10 +94,6 @@ class ChunkCompressor:
     def tokens(self) -> CompressedTokens:
         """Return what was kept of all chunks; frames and clips are numbered consecutively."""
         return _join(self._parts)
-
-    def provenance(self) -> Provenance | None:
-        """Return what those tokens are made of, on the CPU; None if it was not traced."""
-        return joined_origins(self._origins, self._parts) if self._traced else None
 
 
 def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
@@ -120,6 +118,7 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
         facts=_join_facts([part.facts for part in parts]),
         duration_s=parts[0].duration_s,
         deepstack=torch.cat(deepstack, 1) if deepstack else None,
+        sources=of_chunks(parts),
     )
 
 

@@ -21,7 +21,6 @@ from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
 from aot.reports.frame_pictures import FramePictures
-from aot.reports.provenance import Trace
 from aot.reports.retention import RetentionReport, versions
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock, StageProgress, silent
@@ -37,11 +36,11 @@ REFUSALS = (BudgetError, UnsupportedError, MethodError)
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Kept tokens, the report on how they were made, and the trace if it was asked for."""
+    """Kept tokens, the report on how they were made, and a JPEG of each encoded frame if it was traced."""
 
     tokens: CompressedTokens
     report: RetentionReport
-    trace: Trace | None = None
+    pictures: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +240,9 @@ class _Run:
         if self.refusal or encoded is None:
             assert self.refusal
             return self.refusal
-        tokens, origin = self._compressor.tokens(), self._compressor.provenance()
-        trace = Trace(origin, pictures.files) if origin and pictures else None
-        return Compression(tokens, report_of(self.pipeline, tokens, encoded, self.clock), trace)
+        tokens = self._compressor.tokens()
+        report = report_of(self.pipeline, tokens, encoded, self.clock)
+        return Compression(tokens, report, pictures.files if pictures else None)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:

@@ -102,7 +102,7 @@ def _describe_compression(
     source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
 ) -> tuple[dict[str, Any], ClipStrips | None]:
     """The report and, if `pictured`, strips for it; page and overlay are written."""
-    from aot_cli.output.strips import strips_of_trace
+    from aot_cli.output.strips import strips_of_pictures
 
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
@@ -112,14 +112,13 @@ def _describe_compression(
         compression_page(html, result, config, ["inspect", source], force=force)
         if overlay:
             _write_overlay(video, overlay, result, config, force=force)
-    return found, strips_of_trace(found, result.trace.pictures) if pictured and result.trace else None
+    return found, strips_of_pictures(found, result.pictures) if pictured and result.pictures else None
 
 
 def _write_overlay(video: VideoFile, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:
     from aot.reports.overlay import token_fates, write_overlay
 
-    assert result.trace is not None
-    tokens = token_fates(result.tokens, result.trace.origin)
+    tokens = token_fates(result.tokens)
     with StageBars() as bars:
 
         def tell(done: int, frames: int) -> None:

@@ -49,17 +49,16 @@ def compression_page(
     """The page of one run, if one was asked for. words: of the command that does it again, with the video's path.
     answers: questions and answers, which took answers_ms.
     """
-    if path is None or result.trace is None:
+    if path is None or result.pictures is None:
         return
     from aot.reports.html import ShownRun
     from aot_cli.output.reproduce import command_for
 
-    report, trace = result.report, result.trace
+    report = result.report
     asked = {} if answers_ms is None else {"answer" if len(answers) == 1 else "answers": answers_ms}
     run = ShownRun(
         name=_run_name(config.method, config),
         tokens=result.tokens,
-        origin=trace.origin,
         frames=report.frames,
         visual_tokens=report.visual_tokens,
         budget_tokens=report.budget_tokens,
@@ -70,7 +69,7 @@ def compression_page(
         answers=answers,
     )
     notices = (*report.notices, *_not_shown([config]))
-    video = _shown_video(report.video, trace.pictures, report.model, report.versions, notices)
+    video = _shown_video(report.video, result.pictures, report.model, report.versions, notices)
     _write(path, video, [run], force=force)
 
 
@@ -86,8 +85,8 @@ def comparison_page(
 ) -> None:
     """Write the page of the methods that answered a question."""
     compressions = [outcome.compression for outcome in outcomes if outcome.compression]
-    assert compressions[0].trace is not None
-    pictures, report = compressions[0].trace.pictures, compressions[0].report
+    pictures, report = compressions[0].pictures, compressions[0].report
+    assert pictures is not None
     told = [*notices, *_not_shown(outcome.condition.config for outcome in outcomes)]
     video = _shown_video(report.video, pictures, model, report.versions, told)
     _write(path, video, [_compared(outcome, question, command) for outcome in outcomes], force=force)
@@ -96,12 +95,11 @@ def comparison_page(
 def _compared(outcome: Outcome, question: str, command: str) -> ShownRun:
     from aot.reports.html import ShownRun
 
-    assert outcome.compression is not None and outcome.compression.trace is not None
+    assert outcome.compression is not None
     (answered,), config, report = outcome.answered, outcome.condition.config, outcome.compression.report
     return ShownRun(
         name=_run_name(outcome.condition.name, config),
         tokens=outcome.compression.tokens,
-        origin=outcome.compression.trace.origin,
         frames=report.frames,
         visual_tokens=report.visual_tokens,
         budget_tokens=report.budget_tokens if config.compresses else None,

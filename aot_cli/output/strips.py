@@ -1,4 +1,4 @@
-"""Where the small pictures come from: a run's trace, or the file itself."""
+"""Where the small pictures come from: a traced run, or the file itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from aot.config.schema import SamplingConfig
     from aot.video import VideoFile
 
-__all__ = ["strips_of_file", "strips_of_trace"]
+__all__ = ["strips_of_file", "strips_of_pictures"]
 
 
-def strips_of_trace(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStrips:
+def strips_of_pictures(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStrips:
     """The groupings of a report, with the JPEG files of its frames."""
     from aot.reports.frame_pictures import shrunk_jpeg
 

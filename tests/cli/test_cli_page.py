@@ -139,7 +139,7 @@ def test_a_run_without_a_page_works_nothing_out(
     def refuse(*arguments: Any) -> None:
         raise AssertionError("worked out though nobody asked")
 
-    monkeypatch.setattr("aot.compression.aot.token_weights.AnchorComposition.provenance", refuse)
+    monkeypatch.setattr("aot.compression.aot.token_weights.AnchorComposition.sources", refuse)
     monkeypatch.setattr("aot.reports.frame_pictures.jpeg", refuse)
     assert run_aot("inspect", clip_file, *small).code == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ from aot.compression.methods.subset import keep_subset
 from aot.config.schema import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig
 from aot.errors import BudgetError, MemoryLimitError, MethodError, NumericsError
 from aot.models.families.llava import Llava
-from aot.types import Clip, CompressedTokens, Needs, Provenance, Role, VisualTokens
+from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.runtime.stages import StageClock
+from aot.types import Clip, CompressedTokens, Needs, Role, SourceWeights, VisualTokens
 from tests.support.compressed import compress_frames
 from tests.support.model_inputs import QUESTION, frames_for
 
@@ -62,8 +65,17 @@ def without_first(kept: CompressedTokens) -> CompressedTokens:
     return replace(kept, **{name: getattr(kept, name)[1:] for name in names})
 
 
+def with_sources(**wrong: Any) -> Change:
+    """The same tokens with right sources but for one value."""
+    right = SourceWeights(20, torch.arange(20), torch.arange(20), torch.ones(20))
+    return lambda kept: replace(kept, sources=replace(right, **wrong))
+
+
 def test_right_tokens_pass(small_model: Llava) -> None:
     assert len(compressed(small_model, Changed()).features) == round(RATIO * FRAMES * 25)
+    assert compressed(small_model, Changed(with_sources())).sources is None
+    traced = compressed(small_model, Changed(with_sources()), traced=True).sources
+    assert traced is not None and traced.source.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +103,16 @@ def test_right_tokens_pass(small_model: Llava) -> None:
         (lambda kept: replace(kept, clips=(Clip(0, 4), Clip(3, 4))), "returned clips that do not cover frames 0 .. 3"),
         (lambda kept: replace(kept, facts={"share": np.float64(0.5) * np.ones(1)}), "the fact share of type ndarray"),
         (lambda kept: replace(kept, facts={"share": float("nan")}), "the fact share nan, which no report can hold"),
-        (lambda kept: replace(kept, provenance=1), "returned provenance of type int, not a function"),
+        (lambda kept: replace(kept, sources=1), "returned sources of type int, not aot.types.SourceWeights"),
+        (with_sources(token=[0]), "returned sources whose token, source and weight are not all [E]"),
+        (with_sources(source=torch.zeros(3, dtype=torch.long)), "token, source and weight are not all [E]"),
+        (with_sources(weight=torch.ones(20, dtype=torch.long)), "in torch.int64, torch.int64 and torch.int64, not in"),
+        (with_sources(token=torch.arange(1, 21)), "returned sources that lack kept tokens, or name others"),
+        (with_sources(count=21), "returned sources that lack kept tokens, or name others"),
+        (with_sources(source=torch.arange(20) - 1), "returned a source outside of 0 .. 99"),
+        (with_sources(source=torch.arange(20) + 81), "returned a source outside of 0 .. 99"),
+        (with_sources(weight=torch.zeros(20)), "returned source weights that are not positive"),
+        (with_sources(weight=torch.full((20,), 1.1)), "or that sum to more than 1 in a token"),
     ],
 )  # fmt: skip
 def test_wrong_tokens_are_an_error(
@@ -103,6 +124,24 @@ def test_wrong_tokens_are_an_error(
     assert told in str(error.value)
     assert str(error.value).startswith("the plug-in stranger of the package strange 1.2 ")
     assert "use another method, and report this to its authors" in str(error.value)
+
+
+def test_tracing_is_on_no_clock(small_model: Llava) -> None:
+    asked = []
+
+    class Slow(Changed):
+        def compress(self, tokens: VisualTokens, budget: int) -> Any:
+            asked.append(tokens.traced)
+            time.sleep(0.5 * tokens.traced)
+            return super().compress(tokens, budget)
+
+    compressed(small_model, Slow())
+    assert asked == [False]
+    clock = StageClock(CPU)
+    compressor = ChunkCompressor(Slow(), Config(method="uniform", ratio=RATIO), clock, traced=True)
+    compressor.add(small_model.encode(frames_for(small_model, FRAMES), Needs()))
+    assert asked == [False, False, True]
+    assert clock.stage_ms["compress"] < 500
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, kind: Any, cls: type) -> None:
@@ -202,15 +241,18 @@ def test_so_do_failures_elsewhere(small_model: Llava, monkeypatch: pytest.Monkey
         clips = plan = lambda self, *_: 1 // 0
         needs: ClassVar = property(lambda self: Needs(merging=self))  # type: ignore[assignment]
 
-    def unsourced() -> Provenance:
-        raise IndexError("place")
+    class Untraceable(Changed):
+        def compress(self, tokens: VisualTokens, budget: int) -> Any:
+            if tokens.traced:
+                raise IndexError("place")
+            return super().compress(tokens, budget)
 
     plug_in(monkeypatch, "methods", Changed)
     for method, told in (
         (Needy(), "failed (KeyError: 'layer')"),
         (Odd(), "has needs of type dict, not aot.types.Needs"),
         (Merging(), "failed (ZeroDivisionError"),
-        (Changed(lambda kept: replace(kept, provenance=unsourced)), "failed (IndexError: place)"),
+        (Untraceable(), "failed (IndexError: place)"),
     ):
         with pytest.raises(MethodError) as error:
             compressed(small_model, method, traced=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from aot.compression.ops.source_weights import of_kept
 from aot.reports.frame_pictures import jpeg
 from aot.reports.html import ShownRun, ShownVideo
-from aot.reports.provenance import origin_of
 from aot.reports.retention import frame_retention
-from aot.types import Clip, CompressedTokens, Provenance, Role
+from aot.types import Clip, CompressedTokens, Role, SourceWeights
 
 ROWS, COLS = 4, 6
 PER_FRAME = ROWS * COLS
@@ -55,27 +56,25 @@ def small_run(frames: int = 4, **changes: Any) -> ShownRun:
                 places.append(key + place)
                 roles.append(role)
     tokens = kept_by(places, roles, frames, clips)
-    token, place, share = zip(*entries, strict=True)
-    anchors = torch.zeros(frames, PER_FRAME, dtype=torch.bool)
-    anchors[:, 9] = True
-    origin = Provenance(torch.tensor(token), torch.tensor(place), torch.tensor(share), anchors)
-    return shown("aot at 10 %", tokens, origin, **changes)
+    token, source, weight = map(torch.tensor, zip(*entries, strict=True))
+    is_global = tokens.place % PER_FRAME == 9
+    sources = SourceWeights(len(places), token, source, weight, is_global=is_global)
+    return shown("aot at 10 %", replace(tokens, sources=sources), **changes)
 
 
 def whole_run(frames: int = 4) -> ShownRun:
     """Return a run that keeps all tokens unchanged."""
     places = list(range(frames * PER_FRAME))
     tokens = kept_by(places, [Role.KEPT] * len(places), frames, Clip.runs(frames, 1))
-    return shown("none", tokens, origin_of(tokens))
+    return shown("none", replace(tokens, sources=of_kept(tokens)))
 
 
-def shown(method: str, tokens: CompressedTokens, origin: Provenance, **changes: Any) -> ShownRun:
+def shown(method: str, tokens: CompressedTokens, **changes: Any) -> ShownRun:
     """Return a run with plausible costs; `changes` replace its fields."""
     frames = len(tokens.timestamps_s)
     values: dict[str, Any] = {
         "name": method,
         "tokens": tokens,
-        "origin": origin,
         "frames": frame_retention(tokens, PER_FRAME, [0.95] * (frames - 1)),
         "visual_tokens": frames * PER_FRAME,
         "budget_tokens": len(tokens.features),

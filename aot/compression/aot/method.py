@@ -79,10 +79,12 @@ class AnchorTransport:
         emitted = emission(cells, allocation.copies, clips, moved.distinct, self.config.inter.keyframe)
         cell = cells.index[emitted.frame, emitted.place]
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
-        composition = AnchorComposition(
-            tokens.grid, tokens.pool, cells, clips, emitted, weights, moved.absorbed,
-            ranking, allocation.anchors, self.config.anchors.local_ratio,
-        )  # fmt: skip
+        sources = None
+        if tokens.traced:
+            sources = AnchorComposition(
+                tokens.grid, tokens.pool, cells, clips, emitted, weights, moved.absorbed,
+                ranking, allocation.anchors, self.config.anchors.local_ratio,
+            ).sources()  # fmt: skip
         return CompressedTokens(
             features=emitted.of(pooled, moved.merged),
             frame=emitted.frame.to(torch.int32),
@@ -94,7 +96,7 @@ class AnchorTransport:
             timestamps_s=tokens.timestamps_s,
             clips=clips,
             facts=self._facts(tokens, ranking, allocation, plan),
-            provenance=composition.provenance,
+            sources=sources,
         )
 
     def _queued(self, tokens: VisualTokens, clips: tuple[Clip, ...], budget: int) -> CompressedTokens:

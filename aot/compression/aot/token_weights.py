@@ -14,7 +14,7 @@ from aot.compression.aot.anchors import AnchorRanking
 from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.token_order import Emission
 from aot.compression.ops.grid import cells_of_patches, pool, pooled_grid
-from aot.types import Clip, Pooling, Provenance
+from aot.types import Clip, Pooling, SourceWeights
 
 __all__ = ["AnchorComposition", "merged_shares"]
 
@@ -39,11 +39,14 @@ class AnchorComposition:
     anchors: int
     local_ratio: float
 
-    def provenance(self) -> Provenance:
-        """Shares above a thousandth."""
+    def sources(self) -> SourceWeights:
+        """Return the source weights above a thousandth."""
         own = self._of_frames()
-        token, place, share = zip(self._unmerged(own), self._merged(own), strict=True)
-        return Provenance(torch.cat(token), torch.cat(place), torch.cat(share).float(), self._global_anchors())
+        entries = zip(self._unmerged(own), self._merged(own), strict=True)
+        token, source, weight = (torch.cat(each) for each in entries)
+        cell = self.cells.index[self.emitted.frame, self.emitted.place]
+        is_global = self._global_anchors()[self.emitted.frame, cell]
+        return SourceWeights(len(cell), token, source, weight, is_global=is_global)
 
     def _of_frames(self) -> Tensor:
         """What the kept cells hold of their frames' pooled tokens after Phase I: [F, P, n]."""

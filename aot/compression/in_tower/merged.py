@@ -1,4 +1,4 @@
-"""Shared steps of methods that merge inside the vision tower: the exact budget, and origins."""
+"""Shared steps of methods that merge inside the vision tower: the exact budget, and sources."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from aot.compression.in_tower.token_merging import MergingTokens
 from aot.compression.methods.subset import kept_tokens, pooled_cells
 from aot.compression.ops.grid import places_of_patches
-from aot.compression.ops.shares import of_patches
 from aot.compression.ops.similarity import decision_dtype
-from aot.types import Clip, CompressedTokens, MergedPatches, Provenance, Role, VisualTokens
+from aot.compression.ops.source_weights import of_patches
+from aot.types import Clip, CompressedTokens, MergedPatches, Role, VisualTokens
 
 __all__ = ["as_sequences", "merged_patches", "merged_tokens"]
 
@@ -52,7 +52,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
 
     Tokens are in the order of the mean index of their patches. Their mass counts patches in units
     of pooled tokens, so all masses sum up to F * n; a token of several patches is merged.
-    Provenance sums up patches by the pooled cells in which they lie.
+    Source weights sum up patches by the pooled cells in which they lie.
 
     Raises:
         BudgetError: If nothing is kept.
@@ -63,21 +63,15 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     index = torch.arange(len(owner), dtype=sizes.dtype, device=owner.device)
     order = (torch.zeros_like(sizes).scatter_add_(0, owner, index) / sizes).argsort(stable=True)
     frames, per_frame = pooled_cells(tokens)
-    grid, pooling = tokens.grid, tokens.pool
-
-    def provenance() -> Provenance:
-        places = places_of_patches(torch.arange(len(owner)), grid, pooling)
-        return of_patches(places.view(frames, -1), frames * per_frame, owner, order)
-
     # 2. The tokens in this order, at the cells of their anchors.
     result = kept_tokens(
         tokens,
         kept.states[0, order],
-        places_of_patches(kept.anchor[0, order], grid, pooling),
+        places_of_patches(kept.anchor[0, order], tokens.grid, tokens.pool),
         mass=sizes[order] * (frames * per_frame / len(owner)),
         clips=clips,
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},
-        provenance=provenance,
+        sources=of_patches(tokens, owner, order) if tokens.traced else None,
     )
     # Masses are in units of pooled tokens, so roles follow the number of patches instead.
     role = torch.where(sizes[order] > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8)

@@ -7,9 +7,8 @@ implemented.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,11 +21,11 @@ from aot.compression.ops.clips import dynamic_clips
 from aot.compression.ops.density_peaks import density_peak_scores
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import blended, chosen, joined, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["FastVid"]
 
@@ -93,23 +92,19 @@ class FastVid(CheckedSettings):
         # 3. Context tokens: density peaks of the anchor frames absorb all that is not salient.
         values = features.to(working_dtype(features))
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
-        merged, absorbed, made_of = self._merge(values, salient, anchors, clips)
+        context, absorbed, made_of = self._merge(values, salient, anchors, clips, traced=tokens.traced)
         # 4. Salient and context tokens together, in raster order.
         places = [frame * per_frame + cells for frame, cells in anchors.items()]
         kept = salient.flatten().nonzero()[:, 0]
         index, order = torch.cat([kept, *places]).sort(stable=True)
-
-        def provenance() -> Provenance:
-            return Shares.joined([Shares.of(kept), *(each() for each in made_of)]).chosen(order).provenance()
-
         return kept_tokens(
             tokens,
-            torch.cat([features.reshape(-1, width)[kept], *(each.to(features.dtype) for each in merged)])[order],
+            torch.cat([features.reshape(-1, width)[kept], *(each.to(features.dtype) for each in context)])[order],
             index,
             mass=torch.cat([torch.ones_like(kept), *absorbed])[order],
             clips=clips,
             facts={"salient_tokens": len(kept), "context_tokens": len(index) - len(kept)},
-            provenance=provenance,
+            sources=chosen(joined([unchanged(kept), *made_of]), order) if tokens.traced else None,
         )
 
     def _counts(
@@ -140,16 +135,16 @@ class FastVid(CheckedSettings):
         return tuple(salient), tuple(anchors)
 
     def _merge(
-        self, values: Tensor, salient: Tensor, anchors: dict[int, Tensor], clips: Sequence[Clip]
-    ) -> tuple[list[Tensor], list[Tensor], list[Callable[[], Shares]]]:
-        """Return the merged anchors of every frame that has some, their masses and their shares.
+        self, values: Tensor, salient: Tensor, anchors: dict[int, Tensor], clips: Sequence[Clip], *, traced: bool
+    ) -> tuple[list[Tensor], list[Tensor], list[SourceWeights]]:
+        """Return the context tokens of every frame that has some, their masses and their sources.
 
-        For a frame with a anchors these are [a, D], [a] and a function that returns `Shares`. Every
+        For a frame with a anchors these are [a, D], [a] and, if traced, their `SourceWeights`. Every
         such frame absorbs all tokens of its segment that are not salient, also those of other
         frames with anchors, and its own anchors. So one token can be part of several context
         tokens.
         """
-        merged, absorbed, made_of = [], [], list[Callable[[], Shares]]()
+        context, absorbed, made_of = [], [], []
         for clip in clips:
             anchor_frames = [frame for frame in anchors if clip.first <= frame < clip.stop]
             # All tokens of the segment that are not salient.
@@ -165,10 +160,11 @@ class FastVid(CheckedSettings):
                 # An anchor is a member of its own, so 1 / (count + 1) is below the default
                 # `own_weight`.
                 weight = (1 / (count + 1)).clamp_min(self.own_weight)
-                merged.append(weight * own + (1 - weight) * (is_member.mT @ members) / count.clamp_min(1))
+                context.append(weight * own + (1 - weight) * (is_member.mT @ members) / count.clamp_min(1))
                 absorbed.append(count[:, 0].clamp_min(1))
-                made_of.append(partial(_anchor_shares, salient, clip, nearest, frame, anchors[frame], weight))
-        return merged, absorbed, made_of
+                if traced:
+                    made_of.append(_anchor_sources(salient, clip, nearest, frame, anchors[frame], weight[:, 0]))
+        return context, absorbed, made_of
 
 
 def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:
@@ -202,14 +198,16 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
     return {frame: anchors[frame] for frame in anchor_frames}
 
 
-def _anchor_shares(salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, weight: Tensor) -> Shares:
-    """Return the shares of a frame's anchors [a] after they absorbed their nearest tokens.
+def _anchor_sources(
+    salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, own_weight: Tensor
+) -> SourceWeights:
+    """Return what a frame's anchors [a] are made of after they absorbed their nearest tokens.
 
-    An anchor keeps `weight` of itself; the rest is the mean of the tokens that `nearest` assigns to
-    it, of all in the clip that are not salient.
+    An anchor keeps `own_weight` of itself; the rest is the mean of the tokens that `nearest`
+    assigns to it, of all in the clip that are not salient.
     """
     frames, per_frame = salient.shape
     places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
     # In the same order as `members` of `_merge`, so `nearest` fits.
     members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
-    return Shares.of(places[frame, anchors]).blended(Shares.of(members).merged(nearest), weight[:, 0])
+    return blended(unchanged(places[frame, anchors]), merged(unchanged(members), nearest), own_weight)

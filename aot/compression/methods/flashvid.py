@@ -21,11 +21,11 @@ from aot.compression.ops.budget import even_shares, spread
 from aot.compression.ops.clips import dynamic_clips
 from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import chosen, joined, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, Provenance, TokenBudget, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
 
 __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_roots"]
 
@@ -101,12 +101,10 @@ class FlashVid(CheckedSettings):
         merged, places, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
         # 5. Diverse and merged tokens together, in raster order.
         index, order = torch.cat([diverse, places]).sort(stable=True)
-        once = self.paper_exact
-
-        def provenance() -> Provenance:
-            clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=once)
-            return Shares.joined([Shares.of(diverse), clustered]).chosen(order).provenance()
-
+        sources = None
+        if tokens.traced:
+            clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=self.paper_exact)
+            sources = chosen(joined([unchanged(diverse), clustered]), order)
         return kept_tokens(
             tokens,
             torch.cat([features.reshape(-1, width)[diverse], merged.to(features.dtype)])[order],
@@ -114,7 +112,7 @@ class FlashVid(CheckedSettings):
             mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
             clips=clips,
             facts={"diverse_tokens": len(diverse), "merged_tokens": len(places)},
-            provenance=provenance,
+            sources=sources,
         )
 
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
@@ -313,8 +311,8 @@ def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tens
 
 def _clustered_trees(
     parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
-) -> Shares:
-    """Return the shares of the clusters that `_cluster_frames` makes of the trees of `merge_trees`.
+) -> SourceWeights:
+    """Return what the clusters are made of that `_cluster_frames` makes of the trees of `merge_trees`.
 
     parent, linked, chosen: [F, n]. nearest: the memberships of `_cluster_frames`.
     """
@@ -325,7 +323,7 @@ def _clustered_trees(
         cluster[frame, chosen[frame]] = first + peak
         first += int(peak.max()) + 1
     weights = _published_weights(parent, linked, roots) if children_count_once else None
-    return Shares.of(torch.arange(roots.numel())).merged(roots).merged(cluster, weights)
+    return merged(merged(unchanged(torch.arange(roots.numel())), roots), cluster, weights)
 
 
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:

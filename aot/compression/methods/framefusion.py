@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -14,11 +12,11 @@ from torch.nn import functional
 from aot.compression.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import chosen, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["FrameFusion", "most_alike", "similarity_to_previous"]
 
@@ -72,7 +70,6 @@ class FrameFusion(CheckedSettings):
             passes, merging = passes + 1, before - len(runs.index) >= max(1, self.least_merged * before)
         # 2. Prune what exceeds the budget.
         kept = runs.most_attended(budget)
-        made_of = kept.made_of
         return kept_tokens(
             tokens,
             kept.features,
@@ -80,7 +77,7 @@ class FrameFusion(CheckedSettings):
             mass=kept.mass,
             clips=[Clip(0, pooled_cells(tokens)[0])],
             facts={"merging_passes": passes, "pruned_tokens": len(runs.index) - len(kept.index)},
-            provenance=lambda: made_of().provenance(),
+            sources=kept.sources,
         )
 
 
@@ -94,7 +91,7 @@ class _Runs:
         attention: [m], mean attention received.
         mass: [m], number of tokens in a run.
         per_frame: n.
-        made_of: returns what the runs are made of.
+        sources: what the runs are made of, if the video is traced.
     """
 
     features: Tensor
@@ -102,7 +99,7 @@ class _Runs:
     attention: Tensor
     mass: Tensor
     per_frame: int
-    made_of: Callable[[], Shares]
+    sources: SourceWeights | None
 
     @classmethod
     def of(cls, tokens: VisualTokens) -> _Runs:
@@ -113,7 +110,8 @@ class _Runs:
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
         attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
-        return cls(features, index, attention, torch.ones_like(attention), per_frame, partial(Shares.of, index))
+        sources = unchanged(index) if tokens.traced else None
+        return cls(features, index, attention, torch.ones_like(attention), per_frame, sources)
 
     def merged(self, threshold: float, most: int) -> _Runs:
         """Merge the `most` most similar tokens, if similar enough, into their predecessors."""
@@ -124,21 +122,21 @@ class _Runs:
         features = group_means(self.features, run, len(index))
         attention = group_means(self.attention[:, None], run, len(index))[:, 0]
         mass = torch.zeros_like(attention).index_add_(0, run, self.mass)  # integers: exact in any order
-        made_of = self.made_of
-        return _Runs(features, index, attention, mass, self.per_frame, lambda: made_of().merged(run))
+        sources = merged(self.sources, run) if self.sources else None
+        return _Runs(features, index, attention, mass, self.per_frame, sources)
 
     def most_attended(self, count: int) -> _Runs:
         """Return the `count` most attended runs in raster order; ties go to the lower index."""
         raster = self.index.argsort()
         ranked = raster[self.attention[raster].sort(descending=True, stable=True).indices[:count]]
-        kept, made_of = ranked[self.index[ranked].argsort()], self.made_of
+        kept = ranked[self.index[ranked].argsort()]
         return _Runs(
             self.features[kept],
             self.index[kept],
             self.attention[kept],
             self.mass[kept],
             self.per_frame,
-            lambda: made_of().chosen(kept),
+            chosen(self.sources, kept) if self.sources else None,
         )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,14 +21,13 @@ from aot.compression.ops.redundancy import (
     Redundancy,
     least_similarities,
     most_saving_clips,
-    places_of,
     share_out,
 )
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import blended, chosen, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
 
 __all__ = ["HoliTom"]
 
@@ -106,7 +104,8 @@ class HoliTom(CheckedSettings):
         kept = _most_attended(saliency, redundancy, quotas)
         # 4. Static tokens merged into density peaks, and all tokens in order.
         facts = {"segments": len(redundancy.clips), "static_similarity": threshold}
-        return joined_parts(tokens, self._emit(features, redundancy, quotas, kept), redundancy.clips, facts)
+        parts = self._emit(features, redundancy, quotas, kept, traced=tokens.traced)
+        return joined_parts(tokens, parts, redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
         """Return the similarity above which a position is static, for this ratio."""
@@ -115,12 +114,11 @@ class HoliTom(CheckedSettings):
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
 
     def _emit(
-        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
-        """Yield features, indices, masses and shares of each segment's static, then dynamic tokens.
+        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor, *, traced: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
+        """Yield features, indices, masses and sources of each segment's static, then dynamic tokens.
 
-        Shares are functions that return `Shares`. kept: indices of the dynamic tokens into all
-        F * n.
+        kept: indices of the dynamic tokens into all F * n. traced: whether to yield sources.
         """
         positions = features.shape[1]
         dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
@@ -130,9 +128,9 @@ class HoliTom(CheckedSettings):
                 # A static token is the mean over the frames of its segment.
                 means = features[clip.first : clip.stop, where].mean(0)
                 values, centres, members, owner = self._merged(means, quota.static)
-                made_of = partial(self._static_shares, clip, where, positions, centres, owner)
-                yield values, clip.first * positions + where[centres], members * len(clip), made_of
-            yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), partial(Shares.of, own)
+                sources = self._static_sources(clip, where, positions, centres, owner) if traced else None
+                yield values, clip.first * positions + where[centres], members * len(clip), sources
+            yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), unchanged(own) if traced else None
 
     def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return static tokens [s, D] merged into `clusters` tokens [K, D].
@@ -153,8 +151,10 @@ class HoliTom(CheckedSettings):
         mixed = self.centre_share * own + (1 - self.centre_share) * (others @ means) / counts.clamp_min(1)[:, None]
         return torch.where(counts[:, None] > 0, mixed, own), centres[0], counts + 1, owner[0]
 
-    def _static_shares(self, clip: Clip, where: Tensor, positions: int, centres: Tensor, owner: Tensor) -> Shares:
-        """Return the shares of merged static tokens.
+    def _static_sources(
+        self, clip: Clip, where: Tensor, positions: int, centres: Tensor, owner: Tensor
+    ) -> SourceWeights:
+        """Return what merged static tokens are made of.
 
         Args:
             clip: the segment over which static positions are averaged.
@@ -163,11 +163,11 @@ class HoliTom(CheckedSettings):
             centres: [K], indices into `where`.
             owner: [s], the cluster of each static position.
         """
-        places = places_of(clip, where, positions)
+        places = torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
         # First the mean over the frames, then the blend within clusters.
-        means = Shares.of(places).merged(torch.arange(len(where)).expand_as(places))
-        others = means.merged(owner.index_fill(0, centres, -1))
-        return means.chosen(centres).blended(others, self.centre_share)
+        means = merged(unchanged(places), torch.arange(len(owner)).expand_as(places))
+        others = merged(means, owner.index_fill(0, centres, -1))
+        return blended(chosen(means, centres), others, self.centre_share)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:

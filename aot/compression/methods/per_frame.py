@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from aot.compression.methods.subset import kept_tokens, pooled_cells
 from aot.compression.ops.budget import spread
 from aot.compression.ops.products import take_rows
-from aot.compression.ops.shares import Shares
-from aot.types import Clip, CompressedTokens, Provenance, VisualTokens
+from aot.compression.ops.source_weights import joined, of_frames
+from aot.types import Clip, CompressedTokens, VisualTokens
 
 __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 
@@ -26,25 +26,23 @@ class FrameTokens:
         features: [f, S, D].
         cell: int64 [f, S], the index of each token in the pooled grid of its frame.
         mass: [f, S].
-        weights: returns the weight of every pooled token of the frame in each kept token, up to a
-            factor: [f, S, n].
+        weights: [f, S, n], of every pooled token of the frame in each kept token, up to a factor;
+            it may be None if the video is not traced.
     """
 
     features: Tensor
     cell: Tensor
     mass: Tensor
-    weights: Callable[[], Tensor]
+    weights: Tensor | None
 
     def ordered(self, order: Tensor) -> FrameTokens:
         """Return the same tokens in the order int64 [f, S]."""
         wide = order[..., None].expand(-1, -1, self.features.shape[-1])
-        weights = self.weights
         return FrameTokens(
             self.features.gather(1, wide),
             self.cell.gather(1, order),
             self.mass.gather(1, order),
-            # Provenance is computed on request only.
-            lambda: take_rows(weights(), order),
+            None if self.weights is None else take_rows(self.weights, order),
         )
 
 
@@ -81,18 +79,16 @@ def joined_frames(
     per_frame = pooled_cells(tokens)[1]
     # Cells of frames become indices into all F * n.
     index = [part.cell + per_frame * _numbers(run, part.cell.device)[:, None] for run, part in parts]
-    made_of = [(part.weights, run.first) for run, part in parts]
-
-    def provenance() -> Provenance:
-        return Shares.joined([Shares.of_frames(weights(), first) for weights, first in made_of]).provenance()
-
+    sources = None
+    if tokens.traced:
+        sources = joined([of_frames(part.weights, run.first) for run, part in parts if part.weights is not None])
     return kept_tokens(
         tokens,
         torch.cat([part.features.flatten(0, 1) for _, part in parts]),
         torch.cat([each.flatten() for each in index]),
         mass=torch.cat([part.mass.flatten() for _, part in parts]),
         facts=facts,
-        provenance=provenance,
+        sources=sources,
     )
 
 

@@ -152,4 +152,4 @@ def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, n
         heaviest = (dropped + torch.zeros_like(dropped).scatter(1, kept, -1.0)).argmax(-1, keepdim=True)
         kept = torch.cat([kept, heaviest], 1)
         mass = torch.cat([mass, torch.full_like(heaviest, count - mass.shape[1])], 1)
-    return FrameTokens(weighted_sums(weights, features), kept, mass, lambda: weights)
+    return FrameTokens(weighted_sums(weights, features), kept, mass, weights)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import dropwhile, groupby, takewhile
 from typing import ClassVar
 
@@ -15,12 +14,12 @@ from aot.compression.methods.subset import joined_parts, whole_video
 from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
 from aot.compression.ops.peak_clusters import members_of, nearest_centres
-from aot.compression.ops.redundancy import Quota, Redundancy, places_of, position_similarity, share_out
-from aot.compression.ops.shares import Shares
+from aot.compression.ops.redundancy import Quota, Redundancy, position_similarity, share_out
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["PruneVid", "alike_frame_clips", "settled_labels"]
 
@@ -83,7 +82,8 @@ class PruneVid(CheckedSettings):
             quotas = share_out(budget, redundancy.capacity())
         # 3. The means of all clusters.
         facts = {"segments": len(redundancy.clips), "static_positions": sum(q.static for q in redundancy.capacity())}
-        return joined_parts(tokens, self._emit(features, redundancy, quotas), redundancy.clips, facts)
+        parts = self._emit(features, redundancy, quotas, traced=tokens.traced)
+        return joined_parts(tokens, parts, redundancy.clips, facts)
 
     def _segment(self, features: Tensor) -> Redundancy:
         """Return the segments and static positions of features [F, n, D]."""
@@ -103,11 +103,11 @@ class PruneVid(CheckedSettings):
         return Quota(clusters(capacity.static), tuple(clusters(count) for count in capacity.dynamic))
 
     def _emit(
-        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]]:
-        """Yield features, indices, masses and shares of each segment's static, then dynamic tokens.
+        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], *, traced: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
+        """Yield features, indices, masses and sources of each segment's static, then dynamic tokens.
 
-        Shares are functions that return `Shares`.
+        traced: whether to yield sources.
         """
         places = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
@@ -115,7 +115,8 @@ class PruneVid(CheckedSettings):
             # Static positions: the means over the segment are one set.
             means = features[clip.first : clip.stop, same].mean(0)
             values, place, mass, owner = self._clustered(means[None], places[clip.first, same][None], quota.static)
-            yield values, place, mass * len(clip), partial(_shares, clip, same, places.shape[1], owner, quota.static)
+            sources = _sources(places[clip.first : clip.stop, same], owner, quota.static) if traced else None
+            yield values, place, mass * len(clip), sources
             first = clip.first
             # Dynamic positions: each frame is a set. Frames of a segment differ by one cluster at
             # most, so frames with equal counts are one batch.
@@ -123,8 +124,7 @@ class PruneVid(CheckedSettings):
                 stop = first + len(list(equal))
                 own = places[first:stop, different]
                 values, place, mass, owner = self._clustered(features[first:stop, different], own, clusters)
-                run = Clip(first, stop)
-                yield values, place, mass, partial(_shares, run, different, places.shape[1], owner, clusters)
+                yield values, place, mass, _sources(own, owner, clusters) if traced else None
                 first = stop
 
     def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,12 +218,15 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
     return runs
 
 
-def _shares(run: Clip, where: Tensor, positions: int, owner: Tensor, clusters: int) -> Shares:
-    """Return the shares of clusters of the positions `where` [m] in a run of W frames.
+def _sources(places: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
+    """Return what clusters are made of.
 
-    owner: [W, m] for the positions of each frame, or [1, m] for their means over the run.
+    Args:
+        places: [W, m], the indices of their tokens in W frames.
+        owner: [W, m], the cluster of each token, or [1, m] for means over the frames.
+        clusters: the number of clusters of each set.
     """
-    # Clusters are numbered set after set.
+    # Clusters are numbered set after set. Without clusters there are no owners.
     sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
-    places = places_of(run, where[: owner.shape[1]], positions)
-    return Shares.of(places).merged((owner + sets).expand_as(places))
+    places = places[:, : owner.shape[1]]
+    return merged(unchanged(places), (owner + sets).expand_as(places))

@@ -11,8 +11,8 @@ from torch import Tensor
 from aot.compression.methods.subset import kept_tokens, pooled_cells, whole_video
 from aot.compression.ops.grid import pool, pooled_grid
 from aot.compression.ops.kmeans import Clustering, cluster_means, cluster_sizes, row_chunks
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import decision_dtype
+from aot.compression.ops.source_weights import chosen, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -74,7 +74,7 @@ class SimpleCluster(CheckedSettings):
             firsts,
             mass=found.sizes[order],
             facts={"iterations": found.iterations, "distortion": found.distortion},
-            provenance=lambda: Shares.of(torch.arange(count)).merged(labels).chosen(order).provenance(),
+            sources=chosen(merged(unchanged(torch.arange(count)), labels), order) if tokens.traced else None,
         )
 
 

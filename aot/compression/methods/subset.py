@@ -1,18 +1,18 @@
-"""Steps that most methods share: pooled inputs, budget checks, kept tokens with their origin."""
+"""Steps that most methods share: pooled inputs, budget checks, kept tokens with their sources."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from aot.compression.ops.grid import pool, pooled_grid
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import joined
 from aot.errors import BudgetError
-from aot.types import Clip, CompressedTokens, Provenance, Role, VisualTokens
+from aot.types import Clip, CompressedTokens, Role, SourceWeights, VisualTokens
 
 __all__ = [
     "check_budget",
@@ -109,7 +109,7 @@ def kept_tokens(
     mass: Tensor | None = None,
     clips: Sequence[Clip] | None = None,
     facts: Mapping[str, int | float | str | bool | None] | None = None,
-    provenance: Callable[[], Provenance] | None = None,
+    sources: SourceWeights | None = None,
 ) -> CompressedTokens:
     """Return features [K, D] as compressed tokens, in this order.
 
@@ -120,8 +120,7 @@ def kept_tokens(
         mass: [K], the number of pooled tokens in each, 1 by default; a token above 1 is merged.
         clips: how frames are grouped; by default every frame is a clip.
         facts: plain values for the report.
-        provenance: returns what the tokens are made of. It must hold labels only, no features, as
-            it lives as long as the result.
+        sources: what the tokens are made of, if `tokens` are traced.
 
     Raises:
         BudgetError: If nothing is kept.
@@ -144,13 +143,13 @@ def kept_tokens(
         timestamps_s=tokens.timestamps_s,
         clips=tuple(clips) if clips is not None else Clip.runs(frames, 1),
         facts=dict(facts or {}),
-        provenance=provenance,
+        sources=sources,
     )
 
 
 def joined_parts(
     tokens: VisualTokens,
-    parts: Iterable[tuple[Tensor, Tensor, Tensor, Callable[[], Shares]]],
+    parts: Iterable[tuple[Tensor, Tensor, Tensor, SourceWeights | None]],
     clips: Sequence[Clip],
     facts: Mapping[str, int | float | str | bool | None],
 ) -> CompressedTokens:
@@ -158,15 +157,15 @@ def joined_parts(
 
     Args:
         tokens: the visual tokens of the video.
-        parts: features [k, D], indices [k] into all F * n, masses [k], and a function that returns
-            the shares.
+        parts: features [k, D], indices [k] into all F * n, masses [k], and sources if `tokens` are
+            traced.
         clips: how frames are grouped.
         facts: plain values for the report.
 
     Raises:
         BudgetError: If nothing is kept.
     """
-    features, index, mass, made_of = zip(*parts, strict=True)
+    features, index, mass, sources = zip(*parts, strict=True)
     return kept_tokens(
         tokens,
         torch.cat(features),
@@ -174,5 +173,5 @@ def joined_parts(
         mass=torch.cat(mass),
         clips=clips,
         facts=facts,
-        provenance=lambda: Shares.joined([each() for each in made_of]).provenance(),
+        sources=joined(sources) if tokens.traced else None,
     )

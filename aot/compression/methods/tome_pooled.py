@@ -58,7 +58,9 @@ class PooledTokenMerging(CheckedSettings):
         frames, per_frame = pooled_cells(tokens)
         features = pool(tokens.features, tokens.grid, tokens.pool)
         shares = equal_shares(frames, per_frame, budget)
-        parts = [(run, self._merge(features[run.first : run.stop], share)) for run, share in shares]
+        parts = [
+            (run, self._merge(features[run.first : run.stop], share, traced=tokens.traced)) for run, share in shares
+        ]
         return joined_frames(tokens, parts, {"rounds": max(len(self._rounds(per_frame, share)) for _, share in shares)})
 
     def _rounds(self, count: int, share: int) -> list[int]:
@@ -70,8 +72,8 @@ class PooledTokenMerging(CheckedSettings):
             count -= rounds[-1]
         return rounds
 
-    def _merge(self, features: Tensor, share: int) -> FrameTokens:
-        """Return `share` tokens of each frame of features [f, n, D]."""
+    def _merge(self, features: Tensor, share: int, *, traced: bool) -> FrameTokens:
+        """Return `share` tokens of each frame of features [f, n, D]; traced: with weights."""
         frames, count = features.shape[:2]
         own = cell = torch.arange(count, device=features.device).expand(frames, count)
         mean_index = cell[..., None].to(working_dtype(features))
@@ -86,7 +88,7 @@ class PooledTokenMerging(CheckedSettings):
             cell = cell.gather(1, stays)
         # In the order of the members' mean index.
         order = mean_index[..., 0].sort(dim=-1, stable=True).indices
-        return FrameTokens(features, cell, mass, lambda: _members(own, targets)).ordered(order)
+        return FrameTokens(features, cell, mass, _members(own, targets) if traced else None).ordered(order)
 
 
 def _members(owner: Tensor, targets: Sequence[Tensor]) -> Tensor:

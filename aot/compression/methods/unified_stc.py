@@ -17,11 +17,11 @@ from torch.nn import functional
 from aot.compression.methods.subset import check_budget, kept_tokens, pooled_saliency
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
-from aot.compression.ops.shares import Shares
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import chosen, joined, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, Provenance, VisualTokens
+from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["UnifiedSpatiotemporal", "admit_dissimilar", "nearest_peak", "tiled_density_peaks"]
 
@@ -76,11 +76,10 @@ class UnifiedSpatiotemporal(CheckedSettings):
         features = torch.cat([values[taken], means])
         mass = torch.cat([torch.ones_like(taken), sizes])
         order = index.argsort()
-
-        def provenance() -> Provenance:
-            recycled = Shares.of(rest[: len(cluster)]).merged(cluster)  # no rows if there are no clusters
-            return Shares.joined([Shares.of(taken), recycled]).chosen(order).provenance()
-
+        sources = None
+        if tokens.traced:
+            recycled = merged(unchanged(rest[: len(cluster)]), cluster)  # no rows if there are no clusters
+            sources = chosen(joined([unchanged(taken), recycled]), order)
         return kept_tokens(
             tokens,
             features[order],
@@ -88,7 +87,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
             mass=mass[order],
             clips=[Clip(0, frames)],
             facts={"unlike_tokens": unlike, "filled_tokens": len(taken) - unlike, "recycled_tokens": clusters},
-            provenance=provenance,
+            sources=sources,
         )
 
     def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:

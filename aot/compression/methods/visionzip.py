@@ -29,7 +29,7 @@ class VisionZip(CheckedSettings):
     int(S * dominant_share) are dominant: those that receive the most attention, unchanged.
     Contextual tokens are evenly spaced among the others. Every other token goes to the contextual
     token with the most similar key (mean over heads), which becomes itself plus the mean of what it
-    gets. The published token is this sum, about twice as long as other tokens; in its provenance
+    gets. The published token is this sum, about twice as long as other tokens; in its sources
     both terms have half the share.
 
     Dominant tokens come first; both kinds are in raster order. If the model pools by averages, all
@@ -39,7 +39,7 @@ class VisionZip(CheckedSettings):
 
     With `paper_exact`, on average-pooled grids, dominant tokens in raster order get the cells of
     dominant tokens in order of attention, a slip of the published program; row and column are where
-    the language model reads a token, its provenance is where the token comes from.
+    the language model reads a token, its source weights are of where the token comes from.
     """
 
     card: ClassVar = Card(
@@ -80,20 +80,21 @@ class VisionZip(CheckedSettings):
         parts = []
         for run, share in shares:
             where = slice(run.first, run.stop)
-            zipped = self._zip(features[where], attention[where], metric[where], share, tokens.pool.kind == "average")
-            parts.append((run, zipped))
+            parts.append((run, self._zip(tokens, features[where], attention[where], metric[where], share)))
         dominant = [int(share * self.dominant_share) for _, share in shares]
         return joined_frames(tokens, parts, {"most_dominant_per_frame": max(dominant)})
 
-    def _zip(self, features: Tensor, attention: Tensor, metric: Tensor, share: int, raster: bool) -> FrameTokens:
-        """Return `share` tokens of each frame.
+    def _zip(
+        self, tokens: VisualTokens, features: Tensor, attention: Tensor, metric: Tensor, share: int
+    ) -> FrameTokens:
+        """Return `share` tokens of each frame, with average pooling all in raster order.
 
         Args:
+            tokens: the visual tokens of the video.
             features: [f, n, D].
             attention: [f, n].
             metric: [f, n, d], by which tokens are assigned.
             share: S.
-            raster: whether dominant and contextual tokens are in one raster order.
         """
         # Truncated, as published.
         dominant = int(share * self.dominant_share)
@@ -106,9 +107,9 @@ class VisionZip(CheckedSettings):
             torch.cat([take_rows(features, best), weighted_sums(weights, features)], 1),
             torch.cat([best, targets], 1),
             torch.cat([torch.ones_like(best, dtype=members.dtype), 1 + members], 1),
-            lambda: torch.cat([functional.one_hot(best, weights.shape[2]).to(weights), weights], 1),
+            torch.cat([functional.one_hot(best, weights.shape[2]).to(weights), weights], 1) if tokens.traced else None,
         )
-        if not raster:
+        if tokens.pool.kind != "average":
             return zipped
         # `paper_exact` repeats the slip: cells in order of attention for tokens in raster order.
         cells = ranked[:, :dominant] if self.paper_exact else best

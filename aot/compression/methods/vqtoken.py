@@ -12,11 +12,11 @@ from torch.nn import functional
 from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
 from aot.compression.ops.grid import places_of_patches
 from aot.compression.ops.kmeans import Clustering, cluster_means, cosine_kmeans
-from aot.compression.ops.shares import of_patches
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.source_weights import of_patches
 from aot.config.setting import CheckedSettings, Conflicts, setting
 from aot.plugins import Card
-from aot.types import CompressedTokens, Needs, Provenance, VisualTokens
+from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["VQToken"]
 
@@ -30,7 +30,7 @@ class VQToken(CheckedSettings):
     Cosine k-means over all F * N un-pooled patches gives the codebook. A token is the mean of a
     cluster's patches, at the pooled cell of the first of them, and tokens are in the order of these
     first patches. Its mass is the number of its patches in units of pooled tokens (N / n patches);
-    provenance sums up patches by pooled cell.
+    source weights sum up patches by pooled cell.
 
     The trained attention that follows in the paper is left out, and with it the token hash, which
     maps patches to tokens and has no other use.
@@ -38,7 +38,7 @@ class VQToken(CheckedSettings):
     The length "adaptive" tries all lengths from `least_tokens` to `most_tokens` (neither above the
     budget) and takes the length with the greatest second difference of the distortion.
 
-    With `paper_exact`, provenance gives the shares of the unit vectors. The scan takes its second
+    With `paper_exact`, source weights are those of the unit vectors. The scan takes its second
     difference number i (from 0) for the length i + 4, at least `least_tokens`, because the program
     forgets where the scan began.
     """
@@ -94,19 +94,13 @@ class VQToken(CheckedSettings):
         # 3. The means of clusters.
         codebook = cluster_means(patches, found.labels, found.clusters)
         per_patch = tokens.features.shape[1]
-        labels, grid, pooling = found.labels, tokens.grid, tokens.pool
-
-        def provenance() -> Provenance:
-            places = places_of_patches(torch.arange(frames * per_patch), grid, pooling)
-            return of_patches(places.view(frames, -1), frames * per_frame, labels, order)
-
         return kept_tokens(
             tokens,
             codebook[order],
-            places_of_patches(firsts[order], grid, pooling),
+            places_of_patches(firsts[order], tokens.grid, tokens.pool),
             mass=found.sizes[order] * (per_frame / per_patch),
             facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
-            provenance=provenance,
+            sources=of_patches(tokens, found.labels, order) if tokens.traced else None,
         )
 
     def _cluster(self, patches: Tensor, clusters: int) -> Clustering:

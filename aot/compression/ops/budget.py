@@ -74,8 +74,8 @@ def allocate(
     if budget < sum(clip_copies):
         clip_copies = copies_per_clip(clips, 1)
     selected = cache(lambda anchors: _Selection.of(votes_for(anchors)))  # looking at one stalls a device's queue
-    plan = _Fit(budget, clips, clip_copies, selected)
-    anchors = plan.search(min(anchors, most_anchors), most_anchors)
+    plan = _Fit(budget, clips, clip_copies)
+    anchors = plan.search(min(anchors, most_anchors), most_anchors, selected)
     kept, counts = selected(anchors).kept, selected(anchors).counts
     if plan.base(counts) > budget:
         kept = plan.trim(selected(anchors), saliency)
@@ -149,7 +149,6 @@ class _Fit:
     budget: int
     clips: Sequence[Clip]
     copies: Sequence[int]
-    selected: Callable[[int], _Selection]
 
     def base(self, counts: Sequence[int]) -> int:
         """Tokens that the keyframes alone cost."""
@@ -159,21 +158,22 @@ class _Fit:
         """Tokens when every kept cell of the later frames is emitted too."""
         return self.base(counts) + sum(counts) - sum(counts[clip.first] for clip in self.clips)
 
-    def search(self, start: int, most: int) -> int:
+    def search(self, start: int, most: int, selected: Callable[[int], _Selection]) -> int:
         """A number of anchors near `start` with base <= budget <= capacity, or, where the budget
         falls into a step between two numbers, the larger, whose keyframes are then trimmed.
         """
-        base, capacity = self._bounds(start)
+
+        def bounds(anchors: int) -> tuple[int, int]:
+            counts = selected(anchors).counts
+            return self.base(counts), self.capacity(counts)
+
+        base, capacity = bounds(start)
         if base <= self.budget <= capacity:
             return start
         if base > self.budget:
-            fits = _bisect(0, start, lambda m: self._bounds(m)[0] > self.budget) - 1
-            return fits if fits and self._bounds(fits)[1] >= self.budget else fits + 1
-        return _bisect(start, most, lambda m: self._bounds(m)[1] >= self.budget)
-
-    def _bounds(self, anchors: int) -> tuple[int, int]:
-        counts = self.selected(anchors).counts
-        return self.base(counts), self.capacity(counts)
+            fits = _bisect(0, start, lambda m: bounds(m)[0] > self.budget) - 1
+            return fits if fits and bounds(fits)[1] >= self.budget else fits + 1
+        return _bisect(start, most, lambda m: bounds(m)[1] >= self.budget)
 
     def trim(self, selection: _Selection, saliency: Tensor) -> Tensor:
         """Drop keyframe cells with the fewest votes, then the least saliency, until the keyframes fit.

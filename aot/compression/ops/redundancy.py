@@ -21,7 +21,6 @@ __all__ = [
     "Redundancy",
     "least_similarities",
     "most_saving_clips",
-    "places_of",
     "position_similarity",
     "share_out",
 ]
@@ -113,17 +112,6 @@ class Redundancy:
         released = torch.zeros_like(self.static).flatten()
         released[ranked] = won.cumsum(0) - won < missing
         return replace(self, static=self.static & ~released.view_as(self.static))
-
-
-def places_of(clip: Clip, where: Tensor, positions: int) -> Tensor:
-    """Return the token indices of positions in each frame of a clip of W frames: int64 [W, m].
-
-    Args:
-        clip: the clip.
-        where: [m], positions in 0 .. positions - 1.
-        positions: n, the tokens per frame; the indices count all F * n.
-    """
-    return torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
 
 
 def position_similarity(features: Tensor) -> Tensor:

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aot.reports.provenance import Fate, fates
+from aot.reports.fates import Fate, fates, sources_of
 from aot.reports.retention import FrameRetention
 from aot.text import visible as printable
-from aot.types import CompressedTokens, Provenance, Role
+from aot.types import CompressedTokens, Role, SourceWeights
 
 __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]
 
 _MOST_FRAMES = 128
 _BLOCK_FRAMES = 8  # consecutive frames, if not all of them are shown
 _MOST_SOURCES = 48
-_LEAST_SHARE = 0.005
+_LEAST_WEIGHT = 0.005
 _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct", Role.MERGED: "merged"}
 
 
@@ -55,8 +55,7 @@ class ShownRun:
 
     Attributes:
         name: of the method, with its ratio.
-        tokens: the kept tokens.
-        origin: what they are made of.
+        tokens: the kept tokens of a traced run.
         frames: a row for each encoded frame.
         visual_tokens: before compression.
         budget_tokens: the promised number of tokens; None if none was promised.
@@ -69,7 +68,6 @@ class ShownRun:
 
     name: str
     tokens: CompressedTokens
-    origin: Provenance
     frames: Sequence[FrameRetention]
     visual_tokens: int
     budget_tokens: int | None
@@ -87,7 +85,7 @@ class ShownRun:
     @cached_property
     def fates(self) -> Tensor:
         """Return the fate of every pooled token, uint8 [F, n]."""
-        return fates(self.tokens, self.origin)
+        return fates(self.tokens)
 
 
 def shown_frames(frames: int) -> list[int]:
@@ -115,7 +113,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
 
 def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
     """Return the values of one run; only tokens of the shown frames are described."""
-    tokens = run.tokens
+    tokens, sources = run.tokens, sources_of(run.tokens)
     per_frame = math.prod(tokens.grid)
     fate = run.fates
     is_shown = torch.zeros(len(tokens.timestamps_s), dtype=torch.bool)
@@ -127,18 +125,18 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
         "counts": [run.frames[frame].kept for frame in shown],
         "clips": [[clip.first, clip.stop] for clip in tokens.clips],
         "fates": ["".join(map(str, fate[frame].tolist())) for frame in shown],
-        "tokens": _described_tokens(tokens, run.origin, visible),
-        "into": _holders(tokens, run.origin, fate.flatten(), is_shown.repeat_interleave(per_frame)),
+        "tokens": _described_tokens(tokens, sources, visible),
+        "into": _holders(tokens, sources, fate.flatten(), is_shown.repeat_interleave(per_frame)),
     }
 
 
-def _described_tokens(tokens: CompressedTokens, origin: Provenance, visible: Tensor) -> list[list[Any]]:
+def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible: Tensor) -> list[list[Any]]:
     """Return [index, place, role, mass, parts, sources] of each visible token.
 
-    The parts are the shares of itself, of its frame and of other frames. The sources are places and
-    shares, interleaved, by descending share.
+    The parts are the weights of itself, of its frame and of other frames. The sources are places
+    and weights, interleaved, by descending weight.
     """
-    sources, parts = _strongest_sources(origin), _parts(tokens, origin).tolist()
+    strongest, parts = _strongest_sources(sources), _parts(tokens, sources).tolist()
     place, role, mass = tokens.place.tolist(), tokens.role.tolist(), tokens.mass.tolist()
     return [
         [
@@ -147,43 +145,43 @@ def _described_tokens(tokens: CompressedTokens, origin: Provenance, visible: Ten
             _ROLES[Role(role[token])],
             round(mass[token], 2),
             [round(part, 4) for part in parts[token]],
-            sources.get(token, []),
+            strongest.get(token, []),
         ]
         for token in visible.tolist()
     ]
 
 
-def _parts(tokens: CompressedTokens, origin: Provenance) -> Tensor:
-    """Return each token's share of itself, of others in its frame, and of other frames: [K, 3]."""
+def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
+    """Return each token's weight of itself, of others in its frame, and of other frames: [K, 3]."""
     # kind 0: itself, 1: elsewhere in the same frame, 2: another frame.
-    per_frame, own = math.prod(tokens.grid), tokens.place.cpu()[origin.token]
-    elsewhere = (origin.place // per_frame != own // per_frame).long()
-    kind = torch.where(origin.place == own, 0, 1 + elsewhere)
+    per_frame, own = math.prod(tokens.grid), tokens.place.cpu()[sources.token]
+    elsewhere = (sources.source // per_frame != own // per_frame).long()
+    kind = torch.where(sources.source == own, 0, 1 + elsewhere)
     parts = torch.zeros(len(tokens.features) * 3)
-    return parts.index_add_(0, origin.token * 3 + kind, origin.share).view(-1, 3)
+    return parts.index_add_(0, sources.token * 3 + kind, sources.weight).view(-1, 3)
 
 
-def _strongest_sources(origin: Provenance) -> dict[int, list[int | float]]:
-    """Return for each token its largest sources, places and shares interleaved."""
-    token, share = origin.token.numpy(), origin.share.numpy()
-    # Sort by token and descending share; the rank is then an entry's index within its token.
-    order = np.lexsort((-share, token))
+def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
+    """Return for each token its largest sources, places and weights interleaved."""
+    token, weight = sources.token.numpy(), sources.weight.numpy()
+    # Sort by token and descending weight; the rank is then an entry's index within its token.
+    order = np.lexsort((-weight, token))
     ordered = token[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    best = order[(rank < _MOST_SOURCES) & (share[order] >= _LEAST_SHARE)]
-    sources: dict[int, list[int | float]] = defaultdict(list)
-    columns = (token[best].tolist(), origin.place.numpy()[best].tolist(), share[best].tolist())
+    best = order[(rank < _MOST_SOURCES) & (weight[order] >= _LEAST_WEIGHT)]
+    strongest: dict[int, list[int | float]] = defaultdict(list)
+    columns = (token[best].tolist(), sources.source.numpy()[best].tolist(), weight[best].tolist())
     for owner, place, part in zip(*columns, strict=True):
-        sources[owner] += (place, round(part, 4))
-    return sources
+        strongest[owner] += (place, round(part, 4))
+    return strongest
 
 
-def _holders(tokens: CompressedTokens, origin: Provenance, fate: Tensor, visible: Tensor) -> dict[str, list[int]]:
+def _holders(tokens: CompressedTokens, sources: SourceWeights, fate: Tensor, visible: Tensor) -> dict[str, list[int]]:
     """Return the visible merged tokens and, for each, the kept token that holds most of it."""
-    held = origin.share * tokens.mass.cpu()[origin.token]
+    held = sources.weight * tokens.mass.cpu()[sources.token]
     order = held.sort(stable=True).indices
     holder = np.full(len(fate), -1)
     # Of several writes to one index NumPy keeps the last one, here the largest.
-    holder[origin.place[order].numpy()] = origin.token[order].numpy()
+    holder[sources.source[order].numpy()] = sources.token[order].numpy()
     places = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
     return {"place": places.tolist(), "token": holder[places.numpy()].tolist()}

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from aot.reports.fates import Fate
 from aot.reports.html.content import ShownRun, ShownVideo, drawn, shown_frames
 from aot.reports.html.timeline import timeline
-from aot.reports.provenance import Fate
 from aot.text import visible
 
 __all__ = ["render_page"]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aot.reports.provenance import Fate, fates
+from aot.reports.fates import Fate, fates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from aot.types import CompressedTokens, Provenance
+    from aot.types import CompressedTokens
 
     Bytes = NDArray[np.uint8]
     Words = NDArray[np.uint16]
@@ -80,11 +80,11 @@ class TokenFates:
     keyframes: Collection[int] = ()
 
 
-def token_fates(tokens: CompressedTokens, origin: Provenance) -> TokenFates:
-    """Return the fates of a compressed video's tokens."""
+def token_fates(tokens: CompressedTokens) -> TokenFates:
+    """Return the fates of the tokens of a traced run."""
     grouped = any(len(clip) > 1 for clip in tokens.clips)
     keyframes = frozenset(clip.first for clip in tokens.clips) if grouped else frozenset()
-    return TokenFates(fates(tokens, origin), tokens.grid, tokens.timestamps_s, keyframes)
+    return TokenFates(fates(tokens), tokens.grid, tokens.timestamps_s, keyframes)
 
 
 @dataclass(frozen=True, slots=True)

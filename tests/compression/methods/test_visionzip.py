@@ -103,7 +103,7 @@ def test_paper_exact_gives_every_frame_the_same_number(budget: int, share: int) 
 
 
 def test_paper_exact_permutes_dominant_tokens_where_rows_are_kept() -> None:
-    """Dominant tokens, in raster order, take places in the order of attention; provenance says where they came from."""
+    """Dominant tokens, in raster order, take places in the order of attention; sources say where they came from."""
     tokens = video(1, 2, (12, 12), "average")
     wanted, sources = [], []
     for number, (best, frame) in enumerate(expected(tokens, [13, 13])):
@@ -111,14 +111,12 @@ def test_paper_exact_permutes_dominant_tokens_where_rows_are_kept() -> None:
         for read, (cell, token, mass) in sorted(zip(taken, frame, strict=True), key=lambda pair: pair[0]):
             wanted.append((read, token, mass))
             sources.append(number * 36 + cell)
-    exact = VisionZip(paper_exact=True).compress(tokens, 26)
+    exact = VisionZip(paper_exact=True).compress(replace(tokens, traced=True), 26)
     compare(exact, wanted)
     assert cells(exact)[:13] == sorted(cells(exact)[:13])
     assert exact.place.tolist() != sources
-    assert exact.provenance is not None
-    origin = exact.provenance()
-    own = {(int(token), int(place)) for token, place in zip(origin.token, origin.place, strict=True)}
-    assert own >= set(enumerate(sources))
+    assert exact.sources is not None
+    assert {*zip(exact.sources.token.tolist(), exact.sources.source.tolist(), strict=True)} >= {*enumerate(sources)}
     right = VisionZip().compress(tokens, 26)
     assert cells(right) == sorted(cells(right)[:13]) + sorted(cells(right)[13:])
 

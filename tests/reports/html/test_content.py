@@ -11,7 +11,7 @@ import torch
 
 from aot.reports.html import render_page
 from aot.reports.html.content import drawn, shown_frames
-from aot.types import Provenance
+from aot.types import SourceWeights
 from tests.support.shown_runs import PER_FRAME, small_run, small_video, whole_run
 
 
@@ -30,16 +30,18 @@ def test_fates_tokens_and_sources_are_those_of_the_run() -> None:
 def test_of_many_sources_the_strongest_stay_and_the_parts_count_all() -> None:
     run = whole_run(3)
     places, rest = torch.arange(60), torch.arange(1, 3 * PER_FRAME)
-    shares = torch.linspace(1, 2, 60) / torch.linspace(1, 2, 60).sum()
-    origin = Provenance(
+    weights = torch.linspace(1, 2, 60) / torch.linspace(1, 2, 60).sum()
+    sources = SourceWeights(
+        run.kept_tokens,
         torch.cat([torch.zeros_like(places), rest]),
         torch.cat([places, rest]),
-        torch.cat([shares, torch.ones(len(rest))]),
+        torch.cat([weights, torch.ones(len(rest))]),
     )
-    token, place, _, _, parts, sources = drawn(small_video(3), [replace(run, origin=origin)])["runs"][0]["tokens"][0]
+    run = replace(run, tokens=replace(run.tokens, sources=sources))
+    token, place, _, _, parts, strongest = drawn(small_video(3), [run])["runs"][0]["tokens"][0]
     assert (token, place) == (0, 0)
-    assert sources[::2] == list(range(59, 11, -1))
-    expected = [shares[0], shares[1:PER_FRAME].sum(), shares[PER_FRAME:].sum()]
+    assert strongest[::2] == list(range(59, 11, -1))
+    expected = [weights[0], weights[1:PER_FRAME].sum(), weights[PER_FRAME:].sum()]
     assert parts == pytest.approx([float(each) for each in expected], abs=1e-4)
 
 

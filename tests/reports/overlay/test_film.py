@@ -15,8 +15,8 @@ from av.error import InvalidDataError
 
 from aot.config.schema import SamplingConfig
 from aot.errors import AOTError, ConfigError, OutputError, VideoError
+from aot.reports.fates import Fate
 from aot.reports.overlay import TokenFates, check_overlay, film, write_overlay
-from aot.reports.provenance import Fate
 from aot.video import decode, probe
 from tests.support import make_videos as make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from aot.compression.ops.source_weights import of_kept
+from aot.reports.fates import Fate
 from aot.reports.overlay.paint import INKS, OUTLINE_COLOURS, Painter, TokenFates, token_fates, yuv
-from aot.reports.provenance import Fate, origin_of
 from aot.types import Clip, CompressedTokens, Role
 
 HEIGHT, WIDTH = 96, 160
@@ -132,6 +134,6 @@ def test_keyframes_are_those_of_clips(clips: list[tuple[int, int]], keyframes: s
         torch.zeros(3, 4), places, torch.zeros(3, dtype=torch.int32), places % 2, torch.full((3,), int(Role.KEPT)),
         torch.ones(3), (1, 2), (0.0, 1.0, 2.0), tuple(Clip(*clip) for clip in clips),
     )  # fmt: skip
-    seen = token_fates(tokens, origin_of(tokens))
+    seen = token_fates(replace(tokens, sources=of_kept(tokens)))
     assert set(seen.keyframes) == keyframes
     assert seen.fates.tolist() == [[Fate.KEPT, 0], [0, Fate.KEPT], [Fate.KEPT, 0]]

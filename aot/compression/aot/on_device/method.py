@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,7 +21,10 @@ from aot.compression.aot.token_weights import AnchorComposition
 from aot.compression.ops.budget import copies_per_clip
 from aot.compression.ops.kernels import runs_triton
 from aot.config.schema import AOTConfig
-from aot.types import Clip, CompressedTokens, Provenance, VisualTokens
+from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
+
+if TYPE_CHECKING:
+    from aot.compression.aot.on_device.token_order import QueuedEmission
 
 __all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
 
@@ -115,11 +119,11 @@ class QueuedTransport:
 
         merged_only = self._config.inter.keyframe == "merged"
         said = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
-        self._emitted = said.frame, said.slot, said.clip, said.role
         return CompressedTokens(
             features=said.features, frame=said.frame, row=said.row, col=said.col, role=said.role, mass=said.mass,
             grid=self._layout.pooled, timestamps_s=self._tokens.timestamps_s, clips=self._clips,
-            facts=FactsReadLater(lambda: self._facts(known)), provenance=self._provenance,
+            facts=FactsReadLater(lambda: self._facts(known)),
+            sources=self._sources(said) if self._tokens.traced else None,
         )  # fmt: skip
 
     def _facts(self, known: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -134,17 +138,17 @@ class QueuedTransport:
             "intra_marginal_error": marginal_error,
         }
 
-    def _provenance(self) -> Provenance:
+    def _sources(self, said: QueuedEmission) -> SourceWeights:
         """Return what the tokens are made of; waits for the device."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]
         cells = KeptCells(allocation.cell[:, :fullest].long().where(valid, 0), valid)
-        frame, slot, clip, role = (values.long() for values in self._emitted)
+        emitted = Emission(said.frame.long(), said.slot.long(), said.clip.long(), said.role)
         return AnchorComposition(
-            tokens.grid, tokens.pool, cells, self._clips, Emission(frame, slot, clip, role.to(torch.uint8)),
+            tokens.grid, tokens.pool, cells, self._clips, emitted,
             self._intra.weights[:, :fullest].where(valid[..., None], 0.0),
             [each[:, :fullest, :fullest] for each in self._inter.absorbed],
             rank_patches(self._shallow, self._deep, tokens.grid, config.windows_per_side),
             int(allocation.found[0]), config.local_ratio,
-        ).provenance()  # fmt: skip
+        ).sources()  # fmt: skip

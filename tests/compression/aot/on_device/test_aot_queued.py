@@ -57,18 +57,20 @@ def same(found: CompressedTokens, expected: CompressedTokens) -> None:
 @pytest.mark.parametrize("kind", ["bilinear", "average", "none"])
 @pytest.mark.parametrize("name", CASES)
 def test_twins(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> None:
-    visual = random_tokens(5, 5, (8, 7), kind)
+    visual = replace(random_tokens(5, 5, (8, 7), kind), traced=True)
     budget = 26
     method = AnchorTransport(CASES[name], 0.3)
     expected = method.compress(visual, budget)
     found = queued(monkeypatch, method, visual, budget)
     assert isinstance(found.facts, aot_queued.FactsReadLater)
     same(found, expected)
-    assert found.provenance is not None and expected.provenance is not None
-    ours, theirs = found.provenance(), expected.provenance()
-    assert ours.token.tolist() == theirs.token.tolist()
-    assert ours.place.tolist() == theirs.place.tolist()
-    assert_close(ours.share, theirs.share, "float32")
+    ours, theirs = found.sources, expected.sources
+    assert ours is not None and theirs is not None
+    assert (ours.count, ours.token.tolist()) == (theirs.count, theirs.token.tolist())
+    assert ours.source.tolist() == theirs.source.tolist()
+    assert_close(ours.weight, theirs.weight, "float32")
+    assert ours.is_global is not None and theirs.is_global is not None
+    assert torch.equal(ours.is_global, theirs.is_global)
 
 
 @pytest.mark.parametrize("budget", [2, 3, 140])

@@ -1,4 +1,4 @@
-"""What tokens say they are made of is what they are made of: shares of the pooled tokens give their features."""
+"""A method's source weights times the pooled tokens are the features of the kept tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from test_every_method import COMPRESSING, SHAPES, total, video
 from torch.nn import functional
 
-from aot.compression.aot import token_weights as composition
+from aot.compression.aot import token_weights
 from aot.compression.methods import Method, build_method
+from aot.compression.ops import source_weights
 from aot.compression.ops.grid import cells_of_patches, pool
+from aot.compression.ops.source_weights import of_kept
 from aot.config.schema import AOTConfig, Config, InterConfig, IntraConfig
 from aot.errors import BudgetError
-from aot.reports.provenance import Fate, fates, origin_of
-from aot.types import CompressedTokens, Provenance, VisualTokens
+from aot.reports.fates import Fate, fates
+from aot.types import CompressedTokens, SourceWeights, VisualTokens
 from tests.support.tolerances import assert_close
 
 Shape = tuple[int, tuple[int, int]]  # frames, grid
@@ -32,8 +34,8 @@ TAG = 1e-9  # too small for any decision to hang on it
 
 
 def kept_of(method: Method, tokens: VisualTokens, ratio: float) -> CompressedTokens:
-    """What is left of a share of the tokens; where the method refuses it, of the least share that it says it keeps."""
-    whole = total(len(tokens.timestamps_s), tokens.grid)
+    """What is left of a share of the traced tokens; where the method refuses it, of the least share that it names."""
+    tokens, whole = replace(tokens, traced=True), total(len(tokens.timestamps_s), tokens.grid)
     try:
         return method.compress(tokens, max(1, round(ratio * whole)))
     except BudgetError as refused:
@@ -42,24 +44,23 @@ def kept_of(method: Method, tokens: VisualTokens, ratio: float) -> CompressedTok
         return method.compress(tokens, round(float(least[1]) * whole))
 
 
-def shares_of(kept: CompressedTokens) -> torch.Tensor:
-    """What is claimed, as a matrix [K, F * n], after a look at what is promised of any claim."""
-    origin, places = origin_of(kept), total_of(kept)
-    assert origin.token.unique().tolist() == list(range(len(kept.features)))
-    assert 0 <= origin.place.min() <= origin.place.max() < places
-    assert 0 < origin.share.min() <= origin.share.max() <= 1
-    assert origin.share.dtype == torch.float32
-    assert len((origin.token * places + origin.place).unique()) == len(origin.share)
-    claimed = matrix(origin, len(kept.features), places)
-    assert_close(claimed.sum(1), torch.ones(len(claimed)), "float32")
-    assert (claimed.gather(1, kept.place[:, None]) > 0).all()
-    return claimed
+def weights_of(kept: CompressedTokens) -> torch.Tensor:
+    """The source weights as a matrix [K, F * n], after a check of what holds for all."""
+    sources, places = of_kept(kept), total_of(kept)
+    assert sources.token.unique().tolist() == list(range(len(kept.features)))
+    assert 0 <= sources.source.min() <= sources.source.max() < places
+    assert 0 < sources.weight.min() <= sources.weight.max() <= 1
+    assert sources.weight.dtype == torch.float32
+    assert len((sources.token * places + sources.source).unique()) == len(sources.weight)
+    found = matrix(sources, places)
+    assert_close(found.sum(1), torch.ones(len(found)), "float32")
+    assert (found.gather(1, kept.place[:, None]) > 0).all()
+    return found
 
 
-def matrix(origin: Provenance, tokens: int, places: int) -> torch.Tensor:
-    claimed = torch.zeros(tokens, places, dtype=torch.float64)
-    claimed[origin.token, origin.place] = origin.share.double()
-    return claimed
+def matrix(sources: SourceWeights, places: int) -> torch.Tensor:
+    found = torch.zeros(sources.count, places, dtype=torch.float64)
+    return found.index_put_((sources.token, sources.source), sources.weight.double())
 
 
 def total_of(kept: CompressedTokens) -> int:
@@ -74,14 +75,14 @@ def with_a_constant(tokens: VisualTokens) -> VisualTokens:
 
 
 def assert_sums(kept: CompressedTokens, pooled: torch.Tensor) -> None:
-    """Every token is its claimed shares of the pooled ones [F, n, D], but for a factor."""
-    assert_close(kept.features, kept.features[:, :1] * (shares_of(kept) @ pooled.flatten(0, 1)), "float32")
+    """Every token is the weighted sum of the pooled ones [F, n, D], but for a factor."""
+    assert_close(kept.features, kept.features[:, :1] * (weights_of(kept) @ pooled.flatten(0, 1)), "float32")
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize(("frames", "grid"), SHAPES)
 @pytest.mark.parametrize("name", OF_POOLED)
-def test_a_token_is_its_shares_of_pooled_tokens(name: str, frames: int, grid: tuple[int, int], ratio: float) -> None:
+def test_a_token_is_a_sum_of_pooled_tokens(name: str, frames: int, grid: tuple[int, int], ratio: float) -> None:
     method = build_method(Config(method=name, ratio=ratio))
     tokens = with_a_constant(video(method, frames, grid, torch.float64))
     kept = kept_of(method, tokens, ratio)
@@ -89,7 +90,7 @@ def test_a_token_is_its_shares_of_pooled_tokens(name: str, frames: int, grid: tu
     if name not in SCALED:
         assert_close(kept.features[:, 0], torch.ones(len(kept.features)), "float64")
     if name in SUBSETS:
-        assert kept.provenance is None
+        assert kept.sources is None
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -126,7 +127,7 @@ def test_half_of_a_contextual_token_is_its_target() -> None:
     kept = kept_of(method, video(method, 7, (15, 15), torch.float64), 0.2)
     gathered = kept.mass > 1
     assert gathered.any()
-    own = shares_of(kept).gather(1, kept.place[:, None])[:, 0]
+    own = weights_of(kept).gather(1, kept.place[:, None])[:, 0]
     assert_close(own[gathered], torch.full((int(gathered.sum()),), 0.5), "float32")
 
 
@@ -135,13 +136,13 @@ def test_centres_that_are_nothing_but_the_mean_of_the_others() -> None:
     method = build_method(Config(method="holitom", ratio=0.3, methods={"holitom": {"centre_share": 0.0}}))
     tokens = with_a_constant(video(method, 7, (15, 15), torch.float64))
     kept = kept_of(method, tokens, 0.3)
-    claimed = matrix(origin_of(kept), len(kept.features), total_of(kept))
-    assert_close(kept.features, claimed @ pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1), "float32")
+    weights = matrix(of_kept(kept), total_of(kept))
+    assert_close(kept.features, weights @ pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1), "float32")
 
 
-def tagged(tokens: VisualTokens, cells: torch.Tensor) -> VisualTokens:
-    """A channel more for each pooled token, which tells how much of the patches in `cells` [N] a token holds."""
-    frames = len(tokens.timestamps_s)
+def tagged(tokens: VisualTokens) -> VisualTokens:
+    """A channel more for each pooled token, with how much of its patches a token holds."""
+    frames, cells = len(tokens.timestamps_s), cells_of_patches(tokens.grid, tokens.pool)
     own = torch.arange(frames)[:, None] * total(1, tokens.grid) + cells
     tags = functional.one_hot(own, total(frames, tokens.grid)).double()
     if tokens.merged is not None:
@@ -151,11 +152,7 @@ def tagged(tokens: VisualTokens, cells: torch.Tensor) -> VisualTokens:
 
 
 def assert_tags(kept: CompressedTokens) -> None:
-    assert_close(kept.features[:, -total_of(kept) :] / TAG, shares_of(kept), "float32")
-
-
-def patch_cells(tokens: VisualTokens) -> torch.Tensor:
-    return cells_of_patches(tokens.grid, tokens.pool)
+    assert_close(kept.features[:, -total_of(kept) :] / TAG, weights_of(kept), "float32")
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -164,7 +161,7 @@ def patch_cells(tokens: VisualTokens) -> torch.Tensor:
 def test_tokens_merged_in_the_tower(name: str, frames: int, grid: tuple[int, int], ratio: float) -> None:
     method = build_method(Config(method=name, ratio=ratio))
     tokens = video(method, frames, grid, torch.float64)
-    assert_tags(kept_of(method, tagged(tokens, patch_cells(tokens)), ratio))
+    assert_tags(kept_of(method, tagged(tokens), ratio))
 
 
 @pytest.mark.parametrize("settings", [{}, {"length": "adaptive", "most_tokens": 14}, {"paper_exact": True}], ids=str)
@@ -174,7 +171,7 @@ def test_codebooks(frames: int, grid: tuple[int, int], ratio: float, settings: d
     method = build_method(Config(method="vqtoken", ratio=ratio, methods={"vqtoken": settings}))
     tokens = video(method, frames, grid, torch.float64)
     tokens = replace(tokens, features=functional.normalize(tokens.features, dim=-1))  # published: means of unit vectors
-    assert_tags(kept_of(method, tagged(tokens, patch_cells(tokens)), ratio))
+    assert_tags(kept_of(method, tagged(tokens), ratio))
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -185,23 +182,21 @@ class TestAnchorTransport:
     def test_both_phases(
         self, name: str, keyframe: str, shape: Shape, ratio: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Exactly without the threshold, and with it only shares below are left out."""
+        """Exactly without the threshold, and with it only weights below are left out."""
         method = build_method(Config(method=name, ratio=ratio, aot=settings(keyframe, intra=True)))
-        tokens = video(method, *shape, torch.float64)
-        kept = kept_of(method, tagged(tokens, patch_cells(tokens)), ratio)
-        assert kept.provenance is not None
-        said = kept.provenance()
-        least = composition._LEAST_SHARE
-        monkeypatch.setattr(composition, "_LEAST_SHARE", 0.0)
+        tokens = tagged(video(method, *shape, torch.float64))
+        found = matrix(of_kept(kept_of(method, tokens, ratio)), total(*shape))
+        least = token_weights._LEAST_SHARE
+        monkeypatch.setattr(token_weights, "_LEAST_SHARE", 0.0)
+        kept = kept_of(method, tokens, ratio)
         assert_tags(kept)
-        everything = shares_of(kept)
-        expected = everything.where(everything > least, 0.0)
-        assert torch.equal(matrix(said, len(expected), expected.shape[1]), expected)
+        everything = weights_of(kept)
+        assert torch.equal(found, everything.where(everything > least, 0.0))
 
     def test_phase_two_alone(
         self, name: str, keyframe: str, shape: Shape, ratio: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(composition, "_LEAST_SHARE", 0.0)
+        monkeypatch.setattr(token_weights, "_LEAST_SHARE", 0.0)
         method = build_method(Config(method=name, ratio=ratio, aot=settings(keyframe, intra=False)))
         tokens = with_a_constant(video(method, *shape, torch.float64))
         assert_sums(kept_of(method, tokens, ratio), pool(tokens.features, tokens.grid, tokens.pool))
@@ -213,14 +208,15 @@ def settings(keyframe: str, *, intra: bool) -> AOTConfig:
 
 @pytest.mark.parametrize("ratio", (0.1, 0.5))
 @pytest.mark.parametrize("name", COMPRESSING)
-def test_what_became_of_all_tokens(name: str, ratio: float) -> None:
+def test_fates_of_all_tokens(name: str, ratio: float) -> None:
     """Those whose place a kept one has are kept in some way; what is in none is discarded."""
     method = build_method(Config(method=name, ratio=ratio))
     kept = kept_of(method, video(method, 7, (15, 15)), ratio)
-    fate = fates(kept, origin_of(kept)).flatten()
+    sources = of_kept(kept)
+    fate = fates(replace(kept, sources=sources)).flatten()
     assert fate.shape == (total_of(kept),)
     assert (fate >= Fate.KEPT).nonzero()[:, 0].tolist() == kept.place.unique().tolist()
-    in_none = matrix(origin_of(kept), len(kept.features), total_of(kept)).sum(0) == 0
+    in_none = matrix(sources, total_of(kept)).sum(0) == 0
     assert (fate[in_none] == Fate.DISCARDED).all()
     if name in SUBSETS:
         assert set(fate.tolist()) == {Fate.DISCARDED, Fate.KEPT}
@@ -228,33 +224,15 @@ def test_what_became_of_all_tokens(name: str, ratio: float) -> None:
         assert Fate.DISCARDED not in fate
 
 
-@pytest.mark.parametrize("name", [name for name in COMPRESSING if name not in (*SUBSETS, *AOT)])
-def test_what_is_told_later_does_not_hold_features(name: str) -> None:
+@pytest.mark.parametrize("name", COMPRESSING)
+def test_only_traced_tokens_have_sources(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise none are computed."""
     method = build_method(Config(method=name, ratio=0.3))
-    tokens = video(method, 7, (15, 15))
-    kept = kept_of(method, tokens, 0.3)
-    assert kept.provenance is not None
-    held = tensors_in(kept.provenance, set())
-    assert held
-    assert not [each.shape for each in held if tokens.features.shape[-1] in each.shape]
-
-
-def tensors_in(found: object, seen: set[int]) -> list[torch.Tensor]:
-    """All that a function's closure or a partial call's arguments lead to."""
-    if id(found) in seen:
-        return []
-    seen.add(id(found))
-    if isinstance(found, torch.Tensor):
-        return [found]
-    inside: list[object] = []
-    if isinstance(found, (list, tuple)):
-        inside = list(found)
-    elif isinstance(found, dict):
-        inside = list(found.values())
-    elif hasattr(found, "func"):
-        inside = [found.func, *found.args]
-    elif getattr(found, "__closure__", None):
-        inside = [cell.cell_contents for cell in found.__closure__]  # type: ignore[attr-defined]
-    elif hasattr(found, "__dataclass_fields__") and not isinstance(found, type):
-        inside = [getattr(found, name) for name in found.__dataclass_fields__]
-    return [tensor for each in inside for tensor in tensors_in(each, seen)]
+    tokens = video(method, 8, (6, 6))
+    budget = round(0.3 * total(8, (6, 6)))
+    with monkeypatch.context() as patched:
+        for module in (source_weights, token_weights):
+            patched.setattr(module, "SourceWeights", None)
+        assert method.compress(tokens, budget).sources is None
+    traced = method.compress(replace(tokens, traced=True), budget).sources
+    assert (traced is None) == (name in SUBSETS)

@@ -1,0 +1,148 @@
+"""Trace what merged tokens are made of.
+
+Runs on the CPU, where sums repeat to the bit, and only on request: compression never needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from aot.compression.ops.grid import places_of_patches, pooled_grid
+from aot.types import CompressedTokens, SourceWeights, VisualTokens
+
+__all__ = ["blended", "chosen", "joined", "merged", "of_chunks", "of_frames", "of_kept", "of_patches", "unchanged"]
+
+
+def unchanged(place: Tensor) -> SourceWeights:
+    """Return one token for each index of a pooled token in `place`, int64 of any shape."""
+    place = place.flatten().cpu()
+    return SourceWeights(len(place), torch.arange(len(place)), place, torch.ones(len(place), dtype=torch.float64))
+
+
+def of_frames(weights: Tensor, first: int) -> SourceWeights:
+    """Return the tokens of consecutive frames, each a weighted mean over its own frame.
+
+    Args:
+        weights: [f, k, n], of the frame's n pooled tokens in each of its k tokens.
+        first: the index of the first of the f frames.
+    """
+    weights = weights.cpu().double()
+    frame, row, cell = weights.nonzero(as_tuple=True)
+    token, source = frame * weights.shape[1] + row, (first + frame) * weights.shape[2] + cell
+    return _normalized(weights.shape[0] * weights.shape[1], token, source, weights[frame, row, cell])
+
+
+def joined(parts: Sequence[SourceWeights]) -> SourceWeights:
+    """Return the tokens of all parts one after the other."""
+    firsts = [0, *accumulate(part.count for part in parts)]
+    return SourceWeights(
+        firsts[-1],
+        torch.cat([part.token + first for part, first in zip(parts, firsts, strict=False)]),
+        torch.cat([part.source for part in parts]),
+        torch.cat([part.weight for part in parts]),
+    )
+
+
+def merged(tokens: SourceWeights, group: Tensor, weight: Tensor | None = None) -> SourceWeights:
+    """Return the means of groups of tokens.
+
+    Args:
+        tokens: the tokens to merge.
+        group: the group of each token; a negative one drops the token.
+        weight: of each token in its mean; equal if None.
+    """
+    group = group.flatten().cpu()
+    # A mean of means weights each entry by the product of both weights, up to normalization.
+    own = tokens.weight if weight is None else tokens.weight * weight.flatten().cpu().double()[tokens.token]
+    token = group[tokens.token]
+    held = token >= 0
+    return _normalized(int(group.max()) + 1 if len(group) else 0, token[held], tokens.source[held], own[held])
+
+
+def blended(tokens: SourceWeights, others: SourceWeights, own: Tensor | float) -> SourceWeights:
+    """Return own * tokens + (1 - own) * others by token; a token unchanged if `others` lacks it.
+
+    own: [count] or one number, in [0, 1].
+    """
+    is_blend = torch.zeros(tokens.count, dtype=torch.bool).index_fill_(0, others.token, True)
+    own = torch.where(is_blend, torch.as_tensor(own).cpu().double(), 1.0)
+    return _normalized(
+        tokens.count,
+        torch.cat([tokens.token, others.token]),
+        torch.cat([tokens.source, others.source]),
+        torch.cat([tokens.weight * own[tokens.token], others.weight * (1 - own)[others.token]]),
+    )
+
+
+def chosen(tokens: SourceWeights, order: Tensor) -> SourceWeights:
+    """Return the tokens with indices `order` (int64 [K], all different), in this order."""
+    rank = torch.full((tokens.count,), -1)
+    rank[order.cpu()] = torch.arange(len(order))
+    return merged(tokens, rank)
+
+
+def of_patches(tokens: VisualTokens, labels: Tensor, order: Tensor) -> SourceWeights:
+    """Return the source weights of tokens that are means of patches.
+
+    Args:
+        tokens: the visual tokens of the video.
+        labels: [F * N], the group of each patch; each group is averaged into one token.
+        order: [K], the groups in the order of the kept tokens.
+    """
+    cells = places_of_patches(torch.arange(len(labels)), tokens.grid, tokens.pool)
+    pooled = len(tokens.timestamps_s) * math.prod(pooled_grid(tokens.grid, tokens.pool))
+    # A pooled token's mass is its number of patches, scaled to a mean of 1.
+    mass = cells.bincount(minlength=pooled) * (pooled / len(cells))
+    return replace(chosen(merged(unchanged(cells), labels), order), source_mass=mass.float())
+
+
+def of_kept(kept: CompressedTokens) -> SourceWeights:
+    """Return what kept tokens are made of, in float32, sorted by token and source, each pair once.
+
+    Without `sources` from the method, every token is an unchanged pooled token.
+    """
+    found = kept.sources or unchanged(kept.place)
+    token, source, weight = found.token.cpu(), found.source.cpu(), found.weight.cpu()
+    # One integer per pair lets `unique` sort the pairs and find repeats.
+    places = _pooled_tokens(kept)
+    pairs, pair = (token * places + source).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    weight = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, pair, weight.double())
+    mass = torch.ones(places) if found.source_mass is None else found.source_mass.cpu()
+    is_global = None if found.is_global is None else found.is_global.cpu()
+    return SourceWeights(found.count, pairs // places, pairs % places, weight.float(), mass, is_global)
+
+
+def of_chunks(parts: Sequence[CompressedTokens]) -> SourceWeights | None:
+    """Return `of_kept` of consecutive chunks as one, counted through all; None if not traced."""
+    sources = [part.sources for part in parts if part.sources is not None]
+    if len(sources) < len(parts):
+        return None
+    firsts = accumulate(map(_pooled_tokens, parts), initial=0)
+    return replace(
+        joined([replace(each, source=each.source + first) for each, first in zip(sources, firsts, strict=False)]),
+        source_mass=_concatenated([each.source_mass for each in sources]),
+        is_global=_concatenated([each.is_global for each in sources]),
+    )
+
+
+def _concatenated(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Return all values one after the other; None if one is missing."""
+    present = [each for each in values if each is not None]
+    return torch.cat(present) if len(present) == len(values) else None
+
+
+def _pooled_tokens(kept: CompressedTokens) -> int:
+    return len(kept.timestamps_s) * math.prod(kept.grid)
+
+
+def _normalized(count: int, token: Tensor, source: Tensor, weight: Tensor) -> SourceWeights:
+    """Return weights that sum to 1 in each token, without entries of weight 0."""
+    total = torch.zeros(count, dtype=torch.float64).index_add_(0, token, weight)
+    held = weight > 0
+    return SourceWeights(count, token[held], source[held], weight[held] / total[token[held]])
