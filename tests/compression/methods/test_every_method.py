@@ -1,4 +1,4 @@
-"""What every method promises, whatever it does: budgets, provenance, finite values, the same tokens each time."""
+"""What every method promises, whatever it does: budgets, sources, finite values, the same tokens each time."""
 
 from __future__ import annotations
 
