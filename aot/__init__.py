@@ -14,7 +14,7 @@ _HOMES = {
     "AOTError": "aot.errors",
     "CompressedTokens": "aot.types",
     "Pipeline": "aot.pipeline.run",
-    "Compression": "aot.pipeline.run",
+    "Compression": "aot.reports.retention",
     "Config": "aot.config.schema",
     "RetentionReport": "aot.reports.retention",
     "Role": "aot.types",

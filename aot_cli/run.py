@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot.errors import VideoError
 from aot_cli.output.console import StageBars, log, notify, prepare_libraries, quiet_libraries
@@ -14,9 +14,11 @@ from aot_cli.session import current
 if TYPE_CHECKING:
     from aot.compression.methods import Method
     from aot.config.schema import Config
+    from aot.config.strict import Settings
     from aot.models import VideoModel
     from aot.models.loading.hub import Listing
-    from aot.pipeline.run import Compression, Pipeline
+    from aot.pipeline.run import Pipeline
+    from aot.reports.retention import Compression, ModelRecord
     from aot.video import FrameIndex, VideoFile
     from aot_cli.options import Given
 
@@ -51,7 +53,7 @@ class Chosen:
     method: Method | None = None
 
 
-def choose_model(given: Given, base: Mapping[str, Any] | None = None) -> Chosen:
+def choose_model(given: Given, base: Settings | None = None) -> Chosen:
     """Choose a model, which is here or on the hub. Where none was named and the usual one cannot be had, a line says
     so. The hub is asked once at most.
     """
@@ -146,7 +148,7 @@ def _cut(word: str) -> str:
     return word if len(word) <= _MOST_LETTERS else f"{word[:_MOST_LETTERS]}..."
 
 
-def load_pipeline(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> Pipeline:
+def load_pipeline(chosen: Chosen, made_by: ModelRecord | None = None) -> Pipeline:
     """Return a pipeline of the chosen settings and their model, see `load_with_progress`."""
     model = load_with_progress(chosen, made_by)
     from aot.pipeline.run import Pipeline
@@ -155,12 +157,12 @@ def load_pipeline(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> P
     return Pipeline(model, chosen.config, lambda outer: method) if method else Pipeline(model, chosen.config)
 
 
-def load_with_progress(chosen: Chosen, made_by: Mapping[str, Any] | None = None) -> VideoModel:
+def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> VideoModel:
     """Return the model; if it is not on this machine, fetch it first, with a line about its size.
 
     Args:
         chosen: the settings with the model's name.
-        made_by: the report of tokens to be asked; those of another model are refused before the
+        made_by: the model of tokens to be asked; those of another model are refused before the
             whole model is loaded.
     """
     model_config = chosen.config.model
@@ -194,12 +196,12 @@ def _log_decisions(result: Compression) -> None:
     report, tokens = result.report, result.tokens
     rows, cols = tokens.grid
     log(
-        f"video: {report.video['codec']}, {report.video['width']} x {report.video['height']}, {len(report.frames)} of "
-        f"{report.video['frames']} frames, {rows} x {cols} tokens each, in {len(tokens.clips)} clips"
+        f"video: {report.video.codec}, {report.video.width} x {report.video.height}, {len(report.frames)} of "
+        f"{report.video.frames} frames, {rows} x {cols} tokens each, in {len(tokens.clips)} clips"
     )
     for name, ms in report.stage_ms.items():
         log(f"{name}: {ms / 1e3:.2f} s")
-    settings = f"method {report.config['method']}, ratio {report.config['ratio']:g}"
+    settings = f"method {report.config.method}, ratio {report.config.ratio:g}"
     budget = "" if report.budget_tokens is None else f" for a budget of {report.budget_tokens}"
     log(f"{settings}: kept {report.kept_tokens} of {report.visual_tokens} tokens{budget}")
     for name, fact in report.facts.items():

@@ -30,7 +30,9 @@ def test_the_example_of_the_page(
     assert capsys.readouterr().out.strip()
     file = aot.load_tokens("clip.tokens.pt")
     assert torch.equal(file.tokens.features, names["result"].tokens.features)  # type: ignore[attr-defined]
-    assert file.config == names["config"]
+    assert file.report == names["result"].report  # type: ignore[attr-defined]
+    assert file.report.config == names["config"]
+    assert Path("kept.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_python_and_command_line_settle_the_same_by_a_models_name(tmp_path: Path) -> None:

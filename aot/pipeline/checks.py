@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from aot.compression.aot.method import AnchorTransport
 from aot.compression.in_llm import divide
@@ -14,6 +13,7 @@ from aot.config.schema import Config
 from aot.errors import TokensFileError
 from aot.models import FoundModel
 from aot.models.base import ModelIdentity
+from aot.reports.retention import ModelRecord
 
 __all__ = ["build_checked_method", "check_same_model"]
 
@@ -52,15 +52,14 @@ def build_checked_method(found: FoundModel, config: Config, chunks: Sequence[int
     return method
 
 
-def check_same_model(report: Mapping[str, Any], identity: ModelIdentity) -> None:
+def check_same_model(made_by: ModelRecord, identity: ModelIdentity) -> None:
     """Check that a model is the one whose projector made some tokens: others cannot read them.
 
     Raises:
-        TokensFileError: If `report`, of a tokens file, names another model.
+        TokensFileError: If `made_by`, of a tokens file, is another model.
     """
-    made_by = report["model"]
-    if made_by.get("fingerprint") != identity.fingerprint:
+    if made_by.fingerprint != identity.fingerprint:
         raise TokensFileError(
-            f"these tokens were made by {made_by.get('name')} (revision {made_by.get('revision')}), which "
+            f"these tokens were made by {made_by.name} (revision {made_by.revision}), which "
             f"{identity.name} is not; ask with that model, or compress the video again"
         )

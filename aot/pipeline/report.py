@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aot.config.schema import Config
+from aot.models.base import VideoModel
 from aot.pipeline.stream import EncodedVideo
-from aot.reports.retention import FrameRetention, RetentionReport, frame_retention
+from aot.reports.retention import FrameRetention, ModelRecord, RetentionReport, frame_retention
 from aot.runtime.stages import StageClock
 from aot.types import CompressedTokens
 
 if TYPE_CHECKING:
     from aot.pipeline.run import Pipeline
 
-__all__ = ["report_of"]
+__all__ = ["model_record", "report_of"]
 
 
 def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock) -> RetentionReport:
     """Return the report on the tokens that a pipeline kept of a video. This waits for the device."""
-    model, outer, identity = pipeline.model, pipeline.outer, pipeline.model.identity
+    model, outer = pipeline.model, pipeline.outer
     per_frame = math.prod(tokens.grid)
     rows = frame_retention(tokens, per_frame, video.similarity)
-    total, kept = video.frames * per_frame, len(tokens.features)
+    total, (kept, width) = video.frames * per_frame, tokens.features.shape
+    blocks = model.saliency_blocks(pipeline.needs.saliency_layers)
     return RetentionReport(
         visual_tokens=total,
         budget_tokens=outer.token_budget(len(rows), per_frame) if outer.has_budget else None,
@@ -34,20 +36,18 @@ def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo,
         stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
         peak_bytes=clock.peak_bytes(),
         facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
-        model={
-            "name": identity.name,
-            "revision": identity.revision,
-            "fingerprint": identity.fingerprint,
-            "toy_model": identity.is_toy,
-            "width": tokens.features.shape[1],
-            **model.placement,
-            "saliency_blocks": list(model.saliency_blocks(pipeline.needs.saliency_layers)),
-        },
-        video=asdict(video.source),
-        config=pipeline.config.to_dict(),
+        model=replace(model_record(model), width=width, saliency_blocks=blocks),
+        video=video.source,
+        config=pipeline.config,
         versions=pipeline.versions,
         notices=(*model.notices, *video.notices, *_notices(outer, rows)),
     )
+
+
+def model_record(model: VideoModel) -> ModelRecord:
+    """Record which model it is, and where and how it runs."""
+    of = model.identity
+    return ModelRecord(of.name, of.revision, of.fingerprint, of.is_toy, width=None, placement=model.placement)
 
 
 def _notices(config: Config, rows: Sequence[FrameRetention]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
 from aot.reports.frame_pictures import FramePictures
-from aot.reports.retention import RetentionReport, versions
+from aot.reports.retention import Compression, versions
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock, StageProgress, silent
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["REFUSALS", "Compression", "Pipeline", "Refusal", "compress_each"]
 
 REFUSALS = (BudgetError, UnsupportedError, MethodError)
-
-
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """Kept tokens, the report on how they were made, and a JPEG of each encoded frame if it was traced."""
-
-    tokens: CompressedTokens
-    report: RetentionReport
-    pictures: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Read a `RetentionReport` from a file and check every value."""
+"""Check every value of a `RetentionReport` that comes from a file."""
 
 from __future__ import annotations
 
@@ -57,28 +57,24 @@ _VIDEO: dict[str, tuple[Reader, Any]] = {
 _TOGETHER = {"sampled_frames": ("selected_frames", "selected_by"), "frame_embeddings": ("clip_mode",)}
 
 
-def read_report(value: Any, *, visual_tokens: int, frames: int, clips: int) -> dict[str, Any]:
+def read_report(value: object) -> dict[str, Any]:
     """Return a checked report in the form of `RetentionReport.to_dict`.
 
     Keys that earlier versions did not write get defaults; unknown keys are dropped. The settings in
     `config` are not checked here but by `aot.config.schema`.
 
-    Args:
-        value: what the file holds.
-        visual_tokens: the tokens before compression.
-        frames: the number of encoded frames.
-        clips: the number of clips.
-
     Raises:
         ValueError: If a key is missing, of the wrong type or out of range; the message names it.
     """
+    sizes = record({"visual_tokens": whole(1), "frames": each(free)})(value, "report")
+    total, frames = sizes["visual_tokens"], len(sizes["frames"])
     reader = record(
         {
-            "visual_tokens": whole(visual_tokens, visual_tokens),
+            "visual_tokens": whole(),
             "budget_tokens": optional(whole()),
-            "kept_tokens": whole(0, visual_tokens),
+            "kept_tokens": whole(0, total),
             "retention": number(0),
-            "frames": each(_frame(visual_tokens, frames, clips), frames),
+            "frames": each(_frame(total, frames)),
             "stage_ms": named(number(0)),
             "peak_bytes": named(optional(whole())),
             "facts": _facts,
@@ -96,14 +92,14 @@ def read_report(value: Any, *, visual_tokens: int, frames: int, clips: int) -> d
     return read
 
 
-def _frame(total: int, frames: int, clips: int) -> Reader:
+def _frame(total: int, frames: int) -> Reader:
     """Return a reader of a `FrameRetention`, whose counts add up."""
     counts = dict.fromkeys(("own", "distinct", "merged", "kept"), whole(0, total))
     fields = record(
         {
             "frame": whole(0, frames - 1),
             "timestamp_s": number(),
-            "clip": whole(0, clips - 1),
+            "clip": whole(0, frames - 1),
             "is_keyframe": flag,
             "similarity": optional(number()),
             **counts,

@@ -12,9 +12,22 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from aot.types import CompressedTokens, Role
+from aot.config.schema import Config, build_config
+from aot.reports.reader import read_report
+from aot.types import CompressedTokens, Role, VideoInfo
 
-__all__ = ["FrameRetention", "RetentionReport", "frame_retention", "language_model_load", "versions"]
+__all__ = [
+    "Compression",
+    "FrameRetention",
+    "ModelRecord",
+    "RetentionReport",
+    "frame_retention",
+    "language_model_load",
+    "versions",
+]
+
+
+_IDENTITY = ("name", "revision", "fingerprint", "toy_model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +60,48 @@ class FrameRetention:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Identify a model, and record where and how it ran.
+
+    Attributes:
+        name: on the hub, or its folder.
+        revision: commit on the hub; None for a folder.
+        fingerprint: of the weights that define its tokens.
+        toy_model: whether it is the bundled model.
+        width: D of the tokens; None if it compressed none.
+        placement: device, dtype, kernels and layout, as `VideoModel.placement`.
+        saliency_blocks: blocks whose attention the method read; None if it compressed nothing.
+    """
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    toy_model: bool
+    width: int | None
+    placement: Mapping[str, object]
+    saliency_blocks: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.placement['device']}, {self.placement['dtype']}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as one flat dict of plain values, without those that are not known."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _IDENTITY}
+        width = {} if self.width is None else {"width": self.width}
+        blocks = {} if self.saliency_blocks is None else {"saliency_blocks": list(self.saliency_blocks)}
+        return {**plain, **width, **self.placement, **blocks}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ModelRecord:
+        """Return the record that `to_dict` wrote; the values are checked already."""
+        own = {name: plain[name] for name in (*_IDENTITY, "width")}
+        placement = {name: value for name, value in plain.items() if name not in {*own, "saliency_blocks"}}
+        return cls(**own, placement=placement, saliency_blocks=tuple(plain["saliency_blocks"]))
+
+
+@dataclass(frozen=True, slots=True)
 class RetentionReport:
-    """Hold what was kept per frame, costs per stage and resolved settings, as plain values.
+    """Hold what was kept per frame, costs per stage and resolved settings.
 
     Attributes:
         visual_tokens: before compression.
@@ -59,8 +112,8 @@ class RetentionReport:
         stage_ms: wall time by stage.
         peak_bytes: peak memory of "host" and "device"; None if the system does not report it.
         facts: of the method, see `CompressedTokens`.
-        model: identity and options of the model.
-        video: `VideoInfo` as a dict.
+        model: which model made the tokens.
+        video: the source of the frames.
         config: the resolved settings.
         versions: of the packages the numbers depend on.
         notices: sentences for the user.
@@ -73,10 +126,10 @@ class RetentionReport:
     frames: tuple[FrameRetention, ...]
     stage_ms: Mapping[str, float]
     peak_bytes: Mapping[str, int | None]
-    facts: Mapping[str, Any]
-    model: Mapping[str, Any]
-    video: Mapping[str, Any]
-    config: Mapping[str, Any]
+    facts: Mapping[str, object]
+    model: ModelRecord
+    video: VideoInfo
+    config: Config
     versions: Mapping[str, str]
     notices: tuple[str, ...]
 
@@ -84,8 +137,29 @@ class RetentionReport:
         """Return the report as plain types at every level, for JSON and tokens files."""
         plain = asdict(self)
         plain["frames"] = list(plain["frames"])
+        plain["model"] = self.model.to_dict()
         plain["notices"] = list(self.notices)
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: object) -> RetentionReport:
+        """Return the report that `to_dict` wrote, now or in an earlier version, after checking every value.
+
+        Raises:
+            ValueError: If a value is missing, of the wrong type or out of range; the message names it.
+            ConfigError: If the settings are wrong.
+        """
+        found = read_report(plain)
+        return cls(
+            **found
+            | {
+                "frames": tuple(FrameRetention(**frame) for frame in found["frames"]),
+                "model": ModelRecord.from_dict(found["model"]),
+                "video": VideoInfo(**found["video"]),
+                "config": build_config(found["config"]),
+                "notices": tuple(found["notices"]),
+            }
+        )
 
     def to_csv(self) -> str:
         """Return the table of frames as CSV."""
@@ -95,6 +169,21 @@ class RetentionReport:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """Hold the kept tokens of a video, fresh or read from a file.
+
+    Attributes:
+        tokens: the kept tokens.
+        report: how they came to be.
+        pictures: a JPEG file of each encoded frame; None unless the run was traced.
+    """
+
+    tokens: CompressedTokens
+    report: RetentionReport
+    pictures: Sequence[bytes] | None = None
 
 
 def frame_retention(

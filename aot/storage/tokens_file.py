@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from aot.config.schema import Config, build_config
 from aot.errors import ConfigError, TokensFileError
-from aot.reports.reader import read_report
-from aot.reports.retention import RetentionReport
+from aot.reports.retention import Compression, RetentionReport
 from aot.runtime.atomic_writes import write_whole
 from aot.runtime.json_files import parse_json
 from aot.runtime.paths import path_kind
@@ -26,7 +23,7 @@ from aot.storage.pt_file import MOST_PLAIN_BYTES, read_pt
 from aot.text import is_utf8
 from aot.types import Clip, CompressedTokens, Role
 
-__all__ = ["SUFFIXES", "TokensFile", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
+__all__ = ["SUFFIXES", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
 
 SUFFIXES = (".pt", ".safetensors")
 _FORMAT = "aot-tokens"
@@ -44,15 +41,6 @@ _READERS = {
     "facts": named(free),
     "duration_s": optional(number()),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TokensFile:
-    """Tokens, with the report (plain values) and the configuration of the run that made them."""
-
-    tokens: CompressedTokens
-    report: Mapping[str, Any]
-    config: Config
 
 
 def is_tokens_file(path: str | Path) -> bool:
@@ -118,8 +106,8 @@ def _save_safetensors(tensors: dict[str, Any], path: Path, header: dict[str, str
         raise RuntimeError(str(error)) from error
 
 
-def load_tokens(path: str | Path) -> TokensFile:
-    """Read a tokens file and check it.
+def load_tokens(path: str | Path) -> Compression:
+    """Read a tokens file and check it; the compression has no pictures.
 
     Raises:
         TokensFileError: If there is no such file, or it is damaged, not written by aot, or holds
@@ -169,7 +157,7 @@ def _read(path: Path) -> Any:
     return {**meta, **tensors, **{name: header[name] for name in ("format", "version") if name in header}}
 
 
-def _parse(content: Mapping[str, Any]) -> TokensFile:
+def _parse(content: Mapping[str, Any]) -> Compression:
     import torch
 
     # 1. Read tensors and plain values, each with its type.
@@ -188,12 +176,10 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
     _check_clips(clips, frames)
     total = frames * rows * cols
     _require(total <= _MOST_VISUAL_TOKENS, f"frames x grid must be {_MOST_VISUAL_TOKENS} tokens at most")
-    # 3. Read the report and the configuration, and check them against the tensors.
-    report = read_report(content["report"], visual_tokens=total, frames=frames, clips=len(clips))
-    _require(features.shape[1] == report["model"]["width"], "features must be as wide as the report says")
-    config = build_config(report["config"])
-    shown = (config.model.name or "", config.model.revision or "")
-    _require(max(map(len, shown)) <= _LONGEST_NAME, "the model's name is too long")
+    # 3. Read the report, and check it against the tensors.
+    report = RetentionReport.from_dict(content["report"])
+    _check_report(report, total, frames, len(clips))
+    _require(features.shape[1] == report.model.width, "features must be as wide as the report says")
     tokens = CompressedTokens(
         **{name: tensors.get(name) for name in (*_TENSORS, *_OPTIONAL_TENSORS)},  # type: ignore[arg-type]
         grid=(rows, cols),
@@ -202,7 +188,16 @@ def _parse(content: Mapping[str, Any]) -> TokensFile:
         facts=values["facts"],
         duration_s=values["duration_s"],
     )
-    return TokensFile(tokens, report | {"config": config.to_dict()}, config)
+    return Compression(tokens, report)
+
+
+def _check_report(report: RetentionReport, total: int, frames: int, clips: int) -> None:
+    _require(report.visual_tokens == total, f"report.visual_tokens must be {total}")
+    _require(len(report.frames) == frames, f"report.frames must be a list of {frames}")
+    for index, frame in enumerate(report.frames):
+        _require(frame.clip < clips, f"report.frames[{index}].clip must be a whole number in 0 .. {clips - 1}")
+    names = (report.config.model.name or "", report.config.model.revision or "")
+    _require(max(map(len, names)) <= _LONGEST_NAME, "the model's name is too long")
 
 
 def _check_clips(clips: tuple[Clip, ...], frames: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot_cli.consent import agrees
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
-from aot_cli.output.describe import described, model_facts
+from aot_cli.output.describe import compression_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.output.reproduce import ask_words
@@ -71,30 +71,30 @@ def ask(
     made = (
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
-    pipeline, tokens, report = made.pipeline, made.tokens, made.report
-    config, model = pipeline.config, pipeline.model
-    notify([*report["notices"], *unknown_words(model, questions)])
-    replies = _replies(pipeline, tokens, questions, stream=not as_json)
+    pipeline, compression = made
+    config, model, report = pipeline.config, pipeline.model, compression.report
+    notify([*report.notices, *unknown_words(model, questions)])
+    replies = _replies(pipeline, compression.tokens, questions, stream=not as_json)
     answers_ms = sum(reply.answer_ms for reply in replies)
-    if made.compression:
-        words = ask_words(source, questions)
-        pairs = [(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
-        compression_page(html, made.compression, config, words, force=force, answers=pairs, answers_ms=answers_ms)
-        tell_of_page(html)
-    if tokens_given:
-        report = {**report, "stage_ms": {}}  # those of the file are of another run
+    pairs = [(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
+    words = ask_words(source, questions)
+    compression_page(html, compression, words, force=force, answers=pairs, answers_ms=answers_ms)
+    tell_of_page(html)
+    stage_ms = {} if tokens_given else report.stage_ms  # those of a file are of another run
     if as_json:
         import torch
 
+        from aot.pipeline.report import model_record
         from aot.runtime.stages import peak_bytes_on
 
         found = {
             "answer": replies[0].text,
             "answers": [_row(question, reply) for question, reply in zip(questions, replies, strict=True)],
-            "language_model_load": language_model_load(replies[0].layer_tokens, report["visual_tokens"]),
-            **described(source, report, tokens),
+            "language_model_load": language_model_load(replies[0].layer_tokens, report.visual_tokens),
+            **compression_json(source, compression),
+            "stage_ms": stage_ms,
             "toy_model": model.identity.is_toy,
-            "model": report["model"] | model_facts(model),
+            "model": report.model.to_dict() | model_record(model).to_dict(),
             "config": config.to_dict(),
             "versions": versions(),
             "peak_bytes": peak_bytes_on(torch.device(model.placement["device"])),
@@ -102,7 +102,7 @@ def ask(
         }
         print_json("aot.ask/1", found)
     else:
-        print_usage(report, report["stage_ms"] | {"answer" if len(replies) == 1 else "answers": answers_ms})
+        print_usage(report, {**stage_ms, "answer" if len(replies) == 1 else "answers": answers_ms})
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
@@ -141,29 +141,18 @@ def _check_words(words: list[str]) -> None:
         raise ConfigError(f"{shlex.join(words)} are several questions; give the first so, and each other one with -q")
 
 
-@dataclass(frozen=True, slots=True)
-class _Readable:
-    """Tokens ready to be asked about; `compression` if they were made just now."""
-
-    pipeline: Pipeline
-    tokens: CompressedTokens
-    report: dict[str, Any]
-    compression: Compression | None = None
-
-
-def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> _Readable:
+def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> tuple[Pipeline, Compression]:
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
-        result = compress_with_progress(pipeline, video, questions, traced=traced)
-    return _Readable(pipeline, result.tokens, result.report.to_dict(), result)
+        return pipeline, compress_with_progress(pipeline, video, questions, traced=traced)
 
 
-def _from_tokens(source: str, given: Given) -> _Readable:
+def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     from aot.models.loading.lookup import look_up
     from aot.storage.tokens_file import load_tokens
 
     file = load_tokens(source)
-    made = file.config
+    made = file.report.config
     laid_out = ("template", "newline", "token_order", "positions")  # as the tokens' preset says, unless asked otherwise
     base = {"model": {name: getattr(made.model, name) for name in laid_out}}
     asked = given.config(base)
@@ -177,8 +166,7 @@ def _from_tokens(source: str, given: Given) -> _Readable:
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
-    pipeline = load_pipeline(Chosen(config, look_up(config.model)), file.report)
-    return _Readable(pipeline, file.tokens, dict(file.report))
+    return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:
@@ -247,7 +235,7 @@ def _print_piece(text: str) -> None:
     print_text(text, end="")
 
 
-def _row(question: str, reply: Reply) -> dict[str, Any]:
+def _row(question: str, reply: Reply) -> dict[str, object]:
     """Return a question and its answer as plain values."""
     return {
         "question": question,

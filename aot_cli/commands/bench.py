@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
 from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
-from aot_cli.output.describe import model_facts
 from aot_cli.run import choose_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
+    from aot.bench import Figure
     from aot.config.schema import Config
+    from aot.config.strict import Settings
     from aot.models import VideoModel
 
 __all__ = ["app"]
@@ -49,6 +50,7 @@ def bench_video(
     """
     from aot.bench import time_video
     from aot.errors import ConfigError
+    from aot.pipeline.report import model_record
     from aot.reports.retention import versions
 
     refuse_selection(given)
@@ -63,21 +65,17 @@ def bench_video(
             raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
         with StageBars() as bars, bars.stage("bench"):
             times = time_video(path, model, config, question, rounds)
-    found = {
-        **asdict(times),
-        "model": model_facts(model),
-        "config": config.to_dict(),
-        "environment": _environment(model.placement["device"]),
-        "versions": versions(),
-    }
-    _warn_if_busy(found["arms"][0]["figures"]["total_ms"])
+    _warn_if_busy(times.arms[0].figures["total_ms"])
+    environment = _environment(model.placement["device"])
     if as_json:
-        print_json("aot.bench.video/1", found)
+        of_run = {"model": model_record(model).to_dict(), "config": config.to_dict()}
+        of_machine = {"environment": asdict(environment), "versions": versions()}
+        print_json("aot.bench.video/1", {**asdict(times), **of_run, **of_machine})
         return
     from aot_cli.output.bench_tables import bench_table
     from aot_cli.output.tables import print_result
 
-    print_result(bench_table(found), f"{model.identity.name}, {_stamp(found)}")
+    print_result(bench_table(times), f"{model.identity.name}, {environment}")
 
 
 @app.command("compressor")
@@ -113,18 +111,17 @@ def bench_compressor(
     size = CompressorSize(frames, side, width, anchors, config.ratio)
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
         times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
-    found = {
-        **asdict(times), "size": asdict(size), "rounds": rounds, "dtype": dtype,
-        "environment": _environment(str(place)), "versions": versions(),
-    }  # fmt: skip
-    _warn_if_busy(found["figures"]["total_ms"])
+    _warn_if_busy(times.figures["total_ms"])
+    environment = _environment(str(place))
     if as_json:
-        print_json("aot.bench.compressor/1", found)
+        of_input = {"size": asdict(size), "rounds": rounds, "dtype": dtype}
+        of_machine = {"environment": asdict(environment), "versions": versions()}
+        print_json("aot.bench.compressor/1", {**asdict(times), **of_input, **of_machine})
         return
     from aot_cli.output.bench_tables import compressor_table
     from aot_cli.output.tables import print_result
 
-    print_result(compressor_table(found), _stamp(found))
+    print_result(compressor_table(size, times), str(environment))
 
 
 def _without_model(given: Given) -> Given:
@@ -142,7 +139,7 @@ def _without_model(given: Given) -> Given:
     return replace(given, variables=replace(given.variables, settings={**variables, "model": model}))
 
 
-def _synthetic_model(synthetic: str, given: Given, base: dict[str, Any]) -> tuple[Config, VideoModel]:
+def _synthetic_model(synthetic: str, given: Given, base: Settings) -> tuple[Config, VideoModel]:
     from aot.bench import SYNTHETIC, synthetic_model
     from aot.config.schema import BUNDLED_MODEL
     from aot.errors import ConfigError
@@ -173,15 +170,30 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
         yield path
 
 
-def _warn_if_busy(figure: Mapping[str, float]) -> None:
+def _warn_if_busy(figure: Figure) -> None:
     """One line where equal runs took very different times."""
-    if figure["most"] > _BUSY * figure["least"]:
-        spread = f"{figure['least']:.0f} to {figure['most']:.0f} ms"
+    if figure.most > _BUSY * figure.least:
+        spread = f"{figure.least:.0f} to {figure.most:.0f} ms"
         notify([f"equal runs took {spread}: something else runs on this machine; measure again when it is quiet"])
 
 
-def _environment(device: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Environment:
     """What the numbers were measured on."""
+
+    device: str
+    device_name: str
+    cpus: int | None
+    threads: int
+
+    def __str__(self) -> str:
+        from aot.reports.retention import versions
+
+        libraries = ", ".join(f"{name} {versions()[name]}" for name in ("torch", "transformers"))
+        return f"{self.device} ({self.device_name}), {self.threads} thread{'s' * (self.threads > 1)}, {libraries}"
+
+
+def _environment(device: str) -> _Environment:
     import os
     import platform
 
@@ -189,13 +201,4 @@ def _environment(device: str) -> dict[str, Any]:
 
     is_cuda = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine()
-    return {"device": device, "device_name": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-def _stamp(found: Mapping[str, Any]) -> str:
-    environment, versions = found["environment"], found["versions"]
-    threads = environment["threads"]
-    return (
-        f"{environment['device']} ({environment['device_name']}), {threads} thread{'s' * (threads > 1)}, "
-        f"torch {versions['torch']}, transformers {versions['transformers']}"
-    )
+    return _Environment(device, name, os.cpu_count(), torch.get_num_threads())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, notify, print_json
-from aot_cli.output.describe import model_facts
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
 from aot_cli.output.reproduce import command_for
@@ -51,6 +50,7 @@ def compare(
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
     from aot.evaluation import Item, Task, build_conditions, off_budget
+    from aot.pipeline.report import model_record
     from aot.pipeline.run import Pipeline
     from aot.reports.retention import versions
     from aot.text import check_question_text
@@ -69,22 +69,22 @@ def compare(
         item = Item(id="compare", video=Path(video), question=question, answer="")
         tasks = [Task(condition, Pipeline(model, condition.config), [item]) for condition in conditions]
         outcomes = _outcomes(file, tasks, traced=html is not None)
-    rows = [_row(outcome) for outcome in outcomes]
-    shared = {name: getattr(outcomes[-1].answered[0], name) for name in ("visual_tokens", "decode_ms")}
-    of_model = model_facts(model)
+    of_model = model_record(model)
     if html:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
-        comparison_page(html, outcomes, question, of_model, command, current().notices, force=force)
+        comparison_page(html, outcomes, command, current().notices, force=force)
         tell_of_page(html)
     if as_json:
+        rows = [_row(outcome) for outcome in outcomes]
+        shared = {name: getattr(outcomes[-1].answered[0], name) for name in ("visual_tokens", "decode_ms")}
         told = {"source": video, "question": question, **shared, "methods": rows, "page_file": page_name(html)}
-        of_run = {"toy_model": model.identity.is_toy, "model": of_model, "config": config.to_dict()}
+        of_run = {"toy_model": of_model.toy_model, "model": of_model.to_dict(), "config": config.to_dict()}
         print_json("aot.compare/1", {**told, **of_run, "versions": versions()})
         return
     from aot_cli.output.tables import comparison, print_result
 
-    print_result(*comparison(question, rows))
+    print_result(*comparison(question, outcomes))
 
 
 def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
@@ -111,7 +111,7 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[
     return outcomes
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: Outcome) -> dict[str, object]:
     asked, (answered,) = outcome.condition, outcome.answered
     head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio, "answer": answered.predicted}
     return {**head, **{name: getattr(answered, name) for name in _COLUMNS}}

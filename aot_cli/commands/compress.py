@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import json_object, json_text, notify, print_json, usage_line
-from aot_cli.output.describe import described
+from aot_cli.output.describe import compression_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.output.screen import print_text
@@ -59,17 +60,17 @@ def compress(
         pipeline = load_pipeline(choose_model_for_video(file, given))
         result = compress_with_progress(pipeline, file, traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
-    compression_page(html, result, pipeline.config, ["compress", video, "-o", output.name], force=force)
+    compression_page(html, result, ["compress", video, "-o", output.name], force=force)
     notify(result.report.notices)
     tell_of_page(html)
     files = {"tokens_file": str(output), "report_file": str(report) if report else None, "page_file": page_name(html)}
-    found = {**described(video, result.report.to_dict(), result.tokens), **files}
+    found = {**compression_json(video, result), **files}
     if report:
         _write_report(report, result.report, found, force=force)
     if as_json:
         print_json(_SCHEMA, found)
     else:
-        print_summary(found)
+        print_summary(result.report)
         print_text(str(output))
 
 
@@ -88,16 +89,16 @@ def _named_after(video: str, *, force: bool) -> Path:
     return path
 
 
-def print_summary(report: dict[str, Any]) -> None:
+def print_summary(report: RetentionReport) -> None:
     """The per-frame table and one line of totals, on stderr."""
     if current().quiet:
         return
     from aot_cli.output.tables import frame_table, print_side
 
-    print_side(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
+    print_side(frame_table(report.frames), usage_line(report, report.stage_ms))
 
 
-def _write_report(path: Path, report: RetentionReport, found: dict[str, Any], *, force: bool) -> None:
+def _write_report(path: Path, report: RetentionReport, found: Mapping[str, object], *, force: bool) -> None:
     """Write the rows of the frames as .csv, or as .json what `--json` prints."""
     from aot.runtime.atomic_writes import write_text
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot_cli.options import command
 from aot_cli.output.console import notify, print_json, usage_line
-from aot_cli.output.describe import describe_video, described, show
+from aot_cli.output.describe import VideoDescription, compression_json, describe_video, show_video
 from aot_cli.output.page import FORCE, compression_page
 from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
@@ -20,9 +20,11 @@ from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config.schema import Config
+    from aot.reports.retention import Compression, RetentionReport
     from aot.shapes.questions import QA
     from aot.shapes.world import Scene
     from aot.video import VideoFile
+    from aot_cli.output.tables import AnswerPair
     from aot_cli.output.terminal_pictures import ClipStrips
 
 __all__ = ["demo"]
@@ -64,15 +66,16 @@ def demo(
     config = resolve_config({}, BUNDLED_MODEL, folder=output)
     with open_file(clip) as video:
         found = describe_video(video.index, config)
-        notify(found["notices"])
-        report, answers = _ask_both_ways(scene, video, tokens, page, config)
+        notify(found.notices)
+        kept, answers = _ask_both_ways(scene, video, tokens, page, config)
         strips = strips_of_file(video, found, config.sampling) if shows_pictures() and not as_json else None
     seconds = time.perf_counter() - started
     if as_json:
         files = {"tokens_file": str(tokens), "page_file": str(page)}
-        print_json("aot.demo/1", {**report, **files, "questions": answers, "total_ms": seconds * 1e3})
+        asked = {"questions": [asdict(pair) for pair in answers], "total_ms": seconds * 1e3}
+        print_json("aot.demo/1", {**compression_json(str(video.path), kept), **files, **asked})
     else:
-        _show(clip, tokens, page, found, strips, report, answers)
+        _show(clip, tokens, page, found, strips, kept.report, answers)
         print_text(
             f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
         )
@@ -81,10 +84,11 @@ def demo(
 
 def _ask_both_ways(
     scene: Scene, video: VideoFile, tokens: Path, page: Path, config: Config
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The report of the compression, and every question's right answer and the model's two."""
+) -> tuple[Compression, list[AnswerPair]]:
+    """Return the compression, and every question's right answer and the model's two."""
     from aot.pipeline.run import Pipeline
     from aot.storage.tokens_file import save_tokens
+    from aot_cli.output.tables import AnswerPair
 
     pipeline = load_pipeline(Chosen(config))
     kept = compress_with_progress(pipeline, video, traced=True)
@@ -92,15 +96,14 @@ def _ask_both_ways(
     save_tokens(tokens, kept.tokens, kept.report, overwrite=True)
     rows = []
     for qa in _questions(scene):
-        row = {"question": _as_spoken(qa.question), "expected": _as_spoken(qa.answer)}
-        for name, given in (("answer_of_all", everything), ("answer_of_kept", kept)):
-            row[name] = "".join(pipeline.answer(given.tokens, row["question"]))
-        rows.append(row)
-    pairs = [(row["question"], row["answer_of_kept"]) for row in rows]
+        question = _as_spoken(qa.question)
+        of_all, of_kept = ("".join(pipeline.answer(given.tokens, question)) for given in (everything, kept))
+        rows.append(AnswerPair(question, _as_spoken(qa.answer), of_all, of_kept))
+    pairs = [(row.question, row.answer_of_kept) for row in rows]
     words = ask_words(str(video.path), [question for question, _ in pairs])
-    compression_page(page, kept, config, words, force=True, answers=pairs)
+    compression_page(page, kept, words, force=True, answers=pairs)
     notify(kept.report.notices)
-    return described(str(video.path), kept.report.to_dict(), kept.tokens), rows
+    return kept, rows
 
 
 def _questions(scene: Scene) -> list[QA]:
@@ -118,17 +121,17 @@ def _show(
     clip: Path,
     tokens: Path,
     page: Path,
-    found: dict[str, Any],
+    found: VideoDescription,
     strips: ClipStrips | None,
-    report: dict[str, Any],
-    answers: list[dict[str, str]],
+    report: RetentionReport,
+    answers: list[AnswerPair],
 ) -> None:
     from aot_cli.output.tables import answer_table, frame_table, print_result
 
     print_text(f"$ aot inspect {clip} --preset shapes\n")
-    show(str(clip), found, strips)
+    show_video(str(clip), found, strips)
     print_text(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
-    print_result(frame_table(report["frames"]), usage_line(report, report["stage_ms"]))
-    print_text(f'\n$ aot ask {clip} "{answers[0]["question"]}" --preset shapes --html {page}')
+    print_result(frame_table(report.frames), usage_line(report, report.stage_ms))
+    print_text(f'\n$ aot ask {clip} "{answers[0].question}" --preset shapes --html {page}')
     print_text("  (then again with --method none)")
-    print_result(answer_table(answers, report["visual_tokens"], report["kept_tokens"]))
+    print_result(answer_table(answers, report.visual_tokens, report.kept_tokens))

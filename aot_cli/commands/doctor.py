@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,7 +35,7 @@ def doctor(
     from aot.reports.retention import versions
 
     devices = _devices()
-    found: dict[str, Any] = {
+    found: dict[str, Mapping[str, object]] = {
         "versions": versions(),
         "devices": devices,
         "decoders": _decoders(),
@@ -49,7 +50,8 @@ def doctor(
             print_result(fact_table(title.replace("_", " "), worded), "")
     results = _selftest(as_lines=not as_json) if selftest else []
     if as_json:
-        print_json("aot.doctor/1", found | ({"selftest": [asdict(result) for result in results]} if selftest else {}))
+        checks = {"selftest": [asdict(result) for result in results]} if selftest else {}
+        print_json("aot.doctor/1", {**found, **checks})
     if any(result.outcome == "failed" for result in results):
         raise typer.Exit(1)
 
@@ -72,7 +74,7 @@ def _selftest(*, as_lines: bool) -> list[CheckResult]:
     return results
 
 
-def _in_words(fact: Any) -> str:
+def _in_words(fact: object) -> str:
     if isinstance(fact, list):
         return ", ".join(fact) or "none"
     return {"True": "on", "False": "off", "None": "not set"}.get(str(fact), str(fact))
@@ -127,7 +129,7 @@ def _for_large_models() -> dict[str, str]:
     return found
 
 
-def _cache() -> dict[str, Any]:
+def _cache() -> dict[str, object]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,8 @@ from aot_cli.output.screen import print_text
 from aot_cli.run import choose_model, load_with_progress, refuse_selection, unknown_words
 
 if TYPE_CHECKING:
+    from aot.config.schema import Config
+    from aot.config.strict import Settings
     from aot.evaluation import Results
 
 __all__ = ["evaluate_command"]
@@ -102,7 +104,7 @@ def evaluate_command(
     if results.videos < FEW_VIDEOS:
         few = f"{results.videos} video{'s' * (results.videos > 1)}"
         notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
-    written = _write(results, output, config.to_dict())
+    written = _write(results, output, config)
     if as_json:
         print_text((output / "results.json").read_text(encoding="utf-8"), end="")
     else:
@@ -120,10 +122,10 @@ def _draw(shapes: int, first_seed: int, output: Path) -> Path:
         return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
 
 
-def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
+def _variants(texts: list[str]) -> dict[str, Settings]:
     from aot.errors import ConfigError
 
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Settings] = {}
     for text in texts:
         name, colon, assignments = (part.strip() for part in text.partition(":"))
         if not colon or not name:
@@ -131,11 +133,11 @@ def _variants(texts: list[str]) -> dict[str, dict[str, Any]]:
         if name in found:
             raise ConfigError(f"two variants are called {name}; give one another name")
         parts = [part.strip() for part in assignments.split(",") if part.strip()]
-        found[name] = dict(assigned_layer(parts, f"--variant {name}").settings)
+        found[name] = assigned_layer(parts, f"--variant {name}").settings
     return found
 
 
-def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
+def _write(results: Results, output: Path, config: Config) -> list[str]:
     """Write the results in every form; the names of the files."""
     from aot.config.schema import BUNDLED_MODEL
     from aot.evaluation.scoring import SCORING
@@ -145,8 +147,8 @@ def _write(results: Results, output: Path, config: dict[str, Any]) -> list[str]:
     plots = _PLOTS if _has_matplotlib() else ()
     if not plots:
         notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
-    toy = {"toy_model": config["model"]["name"] == BUNDLED_MODEL}
-    plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config, "versions": versions()}
+    toy = {"toy_model": config.model.name == BUNDLED_MODEL}
+    plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config.to_dict(), "versions": versions()}
     whole = json_text(json_object("aot.eval/1", plain)) + "\n"
     texts = dict(zip(_RESULTS, (whole, results.to_csv()), strict=True))
     for name, text in texts.items():
@@ -170,9 +172,8 @@ def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot.evaluation.scoring import SCORING
     from aot_cli.output.tables import accuracy_tables, family_tables, print_result, several_runs
 
-    plain = results.to_dict()
-    notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(plain) else [])]
-    print_result(*accuracy_tables(plain), "accuracy by family, %", *family_tables(plain), *notes)
+    notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(results) else [])]
+    print_result(*accuracy_tables(results), "accuracy by family, %", *family_tables(results), *notes)
     videos = f"{results.videos} video{'s' * (results.videos > 1)}"
     print_text(
         f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "

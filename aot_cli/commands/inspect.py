@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aot.errors import ConfigError
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import StageBars, notify, print_json
-from aot_cli.output.describe import describe_video, described, show
+from aot_cli.output.describe import (
+    VideoDescription,
+    compression_json,
+    describe_video,
+    show_compression,
+    show_video,
+)
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.run import (
@@ -23,7 +30,7 @@ from aot_cli.run import (
 
 if TYPE_CHECKING:
     from aot.config.schema import Config
-    from aot.pipeline.run import Compression
+    from aot.reports.retention import Compression
     from aot.video import VideoFile
     from aot_cli.output.terminal_pictures import ClipStrips
 
@@ -54,6 +61,7 @@ def inspect_command(
     from aot_cli.output.strips import strips_of_file
     from aot_cli.output.terminal_pictures import shows_pictures
 
+    found: VideoDescription | Compression
     strips, pictured = None, not as_json and shows_pictures()
     with_model = given.is_typed("model.name")
     if overlay:
@@ -63,28 +71,30 @@ def inspect_command(
     check_pictures(html, source)
     check_outputs(source, {"--overlay": overlay, "--html": html}, force=force)
     if is_tokens_file(source):
-        file = load_tokens(source)
-        found = described(source, file.report, file.tokens)
+        found = load_tokens(source)
     else:
         refuse_selection(given)
         if with_model:
-            found, strips = _describe_compression(source, given, html, overlay, force=force, pictured=pictured)
+            found, strips = _compress(source, given, html, overlay, force=force, pictured=pictured)
         else:
             config = given.resolved
             with opened_video(source, given) as video:
                 found = describe_video(video.index, config)
                 strips = strips_of_file(video, found, config.sampling) if pictured else None
-    notify(found["notices"])
+    notify(found.notices if isinstance(found, VideoDescription) else found.report.notices)
     if overlay:
         notify([f"the overlay is in {overlay}"])
     tell_of_page(html)
-    if as_json and "prediction" in found:
-        print_json("aot.inspect.video/1", found)
+    if isinstance(found, VideoDescription):
+        if as_json:
+            print_json("aot.inspect.video/1", asdict(found))
+        else:
+            show_video(source, found, strips)
     elif as_json:
         files = {"page_file": page_name(html), "overlay_file": str(overlay) if overlay else None}
-        print_json("aot.inspect.kept/1", {**found, **files})
+        print_json("aot.inspect.kept/1", {**compression_json(source, found), **files})
     else:
-        show(source, found, strips)
+        show_compression(source, found, strips)
 
 
 def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool) -> None:
@@ -98,21 +108,20 @@ def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool)
     check_overlay(source, overlay, overwrite=force)
 
 
-def _describe_compression(
+def _compress(
     source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
-) -> tuple[dict[str, Any], ClipStrips | None]:
-    """The report and, if `pictured`, strips for it; page and overlay are written."""
+) -> tuple[Compression, ClipStrips | None]:
+    """Return the run and, if `pictured`, strips for it; page and overlay are written."""
     from aot_cli.output.strips import strips_of_pictures
 
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
         config, traced = pipeline.config, bool(pictured or html or overlay)
         result = compress_with_progress(pipeline, video, traced=traced)
-        found = described(source, result.report.to_dict(), result.tokens)
-        compression_page(html, result, config, ["inspect", source], force=force)
+        compression_page(html, result, ["inspect", source], force=force)
         if overlay:
             _write_overlay(video, overlay, result, config, force=force)
-    return found, strips_of_pictures(found, result.pictures) if pictured and result.pictures else None
+    return result, strips_of_pictures(result, result.pictures) if pictured and result.pictures else None
 
 
 def _write_overlay(video: VideoFile, overlay: Path, result: Compression, config: Config, *, force: bool) -> None:

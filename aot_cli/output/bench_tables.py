@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from aot.bench import CompressorSize, Figure
+    from aot.bench.compressor import CompressorTimes
+    from aot.bench.video import VideoTimes
+
 __all__ = ["bench_table", "compressor_table"]
 
 
-def bench_table(found: Mapping[str, Any]) -> Table:
+def bench_table(times: VideoTimes) -> Table:
     """One row per stage: uncompressed, compressed, and how much faster; medians with least and most."""
-    plain, kept = found["arms"]
+    plain, kept = times.arms
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for arm in (plain, kept):
-        table.add_column(f"{arm['name']}, {arm['kept_tokens']} tokens", justify="right", no_wrap=True)
+        table.add_column(f"{arm.name}, {arm.kept_tokens} tokens", justify="right", no_wrap=True)
     table.add_column("faster", justify="right", no_wrap=True)
     names = {
         "decode_ms": "decode ms (beside the rest)", "encode_ms": "encode ms", "compress_ms": "compress ms",
@@ -26,36 +30,35 @@ def bench_table(found: Mapping[str, Any]) -> Table:
         "tokens_per_s": "tokens per s after the first",
     }  # fmt: skip
     for name, title in names.items():
-        speedup = found["speedup"].get(name)
-        cells = (_spread(arm["figures"][name]) for arm in (plain, kept))
-        table.add_row(title, *cells, f"{speedup['median']:.2f} x" if speedup else "")
-    table.add_row("peak host MB", *(_megabytes(arm["host_bytes"]) for arm in (plain, kept)), "")
-    if plain["device_bytes"] is not None:
-        table.add_row("peak device MB", *(_megabytes(arm["device_bytes"]) for arm in (plain, kept)), "")
+        speedup = times.speedup.get(name)
+        cells = (_spread(arm.figures[name]) for arm in (plain, kept))
+        table.add_row(title, *cells, f"{speedup.median:.2f} x" if speedup else "")
+    table.add_row("peak host MB", *(_megabytes(arm.host_bytes) for arm in (plain, kept)), "")
+    if plain.device_bytes is not None:
+        table.add_row("peak device MB", *(_megabytes(arm.device_bytes) for arm in (plain, kept)), "")
     return table
 
 
-def compressor_table(found: Mapping[str, Any]) -> Table:
+def compressor_table(size: CompressorSize, times: CompressorTimes) -> Table:
     """What both phases take."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
-    size = found["size"]
-    table.add_row("frames, patches, width", f"{size['frames']}, {size['side']} x {size['side']}, {size['width']}")
-    table.add_row("anchors, tokens kept", f"{size['anchors']}, {found['kept_tokens']}")
+    table.add_row("frames, patches, width", f"{size.frames}, {size.side} x {size.side}, {size.width}")
+    table.add_row("anchors, tokens kept", f"{size.anchors}, {times.kept_tokens}")
     titles = {
         "phase_one_ms": "phase I ms", "phase_two_ms": "phase II ms", "rest_ms": "selection and order ms",
         "total_ms": "whole ms", "torch_solver_ms": "whole ms, without the Triton kernel",
     }  # fmt: skip
     for name, title in titles.items():
-        if name in found["figures"]:
-            table.add_row(title, _spread(found["figures"][name]))
-    extra = found["extra_host_bytes"] if found["extra_device_bytes"] is None else found["extra_device_bytes"]
-    table.add_row("features MB", f"{found['feature_bytes'] / 1e6:.3g}")
-    peak = "not known" if extra is None else f"{extra / 1e6:.3g} MB, {extra / found['feature_bytes']:.2f} x"
+        if name in times.figures:
+            table.add_row(title, _spread(times.figures[name]))
+    extra = times.extra_host_bytes if times.extra_device_bytes is None else times.extra_device_bytes
+    table.add_row("features MB", f"{times.feature_bytes / 1e6:.3g}")
+    peak = "not known" if extra is None else f"{extra / 1e6:.3g} MB, {extra / times.feature_bytes:.2f} x"
     table.add_row("peak beyond them", peak)
-    table.add_row("copy GB/s", f"{found['copy_bytes_per_s'] / 1e9:.1f}")
-    table.add_row("features once through, share of a copy", f"{found['of_copy']:.1%}")
+    table.add_row("copy GB/s", f"{times.copy_bytes_per_s / 1e9:.1f}")
+    table.add_row("features once through, share of a copy", f"{times.of_copy:.1%}")
     return table
 
 
@@ -63,9 +66,9 @@ def _megabytes(size_bytes: int | None) -> str:
     return "not known" if size_bytes is None else f"{size_bytes / 1e6:.0f}"
 
 
-def _spread(figure: Mapping[str, float]) -> str:
+def _spread(figure: Figure) -> str:
     """Median (least to most); nothing for a stage that was not there."""
-    if not figure["most"]:
+    if not figure.most:
         return ""
-    digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 1 else 3
-    return f"{figure['median']:.{digits}f} ({figure['least']:.{digits}f} to {figure['most']:.{digits}f})"
+    digits = 0 if figure.median >= 100 else 1 if figure.median >= 1 else 3
+    return f"{figure.median:.{digits}f} ({figure.least:.{digits}f} to {figure.most:.{digits}f})"

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,6 +23,11 @@ from aot.runtime.memory import is_out_of_memory
 from aot_cli.output.screen import drop_unwritten, escaped, print_text
 from aot_cli.session import Session, begin, current, say
 from aot_cli.signals import Terminated
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from aot.reports.retention import RetentionReport
 
 __all__ = [
     "StageBars",
@@ -114,7 +119,7 @@ def log(message: str) -> None:
     logging.getLogger("aot").info(message)
 
 
-def print_json(schema: str, value: Mapping[str, Any]) -> None:
+def print_json(schema: str, value: Mapping[str, object]) -> None:
     """Print the one JSON object of `--json`; `schema` is its name in `aot_cli.output.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print_text(json_text(json_object(schema, value), ascii_only=not utf8))
@@ -126,17 +131,17 @@ def print_failure(message: str, code: int, session: Session) -> None:
     print_text(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
 
 
-def json_object(schema: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
     """Return a command's result with its schema's name and with every note so far."""
     return {"schema": schema, **value, "notices": list(current().notices)}
 
 
-def json_text(value: Mapping[str, Any], *, ascii_only: bool = True) -> str:
+def json_text(value: Mapping[str, object], *, ascii_only: bool = True) -> str:
     """Return valid JSON: numbers that are not finite, which JSON does not have, are null; see also `escaped`."""
     return escaped(json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -146,16 +151,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def print_usage(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> None:
+def print_usage(report: RetentionReport, stage_ms: Mapping[str, float]) -> None:
     """Print `usage_line` on stderr, where somebody watches or asked for it."""
     if current().shows_progress or current().verbose:
         print_text(usage_line(report, stage_ms), to_stderr=True)
 
 
-def usage_line(report: Mapping[str, Any], stage_ms: Mapping[str, float]) -> str:
+def usage_line(report: RetentionReport, stage_ms: Mapping[str, float]) -> str:
     """What a run kept and how long its stages took, in one line."""
     times = "".join(f"; {name} {ms / 1e3:.2f} s" for name, ms in stage_ms.items())
-    return f"kept {report['kept_tokens']} of {report['visual_tokens']} tokens ({report['retention']:.2%}){times}"
+    return f"kept {report.kept_tokens} of {report.visual_tokens} tokens ({report.retention:.2%}){times}"
 
 
 def quiet_libraries(offline: bool) -> None:
@@ -212,7 +217,7 @@ class StageBars:
             transient=True,
             disable=not current().shows_progress,
         )
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> StageBars:
         if not self._progress.disable:  # some versions of rich print an empty line even when disabled

@@ -1,25 +1,73 @@
-"""What is known of a video before and after compression, as plain values and as tables."""
+"""Describe a video before and after compression, as tables and for JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from aot.types import Clip
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from aot.config.schema import Config
-    from aot.models import VideoModel
-    from aot.types import Clip, CompressedTokens
+    from aot.reports.retention import Compression, RetentionReport
+    from aot.types import VideoInfo
     from aot.video import FrameIndex
     from aot_cli.output.terminal_pictures import ClipStrips
 
-__all__ = ["describe_video", "described", "groupings", "model_facts", "show"]
+__all__ = [
+    "Grouping",
+    "Prediction",
+    "VideoDescription",
+    "compression_json",
+    "describe_video",
+    "groupings",
+    "show_compression",
+    "show_video",
+]
 
 
-def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
-    """What is known of a video without a model; the notices are still to be said."""
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """A clip by its number: its keyframe, its frames and their times."""
+
+    clip: int
+    keyframe: int
+    members: list[int]
+    timestamps_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Token counts that a video would have; `assuming` names the model they are for."""
+
+    tokens_per_frame: int
+    tokens_before: int
+    tokens_after: int | str
+    assuming: str
+
+    def __str__(self) -> str:
+        counts = f"{self.tokens_before} visual tokens before compression, {self.tokens_after} after"
+        return f"predicted {counts} ({self.assuming})"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoDescription:
+    """What is known of a video without a model; the notices are still to be shown."""
+
+    source: str
+    video: VideoInfo
+    timestamps_s: list[float]
+    clips: list[Grouping]
+    prediction: Prediction
+    notices: list[str]
+
+
+def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
+    """Return what is known of a video without a model."""
     from aot.config.schema import BUNDLED_MODEL
-    from aot.types import Clip
     from aot.video import plan_frames, segment_lengths
 
     plan = plan_frames(index, config.sampling)
@@ -44,102 +92,107 @@ def describe_video(index: FrameIndex, config: Config) -> dict[str, Any]:
     after: int | str = budget if config.has_budget else "as many as the content gives"
     if config.reduces_inside and config.inner.budget == "total":
         after = f"more than the ratio, since {config.inner.name} follows; --model tells how many"
-    return {
-        "source": index.info.path,
-        "video": asdict(index.info),
-        "timestamps_s": list(plan.timestamps_s),
-        "clips": groupings(clips, plan.timestamps_s),
-        "prediction": {
-            "tokens_per_frame": side**2,
-            "tokens_before": before,
-            "tokens_after": before if config.method == "none" else after,
-            "assuming": f"{assumed}, {side} x {side} tokens per frame",
-        },
-        "notices": notices,
-    }
+    return VideoDescription(
+        source=index.info.path,
+        video=index.info,
+        timestamps_s=list(plan.timestamps_s),
+        clips=groupings(clips, plan.timestamps_s),
+        prediction=Prediction(
+            tokens_per_frame=side**2,
+            tokens_before=before,
+            tokens_after=before if config.method == "none" else after,
+            assuming=f"{assumed}, {side} x {side} tokens per frame",
+        ),
+        notices=notices,
+    )
 
 
-def described(source: str, report: Mapping[str, Any], tokens: CompressedTokens) -> dict[str, Any]:
+def compression_json(source: str, compression: Compression) -> dict[str, object]:
     """Return a run's report and its groupings: the part that the JSON of all commands that compress has in common."""
-    times = tokens.timestamps_s
-    toy = bool(report["model"].get("toy_model"))
-    shown = {"timestamps_s": list(times), "clips": groupings(tokens.clips, times)}
-    return {"source": source, "toy_model": toy, **report, **shown}
+    report, times = compression.report, compression.tokens.timestamps_s
+    clips = [asdict(clip) for clip in groupings(compression.tokens.clips, times)]
+    shown = {"timestamps_s": list(times), "clips": clips}
+    return {"source": source, "toy_model": report.model.toy_model, **report.to_dict(), **shown}
 
 
-def model_facts(model: VideoModel) -> dict[str, Any]:
-    """Return which model it is, and where and how it runs."""
-    return {**asdict(model.identity), "toy_model": model.identity.is_toy, **model.placement}
-
-
-def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[dict[str, Any]]:
-    """Each clip's keyframe, its frames and their times."""
+def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[Grouping]:
+    """Return the clips with their numbers and times."""
     return [
-        {
-            "clip": number,
-            "keyframe": clip.first,
-            "members": list(range(clip.first, clip.stop)),
-            "timestamps_s": list(timestamps_s[clip.first : clip.stop]),
-        }
+        Grouping(number, clip.first, list(range(clip.first, clip.stop)), list(timestamps_s[clip.first : clip.stop]))
         for number, clip in enumerate(clips)
     ]
 
 
-def show(source: str, found: dict[str, Any], strips: ClipStrips | None = None) -> None:
-    """Print what was found as tables, the groupings as strips of pictures if there are any."""
-    from aot_cli.output.tables import clip_table, fact_table, frame_table, print_result
+def show_video(source: str, found: VideoDescription, strips: ClipStrips | None = None) -> None:
+    """Print what is known without a model as tables, the groupings as strips of pictures if there are any."""
+    from aot_cli.output.tables import print_result
 
-    title = found["video"]["path"] if source == found["video"]["path"] else f"{source}, from {found['video']['path']}"
-    parts: list[Any] = [fact_table(title, _video_facts(found["video"])), ""]
-    if "model" in found:
-        parts += [fact_table("tokens", _token_facts(found)), ""]
-    grouped = any(len(clip["members"]) > 1 for clip in found["clips"])
+    clips = _clip_parts(found.clips, found.timestamps_s, strips)
+    print_result(*_video_parts(source, found.video), *clips, str(found.prediction))
+
+
+def show_compression(source: str, found: Compression, strips: ClipStrips | None = None) -> None:
+    """Print what was kept as tables, the groupings as strips of pictures if there are any."""
+    from aot_cli.output.tables import fact_table, frame_table, print_result
+
+    report, tokens = found.report, found.tokens
+    print_result(
+        *_video_parts(source, report.video),
+        *(fact_table("tokens", _token_facts(report)), ""),
+        *_clip_parts(groupings(tokens.clips, tokens.timestamps_s), tokens.timestamps_s, strips),
+        *("kept of each frame", frame_table(report.frames)),
+    )
+
+
+def _video_parts(source: str, video: VideoInfo) -> list[RenderableType]:
+    from aot_cli.output.tables import fact_table
+
+    title = video.path if source == video.path else f"{source}, from {video.path}"
+    return [fact_table(title, _video_facts(video)), ""]
+
+
+def _clip_parts(
+    clips: Sequence[Grouping], timestamps_s: Sequence[float], strips: ClipStrips | None
+) -> list[RenderableType]:
+    from aot_cli.output.tables import clip_table
+
+    grouped = any(len(clip.members) > 1 for clip in clips)
     if strips:
-        parts += [f"{'keyframe groupings' if grouped else 'sampled frames'}, times in s", strips]
-    elif grouped:
-        parts += ["keyframe groupings", clip_table(found["clips"])]
-    else:
-        parts.append("sampled at " + " ".join(f"{t:.2f}" for t in found["timestamps_s"]) + " s")
-    if "frames" in found:
-        parts += ["kept of each frame", frame_table(found["frames"])]
-    if "prediction" in found:
-        parts.append(
-            "predicted {tokens_before} visual tokens before compression, {tokens_after} after ({assuming})".format(
-                **found["prediction"]
-            )
-        )
-    print_result(*parts)
+        return [f"{'keyframe groupings' if grouped else 'sampled frames'}, times in s", strips]
+    if grouped:
+        return ["keyframe groupings", clip_table(clips)]
+    return ["sampled at " + " ".join(f"{time:.2f}" for time in timestamps_s) + " s"]
 
 
-def _video_facts(video: dict[str, Any]) -> dict[str, Any]:
-    """The probe in words."""
-    frames = f"{video['frames']}"
-    if video["header_frames"] not in (0, video["frames"]):
-        frames += f" (the header says {video['header_frames']})"
-    if video["discarded_frames"]:
-        frames += f", {video['discarded_frames']} more hidden by an edit list"
-    rate = "variable, " if video["variable_frame_rate"] else ""
+def _video_facts(video: VideoInfo) -> dict[str, str]:
+    """Return the probe in words."""
+    frames = f"{video.frames}"
+    if video.header_frames not in (0, video.frames):
+        frames += f" (the header says {video.header_frames})"
+    if video.discarded_frames:
+        frames += f", {video.discarded_frames} more hidden by an edit list"
+    rate = "variable, " if video.variable_frame_rate else ""
     facts = {
-        "format": f"{video['container']}, {video['codec']}, {video['width']} x {video['height']}",
-        "frames": f"{frames}, {video['keyframes']} of them seek points",
-        "duration": f"{video['duration_s']:.2f} s, {rate}{video['average_fps']:.3f} frames per second",
+        "format": f"{video.container}, {video.codec}, {video.width} x {video.height}",
+        "frames": f"{frames}, {video.keyframes} of them seek points",
+        "duration": f"{video.duration_s:.2f} s, {rate}{video.average_fps:.3f} frames per second",
     }
-    if video["rotation_degrees"]:
-        facts["rotation"] = f"{video['rotation_degrees']} degrees clockwise, applied"
-    if video["mirrored"]:
+    if video.rotation_degrees:
+        facts["rotation"] = f"{video.rotation_degrees} degrees clockwise, applied"
+    if video.mirrored:
         facts["mirrored"] = "left and right, applied"
-    if video["video_streams"] > 1:
-        facts["stream"] = f"number {video['stream_index']}, the best of {video['video_streams']} video streams"
-    facts["audio"] = "yes (not used)" if video["has_audio"] else "no"
+    if video.video_streams > 1:
+        facts["stream"] = f"number {video.stream_index}, the best of {video.video_streams} video streams"
+    facts["audio"] = "yes (not used)" if video.has_audio else "no"
     return facts
 
 
-def _token_facts(found: dict[str, Any]) -> dict[str, Any]:
-    model, facts = found["model"], found["facts"]
+def _token_facts(report: RetentionReport) -> dict[str, str]:
+    model, facts, dtype = report.model, report.facts, report.model.placement["dtype"]
     described = {
-        "kept": f"{found['kept_tokens']} of {found['visual_tokens']} ({found['retention']:.2%})",
-        "method": f"{found['config']['method']}, ratio {found['config']['ratio']:g}",
-        "model": f"{model['name']}, revision {model['revision'] or 'local'}, width {model['width']}, {model['dtype']}",
+        "kept": f"{report.kept_tokens} of {report.visual_tokens} ({report.retention:.2%})",
+        "method": f"{report.config.method}, ratio {report.config.ratio:g}",
+        "model": f"{model.name}, revision {model.revision or 'local'}, width {model.width}, {dtype}",
     }
     if facts.get("anchors_per_frame"):
         described["anchors"] = f"{facts['anchors_per_frame']} per frame before pooling"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aot.errors import AOTError
 from aot_cli.output.console import StageBars
+from aot_cli.output.describe import Grouping, VideoDescription, groupings
 from aot_cli.output.terminal_pictures import Clips, ClipStrips, picture_size, shown_clips
 
 if TYPE_CHECKING:
@@ -14,23 +15,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aot.config.schema import SamplingConfig
+    from aot.reports.retention import Compression
+    from aot.types import VideoInfo
     from aot.video import VideoFile
 
 __all__ = ["strips_of_file", "strips_of_pictures"]
 
 
-def strips_of_pictures(found: Mapping[str, Any], files: Sequence[bytes]) -> ClipStrips:
-    """The groupings of a report, with the JPEG files of its frames."""
+def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
+    """Return the groupings of a run, with the JPEG files of its frames."""
     from aot.reports.frame_pictures import shrunk_jpeg
 
-    size, clips = _size(found), _clips(found)
+    size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
     pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
 
 
-def strips_of_file(video: VideoFile, found: Mapping[str, Any], sampling: SamplingConfig) -> ClipStrips | None:
-    """The groupings of what was found, with pictures decoded for it; None where they do not decode."""
-    size, clips = _size(found), _clips(found)
+def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:
+    """Return the groupings of what was found, with pictures decoded for it; None where they do not decode."""
+    size, clips = _size(found.video), _clips(found)
     try:
         return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
     except AOTError:  # what the packets tell is told all the same
@@ -53,23 +56,16 @@ def _decoded(
     return small
 
 
-def _size(found: Mapping[str, Any]) -> tuple[int, int]:
-    return picture_size(found["video"]["width"], found["video"]["height"])
+def _size(video: VideoInfo) -> tuple[int, int]:
+    return picture_size(video.width, video.height)
 
 
-def _clips(found: Mapping[str, Any]) -> Clips:
-    """Those found; a clip for every frame where they depend on a model."""
-    return found["clips"] or [
-        {"clip": frame, "keyframe": frame, "members": [frame], "timestamps_s": [time]}
-        for frame, time in enumerate(found["timestamps_s"])
-    ]
+def _clips(found: VideoDescription) -> Clips:
+    """Return those found; a clip for every frame where they depend on a model."""
+    return found.clips or [Grouping(frame, frame, [frame], [time]) for frame, time in enumerate(found.timestamps_s)]
 
 
 def _shown_times(clips: Clips) -> dict[int, float]:
     """The times of the frames that are shown, by their number."""
     head, tail = shown_clips(clips)
-    return {
-        frame: time
-        for clip in (*head, *tail)
-        for frame, time in zip(clip["members"], clip["timestamps_s"], strict=True)
-    }
+    return {frame: time for clip in (*head, *tail) for frame, time in zip(clip.members, clip.timestamps_s, strict=True)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -13,8 +14,16 @@ from rich.text import Text
 from aot_cli.output.safe_console import SafeConsole
 from aot_cli.output.screen import one_line, print_text
 
+if TYPE_CHECKING:
+    from aot.evaluation import Outcome, Results
+    from aot.evaluation.bootstrap import Interval
+    from aot.evaluation.results import Difference
+    from aot.reports.retention import FrameRetention
+    from aot_cli.output.describe import Grouping
+
 __all__ = [
     "FEW_VIDEOS",
+    "AnswerPair",
     "accuracy_tables",
     "answer_table",
     "clip_table",
@@ -33,6 +42,16 @@ FEW_VIDEOS = 10  # fewer do not tell how much videos differ
 _ROLE_COLOURS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
 _LONG_TABLE = 40  # rows; twice as many are shown whole
 _TAIL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """A question, its right answer, and the answers from all tokens and from those kept."""
+
+    question: str
+    expected: str
+    answer_of_all: str
+    answer_of_kept: str
 
 
 def print_result(*parts: RenderableType) -> None:
@@ -67,7 +86,7 @@ def seconds(value: float) -> str:
     return f"{value:.2f}"
 
 
-def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
+def fact_table(title: str, facts: Mapping[str, object]) -> Table:
     """Two columns: name, value."""
     table = Table(title=one_line(title), title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
@@ -77,7 +96,7 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
     return table
 
 
-def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
+def frame_table(frames: Sequence[FrameRetention]) -> Table:
     """One row per frame: what was kept, with a bar of its parts; of very many the first and the last."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in (
@@ -85,34 +104,34 @@ def frame_table(frames: Sequence[Mapping[str, Any]]) -> Table:
     ):  # fmt: skip
         head = Text(name, style=_ROLE_COLOURS.get(name, ""))
         table.add_column(head, justify="left" if name in ("", "retention") else "right", no_wrap=True)
-    most = max((frame["kept"] for frame in frames), default=0) or 1
-    grouped = not all(frame["is_keyframe"] for frame in frames)
+    most = max((frame.kept for frame in frames), default=0) or 1
+    grouped = not all(frame.is_keyframe for frame in frames)
     left_out = len(frames) - _LONG_TABLE if len(frames) > 2 * _LONG_TABLE else 0
     for number, frame in enumerate(frames):
         if left_out and number == _LONG_TABLE - _TAIL:
             table.add_row("...", f"{left_out} more")
         if left_out and _LONG_TABLE - _TAIL <= number < len(frames) - _TAIL:
             continue
-        similarity, is_key = frame["similarity"], grouped and frame["is_keyframe"]
+        similarity, is_key = frame.similarity, grouped and frame.is_keyframe
         table.add_row(
-            str(frame["frame"]), seconds(frame["timestamp_s"]), str(frame["clip"]),
+            str(frame.frame), seconds(frame.timestamp_s), str(frame.clip),
             "key" if is_key else "", "" if similarity is None else f"{similarity:.3f}",
-            str(frame["own"]), str(frame["distinct"]), str(frame["merged"]), str(frame["kept"]),
-            Text(f"{frame['retention']:6.1%} ") + _bar(frame, most), style="bold" if is_key else None,
+            str(frame.own), str(frame.distinct), str(frame.merged), str(frame.kept),
+            Text(f"{frame.retention:6.1%} ") + _bar(frame, most), style="bold" if is_key else None,
         )  # fmt: skip
     return table
 
 
-def _bar(frame: Mapping[str, Any], most: int) -> Text:
+def _bar(frame: FrameRetention, most: int) -> Text:
     """Up to five blocks for the tokens kept, coloured by what they are as the headings are."""
     bar, tokens = Text(), 0
     for name, colour in _ROLE_COLOURS.items():
-        tokens += frame[name]
+        tokens += getattr(frame, name)
         bar.append("█" * (round(5 * tokens / most) - len(bar)), style=colour)
     return bar
 
 
-def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
+def clip_table(clips: Sequence[Grouping]) -> Table:
     """One row per clip: its keyframe and the frames that are held against it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("clip", justify="right")
@@ -121,16 +140,16 @@ def clip_table(clips: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("frames")
     table.add_column("their times s", overflow="fold")
     for clip in clips:
-        first, last = clip["members"][0], clip["members"][-1]
+        first, last = clip.members[0], clip.members[-1]
         table.add_row(
-            str(clip["clip"]), str(clip["keyframe"]), seconds(clip["timestamps_s"][0]),
+            str(clip.clip), str(clip.keyframe), seconds(clip.timestamps_s[0]),
             str(first) if first == last else f"{first}-{last}",
-            " ".join(seconds(t) for t in clip["timestamps_s"]),
+            " ".join(seconds(t) for t in clip.timestamps_s),
         )  # fmt: skip
     return table
 
 
-def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableType]:
     """The question, a row per method with tokens and costs, and every method's answer."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
@@ -140,12 +159,13 @@ def comparison(question: str, rows: Sequence[Mapping[str, Any]]) -> list[Rendera
     answers = Table.grid(padding=(0, 2, 0, 0))
     answers.add_column(no_wrap=True, style="dim")
     answers.add_column(overflow="fold")
-    for row in rows:
-        times = (f"{row[name]:.0f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms"))
-        memory = "not known" if row["answer_bytes"] is None else f"{row['answer_bytes'] / 1e6:.0f}"
-        head = (row["method"], f"{row['ratio']:.0%}", str(row["kept_tokens"]), f"{row['language_model_load']:.1%}")
+    for outcome in outcomes:
+        condition, (row,) = outcome.condition, outcome.answered
+        times = (f"{ms:.0f}" for ms in (row.encode_ms, row.compress_ms, row.first_token_ms, row.answer_ms))
+        memory = "not known" if row.answer_bytes is None else f"{row.answer_bytes / 1e6:.0f}"
+        head = (condition.name, f"{condition.ratio:.0%}", str(row.kept_tokens), f"{row.language_model_load:.1%}")
         table.add_row(*head, *times, memory)
-        answers.add_row(row["condition"], row["answer"])
+        answers.add_row(row.condition, row.predicted)
     return [question, table, answers, "", Text(_COSTS, style="dim")]
 
 
@@ -156,21 +176,21 @@ _COSTS = (
 )
 
 
-def answer_table(answers: Sequence[Mapping[str, str]], all_tokens: int, kept_tokens: int) -> Table:
+def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: int) -> Table:
     """One row per question: the right answer, and the answers with all tokens and with those kept."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
     for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
         table.add_column(name, overflow="fold")
     for row in answers:
-        table.add_row(*(row[name] for name in ("question", "expected", "answer_of_all", "answer_of_kept")))
+        table.add_row(row.question, row.expected, row.answer_of_all, row.answer_of_kept)
     return table
 
 
-def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
+def accuracy_tables(results: Results) -> list[Table]:
     """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times;
     and the runs that the times are of, where they are of several.
     """
-    enough = results["videos"] >= FEW_VIDEOS
+    enough = results.videos >= FEW_VIDEOS
     columns: dict[str, list[str]] = {
         name: []
         for name in (
@@ -178,40 +198,39 @@ def accuracy_tables(results: Mapping[str, Any]) -> list[Table]:
             "compress ms", "1st token ms", "answer ms",
         )
     }  # fmt: skip
-    for row in results["conditions"]:
-        micro = row["micro"]
+    for row in results.conditions:
         values = (
-            f"{row['kept_tokens']:.0f}", _percent(row["language_model_load"]), _percent(micro["mean"]),
-            _interval(micro), _percent(row["macro"]["mean"]),
-            *(_difference(row["against"].get(name), enough) for name in ("none", "random")),
-            *(f"{row[name]:.1f}" for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")),
+            f"{row.kept_tokens:.0f}", _percent(row.language_model_load), _percent(row.micro.mean),
+            _interval(row.micro), _percent(row.macro.mean),
+            *(_difference(row.against.get(name), enough) for name in ("none", "random")),
+            *(f"{ms:.1f}" for ms in (row.encode_ms, row.compress_ms, row.first_token_ms, row.answer_ms)),
         )  # fmt: skip
         for cells, value in zip(columns.values(), values, strict=True):
             cells.append(value)
     if several_runs(results):
-        columns["run"] = [", ".join(map(str, row["timed_in_runs"])) for row in results["conditions"]]
+        columns["run"] = [", ".join(map(str, row.timed_in_runs)) for row in results.conditions]
     return _condition_tables(results, columns)
 
 
-def several_runs(results: Mapping[str, Any]) -> bool:
+def several_runs(results: Results) -> bool:
     """Whether the times of the conditions are not all of one run."""
-    return len({run for row in results["conditions"] for run in row["timed_in_runs"]}) > 1
+    return len({run for row in results.conditions for run in row.timed_in_runs}) > 1
 
 
-def family_tables(results: Mapping[str, Any]) -> list[Table]:
+def family_tables(results: Results) -> list[Table]:
     """One row per condition: accuracy in percent of every family of questions; their numbers in the first row."""
     columns = {
-        name: [str(questions), *(f"{100 * row['families'][name]['mean']:.0f}" for row in results["conditions"])]
-        for name, questions in results["families"].items()
+        name: [str(questions), *(f"{100 * row.families[name].mean:.0f}" for row in results.conditions)]
+        for name, questions in results.families.items()
     }
     return _condition_tables(results, columns, questions=True)
 
 
 def _condition_tables(
-    results: Mapping[str, Any], columns: Mapping[str, Sequence[str]], *, questions: bool = False
+    results: Results, columns: Mapping[str, Sequence[str]], *, questions: bool = False
 ) -> list[Table]:
     """Return the columns after method and ratio: in one table, or in as many as it takes to fit the terminal."""
-    heads = [("questions", "")] * questions + [(row["name"], f"{row['ratio']:.0%}") for row in results["conditions"]]
+    heads = [("questions", "")] * questions + [(row.name, f"{row.ratio:.0%}") for row in results.conditions]
     fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
     room = _console().width - fixed
     groups: list[list[str]] = [[]]
@@ -238,18 +257,19 @@ def _condition_table(
     return table
 
 
-def _difference(paired: Mapping[str, Any] | None, enough: bool) -> str:
+def _difference(paired: Difference | None, enough: bool) -> str:
     """A paired difference in points, with an asterisk if its interval does not hold zero, of enough videos."""
     if paired is None:
         return ""
-    micro = paired["micro"]
-    return f"{100 * micro['mean']:+.1f}{'*' if enough and (micro['low'] > 0 or micro['high'] < 0) else ' '}"
+    mean, low, high = paired.micro.mean, paired.micro.low, paired.micro.high
+    differs = enough and low is not None and high is not None and (low > 0 or high < 0)
+    return f"{100 * mean:+.1f}{'*' if differs else ' '}"
 
 
-def _interval(measured: Mapping[str, Any]) -> str:
-    if measured["low"] is None:
+def _interval(measured: Interval) -> str:
+    if measured.low is None or measured.high is None:
         return "not available"
-    return f"{_percent(measured['low'])} to {_percent(measured['high'])}"
+    return f"{_percent(measured.low)} to {_percent(measured.high)}"
 
 
 def _percent(share: float) -> str:

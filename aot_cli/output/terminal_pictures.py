@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.color import Color
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from aot_cli.output.describe import Grouping
 from aot_cli.output.safe_console import SafeConsole
 from aot_cli.output.tables import seconds
 
@@ -27,7 +28,7 @@ _KEY = "◆ "
 _KEY_STYLE = Style(bold=True, color="#000000", bgcolor="#F0E442")
 _CLIP_GAP, _GAP = 3, 1
 
-Clips = Sequence[Mapping[str, Any]]
+Clips = Sequence[Grouping]
 
 
 def shows_pictures(console: Console | None = None) -> bool:
@@ -50,7 +51,7 @@ def picture_size(width: int, height: int) -> tuple[int, int]:
 
 def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
     """All of the clips, and none; of very many frames the first clips, and the last."""
-    if sum(len(clip["members"]) for clip in clips) <= _LONG:
+    if sum(len(clip.members) for clip in clips) <= _LONG:
         return clips, ()
     first = _up_to(clips, _HEAD)
     last = _up_to(clips[first:][::-1], _TAIL)
@@ -61,7 +62,7 @@ def _up_to(clips: Clips, frames: int) -> int:
     """How many clips it takes for as many frames, at least one."""
     count = 0
     for number, clip in enumerate(clips):
-        count += len(clip["members"])
+        count += len(clip.members)
         if count > frames:
             return max(1, number)
     return len(clips)
@@ -75,12 +76,12 @@ class ClipStrips:
 
     def __init__(self, clips: Clips, pictures: Mapping[int, Picture], size: tuple[int, int]) -> None:
         self._clips, self._pictures, (self._rows, self._columns) = clips, pictures, size
-        self._grouped = any(len(clip["members"]) > 1 for clip in clips)
+        self._grouped = any(len(clip.members) > 1 for clip in clips)
         head, tail = shown_clips(clips)
         labels = [
             self._label(frame, time, clip)
             for clip in (*head, *tail)
-            for frame, time in zip(clip["members"], clip["timestamps_s"], strict=True)
+            for frame, time in zip(clip.members, clip.timestamps_s, strict=True)
         ]
         self._wide = max([self._columns, *(label.cell_len for label in labels)])
 
@@ -89,7 +90,7 @@ class ClipStrips:
         yield from self._lines(head, options.max_width)
         if tail:
             left_out = self._clips[len(head) : len(self._clips) - len(tail)]
-            frames = sum(len(clip["members"]) for clip in left_out)
+            frames = sum(len(clip.members) for clip in left_out)
             clips = f" in {len(left_out)} clips" if self._grouped else ""
             yield Text(f"... {frames} more frames{clips}\n", style="dim")
             yield from self._lines(tail, options.max_width)
@@ -104,10 +105,10 @@ class ClipStrips:
             row.append(block)
         yield from _beside(row, gap)
 
-    def _blocks(self, clip: Mapping[str, Any], width: int) -> Iterator[list[Text]]:
+    def _blocks(self, clip: Grouping, width: int) -> Iterator[list[Text]]:
         """The lines of a clip's strip, in as many pieces as it takes to fit the width; those of a piece are as long."""
         most = max(1, (width + _GAP) // (self._wide + _GAP))
-        members, times = clip["members"], clip["timestamps_s"]
+        members, times = clip.members, clip.timestamps_s
         for first in range(0, len(members), most):
             columns = [
                 self._column(frame, self._label(frame, time, clip))
@@ -116,11 +117,11 @@ class ClipStrips:
             lines = [Text(" " * _GAP).join(parts) for parts in zip(*columns, strict=True)]
             if self._grouped:
                 last = f"-{members[-1]}" if len(members) > 1 else ""
-                lines.insert(0, Text("" if first else f"clip {clip['clip']}: {members[0]}{last}", style="dim"))
+                lines.insert(0, Text("" if first else f"clip {clip.clip}: {members[0]}{last}", style="dim"))
             yield _equally_long(lines)
 
-    def _label(self, frame: int, time_s: float, clip: Mapping[str, Any]) -> Text:
-        if self._grouped and frame == clip["keyframe"]:
+    def _label(self, frame: int, time_s: float, clip: Grouping) -> Text:
+        if self._grouped and frame == clip.keyframe:
             return Text(_KEY + seconds(time_s) + " ", style=_KEY_STYLE)
         return Text(seconds(time_s))
 

@@ -92,7 +92,7 @@ def main(frames: int, ratio: float) -> None:
         rows["pictures"].append(spent)
         run = ShownRun(
             "aot", kept, frame_retention(kept, PER_FRAME, [0.9] * (frames - 1)), frames * PER_FRAME,
-            len(kept.features), {"encode": 1.0}, {}, "aot", config.to_dict(),
+            len(kept.features), {"encode": 1.0}, {}, "aot", config,
         )  # fmt: skip
         video = ShownVideo("clip.mp4", (1280, 720), pictures, {}, {"aot": "0"})
         text, spent = timed(render_page, video, [run])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from aot.bench import Figure
 from aot_cli.commands.bench import _warn_if_busy
 from tests.support.cli_run import Aot
 
@@ -83,7 +84,7 @@ def test_more_memory_than_there_is(run_aot: Aot) -> None:
 
 
 def test_a_busy_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    _warn_if_busy({"median": 2.0, "least": 1.0, "most": 2.0})
+    _warn_if_busy(Figure(median=2.0, least=1.0, most=2.0))
     assert capsys.readouterr().err == ""
-    _warn_if_busy({"median": 2.0, "least": 1.0, "most": 2.1})
+    _warn_if_busy(Figure(median=2.0, least=1.0, most=2.1))
     assert "measure again when it is quiet" in capsys.readouterr().err

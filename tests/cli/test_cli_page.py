@@ -39,7 +39,7 @@ def test_the_reproduce_command_gives_the_same_tokens(
     again = run_aot(*command)
     assert again.code == 0, again.err
     one, two = load_tokens(first), load_tokens(Path(again.out.strip()).resolve())
-    assert one.config == two.config
+    assert one.report.config == two.report.config
     for name in ("features", "frame", "row", "col", "role", "mass"):
         assert getattr(one.tokens, name).equal(getattr(two.tokens, name))
 

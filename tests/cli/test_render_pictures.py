@@ -12,8 +12,9 @@ from rich.color import ColorTriplet
 from rich.console import Console
 from rich.text import Text
 
+from aot.reports.retention import FrameRetention
 from aot.types import Clip
-from aot_cli.output.describe import groupings
+from aot_cli.output.describe import Grouping, groupings
 from aot_cli.output.tables import frame_table
 from aot_cli.output.terminal_pictures import ClipStrips, picture_size, shown_clips, shows_pictures
 
@@ -27,7 +28,7 @@ def terminal(width: int = 80, encoding: str = "utf-8", **options: Any) -> tuple[
     return Console(file=file, width=width, _environ={"TERM": "xterm-256color"}, **settings), raw
 
 
-def clips_of(frames: int, length: int) -> list[dict[str, Any]]:
+def clips_of(frames: int, length: int) -> list[Grouping]:
     return groupings(Clip.runs(frames, length), [1.5 * k for k in range(frames)])
 
 
@@ -90,7 +91,7 @@ def test_a_missing_picture_is_blank() -> None:
 def test_of_very_many_frames_the_first_and_the_last() -> None:
     clips = clips_of(200, 4)
     head, tail = shown_clips(clips)
-    assert [clip["clip"] for clip in (*head, *tail)] == [0, 1, 2, 3, 4, 5, 6, 7, 48, 49]
+    assert [clip.clip for clip in (*head, *tail)] == [0, 1, 2, 3, 4, 5, 6, 7, 48, 49]
     text = "".join(line.plain for line in rendered(ClipStrips(clips, {}, SIZE), 80))
     assert "160 more frames in 40 clips" in text
     assert (text.count("◆"), "clip 8:" in text, "clip 48:" in text) == (10, False, True)
@@ -128,12 +129,9 @@ def test_where_pictures_are_shown() -> None:
 def test_bars_are_of_their_parts() -> None:
     rows = [(8, 0, 0), (2, 4, 2), (0, 1, 0), (0, 0, 0)]
     frames = [
-        {
-            "frame": k, "timestamp_s": 0.0, "clip": k, "is_keyframe": True, "similarity": None, "own": own,
-            "distinct": distinct, "merged": merged, "kept": own + distinct + merged, "retention": 0.5,
-        }
+        FrameRetention(k, 0.0, k, True, None, own, distinct, merged, own + distinct + merged, 0.5)
         for k, (own, distinct, merged) in enumerate(rows)
-    ]  # fmt: skip
+    ]
     bars = []
     for line in rendered(frame_table(frames), 100):
         if "50.0%" in line.plain:

@@ -98,7 +98,7 @@ def test_the_report_adds_up(clip_file: Path, small_model: Llava, aot: dict[str, 
     assert [frame.timestamp_s for frame in report.frames] == list(tokens.timestamps_s)
     assert [k for clip in tokens.clips for k in range(clip.first, clip.stop)] == list(range(FRAMES))
     assert [frame.frame for frame in report.frames if frame.is_keyframe] == [clip.first for clip in tokens.clips]
-    assert report.config == config.to_dict()
+    assert report.config == config
     assert report.facts == tokens.facts
     assert report.stage_ms.keys() == {"decode", "encode", "compress"} and min(report.stage_ms.values()) > 0
 
@@ -142,10 +142,10 @@ def test_what_decides_how_much_is_kept_is_told(
 
 def test_the_report_names_video_and_model(compression: Compression, clip_file: Path, small_model: Llava) -> None:
     report = compression.report
-    assert report.video["path"] == str(clip_file)
-    assert (report.video["width"], report.video["height"], report.video["frames"]) == (160, 120, 24)
-    assert report.model["fingerprint"] == small_model.identity.fingerprint
-    assert (report.model["dtype"], report.model["width"]) == ("float32", 32)
+    assert report.video.path == str(clip_file)
+    assert (report.video.width, report.video.height, report.video.frames) == (160, 120, 24)
+    assert report.model.fingerprint == small_model.identity.fingerprint
+    assert (report.model.placement["dtype"], report.model.width) == ("float32", 32)
     assert report.peak_bytes["host"] > 10_000_000
     assert report.frames[0].similarity is None
     assert all(-1 <= frame.similarity <= 1.000001 for frame in report.frames[1:] if frame.similarity is not None)
@@ -196,7 +196,7 @@ def test_saved_tokens_give_the_same_answer(
     path = tmp_path / f"tokens{suffix}"
     save_tokens(path, fresh.tokens, fresh.report)
     file = load_tokens(path)
-    check_same_model(file.report, model.identity)
+    check_same_model(file.report.model, model.identity)
     texts = ["".join(Pipeline(model, CONFIG).answer(tokens, "What moves?")) for tokens in (fresh.tokens, file.tokens)]
     assert texts[0] == texts[1] != ""
 
@@ -218,11 +218,10 @@ def test_a_missing_video(small_model: Llava, tmp_path: Path) -> None:
 
 
 def test_tokens_of_another_model(compression: Compression, small_model: Llava) -> None:
-    report = compression.report.to_dict()
-    check_same_model(report, small_model.identity)
-    report["model"]["fingerprint"] = "another"
+    made_by = compression.report.model
+    check_same_model(made_by, small_model.identity)
     with pytest.raises(TokensFileError, match="compress the video again"):
-        check_same_model(report, small_model.identity)
+        check_same_model(replace(made_by, fingerprint="another"), small_model.identity)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_the_report_tells(clip_file: Path, small_model: Llava, tmp_path: Path) -
     save_tokens(tmp_path / "t.pt", result.tokens, result.report)
     file = load_tokens(tmp_path / "t.pt")
     assert file.tokens.timestamps_s == result.tokens.timestamps_s
-    assert file.report["facts"]["selected_by"] == "the question's own words"
-    assert file.config == config()
+    assert file.report.facts["selected_by"] == "the question's own words"
+    assert file.report.config == config()
 
 
 def test_it_is_the_same_every_time_and_follows_the_questions(clip_file: Path, small_model: Llava) -> None:
@@ -128,7 +128,7 @@ def test_standard_input_is_read_twice(clip_file: Path, small_model: Llava, monke
     monkeypatch.setattr(sys, "stdin", Stdin)
     found = compress_video("-", small_model, config(), questions=[QUESTION])
     assert torch.equal(found.tokens.features, expected.tokens.features)
-    assert found.report.video["path"] == "standard input"
+    assert found.report.video.path == "standard input"
 
 
 def test_without_a_question_or_a_model_that_scores_it_is_refused(clip_file: Path, small_model: Llava) -> None:

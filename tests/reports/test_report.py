@@ -10,8 +10,9 @@ from dataclasses import asdict, fields
 import pytest
 import torch
 
-from aot.reports.retention import FrameRetention, RetentionReport, frame_retention, versions
-from aot.types import Clip, CompressedTokens, Role
+from aot.config.schema import Config
+from aot.reports.retention import FrameRetention, ModelRecord, RetentionReport, frame_retention, versions
+from aot.types import Clip, CompressedTokens, Role, VideoInfo
 
 FRAME = [0, 0, 1, 1, 1, 2, 0, 3, 3]
 ROLE = [
@@ -20,6 +21,10 @@ ROLE = [
     Role.MERGED,
     *[Role.KEPT] * 2,
 ]
+PLACEMENT = {
+    "device": "cpu", "dtype": "float32", "attention": "sdpa", "vision_blocks": 2, "positions": "packed",
+    "pooling": "none",
+}  # fmt: skip
 
 
 def tokens() -> CompressedTokens:
@@ -48,9 +53,9 @@ def report() -> RetentionReport:
         stage_ms={"decode": 1.5},
         peak_bytes={"host": 1},
         facts={"note": "a, \"b\"\n'c'", "none": None},
-        model={"name": "é"},
-        video={"path": "a.mp4"},
-        config={"ratio": 0.1},
+        model=ModelRecord("é", None, "f" * 16, False, 4, PLACEMENT, (1, 3)),
+        video=VideoInfo("a.mp4", "mp4", "h264", 64, 48, 0, 0, 1, 4, 4, 0, 1, 2.0, 2.0, False, False),
+        config=Config(ratio=0.1),
         versions=versions(),
         notices=("one", "two"),
     )
@@ -85,6 +90,22 @@ def test_dict_is_json(report: RetentionReport) -> None:
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert list(plain) == [f.name for f in fields(RetentionReport)]
     assert plain["frames"][3] == asdict(report.frames[3])
+
+
+def test_a_report_that_was_written_is_the_same_object_again(report: RetentionReport) -> None:
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert RetentionReport.from_dict(plain) == report
+    assert RetentionReport.from_dict({**plain, "source": "a.mp4", "clips": []}) == report  # as in `--report a.json`
+    with pytest.raises(ValueError, match=r"report\.kept_tokens must be"):
+        RetentionReport.from_dict({**plain, "kept_tokens": 41})
+
+
+def test_a_model_that_compressed_nothing_has_no_width_and_no_blocks() -> None:
+    record = ModelRecord("m", "abc", "f" * 16, False, None, PLACEMENT)
+    assert record.to_dict() == {
+        "name": "m", "revision": "abc", "fingerprint": "f" * 16, "toy_model": False, **PLACEMENT,
+    }  # fmt: skip
+    assert str(record) == "m on cpu, float32"
 
 
 def test_versions_name_what_the_numbers_depend_on() -> None:

@@ -10,7 +10,7 @@ import random
 import signal
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from aot.config.schema import Config
 from aot.errors import ConfigError, OutputError, TokensFileError
 from aot.models.base import ModelIdentity
 from aot.pipeline.checks import check_same_model
-from aot.reports.retention import RetentionReport, frame_retention
+from aot.reports.retention import ModelRecord, RetentionReport, frame_retention
 from aot.storage.tokens_file import SUFFIXES, check_suffix, is_tokens_file, load_tokens, save_tokens
 from aot.types import Clip, CompressedTokens, VideoInfo
 
@@ -32,11 +32,11 @@ PER_TOKEN = ("frame", "row", "col", "role", "mass")
 
 
 VIDEO = VideoInfo("clip é.mp4", "mp4", "h264", 64, 48, 0, 0, 1, 3, 3, 0, 1, 0.5, 6.0, False, False)
-MODEL = {
-    "name": "some/model", "revision": None, "fingerprint": "f" * 16, "toy_model": False, "width": WIDTH,
+PLACEMENT = {
     "device": "cpu", "dtype": "float32", "attention": "sdpa", "vision_blocks": 2, "positions": "packed",
-    "saliency_blocks": [1], "pooling": "bilinear",
+    "pooling": "bilinear",
 }  # fmt: skip
+MODEL = ModelRecord("some/model", None, "f" * 16, False, WIDTH, PLACEMENT, (1,))
 
 
 def some_tokens(dtype: torch.dtype = torch.float32) -> CompressedTokens:
@@ -68,8 +68,8 @@ def some_report(tokens: CompressedTokens) -> RetentionReport:
         peak_bytes={"host": 1},
         facts=dict(tokens.facts),
         model=MODEL,
-        video=asdict(VIDEO),
-        config=Config().to_dict(),
+        video=VIDEO,
+        config=Config(),
         versions={"torch": "2"},
         notices=("one",),
     )
@@ -99,7 +99,7 @@ def test_round_trip(path: Path, dtype: torch.dtype) -> None:
             assert found.dtype == kept.dtype and torch.equal(found, kept), name
         else:
             assert found == kept and type(found) is type(kept), name
-    assert file.report == some_report(tokens).to_dict()
+    assert file.report == some_report(tokens) and file.pictures is None
 
 
 def test_views_are_stored_and_no_tokens_are_not(path: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_newer_format(path: Path) -> None:
 
 def test_another_models_tokens_are_refused(path: Path) -> None:
     save(path)
-    report = load_tokens(path).report
-    check_same_model(report, ModelIdentity("elsewhere", "abc", "f" * 16))
+    made_by = load_tokens(path).report.model
+    check_same_model(made_by, ModelIdentity("elsewhere", "abc", "f" * 16))
     with pytest.raises(TokensFileError, match="made by some/model"):
-        check_same_model(report, ModelIdentity("some/model", None, "0" * 16))
+        check_same_model(made_by, ModelIdentity("some/model", None, "0" * 16))

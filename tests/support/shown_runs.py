@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from aot.compression.ops.source_weights import of_kept
+from aot.config.schema import Config
 from aot.reports.frame_pictures import jpeg
 from aot.reports.html import ShownRun, ShownVideo
 from aot.reports.retention import frame_retention
@@ -81,7 +82,7 @@ def shown(method: str, tokens: CompressedTokens, **changes: Any) -> ShownRun:
         "costs_ms": {"decode": 100.0, "encode": 2000.0, "compress": 30.0},
         "peak_bytes": {"host": 10**9},
         "command": f"aot ask clip.mp4 'what happens?' --method {method}",
-        "config": {"method": method},
+        "config": Config(),
         "answers": [("what happens?", "a cloud grows.")],
     }
     return ShownRun(**(values | changes))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aot.config.schema import Config
 from aot.reports.fates import Fate, fates, sources_of
 from aot.reports.retention import FrameRetention
 from aot.text import visible as printable
@@ -61,8 +62,8 @@ class ShownRun:
         budget_tokens: the promised number of tokens; None if none was promised.
         costs_ms: by stage.
         peak_bytes: the peak memory of "host", "device" or "answering"; None if unknown.
-        command: reproduces the result.
-        config: the resolved settings as plain values.
+        command: reproduces the result; empty if there is none to show.
+        config: the resolved settings.
         answers: (question, answer) pairs.
     """
 
@@ -74,7 +75,7 @@ class ShownRun:
     costs_ms: Mapping[str, float]
     peak_bytes: Mapping[str, int | None]
     command: str
-    config: Mapping[str, Any]
+    config: Config
     answers: Sequence[tuple[str, str]] = ()
 
     @property

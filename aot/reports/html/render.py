@@ -49,7 +49,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
         megabytes=_megabytes,
         frames=count,
         shown=len(shown_frames(count)),
-        configs=[json.dumps(run.config, indent=2, ensure_ascii=False) for run in runs],
+        configs=[json.dumps(run.config.to_dict(), indent=2, ensure_ascii=False) for run in runs],
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aot.config.schema import Config, ModelConfig
 from aot.reports.html import render_page
 from tests.support.shown_runs import PER_FRAME, small_run, small_video, whole_run
 
@@ -110,7 +111,11 @@ def test_titles_and_text_alternatives(opened: Any) -> None:
 
 def test_strangers_texts_are_text(open_page: Any) -> None:
     run = small_run(
-        name=HOSTILE, answers=[(HOSTILE, HOSTILE)], command=HOSTILE, config={"a": HOSTILE}, costs_ms={HOSTILE: 1.0}
+        name=HOSTILE,
+        answers=[(HOSTILE, HOSTILE)],
+        command=HOSTILE,
+        config=Config(model=ModelConfig(name=HOSTILE)),
+        costs_ms={HOSTILE: 1.0},
     )
     video = small_video(name=HOSTILE, facts={HOSTILE: HOSTILE}, notices=[HOSTILE], versions={"aot": HOSTILE})
     opened = open_page(render_page(video, [run, small_run(name=HOSTILE)]))
