@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aot.plugins import INNER, METHODS, Kind
 
@@ -49,10 +49,10 @@ class _Anything:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *arguments: Any, **named: Any) -> _Anything:
+    def __call__(self, *arguments: object, **named: object) -> _Anything:
         return self
 
-    def __getitem__(self, key: Any) -> _Anything:
+    def __getitem__(self, key: object) -> _Anything:
         return self
 
 
@@ -66,7 +66,7 @@ class _StandIn(ModuleType):
 class _Finder(MetaPathFinder, Loader):
     """Finds a stand-in for every module of the heavy libraries."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(name, self, is_package=True) if _is_of(name, _HEAVY) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

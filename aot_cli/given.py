@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from aot.config.layers import Layer, build_layers, explained
 from aot.config.presets import parse_yaml
@@ -29,7 +28,7 @@ class Given:
     assigned: Layer
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """All of it as one."""
         return merge_settings(*(layer.settings for layer in self._layers))
 
@@ -69,12 +68,12 @@ class Given:
         return explained(error, self.layers())
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, object]) -> Settings:
     """Return values by path, as nested settings."""
     return merge_settings(*(_nest(path, value) for path, value in values.items()))
 
 
-def _nest(path: str, value: Any) -> dict[str, Any]:
+def _nest(path: str, value: object) -> Settings:
     first, _, rest = path.partition(".")
     return {first: _nest(rest, value) if rest else value}
 
@@ -85,7 +84,7 @@ def assigned_layer(texts: Sequence[str], source: str) -> Layer:
     Raises:
         ConfigError: a text has no `=`, a value is not YAML, or a group was given a value.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for text in texts:
         path, value = _assignment(text, source)
         for group in _groups(path):
@@ -100,7 +99,7 @@ def _groups(path: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def _assignment(text: str, source: str) -> tuple[str, Any]:
+def _assignment(text: str, source: str) -> tuple[str, object]:
     path, separator, value = text.partition("=")
     if not separator:
         raise ConfigError(f"{source}: {text} is not PATH=VALUE, for instance aot.clips.frames=8")

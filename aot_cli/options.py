@@ -98,7 +98,7 @@ class Flag:
         """Return the environment variable of the same name."""
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
-    def read(self, text: str | bool) -> Any:
+    def read(self, text: str | bool) -> object:
         """Return the value that a text means, or the text itself, which is then refused."""
         if isinstance(text, bool):
             return text
@@ -127,7 +127,7 @@ def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
     return Flag(setting, own_names, metavar or "|".join(choices(setting.hint)) or _METAVARS.get(kind))
 
 
-def read_number(text: str, kind: type = float) -> Any:
+def read_number(text: str, kind: Callable[[str], float] = float) -> float | str:
     """Return the number that a text means; the text itself if it means none."""
     try:
         return kind(text)
@@ -224,7 +224,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _call(function: Callable[..., None], given: Given, values: Mapping[str, Any]) -> None:
+def _call(function: Callable[..., None], given: Given, values: Mapping[str, object]) -> None:
     """Call a command.
 
     Raises:
@@ -289,8 +289,9 @@ def shares(flag: str, text: str) -> list[float]:
     Raises:
         ConfigError: they are not.
     """
-    found = [_share(part.strip()) for part in text.split(",") if part.strip()]
-    if not all(isinstance(share, float) for share in found):
+    read = [_share(part.strip()) for part in text.split(",") if part.strip()]
+    found = [share for share in read if isinstance(share, float)]
+    if len(found) < len(read):
         raise ConfigError(f"{flag} {text} are not numbers with commas between them, for instance 0.25,10%")
     outside = [f"{share:g}" for share in found if not 0 < share <= 1]
     if outside:
@@ -298,6 +299,6 @@ def shares(flag: str, text: str) -> list[float]:
     return found
 
 
-def _share(text: str) -> Any:
+def _share(text: str) -> float | str:
     percent = read_share(text)
     return read_number(text) if percent is None else percent

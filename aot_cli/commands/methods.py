@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,13 +12,14 @@ from aot_cli.output.console import notify, print_json
 
 if TYPE_CHECKING:
     from aot.plugins import Kind
-
-    _Describe = Callable[[str, Kind], dict[str, Any]]
+    from aot_cli.output.method_details import MethodCard, MethodDetails
 
 __all__ = ["list_methods"]
 
 _KINDS: tuple[Kind, ...] = ("methods", "inner")
 _FLAGS = {"methods": "--method", "inner": "--inner"}
+
+T = TypeVar("T")
 
 
 @command()
@@ -27,24 +28,39 @@ def list_methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """What --method and --inner choose from: where each acts, what it needs and keeps, its paper; or all about one."""
-    found = _everything() if name is None else _of_name(name)
-    if as_json:
-        print_json("aot.methods/1" if name is None else "aot.method/1", found)
+    if name is None:
+        cards = _everything()
+        if as_json:
+            print_json("aot.methods/1", {kind: [card.to_dict() for card in of_kind] for kind, of_kind in cards.items()})
+        else:
+            _print_cards(cards)
         return
-    from aot_cli.output.method_tables import FOOTNOTES, CardTable, method_parts
+    details = _of_name(name)
+    if as_json:
+        print_json("aot.method/1", {kind: [one.to_dict() for one in of_kind] for kind, of_kind in details.items()})
+    else:
+        _print_details(details)
+
+
+def _print_cards(cards: Mapping[Kind, Sequence[MethodCard]]) -> None:
+    from aot_cli.output.method_tables import FOOTNOTES, CardTable
     from aot_cli.output.tables import print_result
 
-    if name is None:
-        titles = ("--method", "--inner, inside the language model")
-        tables = (CardTable(title, cards) for title, cards in zip(titles, found.values(), strict=True))
-        print_result(*tables, *FOOTNOTES)
-    else:
-        print_result(
-            *(part for kind, all_ in found.items() for one in all_ for part in method_parts(_FLAGS[kind], one))
-        )
+    titles = ("--method", "--inner, inside the language model")
+    tables = (CardTable(title, of_kind) for title, of_kind in zip(titles, cards.values(), strict=True))
+    print_result(*tables, *FOOTNOTES)
 
 
-def _everything() -> dict[str, list[dict[str, Any]]]:
+def _print_details(details: Mapping[Kind, Sequence[MethodDetails]]) -> None:
+    from aot_cli.output.method_tables import method_parts
+    from aot_cli.output.tables import print_result
+
+    print_result(
+        *(part for kind, of_kind in details.items() for one in of_kind for part in method_parts(_FLAGS[kind], one))
+    )
+
+
+def _everything() -> dict[Kind, list[MethodCard]]:
     from aot.plugins import names, unheard_plug_ins
     from aot_cli.output.method_details import describe
 
@@ -52,7 +68,7 @@ def _everything() -> dict[str, list[dict[str, Any]]]:
     return _read({kind: names(kind) for kind in _KINDS}, describe)
 
 
-def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
+def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
     """A method and an inner reduction may share a name.
 
     Raises:
@@ -68,7 +84,7 @@ def _of_name(name: str) -> dict[str, list[dict[str, Any]]]:
     return _read(wanted, describe_fully)
 
 
-def _read(wanted: Mapping[Kind, Sequence[str]], describe: _Describe) -> dict[str, list[dict[str, Any]]]:
+def _read(wanted: Mapping[Kind, Sequence[str]], describe: Callable[[str, Kind], T]) -> dict[Kind, list[T]]:
     from aot_cli.declared import read_each
 
     found = read_each([(name, kind) for kind, names in wanted.items() for name in names], describe)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import reduce
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from aot.config.layers import build_layers, source_of
 from aot.config.schema import AOT_METHODS, Config
 from aot.config.setting import Setting, settings_in
-from aot.config.strict import build_settings
+from aot.config.strict import Settings, build_settings
 from aot.errors import AOTError, ConfigError
 from aot.plugins import Kind, blamed, names
 from aot.text import did_you_mean
@@ -20,7 +21,12 @@ from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, com
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import settings_type
 
+if TYPE_CHECKING:
+    from aot_cli.output.setting_tables import ResolvedSetting
+
 __all__ = ["every_setting", "list_settings"]
+
+_Listed = TypeVar("_Listed", "Setting", "ResolvedSetting")
 
 
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
@@ -43,27 +49,32 @@ def list_settings(
     from aot_cli.output.tables import print_result
 
     if show:
-        rows, schema, table = list(_resolved(given)), "aot.settings.resolved/1", resolved_table
-    else:
-        if given.flags.settings or given.assigned.settings:
-            raise ConfigError("without --show no value is looked at; add it to see what the flags lead to")
-        rows, schema, table = [setting_row(each) for each in every_setting()], "aot.settings/1", settings_table
-    rows = _below(path, rows) if path else rows
+        resolved = _below(path, list(_resolved(given)))
+        if as_json:
+            print_json("aot.settings.resolved/1", {"settings": [asdict(each) for each in resolved]})
+        else:
+            print_result(resolved_table(resolved))
+        return
+    if given.flags.settings or given.assigned.settings:
+        raise ConfigError("without --show no value is looked at; add it to see what the flags lead to")
+    declared = _below(path, every_setting())
     if as_json:
-        print_json(schema, {"settings": rows})
+        print_json("aot.settings/1", {"settings": [setting_row(each) for each in declared]})
     else:
-        print_result(table(rows))
+        print_result(settings_table(declared))
 
 
-def _below(path: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a setting or a group.
+def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
+    """Return a setting, or those of a group; all if `path` is None.
 
     Raises:
         ConfigError: If there is none of this name.
     """
-    found = [row for row in rows if f"{row['path']}.".startswith(f"{path}.")]
+    if path is None:
+        return settings
+    found = [each for each in settings if f"{each.path}.".startswith(f"{path}.")]
     if not found:
-        known = {row["path"].rsplit(".", depth)[0] for row in rows for depth in range(4)}
+        known = {each.path.rsplit(".", depth)[0] for each in settings for depth in range(4)}
         guess = did_you_mean(path, sorted(known)) or "`aot settings` lists them"
         raise ConfigError(f"there is no setting {path!r} here; {guess}")
     return found
@@ -86,32 +97,34 @@ def _settings_of(name: str, kind: Kind) -> list[Setting]:
         return []
 
 
-def _resolved(given: Given) -> Iterator[dict[str, Any]]:
+def _resolved(given: Given) -> Iterator[ResolvedSetting]:
     """Yield the values of a run, with those of the methods that it uses or that were given some.
 
     Raises:
         ConfigError: If a value is wrong.
     """
+    from aot_cli.output.setting_tables import ResolvedSetting
+
     layers = given.layers()
     config = build_layers(layers)
     inner = [config.inner.name] if config.inner.name else []
-    groups: dict[tuple[str, Kind], Mapping[str, Any]] = {
+    groups: dict[tuple[str, Kind], Settings] = {
         **{(name, "methods"): config.methods.get(name, {}) for name in (config.method, *config.methods)},
         **{(name, "inner"): config.inner.settings.get(name, {}) for name in (*inner, *config.inner.settings)},
     }
     of_groups = read_each(list(groups), lambda name, kind: _values_of_group(name, kind, groups[name, kind]))
     for path, value in [*_values(config), *(pair for pairs in of_groups.values() for pair in pairs)]:
         if not isinstance(value, Mapping):  # those are the groups
-            yield {"path": path, "value": value, "source": source_of(path, layers)}
+            yield ResolvedSetting(path, value, source_of(path, layers))
 
 
-def _values_of_group(name: str, kind: Kind, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _values_of_group(name: str, kind: Kind, settings: Settings) -> list[tuple[str, object]]:
     if kind == "methods" and name in AOT_METHODS:
         return []  # those of AOT are among the others
     cls, group = settings_type(name, kind)
     return list(_values(build_settings(cls, settings, group), group)) if cls else []
 
 
-def _values(settings: Any, group: str = "") -> Iterator[tuple[str, Any]]:
+def _values(settings: object, group: str = "") -> Iterator[tuple[str, object]]:
     for declared in settings_in(type(settings), group):
         yield declared.path, reduce(getattr, declared.path.removeprefix(group).split("."), settings)

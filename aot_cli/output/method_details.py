@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aot.config.setting import Setting
+    from aot.config.strict import Settings
     from aot.plugins import Kind
     from aot.types import Needs
 
-__all__ = ["describe", "describe_fully", "settings_type"]
+__all__ = ["MethodCard", "MethodDetails", "describe", "describe_fully", "settings_type"]
 
 
-def describe(name: str, kind: Kind) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class MethodCard:
+    """A method or an inner reduction in a few words; `needs` is None for an inner reduction."""
+
+    name: str
+    acts: str
+    paper: str
+    exact: bool
+    remark: str
+    least: str
+    needs: list[str] | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it for JSON."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in plain.items() if (name, value) != ("needs", None)}
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDetails(MethodCard):
+    """A method or an inner reduction with its docstring, settings, presets and an example."""
+
+    description: list[str]
+    settings: list[Setting]
+    presets: list[str]
+    example: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it for JSON."""
+        from aot_cli.output.setting_tables import setting_row
+
+        return {**MethodCard.to_dict(self), "settings": [setting_row(setting) for setting in self.settings]}
+
+
+def describe(name: str, kind: Kind) -> MethodCard:
     """Its card and what it needs; of a plug-in that is broken, what is wrong."""
     from aot.errors import ConfigError
     from aot.plugins import Card, find
@@ -23,14 +60,12 @@ def describe(name: str, kind: Kind) -> dict[str, Any]:
         needs = _needs(name) if kind == "methods" else []
     except ConfigError as error:
         card = Card(acts="", exact=False, remark=f"broken: {error}")
-    told = {
-        "name": name, "acts": card.acts, "paper": card.source, "exact": card.exact, "remark": card.remark,
-        "least": card.least or (_least_share(name) if kind == "inner" and card.acts else ""),
-    }  # fmt: skip
-    return {**told, "needs": needs} if kind == "methods" else told
+    least = card.least or (_least_share(name) if kind == "inner" and card.acts else "")
+    shown_needs = needs if kind == "methods" else None
+    return MethodCard(name, card.acts, card.source, card.exact, card.remark, least, shown_needs)
 
 
-def describe_fully(name: str, kind: Kind) -> dict[str, Any]:
+def describe_fully(name: str, kind: Kind) -> MethodDetails:
     """`describe` and its docstring, settings, presets and an example of how a setting is given.
 
     Raises:
@@ -39,24 +74,24 @@ def describe_fully(name: str, kind: Kind) -> dict[str, Any]:
     from aot.config.setting import settings_in
     from aot.errors import ConfigError
     from aot.plugins import find
-    from aot_cli.output.setting_tables import as_yaml, setting_row
+    from aot_cli.output.setting_tables import as_yaml
 
-    found, told = find(name, kind), describe(name, kind)
-    if told["remark"].startswith("broken: "):
-        raise ConfigError(told["remark"])
+    found, card = find(name, kind), describe(name, kind)
+    if card.remark.startswith("broken: "):
+        raise ConfigError(card.remark)
     cls, group = settings_type(name, kind)
     settings = list(settings_in(cls, group)) if cls else []
     shown = next((setting for setting in settings if setting.default is not None), None)
-    return {
-        **told,
-        "description": _paragraphs(found, *([cls] if cls not in (None, found) else [])),
-        "settings": [setting_row(setting) for setting in settings],
-        "presets": _presets(name, kind),
-        "example": f"--set {shown.path}={as_yaml(shown.default)}" if shown else None,
-    }
+    return MethodDetails(
+        **{each.name: getattr(card, each.name) for each in fields(card)},
+        description=_paragraphs(found, *([cls] if cls not in (None, found) else [])),
+        settings=settings,
+        presets=_presets(name, kind),
+        example=f"--set {shown.path}={as_yaml(shown.default)}" if shown else None,
+    )
 
 
-def settings_type(name: str, kind: Kind) -> tuple[Any, str]:
+def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
     """Return the dataclass of the settings of one, None if it has none, and the group they are in.
 
     Raises:
@@ -74,7 +109,7 @@ def settings_type(name: str, kind: Kind) -> tuple[Any, str]:
     return own, f"methods.{name}."
 
 
-def _paragraphs(*classes: Any) -> list[str]:
+def _paragraphs(*classes: type) -> list[str]:
     """The docstrings' paragraphs, each in one line but for the items of lists."""
     texts = [inspect.cleandoc(cls.__doc__ or "") for cls in classes]
     own = [text for text, cls in zip(texts, classes, strict=True) if not text.startswith(f"{cls.__name__}(")]
@@ -86,7 +121,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
     """The presets that choose it."""
     from aot.config.presets import preset_names, preset_settings
 
-    def chosen(settings: dict[str, Any]) -> Any:
+    def chosen(settings: Settings) -> object:
         return settings.get("method") if kind == "methods" else (settings.get("inner") or {}).get("name")
 
     if name == "none":

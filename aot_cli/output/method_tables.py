@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from aot_cli.output.method_details import MethodCard, MethodDetails
 from aot_cli.output.setting_tables import settings_table
 from aot_cli.output.tables import fact_table
 
@@ -27,13 +27,13 @@ _WIDE = 120
 class CardTable:
     """One row per method: name, where it acts, what it keeps, its paper; where there is room, what it needs too."""
 
-    def __init__(self, title: str, cards: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, title: str, cards: Sequence[MethodCard]) -> None:
         self.title = title
         self.cards = cards
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= _WIDE
-        with_needs = wide and any(card.get("needs") for card in self.cards)
+        with_needs = wide and any(card.needs for card in self.cards)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=self.title, title_justify="left")
         table.add_column("name", no_wrap=True)
         table.add_column("acts", overflow="fold", max_width=24 if wide else 16)
@@ -41,35 +41,33 @@ class CardTable:
             table.add_column("needs", overflow="fold", max_width=30)
         table.add_column("what it keeps", overflow="fold")
         for card in self.cards:
-            needs = [", ".join(card["needs"])] if with_needs else []
-            table.add_row(card["name"], card["acts"], *needs, _kept(card))
+            needs = [", ".join(card.needs or [])] if with_needs else []
+            table.add_row(card.name, card.acts, *needs, _kept(card))
         yield table
 
 
-def _kept(card: Mapping[str, Any]) -> Text:
+def _kept(card: MethodCard) -> Text:
     """The remark, and below it whether budgets are met, the least ratio and the paper."""
-    told = [f"ratio: at least {card['least']}"] if card["least"] else []
-    if not card["exact"] and card["acts"]:
+    told = [f"ratio: at least {card.least}"] if card.least else []
+    if not card.exact and card.acts:
         told.append("whatever the ratio")
-    lines = [Text(card["remark"]), *(Text(line, style="dim") for line in (*told, card["paper"]) if line)]
+    lines = [Text(card.remark), *(Text(line, style="dim") for line in (*told, card.paper) if line)]
     return Text("\n").join(lines)
 
 
-def method_parts(flag: str, found: Mapping[str, Any]) -> Iterator[Any]:
+def method_parts(flag: str, found: MethodDetails) -> Iterator[RenderableType]:
     """A method as its description, facts and settings."""
     facts = {
-        "keeps": found["remark"],
-        "acts": found["acts"],
-        "needs": ", ".join(found.get("needs", [])) or "nothing but the tokens",
-        "source": found["paper"] or "a baseline",
-        "budget": "met to the token" if found["exact"] else "not met",
-        "ratio": f"at least {found['least']}" if found["least"] else "",
-        "--preset": ", ".join(found["presets"]),
-        "example": found["example"] or "",
+        "keeps": found.remark,
+        "acts": found.acts,
+        "needs": "" if found.needs is None else ", ".join(found.needs) or "nothing but the tokens",
+        "source": found.paper or "a baseline",
+        "budget": "met to the token" if found.exact else "not met",
+        "ratio": f"at least {found.least}" if found.least else "",
+        "--preset": ", ".join(found.presets),
+        "example": found.example or "",
     }
-    if "needs" not in found:
-        del facts["needs"]
-    yield fact_table(f"{flag} {found['name']}", {name: value for name, value in facts.items() if value})
-    for paragraph in found["description"]:
+    yield fact_table(f"{flag} {found.name}", {name: value for name, value in facts.items() if value})
+    for paragraph in found.description:
         yield Padding(paragraph, (1, 0, 0, 0))
-    yield settings_table(found["settings"]) if found["settings"] else Padding("It has no settings.", (1, 0))
+    yield settings_table(found.settings) if found.settings else Padding("It has no settings.", (1, 0))

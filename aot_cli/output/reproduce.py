@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aot_cli.options import FLAGS, Flag
+from aot_cli.options import FLAGS
 
 if TYPE_CHECKING:
     from aot.config.schema import Config
+    from aot.config.strict import Settings
 
 __all__ = ["ask_words", "command_for"]
 
@@ -46,7 +47,7 @@ def _not_a_flag(source: str) -> str:
     return f"./{source}" if source.startswith("-") and source != "-" else source
 
 
-def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
+def _usual(config: Config) -> Iterator[Settings]:
     """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
     from aot.config.schema import build_config
     from aot.config.sources import resolve_config
@@ -57,7 +58,7 @@ def _usual(config: Config) -> Iterator[Mapping[str, Any]]:
     yield resolve_config({}, base=model).to_dict()
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: Settings, above: str = "") -> Iterator[tuple[str, object]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name}.")
@@ -65,13 +66,11 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
             yield above + name, value
 
 
-def _flag(path: str, value: Any) -> list[str]:
+def _flag(path: str, value: object) -> list[str]:
     flag = FLAGS.get(path)
     if flag is None or value is None:
         return ["--set", f"{path}={json.dumps(value)}"]
-    return _switch(flag, value) if flag.kind is bool else [flag.flag_names[0], str(value)]
-
-
-def _switch(flag: Flag, value: bool) -> list[str]:
+    if flag.kind is not bool:
+        return [flag.flag_names[0], str(value)]
     on, _, off = flag.flag_names[0].partition("/")
     return [on if value else off]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -12,10 +12,19 @@ from rich.text import Text
 from aot.config.setting import Setting
 from aot_cli.options import FLAGS
 
-__all__ = ["as_yaml", "resolved_table", "setting_row", "settings_table"]
+__all__ = ["ResolvedSetting", "as_yaml", "resolved_table", "setting_row", "settings_table"]
 
 
-def setting_row(setting: Setting) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ResolvedSetting:
+    """The value of a setting in a run, and where it comes from."""
+
+    path: str
+    value: object
+    source: str
+
+
+def setting_row(setting: Setting) -> dict[str, object]:
     """Return a setting for JSON."""
     flag = FLAGS.get(setting.path)
     return {
@@ -24,29 +33,28 @@ def setting_row(setting: Setting) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_yaml(value: Any) -> str:
+def as_yaml(value: object) -> str:
     """Return a value as `--set` takes it."""
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table of what `setting_row` returns."""
+def settings_table(settings: Sequence[Setting]) -> Table:
+    """Return a table of settings as they are declared."""
     table = _table("setting", "default", "meaning")
-    for row in rows:
-        kind = Text(f"{row['type']}, {row['rule']}" if row["rule"] else row["type"], style="dim")
-        name = Text("\n").join([Text(row["path"]), *([Text(row["flag"], style="dim")] if row["flag"] else [])])
-        table.add_row(
-            name, row["default_text"], Text("\n").join([*([Text(row["meaning"])] if row["meaning"] else []), kind])
-        )
+    for each in settings:
+        flag = FLAGS.get(each.path)
+        name = [Text(each.path), *([Text(flag.typed, style="dim")] if flag else [])]
+        kind = Text(f"{each.type}, {each.range}" if each.range else each.type, style="dim")
+        meaning = [*([Text(each.meaning)] if each.meaning else []), kind]
+        table.add_row(Text("\n").join(name), as_yaml(each.default), Text("\n").join(meaning))
     return table
 
 
-def resolved_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def resolved_table(settings: Sequence[ResolvedSetting]) -> Table:
     """Return a table of settings with their values and where these come from."""
     table = _table("setting", "value", "source")
-    for row in rows:
-        table.add_row(row["path"], Text(as_yaml(row["value"])), Text(row["source"]))
+    for each in settings:
+        table.add_row(each.path, Text(as_yaml(each.value)), Text(each.source))
     return table
 
 

@@ -115,7 +115,7 @@ def test_the_list_is_readable_at_any_width(width: int) -> None:
     assert ("SigLIP" in shown.get()) == (width == 160)
     words = {word for line in lines for word in line.split()}
     for card in cards:
-        assert {card["name"], *card["acts"].split(), *card["remark"].split(), *card["paper"].split()} <= words
+        assert {card.name, *card.acts.split(), *card.remark.split(), *card.paper.split()} <= words
 
 
 def test_a_method_is_shown_with_its_settings(run_aot: Aot) -> None:

@@ -20,7 +20,7 @@ from aot.compression.ops.grid import pool
 from aot.plugins import find
 assert pool.__globals__["torch"] is torch
 assert find("holitom").compress.__globals__["torch"] is torch
-print(json.dumps(found))
+print(json.dumps([{kind: [one.to_dict() for one in all_] for kind, all_ in each.items()} for each in found]))
 """
 
 
