@@ -66,7 +66,8 @@ class Qwen3VL(QwenVL):
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
         if tokens.deepstack is None and len(self.tower.config.deepstack_visual_indexes):
             raise ValueError(
-                "deepstack: expected features of the kept tokens, got none; see aot.pipeline.chunk_compressor.ChunkCompressor"
+                "deepstack: expected features of the kept tokens, got none; "
+                "see aot.pipeline.chunk_compressor.ChunkCompressor"
             )
         return super()._prefix(tokens)
 
