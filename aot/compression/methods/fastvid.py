@@ -174,7 +174,7 @@ def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:
     return rank < torch.tensor(counts, device=rank.device)[:, None]
 
 
-def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbours: int) -> dict[int, Tensor]:
+def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbors: int) -> dict[int, Tensor]:
     """Return every frame's best density peaks [a], ascending, of tokens that are not salient.
 
     Frames are in ascending order; those without anchors are left out.
@@ -183,7 +183,7 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
         values: [F, n, D].
         salient: bool [F, n].
         counts: a for each frame.
-        neighbours: how many nearest tokens define a density.
+        neighbors: how many nearest tokens define a density.
     """
     anchors: dict[int, Tensor] = {}
     free_counts = (~salient).sum(1).tolist()
@@ -192,7 +192,7 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
     for free_count in sorted({free_counts[frame] for frame in anchor_frames}):
         batch = [frame for frame in anchor_frames if free_counts[frame] == free_count]
         free = (~salient[batch]).nonzero()[:, 1].view(len(batch), free_count)
-        scores = density_peak_scores(take_rows(values[batch], free), min(neighbours, free_count))
+        scores = density_peak_scores(take_rows(values[batch], free), min(neighbors, free_count))
         ranked = free.gather(1, scores.sort(dim=-1, descending=True, stable=True).indices)
         anchors |= {frame: ranked[row, : counts[frame]].sort().values for row, frame in enumerate(batch)}
     return {frame: anchors[frame] for frame in anchor_frames}

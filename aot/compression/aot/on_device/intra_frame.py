@@ -204,7 +204,7 @@ def mixing_kernel(
     slot = first_cell + tl.arange(0, tile_cells)
     cell = tl.load(cell_index + frame * cells + slot, mask=slot < count, other=0)
     in_cells = slot < count
-    # 2. Through anchors: the weight of a cell in an anchor times that of a patch in the new anchor.
+    # 2. Through anchors: the anchor's weight in the cell times the patch's in the new anchor.
     mass = tl.where(mass_per_patch > 0, patches - anchors, 1).to(tl.float32)
     through = tl.zeros((tile_cells, tile_rows), tl.float32)
     row_mass = tl.zeros((tile_rows,), tl.float32)
