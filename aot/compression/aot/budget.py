@@ -82,8 +82,8 @@ def allocate(
         clip_copies = copies_per_clip(clips, 1)
     # 2. Anchors. Reading a selection waits for the device, so each is made once.
     selected = cache(lambda anchors: _Selection.of(votes_for(anchors)))
-    plan = _Fit(budget, clips, clip_copies, selected)
-    anchors = plan.search(min(anchors, most_anchors), most_anchors)
+    plan = _Fit(budget, clips, clip_copies)
+    anchors = plan.search(min(anchors, most_anchors), most_anchors, selected)
     # 3. Keyframe cells are dropped if the budget lies between two numbers of anchors.
     kept, counts = selected(anchors).kept, selected(anchors).counts
     if plan.base(counts) > budget:
@@ -138,7 +138,6 @@ class _Fit:
     budget: int
     clips: Sequence[Clip]
     copies: Sequence[int]
-    selected: Callable[[int], _Selection]
 
     def base(self, counts: Sequence[int]) -> int:
         """Return the number of tokens of the keyframes, with their copies."""
@@ -148,31 +147,32 @@ class _Fit:
         """Return the number of tokens if all kept cells of later frames are emitted too."""
         return self.base(counts) + sum(counts) - sum(counts[clip.first] for clip in self.clips)
 
-    def search(self, start: int, most: int) -> int:
+    def search(self, start: int, most: int, selected: Callable[[int], _Selection]) -> int:
         """Return a number of anchors near `start` with base <= budget <= capacity.
 
         If the budget lies between the capacity of a number and the base of the next one, return
         the larger number, whose keyframes are trimmed afterwards.
         """
-        base, capacity = self._bounds(start)
+
+        def bounds(anchors: int) -> tuple[int, int]:
+            counts = selected(anchors).counts
+            return self.base(counts), self.capacity(counts)
+
+        base, capacity = bounds(start)
         if base <= self.budget <= capacity:
             return start
         # Selections of neighboring numbers need not be nested, so bisection finds one crossing.
         if base > self.budget:
-            fits = _bisect(0, start, lambda m: self._bounds(m)[0] > self.budget) - 1
-            return fits if fits and self._bounds(fits)[1] >= self.budget else fits + 1
-        return _bisect(start, most, lambda m: self._bounds(m)[1] >= self.budget)
-
-    def _bounds(self, anchors: int) -> tuple[int, int]:
-        counts = self.selected(anchors).counts
-        return self.base(counts), self.capacity(counts)
+            fits = _bisect(0, start, lambda m: bounds(m)[0] > self.budget) - 1
+            return fits if fits and bounds(fits)[1] >= self.budget else fits + 1
+        return _bisect(start, most, lambda m: bounds(m)[1] >= self.budget)
 
     def trim(self, selection: _Selection, saliency: Tensor) -> Tensor:
         """Drop keyframe cells with the fewest votes, then the least saliency, until the rest fits.
 
         Ties drop the higher index first. The last cell in that order stays in each keyframe.
         """
-        # 1. The cells of all keyframes that may go, in the order in which they go.
+        # 1. The cells that may go: all of every keyframe but the last in the order of dropping.
         excess = self.base(selection.counts) - self.budget
         candidates: list[tuple[float, float, int, int, int]] = []
         tables = (selection.kept, _comparable(selection.votes), saliency)
@@ -182,7 +182,7 @@ class _Fit:
             cells = [cell for cell, is_kept in enumerate(here_kept[frame]) if is_kept]
             ranked = sorted((here_votes[frame][cell], here_saliency[frame][cell], -cell) for cell in cells)
             candidates += [(vote, salient, -frame, cell, copies) for vote, salient, cell in ranked[:-1]]
-        # 2. Drop cells until enough copies are gone.
+        # 2. Drop cells in that order until the excess is gone.
         dropped = []
         for _, _, frame, cell, copies in sorted(candidates):
             if excess <= 0:
