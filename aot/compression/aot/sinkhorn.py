@@ -104,6 +104,7 @@ def _solve(
     shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
     kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
     unshift = torch.exp(shift.squeeze(-1) / epsilon)
+    # r and c are 1 before the first iteration, and 0 for padding.
     r = valid_rows.to(cost.dtype) / unshift
     c = valid_columns.to(cost.dtype)
     # 2. Iterations. Problems that are done keep their r and c.

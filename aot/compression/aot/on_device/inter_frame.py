@@ -251,6 +251,7 @@ def match_kernel(
     step = tl.zeros((), tl.int32)
     going = row_count > 0
     while going & (step < most):
+        # One pass over K gives r and, with the new r, the column sums.
         sums = tl.zeros((tile_columns,), tl.float64)
         change = tl.zeros((tile_rows,), tl.float64)
         for start in range(0, row_count, tile_rows):
@@ -298,6 +299,7 @@ def match_kernel(
         share = tl.where(is_distinct[:, None], 0.0, tl.load(entries, mask=inside, other=0.0) * _double(lam))
         tl.store(entries, share, mask=inside)
         taken += tl.sum(share, axis=0)
+    # The mass of a keyframe token adds up over all later frames.
     total = mass + clip * cells + columns
     tl.store(total, tl.load(total, mask=in_columns, other=0.0) + taken, mask=in_columns)
 
@@ -337,4 +339,5 @@ def absorb_kernel(
             values = tl.load(tokens + (frame * cells + row) * width + units, mask=there, other=0.0)
             total += share[:, None] * values.to(tl.float64)[None, :]
             mass += share
+    # 3. The new values, which the next frame meets.
     tl.store(own, total / mass[:, None], mask=inside)

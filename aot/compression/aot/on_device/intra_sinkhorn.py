@@ -41,6 +41,7 @@ def step_kernel(
         tl.store(stopped + step, 1)
         return
     frame, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    # Vectors alternate between two halves of their tensors.
     at, before, now = frame * patches, (step - 1) % 2, step % 2
     rows = part * tile_rows + tl.arange(0, tile_rows)
     inside = rows < patches

@@ -121,6 +121,7 @@ def order_kernel(
         first += tl.sum(tl.where(frame < own, own_count, 0), axis=0)
         if merged_only == 1:
             first += tl.sum(tl.where(of_clip == clip, merged_count, 0), axis=0)
+        # A keyframe shows all kept cells, or none if merged ones replace them; others the distinct.
         changed = tl.load(distinct + own * cells + slot, mask=slot < number, other=0).to(tl.int32)
         whole = tl.zeros((cell_block,), tl.int32) + 1
         if merged_only == 1:
