@@ -44,7 +44,7 @@ def sinkhorn(
         T = diag(r) K diag(c)
 
     Rows and columns of weight 0 are padding and change nothing. The columns are updated last, so
-    the column sums of T are exact; `TransportPlan.marginal_error` is the error of the row sums.
+    the column sums of T are exact, and `TransportPlan.row_error` is the error of its row sums.
 
     Args:
         cost: C, [B, S, A], float32 or float64; values of padding are ignored.
@@ -104,7 +104,7 @@ def _solve(
     shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
     kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
     unshift = torch.exp(shift.squeeze(-1) / epsilon)
-    # r and c are 1 before the first iteration, and 0 for padding.
+    # Before the first iteration c and the r of the unshifted K are 1; padding has 0.
     r = valid_rows.to(cost.dtype) / unshift
     c = valid_columns.to(cost.dtype)
     # 2. Iterations. Problems that are done keep their r and c.
