@@ -191,7 +191,7 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
-    """Yield problems of what `count` kept tokens are made of, out of `total` pooled tokens; waits for the device."""
+    """Yield wrong sources of `count` kept tokens of `total` pooled ones; waits for the device."""
     if not isinstance(sources, SourceWeights):
         yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
         return

@@ -50,7 +50,7 @@ class AnchorComposition:
         own = self._of_frames()
         entries = zip(self._unmerged(own), self._merged(own), strict=True)
         token, source, weight = (torch.cat(each) for each in entries)
-        cell = self.cells.index[self.emitted.frame, self.emitted.place]
+        cell = self.cells.index[self.emitted.frame, self.emitted.slot]
         is_global = self._global_anchors()[self.emitted.frame, cell]
         return SourceWeights(len(cell), token, source, weight, is_global=is_global)
 
@@ -66,8 +66,8 @@ class AnchorComposition:
 
     def _unmerged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         token = (self.emitted.clip < 0).nonzero()[:, 0]
-        frame, place = self.emitted.frame[token], self.emitted.slot[token]
-        shares = own[frame, place]
+        frame, slot = self.emitted.frame[token], self.emitted.slot[token]
+        shares = own[frame, slot]
         row, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], frame[row] * own.shape[2] + cell, shares[row, cell]
 
@@ -77,8 +77,8 @@ class AnchorComposition:
         offsets = torch.arange(taken.shape[2], device=own.device)
         members = (firsts[:, None] + offsets).clamp_max(len(own) - 1)  # after a clip's end nothing was absorbed
         token = (self.emitted.clip >= 0).nonzero()[:, 0]
-        clip, place = self.emitted.clip[token], self.emitted.slot[token]
-        shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, place]
+        clip, slot = self.emitted.clip[token], self.emitted.slot[token]
+        shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, slot]
         row, offset, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 

@@ -94,9 +94,9 @@ class FastVid(CheckedSettings):
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
         context, absorbed, made_of = self._merge(values, salient, anchors, clips, traced=tokens.traced)
         # 4. Salient and context tokens together, in raster order.
-        places = [frame * per_frame + cells for frame, cells in anchors.items()]
+        anchor_indices = [frame * per_frame + cells for frame, cells in anchors.items()]
         kept = salient.flatten().nonzero()[:, 0]
-        index, order = torch.cat([kept, *places]).sort(stable=True)
+        index, order = torch.cat([kept, *anchor_indices]).sort(stable=True)
         return kept_tokens(
             tokens,
             torch.cat([features.reshape(-1, width)[kept], *(each.to(features.dtype) for each in context)])[order],
@@ -139,8 +139,8 @@ class FastVid(CheckedSettings):
     ) -> tuple[list[Tensor], list[Tensor], list[SourceWeights]]:
         """Return the context tokens of every frame that has some, their masses and their sources.
 
-        For a frame with a anchors these are [a, D], [a] and, if traced, their `SourceWeights`. Every
-        such frame absorbs all tokens of its segment that are not salient, also those of other
+        For a frame with a anchors these are [a, D], [a] and, if traced, `SourceWeights`. Every such
+        frame absorbs all tokens of its segment that are not salient, also those of other
         frames with anchors, and its own anchors. So one token can be part of several context
         tokens.
         """
@@ -207,7 +207,7 @@ def _anchor_sources(
     assigns to it, of all in the clip that are not salient.
     """
     frames, per_frame = salient.shape
-    places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
+    indices = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
     # In the same order as `members` of `_merge`, so `nearest` fits.
-    members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
-    return blended(unchanged(places[frame, anchors]), merged(unchanged(members), nearest), own_weight)
+    members = indices[clip.first : clip.stop][~salient[clip.first : clip.stop]]
+    return blended(unchanged(indices[frame, anchors]), merged(unchanged(members), nearest), own_weight)

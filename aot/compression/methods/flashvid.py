@@ -98,9 +98,9 @@ class FlashVid(CheckedSettings):
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
-        merged, places, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        merged, merged_index, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
         # 5. Diverse and merged tokens together, in raster order.
-        index, order = torch.cat([diverse, places]).sort(stable=True)
+        index, order = torch.cat([diverse, merged_index]).sort(stable=True)
         sources = None
         if tokens.traced:
             clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=self.paper_exact)
@@ -111,7 +111,7 @@ class FlashVid(CheckedSettings):
             index,
             mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
             clips=clips,
-            facts={"diverse_tokens": len(diverse), "merged_tokens": len(places)},
+            facts={"diverse_tokens": len(diverse), "merged_tokens": len(merged_index)},
             sources=sources,
         )
 
@@ -282,7 +282,7 @@ def _cluster_frames(
         clusters: [F].
         neighbors: how many nearest tokens define a density.
     """
-    means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
+    means, indices, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
     clusters_of: dict[int, Tensor] = {}
     for frame, count in enumerate(clusters):
         if count == 0:
@@ -291,10 +291,10 @@ def _cluster_frames(
         centers, nearest = _nearest_peaks(values[frame, cells], count, neighbors)
         is_member = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
         means.append(is_member.mT @ values[frame, cells] / is_member.sum(0)[:, None])
-        places.append(frame * values.shape[1] + cells[centers])
+        indices.append(frame * values.shape[1] + cells[centers])
         masses.append(is_member.mT @ sizes[frame, cells])
         clusters_of[frame] = nearest
-    return torch.cat(means), torch.cat(places), torch.cat(masses), clusters_of
+    return torch.cat(means), torch.cat(indices), torch.cat(masses), clusters_of
 
 
 def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tensor, Tensor]:
@@ -312,7 +312,7 @@ def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tenso
 def _clustered_trees(
     parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
 ) -> SourceWeights:
-    """Return what the clusters are made of that `_cluster_frames` makes of the trees of `merge_trees`.
+    """Return what the clusters of `_cluster_frames` are made of, through trees of `merge_trees`.
 
     parent, linked, chosen: [F, n]. nearest: the memberships of `_cluster_frames`.
     """

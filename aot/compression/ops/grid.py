@@ -13,10 +13,10 @@ from aot.types import Pooling
 __all__ = [
     "cells_of_patches",
     "patch_distances",
-    "places_of_patches",
     "pool",
     "pooled_grid",
     "pooling_weights",
+    "tokens_of_patches",
     "window_ids",
 ]
 
@@ -92,7 +92,7 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
     return (rows[:, None] * pooled_grid(grid, pooling)[1] + cols[None, :]).flatten()
 
 
-def places_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
+def tokens_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
     """Map patch indices (int64, of all F * N) to the pooled tokens (of all F * n) they lie in."""
     # The frame stays; the patch within it becomes a cell.
     rows, cols = pooled_grid(grid, pooling)

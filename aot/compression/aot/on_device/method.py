@@ -120,12 +120,12 @@ class QueuedTransport:
         from aot.compression.aot.on_device.token_order import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
-        said = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
+        kept = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
         return CompressedTokens(
-            features=said.features, frame=said.frame, row=said.row, col=said.col, role=said.role, mass=said.mass,
+            features=kept.features, frame=kept.frame, row=kept.row, col=kept.col, role=kept.role, mass=kept.mass,
             grid=self._layout.pooled, timestamps_s=self._tokens.timestamps_s, clips=self._clips,
             facts=FactsReadLater(lambda: self._facts(known)),
-            sources=self._sources(said) if self._tokens.traced else None,
+            sources=self._sources(kept) if self._tokens.traced else None,
         )  # fmt: skip
 
     def _facts(self, known: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -141,13 +141,13 @@ class QueuedTransport:
             "intra_marginal_error": marginal_error,
         }
 
-    def _sources(self, said: QueuedEmission) -> SourceWeights:
+    def _sources(self, kept: QueuedEmission) -> SourceWeights:
         """Return what the tokens are made of; waits for the device."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]
         cells = KeptCells(allocation.cell[:, :fullest].long().where(valid, 0), valid)
-        emitted = Emission(said.frame.long(), said.slot.long(), said.clip.long(), said.role)
+        emitted = Emission(kept.frame.long(), kept.slot.long(), kept.clip.long(), kept.role)
         return AnchorComposition(
             tokens.grid, tokens.pool, cells, self._clips, emitted,
             self._intra.weights[:, :fullest].where(valid[..., None], 0.0),
