@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.aot.anchors import rank_patches
-from aot.compression.ops.budget import kept_cells
+from aot.compression.aot.budget import kept_cells
 from aot.compression.ops.grid import pool
 from aot.types import Pooling
 

@@ -41,7 +41,7 @@ ARROWS = {
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
 KNOWN_TO_MATHS = {
     "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
-    "torch", "triton", "typing", "warnings",
+    "torch", "triton", "typing", "typing_extensions", "warnings",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""What methods and inner reductions promise, checked in one place whoever wrote them.
+"""Check what methods and inner reductions return, those of this package and plug-ins alike.
 
-A method returns tokens of the video it was given, as many as its budget; a reduction inside the language model drops
-visual rows and no others. Whatever else comes back is an error that names its author, not a result.
+A method returns tokens of the video it was given, as many as its budget. A reduction inside the
+language model drops visual rows and no others. All other results are errors that name the author.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def needs_of(method: Method) -> Needs:
     """Return what a method needs the encoder to do.
 
     Raises:
-        MethodError: it is a plug-in and fails, now or while the tower merges as it says; or it returns something else.
+        MethodError: If it is a plug-in and fails, now or while the tower merges by its rules, or if
+            it does not return `Needs`.
     """
     with blamed(method):
         needs = method.needs
@@ -49,16 +50,18 @@ def needs_of(method: Method) -> Needs:
 
 @dataclass(frozen=True)
 class _BlamedMerging:
-    """The merging of a plug-in, whose failures name it."""
+    """The merging of a plug-in, with errors that name the plug-in."""
 
     method: Method
     merging: EncoderMerging
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
+        """Return the clips of the plug-in."""
         with blamed(self.method):
             return self.merging.clips(frames)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
+        """Return the mergings of the plug-in."""
         with blamed(self.method):
             return self.merging.plan(frames, patches, tokens_per_frame, blocks)
 
@@ -67,7 +70,7 @@ def check_encoded(finite: Tensor | None) -> None:
     """Check the flag `VisualTokens.finite`, which waits for its device.
 
     Raises:
-        NumericsError: it is false.
+        NumericsError: If it is false.
     """
     if finite is not None and not finite:
         raise NumericsError(_ENCODED_NONSENSE)
@@ -82,13 +85,18 @@ _ENCODED_NONSENSE = (
 def check_tokens(
     method: Method, kept: CompressedTokens, tokens: VisualTokens, least: int, most: int
 ) -> CompressedTokens:
-    """Return what a method made of `tokens`, free of gradients.
+    """Return the result of a method, without gradients, if it keeps the contract.
 
-    least, most: how many tokens it may keep.
+    Args:
+        method: the method.
+        kept: its result.
+        tokens: the tokens that it was given.
+        least: the least number of tokens that it may keep.
+        most: the greatest number.
 
     Raises:
-        MethodError: it is not what the method promises.
-        NumericsError: one of our own methods overflowed, or `tokens` are not finite.
+        MethodError: If the result breaks the contract.
+        NumericsError: If `tokens` are not finite, or a method of this package overflowed.
     """
     problems = list(problems_of_tokens(kept, tokens, least, most))
     if _ENCODED_NONSENSE in problems:
@@ -104,10 +112,11 @@ _NOT_FINITE = "returned features with NaN or infinite values"
 
 
 def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int) -> Iterator[str]:
-    """Yield how a result differs from what a method promises, each as the rest of a sentence about the method."""
+    """Yield each violation of the contract, as the rest of a sentence about the method."""
     if not isinstance(kept, CompressedTokens):
         yield f"returned a {type(kept).__name__}, not aot.types.CompressedTokens"
         return
+    # Values can only be checked if shapes, dtypes and devices are right.
     misshapen = list(_misshapen(kept, tokens))
     yield from misshapen
     if misshapen:
@@ -125,7 +134,7 @@ def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int
 
 
 def _misshapen(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Shapes, dtypes and devices, without a look at values."""
+    """Yield wrong shapes, dtypes and devices, without reading values."""
     features = kept.features
     width, dtype, device = tokens.features.shape[-1], tokens.features.dtype, tokens.features.device
     if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != width:
@@ -146,7 +155,8 @@ def _described(values: Any) -> str:
 
 
 def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Values, with one look from the host at all of them."""
+    """Yield wrong values; all checks are read from the device together."""
+    # 1. Features, frames, cells and roles in their ranges.
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
     wrong = {} if tokens.finite is None else {_ENCODED_NONSENSE: ~tokens.finite}
@@ -154,10 +164,12 @@ def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]
     for name, size in sizes.items():
         values = getattr(kept, name)
         wrong[f"returned a {name} outside of 0 .. {size - 1}"] = ((values < 0) | (values >= size)).any()
+    # 2. Masses: a token above 1 has the role MERGED.
     mass = kept.mass
     wrong["returned a mass that is not a finite number above 0"] = ~((mass > 0) & mass.isfinite()).all()
     unmerged = (mass > 1 + _ROUNDING) & (kept.role != int(Role.MERGED))
     wrong["returned a token of mass above 1 whose role is not MERGED"] = unmerged.any()
+    # 3. One copy to the host for all checks.
     found = torch.stack(list(wrong.values())).tolist()
     yield from (problem for problem, holds in zip(wrong, found, strict=True) if holds)
 
@@ -179,7 +191,7 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
-    """Yield problems of what `count` kept tokens are made of, out of `total` pooled tokens; waits for the device."""
+    """Yield wrong sources of `count` kept tokens of `total` pooled ones; waits for the device."""
     if not isinstance(sources, SourceWeights):
         yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
         return
@@ -199,10 +211,11 @@ def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
 
 
 def check_reduction(reduction: InnerReduction, found: Reduction, state: State) -> None:
-    """Check what a reduction inside the language model makes of the rows in `state`.
+    """Check the result of a reduction inside the language model.
 
     Raises:
-        MethodError: it drops rows of text, rows that are not there or one twice, or hidden states do not fit.
+        MethodError: If it drops rows of text, rows that do not exist or a row twice, or if its
+            hidden states do not fit those in `state`.
     """
     problems = list(_problems_of_reduction(found, state))
     if problems:
@@ -214,6 +227,7 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
     if not isinstance(dropped, Tensor) or dropped.ndim != 1 or dropped.dtype != torch.int64:
         yield "did not return a Reduction with the numbers of the dropped rows, int64 [R]"
         return
+    # What the host knows is checked first, values after it.
     rows, device = state.hidden.shape[1], state.hidden.device
     if dropped.device != device:
         yield f"returned dropped rows on {dropped.device}, not on {device}"
@@ -225,12 +239,14 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
     ):
         yield f"returned hidden states {_described(hidden)} in {hidden.dtype} on {hidden.device}, not those of the rows"
         return
+    # Each visual and newline row may be dropped once, other rows never.
     inside = ((dropped >= 0) & (dropped < rows)).all()
     droppable = torch.zeros(rows, dtype=torch.int64, device=device)
     droppable[state.visual], droppable[state.newline] = 1, 1
     times = torch.zeros(rows, dtype=torch.int64, device=device)
     times.index_add_(0, dropped.clamp(0, rows - 1), torch.ones_like(dropped))
     finite = inside if hidden is None else hidden.isfinite().all()
+    # One copy to the host for all checks.
     is_inside, is_allowed, is_finite = torch.stack([inside, (times <= droppable).all(), finite]).tolist()
     if not is_inside:
         yield f"dropped a row outside of 0 .. {rows - 1}"
@@ -241,10 +257,10 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
 
 
 def check_load(reduction: InnerReduction, layer_tokens: tuple[int, ...], visual: int) -> None:
-    """Check how many of `visual` tokens the layers of the language model have read.
+    """Check how many of the `visual` tokens the layers of the language model have read.
 
     Raises:
-        MethodError: more than the reduction says, by more than whole tokens explain.
+        MethodError: If they are more than the reduction's `load` and rounding allow.
     """
     layers = len(layer_tokens)
     with blamed(reduction, "inner"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aot.compression.ops.clips import neighbour_similarity
+from aot.compression.ops.clips import neighbor_similarity
 from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError
 from aot.models.base import VideoModel
@@ -157,7 +157,7 @@ class _AdjacentSimilarity:
         self.frames += len(visual.timestamps_s)
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
         joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
-        self._found.append(neighbour_similarity(joined))
+        self._found.append(neighbor_similarity(joined))
         self._last = embeddings[-1:]
 
     def read(self) -> list[float]:

@@ -1,5 +1,16 @@
 """AOT (arXiv 2603.01400), the paper of this project, and nothing else.
 
-Read in this order: `method` (the whole), `anchors` (Phase I, selection), `intra_frame` (Phase I, transport),
-`inter_frame` (Phase II), `sinkhorn` and its kernel (the transport plan), `token_order` (what leaves, in which order).
+Read in this order, next to docs/algorithm.md:
+
+1. `method`: the whole method, stage by stage.
+2. `anchors`: the patches that become anchors (section 1).
+3. `intra_frame`: Phase I, transport within a frame (section 2).
+4. `sinkhorn`: the solver of both phases, and `sinkhorn_kernel`, the same in Triton.
+5. `cells`: the cells that are kept after pooling (section 3).
+6. `inter_frame`: Phase II, transport within a clip (section 4).
+7. `token_order`: the order of the kept tokens (section 4).
+8. `budget`: how many anchors and distinct tokens meet an exact budget (section 6).
+9. `token_weights`: what each kept token is made of, for reports.
+
+`on_device` has the same stages as Triton kernels for which the host never waits.
 """

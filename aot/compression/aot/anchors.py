@@ -1,4 +1,4 @@
-"""Phase I selection: local anchors from windows of shallow saliency, global ones from deep saliency."""
+"""Select the anchors of Phase I: local ones by shallow saliency, global ones by deep saliency."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ __all__ = ["AnchorRanking", "rank_patches"]
 
 @dataclass(frozen=True, slots=True)
 class AnchorRanking:
-    """Patches ranked once, so that any number of anchors can then be selected without sorting again.
+    """Ranks of all patches, from which any number of anchors is selected without another sort.
 
-    window_rank: [F, N], place of a patch within its window by shallow saliency (0 = most salient).
-    deep_order: [F, N], patches by falling deep saliency. window_sizes: patches in each window.
+    Attributes:
+        window_rank: [F, N], the rank of a patch in its window by shallow saliency, from 0.
+        deep_order: [F, N], the patches of a frame by descending deep saliency.
+        window_sizes: the number of patches in each window.
     """
 
     window_rank: Tensor
@@ -25,34 +27,37 @@ class AnchorRanking:
     window_sizes: tuple[int, ...]
 
     def split(self, count: int, local_ratio: float) -> tuple[int, int]:
-        """(local anchors per window, global anchors) for `count` anchors asked for.
+        """Return the local anchors per window and the global anchors, for `count` anchors.
 
-        As published: the local share is int(count * local_ratio), each window gives the floor of its
-        part, and the rounding loss is not given back. A local share too small for one anchor per
-        window crashes the published code; here all anchors are then global.
+        As published, the local share is int(count * local_ratio), each window gets the floor of
+        its part, and the rounding loss is not given back. A local share of less than one anchor
+        per window crashes the published code; here all anchors are global then.
         """
         local = int(count * local_ratio)
         per_window = local // len(self.window_sizes)
         return (per_window, count - local) if per_window else (0, count)
 
     def total(self, count: int, local_ratio: float) -> int:
-        """How many anchors `select` yields per frame, e.g. 202 for count 205."""
+        """Return how many anchors per frame `select` yields, for example 202 for count 205."""
+        # With that many anchors, every patch is one.
         patches = self.deep_order.shape[1]
         if count >= patches:
             return patches
         per_window, n_global = self.split(count, local_ratio)
+        # A window of fewer patches than its share gives all that it has.
         n_local = sum(min(per_window, size) for size in self.window_sizes)
         return n_local + n_global
 
     def local(self, count: int, local_ratio: float) -> Tensor:
-        """Those of the anchors `select` yields that are chosen within their windows: bool [F, N]."""
+        """Return the anchors that are chosen within their windows, as a bool mask [F, N]."""
         return self.window_rank < self.split(count, local_ratio)[0]
 
     def select(self, count: int, local_ratio: float) -> Tensor:
-        """Anchors as a bool mask [F, N] with the same number in every frame."""
+        """Return the anchors as a bool mask [F, N], with the same number in every frame."""
         if count >= self.deep_order.shape[1]:
             return torch.ones_like(self.deep_order, dtype=torch.bool)
         n_global = self.split(count, local_ratio)[1]
+        # Local anchors first. The global ones are the most salient of the remaining patches.
         local = self.local(count, local_ratio)
         free = ~local.gather(1, self.deep_order)
         chosen = free & (free.cumsum(1) <= n_global)
@@ -60,15 +65,18 @@ class AnchorRanking:
 
 
 def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_per_side: int = 3) -> AnchorRanking:
-    """Rank every frame's patches for anchor selection (docs/algorithm.md, section 1); ties: lower index first.
+    """Rank the patches of every frame to select anchors (docs/algorithm.md, section 1).
+
+    Ties go to the lower index.
 
     Args:
-        shallow, deep: [F, N] saliency of the local and the global layer.
+        shallow: [F, N], saliency in the layer of local anchors.
+        deep: [F, N], saliency in the layer of global anchors.
         grid: patches per side (rows, cols), N = rows * cols.
-        windows_per_side: windows along each axis; more than the grid has rows or columns is cut to that.
+        windows_per_side: windows along each axis, at most as many as rows and columns.
 
     Raises:
-        ValueError: the shapes disagree.
+        ValueError: If the shapes do not agree.
     """
     patches = grid[0] * grid[1]
     if shallow.shape != deep.shape or shallow.shape[-1] != patches:
@@ -77,13 +85,15 @@ def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_p
         )
     windows = window_ids(grid, min(windows_per_side, *grid))
     sizes = torch.bincount(windows)
+    # The index where each window starts once patches are grouped by window.
     starts = (sizes.cumsum(0) - sizes)[windows.sort(stable=True).values].to(shallow.device)
+    # Sort by saliency, then by window. Both sorts are stable, so windows stay sorted by saliency.
     by_saliency = shallow.argsort(dim=1, descending=True, stable=True)
     by_window = windows.to(shallow.device)[by_saliency].argsort(dim=1, stable=True)
     grouped = by_saliency.gather(1, by_window)
-    place = (torch.arange(patches, device=shallow.device) - starts).expand_as(grouped)
+    rank = (torch.arange(patches, device=shallow.device) - starts).expand_as(grouped)
     return AnchorRanking(
-        window_rank=torch.empty_like(grouped).scatter(1, grouped, place),
+        window_rank=torch.empty_like(grouped).scatter(1, grouped, rank),
         deep_order=deep.argsort(dim=1, descending=True, stable=True),
         window_sizes=tuple(sizes.tolist()),
     )

@@ -1,4 +1,4 @@
-"""The cells of the pooled grid that take part, frame by frame, in one padded table."""
+"""List the kept cells of the pooled grid, frame by frame, in one padded table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ __all__ = ["KeptCells"]
 
 @dataclass(frozen=True, slots=True)
 class KeptCells:
-    """Kept cells of every frame, padded to those of the fullest (P). index: [F, P], in raster order, then padding;
-    valid: bool [F, P].
+    """The kept cells of every frame, padded to the number P of the frame that keeps most.
+
+    Attributes:
+        index: [F, P], cells of the frame in raster order, then padding.
+        valid: bool [F, P], false for padding.
     """
 
     index: Tensor
@@ -21,8 +24,9 @@ class KeptCells:
 
     @classmethod
     def build(cls, kept: Tensor) -> KeptCells:
-        """From the bool mask [F, n]."""
+        """Return the cells of the bool mask [F, n]."""
         counts = kept.sum(1)
         fullest = int(counts.max())
+        # The sort is stable, so kept cells come first and stay in raster order.
         index = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :fullest]
         return cls(index, torch.arange(fullest, device=kept.device) < counts[:, None])

@@ -1,29 +1,35 @@
-"""Phase II transport: within each clip, what later frames repeat moves into the keyframe's tokens."""
+"""Phase II: within each clip, tokens of later frames that repeat the keyframe move into it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from aot.compression.aot.sinkhorn import sinkhorn
+from aot.compression.aot.sinkhorn import SinkhornSettings, sinkhorn
 from aot.compression.ops.similarity import cosine_similarity, decision_dtype, temporal_weight
 from aot.types import Clip
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["ClipTransport", "DistinctRule", "transport_within_clips"]
 
-_COSINE_MARGIN = 1e-6  # the published code keeps cosines this far from +-1
+_COSINE_MARGIN = 1e-6  # the published code clamps cosines to +-(1 - this)
 
 
 @dataclass(frozen=True, slots=True)
 class DistinctRule:
-    """Which tokens of a later frame count as changed, from q, each token's best share in the keyframe.
+    """The rule for which tokens of a later frame are distinct, from q, their best share.
 
-    "count": the `counts[frame]` smallest q (exact budgets). "quantile": q below the `level` quantile of
-    its frame (published code). "threshold": q below `level` (paper).
+    Attributes:
+        kind: "count", the `counts[frame]` smallest q (exact budgets); "quantile", q below the
+            `level` quantile of its frame (published code); "threshold", q below `level` (paper).
+        level: keep_ratio or tau.
+        counts: [F], the number of distinct tokens of every frame, for "count".
     """
 
     kind: Literal["count", "quantile", "threshold"]
@@ -31,20 +37,36 @@ class DistinctRule:
     counts: Tensor | None = None
 
     def select(self, q: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
-        """Bool [C, P]; q, valid: [C, P]; frames: [C], the frame each row belongs to. Ties: lower index first."""
+        """Return the distinct tokens of one frame of every clip, bool [C, P].
+
+        Ties go to the lower index.
+
+        Args:
+            q: [C, P], the best share of each token.
+            valid: bool [C, P], false for padding.
+            frames: [C], the frame of each row.
+        """
         if self.kind == "threshold":
             return valid & (q < self.level)
-        q = q.mul(1e12).round().div(1e12)  # matrix products round equal rows differently; equal tokens must tie
+        # Matrix products round equal rows differently, and equal tokens must tie.
+        q = q.mul(1e12).round().div(1e12)
         order = q.masked_fill(~valid, torch.inf).argsort(dim=-1, stable=True)
         if self.kind == "quantile":
             return valid & (q.to(decision_dtype(q)) < self._quantile(q.gather(-1, order), valid.sum(-1))[:, None])
         assert self.counts is not None
-        place = torch.arange(q.shape[-1], device=q.device).expand_as(order)
-        rank = torch.empty_like(order).scatter(-1, order, place)
+        # The rank of a token is its index in the ascending order.
+        index = torch.arange(q.shape[-1], device=q.device).expand_as(order)
+        rank = torch.empty_like(order).scatter(-1, order, index)
         return valid & (rank < self.counts[frames][:, None])
 
     def _quantile(self, ascending: Tensor, count: Tensor) -> Tensor:
-        """Linear interpolation between order statistics; [C]."""
+        """Return the `level` quantile of each row [C], linear between order statistics.
+
+        Args:
+            ascending: [C, P], sorted values, then padding.
+            count: [C], the number of values.
+        """
+        # As torch.quantile, for rows with different counts.
         values = ascending.to(decision_dtype(ascending))
         position = self.level * (count - 1).clamp_min(0).to(values.dtype)
         low = position.floor().long()
@@ -55,9 +77,14 @@ class DistinctRule:
 
 @dataclass(frozen=True, slots=True)
 class ClipTransport:
-    """distinct: bool [F, P], later frames' tokens that changed. merged: [C, P, D], each clip's keyframe tokens after
-    absorbing the rest. mass: [C, P] float32, 1 plus what each of them absorbed; 0 where there is none.
-    absorbed: for each frame after the keyframe [C, P, P], the mass that each of its tokens gives to each of those.
+    """The result of Phase II.
+
+    Attributes:
+        distinct: bool [F, P], the tokens of later frames that are kept.
+        merged: [C, P, D], the keyframe tokens Y of each clip after they absorbed the others.
+        mass: float32 [C, P], 1 plus the absorbed mass of each merged token; 0 for padding.
+        absorbed: [C, P, P] for each offset j = 1, 2, ... from the keyframe, the mass that each
+            token of that frame gives to each keyframe token.
     """
 
     distinct: Tensor
@@ -74,23 +101,28 @@ def transport_within_clips(
     *,
     sigma_frames: float = 1.5,
     lambda_inter: float = 1.0,
-    epsilon: float = 0.1,
-    max_iterations: int = 100,
-    tolerance: float = 1e-2,
-    stopping: Literal["published", "marginal"] = "published",
-    solver: Literal["auto", "torch"] = "auto",
+    **settings: Unpack[SinkhornSettings],
 ) -> ClipTransport:
-    """Match every later frame to its clip's keyframe Y, all clips at once (docs/algorithm.md, section 4).
+    """Transport later frames X into the keyframe Y of their clip (docs/algorithm.md, section 4).
 
-        C = (1 - cos(X, Y), shifted to a minimum of 0) * (1 - exp(-j^2 / (2 sigma^2)))
-        T = sinkhorn(C), p = T with rows normalised, q = max over y of p[x, y]
-        distinct x are left alone; the others are absorbed:
-        Y <- (Y + lambda sum_x p[x, y] x) / (1 + lambda sum_x p[x, y])
+        C = (1 - cos(X, Y), shifted to a minimum of 0) (1 - exp(-j^2 / (2 sigma_frames^2)))
+        T = Sinkhorn(exp(-C / epsilon)), uniform
+        p = T with rows normalized;  q[x] = max over y of p[x, y]
+        Y <- (Y + lambda_inter sum_x p[x, y] x) / (1 + lambda_inter sum_x p[x, y])
+
+    The frame is j frames after the keyframe. The sums are over the x that `rule` does not make
+    distinct. Frames of a clip come one after another, and all clips form one batch.
 
     Args:
-        tokens: [F, P, D] kept tokens after pooling. valid: bool [F, P], false where a frame has fewer.
+        tokens: [F, P, D], kept tokens after pooling.
+        valid: bool [F, P], false for padding.
         clips: consecutive runs of frames that cover all F.
+        rule: which tokens are distinct.
+        sigma_frames: scale of the temporal distance.
+        lambda_inter: weight of the absorbed tokens relative to Y.
+        **settings: arguments of `sinkhorn`.
     """
+    # In float64: which q are the smallest can depend on differences of 1e-7.
     dtype = decision_dtype(tokens)
     keyframes, lengths = _table(clips, tokens.device)
     key_values, key_valid = tokens[keyframes].to(dtype), valid[keyframes]
@@ -99,23 +131,18 @@ def transport_within_clips(
     distinct = torch.zeros_like(valid)
     moved = []
     for offset in range(1, max(map(len, clips))):
+        # 1. X of every clip. Clips that are too short give their keyframe, with no valid token.
         present = lengths > offset
         frames = keyframes + offset * present
         values, here = tokens[frames].to(dtype), valid[frames] & present[:, None]
+        # 2. The cost C and the plan T.
         cost = _inter_cost(values, key_values, here, key_valid) * temporal_weight(offset, sigma_frames)
-        plan = sinkhorn(
-            cost,
-            _uniform(here, dtype),
-            key_weights,
-            epsilon=epsilon,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
-            stopping=stopping,
-            solver=solver,
-        ).plan
+        plan = sinkhorn(cost, _uniform(here, dtype), key_weights, **settings).plan
+        # 3. The shares p and their maximum q decide which tokens are distinct.
         share = plan / plan.sum(-1, keepdim=True).clamp_min(1e-9)
         changed = rule.select(share.amax(-1), here, frames)
-        distinct[frames] |= changed  # a clip that is too short stands at its keyframe, where nothing is distinct
+        distinct[frames] |= changed
+        # 4. The keyframe tokens absorb the others, and meet the next frame with their new values.
         absorbed = share * (lambda_inter * (here & ~changed)[..., None])
         absorbed_mass = absorbed.sum(1)
         key_values = (key_values + absorbed.mT @ values) / (1 + absorbed_mass)[..., None]
@@ -125,18 +152,21 @@ def transport_within_clips(
 
 
 def _table(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Keyframes [C] and lengths [C]."""
+    """Return the keyframe and the length of each clip, [C] each."""
     rows = torch.tensor([(clip.first, len(clip)) for clip in clips], device=device)
     return rows[:, 0], rows[:, 1]
 
 
 def _uniform(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return equal weights of the valid tokens of each row, with sum 1."""
     return valid.to(dtype) / valid.sum(-1, keepdim=True).clamp_min(1)
 
 
 def _inter_cost(sources: Tensor, anchors: Tensor, source_valid: Tensor, anchor_valid: Tensor) -> Tensor:
+    """Return 1 - cos(X, Y), shifted to a minimum of 0 in each clip; 0 for padding."""
     limit = 1 - _COSINE_MARGIN
     cost = 1 - cosine_similarity(sources, anchors).clamp(-limit, limit)
     pairs = source_valid[:, :, None] & anchor_valid[:, None, :]
+    # As published. The shift scales K and r, but not T; only the stopping rule depends on it.
     least = cost.masked_fill(~pairs, torch.inf).amin((1, 2), keepdim=True)
     return torch.where(pairs, cost - least, 0.0)

@@ -1,29 +1,36 @@
-"""Phase I transport: within each frame, the unselected patches' information moves into the anchors.
+"""Phase I: within each frame, optimal transport moves the other patches into the anchors.
 
-Every new anchor is a weighted sum of its frame's patches, and so is every pooled token. Both together are one matrix
-per frame, so no changed copy of the features is ever made.
+Every new anchor is a weighted sum of the patches of its frame, and so is every pooled token. One
+matrix per frame does both, so that no changed copy of the features is made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from aot.compression.aot.sinkhorn import sinkhorn
+from aot.compression.aot.sinkhorn import SinkhornSettings, sinkhorn
 from aot.compression.ops.grid import patch_distances
 from aot.compression.ops.products import cosine_to_anchors
 from aot.types import TransportPlan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FrameTransport", "transport_within_frames"]
 
 
 @dataclass(frozen=True, slots=True)
 class FrameTransport:
-    """What every anchor becomes. anchor_index: [F, M] patches. mixing: [F, M, N], the weight of each of the frame's
-    patches in the new anchor; rows sum to 1. plan: [F, N, M], zero for the anchors themselves.
+    """How the anchors of every frame change.
+
+    Attributes:
+        anchor_index: [F, M], the patches that are anchors, ascending.
+        mixing: [F, M, N], the weight of each patch of the frame in each new anchor; rows sum to 1.
+        plan: the transport plan [F, N, M]; rows of anchors are zero.
     """
 
     anchor_index: Tensor
@@ -31,7 +38,12 @@ class FrameTransport:
     plan: TransportPlan
 
     def weights(self, pooling: Tensor) -> Tensor:
-        """What `pooling` [F, P, N] takes of every patch, the anchors replaced: [F, P, N]."""
+        """Return the weights of patches in tokens pooled from the new anchors: [F, P, N].
+
+        Args:
+            pooling: [F, P, N], the weights of patches in tokens pooled from unchanged patches.
+        """
+        # A token's weight of an anchor is spread over the patches that the new anchor is made of.
         index = self.anchor_index[:, None, :].expand(-1, pooling.shape[1], -1)
         of_anchors = pooling.gather(2, index)
         return pooling.scatter(2, index, 0.0) + of_anchors @ self.mixing
@@ -47,47 +59,50 @@ def transport_within_frames(
     nearest_blend: float = 0.1,
     lambda_intra: float = 1.0,
     mass: Literal["plan", "token"] = "plan",
-    epsilon: float = 0.1,
-    max_iterations: int = 100,
-    tolerance: float = 1e-2,
-    stopping: Literal["published", "marginal"] = "published",
-    solver: Literal["auto", "torch"] = "auto",
+    **settings: Unpack[SinkhornSettings],
 ) -> FrameTransport | None:
-    """How the anchors of every frame change (docs/algorithm.md, section 2).
+    """Transport patches u of every frame into its anchors a (docs/algorithm.md, section 2).
 
-        C = 1 - cos(x_u, x_a) + spatial_weight * |position_u - position_a|, T = sinkhorn(C)
-        ot_a = (x_a + lambda sum_u T[u, a] x_u) / (1 + lambda sum_u T[u, a])
-        near_a = (x_a + sum of the u most similar to a) / (1 + their count)
-        x_a <- (1 - nearest_blend) ot_a + nearest_blend near_a
+        C[u, a] = 1 - cos(x_u, x_a) + spatial_weight |pos_u - pos_a|      positions in [0, 1]^2
+        T       = Sinkhorn(exp(-C / epsilon)), rows sum to 1/U, columns to 1/M
+        ot_a    = (x_a + lambda_intra sum_u T[u, a] x_u) / (1 + lambda_intra sum_u T[u, a])
+        near_a  = (x_a + sum of the u most similar to a) / (1 + how many they are)
+        x_a    <- (1 - nearest_blend) ot_a + nearest_blend near_a
 
     Args:
-        features: [F, N, D] after the projector, before pooling.
-        anchors: bool [F, N] with exactly `anchor_count` true in every frame.
-        mass: "plan", total mass 1 per frame (published); "token", one unit per unselected patch.
+        features: [F, N, D], after the projector and before pooling.
+        anchors: bool [F, N], with exactly `anchor_count` true in every frame.
+        anchor_count: M.
+        grid: patches per side (rows, cols).
+        spatial_weight: weight of the distance in the grid; 0 in the paper.
+        nearest_blend: weight of near_a; 0 in the paper.
+        lambda_intra: weight of the transported mass relative to the anchor's own value.
+        mass: "plan", total mass 1 per frame (published); "token", mass 1 per patch: T times U.
+        **settings: arguments of `sinkhorn`.
 
     Returns:
-        None if every patch is an anchor, when there is nothing to move.
+        None if every patch is an anchor, so that nothing moves.
     """
     if anchor_count == features.shape[1]:
         return None
+    # The sort is stable, so anchors come first, in raster order.
     index = anchors.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :anchor_count]
+    # 1. The cost C, for all patches: rows of the anchors get no mass below.
     similarity = cosine_to_anchors(features, index)
     cost = 1 - similarity
     if spatial_weight:
         cost += spatial_weight * patch_distances(grid).to(cost)[index].mT
+    # 2. The plan T. The published stopping rule averages over all frames, hence `joint`.
     sources = (~anchors).to(cost.dtype)
     n_sources = features.shape[1] - anchor_count
     solved = sinkhorn(
         cost,
         sources / n_sources,
         cost.new_full(index.shape, 1 / anchor_count),
-        epsilon=epsilon,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        stopping=stopping,
-        solver=solver,
         joint=True,
+        **settings,
     )
+    # 3. The new anchors as weights of patches: ot_a and near_a blended.
     unit = float(n_sources) if mass == "token" else 1.0
     columns = torch.arange(anchor_count, device=features.device)
     nearest = (similarity.argmax(-1, keepdim=True) == columns) * sources[:, :, None]
@@ -96,7 +111,17 @@ def transport_within_frames(
 
 
 def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
-    """Both averages as one set of weights: sources' shares of every anchor [F, N, M] and the anchor's own [F, M]."""
+    """Blend ot_a and near_a, each a weighted mean of its patches.
+
+    Args:
+        moved: [F, N, M], the mass that each patch gives to each anchor by transport.
+        nearest: [F, N, M], 1 where the anchor is the most similar to the patch, else 0.
+        nearest_blend: weight of near_a.
+
+    Returns:
+        The weights of patches [F, N, M] and of the anchor's own value [F, M] in each new anchor.
+    """
+    # Each mean divides by the anchor's own mass, 1, plus what it receives.
     moved_share = (1 - nearest_blend) / (1 + moved.sum(1))
     nearest_share = nearest_blend / (1 + nearest.sum(1))
     return moved * moved_share[:, None, :] + nearest * nearest_share[:, None, :], moved_share + nearest_share

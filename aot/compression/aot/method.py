@@ -1,7 +1,7 @@
 """AOT: anchors and optimal transport within frames, then within clips (arXiv 2603.01400).
 
-With `budget: exact` the ratio is met to the token; with `budget: paper` the number kept follows the
-content, as in the code behind the published numbers.
+With `budget: exact` the number of kept tokens is the budget. With `budget: paper` it depends on the
+content, as in the authors' code. Sections in comments are those of docs/algorithm.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.aot.anchors import AnchorRanking, rank_patches
+from aot.compression.aot.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
 from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.inter_frame import ClipTransport, DistinctRule, transport_within_clips
 from aot.compression.aot.intra_frame import transport_within_frames
@@ -22,7 +23,6 @@ from aot.compression.aot.on_device.method import QueuedTransport, can_queue
 from aot.compression.aot.token_order import emission
 from aot.compression.aot.token_weights import AnchorComposition
 from aot.compression.methods.subset import least_ratio, pooled_cells, pooled_saliency
-from aot.compression.ops.budget import Allocation, allocate, anchors_for_ratio, copies_per_clip, kept_cells
 from aot.compression.ops.clips import dynamic_clips
 from aot.compression.ops.grid import pool, pooled_grid, pooling_weights
 from aot.compression.ops.products import take_rows, weighted_sums
@@ -35,7 +35,10 @@ __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 
 
 class AnchorTransport:
-    """Both phases of AOT for any frame count, grid and device."""
+    """Keep the salient tokens and the changes of each clip, and merge the others into them.
+
+    Both phases of the paper, for any number of frames, grid and device.
+    """
 
     card: ClassVar = Card(
         "before and after pooling",
@@ -50,10 +53,12 @@ class AnchorTransport:
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
+        """Return the method with the settings under `aot`."""
         return cls(config.resolved_aot, config.ratio)
 
     @property
     def needs(self) -> Needs:
+        """Return two layers of saliency (section 0), and frame embeddings for dynamic clips."""
         anchors = self.config.anchors
         return Needs(
             saliency_layers=(anchors.shallow_layer, anchors.deep_layer),
@@ -61,23 +66,28 @@ class AnchorTransport:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens (`budget: exact`), or what the content gives (`budget: paper`).
+        """Keep exactly `budget` tokens (`budget: exact`), or a number that depends on the content.
 
         Raises:
-            BudgetError: the budget is below one token per clip.
+            BudgetError: If an exact budget is below one token per clip.
         """
+        # On a GPU the same stages run as kernels for which the host never waits.
         clips = self._clips(tokens)
         if can_queue(self.config, tokens, self._asked(tokens)):
             return self._queued(tokens, clips, budget)
+        # 1. Rank the patches (section 1), and choose the number of anchors (section 6).
         anchors = self.config.anchors
         shallow, deep = (tokens.saliency[layer] for layer in (anchors.shallow_layer, anchors.deep_layer))
         ranking = rank_patches(shallow, deep, tokens.grid, anchors.windows_per_side)
         allocation = self._allocate(tokens, ranking, clips, budget)
         cells = KeptCells.build(allocation.kept)
+        # 2. Phase I and pooling: each frame's kept cells (sections 2 and 3).
         pooled, weights, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
+        # 3. Phase II: distinct and merged tokens of each clip (section 4).
         moved = self.phase_two(pooled, cells, allocation, clips)
+        # 4. The order of the kept tokens (section 4).
         emitted = emission(cells, allocation.copies, clips, moved.distinct, self.config.inter.keyframe)
-        cell = cells.index[emitted.frame, emitted.place]
+        cell = cells.index[emitted.frame, emitted.slot]
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
         sources = None
         if tokens.traced:
@@ -100,7 +110,7 @@ class AnchorTransport:
         )
 
     def _queued(self, tokens: VisualTokens, clips: tuple[Clip, ...], budget: int) -> CompressedTokens:
-        """Compress without waiting for the device."""
+        """Compress with the kernels of `on_device`, without waiting for the device."""
         self._check_budget(budget, len(clips), math.prod(pooled_cells(tokens)))
         transport = QueuedTransport(self.config, tokens, clips, self._asked(tokens), budget)
         transport.allocate()
@@ -122,6 +132,8 @@ class AnchorTransport:
         return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
 
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
+        """Return the clips, fixed or dynamic (section 5); clips of one frame without Phase II."""
+        # A clip of one frame has no later frames, so nothing is merged.
         frames, settings = tokens.features.shape[0], self.config.clips
         if not self.config.inter.enabled:
             return Clip.runs(frames, 1)
@@ -132,10 +144,12 @@ class AnchorTransport:
         return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
 
     def check_frames(self, budget: int, frames: int, total: int) -> None:
-        """Check a budget of `total` tokens before there are any, as far as the content does not decide about the clips.
+        """Check the budget of `frames` frames before their content is known.
+
+        `total` is F * n. Dynamic clips depend on the content and count as one.
 
         Raises:
-            BudgetError: as `compress`.
+            BudgetError: If an exact budget is below one token per clip.
         """
         settings = self.config.clips
         fixed = not self.config.inter.enabled or settings.mode == "fixed"
@@ -150,6 +164,7 @@ class AnchorTransport:
             )
 
     def _longer_clips(self) -> str:
+        """Return the part of the remedy that suggests fewer clips."""
         if not self.config.inter.enabled:
             return ""
         if self.config.clips.mode == "fixed":
@@ -159,13 +174,16 @@ class AnchorTransport:
     def _allocate(
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
+        """Choose the number of anchors, kept cells and shares of later frames (section 6)."""
         settings = self.config.anchors
         patches, asked = tokens.features.shape[1], self._asked(tokens)
 
         def votes_for(anchors: int) -> Tensor:
+            """Return the pooled mask of `anchors` anchors, [F, n] (section 3)."""
             mask = ranking.select(anchors, settings.local_ratio)
             return pool(mask.float()[..., None], tokens.grid, tokens.pool)[..., 0]
 
+        # The published code has no exact budget: the kept cells and q decide.
         copies = 2 if self.config.inter.keyframe == "both" else 1
         if self.config.budget == "paper":
             return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
@@ -176,8 +194,11 @@ class AnchorTransport:
     def phase_one(
         self, tokens: VisualTokens, ranking: AnchorRanking, anchors: int, cells: KeptCells
     ) -> tuple[Tensor, Tensor | None, TransportPlan | None]:
-        """The kept cells' tokens [F, P, D] after transport and pooling, in the dtype of the features; what each of them
-        takes of its frame's patches [F, P, N], and the plan, where there is transport.
+        """Transport within frames, and pool the kept cells (sections 2 and 3).
+
+        Returns:
+            The kept cells [F, P, D] in the dtype of the features; the weights of patches in them
+            [F, P, N] and the transport plan, both None if nothing moves.
         """
         settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
         moved = (
@@ -195,15 +216,19 @@ class AnchorTransport:
             if settings.enabled
             else None
         )
+        # Without transport, the tokens are those that the model pools.
         if moved is None:
             return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None, None
+        # Transport and pooling in one product, only for the kept cells.
         weights = moved.weights(pooling_weights(tokens.grid, tokens.pool).to(moved.mixing)[cells.index])
         return weighted_sums(weights, tokens.features).to(tokens.features.dtype), weights, moved.plan
 
     def phase_two(
         self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
     ) -> ClipTransport:
+        """Transport the kept cells [F, P, D] within clips (section 4)."""
         settings = self.config.inter
+        # Exact budgets count the distinct tokens; the code has a quantile, the paper a threshold.
         if allocation.distinct is not None:
             rule = DistinctRule("count", counts=torch.tensor(allocation.distinct, device=pooled.device))
         elif settings.distinct == "quantile":
@@ -223,6 +248,7 @@ class AnchorTransport:
     def _facts(
         self, tokens: VisualTokens, ranking: AnchorRanking, allocation: Allocation, plan: TransportPlan | None
     ) -> dict[str, int | float | str | bool | None]:
+        """Return the facts for the report."""
         return {
             "anchors_asked": allocation.anchors,
             "anchors_per_frame": ranking.total(allocation.anchors, self.config.anchors.local_ratio),

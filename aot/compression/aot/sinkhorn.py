@@ -1,8 +1,8 @@
-"""Entropic optimal transport by Sinkhorn-Knopp scaling, batched, with per-problem stopping."""
+"""Solve entropic optimal transport by Sinkhorn-Knopp scaling, in batches."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -10,10 +10,19 @@ from torch import Tensor
 from aot.compression.ops.kernels import runs_triton
 from aot.types import TransportPlan
 
-__all__ = ["sinkhorn"]
+__all__ = ["SinkhornSettings", "sinkhorn"]
+
+_CHECKED_STEPS = (3, 9, 29)  # the published rule is met after 2 to 9 iterations
 
 
-_LOOKS = (3, 9, 29)  # the published rule fires after 2 to 9 iterations
+class SinkhornSettings(TypedDict, total=False):
+    """Settings of `sinkhorn` that both phases pass on to it."""
+
+    epsilon: float
+    max_iterations: int
+    tolerance: float
+    stopping: Literal["published", "marginal"]
+    solver: Literal["auto", "torch"]
 
 
 def sinkhorn(
@@ -28,20 +37,28 @@ def sinkhorn(
     joint: bool = False,
     solver: Literal["auto", "torch"] = "auto",
 ) -> TransportPlan:
-    """Solve B transport problems: min <T, C> - epsilon H(T) with T 1 = row_weights, T' 1 = column_weights.
+    """Minimize <T, C> - epsilon H(T) over plans T with given row and column sums (Cuturi 2013).
 
-    r = row / (K c), c = column / (K' r), K = exp(-C / epsilon), T = diag(r) K diag(c) (Cuturi 2013).
-    Rows and columns of zero weight are padding: they change nothing. The last update fixes the
-    columns, so the columns of T are exact and its rows are as close as `marginal_error` says.
+        K = exp(-C / epsilon);  r = c = 1
+        repeat:  r = row / (K c);  c = column / (K' r)
+        T = diag(r) K diag(c)
+
+    Rows and columns of weight 0 are padding and change nothing. The columns are updated last, so
+    the column sums of T are exact, and `TransportPlan.row_error` is the error of its row sums.
 
     Args:
-        cost: [B, S, A], float32 or float64. Values at padded places are ignored.
-        row_weights: [B, S]; column_weights: [B, A]; each sums to the mass of its problem.
-        stopping: "published" ends a problem when mean |r - r_previous| < tolerance (r starts at 1;
-            with weights of 1/S this fires after about two iterations, docs/algorithm.md, section 2); "marginal" ends
-            it when the L1 error of the row sums is below tolerance.
-        joint: the published rule averages over the rows of the whole batch, which then stops as one (Phase I).
-        solver: "auto" takes the Triton kernel on CUDA devices, "torch" never does.
+        cost: C, [B, S, A], float32 or float64; values of padding are ignored.
+        row_weights: [B, S], the row sums.
+        column_weights: [B, A], the column sums, with the same total in each problem.
+        epsilon: weight of the entropy H.
+        max_iterations: the most iterations.
+        tolerance: threshold of the stopping rule.
+        stopping: "published" ends a problem when the mean of |r - r_previous| over its rows is
+            below tolerance, with weights of 1/S after about 2 iterations (docs/algorithm.md,
+            section 2); "marginal" ends it when the L1 error of the row sums is below tolerance.
+        joint: whether the published rule averages over the rows of all problems, which then end
+            together (Phase I).
+        solver: "auto" takes the Triton kernel on CUDA devices; "torch" never does.
     """
     marginal = stopping == "marginal"
     if solver == "auto" and runs_triton(cost.device):
@@ -59,7 +76,8 @@ def sinkhorn(
         joint=joint and not marginal,
     )
     solved = TransportPlan(plan, row_weights, column_weights, iterations, converged)
-    if marginal:  # the last update may have done it
+    if marginal:
+        # The rule is checked before an update, so the last update is checked here.
         converged |= solved.row_error < tolerance
     return solved
 
@@ -75,17 +93,21 @@ def _solve(
     marginal: bool,
     joint: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Plan [B, S, A], iterations [B] and whether the rule fired [B]."""
+    """Return the plan [B, S, A], the iterations [B] and whether the stopping rule was met [B]."""
+    # 1. The kernel matrix K.
     valid_rows, valid_columns = row_weights > 0, column_weights > 0
     row_counts = valid_rows.sum(-1)
-    tiny = torch.finfo(cost.dtype).tiny  # for an underflowed denominator; its mass shows up as marginal error
+    # For denominators that underflow. The missing mass is visible as marginal error.
+    tiny = torch.finfo(cost.dtype).tiny
     padding = ~(valid_rows[:, :, None] & valid_columns[:, None, :])
-    # Scaling a row of K is undone by its r, so shifting each row by its least cost prevents underflow.
+    # A factor of a row of K cancels in r, so each row is shifted by its least cost: no underflow.
     shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
     kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
     unshift = torch.exp(shift.squeeze(-1) / epsilon)
+    # Before the first iteration c and the r of the unshifted K are 1; padding has 0.
     r = valid_rows.to(cost.dtype) / unshift
     c = valid_columns.to(cost.dtype)
+    # 2. Iterations. Problems that are done keep their r and c.
     iterations = torch.zeros(cost.shape[0], dtype=torch.int32, device=cost.device)
     converged = row_counts == 0
     for step in range(max_iterations):
@@ -96,17 +118,20 @@ def _solve(
         c_next = column_weights / _multiply(kernel.mT, r_next).clamp_min(tiny)
         going = ~converged
         if not marginal:
+            # The rule is for r of the unshifted K.
             change = ((r_next - r).abs() * unshift).sum(-1)
             change, count = (change.sum(), row_counts.sum()) if joint else (change, row_counts)
             converged = converged | (change / count.clamp_min(1) < tolerance)
         r = torch.where(going[:, None], r_next, r)
         c = torch.where(going[:, None], c_next, c)
         iterations += going
-        # Off the CPU reading the flag stalls the queue, so it is read seldom.
-        if (cost.device.type == "cpu" or step in _LOOKS) and converged.all():
+        # Reading the flag from another device waits for it, so it is read rarely there.
+        if (cost.device.type == "cpu" or step in _CHECKED_STEPS) and converged.all():
             break
+    # 3. The plan T.
     return r[:, :, None] * kernel * c[:, None, :], iterations, converged
 
 
 def _multiply(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Return the products [B, S] of matrices [B, S, A] and vectors [B, A]."""
     return (matrices @ vectors[..., None]).squeeze(-1)

@@ -1,7 +1,8 @@
-"""Sinkhorn in Triton: one program per problem runs all its iterations, so a solve is two launches and no sync.
+"""Solve entropic optimal transport in Triton, as `sinkhorn` in torch.
 
-The twin of the torch version in `sinkhorn`. Where problems stop together, both vectors of every iteration are
-kept (they are small), so that the iteration can be chosen afterwards.
+One program runs all iterations of a problem, so that a solution takes a few launches for which the
+host never waits. If problems end together, the small vectors r and c of every iteration are
+stored, because only afterwards is it known which iteration ends them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["plan_kernel", "scaling_kernel", "solve"]
 
-_FIRST_LOOK = 10  # joint batches go on beyond only if they must; the published rule fires after 2 to 9 iterations
-_TILE_BYTES = 32768  # of the kernel matrix held at a time
+# A joint batch does more iterations only if needed. The published rule is met after 2 to 9.
+_FIRST_ITERATIONS = 10
+_TILE_BYTES = 32768  # part of the kernel matrix that a program holds
 
 
 def solve(
@@ -32,7 +34,11 @@ def solve(
     marginal: bool,
     joint: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Plan [B, S, A], iterations [B] and whether the rule fired [B]; see `aot.compression.aot.sinkhorn.sinkhorn`."""
+    """Return the plan [B, S, A], the iterations [B] and whether the stopping rule was met [B].
+
+    The arguments are those of `aot.compression.aot.sinkhorn.sinkhorn`.
+    """
+    # The state (r, c) of every iteration for a joint batch, else the last two.
     slots = max_iterations + 1 if joint else 2
     cost, row_weights, column_weights = cost.contiguous(), row_weights.contiguous(), column_weights.contiguous()
     batch, sources, anchors = cost.shape
@@ -46,15 +52,16 @@ def solve(
     criterion = cost.new_full((max_iterations, batch), torch.inf)
     stopped = torch.zeros((), dtype=torch.bool, device=cost.device)
 
-    def fired() -> Tensor:
-        """Bool [max_iterations, B]: whether the rule is met at each iteration."""
+    def rule_met() -> Tensor:
+        """Return whether the rule is met at each iteration, bool [max_iterations, B]."""
         return (criterion.sum(1, keepdim=True).expand_as(criterion) if joint else criterion) < tolerance
 
-    bounds = [0, *([_FIRST_LOOK] if joint and max_iterations > _FIRST_LOOK else []), max_iterations]
+    # 1. All iterations, in one launch, or in two for a joint batch.
+    bounds = [0, *([_FIRST_ITERATIONS] if joint and max_iterations > _FIRST_ITERATIONS else []), max_iterations]
     with on_device(cost.device):
         for first, last in pairwise(bounds):
             if first:
-                stopped = fired().any()
+                stopped = rule_met().any()
             scaling_kernel[(batch,)](
                 cost, row_weights, column_weights, counts,
                 plan, unshift, r_history, c_history, criterion, stopped,
@@ -62,18 +69,20 @@ def solve(
                 epsilon=epsilon, tolerance=tolerance, smallest=torch.finfo(cost.dtype).tiny,
                 marginal=marginal, joint=joint, **tile, num_warps=8,
             )  # fmt: skip
-        met = fired() & (row_counts > 0)
+        # 2. The iteration at which each problem ends.
+        met = rule_met() & (row_counts > 0)
         converged = met.any(0)
-        # The published rule looks behind an iteration, the marginal one ahead of it.
+        # The published rule is checked after its iteration, the marginal one before it.
         at = met.to(torch.uint8).argmax(0) + (not marginal)
         iterations = torch.where(converged, at, max_iterations * (row_counts > 0)).to(torch.int32)
+        # 3. The plan T.
         plan_kernel[(batch, triton.cdiv(sources, tile["tile_rows"]))](
             plan, r_history, c_history, iterations, batch, sources, anchors, slots, **tile
         )
     return plan, iterations, converged | (row_counts == 0)
 
 
-# Sizes change from segment to segment; a kernel of its own for each would be compiled while the user waits.
+# Sizes change from chunk to chunk, and a run must not wait for a kernel compiled for each size.
 @triton.jit(do_not_specialize=["batch", "sources", "anchors", "slots", "first", "last"])
 def scaling_kernel(
     cost, row_weights, column_weights, counts,
@@ -82,10 +91,11 @@ def scaling_kernel(
     epsilon: tl.constexpr, tolerance: tl.constexpr, smallest: tl.constexpr,
     marginal: tl.constexpr, joint: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """Iterations `first` to `last` of one problem; from 0 it makes the kernel matrix too. Every iteration reads the
-    matrix once, for the rows and, with their new scaling, for the columns.
+    """Run iterations `first` to `last` of one problem, and build K before iteration 0.
+
+    Every iteration reads K once, for the row sums and, with the new r, for the column sums.
     """
-    problem = tl.program_id(0).to(tl.int64)  # so are all places made of it
+    problem = tl.program_id(0).to(tl.int64)  # makes all offsets int64
     if tl.load(stopped):
         return
     dtype: tl.constexpr = cost.dtype.element_ty
@@ -95,27 +105,30 @@ def scaling_kernel(
     column_weight = tl.load(column_weights + problem * anchors + columns, mask=in_columns, other=0.0)
     matrix, rows_at = problem * sources * anchors, problem * sources
     if first == 0:
+        # 1. K, each row shifted by its least cost, and the state before iteration 0.
         for start in range(0, sources, tile_rows):
             rows = start + tl.arange(0, tile_rows)
             in_rows = rows < sources
             used = tl.load(row_weights + rows_at + rows, mask=in_rows, other=0.0) > 0
             pairs = used[:, None] & (column_weight > 0)[None, :]
-            places = matrix + rows[:, None] * anchors + columns[None, :]
-            values = tl.load(cost + places, mask=pairs, other=float("inf"))
+            offsets = matrix + rows[:, None] * anchors + columns[None, :]
+            values = tl.load(cost + offsets, mask=pairs, other=float("inf"))
             least = tl.min(values, axis=1)
             least = tl.where(least < float("inf"), least, 0.0)
             gibbs = tl.where(pairs, tl.exp((least[:, None] - values) / tl.full((), epsilon, dtype)), 0.0)
-            tl.store(kernel + places, gibbs, mask=in_rows[:, None] & in_columns[None, :])
+            tl.store(kernel + offsets, gibbs, mask=in_rows[:, None] & in_columns[None, :])
             scale = tl.exp(least / tl.full((), epsilon, dtype))
             tl.store(unshift + rows_at + rows, scale, mask=in_rows)
             tl.store(r_history + rows_at + rows, tl.where(used, 1.0 / scale, 0.0), mask=in_rows)
         tl.store(c_history + problem * anchors + columns, tl.where(column_weight > 0, 1.0, 0.0), mask=in_columns)
         tl.debug_barrier()
+    # 2. The state before iteration `first`; it is 0 or follows an earlier launch.
     c = tl.load(c_history + (first % slots * batch + problem) * anchors + columns, mask=in_columns, other=0.0)
     count = tl.load(counts + problem)
     step = first
     going = True
     while going & (step < last):
+        # 3. r = row / (K c), and K' r with the new r.
         r_now = r_history + (step % slots * batch + problem) * sources
         r_then = r_history + ((step + 1) % slots * batch + problem) * sources
         column_sums = tl.zeros((tile_columns,), dtype)
@@ -123,8 +136,8 @@ def scaling_kernel(
         for start in range(0, sources, tile_rows):
             rows = start + tl.arange(0, tile_rows)
             in_rows = rows < sources
-            places = matrix + rows[:, None] * anchors + columns[None, :]
-            gibbs = tl.load(kernel + places, mask=in_rows[:, None] & in_columns[None, :], other=0.0)
+            offsets = matrix + rows[:, None] * anchors + columns[None, :]
+            gibbs = tl.load(kernel + offsets, mask=in_rows[:, None] & in_columns[None, :], other=0.0)
             weight = tl.load(row_weights + rows_at + rows, mask=in_rows, other=0.0)
             r = tl.load(r_now + rows, mask=in_rows, other=0.0)
             row_sums = tl.sum(gibbs * c[None, :], axis=1)
@@ -135,16 +148,18 @@ def scaling_kernel(
             else:
                 change += tl.abs(r_next - r) * tl.load(unshift + rows_at + rows, mask=in_rows, other=0.0)
             column_sums += tl.sum(gibbs * r_next[:, None], axis=0)
+        # 4. c = column / (K' r).
         c = column_weight / tl.maximum(column_sums, tiny, propagate_nan=tl.PropagateNan.ALL)
         tl.store(c_history + ((step + 1) % slots * batch + problem) * anchors + columns, c, mask=in_columns)
+        # 5. The stopping rule.
         measure = tl.sum(change, axis=0)
         if not marginal:
             measure = measure / count
-        if marginal and step == 0:  # the starting vectors obey no marginal worth asking for
+        if marginal and step == 0:  # c = 1 does not give the column sums
             measure = tl.full((), float("inf"), dtype)
         tl.store(criterion + step * batch + problem, measure)
         if not joint:
-            going = (measure < tl.full((), tolerance, dtype)) == 0  # so not-a-number goes on
+            going = (measure < tl.full((), tolerance, dtype)) == 0  # NaN does not end a problem
         tl.debug_barrier()
         step += 1
 
@@ -162,13 +177,13 @@ def plan_kernel(
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
 ):
-    """diag(r) K diag(c) in place of K, with the vectors of each problem's last iteration."""
+    """Replace K by T = diag(r) K diag(c), with the state of each problem's last iteration."""
     problem = tl.program_id(0).to(tl.int64)
     state = tl.load(iterations + problem) % slots * batch + problem
     rows = tl.program_id(1) * tile_rows + tl.arange(0, tile_rows)
     columns = tl.arange(0, tile_columns)
     inside = (rows < sources)[:, None] & (columns < anchors)[None, :]
-    places = kernel + problem * sources * anchors + rows[:, None] * anchors + columns[None, :]
+    entries = kernel + problem * sources * anchors + rows[:, None] * anchors + columns[None, :]
     r = tl.load(r_history + state * sources + rows, mask=rows < sources, other=0.0)
     c = tl.load(c_history + state * anchors + columns, mask=columns < anchors, other=0.0)
-    tl.store(places, r[:, None] * tl.load(places, mask=inside, other=0.0) * c[None, :], mask=inside)
+    tl.store(entries, r[:, None] * tl.load(entries, mask=inside, other=0.0) * c[None, :], mask=inside)

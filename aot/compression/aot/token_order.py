@@ -1,4 +1,4 @@
-"""Which of AOT's tokens are said, and in which order."""
+"""Choose the tokens that AOT emits, and their order."""
 
 from __future__ import annotations
 
@@ -16,32 +16,48 @@ __all__ = ["Emission", "emission"]
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """Every kept token in reading order, [K] each: frame (of a merged one, its keyframe); place among the frame's kept
-    cells; the clip whose merged keyframe it belongs to, or -1; values of `Role`, uint8.
+    """The kept tokens in reading order.
+
+    Attributes:
+        frame: [K], the frame of each token; of a merged one, its keyframe.
+        slot: [K], index of the token among the kept cells of its frame.
+        clip: [K], the clip of a merged token, -1 for others.
+        role: uint8 [K], values of `Role`.
     """
 
     frame: Tensor
-    place: Tensor
+    slot: Tensor
     clip: Tensor
     role: Tensor
 
     def of(self, own: Tensor, merged: Tensor) -> Tensor:
-        """What belongs to each token [K, ...], from own [F, P, ...] and merged [C, P, ...]."""
-        of_own, of_merged = own[self.frame, self.place], merged[self.clip.clamp_min(0), self.place]
+        """Return the value of each token, [K, ...].
+
+        Args:
+            own: [F, P, ...], values of kept cells.
+            merged: [C, P, ...], values of the merged tokens of each clip.
+        """
+        # Both are read for every token. For original tokens, clip 0 replaces -1.
+        of_own, of_merged = own[self.frame, self.slot], merged[self.clip.clamp_min(0), self.slot]
         return torch.where((self.clip >= 0).view(-1, *[1] * (own.ndim - 2)), of_merged, of_own)
 
 
 def emission(
     cells: KeptCells, copies: Sequence[int], clips: Sequence[Clip], distinct: Tensor, keyframe: str
 ) -> Emission:
-    """Clip by clip (docs/algorithm.md, section 4): the keyframe as it was, the later frames' distinct tokens in time
-    and raster order, the merged keyframe last; a merged keyframe that replaces the original takes its place.
+    """Return the tokens clip by clip (docs/algorithm.md, section 4).
 
-    copies: how often each clip's keyframe is said. distinct: bool [F, P]. keyframe: "both", "original" or "merged".
+    First the keyframe's original tokens, then the distinct tokens of later frames, frame by frame
+    in raster order, then the keyframe's merged tokens. With `keyframe` "merged", the merged tokens
+    come first, instead of the original ones. A clip of one frame emits its original tokens.
+
+    `copies` is how often each clip emits its keyframe, `distinct` a bool mask [F, P], `keyframe`
+    one of "both", "original" and "merged".
     """
     device = distinct.device
     keyframes = torch.tensor([clip.first for clip in clips], device=device)
     lengths = torch.tensor([len(clip) for clip in clips], device=device)
+    # 1. Original tokens: keyframes, unless merged ones replace them, and distinct tokens.
     several = lengths > 1
     merged_only = several & (keyframe == "merged")
     merged_too = several & (torch.tensor(copies, device=device) == 2)
@@ -49,19 +65,21 @@ def emission(
     shown[keyframes] = cells.valid[keyframes] & ~merged_only[:, None]
     clip_of_frame = torch.repeat_interleave(torch.arange(len(clips), device=device), lengths)
 
-    frame, place = shown.nonzero(as_tuple=True)
-    is_distinct = distinct[frame, place]
+    frame, slot = shown.nonzero(as_tuple=True)
+    is_distinct = distinct[frame, slot]
     own_role = torch.where(several[clip_of_frame[frame]], int(Role.KEYFRAME), int(Role.KEPT))
     role = torch.where(is_distinct, int(Role.DISTINCT), own_role)
 
+    # 2. Merged tokens of the clips that emit them.
     merging = merged_only | merged_too
-    merged_clip, merged_place = (cells.valid[keyframes] & merging[:, None]).nonzero(as_tuple=True)
-    turn = torch.where(merged_only, 0, 2)[merged_clip]
+    merged_clip, merged_slot = (cells.valid[keyframes] & merging[:, None]).nonzero(as_tuple=True)
+    stage = torch.where(merged_only, 0, 2)[merged_clip]
 
-    order = torch.cat([clip_of_frame[frame] * 3 + is_distinct, merged_clip * 3 + turn]).argsort(stable=True)
+    # 3. Sort by clip, and within a clip by stage: 0 keyframe, 1 distinct, 2 merged.
+    order = torch.cat([clip_of_frame[frame] * 3 + is_distinct, merged_clip * 3 + stage]).argsort(stable=True)
     return Emission(
         frame=torch.cat([frame, keyframes[merged_clip]])[order],
-        place=torch.cat([place, merged_place])[order],
+        slot=torch.cat([slot, merged_slot])[order],
         clip=torch.cat([torch.full_like(frame, -1), merged_clip])[order],
         role=torch.cat([role, torch.full_like(merged_clip, int(Role.MERGED))])[order].to(torch.uint8),
     )

@@ -1,4 +1,7 @@
-"""What AOT's tokens are made of, told in pooled tokens: both phases are weighted sums, and so is what they make."""
+"""Report which pooled tokens each kept token is made of.
+
+Both phases are weighted sums, and so is their result.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ from aot.types import Clip, Pooling, SourceWeights
 
 __all__ = ["AnchorComposition", "merged_shares"]
 
-_LEAST_SHARE = 1e-3  # Phase I spreads the mass of one token over a whole frame, which says nothing of any single place
+_LEAST_SHARE = 1e-3  # Phase I spreads a mass of 1 over a whole frame; such small shares mean nothing
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorComposition:
-    """All that decides it. cells, emitted and clips: of the kept tokens. weights: what each kept cell takes of its
-    frame's patches [F, P, N], None where Phase I moved nothing. absorbed: of `ClipTransport`. ranking, anchors (how
-    many were asked for) and local_ratio: as they were chosen.
+    """All data from which the composition of the kept tokens follows.
+
+    Attributes:
+        weights: [F, P, N], the weights of patches in kept cells; None if Phase I moved nothing.
+        absorbed: see `ClipTransport`.
+        anchors: the number of anchors asked for.
     """
 
     grid: tuple[int, int]
@@ -44,12 +50,13 @@ class AnchorComposition:
         own = self._of_frames()
         entries = zip(self._unmerged(own), self._merged(own), strict=True)
         token, source, weight = (torch.cat(each) for each in entries)
-        cell = self.cells.index[self.emitted.frame, self.emitted.place]
+        cell = self.cells.index[self.emitted.frame, self.emitted.slot]
         is_global = self._global_anchors()[self.emitted.frame, cell]
         return SourceWeights(len(cell), token, source, weight, is_global=is_global)
 
     def _of_frames(self) -> Tensor:
-        """What the kept cells hold of their frames' pooled tokens after Phase I: [F, P, n]."""
+        """Return the shares of pooled tokens in the kept cells after Phase I: [F, P, n]."""
+        # Weights of patches are summed up by the pooled cell in which the patch lies.
         weights, device = self.weights, self.cells.index.device
         per_frame = math.prod(pooled_grid(self.grid, self.pool))
         if weights is None:
@@ -59,8 +66,8 @@ class AnchorComposition:
 
     def _unmerged(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         token = (self.emitted.clip < 0).nonzero()[:, 0]
-        frame, place = self.emitted.frame[token], self.emitted.place[token]
-        shares = own[frame, place]
+        frame, slot = self.emitted.frame[token], self.emitted.slot[token]
+        shares = own[frame, slot]
         row, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], frame[row] * own.shape[2] + cell, shares[row, cell]
 
@@ -70,13 +77,13 @@ class AnchorComposition:
         offsets = torch.arange(taken.shape[2], device=own.device)
         members = (firsts[:, None] + offsets).clamp_max(len(own) - 1)  # after a clip's end nothing was absorbed
         token = (self.emitted.clip >= 0).nonzero()[:, 0]
-        clip, place = self.emitted.clip[token], self.emitted.place[token]
-        shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, place]
+        clip, slot = self.emitted.clip[token], self.emitted.slot[token]
+        shares = torch.einsum("cpjs,cjsn->cpjn", taken, own[members])[clip, slot]
         row, offset, cell = (shares > _LEAST_SHARE).nonzero(as_tuple=True)
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 
     def _global_anchors(self) -> Tensor:
-        """The cells with more of global anchors than of local ones: bool [F, n]."""
+        """Return the cells to which global anchors contribute more than local ones: bool [F, n]."""
         local = self.ranking.local(self.anchors, self.local_ratio)
         others = self.ranking.select(self.anchors, self.local_ratio) & ~local
         votes = pool(torch.stack([local, others], -1).float(), self.grid, self.pool)
@@ -84,11 +91,19 @@ class AnchorComposition:
 
 
 def merged_shares(absorbed: Sequence[Tensor], clips: int, like: Tensor) -> Tensor:
-    """What every keyframe token holds of the tokens of each frame of its clip: [C, P, L, P], L - 1 times `absorbed`."""
+    """Return the shares of the tokens of each frame of a clip in its merged tokens: [C, P, L, P].
+
+    Args:
+        absorbed: [C, P, P] for each frame after the keyframe, see `ClipTransport`; L - 1 of them.
+        clips: C.
+        like: [F, P, ...], gives P, dtype and device.
+    """
+    # Before the first transport, each keyframe token consists of itself.
     size = like.shape[1]
     shares = like.new_zeros(clips, size, len(absorbed) + 1, size)
     shares[:, :, 0] = torch.eye(size)
     for offset, moved in enumerate(absorbed, 1):
+        # Absorbing divides the earlier shares by the new mass, as it divides Y.
         mass = 1 + moved.sum(1).to(like.dtype)
         shares /= mass[:, :, None, None]
         shares[:, :, offset] = moved.mT.to(like.dtype) / mass[..., None]

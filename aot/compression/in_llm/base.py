@@ -97,7 +97,7 @@ class State:
         # Newlines are numbered after the rows * cols cells.
         ends_line = self.line >= 0
         of_newlines = self.line[ends_line] + self.tokens.grid[0] * self.tokens.grid[1]
-        # The order of `patches`.
+        # The order of `patches`, which are sorted by row.
         order = torch.cat([self.visual, self.newline[ends_line]]).argsort()
         return torch.cat([self.cell, of_newlines])[order]
 

@@ -18,7 +18,7 @@ from aot.config.setting import CheckedSettings, setting
 from aot.errors import BudgetError
 from aot.plugins import Card
 
-__all__ = ["FrameFusion", "Neighbours", "needed_sparsity"]
+__all__ = ["FrameFusion", "Neighbors", "needed_sparsity"]
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,18 @@ class FrameFusion(CheckedSettings):
         if merged_so_far and merged_so_far[-1] < self.fade_out:
             return self._prune(state, sparsity)
         # 2. The share of tokens that are similar enough to merge.
-        neighbours = Neighbours.build(state)
-        count = len(neighbours.order)
-        similar = int((neighbours.similarity >= self.similarity).sum())
+        neighbors = Neighbors.build(state)
+        count = len(neighbors.order)
+        similar = int((neighbors.similarity >= self.similarity).sum())
         fraction = similar / count
         # 3. Enough to reach the load by merging alone: only the most similar, and nothing after.
         if fraction >= sparsity:
-            return replace(neighbours.merge(state, math.floor(sparsity * count)), done=True)
+            return replace(neighbors.merge(state, math.floor(sparsity * count)), done=True)
         # 4. Merging on would use up the load of all layers: drop instead.
         if not self.paper_exact and _overdraws(self.cost, state.layers, (*merged_so_far, fraction)):
             return self._prune(state, sparsity)
         # 5. Merge all that are similar enough, and go on in the next layer.
-        return replace(neighbours.merge(state, similar), notes=(*merged_so_far, fraction))
+        return replace(neighbors.merge(state, similar), notes=(*merged_so_far, fraction))
 
     def _prune(self, state: State, sparsity: float) -> Reduction:
         """Drop the share `sparsity` of the patches, those with the least attention."""
@@ -138,7 +138,7 @@ def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbors:
     """The patches (`State.patches`), type by type, each compared with the previous one of its type.
 
     Attributes:
@@ -151,7 +151,7 @@ class Neighbours:
     similarity: Tensor
 
     @classmethod
-    def build(cls, state: State) -> Neighbours:
+    def build(cls, state: State) -> Neighbors:
         """Return the patches of a state by type, with their similarities."""
         cell = state.patch_type
         order = cell.sort(stable=True).indices

@@ -9,7 +9,7 @@ import torch
 
 from aot.compression.in_tower.token_merging import MergingTokens
 from aot.compression.methods.subset import kept_tokens, pooled_cells
-from aot.compression.ops.grid import places_of_patches
+from aot.compression.ops.grid import tokens_of_patches
 from aot.compression.ops.similarity import decision_dtype
 from aot.compression.ops.source_weights import of_patches
 from aot.types import Clip, CompressedTokens, MergedPatches, Role, VisualTokens
@@ -67,7 +67,7 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     result = kept_tokens(
         tokens,
         kept.states[0, order],
-        places_of_patches(kept.anchor[0, order], tokens.grid, tokens.pool),
+        tokens_of_patches(kept.anchor[0, order], tokens.grid, tokens.pool),
         mass=sizes[order] * (frames * per_frame / len(owner)),
         clips=clips,
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},

@@ -59,8 +59,8 @@ def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: Cl
     if joins is None:
         raise ValueError(f"frames: expected a product of numbers up to {shares.joined}, got {frames}")
     # 1. Where frames are joined. In a shallow tower, two joins can share a block.
-    join_at = dict.fromkeys(shares.places(blocks), 1)
-    for block, join in zip(shares.places(blocks), joins, strict=True):
+    join_at = dict.fromkeys(shares.clip_block_indices(blocks), 1)
+    for block, join in zip(shares.clip_block_indices(blocks), joins, strict=True):
         join_at[block] *= join
 
     def plan(exponent: float) -> list[BlockMerging]:
@@ -105,17 +105,17 @@ class ClipShares:
         names = ("image", "across", "within", "later")
         return replace(self, **{name: getattr(self, name) ** exponent for name in names})
 
-    def places(self, blocks: int) -> list[int]:
+    def clip_block_indices(self, blocks: int) -> list[int]:
         """Return the clip blocks of a tower of `blocks` blocks, at the same relative depth.
 
         They are different blocks if the tower has enough of them.
         """
-        places: list[int] = []
+        indices: list[int] = []
         for number, block in enumerate(self.clip_blocks):
             # At the relative depth, and after the previous clip block.
-            index = max(block * blocks // self.blocks, places[-1] + 1 if places else 0)
-            places.append(max(0, min(index, blocks - len(self.clip_blocks) + number)))
-        return places
+            index = max(block * blocks // self.blocks, indices[-1] + 1 if indices else 0)
+            indices.append(max(0, min(index, blocks - len(self.clip_blocks) + number)))
+        return indices
 
 
 def joins_for(frames: int, joined: Sequence[int]) -> tuple[int, ...] | None:

@@ -113,7 +113,7 @@ class MergingTokens:
             sizes=folding.sizes,
             # Patches follow their tokens; a merged token keeps the anchor of the one it is merged
             # into.
-            owner=folding.place.gather(1, self.owner),
+            owner=folding.new_index.gather(1, self.owner),
             anchor=self.anchor.gather(1, folding.kept),
         )
 
@@ -125,14 +125,14 @@ class _Folding:
     Attributes:
         kept: [B, T'], the tokens that stay, in their new order.
         gone: [B, r], the tokens that are merged into others.
-        place: [B, T], the new index of each token's content.
+        new_index: [B, T], the new index of each token's content.
         weights: [B, T], the sizes before.
         sizes: [B, T'], the sizes after.
     """
 
     kept: Tensor
     gone: Tensor
-    place: Tensor
+    new_index: Tensor
     weights: Tensor
     sizes: Tensor
 
@@ -155,9 +155,9 @@ class _Folding:
         order = (group * count + rank).argsort(dim=1)
         kept, gone = order[:, : count - merges], order[:, count - merges :]
         # 2. Where the content of every token goes, and the new sizes.
-        place = torch.empty_like(order).scatter_(1, order, index).gather(1, target)
-        total = sizes.gather(1, kept).scatter_add_(1, place.gather(1, gone), sizes.gather(1, gone))
-        return cls(kept, gone, place, sizes, total)
+        new_index = torch.empty_like(order).scatter_(1, order, index).gather(1, target)
+        total = sizes.gather(1, kept).scatter_add_(1, new_index.gather(1, gone), sizes.gather(1, gone))
+        return cls(kept, gone, new_index, sizes, total)
 
     def means(self, values: Tensor) -> Tensor:
         """Return size-weighted means [B, T', D] of values [B, T, D], in their dtype."""
@@ -165,5 +165,5 @@ class _Folding:
         kept, gone = (
             take_rows(values, index) * self.weights.gather(1, index)[..., None] for index in (self.kept, self.gone)
         )
-        into = self.place.gather(1, self.gone)[..., None].expand_as(gone)
+        into = self.new_index.gather(1, self.gone)[..., None].expand_as(gone)
         return (kept.scatter_add_(1, into, gone) / self.sizes[..., None]).to(values.dtype)

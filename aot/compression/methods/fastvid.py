@@ -94,9 +94,9 @@ class FastVid(CheckedSettings):
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
         context, absorbed, made_of = self._merge(values, salient, anchors, clips, traced=tokens.traced)
         # 4. Salient and context tokens together, in raster order.
-        places = [frame * per_frame + cells for frame, cells in anchors.items()]
+        anchor_indices = [frame * per_frame + cells for frame, cells in anchors.items()]
         kept = salient.flatten().nonzero()[:, 0]
-        index, order = torch.cat([kept, *places]).sort(stable=True)
+        index, order = torch.cat([kept, *anchor_indices]).sort(stable=True)
         return kept_tokens(
             tokens,
             torch.cat([features.reshape(-1, width)[kept], *(each.to(features.dtype) for each in context)])[order],
@@ -139,8 +139,8 @@ class FastVid(CheckedSettings):
     ) -> tuple[list[Tensor], list[Tensor], list[SourceWeights]]:
         """Return the context tokens of every frame that has some, their masses and their sources.
 
-        For a frame with a anchors these are [a, D], [a] and, if traced, their `SourceWeights`. Every
-        such frame absorbs all tokens of its segment that are not salient, also those of other
+        For a frame with a anchors these are [a, D], [a] and, if traced, `SourceWeights`. Every such
+        frame absorbs all tokens of its segment that are not salient, also those of other
         frames with anchors, and its own anchors. So one token can be part of several context
         tokens.
         """
@@ -174,7 +174,7 @@ def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:
     return rank < torch.tensor(counts, device=rank.device)[:, None]
 
 
-def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbours: int) -> dict[int, Tensor]:
+def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbors: int) -> dict[int, Tensor]:
     """Return every frame's best density peaks [a], ascending, of tokens that are not salient.
 
     Frames are in ascending order; those without anchors are left out.
@@ -183,7 +183,7 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
         values: [F, n, D].
         salient: bool [F, n].
         counts: a for each frame.
-        neighbours: how many nearest tokens define a density.
+        neighbors: how many nearest tokens define a density.
     """
     anchors: dict[int, Tensor] = {}
     free_counts = (~salient).sum(1).tolist()
@@ -192,7 +192,7 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
     for free_count in sorted({free_counts[frame] for frame in anchor_frames}):
         batch = [frame for frame in anchor_frames if free_counts[frame] == free_count]
         free = (~salient[batch]).nonzero()[:, 1].view(len(batch), free_count)
-        scores = density_peak_scores(take_rows(values[batch], free), min(neighbours, free_count))
+        scores = density_peak_scores(take_rows(values[batch], free), min(neighbors, free_count))
         ranked = free.gather(1, scores.sort(dim=-1, descending=True, stable=True).indices)
         anchors |= {frame: ranked[row, : counts[frame]].sort().values for row, frame in enumerate(batch)}
     return {frame: anchors[frame] for frame in anchor_frames}
@@ -207,7 +207,7 @@ def _anchor_sources(
     assigns to it, of all in the clip that are not salient.
     """
     frames, per_frame = salient.shape
-    places = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
+    indices = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
     # In the same order as `members` of `_merge`, so `nearest` fits.
-    members = places[clip.first : clip.stop][~salient[clip.first : clip.stop]]
-    return blended(unchanged(places[frame, anchors]), merged(unchanged(members), nearest), own_weight)
+    members = indices[clip.first : clip.stop][~salient[clip.first : clip.stop]]
+    return blended(unchanged(indices[frame, anchors]), merged(unchanged(members), nearest), own_weight)

@@ -98,9 +98,9 @@ class FlashVid(CheckedSettings):
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
-        merged, places, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        merged, merged_index, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
         # 5. Diverse and merged tokens together, in raster order.
-        index, order = torch.cat([diverse, places]).sort(stable=True)
+        index, order = torch.cat([diverse, merged_index]).sort(stable=True)
         sources = None
         if tokens.traced:
             clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=self.paper_exact)
@@ -111,7 +111,7 @@ class FlashVid(CheckedSettings):
             index,
             mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
             clips=clips,
-            facts={"diverse_tokens": len(diverse), "merged_tokens": len(places)},
+            facts={"diverse_tokens": len(diverse), "merged_tokens": len(merged_index)},
             sources=sources,
         )
 
@@ -268,7 +268,7 @@ def merge_trees(
 
 
 def _cluster_frames(
-    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbours: int
+    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbors: int
 ) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
     """Return the clusters of every frame's chosen tokens: means, centers, masses and memberships.
 
@@ -280,29 +280,29 @@ def _cluster_frames(
         sizes: [F, n], how many tokens each was merged from.
         chosen: bool [F, n], at least as many per frame as `clusters`.
         clusters: [F].
-        neighbours: how many nearest tokens define a density.
+        neighbors: how many nearest tokens define a density.
     """
-    means, places, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
+    means, indices, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
     clusters_of: dict[int, Tensor] = {}
     for frame, count in enumerate(clusters):
         if count == 0:
             continue
         cells = chosen[frame].nonzero()[:, 0]
-        centres, nearest = _nearest_peaks(values[frame, cells], count, neighbours)
+        centers, nearest = _nearest_peaks(values[frame, cells], count, neighbors)
         is_member = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
         means.append(is_member.mT @ values[frame, cells] / is_member.sum(0)[:, None])
-        places.append(frame * values.shape[1] + cells[centres])
+        indices.append(frame * values.shape[1] + cells[centers])
         masses.append(is_member.mT @ sizes[frame, cells])
         clusters_of[frame] = nearest
-    return torch.cat(means), torch.cat(places), torch.cat(masses), clusters_of
+    return torch.cat(means), torch.cat(indices), torch.cat(masses), clusters_of
 
 
-def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
+def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tensor, Tensor]:
     """Return the density peaks int64 [K] of values [m, D], ascending, and nearest peaks [m].
 
     Nearest peaks are numbers 0 .. K - 1; every peak is its own nearest.
     """
-    peaks = density_peaks(values[None], clusters, min(neighbours, clusters))[0].sort().values
+    peaks = density_peaks(values[None], clusters, min(neighbors, clusters))[0].sort().values
     # Not in the matrix-product form, whose rounding would decide near-ties.
     nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     nearest[peaks] = torch.arange(clusters, device=values.device)
@@ -312,7 +312,7 @@ def _nearest_peaks(values: Tensor, clusters: int, neighbours: int) -> tuple[Tens
 def _clustered_trees(
     parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
 ) -> SourceWeights:
-    """Return what the clusters are made of that `_cluster_frames` makes of the trees of `merge_trees`.
+    """Return what the clusters of `_cluster_frames` are made of, through trees of `merge_trees`.
 
     parent, linked, chosen: [F, n]. nearest: the memberships of `_cluster_frames`.
     """

@@ -106,7 +106,7 @@ class _Runs:
         """Return every pooled token as a run of one."""
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
-        # Frames and cells change places: the tokens of a cell follow each other.
+        # Frames and cells are transposed, so that the tokens of a cell follow each other.
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
         attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
@@ -140,16 +140,16 @@ class _Runs:
         )
 
 
-def similarity_to_previous(values: Tensor, place: Tensor) -> Tensor:
+def similarity_to_previous(values: Tensor, cell: Tensor) -> Tensor:
     """Return the cosine similarity [m] to the previous row; -inf if that is of another cell.
 
-    values: [m, D]. place: int64 [m], the cells. Rows are sorted by cell, then by time.
+    values: [m, D]. cell: int64 [m], the cells. Rows are sorted by cell, then by time.
     """
     similarity = values.new_full((len(values),), -torch.inf)
     unit = functional.normalize(values, dim=-1)
     cosine = (unit[1:] * unit[:-1]).sum(-1)
     # Rows of one cell follow each other, so one comparison per row is enough.
-    similarity[1:] = torch.where(place[1:] == place[:-1], cosine, -torch.inf)
+    similarity[1:] = torch.where(cell[1:] == cell[:-1], cosine, -torch.inf)
     return similarity
 
 

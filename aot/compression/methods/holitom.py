@@ -15,7 +15,7 @@ from torch.nn import functional
 from aot.compression.methods.subset import joined_parts, pooled_cells, pooled_saliency, whole_video
 from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
-from aot.compression.ops.peak_clusters import members_of, nearest_centres
+from aot.compression.ops.peak_clusters import members_of, nearest_centers
 from aot.compression.ops.redundancy import (
     Quota,
     Redundancy,
@@ -116,7 +116,7 @@ class HoliTom(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor, *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources of each segment's static, then dynamic tokens.
+        """Yield features, indices, masses and sources of static, then dynamic tokens, by segment.
 
         kept: indices of the dynamic tokens into all F * n. traced: whether to yield sources.
         """
@@ -127,9 +127,9 @@ class HoliTom(CheckedSettings):
                 where = static.nonzero()[:, 0]
                 # A static token is the mean over the frames of its segment.
                 means = features[clip.first : clip.stop, where].mean(0)
-                values, centres, members, owner = self._merged(means, quota.static)
-                sources = self._static_sources(clip, where, positions, centres, owner) if traced else None
-                yield values, clip.first * positions + where[centres], members * len(clip), sources
+                values, centers, members, owner = self._merged(means, quota.static)
+                sources = self._static_sources(clip, where, positions, centers, owner) if traced else None
+                yield values, clip.first * positions + where[centers], members * len(clip), sources
             yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), unchanged(own) if traced else None
 
     def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,17 +142,17 @@ class HoliTom(CheckedSettings):
         if clusters == len(means):
             each = torch.arange(clusters, device=means.device)
             return means, each, means.new_ones(clusters), each
-        centres = density_peaks(means[None], clusters, min(self.neighbours, clusters)).sort().values
-        owner = nearest_centres(means[None], centres)
+        centers = density_peaks(means[None], clusters, min(self.neighbours, clusters)).sort().values
+        owner = nearest_centers(means[None], centers)
         # Members without the center itself, whose share is fixed.
-        others = members_of(owner, clusters, means.dtype).scatter(2, centres[..., None], 0)[0]
-        counts, own = others.sum(-1), means[centres[0]]
+        others = members_of(owner, clusters, means.dtype).scatter(2, centers[..., None], 0)[0]
+        counts, own = others.sum(-1), means[centers[0]]
         # A fixed blend of the center and the mean of its other members.
         mixed = self.centre_share * own + (1 - self.centre_share) * (others @ means) / counts.clamp_min(1)[:, None]
-        return torch.where(counts[:, None] > 0, mixed, own), centres[0], counts + 1, owner[0]
+        return torch.where(counts[:, None] > 0, mixed, own), centers[0], counts + 1, owner[0]
 
     def _static_sources(
-        self, clip: Clip, where: Tensor, positions: int, centres: Tensor, owner: Tensor
+        self, clip: Clip, where: Tensor, positions: int, centers: Tensor, owner: Tensor
     ) -> SourceWeights:
         """Return what merged static tokens are made of.
 
@@ -160,14 +160,14 @@ class HoliTom(CheckedSettings):
             clip: the segment over which static positions are averaged.
             where: [s], the static positions.
             positions: n, the positions per frame.
-            centres: [K], indices into `where`.
+            centers: [K], indices into `where`.
             owner: [s], the cluster of each static position.
         """
-        places = torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
+        indices = torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
         # First the mean over the frames, then the blend within clusters.
-        means = merged(unchanged(places), torch.arange(len(owner)).expand_as(places))
-        others = merged(means, owner.index_fill(0, centres, -1))
-        return blended(chosen(means, centres), others, self.centre_share)
+        means = merged(unchanged(indices), torch.arange(len(owner)).expand_as(indices))
+        others = merged(means, owner.index_fill(0, centers, -1))
+        return blended(chosen(means, centers), others, self.centre_share)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:

@@ -58,6 +58,7 @@ def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, 
         stop = first + len(list(run))
         runs.append((Clip(first, stop), share))
         first = stop
+    # Frames without a token come last.
     return tuple((run, share) for run, share in runs if share)
 
 

@@ -123,7 +123,7 @@ class PruMerge(CheckedSettings):
         return chosen
 
 
-def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, neighbours: int) -> FrameTokens:
+def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, neighbors: int) -> FrameTokens:
     """Return the kept tokens with their neighbors added, and one sum of the dropped tokens, if any.
 
     Args:
@@ -131,14 +131,14 @@ def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, n
         attention: [f, n], as shares of the frame's.
         metric: [f, n, d], by which neighbors are found.
         kept: int64 [f, k].
-        neighbours: how many tokens are added to each.
+        neighbors: how many tokens are added to each.
     """
     count = features.shape[1]
     # The most similar other tokens of every kept one; they may be kept themselves.
     similarity = cosine_similarity(take_rows(metric, kept), metric)
     # No token is a neighbor of its own.
     similarity.scatter_(2, kept[..., None], -torch.inf)
-    nearest = similarity.sort(dim=-1, descending=True, stable=True).indices[..., : min(neighbours, count - 1)]
+    nearest = similarity.sort(dim=-1, descending=True, stable=True).indices[..., : min(neighbors, count - 1)]
     # The kept token has weight 1, its neighbors their attention.
     weights = torch.zeros_like(similarity, dtype=attention.dtype)
     weights.scatter_(2, nearest, attention[:, None].expand_as(weights).gather(2, nearest))

@@ -13,7 +13,7 @@ from torch import Tensor
 from aot.compression.methods.subset import joined_parts, whole_video
 from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
-from aot.compression.ops.peak_clusters import members_of, nearest_centres
+from aot.compression.ops.peak_clusters import members_of, nearest_centers
 from aot.compression.ops.redundancy import Quota, Redundancy, position_similarity, share_out
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import merged, unchanged
@@ -105,60 +105,60 @@ class PruneVid(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources of each segment's static, then dynamic tokens.
+        """Yield features, indices, masses and sources of static, then dynamic tokens, by segment.
 
         traced: whether to yield sources.
         """
-        places = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
+        indices = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
             same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
             # Static positions: the means over the segment are one set.
             means = features[clip.first : clip.stop, same].mean(0)
-            values, place, mass, owner = self._clustered(means[None], places[clip.first, same][None], quota.static)
-            sources = _sources(places[clip.first : clip.stop, same], owner, quota.static) if traced else None
-            yield values, place, mass * len(clip), sources
+            values, index, mass, owner = self._clustered(means[None], indices[clip.first, same][None], quota.static)
+            sources = _sources(indices[clip.first : clip.stop, same], owner, quota.static) if traced else None
+            yield values, index, mass * len(clip), sources
             first = clip.first
             # Dynamic positions: each frame is a set. Frames of a segment differ by one cluster at
             # most, so frames with equal counts are one batch.
             for clusters, equal in groupby(quota.dynamic):
                 stop = first + len(list(equal))
-                own = places[first:stop, different]
-                values, place, mass, owner = self._clustered(features[first:stop, different], own, clusters)
-                yield values, place, mass, _sources(own, owner, clusters) if traced else None
+                own = indices[first:stop, different]
+                values, index, mass, owner = self._clustered(features[first:stop, different], own, clusters)
+                yield values, index, mass, _sources(own, owner, clusters) if traced else None
                 first = stop
 
-    def _clustered(self, values: Tensor, place: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _clustered(self, values: Tensor, index: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return `clusters` means of each set of values [B, m, D], flattened to [B * clusters, D].
 
         With them the indices of the centers and the cluster sizes, both [B * clusters], and the
-        cluster of each token [B, m] (empty if there are no clusters). place: [B, m], indices of the
+        cluster of each token [B, m] (empty if there are no clusters). index: [B, m], indices of the
         tokens.
         """
         count = values.shape[1]
         # Nothing to merge: all tokens stay, or none.
         if clusters in (0, count):
-            values, place = values[:, :clusters], place[:, :clusters]
-            own = torch.arange(clusters, device=place.device).expand_as(place)
-            return values.flatten(0, 1), place.flatten(), values.new_ones(place.numel()), own
-        centres = density_peaks(values, clusters, min(self.neighbours, count))
-        owner = nearest_centres(values, centres)
+            values, index = values[:, :clusters], index[:, :clusters]
+            own = torch.arange(clusters, device=index.device).expand_as(index)
+            return values.flatten(0, 1), index.flatten(), values.new_ones(index.numel()), own
+        centers = density_peaks(values, clusters, min(self.neighbours, count))
+        owner = nearest_centers(values, centers)
         members = members_of(owner, clusters, values.dtype)
         sizes = members.sum(-1)
         # A matrix product: it gives the same sums at every run.
         means = members @ values / sizes[..., None]
-        return means.flatten(0, 1), place.gather(1, centres).flatten(), sizes.flatten(), owner
+        return means.flatten(0, 1), index.gather(1, centers).flatten(), sizes.flatten(), owner
 
 
-def alike_frame_clips(embeddings: Tensor, clusters: int, neighbours: int) -> tuple[Clip, ...]:
+def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tuple[Clip, ...]:
     """Return segments of similar frames: embeddings [F, E] are clustered, then labels are settled.
 
     There are at most `clusters` different labels; a label may have several segments.
 
     Raises:
-        ValueError: If `neighbours` is not in 1 .. F.
+        ValueError: If `neighbors` is not in 1 .. F.
     """
-    centres = density_peaks(embeddings[None], clusters, neighbours)
-    labels = nearest_centres(embeddings[None], centres)[0].tolist()
+    centers = density_peaks(embeddings[None], clusters, neighbors)
+    labels = nearest_centers(embeddings[None], centers)[0].tolist()
     return tuple(Clip(run.first, run.stop) for run in _runs(settled_labels(labels)))
 
 
@@ -218,15 +218,15 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
     return runs
 
 
-def _sources(places: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
+def _sources(indices: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
     """Return what clusters are made of.
 
     Args:
-        places: [W, m], the indices of their tokens in W frames.
+        indices: [W, m], the indices of their tokens in W frames.
         owner: [W, m], the cluster of each token, or [1, m] for means over the frames.
         clusters: the number of clusters of each set.
     """
     # Clusters are numbered set after set. Without clusters there are no owners.
     sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
-    places = places[:, : owner.shape[1]]
-    return merged(unchanged(places), (owner + sets).expand_as(places))
+    indices = indices[:, : owner.shape[1]]
+    return merged(unchanged(indices), (owner + sets).expand_as(indices))

@@ -54,6 +54,7 @@ def evenly(count: int, wanted: int) -> Tensor:
 
 def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
     """Return the keys of block `layer`, mean over heads, pooled like the features: [F, n, d]."""
+    # Heads are averaged first, so that pooling reads less.
     keys = tokens.keys[layer]
     return pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
 
@@ -75,6 +76,7 @@ def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
     """
     if budget >= max(least, 1):
         return
+    # The remedy is the least ratio that is enough.
     asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
     raise BudgetError(f"{asked}; use --ratio {least_ratio(max(least, 1), total):g} or more")
 

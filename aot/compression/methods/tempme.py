@@ -92,6 +92,7 @@ class TempMe:
         The tower leaves one token more than a clip's share, so that an exact budget never asks for
         more tokens than it left.
         """
+        # Never more than there are patches: merging cannot add tokens.
         target = math.floor(self.ratio * frames * tokens_per_frame) + 1
         return clip_merging(frames, patches, min(target, frames * patches), blocks, self.settings.kept)
 

@@ -55,6 +55,7 @@ class PooledTokenMerging(CheckedSettings):
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
+        # Frames with equal shares are one batch.
         frames, per_frame = pooled_cells(tokens)
         features = pool(tokens.features, tokens.grid, tokens.pool)
         shares = equal_shares(frames, per_frame, budget)

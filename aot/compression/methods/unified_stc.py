@@ -69,10 +69,10 @@ class UnifiedSpatiotemporal(CheckedSettings):
         taken, unlike = self._take(values, attention, budget - clusters)
         # 2. Recycle the others as cluster means.
         rest = _others(taken, len(values))
-        centres, cluster, means = self._recycle(values[rest], clusters)
+        centers, cluster, means = self._recycle(values[rest], clusters)
         sizes = torch.bincount(cluster, minlength=clusters)
         # 3. Both together, in raster order.
-        index = torch.cat([taken, rest[centres]])
+        index = torch.cat([taken, rest[centers]])
         features = torch.cat([values[taken], means])
         mass = torch.cat([torch.ones_like(taken), sizes])
         order = index.argsort()
@@ -106,9 +106,9 @@ class UnifiedSpatiotemporal(CheckedSettings):
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
             return none, none, rest[none]
-        centres = tiled_density_peaks(rest, clusters, min(self.neighbours, len(rest)))
-        cluster = nearest_peak(rest, centres)
-        return centres, cluster, group_means(rest, cluster, clusters)
+        centers = tiled_density_peaks(rest, clusters, min(self.neighbours, len(rest)))
+        cluster = nearest_peak(rest, centers)
+        return centers, cluster, group_means(rest, cluster, clusters)
 
 
 def _others(index: Tensor, count: int) -> Tensor:
@@ -155,7 +155,7 @@ def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
         admitted = again
 
 
-def tiled_density_peaks(features: Tensor, clusters: int, neighbours: int) -> Tensor:
+def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
     """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
     These are the density peaks (DPC-KNN) of `ops.density_peaks`, for all tokens of a video, whose
@@ -164,15 +164,15 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbours: int) -> Ten
     Ties in density and in score go to the lower index.
 
     Raises:
-        ValueError: If `clusters` or `neighbours` is not in 1 .. m.
+        ValueError: If `clusters` or `neighbors` is not in 1 .. m.
     """
     count = len(features)
-    for name, value in (("clusters", clusters), ("neighbours", neighbours)):
+    for name, value in (("clusters", clusters), ("neighbors", neighbors)):
         if not 1 <= value <= count:
             raise ValueError(f"{name}: expected 1 to {count}, got {value}")
     # 1. Rank tokens by density: exp(-sparsity) is the density.
     squared = _squared_distances(features)
-    sparsity = torch.cat([squared(rows).topk(neighbours, largest=False).values.mean(1) for rows in _tiles(features)])
+    sparsity = torch.cat([squared(rows).topk(neighbors, largest=False).values.mean(1) for rows in _tiles(features)])
     densest_first = sparsity.sort(stable=True).indices
     rank = torch.empty_like(densest_first)
     rank[densest_first] = torch.arange(count, device=features.device)

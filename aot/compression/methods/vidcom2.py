@@ -17,7 +17,7 @@ from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, TokenBudget, VisualTokens
 
-__all__ = ["VidCom2", "centre_likeness", "frame_shares", "steady_directions"]
+__all__ = ["VidCom2", "center_likeness", "frame_shares", "steady_directions"]
 
 _VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
@@ -58,8 +58,8 @@ class VidCom2(CheckedSettings):
         # 1. Compare tokens in the channels of least variance.
         directions = steady_directions(pooled, self.channel_share)
         # 2. Similarity to the mean of the video and to that of the frame.
-        of_video = centre_likeness(directions, directions.mean((0, 1)))
-        of_frame = centre_likeness(directions, directions.mean(1, keepdim=True))
+        of_video = center_likeness(directions, directions.mean((0, 1)))
+        of_frame = center_likeness(directions, directions.mean(1, keepdim=True))
         # 3. How many tokens every frame keeps.
         ratio = TokenBudget.ratio_of(budget, frames * per_frame)
         shares = frame_shares(of_video, min(ratio, 1.0), self.temperature)
@@ -86,13 +86,13 @@ def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
     return functional.normalize(values[..., channels], dim=-1)
 
 
-def centre_likeness(directions: Tensor, centre: Tensor) -> Tensor:
-    """Return the sum of five Gaussian kernels of the distance to `centre`: [F, n] in (0, 5].
+def center_likeness(directions: Tensor, center: Tensor) -> Tensor:
+    """Return the sum of five Gaussian kernels of the distance to `center`: [F, n] in (0, 5].
 
     The center is broadcast over directions [F, n, C]. It is a mean of unit vectors and is not
     normalized again, so its length is at most 1 (VidCom2, step 3).
     """
-    squared = (directions - centre).square().sum(-1)
+    squared = (directions - center).square().sum(-1)
     return torch.stack([(-squared / (2 * variance)).exp() for variance in _VARIANCES]).sum(0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
-from aot.compression.ops.grid import places_of_patches
+from aot.compression.ops.grid import tokens_of_patches
 from aot.compression.ops.kmeans import Clustering, cluster_means, cosine_kmeans
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import of_patches
@@ -97,7 +97,7 @@ class VQToken(CheckedSettings):
         return kept_tokens(
             tokens,
             codebook[order],
-            places_of_patches(firsts[order], tokens.grid, tokens.pool),
+            tokens_of_patches(firsts[order], tokens.grid, tokens.pool),
             mass=found.sizes[order] * (per_frame / per_patch),
             facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
             sources=of_patches(tokens, found.labels, order) if tokens.traced else None,

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from aot.types import Clip
 
-__all__ = ["dynamic_clips", "neighbour_similarity"]
+__all__ = ["dynamic_clips", "neighbor_similarity"]
 
 
-def neighbour_similarity(embeddings: Tensor) -> Tensor:
+def neighbor_similarity(embeddings: Tensor) -> Tensor:
     """Return the cosine similarity of adjacent frames, [F - 1], from embeddings [F, E]."""
     unit = functional.normalize(embeddings.to(torch.float32), dim=-1)
     return (unit[:-1] * unit[1:]).sum(-1)
@@ -29,7 +29,7 @@ def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8)
     """
     frames = embeddings.shape[0]
     # 1. Cut after frame i where it differs enough from frame i + 1, or is among the least similar.
-    similarity = neighbour_similarity(embeddings)
+    similarity = neighbor_similarity(embeddings)
     cut = similarity < threshold
     cut[similarity.argsort(stable=True)[: segments - 1]] = True
     # 2. A cut after frame i starts a clip at frame i + 1.

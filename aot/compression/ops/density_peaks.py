@@ -15,24 +15,24 @@ __all__ = ["density_peak_scores", "density_peaks"]
 _ROUNDING = 64  # equal rows may differ by this many units in the last place of |a|^2 + |b|^2
 
 
-def density_peak_scores(features: Tensor, neighbours: int) -> Tensor:
+def density_peak_scores(features: Tensor, neighbors: int) -> Tensor:
     """Return scores [B, m] of features [B, m, D]; the highest ones mark the cluster centers.
 
     The score is density * separation, with distances d = |x_i - x_j| / sqrt(D):
-    density = exp(-mean of the `neighbours` smallest d^2), which include the token's own d = 0;
+    density = exp(-mean of the `neighbors` smallest d^2), which include the token's own d = 0;
     separation = distance to the nearest denser token, or the largest distance for the densest one.
     Between equally dense tokens, the lower index counts as denser; the published programs decide at
     random (docs/methods.md).
 
     Raises:
-        ValueError: If `neighbours` is not in 1 .. m.
+        ValueError: If `neighbors` is not in 1 .. m.
     """
     count = features.shape[-2]
-    if not 1 <= neighbours <= count:
-        raise ValueError(f"neighbours: expected 1 to {count}, got {neighbours}")
+    if not 1 <= neighbors <= count:
+        raise ValueError(f"neighbors: expected 1 to {count}, got {neighbors}")
     # 1. Density: how near the nearest neighbors are.
     squared = _squared_distances(features)
-    density = (-squared.topk(neighbours, dim=-1, largest=False).values.mean(-1)).exp()
+    density = (-squared.topk(neighbors, dim=-1, largest=False).values.mean(-1)).exp()
     # 2. Rank by density. The stable sort decides ties, so that exactly one token is the densest.
     order = density.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
@@ -44,12 +44,12 @@ def density_peak_scores(features: Tensor, neighbours: int) -> Tensor:
     return scores
 
 
-def density_peaks(features: Tensor, clusters: int, neighbours: int) -> Tensor:
+def density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
     """Return indices [B, clusters] of the highest-scoring tokens of features [B, m, D], best first.
 
     Ties go to the lower index.
     """
-    scores = density_peak_scores(features, neighbours)
+    scores = density_peak_scores(features, neighbors)
     return scores.sort(dim=-1, descending=True, stable=True).indices[:, :clusters]
 
 

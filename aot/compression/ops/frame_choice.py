@@ -91,6 +91,7 @@ class WordScores:
         for part in torch.split(tokens, _CHUNK):
             cosines = functional.normalize(part.to(self._words.dtype), dim=-1) @ self._words.T
             self._best.append(cosines.amax(1).cpu().double())
+            # The running sums over all tokens, for mean and deviation.
             flat = cosines.flatten(0, 1).cpu().double()
             self._sum = self._sum + flat.sum(0)
             self._squares = self._squares + flat.square().sum(0)

@@ -13,10 +13,10 @@ from aot.types import Pooling
 __all__ = [
     "cells_of_patches",
     "patch_distances",
-    "places_of_patches",
     "pool",
     "pooled_grid",
     "pooling_weights",
+    "tokens_of_patches",
     "window_ids",
 ]
 
@@ -32,12 +32,14 @@ def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
 
 
 def _axis_windows(size: int, per_side: int) -> Tensor:
+    # Edges belong to the window that begins there.
     edges = torch.tensor([round(i * size / per_side) for i in range(1, per_side)], dtype=torch.long)
     return torch.bucketize(torch.arange(size), edges, right=True)
 
 
 def patch_distances(grid: tuple[int, int]) -> Tensor:
     """Return Euclidean distances between patches, float64 [N, N]; rows and columns span [0, 1]."""
+    # A side of one patch has position 0.
     axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
     positions = torch.cartesian_prod(*axes)
     distances: Tensor = (positions[:, None] - positions[None]).norm(dim=-1)
@@ -90,8 +92,9 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
     return (rows[:, None] * pooled_grid(grid, pooling)[1] + cols[None, :]).flatten()
 
 
-def places_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
+def tokens_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
     """Map patch indices (int64, of all F * N) to the pooled tokens (of all F * n) they lie in."""
+    # The frame stays; the patch within it becomes a cell.
     rows, cols = pooled_grid(grid, pooling)
     cells = cells_of_patches(grid, pooling).to(patch.device)
     return patch // len(cells) * (rows * cols) + cells[patch % len(cells)]
@@ -99,6 +102,7 @@ def places_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) ->
 
 def _axis_cells(size: int, pooled: int, pooling: Pooling) -> Tensor:
     index = torch.arange(size)
+    # Average pooling drops patches after the last full cell.
     if pooling.kind == "average":
         return (index // pooling.stride).clamp_max(pooled - 1)
     # floor((index + 1/2) * pooled / size) in integers, where a center on a border is exact.

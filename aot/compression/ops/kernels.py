@@ -26,10 +26,11 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
 
 @cache
 def _has_triton() -> bool:
+    # Importing Triton is not enough: it builds its launcher with a C compiler.
     try:
         from triton.runtime import driver
 
-        driver.active.get_current_target()  # builds Triton's launcher
+        driver.active.get_current_target()  # builds the launcher
     except ImportError:
         return False
     except Exception as error:  # a missing C compiler surfaces as various exceptions

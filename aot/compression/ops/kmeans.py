@@ -77,15 +77,16 @@ def cosine_kmeans(
     # 1. Seeds. The draws are made on the CPU and are therefore the same for every device.
     unit = functional.normalize(points.to(working_dtype(points)), dim=-1)
     draws = torch.rand(clusters, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    centres = unit[seed_points(unit, draws)]
+    centers = unit[seed_points(unit, draws)]
     # 2. Alternate assignment and update.
     passed = 0
     for _ in range(iterations):
         passed += 1
-        labels, similarity = _nearest(unit, centres)
+        labels, similarity = _nearest(unit, centers)
         moved = cluster_means(unit, labels, clusters)
-        moved = torch.where(cluster_sizes(labels, clusters)[:, None] > 0, moved, centres)
-        shift, centres = (moved - centres).norm(), moved
+        # A cluster without points keeps its center for now.
+        moved = torch.where(cluster_sizes(labels, clusters)[:, None] > 0, moved, centers)
+        shift, centers = (moved - centers).norm(), moved
         if shift < tolerance:
             break
     # 3. Fill the empty clusters.
@@ -120,12 +121,14 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
 def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Return the mean of each label's values [m, D], or 0: [K, D] in the working dtype."""
     sums = values.new_zeros(clusters, values.shape[1], dtype=working_dtype(values))
+    # In chunks, so that no converted copy of all values is made.
     each = torch.arange(clusters, device=labels.device)[:, None]
     for rows in row_chunks(len(values), max(sums.shape), sums.element_size()):
         part = values[rows].to(sums.dtype)
         if values.device.type == "cpu":
             sums.index_add_(0, labels[rows], part)
-        else:  # `index_add_` sums in a random order on GPUs; a matrix product repeats its order
+        else:
+            # `index_add_` sums in a random order on GPUs; a matrix product repeats its order.
             sums += (labels[rows] == each).to(sums.dtype) @ part
     return sums / cluster_sizes(labels, clusters).clamp_min(1)[:, None]
 
@@ -142,10 +145,10 @@ def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
         yield slice(first, first + step)
 
 
-def _nearest(unit: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the most similar center [K, D] of unit vectors [m, D], and the cosine: both [m]."""
-    towards = functional.normalize(centres, dim=-1).mT
-    parts = [(unit[rows] @ towards).max(-1) for rows in row_chunks(len(unit), len(centres), unit.element_size())]
+    towards = functional.normalize(centers, dim=-1).mT
+    parts = [(unit[rows] @ towards).max(-1) for rows in row_chunks(len(unit), len(centers), unit.element_size())]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 

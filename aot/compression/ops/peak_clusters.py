@@ -7,25 +7,25 @@ from torch import Tensor
 
 from aot.compression.ops.similarity import working_dtype
 
-__all__ = ["members_of", "nearest_centres"]
+__all__ = ["members_of", "nearest_centers"]
 
 
-def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:
+def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
     """Return the nearest center of each token, int64 [B, m], as a rank in 0 .. K - 1.
 
-    A center belongs to itself. Ties go to the first in `centres`.
+    A center belongs to itself. Ties go to the first in `centers`.
 
     Args:
         features: [B, m, D].
-        centres: [B, K], token indices of the centers.
+        centers: [B, K], token indices of the centers.
     """
     values = features.to(working_dtype(features))
     rows = torch.arange(len(values), device=values.device)[:, None]
     # Direct differences: the faster matrix product loses the small distances that decide.
-    distances = torch.cdist(values, values[rows, centres], compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(values, values[rows, centers], compute_mode="donot_use_mm_for_euclid_dist")
     # A center that equals an earlier one would otherwise lose its own token to it.
-    own = torch.arange(centres.shape[1], device=centres.device).expand_as(centres)
-    return distances.argmin(-1).scatter(1, centres, own)
+    own = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)
+    return distances.argmin(-1).scatter(1, centers, own)
 
 
 def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
@@ -34,7 +34,7 @@ def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
     Sums over clusters become matrix products, which repeat to the bit on every device.
 
     Args:
-        owners: [B, m], from `nearest_centres`.
+        owners: [B, m], from `nearest_centers`.
         clusters: K.
         dtype: of the matrix.
     """

@@ -13,16 +13,16 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from aot.compression.ops.grid import places_of_patches, pooled_grid
+from aot.compression.ops.grid import pooled_grid, tokens_of_patches
 from aot.types import CompressedTokens, SourceWeights, VisualTokens
 
 __all__ = ["blended", "chosen", "joined", "merged", "of_chunks", "of_frames", "of_kept", "of_patches", "unchanged"]
 
 
-def unchanged(place: Tensor) -> SourceWeights:
-    """Return one token for each index of a pooled token in `place`, int64 of any shape."""
-    place = place.flatten().cpu()
-    return SourceWeights(len(place), torch.arange(len(place)), place, torch.ones(len(place), dtype=torch.float64))
+def unchanged(index: Tensor) -> SourceWeights:
+    """Return one token for each index of a pooled token in `index`, int64 of any shape."""
+    index = index.flatten().cpu()
+    return SourceWeights(len(index), torch.arange(len(index)), index, torch.ones(len(index), dtype=torch.float64))
 
 
 def of_frames(weights: Tensor, first: int) -> SourceWeights:
@@ -95,7 +95,7 @@ def of_patches(tokens: VisualTokens, labels: Tensor, order: Tensor) -> SourceWei
         labels: [F * N], the group of each patch; each group is averaged into one token.
         order: [K], the groups in the order of the kept tokens.
     """
-    cells = places_of_patches(torch.arange(len(labels)), tokens.grid, tokens.pool)
+    cells = tokens_of_patches(torch.arange(len(labels)), tokens.grid, tokens.pool)
     pooled = len(tokens.timestamps_s) * math.prod(pooled_grid(tokens.grid, tokens.pool))
     # A pooled token's mass is its number of patches, scaled to a mean of 1.
     mass = cells.bincount(minlength=pooled) * (pooled / len(cells))
@@ -110,12 +110,12 @@ def of_kept(kept: CompressedTokens) -> SourceWeights:
     found = kept.sources or unchanged(kept.place)
     token, source, weight = found.token.cpu(), found.source.cpu(), found.weight.cpu()
     # One integer per pair lets `unique` sort the pairs and find repeats.
-    places = _pooled_tokens(kept)
-    pairs, pair = (token * places + source).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    total = _pooled_tokens(kept)
+    pairs, pair = (token * total + source).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     weight = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, pair, weight.double())
-    mass = torch.ones(places) if found.source_mass is None else found.source_mass.cpu()
+    mass = torch.ones(total) if found.source_mass is None else found.source_mass.cpu()
     is_global = None if found.is_global is None else found.is_global.cpu()
-    return SourceWeights(found.count, pairs // places, pairs % places, weight.float(), mass, is_global)
+    return SourceWeights(found.count, pairs // total, pairs % total, weight.float(), mass, is_global)
 
 
 def of_chunks(parts: Sequence[CompressedTokens]) -> SourceWeights | None:

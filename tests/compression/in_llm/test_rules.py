@@ -11,7 +11,7 @@ import torch
 from aot.compression.in_llm import State
 from aot.compression.in_llm.fastv import FastV
 from aot.compression.in_llm.flashvid import FlashVidInner
-from aot.compression.in_llm.framefusion import FrameFusion, Neighbours
+from aot.compression.in_llm.framefusion import FrameFusion, Neighbors
 from aot.compression.in_llm.holitom import merge_in_turn
 from aot.compression.in_llm.newlines import ended_lines
 from aot.compression.in_llm.prunevid import PruneVidInner
@@ -124,12 +124,12 @@ def test_prunevid_keeps_a_share_of_every_group(seed: int, exact: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_neighbours_are_of_one_cell(seed: int) -> None:
+def test_neighbors_are_of_one_cell(seed: int) -> None:
     state = state_of(seed)
-    neighbours = Neighbours.build(state)
+    neighbors = Neighbors.build(state)
     places = list(zip(state.tokens.row.tolist(), state.tokens.col.tolist(), strict=True))
     states = state.hidden[0].double().numpy()
-    for token, similarity in zip(neighbours.order.tolist(), neighbours.similarity.tolist(), strict=True):
+    for token, similarity in zip(neighbors.order.tolist(), neighbors.similarity.tolist(), strict=True):
         before = [other for other in range(token) if places[other] == places[token]]
         expected = cosine(states[BEFORE + token], states[BEFORE + before[-1]]) if before else -2
         assert similarity == pytest.approx(expected, abs=1e-6)

@@ -84,10 +84,10 @@ def test_the_published_recursion() -> None:
 
 
 def test_clip_blocks_are_at_their_relative_depth() -> None:
-    assert PUBLISHED.places(12) == [8, 9, 10]
-    assert PUBLISHED.places(26) == [17, 19, 21]
-    assert PUBLISHED.places(4) == [1, 2, 3]
-    assert PUBLISHED.places(1) == [0, 0, 0]
+    assert PUBLISHED.clip_block_indices(12) == [8, 9, 10]
+    assert PUBLISHED.clip_block_indices(26) == [17, 19, 21]
+    assert PUBLISHED.clip_block_indices(4) == [1, 2, 3]
+    assert PUBLISHED.clip_block_indices(1) == [0, 0, 0]
 
 
 def test_frames_join_early() -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from aot.compression.methods import unified_stc as tiled
 
 
-def straight_line(x: np.ndarray, clusters: int, neighbours: int) -> list[int]:
+def straight_line(x: np.ndarray, clusters: int, neighbors: int) -> list[int]:
     count, width = x.shape
     distance = [[float(np.linalg.norm(a - b)) / math.sqrt(width) for b in x] for a in x]
-    density = [math.exp(-sum(d * d for d in sorted(row)[:neighbours]) / neighbours) for row in distance]
+    density = [math.exp(-sum(d * d for d in sorted(row)[:neighbors]) / neighbors) for row in distance]
     score = []
     for i in range(count):
         denser = [j for j in range(count) if (density[j], -j) > (density[i], -i)]
@@ -30,14 +30,14 @@ NEIGHBOURS = st.sampled_from([1, 3, 4, 7, 25])  # with 2, those nearest to each 
 
 
 @given(st.integers(0, 10**6), COUNT, COUNT, NEIGHBOURS, st.sampled_from([1, 60, 10**6]))
-def test_peaks(seed: int, count: int, clusters: int, neighbours: int, tile_elements: int) -> None:
+def test_peaks(seed: int, count: int, clusters: int, neighbors: int, tile_elements: int) -> None:
     x = np.random.default_rng(seed).normal(size=(count, 3)) + 5
-    clusters, neighbours = min(clusters, count), min(neighbours, count)
+    clusters, neighbors = min(clusters, count), min(neighbors, count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "_TILE_ELEMENTS", tile_elements)
-        peaks = tiled.tiled_density_peaks(torch.from_numpy(x), clusters, neighbours)
+        peaks = tiled.tiled_density_peaks(torch.from_numpy(x), clusters, neighbors)
         nearest = tiled.nearest_peak(torch.from_numpy(x), peaks)
-    assert peaks.tolist() == straight_line(x, clusters, neighbours)
+    assert peaks.tolist() == straight_line(x, clusters, neighbors)
     assert nearest.tolist() == [int(np.argmin(np.linalg.norm(x[peaks.tolist()] - each, axis=-1))) for each in x]
 
 
@@ -56,5 +56,5 @@ def test_equal_peaks_are_each_their_own() -> None:
 def test_counts_are_checked() -> None:
     with pytest.raises(ValueError, match="clusters: expected 1 to 4, got 5"):
         tiled.tiled_density_peaks(torch.ones(4, 2), 5, 1)
-    with pytest.raises(ValueError, match="neighbours: expected 1 to 4, got 0"):
+    with pytest.raises(ValueError, match="neighbors: expected 1 to 4, got 0"):
         tiled.tiled_density_peaks(torch.ones(4, 2), 1, 0)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.compression.methods.vidcom2 import VidCom2, centre_likeness, frame_shares, steady_directions
+from aot.compression.methods.vidcom2 import VidCom2, center_likeness, frame_shares, steady_directions
 from aot.types import TokenBudget
 from tests.support import oracle
 from tests.support.flat_index import flat
@@ -99,8 +99,8 @@ def test_published_counts_follow_from_the_ratio_itself() -> None:
 
 def test_golden_likeness() -> None:
     directions = steady_directions(torch.from_numpy(golden_features()), 0.5)
-    of_video = centre_likeness(directions, directions.mean((0, 1)))
-    of_frame = centre_likeness(directions, directions.mean(1, keepdim=True))
+    of_video = center_likeness(directions, directions.mean((0, 1)))
+    of_frame = center_likeness(directions, directions.mean(1, keepdim=True))
     assert float(of_video[0, 0]) == pytest.approx(2.341001, abs=5e-7)
     assert float(of_frame[0, 0]) == pytest.approx(2.348665, abs=5e-7)
 

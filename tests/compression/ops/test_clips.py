@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.compression.ops.clips import dynamic_clips, neighbour_similarity
+from aot.compression.ops.clips import dynamic_clips, neighbor_similarity
 from aot.types import Clip
 from tests.support import oracle
 from tests.support.tolerances import assert_close
@@ -69,8 +69,8 @@ def test_lower_precision_and_blank_embeddings() -> None:
 def test_similarity_is_the_oracles() -> None:
     embeddings = drifting(20)
     expected = [oracle.cosine(a[None], b[None])[0, 0] for a, b in pairwise(embeddings)]
-    assert_close(neighbour_similarity(torch.from_numpy(embeddings)), expected, "float32")
-    assert neighbour_similarity(torch.from_numpy(embeddings[:1])).shape == (0,)
+    assert_close(neighbor_similarity(torch.from_numpy(embeddings)), expected, "float32")
+    assert neighbor_similarity(torch.from_numpy(embeddings[:1])).shape == (0,)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(-1, 1), st.integers(0, 2**32 - 1))

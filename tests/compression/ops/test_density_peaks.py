@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from aot.compression.ops.density_peaks import density_peak_scores, density_peaks
 
 
-def straight_line(x: np.ndarray, neighbours: int) -> list[float]:
+def straight_line(x: np.ndarray, neighbors: int) -> list[float]:
     count, width = x.shape
     d = [[math.sqrt(float(((x[i] - x[j]) ** 2).sum())) / math.sqrt(width) for j in range(count)] for i in range(count)]
-    density = [(math.exp(-sum(v * v for v in sorted(d[i])[:neighbours]) / neighbours), -i) for i in range(count)]
+    density = [(math.exp(-sum(v * v for v in sorted(d[i])[:neighbors]) / neighbors), -i) for i in range(count)]
     far = max(max(row) for row in d)
     return [
         density[i][0] * min([d[i][j] for j in range(count) if density[j] > density[i]], default=far)
@@ -25,9 +25,9 @@ def straight_line(x: np.ndarray, neighbours: int) -> list[float]:
 
 
 @given(st.integers(0, 10**6), st.integers(2, 24), st.integers(1, 9))
-def test_scores(seed: int, count: int, neighbours: int) -> None:
+def test_scores(seed: int, count: int, neighbors: int) -> None:
     x = np.random.default_rng(seed).normal(size=(2, count, 5))
-    k = min(neighbours, count)
+    k = min(neighbors, count)
     found = density_peak_scores(torch.from_numpy(x), k)
     expected = np.array([straight_line(each, k) for each in x])
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
@@ -54,5 +54,5 @@ def test_equal_tokens_come_in_order() -> None:
 
 
 def test_neighbours_are_checked() -> None:
-    with pytest.raises(ValueError, match="neighbours: expected 1 to 4, got 5"):
+    with pytest.raises(ValueError, match="neighbors: expected 1 to 4, got 5"):
         density_peak_scores(torch.zeros(1, 4, 3), 5)

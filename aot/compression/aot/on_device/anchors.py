@@ -1,4 +1,4 @@
-"""Choose anchors and kept cells in Triton, as `anchors` and `aot.compression.ops.budget` in torch.
+"""Choose anchors and kept cells in Triton, as `anchors` and `aot.compression.aot.budget` in torch.
 
 "Queued" in these modules means: the host only queues work and never waits for the device. It does
 not know how many anchors there are. Tensors that depend on this number have room for all patches
@@ -19,7 +19,7 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["QueuedAllocation", "allocate_queued"]
 
-_TILE = 64
+_TILE = 64  # patches or cells that a program compares with all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=deep.device)
 
+    # 1. Tensors. `counts` and `masks` have a row for every number of anchors, 0 .. N.
     table = layout.tables
     window_rank, deep_order = ints(frames, patches), ints(frames, patches)
     counts, found = ints(patches + 1, frames), ints(2)
@@ -67,10 +68,11 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     is_anchor, anchor_index = torch.empty_like(masks[0]), ints(frames, patches)
     votes, kept, best = ints(frames, cells), ints(frames, cells), ints(frames)
     salience = deep.new_empty(frames, cells)
-    # Dropped cells [F, n], and how many of each frame [F].
+    # Dropped cells [F, n] and their number in each frame [F], zeroed by one launch.
     dropped = torch.zeros(frames * (cells + 1), dtype=torch.int32, device=deep.device)
     dropped_cells, dropped_counts = dropped[: frames * cells], dropped[frames * cells :]
     cell, kept_counts, distinct = ints(frames, cells), ints(frames), ints(frames)
+    # 2. Arguments that several kernels share.
     taps = (table["row_tap"], table["col_tap"], table["row_part"], table["col_part"])
     sizes = (frames, patches, layout.grid[1], cells, layout.pooled[1])
     blocks = {
@@ -81,19 +83,23 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     of_clips = (table["keyframe"], table["copies"])
     split = (table["per_window"], table["globals"])
     with on_device(deep.device):
+        # 3. Rank all patches.
         rank_kernel[(frames, triton.cdiv(patches, _TILE))](
             shallow, deep, table["window"], window_rank, deep_order, patches, tile=_TILE
         )
+        # 4. Count kept cells for `asked` anchors, then for all numbers that the search may visit.
         for pruned, candidates in ((False, 1), (True, patches)):
             count_kernel[(frames, candidates)](
                 window_rank, deep_order, *split, *taps, *of_clips, masks, counts, asked, budget, *sizes,
                 pruned=pruned, **blocks, **frame_block,
             )  # fmt: skip
+        # 5. Search the number of anchors, and select the anchors and kept cells for it.
         search_kernel[(1,)](counts, *of_clips, table["total"], found, asked, budget, frames, patches, **frame_block)
         select_kernel[(frames,)](
             window_rank, deep_order, *split, *taps, found, deep,
             is_anchor, anchor_index, votes, salience, kept, best, counts, *sizes, **blocks,
         )  # fmt: skip
+        # 6. Drop cells of keyframes that do not fit, and share the rest of the budget.
         trim_kernel[(triton.cdiv(len(layout.clips) * cells, _TILE),)](
             votes, salience, kept, best, counts, found, *of_clips, table["first"], dropped_cells, dropped_counts,
             budget, frames, cells, len(layout.clips), tile=_TILE, **frame_block,
@@ -108,11 +114,13 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
 @triton.jit(do_not_specialize=["patches"])
 def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: tl.constexpr):
     """Rank patches within windows by shallow saliency, and order them by deep saliency."""
+    # 1. The patches of this program, with their saliency and window.
     at = tl.program_id(0).to(tl.int64) * patches
     own = tl.program_id(1) * tile + tl.arange(0, tile)
     inside = own < patches
     near, far = tl.load(shallow + at + own, mask=inside, other=0.0), tl.load(deep + at + own, mask=inside, other=0.0)
     home = tl.load(window + own, mask=inside, other=-1)
+    # 2. The rank of a patch is the number of patches before it. Ties go to the lower index.
     near_rank, far_rank = tl.zeros((tile,), tl.int32), tl.zeros((tile,), tl.int32)
     for first in range(0, patches, tile):
         other = first + tl.arange(0, tile)
@@ -132,9 +140,10 @@ def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: t
 @triton.jit
 def _mark(window_rank, deep_order, per_window, n_global, mask, patches, block: tl.constexpr):
     """Store which patches of one frame are anchors."""
-    turns = tl.arange(0, block)
-    inside = turns < patches
-    patch = tl.load(deep_order + turns, mask=inside, other=0)
+    # In order of deep saliency: local anchors, and the first `n_global` of the other patches.
+    rank = tl.arange(0, block)
+    inside = rank < patches
+    patch = tl.load(deep_order + rank, mask=inside, other=0)
     local = (tl.load(window_rank + patch, mask=inside, other=0) < per_window) & inside
     free = (inside & (local == 0)).to(tl.int32)
     chosen = local | ((free > 0) & (tl.cumsum(free, axis=0) <= n_global))
@@ -148,6 +157,7 @@ def _pooled(
     """Pool values of one frame's patches to its cells, float32 [block]."""
     cell = tl.arange(0, block)
     inside = cell < cells
+    # The weight of a patch is the product of its weights along rows and columns.
     row, col = cell // pooled_cols * taps, cell % pooled_cols * taps
     total = tl.zeros((block,), tl.float32)
     for i in tl.static_range(taps):
@@ -188,6 +198,7 @@ def count_kernel(
     """
     frame, number = tl.program_id(0).to(tl.int64), asked
     if pruned:
+        # The search goes down if keyframes do not fit, up if all kept cells are too few.
         number = tl.program_id(1) + 1
         at_start = counts + asked * frames
         base = _weighed(at_start, keyframe, copies, 0, frames, frame_block)
@@ -202,15 +213,17 @@ def count_kernel(
     tl.debug_barrier()
     votes = _pooled(mask, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block)
     kept = tl.sum((votes >= 0.5).to(tl.int32), axis=0)
-    tl.store(counts + number * frames + frame, tl.maximum(kept, 1))  # the cell with the most votes is always kept
+    # The cell with the most votes is always kept.
+    tl.store(counts + number * frames + frame, tl.maximum(kept, 1))
 
 
 @triton.jit(do_not_specialize=["asked", "budget", "frames", "patches"])
 def search_kernel(counts, keyframe, copies, total, found, asked, budget, frames, patches, frame_block: tl.constexpr):
-    """Find the number of anchors by the bisection of `aot.compression.ops.budget`."""
+    """Find the number of anchors by the bisection of `aot.compression.aot.budget`."""
     base = _weighed(counts + asked * frames, keyframe, copies, 0, frames, frame_block)
     capacity = _weighed(counts + asked * frames, keyframe, copies, 1, frames, frame_block)
     down, up = base > budget, (base <= budget) & (capacity < budget)
+    # 1. Bisect, as `_bisect`: the condition holds at `above`, and not at `below`.
     below = tl.where(down, 0, asked)
     above = tl.where(up, patches, asked)
     while above - below > 1:
@@ -219,6 +232,7 @@ def search_kernel(counts, keyframe, copies, total, found, asked, budget, frames,
         reaches = _weighed(at, keyframe, copies, tl.where(down, 0, 1), frames, frame_block)
         holds = tl.where(down, reaches > budget, reaches >= budget)
         below, above = tl.where(holds, below, middle), tl.where(holds, middle, above)
+    # 2. Downwards, `above` does not fit. The number before it is taken if its cells suffice.
     fits = tl.maximum(above - 1, 1)
     enough = _weighed(counts + fits * frames, keyframe, copies, 1, frames, frame_block) >= budget
     number = tl.where(down & (above > 1) & enough, fits, above)
@@ -233,6 +247,7 @@ def select_kernel(
     taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
     """Select anchors, score cells and choose kept cells; `best` is the last one to be dropped."""
+    # 1. Anchors: their mask, and their indices in ascending order.
     frame = tl.program_id(0).to(tl.int64)
     number = tl.load(found)
     at, cells_at = frame * patches, frame * cells
@@ -242,18 +257,21 @@ def select_kernel(
     patch = tl.arange(0, patch_block)
     anchor = tl.load(is_anchor + at + patch, mask=patch < patches, other=0).to(tl.int32)
     tl.store(anchor_index + at + tl.cumsum(anchor, axis=0) - 1, patch, mask=anchor > 0)
+    # 2. Votes and saliency of the cells. Cells of at least 0.5 and the highest one are kept.
     cell = tl.arange(0, cell_block)
     inside = cell < cells
     vote = _pooled(
         is_anchor + at, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block
     )
     salient = _pooled(deep + at, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block)
-    whole = tl.where(inside, (vote * 65536 + 0.5).to(tl.int32), -1)  # as in `aot.compression.ops.budget`
+    # Integers, so that equal votes tie whatever the order of their sums.
+    whole = tl.where(inside, (vote * 65536 + 0.5).to(tl.int32), -1)
     is_kept = inside & ((vote >= 0.5) | (cell == tl.argmax(whole, axis=0, tie_break_left=True)))
     tl.store(votes + cells_at + cell, whole, mask=inside)
     tl.store(salience + cells_at + cell, salient, mask=inside)
     tl.store(kept + cells_at + cell, is_kept.to(tl.int32), mask=inside)
     tl.store(counts + number * frames + frame, tl.sum(is_kept.to(tl.int32), axis=0))
+    # 3. The best cell: most votes, then highest saliency, then lowest index.
     most = tl.max(tl.where(is_kept, whole, -1), axis=0)
     tied = is_kept & (whole == most)
     highest = tl.max(tl.where(tied, salient, float("-inf")), axis=0)
@@ -270,9 +288,11 @@ def trim_kernel(
     The order is: fewest votes, least saliency, highest index. A cell is dropped if dropping all
     before it is not enough.
     """
+    # 1. The number of tokens that must go.
     excess = _weighed(counts + tl.load(found) * frames, keyframe, copies, 0, frames, frame_block) - budget
     if excess <= 0:
         return
+    # 2. The keyframe cells of this program. The best cell of a keyframe always stays.
     total = clips * cells
     own = tl.program_id(0) * tile + tl.arange(0, tile)
     frame = tl.load(first_frame + own // cells, mask=own < total, other=0)
@@ -280,6 +300,7 @@ def trim_kernel(
     vote, salient = tl.load(votes + at, mask=own < total, other=0), tl.load(salience + at, mask=own < total, other=0.0)
     may_go = (own < total) & (tl.load(kept + at, mask=own < total, other=0) > 0)
     may_go = may_go & (tl.load(best + frame, mask=own < total, other=0) != own % cells)
+    # 3. The number of tokens that the cells before each one free.
     freed = tl.zeros((tile,), tl.int32)
     for first in range(0, total, tile):
         other = first + tl.arange(0, tile)
@@ -295,6 +316,7 @@ def trim_kernel(
         before = (other_vote < vote[:, None]) | ((other_vote == vote[:, None]) & less)
         worth = tl.load(copies + other_frame, mask=there, other=0)[None, :]
         freed += tl.sum(tl.where(before & goes[None, :], worth, 0), axis=1)
+    # 4. A cell goes if those before it do not free enough.
     goes = may_go & (freed < excess)
     tl.store(dropped + at, goes.to(tl.int32), mask=own < total)
     tl.atomic_add(dropped_counts + frame, goes.to(tl.int32), mask=goes)
@@ -306,6 +328,7 @@ def share_kernel(
     budget, frames, cells, cell_block: tl.constexpr, frame_block: tl.constexpr,
 ):  # fmt: skip
     """List kept cells; share what the keyframes leave of the budget by largest remainder."""
+    # 1. The kept cells of every frame after trimming; each program does this for all frames.
     own = tl.program_id(0)
     frame = tl.arange(0, frame_block)
     inside = frame < frames
@@ -313,9 +336,11 @@ def share_kernel(
     count -= tl.load(dropped_counts + frame, mask=inside, other=0)
     is_key = tl.load(keyframe + frame, mask=inside, other=0) > 0
     base = tl.sum(tl.where(is_key, count * tl.load(copies + frame, mask=inside, other=0), 0), axis=0)
+    # 2. The proportional shares of later frames, in integers as `spread`.
     later = tl.where(is_key, 0, count).to(tl.int64)
     room, rest = tl.maximum(tl.sum(later, axis=0), 1), (budget - base).to(tl.int64)
     share, remainder = rest * later // room, rest * later % room
+    # 3. What is left goes to the largest remainders. Ties go to the earlier frame.
     left = rest - tl.sum(share, axis=0)
     is_own = frame == own
     remains, own_share = tl.sum(tl.where(is_own, remainder, 0), axis=0), tl.sum(tl.where(is_own, share, 0), axis=0)
@@ -323,6 +348,7 @@ def share_kernel(
     one_more = (tl.sum(ahead.to(tl.int64), axis=0) < left) & (remains > 0)
     tl.store(distinct + own, (own_share + one_more.to(tl.int64)).to(tl.int32))
     tl.store(kept_counts + own, tl.sum(tl.where(is_own, count, 0), axis=0))
+    # 4. The indices of this frame's kept cells, ascending.
     cell = tl.arange(0, cell_block)
     at = own.to(tl.int64) * cells + cell
     stays = tl.load(kept + at, mask=cell < cells, other=0) - tl.load(dropped + at, mask=cell < cells, other=0)

@@ -63,6 +63,7 @@ def match_queued(
     def doubles(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float64, device=tokens.device)
 
+    # `products` and `lengths` hold sums over parts of the width, so that more programs can run.
     absorbed = torch.zeros(longest - 1, clips, cells, cells, dtype=torch.float64, device=tokens.device)
     mass = torch.ones(clips, cells, dtype=torch.float64, device=tokens.device)
     distinct = torch.zeros(frames, cells, dtype=torch.int8, device=tokens.device)
@@ -76,10 +77,12 @@ def match_queued(
     of_clips = (layout.tables["first"], layout.tables["length"])
     with on_device(tokens.device):
         for offset in range(1, longest):
+            # 1. Products with the keyframe tokens, whose values change with every frame.
             products_kernel[(clips * _PARTS, tiles, tiles)](
                 tokens, merged, *of_clips, allocation.kept, products, lengths, offset, clips, cells, width, span,
                 is_first=offset == 1, parts=_PARTS, side=side, tile_width=tile_width, num_warps=8,
             )  # fmt: skip
+            # 2. The plan, the distinct tokens, and what the keyframe tokens absorb.
             match_kernel[(clips,)](
                 products, lengths, *of_clips, allocation.kept, allocation.distinct, state, absorbed[offset - 1],
                 distinct, mass, offset, clips, cells, settings.max_iterations,
@@ -88,6 +91,7 @@ def match_queued(
                 tiny=torch.finfo(torch.float64).tiny, parts=_PARTS, tile_rows=max(1, 4096 // columns),
                 tile_columns=columns, num_warps=8,
             )  # fmt: skip
+            # 3. The new keyframe tokens.
             absorb_kernel[(clips, triton.cdiv(cells, _SIDE), triton.cdiv(width, 128))](
                 tokens, merged, *of_clips, allocation.kept, absorbed[offset - 1], offset, cells, width,
                 is_first=offset == 1, side=_SIDE, tile_width=128, unroll=_UNROLL, num_warps=4,
@@ -127,6 +131,7 @@ def products_kernel(
 
     The squared lengths of both are summed up too.
     """
+    # 1. The tokens of this program. Clips that are too short have nothing at this offset.
     clip, part = (tl.program_id(0) // parts).to(tl.int64), (tl.program_id(0) % parts).to(tl.int64)
     if tl.load(length + clip) <= offset:
         return
@@ -143,6 +148,7 @@ def products_kernel(
         of_columns = tokens + key * cells * width + column_offsets
     else:
         of_columns = merged + clip * cells * width + column_offsets
+    # 2. Products and squares over this part of the width.
     total = tl.zeros((side, side), tl.float64)
     row_squares, column_squares = tl.zeros((side,), tl.float64), tl.zeros((side,), tl.float64)
     for start in range(part * span, tl.minimum((part + 1) * span, width), tile_width):
@@ -153,6 +159,7 @@ def products_kernel(
         left, right = left.to(tl.float64), right.to(tl.float64)
         row_squares += tl.sum(left * left, axis=1)
         column_squares += tl.sum(right * right, axis=1)
+    # 3. Store them. Squares are stored only once per row and column.
     at = (part * clips + clip) * cells
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     tl.store(products + at * cells + (rows[:, None] * cells + columns[None, :]), total, mask=inside)
@@ -170,11 +177,11 @@ def _double(value: tl.constexpr):
 
 
 @triton.jit
-def _length(lengths, places, count, step, parts: tl.constexpr, block: tl.constexpr):
+def _length(lengths, index, count, step, parts: tl.constexpr, block: tl.constexpr):
     """Return lengths, float64 [block], from the squares of all parts."""
     total = tl.zeros((block,), tl.float64)
     for part in tl.static_range(parts):
-        total += tl.load(lengths + part * step + places, mask=places < count, other=0.0)
+        total += tl.load(lengths + part * step + index, mask=index < count, other=0.0)
     return tl.maximum(tl.sqrt(total), _double(1e-12))
 
 
@@ -203,21 +210,22 @@ def match_kernel(
     unshift, vector = state + clip * 5 * cells, state + (clip * 5 + 1) * cells
     best = state + (clip * 5 + 2) * cells
     lengths += clip * cells
+    # Keyframe tokens are columns, the tokens of this frame rows.
     of_columns = _length(lengths + clips * cells, columns, column_count, 2 * clips * cells, parts, tile_columns)
     # 1. Costs, and the least of them.
     least = tl.full((tile_rows,), float("inf"), tl.float64)
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
         inside = (rows < row_count)[:, None] & in_columns[None, :]
-        places = rows[:, None] * cells + columns[None, :]
+        offsets = rows[:, None] * cells + columns[None, :]
         cosine = tl.zeros((tile_rows, tile_columns), tl.float64)
         for part in tl.static_range(parts):
             at = products + (part * clips + clip) * cells * cells
-            cosine += tl.load(at + places, mask=inside, other=0.0)
+            cosine += tl.load(at + offsets, mask=inside, other=0.0)
         of_rows = _length(lengths, rows, row_count, 2 * clips * cells, parts, tile_rows)
         cosine = cosine / of_rows[:, None] / of_columns[None, :]
         cost = 1 - tl.minimum(tl.maximum(cosine, _double(margin - 1)), _double(1 - margin))
-        tl.store(matrix + places, cost, mask=inside)
+        tl.store(matrix + offsets, cost, mask=inside)
         least = tl.minimum(least, tl.min(tl.where(inside, cost, float("inf")), axis=1))
     shift = tl.min(least, axis=0)
     away = offset.to(tl.float64)  # as in `aot.compression.ops.similarity.temporal_weight`
@@ -229,11 +237,11 @@ def match_kernel(
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
         inside = (rows < row_count)[:, None] & in_columns[None, :]
-        places = matrix + rows[:, None] * cells + columns[None, :]
-        cost = (tl.load(places, mask=inside, other=float("inf")) - shift) * weight
+        entries = matrix + rows[:, None] * cells + columns[None, :]
+        cost = (tl.load(entries, mask=inside, other=float("inf")) - shift) * weight
         lowest = tl.min(tl.where(inside, cost, float("inf")), axis=1)
         lowest = tl.where(rows < row_count, lowest, 0.0)
-        tl.store(places, tl.where(inside, tl.exp((lowest[:, None] - cost) / _double(epsilon)), 0.0), mask=inside)
+        tl.store(entries, tl.where(inside, tl.exp((lowest[:, None] - cost) / _double(epsilon)), 0.0), mask=inside)
         scale = tl.exp(lowest / _double(epsilon))
         tl.store(unshift + rows, scale, mask=rows < row_count)
         tl.store(vector + rows, 1.0 / scale, mask=rows < row_count)
@@ -243,13 +251,14 @@ def match_kernel(
     step = tl.zeros((), tl.int32)
     going = row_count > 0
     while going & (step < most):
+        # One pass over K gives r and, with the new r, the column sums.
         sums = tl.zeros((tile_columns,), tl.float64)
         change = tl.zeros((tile_rows,), tl.float64)
         for start in range(0, row_count, tile_rows):
             rows = start + tl.arange(0, tile_rows)
             in_rows = rows < row_count
-            places = matrix + rows[:, None] * cells + columns[None, :]
-            gibbs = tl.load(places, mask=in_rows[:, None] & in_columns[None, :], other=0.0)
+            entries = matrix + rows[:, None] * cells + columns[None, :]
+            gibbs = tl.load(entries, mask=in_rows[:, None] & in_columns[None, :], other=0.0)
             old = tl.load(vector + rows, mask=in_rows, other=0.0)
             row = tl.where(in_rows, row_weight / tl.maximum(tl.sum(gibbs * c[None, :], axis=1), _double(tiny)), 0.0)
             change += tl.abs(row - old) * tl.load(unshift + rows, mask=in_rows, other=0.0)
@@ -263,12 +272,12 @@ def match_kernel(
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
         in_rows = rows < row_count
-        places = matrix + rows[:, None] * cells + columns[None, :]
+        entries = matrix + rows[:, None] * cells + columns[None, :]
         inside = in_rows[:, None] & in_columns[None, :]
         row = tl.load(vector + rows, mask=in_rows, other=0.0)
-        plan = row[:, None] * tl.load(places, mask=inside, other=0.0) * c[None, :]
+        plan = row[:, None] * tl.load(entries, mask=inside, other=0.0) * c[None, :]
         share = plan / tl.maximum(tl.sum(plan, axis=1), _double(1e-9))[:, None]
-        tl.store(places, share, mask=inside)
+        tl.store(entries, share, mask=inside)
         # Products round equal rows differently, and equal tokens must tie: see `DistinctRule`.
         tl.store(best + rows, (tl.max(share, axis=1) * _double(1e12) + 0.5).to(tl.int64).to(tl.float64), mask=in_rows)
     tl.debug_barrier()
@@ -286,10 +295,11 @@ def match_kernel(
         is_distinct = in_rows & (tl.sum(ahead.to(tl.int32), axis=1) < changes)
         tl.store(distinct + frame * cells + rows, is_distinct.to(tl.int8), mask=in_rows)
         inside = in_rows[:, None] & in_columns[None, :]
-        places = matrix + rows[:, None] * cells + columns[None, :]
-        share = tl.where(is_distinct[:, None], 0.0, tl.load(places, mask=inside, other=0.0) * _double(lam))
-        tl.store(places, share, mask=inside)
+        entries = matrix + rows[:, None] * cells + columns[None, :]
+        share = tl.where(is_distinct[:, None], 0.0, tl.load(entries, mask=inside, other=0.0) * _double(lam))
+        tl.store(entries, share, mask=inside)
         taken += tl.sum(share, axis=0)
+    # The mass of a keyframe token adds up over all later frames.
     total = mass + clip * cells + columns
     tl.store(total, tl.load(total, mask=in_columns, other=0.0) + taken, mask=in_columns)
 
@@ -306,6 +316,7 @@ def absorb_kernel(
     key = tl.load(first_frame + clip).to(tl.int64)
     frame = key + offset
     row_count, column_count = tl.load(kept + frame), tl.load(kept + key)
+    # 1. The keyframe tokens of this program, and a part of their width.
     columns = tl.program_id(1) * side + tl.arange(0, side)
     if tl.program_id(1) * side >= column_count:
         return
@@ -317,6 +328,7 @@ def absorb_kernel(
         total = tl.load(start, mask=inside, other=0.0).to(tl.float64)
     else:
         total = tl.load(own, mask=inside, other=0.0)
+    # 2. Numerator and denominator. A few rows at a time, so that their loads overlap.
     mass = tl.full((side,), 1.0, tl.float64)
     for first_row in range(0, row_count, unroll):
         for number in tl.static_range(unroll):
@@ -327,4 +339,5 @@ def absorb_kernel(
             values = tl.load(tokens + (frame * cells + row) * width + units, mask=there, other=0.0)
             total += share[:, None] * values.to(tl.float64)[None, :]
             mass += share
+    # 3. The new values, which the next frame meets.
     tl.store(own, total / mass[:, None], mask=inside)

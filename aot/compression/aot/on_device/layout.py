@@ -15,7 +15,7 @@ from aot.types import Clip, Pooling
 
 __all__ = ["QueuedLayout", "block_of"]
 
-_ALIGNED = 4  # 16 bytes
+_ALIGNED = 4  # elements in 16 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class QueuedLayout:
         device: torch.device,
     ) -> QueuedLayout:
         """Lay out one video, with one copy to the device."""
+        # The tables of a grid are cached, those of clips are not.
         of_grid = _of_grid(grid, pool, windows_per_side, local_ratio)
         tables = {**of_grid, **_of_clips(clips, copies)}
         return cls(
@@ -88,6 +89,7 @@ def block_of(count: int, least: int = 32) -> int:
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Copy all tables together, each to an aligned address: for others kernels compile again."""
+    # All values are 32 bits wide, so one int32 buffer holds floats as well.
     spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
     whole = torch.zeros(sum(spans), dtype=torch.int32)
     for (_, values), part in zip(tables.items(), torch.split(whole, spans), strict=True):
@@ -102,6 +104,7 @@ def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[s
 def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]:
     lengths = torch.tensor([len(clip) for clip in clips], dtype=torch.int32)
     first = torch.tensor([clip.first for clip in clips], dtype=torch.int32)
+    # The first frame of each clip is its keyframe.
     keyframe = torch.zeros(clips[-1].stop, dtype=torch.int32)
     keyframe[first.long()] = 1
     by_frame = {
@@ -109,12 +112,14 @@ def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]
         "copies": torch.tensor(copies, dtype=torch.int32),
         "several": (lengths > 1).to(torch.int32),
     }
+    # One value per clip becomes one per frame.
     spread = {name: values.repeat_interleave(lengths) for name, values in by_frame.items()}
     return {**spread, "keyframe": keyframe, "first": first, "length": lengths}
 
 
 @cache
 def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_ratio: float) -> Mapping[str, Tensor]:
+    # Pooling is separable: weights along rows times weights along columns.
     window = window_ids(grid, min(windows_per_side, *grid))
     row_pool, col_pool = (_axis_weights(side, pool) for side in grid)
     taps = int(max((weights > 0).sum(1).max() for weights in (row_pool, col_pool)))
@@ -130,12 +135,14 @@ def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_
 
 def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
     """Return `AnchorRanking.split` and `.total` of every number of anchors."""
+    # In float64, as the products of Python that `AnchorRanking.split` rounds down.
     asked = torch.arange(patches + 1)
     local = (asked.double() * local_ratio).long()
     per_window = local // len(window_sizes)
     others = torch.where(per_window > 0, asked - local, asked)
     total = torch.minimum(per_window[:, None], window_sizes).sum(1) + others
-    per_window[-1], total[-1] = patches, patches  # all of them
+    # With N anchors, every patch is one.
+    per_window[-1], total[-1] = patches, patches
     counts = {"per_window": per_window, "globals": others, "total": total}
     return {name: values.to(torch.int32) for name, values in counts.items()}
 
@@ -149,5 +156,6 @@ def _axis_weights(side: int, pool: Pooling) -> Tensor:
 
 def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     """Return the patches of each token, ascending, and their weights; [tokens, taps] each."""
+    # Tokens at the border have fewer patches; the rest have weight 0.
     patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
     return patch.to(torch.int32), weights.gather(1, patch).float()

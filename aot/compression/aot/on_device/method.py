@@ -1,8 +1,7 @@
 """AOT without waits: all work is queued on the device, and facts are read later.
 
-Each Triton kernel does a step of `method`. That module does what the kernels do not:
-published budgets, Sinkhorn to its marginals, Phase I switched off, float64, very large grids, and
-devices without Triton.
+`aot.compression.aot.method` does what the kernels do not: published budgets, Sinkhorn until its
+marginals are right, Phase I switched off, float64, very large grids, and devices without Triton.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from aot.compression.aot.anchors import rank_patches
+from aot.compression.aot.budget import copies_per_clip
 from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.aot.token_order import Emission
 from aot.compression.aot.token_weights import AnchorComposition
-from aot.compression.ops.budget import copies_per_clip
 from aot.compression.ops.kernels import runs_triton
 from aot.config.schema import AOTConfig
 from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
@@ -30,7 +29,7 @@ __all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
 
 Fact = int | float | str | bool | None
 
-_MOST_PATCHES = 4096  # that one program ranks and counts
+_MOST_PATCHES = 4096  # that one program can count
 
 
 def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
@@ -38,6 +37,7 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
 
     asked: the number of anchors with which the search starts.
     """
+    # The kernels stop both phases as published, and need a search that starts below all patches.
     patches = tokens.features.shape[1]
     published = (config.intra.transport, config.inter.transport)
     return (
@@ -77,11 +77,13 @@ class QueuedTransport:
         self, config: AOTConfig, tokens: VisualTokens, clips: tuple[Clip, ...], asked: int, budget: int
     ) -> None:
         self._config, self._tokens, self._clips, self._asked, self._budget = config, tokens, clips, asked, budget
+        # As `aot.compression.aot.budget.allocate`; the host knows these numbers.
         copies = copies_per_clip(clips, 2 if config.inter.keyframe == "both" else 1)
         self.copies = copies if budget >= sum(copies) else copies_per_clip(clips, 1)
 
     def allocate(self) -> None:
         """Choose anchors, kept cells and the later frames' shares."""
+        # Modules with kernels need Triton, which may be missing, so they are imported late.
         from aot.compression.aot.on_device.anchors import allocate_queued
 
         anchors, tokens = self._config.anchors, self._tokens
@@ -118,15 +120,16 @@ class QueuedTransport:
         from aot.compression.aot.on_device.token_order import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
-        said = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
+        kept = emit_queued(self._layout, self._allocation, self._intra.tokens, self._inter, self._budget, merged_only)
         return CompressedTokens(
-            features=said.features, frame=said.frame, row=said.row, col=said.col, role=said.role, mass=said.mass,
+            features=kept.features, frame=kept.frame, row=kept.row, col=kept.col, role=kept.role, mass=kept.mass,
             grid=self._layout.pooled, timestamps_s=self._tokens.timestamps_s, clips=self._clips,
             facts=FactsReadLater(lambda: self._facts(known)),
-            sources=self._sources(said) if self._tokens.traced else None,
+            sources=self._sources(kept) if self._tokens.traced else None,
         )  # fmt: skip
 
     def _facts(self, known: Mapping[str, Fact]) -> dict[str, Fact]:
+        # One copy from the device for all facts.
         read = torch.cat([self._allocation.found.double(), self._intra.iterations.double()[None]])
         error = self._intra.errors.sum(1).max().double()[None]
         asked, each, iterations, marginal_error = torch.cat([read, error]).tolist()
@@ -138,13 +141,13 @@ class QueuedTransport:
             "intra_marginal_error": marginal_error,
         }
 
-    def _sources(self, said: QueuedEmission) -> SourceWeights:
+    def _sources(self, kept: QueuedEmission) -> SourceWeights:
         """Return what the tokens are made of; waits for the device."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]
         cells = KeptCells(allocation.cell[:, :fullest].long().where(valid, 0), valid)
-        emitted = Emission(said.frame.long(), said.slot.long(), said.clip.long(), said.role)
+        emitted = Emission(kept.frame.long(), kept.slot.long(), kept.clip.long(), kept.role)
         return AnchorComposition(
             tokens.grid, tokens.pool, cells, self._clips, emitted,
             self._intra.weights[:, :fullest].where(valid[..., None], 0.0),

@@ -61,6 +61,7 @@ def emit_queued(
     mass = torch.empty(budget, dtype=torch.float32, device=device)
     features = tokens.new_empty(budget, width)
     with on_device(device):
+        # 1. One program per frame for its own tokens, and one for its merged ones.
         order_kernel[(frames, 2)](
             table["clip"], table["keyframe"], table["copies"], table["several"],
             allocation.cell, allocation.kept, allocation.distinct, moved.distinct, moved.mass,
@@ -69,6 +70,7 @@ def emit_queued(
             as_distinct=int(Role.DISTINCT), as_merged=int(Role.MERGED),
             frame_block=block_of(frames), cell_block=triton.next_power_of_2(cells),
         )  # fmt: skip
+        # 2. Features, token by token.
         copy_kernel[(budget,)](
             tokens, moved.merged, frame, slot, clip, features, cells, width,
             block=min(4096, triton.next_power_of_2(width)),
@@ -83,7 +85,8 @@ def order_kernel(
     merged_only: tl.constexpr, as_kept: tl.constexpr, as_keyframe: tl.constexpr, as_distinct: tl.constexpr,
     as_merged: tl.constexpr, frame_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """Place the tokens of one frame, its own or (`is_merged`) the merged ones of a keyframe."""
+    """Write the tokens of one frame: its own, or the merged ones of a keyframe (`is_merged`)."""
+    # 1. How many original and merged tokens every frame emits.
     own, is_merged = tl.program_id(0), tl.program_id(1)
     frame = tl.arange(0, frame_block)
     inside = frame < frames
@@ -93,28 +96,32 @@ def order_kernel(
     has_several = tl.load(several + frame, mask=inside, other=0) > 0
     twice = tl.load(copies + frame, mask=inside, other=1) == 2
     instead = has_several & (merged_only == 1)
-    merged = tl.where(is_key & has_several & (instead | twice), count, 0)
-    said = tl.where(is_key, tl.where(instead, 0, count), tl.load(wanted + frame, mask=inside, other=0))
+    merged_count = tl.where(is_key & has_several & (instead | twice), count, 0)
+    own_count = tl.where(is_key, tl.where(instead, 0, count), tl.load(wanted + frame, mask=inside, other=0))
+    # 2. `first`, the number of tokens before those of this program; clips before this one first.
     clip = tl.load(clip_of + own)
     key_here, several_here = tl.load(keyframe + own) > 0, tl.load(several + own) > 0
     number = tl.load(kept + own)
     slot = tl.arange(0, cell_block)
-    first = tl.sum(tl.where(of_clip < clip, merged, 0), axis=0)
+    first = tl.sum(tl.where(of_clip < clip, merged_count, 0), axis=0)
     if is_merged == 1:
-        if tl.sum(tl.where(frame == own, merged, 0), axis=0) == 0:
+        # Merged tokens come last in their clip, or first if they replace the original ones.
+        if tl.sum(tl.where(frame == own, merged_count, 0), axis=0) == 0:
             return
         before = of_clip <= clip
         if merged_only == 1:
             before = of_clip < clip
-        first += tl.sum(tl.where(before, said, 0), axis=0)
+        first += tl.sum(tl.where(before, own_count, 0), axis=0)
         shown = slot < number
         role = as_merged
         mass = tl.load(merged_mass + clip * cells + slot, mask=shown, other=0.0).to(tl.float32)
         clip_here = clip
     else:
-        first += tl.sum(tl.where(frame < own, said, 0), axis=0)
+        # Original tokens come frame by frame, after merged ones that replace a keyframe.
+        first += tl.sum(tl.where(frame < own, own_count, 0), axis=0)
         if merged_only == 1:
-            first += tl.sum(tl.where(of_clip == clip, merged, 0), axis=0)
+            first += tl.sum(tl.where(of_clip == clip, merged_count, 0), axis=0)
+        # A keyframe shows all kept cells, or none if merged ones replace them; others the distinct.
         changed = tl.load(distinct + own * cells + slot, mask=slot < number, other=0).to(tl.int32)
         whole = tl.zeros((cell_block,), tl.int32) + 1
         if merged_only == 1:
@@ -123,16 +130,17 @@ def order_kernel(
         role = tl.where(key_here, tl.where(several_here, as_keyframe, as_kept), as_distinct)
         mass = tl.full((cell_block,), 1.0, tl.float32)
         clip_here = clip * 0 - 1
-    place = first + tl.cumsum(shown.to(tl.int32), axis=0) - 1
-    shown = shown & (place < budget)
+    # 3. Store the fields of the tokens, never beyond the budget.
+    token = first + tl.cumsum(shown.to(tl.int32), axis=0) - 1
+    shown = shown & (token < budget)
     cell = tl.load(cell_index + own * cells + slot, mask=shown, other=0)
-    tl.store(frame_out + place, tl.zeros((cell_block,), tl.int32) + own, mask=shown)
-    tl.store(row_out + place, cell // pooled_cols, mask=shown)
-    tl.store(col_out + place, cell % pooled_cols, mask=shown)
-    tl.store(role_out + place, (tl.zeros((cell_block,), tl.int32) + role).to(tl.uint8), mask=shown)
-    tl.store(mass_out + place, mass, mask=shown)
-    tl.store(slot_out + place, slot, mask=shown)
-    tl.store(clip_out + place, tl.zeros((cell_block,), tl.int32) + clip_here, mask=shown)
+    tl.store(frame_out + token, tl.zeros((cell_block,), tl.int32) + own, mask=shown)
+    tl.store(row_out + token, cell // pooled_cols, mask=shown)
+    tl.store(col_out + token, cell % pooled_cols, mask=shown)
+    tl.store(role_out + token, (tl.zeros((cell_block,), tl.int32) + role).to(tl.uint8), mask=shown)
+    tl.store(mass_out + token, mass, mask=shown)
+    tl.store(slot_out + token, slot, mask=shown)
+    tl.store(clip_out + token, tl.zeros((cell_block,), tl.int32) + clip_here, mask=shown)
 
 
 @triton.jit(do_not_specialize=["cells"])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from aot.compression.aot.anchors import rank_patches
+from aot.compression.aot.budget import allocate, copies_per_clip
 from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.on_device.layout import QueuedLayout
-from aot.compression.ops.budget import allocate, copies_per_clip
 from aot.compression.ops.grid import pool
 from aot.types import Clip, Pooling
 

@@ -64,12 +64,16 @@ KERNELS: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
         ("trim_kernel", ANCHORS, {"tile": 64, **FRAMES}),
         ("share_kernel", ANCHORS, {"cell_block": 256, **FRAMES}),
     ],
-    "intra_frame": [
+    "intra_cost": [
         ("product_kernel", INTRA, {"tile_rows": 128, "tile_columns": 128, "tile_width": 64}),
         ("gibbs_kernel", INTRA, TILE),
+    ],
+    "intra_sinkhorn": [
         ("step_kernel", INTRA, {**TILE, **PROGRAMS}),
         ("late_kernel", INTRA, {**TILE, **PROGRAMS}),
         ("verdict_kernel", INTRA, {"tile": 256, "late_block": 128, **PROGRAMS}),
+    ],
+    "intra_frame": [
         ("mixing_kernel", INTRA, {"tiny": TINY, "tile_rows": 64, "tile_columns": 32, "tile_cells": 32}),
         ("pooled_kernel", INTRA, {"tile_cells": 64, "tile_width": 128, "tile_patches": 32}),
     ],
