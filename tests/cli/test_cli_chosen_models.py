@@ -116,6 +116,7 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
         "methods": [(0, ("methods",)), (0, ("methods", "aot"))],
         "presets list": [(0, ("presets", "list"))],
         "presets show": [(0, ("presets", "show", "shapes"))],
+        "settings": [(0, ("settings",)), (0, ("settings", "--show"))],
         "help": [(0, ("help", "ask"))],
         "version": [(0, ("version",))],
     }
