@@ -59,6 +59,24 @@ def test_no_command_pays_for_what_it_does_not_use(
     assert set(json.loads(done.stderr.splitlines()[-1])) <= loads
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["ask no.mp4 what?", "compress no.mp4", "inspect no.mp4", "compare no.mp4 what?", "eval -o out",
+     "bench video no.mp4", "bench compressor --anchors 99999"],
+)  # fmt: skip
+def test_a_wrong_line_does_not_wait_for_torch(line: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from aot_cli.entry import main\n"
+        f"sys.argv = ['aot', *{line.split()!r}]\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (2, 3), done.stderr
+    assert done.stdout == "False\n"
+
+
 def test_help_imports_no_command() -> None:
     code = (
         "import sys, json\n"
