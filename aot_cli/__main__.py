@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aot_cli.entry import main
+from aot_cli.entry import script
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -1,23 +1,62 @@
-"""Registers the commands."""
+"""The table of commands. `aot --help` shows it; the module of a command is imported when the command is called."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from aot import __version__
 from aot.runtime.paths import path_kind
-from aot_cli.commands import ask, bench, compare, compress, demo, doctor, eval, inspect, methods, presets, settings
 from aot_cli.entry import session_of_words
 from aot_cli.output.console import explain
 from aot_cli.output.screen import print_text, visible
 
-__all__ = ["app"]
+__all__ = ["COMMANDS", "app", "load_command"]
+
+# NAME: the command's name in `aot_cli.commands.NAME`, and the sentence with which its docstring begins.
+COMMANDS = {
+    "demo": ("demo", "Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and the tenth."),
+    "ask": ("ask", "Ask a video something, with a tenth of its visual tokens."),
+    "compress": ("compress", "Keep a tenth of a video's visual tokens and write them to a file."),
+    "inspect": ("inspect_command",
+                "What a file is, which frames would be looked at, and how they are grouped around keyframes."),
+    "compare": ("compare", "Ask one question after every method, from one encoding of the video: answers, tokens, "
+                           "times, memory."),
+    "eval": ("evaluate_command",
+             "Compare methods at ratios by the answers they lead to, paired over the same questions."),
+    "bench": ("app", "Time and memory: from `video` to answer, or of the `compressor` alone."),
+    "methods": ("list_methods", "What --method and --inner choose from: where each acts, what it needs and keeps, its "
+                                "paper; or all about one."),
+    "presets": ("app", "Named settings: `list` them, or `show` one with its source."),
+    "settings": ("list_settings", "Every setting: type, range, default and meaning; or its value and where it comes "
+                                  "from."),
+    "doctor": ("doctor", "Versions, devices, decoders, what large models need, model cache and offline state."),
+}  # fmt: skip
+
+
+class _Deferred(TyperCommand):
+    """A line of the table."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        return load_command(str(self.name)).make_context(*arguments, **settings)
+
+
+@cache
+def load_command(name: str) -> Any:
+    """Import a command of the table, and return it as typer calls it."""
+    found, parent = getattr(import_module(f"aot_cli.commands.{name}"), COMMANDS[name][0]), typer.Typer()
+    if isinstance(found, typer.Typer):
+        parent.add_typer(found, name=name)
+    else:
+        parent.command(name)(found)
+    return typer.main.get_group(parent).commands[name]
 
 
 class _Commands(TyperGroup):
@@ -63,17 +102,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo.demo)
-app.command()(ask.ask)
-app.command()(compress.compress)
-app.command("inspect")(inspect.inspect_command)
-app.command()(compare.compare)
-app.command("eval")(eval.evaluate_command)
-app.add_typer(bench.app, name="bench")
-app.command("methods")(methods.list_methods)
-app.add_typer(presets.app, name="presets")
-app.command("settings")(settings.list_settings)
-app.command()(doctor.doctor)
+for _name, (_, _line) in COMMANDS.items():
+    app.command(_name, cls=_Deferred, help=_line)(lambda: None)
 
 
 @app.command("help")

@@ -21,6 +21,7 @@ from aot.config.schema import Config
 from aot.config.setting import Setting, settings_in
 from aot.config.strict import choices, has_notation, plain_type
 from aot.errors import ConfigError
+from aot.plugins import usable
 from aot_cli.given import Given, assigned_layer, nested, strange_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
@@ -277,8 +278,6 @@ _SPEECH = [
 
 def named_methods(text: str) -> list[str]:
     """Return methods given with commas; "all" is every usable one, and every inner reduction."""
-    from aot.plugins import usable
-
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 

@@ -7,15 +7,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from aot.config.schema import AOT_METHODS, BUNDLED_MODEL, REAL_MODEL, Config
+from aot.config.strict import Settings, merge_settings
 from aot.errors import VideoError
+from aot.models import VideoModel, describe_model, fetch_model, identify_model, load_found
+from aot.models.loading.default_model import default_model
+from aot.models.loading.lookup import look_up
+from aot.storage.tokens_file import is_tokens_file
 from aot_cli.output.console import StageBars, log, notify, prepare_libraries, quiet_libraries
 from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.compression.methods import Method
-    from aot.config.schema import Config
-    from aot.config.strict import Settings
-    from aot.models import VideoModel
     from aot.models.loading.hub import Listing
     from aot.pipeline.run import Pipeline
     from aot.reports.retention import Compression, ModelRecord
@@ -57,11 +60,6 @@ def choose_model(given: Given, base: Settings | None = None) -> Chosen:
     """Choose a model, which is here or on the hub. Where none was named and the usual one cannot be had, a line says
     so. The hub is asked once at most.
     """
-    from aot.config.schema import BUNDLED_MODEL
-    from aot.config.strict import merge_settings
-    from aot.models.loading.default_model import default_model
-    from aot.models.loading.lookup import look_up
-
     config = given.config(base) if base else given.resolved
     quiet_libraries(config.model.offline)
     current().stage = "looking for the model"
@@ -106,7 +104,6 @@ def _segments(index: FrameIndex, config: Config) -> list[int]:
 def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
     config = chosen.config
     prepare_libraries(config.model.offline)
-    from aot.models import describe_model
     from aot.pipeline.checks import build_checked_method
 
     return build_checked_method(describe_model(config.model, chosen.to_fetch), config, segments)
@@ -114,16 +111,12 @@ def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
     """Owners of settings that were given by flag or `--set` and are of none of `methods`."""
-    from aot.config.schema import AOT_METHODS
-
     owners = [name for name in given.settings.get("methods") or {} if name not in methods]
     for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
     return [*owners, "aot"] if for_aot else owners
 
 
 def _introduce(name: str, lacking: str) -> str:
-    from aot.config.schema import BUNDLED_MODEL, REAL_MODEL
-
     if name != BUNDLED_MODEL:
         return f"{name} of the cache answers, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
     return (
@@ -167,8 +160,6 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
-    from aot.models import describe_model, fetch_model, identify_model, load_found
-
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:
@@ -232,7 +223,6 @@ def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
         ConfigError: the settings are wrong, which is seen before a download.
         VideoError: `source` is no video, or a tokens file.
     """
-    from aot.storage.tokens_file import is_tokens_file
     from aot.video import open_file
 
     sampling = given.resolved.sampling

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.errors import ConfigError, ModelError
+from aot.models.loading.hub import hub_host
+from aot.models.loading.lookup import is_here, is_vetted, look_up
+from aot.pipeline.replies import Reply, write_reply
+from aot.reports.retention import language_model_load, versions
+from aot.runtime.paths import path_kind
+from aot.storage.tokens_file import is_tokens_file, load_tokens
+from aot.text import check_question_text
 from aot_cli.consent import agrees
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
@@ -30,7 +38,6 @@ from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config.schema import Config, ModelConfig
-    from aot.pipeline.replies import Reply
     from aot.pipeline.run import Compression, Pipeline
     from aot.types import CompressedTokens
 
@@ -61,9 +68,6 @@ def ask(
 
     aot ask clip.mp4 "what happens?"
     """
-    from aot.reports.retention import language_model_load, versions
-    from aot.storage.tokens_file import is_tokens_file
-
     questions = _questions(source, question or [], more)
     tokens_given = is_tokens_file(source)
     check_pictures(html, source)
@@ -107,9 +111,6 @@ def ask(
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
     """What is asked: `words` as one question, `more`, or the lines on stdin."""
-    from aot.errors import ConfigError
-    from aot.text import check_question_text
-
     _check_words(words)
     asked = [*([" ".join(words)] if words else []), *(more or [])]
     if not asked and source != "-" and not sys.stdin.isatty():
@@ -131,9 +132,6 @@ def _check_words(words: list[str]) -> None:
     Raises:
         ConfigError: one is a file, or several are questions of their own.
     """
-    from aot.errors import ConfigError
-    from aot.runtime.paths import path_kind
-
     for word in words:
         if Path(word).suffix and path_kind(word) == "file":
             raise ConfigError(f"the question {word} is a file; give one video first, then the question")
@@ -148,9 +146,6 @@ def _from_video(source: str, given: Given, questions: list[str], *, traced: bool
 
 
 def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
-    from aot.models.loading.lookup import look_up
-    from aot.storage.tokens_file import load_tokens
-
     file = load_tokens(source)
     made = file.report.config
     laid_out = ("template", "newline", "token_order", "positions")  # as the tokens' preset says, unless asked otherwise
@@ -175,10 +170,6 @@ def _check_choice(source: str, model: ModelConfig) -> None:
     Raises:
         ModelError: it is neither bundled nor cached, and nobody agrees to it.
     """
-    from aot.errors import ModelError
-    from aot.models.loading.hub import hub_host
-    from aot.models.loading.lookup import is_here, is_vetted
-
     if is_vetted(model):
         return
     name, revision = str(model.name), f" --revision {shlex.quote(model.revision)}" if model.revision else ""
@@ -214,8 +205,6 @@ def _is_whole(asked: Config, made: Config) -> bool:
 
 def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str], *, stream: bool) -> list[Reply]:
     """Ask every question; stream the texts to stdout as they come."""
-    from aot.pipeline.replies import write_reply
-
     answers = pipeline.answers(tokens, questions)
     replies: list[Reply] = []
     for number, question in enumerate(questions, 1):

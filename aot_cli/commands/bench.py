@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.config.layers import Layer, build_layers
+from aot.config.schema import BUNDLED_MODEL, Config
+from aot.errors import ConfigError
+from aot.reports.retention import versions
+from aot.runtime.memory import explained_memory
+from aot.runtime.temporary_files import temporary_file
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
+from aot_cli.output.bench_tables import bench_table, compressor_table
 from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.output.tables import print_result
 from aot_cli.run import choose_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.bench import Figure
-    from aot.config.schema import Config
     from aot.config.strict import Settings
     from aot.models import VideoModel
 
@@ -48,11 +57,6 @@ def bench_video(
 
     aot bench video --synthetic shapes
     """
-    from aot.bench import time_video
-    from aot.errors import ConfigError
-    from aot.pipeline.report import model_record
-    from aot.reports.retention import versions
-
     refuse_selection(given)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     with _clip(clip, given) as path:
@@ -63,6 +67,9 @@ def bench_video(
             config, model = _synthetic_model(synthetic, _without_model(given), base)
         if not config.compresses:
             raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
+        from aot.bench import time_video
+        from aot.pipeline.report import model_record
+
         with StageBars() as bars, bars.stage("bench"):
             times = time_video(path, model, config, question, rounds)
     _warn_if_busy(times.arms[0].figures["total_ms"])
@@ -72,9 +79,6 @@ def bench_video(
         of_machine = {"environment": asdict(environment), "versions": versions()}
         print_json("aot.bench.video/1", {**asdict(times), **of_run, **of_machine})
         return
-    from aot_cli.output.bench_tables import bench_table
-    from aot_cli.output.tables import print_result
-
     print_result(bench_table(times), f"{model.identity.name}, {environment}")
 
 
@@ -95,18 +99,14 @@ def bench_compressor(
 
     aot bench compressor --frames 32 --width 3584
     """
-    from aot.bench import CompressorSize, time_compressor
-    from aot.config.layers import Layer, build_layers
-    from aot.errors import ConfigError
-    from aot.models.loading.checkpoints import pick_device, pick_dtype
-    from aot.reports.retention import versions
-    from aot.runtime.memory import explained_memory
-
     named = {"ratio": "--ratio", "model.device": "--device", "model.dtype": "--dtype"}
     settings = {"ratio": read_number(ratio), "model": {"device": device, "dtype": dtype}}
     config = build_layers([Layer(settings, names=named)])
     if anchors > side**2:
         raise ConfigError(f"--anchors {anchors} is more than the {side**2} patches of a {side} x {side} --grid")
+    from aot.bench import CompressorSize, time_compressor
+    from aot.models.loading.checkpoints import pick_device, pick_dtype
+
     place = pick_device(device)
     size = CompressorSize(frames, side, width, anchors, config.ratio)
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
@@ -118,9 +118,6 @@ def bench_compressor(
         of_machine = {"environment": asdict(environment), "versions": versions()}
         print_json("aot.bench.compressor/1", {**asdict(times), **of_input, **of_machine})
         return
-    from aot_cli.output.bench_tables import compressor_table
-    from aot_cli.output.tables import print_result
-
     print_result(compressor_table(size, times), str(environment))
 
 
@@ -130,8 +127,6 @@ def _without_model(given: Given) -> Given:
     Raises:
         ConfigError: the command itself names a model.
     """
-    from aot.errors import ConfigError
-
     if given.is_typed("model.name"):
         raise ConfigError("--synthetic and --model name two models; give one")
     variables = given.variables.settings
@@ -141,8 +136,6 @@ def _without_model(given: Given) -> Given:
 
 def _synthetic_model(synthetic: str, given: Given, base: Settings) -> tuple[Config, VideoModel]:
     from aot.bench import SYNTHETIC, synthetic_model
-    from aot.config.schema import BUNDLED_MODEL
-    from aot.errors import ConfigError
 
     if synthetic not in SYNTHETIC:
         raise ConfigError(f"--synthetic must be one of {', '.join(SYNTHETIC)}, got {synthetic}")
@@ -161,7 +154,6 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
         with opened_video(source, given) as video:
             yield video.path
         return
-    from aot.runtime.temporary_files import temporary_file
     from aot.shapes.clips import encode_clip
     from aot.shapes.world import sample_scene
 
@@ -187,16 +179,11 @@ class _Environment:
     threads: int
 
     def __str__(self) -> str:
-        from aot.reports.retention import versions
-
         libraries = ", ".join(f"{name} {versions()[name]}" for name in ("torch", "transformers"))
         return f"{self.device} ({self.device_name}), {self.threads} thread{'s' * (self.threads > 1)}, {libraries}"
 
 
 def _environment(device: str) -> _Environment:
-    import os
-    import platform
-
     import torch
 
     is_cuda = torch.device(device).type == "cuda"

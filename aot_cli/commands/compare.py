@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.errors import ConfigError
+from aot.reports.retention import versions
+from aot.text import check_question_text
 from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, notify, print_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
 from aot_cli.output.reproduce import command_for
+from aot_cli.output.tables import comparison, print_result
 from aot_cli.run import choose_model_for_video, load_with_progress, opened_video, unknown_words
 from aot_cli.session import current
 
@@ -49,18 +53,16 @@ def compare(
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
-    from aot.evaluation import Item, Task, build_conditions, off_budget
-    from aot.pipeline.report import model_record
-    from aot.pipeline.run import Pipeline
-    from aot.reports.retention import versions
-    from aot.text import check_question_text
-
     check_question_text(question)
     names = named_methods(methods)
     check_pictures(html, video)
     check_outputs(video, {"--html": html}, force=force)
     with opened_video(video, given) as file:
         chosen = choose_model_for_video(file, given, names)
+        from aot.evaluation import Item, Task, build_conditions, off_budget
+        from aot.pipeline.report import model_record
+        from aot.pipeline.run import Pipeline
+
         config = chosen.config
         wanted = [config.ratio] if ratios is None else shares("--ratio", ratios)
         conditions = build_conditions(config, names, wanted)
@@ -82,8 +84,6 @@ def compare(
         of_run = {"toy_model": of_model.toy_model, "model": of_model.to_dict(), "config": config.to_dict()}
         print_json("aot.compare/1", {**told, **of_run, "versions": versions()})
         return
-    from aot_cli.output.tables import comparison, print_result
-
     print_result(*comparison(question, outcomes))
 
 
@@ -93,7 +93,6 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[
     Raises:
         ConfigError: If none is left.
     """
-    from aot.errors import ConfigError
     from aot.evaluation import answer_video
 
     session = current()

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.errors import OutputError
+from aot.runtime.atomic_writes import write_text
+from aot.runtime.paths import path_kind
+from aot.storage.tokens_file import save_tokens
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import json_object, json_text, notify, print_json, usage_line
 from aot_cli.output.describe import compression_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
 from aot_cli.output.screen import print_text
+from aot_cli.output.tables import frame_table, print_side
 from aot_cli.run import (
     choose_model_for_video,
     compress_with_progress,
@@ -50,8 +55,6 @@ def compress(
 
     aot compress clip.mp4 --ratio 0.1
     """
-    from aot.storage.tokens_file import save_tokens
-
     refuse_selection(given)
     output = output or _named_after(video, force=force)
     check_pictures(html, video)
@@ -80,9 +83,6 @@ def _named_after(video: str, *, force: bool) -> Path:
     Raises:
         OutputError: it is there already.
     """
-    from aot.errors import OutputError
-    from aot.runtime.paths import path_kind
-
     path = Path("stdin.tokens.pt" if video == "-" else f"{Path(video).stem}.tokens.pt")
     if path_kind(path) == "file" and not force:
         raise OutputError(f"{path} exists; name another file with -o, or pass --force to replace it")
@@ -93,14 +93,10 @@ def print_summary(report: RetentionReport) -> None:
     """The per-frame table and one line of totals, on stderr."""
     if current().quiet:
         return
-    from aot_cli.output.tables import frame_table, print_side
-
     print_side(frame_table(report.frames), usage_line(report, report.stage_ms))
 
 
 def _write_report(path: Path, report: RetentionReport, found: Mapping[str, object], *, force: bool) -> None:
     """Write the rows of the frames as .csv, or as .json what `--json` prints."""
-    from aot.runtime.atomic_writes import write_text
-
     whole = json_text(json_object(_SCHEMA, found), ascii_only=False) + "\n"
     write_text(path, report.to_csv() if path.suffix.lower() == ".csv" else whole, overwrite=force)

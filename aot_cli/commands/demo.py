@@ -9,23 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.config.schema import BUNDLED_MODEL, REAL_MODEL, Config
+from aot.config.sources import resolve_config
+from aot.runtime.atomic_writes import check_writable, make_folder
+from aot.storage.tokens_file import save_tokens
 from aot_cli.options import command
 from aot_cli.output.console import notify, print_json, usage_line
 from aot_cli.output.describe import VideoDescription, compression_json, describe_video, show_video
 from aot_cli.output.page import FORCE, compression_page
 from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
+from aot_cli.output.strips import strips_of_file
+from aot_cli.output.tables import AnswerPair, answer_table, frame_table, print_result
+from aot_cli.output.terminal_pictures import ClipStrips, shows_pictures
 from aot_cli.run import Chosen, compress_with_progress, load_pipeline
 from aot_cli.session import current
 
 if TYPE_CHECKING:
-    from aot.config.schema import Config
     from aot.reports.retention import Compression, RetentionReport
     from aot.shapes.questions import QA
     from aot.shapes.world import Scene
     from aot.video import VideoFile
-    from aot_cli.output.tables import AnswerPair
-    from aot_cli.output.terminal_pictures import ClipStrips
 
 __all__ = ["demo"]
 
@@ -42,18 +46,13 @@ def demo(
     force: FORCE = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and with the tenth. No network.
+    """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and the tenth. No network.
 
     aot demo
     """
-    from aot.config.schema import BUNDLED_MODEL, REAL_MODEL
-    from aot.config.sources import resolve_config
-    from aot.runtime.atomic_writes import check_writable, make_folder
     from aot.shapes.clips import write_clip
     from aot.shapes.world import sample_scene
     from aot.video import open_file
-    from aot_cli.output.strips import strips_of_file
-    from aot_cli.output.terminal_pictures import shows_pictures
 
     started = time.perf_counter()
     clip, tokens, page = output / "clip.mp4", output / "tokens.pt", output / "kept.html"
@@ -87,8 +86,6 @@ def _ask_both_ways(
 ) -> tuple[Compression, list[AnswerPair]]:
     """Return the compression, and every question's right answer and the model's two."""
     from aot.pipeline.run import Pipeline
-    from aot.storage.tokens_file import save_tokens
-    from aot_cli.output.tables import AnswerPair
 
     pipeline = load_pipeline(Chosen(config))
     kept = compress_with_progress(pipeline, video, traced=True)
@@ -126,8 +123,6 @@ def _show(
     report: RetentionReport,
     answers: list[AnswerPair],
 ) -> None:
-    from aot_cli.output.tables import answer_table, frame_table, print_result
-
     print_text(f"$ aot inspect {clip} --preset shapes\n")
     show_video(str(clip), found, strips)
     print_text(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")

@@ -6,17 +6,22 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
+from aot.config.schema import REAL_MODEL, ModelConfig
+from aot.errors import first_line
+from aot.models.loading.default_model import default_model
+from aot.models.loading.hub import is_offline
+from aot.reports.retention import versions
+from aot.selftest import CheckResult, run_selftest
 from aot_cli.options import command
 from aot_cli.output.console import prepare_libraries, print_json
 from aot_cli.output.screen import print_text
+from aot_cli.output.tables import fact_table, print_result
 from aot_cli.session import current
-
-if TYPE_CHECKING:
-    from aot.selftest import CheckResult
 
 __all__ = ["doctor"]
 
@@ -32,8 +37,6 @@ def doctor(
     """Versions, devices, decoders, what large models need, model cache and offline state. A bug report begins with
     what `aot doctor --selftest` prints; exit code 1 if a check fails.
     """
-    from aot.reports.retention import versions
-
     devices = _devices()
     found: dict[str, Mapping[str, object]] = {
         "versions": versions(),
@@ -43,8 +46,6 @@ def doctor(
         "model_cache": _cache(),
     }
     if not as_json:
-        from aot_cli.output.tables import fact_table, print_result
-
         for title, facts in found.items():
             worded = {name: _in_words(fact) for name, fact in facts.items()}
             print_result(fact_table(title.replace("_", " "), worded), "")
@@ -59,8 +60,6 @@ def doctor(
 def _selftest(*, as_lines: bool) -> list[CheckResult]:
     """Run the checks; with `as_lines` each prints one when it is done, and a sum comes last."""
     prepare_libraries(offline=True)
-    from aot.selftest import run_selftest
-
     results = []
     current().stage = "self-test"
     for result in run_selftest():
@@ -113,8 +112,6 @@ def _decord() -> str:
 
 
 def _for_large_models() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     options = {
         "flash_attn": "--attn flash",
         "bitsandbytes": "--quantize",
@@ -132,11 +129,6 @@ def _for_large_models() -> dict[str, str]:
 def _cache() -> dict[str, object]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
-
-    from aot.config.schema import REAL_MODEL, ModelConfig
-    from aot.errors import first_line
-    from aot.models.loading.default_model import default_model
-    from aot.models.loading.hub import is_offline
 
     default = default_model(ModelConfig(offline=True))  # without asking the hub
     told = f"{default.name} ({default.lacking})" if default.lacking else default.name

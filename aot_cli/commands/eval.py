@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aot.config.schema import BUNDLED_MODEL, Config
+from aot.errors import ConfigError
+from aot.reports.retention import versions
+from aot.runtime.atomic_writes import check_writable, make_folder, write_text
 from aot_cli.given import assigned_layer
 from aot_cli.options import (
     GENERATION,
@@ -20,10 +24,10 @@ from aot_cli.options import (
 )
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.screen import print_text
+from aot_cli.output.tables import FEW_VIDEOS, accuracy_tables, family_tables, print_result, several_runs
 from aot_cli.run import choose_model, load_with_progress, refuse_selection, unknown_words
 
 if TYPE_CHECKING:
-    from aot.config.schema import Config
     from aot.config.strict import Settings
     from aot.evaluation import Results
 
@@ -69,13 +73,11 @@ def evaluate_command(
 
     aot eval --shapes 50 -o results --model shapes
     """
-    from aot.errors import ConfigError
-    from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
-    from aot.runtime.atomic_writes import check_writable, make_folder
-
     refuse_selection(given)
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
+    from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
+
     items = load_dataset(data, limit) if data else ()
     chosen = choose_model(given)
     config = chosen.config
@@ -99,8 +101,6 @@ def evaluate_command(
         if (output / _ANSWERS).is_file():
             notify([f"the answers so far are in {output}; the same command goes on from there"])
         raise
-    from aot_cli.output.tables import FEW_VIDEOS
-
     if results.videos < FEW_VIDEOS:
         few = f"{results.videos} video{'s' * (results.videos > 1)}"
         notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
@@ -123,8 +123,6 @@ def _draw(shapes: int, first_seed: int, output: Path) -> Path:
 
 
 def _variants(texts: list[str]) -> dict[str, Settings]:
-    from aot.errors import ConfigError
-
     found: dict[str, Settings] = {}
     for text in texts:
         name, colon, assignments = (part.strip() for part in text.partition(":"))
@@ -139,10 +137,7 @@ def _variants(texts: list[str]) -> dict[str, Settings]:
 
 def _write(results: Results, output: Path, config: Config) -> list[str]:
     """Write the results in every form; the names of the files."""
-    from aot.config.schema import BUNDLED_MODEL
     from aot.evaluation.scoring import SCORING
-    from aot.reports.retention import versions
-    from aot.runtime.atomic_writes import write_text
 
     plots = _PLOTS if _has_matplotlib() else ()
     if not plots:
@@ -170,7 +165,6 @@ def _has_matplotlib() -> bool:
 
 def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot.evaluation.scoring import SCORING
-    from aot_cli.output.tables import accuracy_tables, family_tables, print_result, several_runs
 
     notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(results) else [])]
     print_result(*accuracy_tables(results), "accuracy by family, %", *family_tables(results), *notes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aot.errors import ConfigError
+from aot.storage.tokens_file import is_tokens_file, load_tokens
 from aot_cli.options import COMPRESSION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import StageBars, notify, print_json
 from aot_cli.output.describe import (
@@ -20,6 +21,8 @@ from aot_cli.output.describe import (
 )
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
+from aot_cli.output.strips import strips_of_file, strips_of_pictures
+from aot_cli.output.terminal_pictures import ClipStrips, shows_pictures
 from aot_cli.run import (
     choose_model_for_video,
     compress_with_progress,
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from aot.config.schema import Config
     from aot.reports.retention import Compression
     from aot.video import VideoFile
-    from aot_cli.output.terminal_pictures import ClipStrips
 
 __all__ = ["inspect_command"]
 
@@ -57,10 +59,6 @@ def inspect_command(
 
     With --model the video is compressed as `aot compress` would, and what is kept of each frame is shown.
     """
-    from aot.storage.tokens_file import is_tokens_file, load_tokens
-    from aot_cli.output.strips import strips_of_file
-    from aot_cli.output.terminal_pictures import shows_pictures
-
     found: VideoDescription | Compression
     strips, pictured = None, not as_json and shows_pictures()
     with_model = given.is_typed("model.name")
@@ -99,7 +97,6 @@ def inspect_command(
 
 def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool) -> None:
     from aot.reports.overlay import check_overlay
-    from aot.storage.tokens_file import is_tokens_file
 
     if is_tokens_file(source):
         raise ConfigError(f"{source} is a tokens file, without pictures; --overlay needs the video, and --model")
@@ -112,8 +109,6 @@ def _compress(
     source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
 ) -> tuple[Compression, ClipStrips | None]:
     """Return the run and, if `pictured`, strips for it; page and overlay are written."""
-    from aot_cli.output.strips import strips_of_pictures
-
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
         config, traced = pipeline.config, bool(pictured or html or overlay)

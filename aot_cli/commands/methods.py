@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
+from aot.errors import ConfigError
+from aot.plugins import Kind, hint, names, unheard_plug_ins
+from aot_cli.declared import read_each
 from aot_cli.options import command
 from aot_cli.output.console import notify, print_json
-
-if TYPE_CHECKING:
-    from aot.plugins import Kind
-    from aot_cli.output.method_details import MethodCard, MethodDetails
+from aot_cli.output.method_details import MethodCard, MethodDetails, describe, describe_fully
+from aot_cli.output.method_tables import FOOTNOTES, CardTable, method_parts
+from aot_cli.output.tables import print_result
 
 __all__ = ["list_methods"]
 
@@ -43,27 +45,18 @@ def list_methods(
 
 
 def _print_cards(cards: Mapping[Kind, Sequence[MethodCard]]) -> None:
-    from aot_cli.output.method_tables import FOOTNOTES, CardTable
-    from aot_cli.output.tables import print_result
-
     titles = ("--method", "--inner, inside the language model")
     tables = (CardTable(title, of_kind) for title, of_kind in zip(titles, cards.values(), strict=True))
     print_result(*tables, *FOOTNOTES)
 
 
 def _print_details(details: Mapping[Kind, Sequence[MethodDetails]]) -> None:
-    from aot_cli.output.method_tables import method_parts
-    from aot_cli.output.tables import print_result
-
     print_result(
         *(part for kind, of_kind in details.items() for one in of_kind for part in method_parts(_FLAGS[kind], one))
     )
 
 
 def _everything() -> dict[Kind, list[MethodCard]]:
-    from aot.plugins import names, unheard_plug_ins
-    from aot_cli.output.method_details import describe
-
     notify([*unheard_plug_ins("methods"), *unheard_plug_ins("inner")])
     return _read({kind: names(kind) for kind in _KINDS}, describe)
 
@@ -74,10 +67,6 @@ def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
     Raises:
         ConfigError: there is neither, or it is broken.
     """
-    from aot.errors import ConfigError
-    from aot.plugins import hint, names
-    from aot_cli.output.method_details import describe_fully
-
     wanted = {kind: (name,) for kind in _KINDS if name in names(kind)}
     if not wanted:
         raise ConfigError(f"there is no method {name!r}; {hint(name)}")
@@ -85,7 +74,5 @@ def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
 
 
 def _read(wanted: Mapping[Kind, Sequence[str]], describe: Callable[[str, Kind], T]) -> dict[Kind, list[T]]:
-    from aot_cli.declared import read_each
-
     found = read_each([(name, kind) for kind, names in wanted.items() for name in names], describe)
     return {kind: [found[name, kind] for name in names] for kind, names in wanted.items()}

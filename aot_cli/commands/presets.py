@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from aot.config.presets import preset_names, preset_text
+from aot.config.sources import resolve_config
 from aot_cli.options import command
 from aot_cli.output.console import print_json
 from aot_cli.output.screen import print_text
@@ -21,8 +23,6 @@ def list_presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Names for --preset, each with what it is for."""
-    from aot.config.presets import preset_names, preset_text
-
     purposes = {name: _purpose(preset_text(name)) for name in preset_names()}
     if as_json:
         told = [{"name": name, "purpose": purpose} for name, purpose in purposes.items()]
@@ -40,9 +40,6 @@ def show_preset(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout: every setting.")] = False,
 ) -> None:
     """A preset as YAML, with its source; or every resolved setting as JSON."""
-    from aot.config.presets import preset_text
-    from aot.config.sources import resolve_config
-
     text = preset_text(name)
     if as_json:
         config = resolve_config({}, name).to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -20,9 +20,8 @@ from aot_cli.declared import read_each
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import settings_type
-
-if TYPE_CHECKING:
-    from aot_cli.output.setting_tables import ResolvedSetting
+from aot_cli.output.setting_tables import ResolvedSetting, resolved_table, setting_row, settings_table
+from aot_cli.output.tables import print_result
 
 __all__ = ["every_setting", "list_settings"]
 
@@ -45,9 +44,6 @@ def list_settings(
 
     aot settings --show --preset dynamic --ratio 0.2
     """
-    from aot_cli.output.setting_tables import resolved_table, setting_row, settings_table
-    from aot_cli.output.tables import print_result
-
     if show:
         resolved = _below(path, list(_resolved(given)))
         if as_json:
@@ -103,8 +99,6 @@ def _resolved(given: Given) -> Iterator[ResolvedSetting]:
     Raises:
         ConfigError: If a value is wrong.
     """
-    from aot_cli.output.setting_tables import ResolvedSetting
-
     layers = given.layers()
     config = build_layers(layers)
     inner = [config.inner.name] if config.inner.name else []

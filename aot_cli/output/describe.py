@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from aot.config.schema import BUNDLED_MODEL, Config
 from aot.types import Clip
+from aot_cli.output.tables import clip_table, fact_table, frame_table, print_result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from aot.config.schema import Config
     from aot.reports.retention import Compression, RetentionReport
     from aot.types import VideoInfo
     from aot.video import FrameIndex
@@ -67,7 +68,6 @@ class VideoDescription:
 
 def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
     """Return what is known of a video without a model."""
-    from aot.config.schema import BUNDLED_MODEL
     from aot.video import plan_frames, segment_lengths
 
     plan = plan_frames(index, config.sampling)
@@ -125,16 +125,12 @@ def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[Grou
 
 def show_video(source: str, found: VideoDescription, strips: ClipStrips | None = None) -> None:
     """Print what is known without a model as tables, the groupings as strips of pictures if there are any."""
-    from aot_cli.output.tables import print_result
-
     clips = _clip_parts(found.clips, found.timestamps_s, strips)
     print_result(*_video_parts(source, found.video), *clips, str(found.prediction))
 
 
 def show_compression(source: str, found: Compression, strips: ClipStrips | None = None) -> None:
     """Print what was kept as tables, the groupings as strips of pictures if there are any."""
-    from aot_cli.output.tables import fact_table, frame_table, print_result
-
     report, tokens = found.report, found.tokens
     print_result(
         *_video_parts(source, report.video),
@@ -145,8 +141,6 @@ def show_compression(source: str, found: Compression, strips: ClipStrips | None 
 
 
 def _video_parts(source: str, video: VideoInfo) -> list[RenderableType]:
-    from aot_cli.output.tables import fact_table
-
     title = video.path if source == video.path else f"{source}, from {video.path}"
     return [fact_table(title, _video_facts(video)), ""]
 
@@ -154,8 +148,6 @@ def _video_parts(source: str, video: VideoInfo) -> list[RenderableType]:
 def _clip_parts(
     clips: Sequence[Grouping], timestamps_s: Sequence[float], strips: ClipStrips | None
 ) -> list[RenderableType]:
-    from aot_cli.output.tables import clip_table
-
     grouped = any(len(clip.members) > 1 for clip in clips)
     if strips:
         return [f"{'keyframe groupings' if grouped else 'sampled frames'}, times in s", strips]

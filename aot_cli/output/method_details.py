@@ -6,10 +6,16 @@ import inspect
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from aot.compression.methods import build_method
+from aot.config.presets import preset_names, preset_settings
+from aot.config.schema import AOT_METHODS, AOTConfig, Config
+from aot.config.setting import Setting, settings_in
+from aot.errors import BudgetError, ConfigError, first_line
+from aot.plugins import METHODS, Card, Kind, find
+from aot_cli.output.setting_tables import as_yaml, setting_row
+
 if TYPE_CHECKING:
-    from aot.config.setting import Setting
     from aot.config.strict import Settings
-    from aot.plugins import Kind
     from aot.types import Needs
 
 __all__ = ["MethodCard", "MethodDetails", "describe", "describe_fully", "settings_type"]
@@ -44,16 +50,11 @@ class MethodDetails(MethodCard):
 
     def to_dict(self) -> dict[str, object]:
         """Return it for JSON."""
-        from aot_cli.output.setting_tables import setting_row
-
         return {**MethodCard.to_dict(self), "settings": [setting_row(setting) for setting in self.settings]}
 
 
 def describe(name: str, kind: Kind) -> MethodCard:
     """Its card and what it needs; of a plug-in that is broken, what is wrong."""
-    from aot.errors import ConfigError
-    from aot.plugins import Card, find
-
     needs: list[str] = []
     try:
         card: Card = find(name, kind).card
@@ -71,11 +72,6 @@ def describe_fully(name: str, kind: Kind) -> MethodDetails:
     Raises:
         ConfigError: there is none of this name, or it is broken.
     """
-    from aot.config.setting import settings_in
-    from aot.errors import ConfigError
-    from aot.plugins import find
-    from aot_cli.output.setting_tables import as_yaml
-
     found, card = find(name, kind), describe(name, kind)
     if card.remark.startswith("broken: "):
         raise ConfigError(card.remark)
@@ -97,9 +93,6 @@ def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
     Raises:
         ConfigError: If there is none of this name, or it is broken.
     """
-    from aot.config.schema import AOT_METHODS, AOTConfig
-    from aot.plugins import find
-
     found = find(name, kind)
     if kind == "inner":
         return found, f"inner.settings.{name}."
@@ -119,7 +112,6 @@ def _paragraphs(*classes: type) -> list[str]:
 
 def _presets(name: str, kind: Kind) -> list[str]:
     """The presets that choose it."""
-    from aot.config.presets import preset_names, preset_settings
 
     def chosen(settings: Settings) -> object:
         return settings.get("method") if kind == "methods" else (settings.get("inner") or {}).get("name")
@@ -135,8 +127,6 @@ def _presets(name: str, kind: Kind) -> list[str]:
 def _least_share(name: str) -> str:
     """Return the least ratio of an inner reduction alone, in a model of the published depth."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
-    from aot.errors import BudgetError
-    from aot.plugins import find
 
     for thousandth in range(1, 1001):
         try:
@@ -155,11 +145,6 @@ def _needs(name: str) -> list[str]:
     Raises:
         ConfigError: If a plug-in fails when it is built.
     """
-    from aot.compression.methods import build_method
-    from aot.config.schema import Config
-    from aot.errors import ConfigError, first_line
-    from aot.plugins import METHODS
-
     try:
         return _in_words(build_method(Config(method=name)).needs)
     except Exception as error:

@@ -7,6 +7,9 @@ from itertools import combinations
 from pathlib import Path
 
 from aot.errors import ConfigError
+from aot.runtime.atomic_writes import check_writable
+from aot.runtime.paths import is_same_file
+from aot.storage.tokens_file import check_suffix
 
 __all__ = ["check_outputs"]
 
@@ -20,10 +23,6 @@ def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: boo
         ConfigError: a name has not the ending of its format, or two are of one file.
         OutputError: as `aot.runtime.atomic_writes.check_writable`, for instance because it is the source's own file.
     """
-    from aot.runtime.atomic_writes import check_writable
-    from aot.runtime.paths import is_same_file
-    from aot.storage.tokens_file import check_suffix
-
     named = {flag: path for flag, path in outputs.items() if path is not None}
     for flag, path in named.items():
         if flag == "--output":

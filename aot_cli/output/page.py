@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aot.errors import ConfigError
+from aot.runtime.atomic_writes import write_text
+from aot.storage.tokens_file import is_tokens_file
 from aot_cli.output.console import notify
+from aot_cli.output.reproduce import command_for
 
 if TYPE_CHECKING:
     from aot.evaluation import Outcome
@@ -30,8 +33,6 @@ def check_pictures(path: Path | None, source: str) -> None:
     Raises:
         ConfigError: there is to be a page of a source without pictures.
     """
-    from aot.storage.tokens_file import is_tokens_file
-
     if path is not None and is_tokens_file(source):
         raise ConfigError("--html shows a video's frames, which a tokens file does not hold; name the video")
 
@@ -51,7 +52,6 @@ def compression_page(
     if path is None:
         return
     from aot.reports import html
-    from aot_cli.output.reproduce import command_for
 
     command = command_for(words, result.report.config)
     html.write(result, path, command=command, answers=answers, answers_ms=answers_ms, overwrite=force)
@@ -62,7 +62,6 @@ def comparison_page(
 ) -> None:
     """Write the page of the methods that answered a question."""
     from aot.reports.html import render_page, shown_video, unshown
-    from aot.runtime.atomic_writes import write_text
 
     assert outcomes[0].compression is not None
     told = [*notices, *unshown(outcome.condition.config for outcome in outcomes)]

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aot.config.schema import Config, build_config
+from aot.config.sources import resolve_config
 from aot_cli.options import FLAGS
 
 if TYPE_CHECKING:
-    from aot.config.schema import Config
     from aot.config.strict import Settings
 
 __all__ = ["ask_words", "command_for"]
@@ -49,9 +50,6 @@ def _not_a_flag(source: str) -> str:
 
 def _usual(config: Config) -> Iterator[Settings]:
     """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
-    from aot.config.schema import build_config
-    from aot.config.sources import resolve_config
-
     assert config.model.name is not None  # a model has run
     model = {"model": {"name": config.model.name}}
     yield build_config(model).to_dict()

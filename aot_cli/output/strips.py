@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aot.errors import AOTError
+from aot.reports.frame_pictures import shrunk, shrunk_jpeg
 from aot_cli.output.console import StageBars
 from aot_cli.output.describe import Grouping, VideoDescription, groupings
 from aot_cli.output.terminal_pictures import Clips, ClipStrips, picture_size, shown_clips
@@ -24,8 +25,6 @@ __all__ = ["strips_of_file", "strips_of_pictures"]
 
 def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
     """Return the groupings of a run, with the JPEG files of its frames."""
-    from aot.reports.frame_pictures import shrunk_jpeg
-
     size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
     pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
@@ -44,7 +43,6 @@ def _decoded(
     file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
 ) -> dict[int, NDArray[np.uint8]]:
     """Pictures by the frame's number, of those that decode."""
-    from aot.reports.frame_pictures import shrunk
     from aot.video import open_video
 
     frame_at = {time: frame for frame, time in times_s.items()}

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 
-from aot_cli.main import app
+from aot_cli.main import COMMANDS, load_command
 from tests.support.cli_run import Aot
 from tests.support.stand_in_hub import SOME_MODEL, StandInHub
 
@@ -77,13 +76,12 @@ def results(run_aot: Aot, clip_file: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[str]:
+def commands() -> Iterator[str]:
     """Every command of the program, for instance "bench video"."""
-    command = command or typer.main.get_command(app)
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, (*words, name))
-    if words and not getattr(command, "commands", None):
-        yield " ".join(words)
+    yield from ("help", "version")
+    for name in COMMANDS:
+        for part in getattr(load_command(name), "commands", [""]):
+            yield f"{name} {part}".strip()
 
 
 def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, list[tuple[int, Line]]]:
@@ -118,6 +116,7 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
         "methods": [(0, ("methods",)), (0, ("methods", "aot"))],
         "presets list": [(0, ("presets", "list"))],
         "presets show": [(0, ("presets", "show", "shapes"))],
+        "settings": [(0, ("settings",)), (0, ("settings", "--show"))],
         "help": [(0, ("help", "ask"))],
         "version": [(0, ("version",))],
     }

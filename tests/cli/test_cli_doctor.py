@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from aot import selftest
 from aot.selftest import CheckResult
 from tests.support.cli_run import Aot
 
@@ -20,7 +19,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def run() -> Iterator[CheckResult]:
         yield from outcomes(*names)
 
-    monkeypatch.setattr(selftest, "run_selftest", run)
+    monkeypatch.setattr("aot_cli.commands.doctor.run_selftest", run)
 
 
 def test_facts_alone(run_aot: Aot) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aot_cli.main import COMMANDS, load_command
 from tests.support.cli_run import Aot
 
 LIBRARIES = {"torch", "transformers", "av", "decord", "matplotlib", "numpy"}
@@ -56,6 +57,62 @@ def test_no_command_pays_for_what_it_does_not_use(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(done.stderr.splitlines()[-1])) <= loads
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ask no.mp4 what?", "compress no.mp4", "inspect no.mp4", "compare no.mp4 what?", "eval -o out",
+     "bench video no.mp4", "bench compressor --anchors 99999"],
+)  # fmt: skip
+def test_a_wrong_line_does_not_wait_for_torch(line: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from aot_cli.entry import main\n"
+        f"sys.argv = ['aot', *{line.split()!r}]\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (2, 3), done.stderr
+    assert done.stdout == "False\n"
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys, json\n"
+        "from aot_cli.entry import main\n"
+        "sys.argv = ['aot', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as left: assert not left.code\n"
+        "print(json.dumps(list(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = json.loads(done.stderr.splitlines()[-1])
+    assert "aot_cli.main" in loaded
+    assert not [name for name in loaded if name.startswith(("aot_cli.commands", "aot.config", "yaml", *LIBRARIES))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_line_of_the_table_begins_the_help_of_its_command(name: str) -> None:
+    assert load_command(name).help.startswith(COMMANDS[name][1])
+
+
+def test_the_process_ends_without_taking_the_libraries_apart() -> None:
+    code = (
+        "import atexit, sys\n"
+        "from aot_cli import entry\n"
+        "class Defined:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "defined, main = Defined(), entry.main\n"
+        "def registering():\n"
+        "    atexit.register(print, 'at exit')\n"  # as libraries do
+        "    main()\n"
+        "entry.main, sys.argv = registering, ['aot', 'presets', 'show', 'nope', '--json']\n"
+        "entry.script()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout.endswith("}\nat exit\n")
 
 
 def test_console_script_is_installed() -> None:

@@ -65,13 +65,13 @@ def test_others_get_text(clip_file: Path, environment: dict[str, str]) -> None:
 def test_plain_text_and_json_decode_nothing(run_aot: Aot, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aot.video.open_video", None)
     assert "their times" in run_aot("inspect", clip_file).out
-    monkeypatch.setattr("aot_cli.output.terminal_pictures.shows_pictures", lambda: True)
+    monkeypatch.setattr("aot_cli.commands.inspect.shows_pictures", lambda: True)
     assert run_aot("inspect", clip_file, "--json").json["clips"]
 
 
 @pytest.fixture
 def pictured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aot_cli.output.terminal_pictures.shows_pictures", lambda: True)
+    monkeypatch.setattr("aot_cli.commands.inspect.shows_pictures", lambda: True)
 
 
 @pytest.mark.usefixtures("pictured")

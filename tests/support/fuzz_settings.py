@@ -83,13 +83,15 @@ class SettingsCases:
     def read(self, folder: Path) -> None:
         """Take the files that `make` wrote, and look up what there is to set."""
         from aot.config.schema import Config
-        from aot_cli.main import app
+        from aot_cli.main import COMMANDS, app, load_command
 
         self.results = folder
         self.clip = (folder / CLIP).read_bytes()
         presets = Path(__file__).parents[2] / "presets"
         self.presets = tuple(path.read_bytes() for path in sorted(presets.rglob("*.yaml")))
         self.options = dict(_options(typer.main.get_command(app)))
+        for name in COMMANDS:
+            self.options |= _options(load_command(name), (name,))
         self.paths = tuple(_paths(Config()))
 
     def steps(self, random: Random, folder: Path, hub: str) -> list[Step]:
