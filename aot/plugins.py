@@ -96,7 +96,7 @@ INNER = MappingProxyType(
 )
 _TABLES = {"methods": METHODS, "inner": INNER}
 _NOUNS = {"methods": "method", "inner": "inner reduction"}
-_CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "places", "reduce")}
+_CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "points", "reduce")}
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:

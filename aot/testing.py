@@ -279,7 +279,7 @@ def _unchanged(kept: CompressedTokens, tokens: VisualTokens) -> bool:
     """Return whether every kept token is the pooled token at its position."""
     if tokens.merged is not None:
         return True  # merged in the tower; there are no pooled tokens to compare with
-    return torch.equal(kept.features, pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)[kept.place])
+    return torch.equal(kept.features, pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)[kept.cell])
 
 
 def _tensors(kept: CompressedTokens) -> list[Tensor]:

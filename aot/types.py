@@ -392,7 +392,7 @@ class CompressedTokens:
     sources: SourceWeights | None = None
 
     @property
-    def place(self) -> Tensor:
+    def cell(self) -> Tensor:
         """Return each token's index among all F * n pooled tokens, raster order, int64 [K]."""
         rows, cols = self.grid
         return (self.frame.long() * rows + self.row.long()) * cols + self.col.long()

@@ -31,18 +31,18 @@ def saliency(shift: float, waves: float) -> Tensor:
     return (0.3 + spots + texture).flatten()[None]
 
 
-def cells(x: float, y: float, size: float, grid: int, colours: list[str]) -> str:
+def cells(x: float, y: float, size: float, grid: int, colors: list[str]) -> str:
     gap = size * 0.14
     return "".join(
         f'<rect x="{x + (i % grid) * size:.1f}" y="{y + (i // grid) * size:.1f}" width="{size - gap:.2f}" '
-        f'height="{size - gap:.2f}" fill="{colour}"/>'
-        for i, colour in enumerate(colours)
+        f'height="{size - gap:.2f}" fill="{color}"/>'
+        for i, color in enumerate(colors)
     )
 
 
-def text(x: float, y: float, words: str, size: int = 13, colour: str = INK, weight: str = "normal") -> str:
+def text(x: float, y: float, words: str, size: int = 13, color: str = INK, weight: str = "normal") -> str:
     return (
-        f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" font-weight="{weight}" '
+        f'<text x="{x}" y="{y}" font-size="{size}" fill="{color}" font-weight="{weight}" '
         f'text-anchor="middle">{words}</text>'
     )
 
@@ -54,17 +54,17 @@ def arrow(x: float, y: float, length: float, label: str) -> str:
     )
 
 
-def anchor_colours(shift: float) -> tuple[list[str], Tensor]:
+def anchor_colors(shift: float) -> tuple[list[str], Tensor]:
     shallow, deep = saliency(shift, 1.3), saliency(shift, 0.2)
     ranking = rank_patches(shallow, deep, GRID)
     mask = ranking.select(ANCHORS, 0.5)
     per_window, _ = ranking.split(ANCHORS, 0.5)
     local = ranking.window_rank[0] < per_window
-    colours = [LOCAL if near else GLOBAL if any_ else FAINT for near, any_ in zip(local, mask[0], strict=True)]
-    return colours, kept_cells(pool(mask.float()[..., None], GRID, Pooling("bilinear"))[..., 0])[0]
+    colors = [LOCAL if near else GLOBAL if any_ else FAINT for near, any_ in zip(local, mask[0], strict=True)]
+    return colors, kept_cells(pool(mask.float()[..., None], GRID, Pooling("bilinear"))[..., 0])[0]
 
 
-def pooled_colours(kept: Tensor, first: Tensor | None) -> list[str]:
+def pooled_colors(kept: Tensor, first: Tensor | None) -> list[str]:
     """Keyframe cells, or for a later frame the cells that the keyframe does not have (distinct)."""
     if first is None:
         return [KEPT if cell else FAINT for cell in kept]
@@ -73,16 +73,16 @@ def pooled_colours(kept: Tensor, first: Tensor | None) -> list[str]:
 
 def legend(x: float, y: float, entries: list[tuple[str, str]]) -> str:
     parts = []
-    for colour, words in entries:
-        parts.append(f'<rect x="{x}" y="{y - 10}" width="11" height="11" fill="{colour}"/>')
+    for color, words in entries:
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="11" height="11" fill="{color}"/>')
         parts.append(f'<text x="{x + 17}" y="{y}" font-size="12" fill="{INK}">{words}</text>')
         y += 19
     return "".join(parts)
 
 
 def draw() -> str:
-    colours, key = anchor_colours(0.0)
-    later = [anchor_colours(shift)[1] for shift in (1.2, 2.6, 4.2)]
+    colors, key = anchor_colors(0.0)
+    later = [anchor_colors(shift)[1] for shift in (1.2, 2.6, 4.2)]
     parts = []
     for i in range(4):  # the clip
         parts.append(
@@ -91,12 +91,12 @@ def draw() -> str:
         )
     parts += [text(92, 190, "frames", 13), text(92, 207, "729 patches each", 11, SOFT)]
     parts += [arrow(166, 115, 74, "encoder")]
-    parts += [cells(252, 40, 5.8, 27, colours), text(330, 24, "Phase I: anchors", 13, INK, "bold")]
+    parts += [cells(252, 40, 5.8, 27, colors), text(330, 24, "Phase I: anchors", 13, INK, "bold")]
     parts += [legend(268, 218, [(LOCAL, "local anchor"), (GLOBAL, "global anchor"), (FAINT, "moves into anchors")])]
     parts += [arrow(416, 115, 74, "pool")]
     for i, frame in enumerate([key, *later]):
         x, y = 502 + (i % 2) * 88, 40 + (i // 2) * 82
-        parts.append(cells(x, y, 5.4, 14, pooled_colours(frame, key if i else None)))
+        parts.append(cells(x, y, 5.4, 14, pooled_colors(frame, key if i else None)))
     parts += [text(584, 24, "Phase II: one clip", 13, INK, "bold")]
     parts += [
         legend(520, 218, [(KEPT, "keyframe"), (DISTINCT, "changed: kept"), (MERGED, "repeats: moves into keyframe")])

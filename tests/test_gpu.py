@@ -84,7 +84,7 @@ def test_a_graph_writes_what_generate_does(bundled_on_gpu: Llava, clip_file: Pat
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_a_graph_goes_on_behind_reductions_inside(on_gpu: Llava, clip_file: Path, name: str) -> None:
+def test_a_graph_goes_on_after_reductions_inside(on_gpu: Llava, clip_file: Path, name: str) -> None:
     config = build_config({"ratio": 0.4, "method": "uniform", "inner": {"name": name}, "sampling": {"frames": 8}})
     tokens = compress_video(clip_file, on_gpu, config).tokens
     inner = divide(config, on_gpu.language_layers)[1]
@@ -168,6 +168,6 @@ def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: L
 @torch.no_grad()
 def test_the_tower_gives_the_stock_calls_states(on_gpu: VideoModel, small_model: Llava) -> None:
     assert isinstance(on_gpu, Llava)
-    pixels = on_gpu.normalise(noise(small_model, 4))
+    pixels = on_gpu.normalize(noise(small_model, 4))
     expected = on_gpu.tower(pixels, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(hidden_states(on_gpu.tower, pixels, [-1])[0], expected, rtol=1e-4, atol=1e-4)

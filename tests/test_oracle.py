@@ -91,9 +91,9 @@ def test_the_narrow_golden_decision() -> None:
     other = aot_paper(
         *golden_input(), GOLDEN_GRID, row.count, row.keep_ratio, GOLDEN_CLIP_FRAMES, row.pool_kind, row.narrow
     )
-    places = [{emitted[:4] for emitted in each} for each in (run(row).emitted, other)]
+    cells = [{emitted[:4] for emitted in each} for each in (run(row).emitted, other)]
     exchanged = [(3, *cell, "distinct") for cell in (row.narrow.float64, row.narrow.other)]
-    assert places[0] ^ places[1] == set(exchanged) and exchanged[0] in places[0]
+    assert cells[0] ^ cells[1] == set(exchanged) and exchanged[0] in cells[0]
     sums = {role: sum(feature.sum() for *_, its, feature in other if its == role) for role in ("distinct", "merged")}
     assert sums == pytest.approx({"distinct": row.narrow.distinct_sum, "merged": row.narrow.merged_sum}, abs=1e-6)
 

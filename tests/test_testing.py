@@ -86,7 +86,7 @@ class Single(First):
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         if len(tokens.timestamps_s) == 1:
-            raise IndexError("no neighbour")
+            raise IndexError("no neighbor")
         return super().compress(tokens, budget)
 
 
@@ -108,7 +108,7 @@ class Loose(First):
         (Scaling, r"changed its input"),
         (Brighter, r"features that differ from the pooled tokens at their positions, but no sources"),
         (Claims, r"source weights that are not positive, or that sum to more than 1"),
-        (Single, r"1 frames of 5 x 5 patches, .*: it raised IndexError: no neighbour"),
+        (Single, r"1 frames of 5 x 5 patches, .*: it raised IndexError: no neighbor"),
     ],
 )
 def test_what_is_wrong_is_told(method: Any, told: str) -> None:

@@ -163,7 +163,7 @@ def test_text_survives_and_costs_one_token_per_byte(tokenizer: Any, text: str) -
     assert len(ids) == len(text.encode())
 
 
-def test_only_normalisation_changes_text(tokenizer: Any) -> None:
+def test_only_normalization_changes_text(tokenizer: Any) -> None:
     decomposed = "cafe\u0301"
     assert tokenizer.decode(tokenizer(decomposed).input_ids) == unicodedata.normalize("NFC", decomposed)
 
@@ -211,7 +211,7 @@ def test_chat_template_puts_the_video_before_the_text(folder: Path, tokenizer: A
     assert rendered == "<|im_start|>user <video>\nWhy?<|im_end|><|im_start|>assistant\n"
 
 
-# --- behaviour ---
+# --- behavior ---
 
 
 def test_stock_forward_fills_the_video_slots(model: Any, tokenizer: Any) -> None:

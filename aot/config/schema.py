@@ -256,8 +256,8 @@ class GenerationConfig(CheckedSettings):
     def conflicts(self) -> Conflicts:
         """Yield a shortest answer that is longer than the longest."""
         if self.min_new_tokens > self.max_new_tokens:
-            told = f"must be at most max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}"
-            yield "min_new_tokens", told
+            message = f"must be at most max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}"
+            yield "min_new_tokens", message
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class CheckedSettings:
             if rule and value is not None and not rule.holds(value)
         ]
         known = {problem.path for problem in problems}
-        problems += [Problem(name, told) for name, told in self.conflicts() if name not in known]
+        problems += [Problem(name, message) for name, message in self.conflicts() if name not in known]
         if problems:
             raise ConfigError(*problems)
 

@@ -6,7 +6,7 @@ from aot.evaluation.conditions import Condition, build_conditions, off_budget
 from aot.evaluation.dataset import Item, load_dataset
 from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal_reader import Answered
-from aot.evaluation.results import Results, summarise
+from aot.evaluation.results import Results, summarize
 from aot.evaluation.run import Outcome, Task, answer_video, evaluate
 
 __all__ = [
@@ -22,5 +22,5 @@ __all__ = [
     "load_dataset",
     "locked",
     "off_budget",
-    "summarise",
+    "summarize",
 ]

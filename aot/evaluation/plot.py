@@ -202,13 +202,13 @@ def _best_last(lines: Lines) -> list[str]:
 # --- Shared by both
 
 
-def _points(axes: Any, places: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
+def _points(axes: Any, coords: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
     """Draw accuracies in percent with their intervals if known, along y if `upright`."""
     means = [100 * each.mean for each in measured]
     reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
              [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip
     known = reach if any(each.low is not None for each in measured) else None
-    x, y = (places, means) if upright else (means, places)
+    x, y = (coords, means) if upright else (means, coords)
     axes.errorbar(x, y, **{"yerr" if upright else "xerr": known}, markersize=5, **style)
 
 

@@ -17,7 +17,7 @@ from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal_reader import Answered
 
-__all__ = ["ConditionResult", "Difference", "Results", "summarise"]
+__all__ = ["ConditionResult", "Difference", "Results", "summarize"]
 
 _REFERENCES = ("none", "random")
 
@@ -106,7 +106,7 @@ class Results:
         return text.getvalue()
 
 
-def summarise(
+def summarize(
     items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[str, Sequence[Answered]]
 ) -> Results:
     """Return all results; `answered` has each condition's answers in the order of `items`."""
@@ -125,11 +125,11 @@ def summarise(
         visual_tokens=fmean(row.visual_tokens for row in shared),
         decode_ms=median(row.decode_ms for row in shared),
         encode_ms=median(row.encode_ms for row in shared),
-        conditions=tuple(_summarise(each, rows[each.key], scores, names, resampling) for each in conditions),
+        conditions=tuple(_summarize(each, rows[each.key], scores, names, resampling) for each in conditions),
     )
 
 
-def _summarise(
+def _summarize(
     condition: Condition,
     rows: Sequence[Answered],
     scores: Mapping[str, NDArray[np.float64]],

@@ -15,7 +15,7 @@ from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
-from aot.evaluation.results import Results, summarise
+from aot.evaluation.results import Results, summarize
 from aot.evaluation.scoring import score
 from aot.models import VideoModel
 from aot.pipeline.frame_selection import check_questions
@@ -74,7 +74,7 @@ def evaluate(
         journal = Journal(folder, _description(model, conditions), restart=restart)
         met = _answer_missing(items, model, conditions, journal, on_progress, on_notice)
     found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in met}
-    return summarise(items, met, found)
+    return summarize(items, met, found)
 
 
 def _answer_missing(

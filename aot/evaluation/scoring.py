@@ -7,7 +7,7 @@ from collections import Counter
 
 from aot.evaluation.dataset import Item
 
-__all__ = ["SCORING", "normalise", "score"]
+__all__ = ["SCORING", "normalize", "score"]
 
 SCORING = (
     "micro: mean over questions; macro: mean over families; both include the family describe by its share of right "
@@ -18,7 +18,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 _DESCRIPTION = "describe"
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Return a text in a form that ignores case, spacing, outer punctuation and a leading article.
 
     Number words up to ten become digits.
@@ -39,7 +39,7 @@ def score(item: Item, predicted: str) -> float:
         return float(_chosen(item, predicted) == item.right_option)
     if item.family == _DESCRIPTION:
         return _sentence_share(item.answer, predicted)
-    return float(normalise(predicted) == normalise(item.answer))
+    return float(normalize(predicted) == normalize(item.answer))
 
 
 def _chosen(item: Item, predicted: str) -> int | None:
@@ -47,9 +47,9 @@ def _chosen(item: Item, predicted: str) -> int | None:
 
     The answer is the option's text, or its letter, alone or followed by punctuation.
     """
-    wanted = normalise(predicted)
+    wanted = normalize(predicted)
     for index, option in enumerate(item.options):
-        if normalise(option) == wanted:
+        if normalize(option) == wanted:
             return index
     letter = re.match(r"\s*\(?([A-Za-z])(?:[.):,]|\s*$)", predicted)
     return item.option_of(letter[1]) if letter else None
@@ -61,4 +61,4 @@ def _sentence_share(wanted: str, predicted: str) -> float:
 
 
 def _sentences(text: str) -> list[str]:
-    return [sentence for part in re.split(r"[.!?]+(?:\s|$)", text) if (sentence := normalise(part))]
+    return [sentence for part in re.split(r"[.!?]+(?:\s|$)", text) if (sentence := normalize(part))]

@@ -214,7 +214,7 @@ class ComposedModel(ABC):
         """Return whether the tower accepts frames of `size`; `wanted` is its own choice."""
         return size == wanted
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels [F, 3, H, W] as the tower's input, on its device and in its dtype."""
         # The upload comes first, because uint8 is a quarter of float32 on the bus.
         values = uploaded(pixels, self.device).float()

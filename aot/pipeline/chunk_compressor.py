@@ -70,7 +70,7 @@ class ChunkCompressor:
         # 4. Keep what the language model reads, and the sources if it is traced.
         deepstack = visual.deepstack
         if deepstack is not None:
-            deepstack = deepstack.flatten(1, 2)[:, tokens.place.to(deepstack.device)]
+            deepstack = deepstack.flatten(1, 2)[:, tokens.cell.to(deepstack.device)]
         sources = of_kept(tokens) if self._traced else None
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
 

@@ -52,7 +52,7 @@ class FrameSelection:
     notices: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
+    def sentence(self) -> str:
         """Return one sentence for the user."""
         return f"{len(self.frames)} of {self.sampled} sampled frames were chosen, by {self.by}"
 

@@ -114,7 +114,7 @@ class VideoEncoder:
                 on_chunk(visual)
                 self._on_progress("compress", self._sampled, self._planned)
                 del visual, frames  # before the next ones are made
-            first = (*selection.notices, selection.told) if selection else self._unselected()
+            first = (*selection.notices, selection.sentence) if selection else self._unselected()
             self._clock.add("decode", stream.decode_ms)
             return EncodedVideo(
                 source=stream.source,

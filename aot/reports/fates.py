@@ -48,15 +48,15 @@ def fates(tokens: CompressedTokens) -> Tensor:
     sources = sources_of(tokens)
     # 1. Merged or discarded, by how much of each token is held.
     frames, per_frame = len(tokens.timestamps_s), math.prod(tokens.grid)
-    place, role, mass = tokens.place.cpu(), tokens.role.cpu(), tokens.mass.cpu()
+    cell, role, mass = tokens.cell.cpu(), tokens.role.cpu(), tokens.mass.cpu()
     held = torch.zeros(frames * per_frame).index_add_(0, sources.source, sources.weight * mass[sources.token])
     whole = 1 if sources.source_mass is None else sources.source_mass
     fate = torch.where(held >= whole / 2, int(Fate.MERGED), int(Fate.DISCARDED))
     # 2. Kept tokens; later assignments are more specific and override earlier ones.
-    fate[place[role != Role.MERGED]] = int(Fate.KEPT)
-    merged, distinct = place[role == Role.MERGED], place[role == Role.DISTINCT]
+    fate[cell[role != Role.MERGED]] = int(Fate.KEPT)
+    merged, distinct = cell[role == Role.MERGED], cell[role == Role.DISTINCT]
     fate[merged] = int(Fate.GATHERED)
     if sources.is_global is not None:
-        fate[place] = torch.where(sources.is_global, int(Fate.GLOBAL_ANCHOR), int(Fate.LOCAL_ANCHOR))
+        fate[cell] = torch.where(sources.is_global, int(Fate.GLOBAL_ANCHOR), int(Fate.LOCAL_ANCHOR))
     fate[distinct] = int(Fate.DISTINCT)
     return fate.to(torch.uint8).view(frames, per_frame)

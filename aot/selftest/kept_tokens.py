@@ -41,7 +41,7 @@ def kept_cells(device: str) -> dict[str, list[int]]:
         result = kept[id(pipeline)]
         if isinstance(result, Refusal):
             raise result.error
-        cells[name] = result.tokens.place.tolist()
+        cells[name] = result.tokens.cell.tolist()
     return cells
 
 

@@ -153,7 +153,7 @@ def _where(scene: Scene, thing: Thing, name: str) -> Iterator[QA]:
     else:
         return
     for kind, time in times.items():
-        x, y = thing.place(time)
+        x, y = thing.position(time)
         if min(abs(x - SIDE / 2), abs(y - SIDE / 2)) > _MIDDLE_MARGIN:
             rows, cols = ("top", "bottom")[y > SIDE / 2], ("left", "right")[x > SIDE / 2]
             yield _qa(scene, kind, [name], f"{rows} {cols}", [thing])

@@ -75,7 +75,7 @@ def _paint(frame: Floats, thing: Thing, time: float, scale: float) -> None:
 
 def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, slice, Floats]:
     """Return rows and columns of a thing's bounding box, and the covered share of its pixels."""
-    x, y = (value * scale for value in thing.place(time))
+    x, y = (value * scale for value in thing.position(time))
     radius = thing.radius * scale
     cols = slice(max(0, math.floor(x - radius - 1)), min(side, math.ceil(x + radius + 1)))
     rows = slice(max(0, math.floor(y - radius - 1)), min(side, math.ceil(y + radius + 1)))

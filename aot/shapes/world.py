@@ -83,7 +83,7 @@ class Thing:
             return "flashes"
         return "appears" if self.first > 0 else "disappears" if self.stop < BEATS else "stays"
 
-    def place(self, time: float) -> tuple[float, float]:
+    def position(self, time: float) -> tuple[float, float]:
         """Return (x, y) of the center at `time`."""
         dx, dy = MOTIONS[self.motion]
         way = self.speed * (time - self.first)
@@ -204,7 +204,7 @@ def _compatible(thing: Thing, other: Thing) -> bool:
         return False
     times = range(max(thing.first, other.first), min(thing.stop, other.stop) + 1)
     clearance = thing.radius + other.radius + _GAP
-    return all(math.dist(thing.place(time), other.place(time)) > clearance for time in times)
+    return all(math.dist(thing.position(time), other.position(time)) > clearance for time in times)
 
 
 def sample_background(rng: np.random.Generator) -> Background:

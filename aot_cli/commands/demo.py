@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _OWN_FOLDER = Path("aot-demo")  # what the demo wrote there it may replace
-_SEED = 125  # a scene with motion and a change of colour
+_SEED = 125  # a scene with motion and a change of color
 _KINDS = ("describe", "change", "motion")
 
 

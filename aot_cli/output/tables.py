@@ -39,7 +39,7 @@ __all__ = [
 
 FEW_VIDEOS = 10  # fewer do not tell how much videos differ
 # Of Okabe and Ito's palette, as in the overlay: what kept tokens are.
-_ROLE_COLOURS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
+_ROLE_COLORS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
 _LONG_TABLE = 40  # rows; twice as many are shown whole
 _TAIL = 8
 
@@ -102,7 +102,7 @@ def frame_table(frames: Sequence[FrameRetention]) -> Table:
     for name in (
         "frame", "time s", "clip", "", "similar", "own", "distinct", "merged", "kept", "retention",
     ):  # fmt: skip
-        head = Text(name, style=_ROLE_COLOURS.get(name, ""))
+        head = Text(name, style=_ROLE_COLORS.get(name, ""))
         table.add_column(head, justify="left" if name in ("", "retention") else "right", no_wrap=True)
     most = max((frame.kept for frame in frames), default=0) or 1
     grouped = not all(frame.is_keyframe for frame in frames)
@@ -123,11 +123,11 @@ def frame_table(frames: Sequence[FrameRetention]) -> Table:
 
 
 def _bar(frame: FrameRetention, most: int) -> Text:
-    """Up to five blocks for the tokens kept, coloured by what they are as the headings are."""
+    """Up to five blocks for the tokens kept, colored by what they are as the headings are."""
     bar, tokens = Text(), 0
-    for name, colour in _ROLE_COLOURS.items():
+    for name, color in _ROLE_COLORS.items():
         tokens += getattr(frame, name)
-        bar.append("█" * (round(5 * tokens / most) - len(bar)), style=colour)
+        bar.append("█" * (round(5 * tokens / most) - len(bar)), style=color)
     return bar
 
 

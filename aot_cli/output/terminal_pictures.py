@@ -1,4 +1,4 @@
-"""Groupings as strips of small pictures, for terminals with many colours; each character shows two pixels."""
+"""Groupings as strips of small pictures, for terminals with many colors; each character shows two pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Clips = Sequence[Grouping]
 
 
 def shows_pictures(console: Console | None = None) -> bool:
-    """Whether stdout is a terminal with enough colours, and characters, for pictures."""
+    """Whether stdout is a terminal with enough colors, and characters, for pictures."""
     console = console or SafeConsole()
     return (
         console.is_terminal
@@ -152,7 +152,7 @@ def _beside(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
 
 
 def _half_blocks(picture: Picture) -> list[Text]:
-    """Two rows of pixels per line: the upper in the character's colour, the lower in its background's."""
+    """Two rows of pixels per line: the upper in the character's color, the lower in its background's."""
     lines = []
     for upper, lower in zip(picture[::2].tolist(), picture[1::2].tolist(), strict=True):
         line = Text()

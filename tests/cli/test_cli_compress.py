@@ -66,8 +66,8 @@ def test_baselines_keep_exactly_the_budget(run_aot: Aot, small: tuple[str, ...],
         assert sum(frame["own"] for frame in report["frames"]) == 26
     a, b = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
     assert torch.equal(a["features"], b["features"])
-    place = a["frame"] * 25 + a["row"] * 5 + a["col"]
-    assert (place.diff() > 0).all()
+    cell = a["frame"] * 25 + a["row"] * 5 + a["col"]
+    assert (cell.diff() > 0).all()
     assert (a["mass"] == 1).all() and (a["role"] == 0).all()
 
 

@@ -49,7 +49,7 @@ def test_the_demo_as_people_see_it(run_aot: Aot) -> None:
 
 
 def test_no_model_is_the_bundled_model_and_it_sees(run_aot: Aot) -> None:
-    """Every question about one scene, with all tokens; most must be right, and colours, shapes and sizes all."""
+    """Every question about one scene, with all tokens; most must be right, and colors, shapes and sizes all."""
     scene = sample_scene(184)
     write_clip(scene, Path("clip.mp4"))
     asked = questions(scene)

@@ -115,20 +115,20 @@ def test_the_drawn_clips_are_a_data_set(run_aot: Aot, small: tuple[str, ...]) ->
 def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     rows = [
         {"video": str(clip_file), "question": "what moves?", "answer": "B", "options": ["a wave", "a square"]},
-        {"video": str(clip_file), "question": "what colour is it?", "answer": "red", "family": "colour"},
+        {"video": str(clip_file), "question": "what color is it?", "answer": "red", "family": "color"},
     ]
     Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     variant = ("--variant", "once:aot.inter.keyframe=original,aot.clips.frames=2")
     run = run_aot("eval", "mine.jsonl", "-o", "out", *small, *QUICK, *variant, "--json")
     assert run.code == 0, run.err
     assert [row["name"] for row in run.json["conditions"]] == ["none", "random", "aot", "once"]
-    assert run.json["families"] == {"all": 1, "colour": 1}
+    assert run.json["families"] == {"all": 1, "color": 1}
 
-    asked = run_aot("ask", clip_file, "what colour is it?", "--ratio", "0.5", "--max-new-tokens", "6", "--json", *small)
+    asked = run_aot("ask", clip_file, "what color is it?", "--ratio", "0.5", "--max-new-tokens", "6", "--json", *small)
     answers = [json.loads(line) for line in Path("out/answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     found = {(row["condition"], row["question"]): row["predicted"] for row in answers}
     assert len(answers) == len(found) == 8
-    assert found["aot@0.5", "what colour is it?"] == asked.json["answer"]
+    assert found["aot@0.5", "what color is it?"] == asked.json["answer"]
 
 
 def test_an_interrupt_leaves_what_can_be_gone_on_with(

@@ -84,7 +84,7 @@ def test_eval(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     assert "language_model_load" in Path("out/results.csv").read_text().splitlines()[0]
 
 
-def test_eval_of_one_reduction_behind_every_method(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+def test_eval_of_one_reduction_after_every_method(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     Path("data.jsonl").write_text(json.dumps({"video": str(clip_file), "question": "one?", "answer": "yes"}) + "\n")
     how = ("--methods", "none,uniform", "--ratios", "0.5", "--inner", "holitom")
     found = run_aot("eval", "data.jsonl", "-o", "out", *small, *SHORT, *how, "--json").json

@@ -14,7 +14,7 @@ from tests.support.cli_run import Aot
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are of Unix")
 
-COLOURS = re.compile(rb"\x1b\[38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m\xe2\x96\x80")  # both colours of a half block
+COLORS = re.compile(rb"\x1b\[38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m\xe2\x96\x80")  # both colors of a half block
 CODE = "from aot_cli.entry import main; main()"
 
 
@@ -50,7 +50,7 @@ def in_terminal(*arguments: str, **environment: str) -> bytes:
 
 def test_a_terminal_gets_pictures(clip_file: Path) -> None:
     written = in_terminal("inspect", str(clip_file), "--frames", "6", "--clip-frames", "3")
-    assert len(COLOURS.findall(written)) == 6 * 18 * 14 // 2  # 160 x 120 pixels become 18 x 14
+    assert len(COLORS.findall(written)) == 6 * 18 * 14 // 2  # 160 x 120 pixels become 18 x 14
     assert written.count("◆".encode()) == 2
     assert b"their times" not in written
 

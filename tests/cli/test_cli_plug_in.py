@@ -45,7 +45,7 @@ py-modules = ["strangers_method", "strangers_other"]
 OTHERS = """
 from dataclasses import dataclass
 import torch
-from aot.compression.in_llm import Place, Reduction
+from aot.compression.in_llm import LayerPoint, Reduction
 from aot.compression.methods import Card
 from aot.compression.methods.subset import keep_subset
 from aot.types import Needs
@@ -75,7 +75,7 @@ class Texts:
     card = Card("second layer")
     def load(self, layers): return 0.9
     def with_load(self, load, layers): return self
-    def places(self, layers): return [Place(1)]
+    def points(self, layers): return [LayerPoint(1)]
     def reduce(self, state): return Reduction(state.question)
 """
 

@@ -46,7 +46,7 @@ def test_every_source_is_named(run_aot: Aot, monkeypatch: pytest.MonkeyPatch) ->
     assert found["generation.seed"] == (3, "--set")
     assert found["aot.clips.mode"] == ("dynamic", "preset dynamic")
     assert found["methods.fastvid.own_weight"] == (1.0, "aot.yaml")
-    assert found["methods.fastvid.neighbours"] == (4, "default")
+    assert found["methods.fastvid.neighbors"] == (4, "default")
     assert found["inner.settings.fastv.layer"] == (2, "default")
     assert found["model.dtype"] == ("auto", "default")
     assert not {"methods", "inner.settings", "methods.evs.paper_exact"} & set(found)

@@ -33,7 +33,7 @@ def clips_of(frames: int, length: int) -> list[Grouping]:
 
 
 def pictures(frames: int) -> dict[int, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Frame k is of colour k, and its column x has x in green; odd rows have 200 in blue."""
+    """Frame k is of color k, and its column x has x in green; odd rows have 200 in blue."""
     made = {}
     for frame in range(frames):
         picture = np.zeros((*SIZE, 3), np.uint8)
@@ -138,5 +138,5 @@ def test_bars_are_of_their_parts() -> None:
             at = [place for place, character in enumerate(line.plain) if character == "█"]
             bars.append([line.get_style_at_offset(Console(), place).color for place in at])
     own, distinct, merged = ("#56b4e9", "#009e73", "#cc79a7")
-    names = [[colour and colour.name for colour in bar] for bar in bars]
+    names = [[color and color.name for color in bar] for bar in bars]
     assert names == [[own] * 5, [own, distinct, distinct, distinct, merged], [distinct], []]

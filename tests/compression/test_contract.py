@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aot import plugins as registry
-from aot.compression.in_llm import Place, Reduction, State
+from aot.compression.in_llm import LayerPoint, Reduction, State
 from aot.compression.methods import Card, build_method
 from aot.compression.methods.subset import keep_subset
 from aot.config.schema import AOTConfig, ClipConfig, Config, GenerationConfig, InterConfig
@@ -276,8 +276,8 @@ class Dropping:
     def with_load(self, load: float, layers: int) -> Dropping:
         return self
 
-    def places(self, layers: int) -> tuple[Place, ...]:
-        return (Place(1),)
+    def points(self, layers: int) -> tuple[LayerPoint, ...]:
+        return (LayerPoint(1),)
 
     def reduce(self, state: State) -> Any:
         return self.found(state)

@@ -119,7 +119,7 @@ def test_equal_results_are_equal_files(tmp_path: Path, name: str, methods: int) 
 @given(st.lists(st.floats(0, 100), max_size=8), st.floats(0.1, 10))
 def test_names_are_moved_apart_in_their_order(heights: list[float], gap: float) -> None:
     placed = spread(heights, gap)
-    ordered = [place for _, place in sorted(zip(heights, placed, strict=True))]
+    ordered = [index for _, index in sorted(zip(heights, placed, strict=True))]
     assert all(b - a >= gap - 1e-6 for a, b in pairwise(ordered))
     assert sum(placed) == pytest.approx(sum(heights), abs=1e-6)
     assert spread(placed, gap * 0.999) == pytest.approx(placed)

@@ -176,10 +176,10 @@ def test_frames_that_are_read_together_are_chosen_together(
     model = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32", frame_pixels=600))
     sampling = SamplingConfig(FRAMES, select_frames=wanted, segment_frames=segment_frames)
     result = compress_video(clip_file, model, Config(method="none", sampling=sampling), questions=[question])
-    chosen = [int(place) for place in str(result.report.facts["selected_frames"]).split()]
+    chosen = [int(index) for index in str(result.report.facts["selected_frames"]).split()]
     firsts = chosen[::2]
     assert len(firsts) == pairs == len(result.tokens.timestamps_s) and all(first % 2 == 0 for first in firsts)
-    assert chosen == [place for first in firsts for place in (first, first + 1) if place < FRAMES]
+    assert chosen == [index for first in firsts for index in (first, first + 1) if index < FRAMES]
     assert result.report.facts["sampled_frames"] == FRAMES
     pictures = decode(clip_file, SamplingConfig(FRAMES), size=(16, 24))
     times = tuple(pictures.timestamps_s[frame] for frame in chosen)

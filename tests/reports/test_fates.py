@@ -18,7 +18,7 @@ def test_tokens_that_were_not_traced_have_no_fates() -> None:
 
 
 def test_what_became_of_tokens_that_were_merged() -> None:
-    """The second token stands for four, the third for two; what both hold of place 4 adds up to a half."""
+    """The second token stands for four, the third for two; what both hold of cell 4 adds up to a half."""
     sources = made_of(
         (0, 0, 1.0),
         (1, 1, 0.5), (1, 2, 0.25), (1, 3, 0.125), (1, 4, 0.0625), (1, 5, 0.0625),

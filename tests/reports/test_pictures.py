@@ -24,7 +24,7 @@ def opened(file: bytes) -> np.ndarray:
     ("size", "expected"),
     [((120, 120), (120, 120)), ((384, 384), (384, 384)), ((720, 1280), (216, 384)), ((1, 7), (2, 7))],
 )
-def test_colours_and_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_colors_and_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
     halves = torch.empty(3, *size, dtype=torch.uint8)
     halves[:, :, : size[1] // 2] = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None]
     halves[:, :, size[1] // 2 :] = torch.tensor([10, 180, 250], dtype=torch.uint8)[:, None, None]

@@ -30,7 +30,7 @@ def test_a_clip_is_eight_seconds_long(decoded: np.ndarray) -> None:
 def test_a_clip_shows_the_scene(decoded: np.ndarray) -> None:
     drawn = render(sample_scene(3), np.arange(len(decoded)) / FRAMES_PER_SECOND, 360)
     error = np.abs(decoded.astype(int) - drawn.astype(int))
-    assert error.mean() < 6  # the codec takes noise and colour detail
+    assert error.mean() < 6  # the codec takes noise and color detail
     wrong = np.abs(decoded.astype(int) - np.roll(drawn, 16, 0).astype(int))
     assert error.mean() < wrong.mean()
 

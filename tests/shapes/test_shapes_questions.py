@@ -14,7 +14,7 @@ ALL = [(scene, qa) for scene in SCENES for qa in questions(scene)]
 
 
 def meant(scene: Scene, name: str) -> Thing:
-    """The one thing that the words can mean, whichever colour it has at the time."""
+    """The one thing that the words can mean, whichever color it has at the time."""
     words = name.removeprefix("the ").split()
     found = [thing for thing in scene.things if all(w == thing.shape or w in (thing.color, thing.turns) for w in words)]
     assert len(found) == 1, f"{name} means {len(found)} things"
@@ -26,7 +26,7 @@ def half(value: float, low: str, high: str) -> str:
 
 
 def quadrant(thing: Thing, time: float) -> str:
-    x, y = thing.place(time)
+    x, y = thing.position(time)
     return f"{half(y, 'top', 'bottom')} {half(x, 'left', 'right')}"
 
 
@@ -85,7 +85,7 @@ def test_no_answer_is_right_without_looking() -> None:
 
 
 def test_what_does_not_exist_is_nearly_there() -> None:
-    """Absent things wear a colour that is there; nine in ten also a shape that is."""
+    """Absent things wear a color that is there; nine in ten also a shape that is."""
     hard = []
     for scene, qa in ALL:
         if qa.kind == "exists" and qa.answer == "no":

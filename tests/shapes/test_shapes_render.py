@@ -10,7 +10,7 @@ import pytest
 from aot.shapes.render import PAINT, render, visible_share
 from aot.shapes.world import BEATS, SHAPES, SIDE, Background, Scene, Thing, sample_scene
 
-GREY = Background(tint=(60.0, 60.0, 60.0), ramp=(0.0, 0.0), texture=0.0, blocks=3, seed=0)
+GRAY = Background(tint=(60.0, 60.0, 60.0), ramp=(0.0, 0.0), texture=0.0, blocks=3, seed=0)
 # Area of every outline in squared radii, by plain geometry.
 AREAS = {
     "circle": math.pi * 0.9**2,
@@ -24,7 +24,7 @@ AREAS = {
 def lone(shape: str, **values: object) -> Scene:
     settings = {"x": 40.0, "y": 50.0, "speed": 0.0, "first": 0, "stop": BEATS} | values
     thing = Thing(color="red", shape=shape, size="large", radius=12.0, motion="still", **settings)  # type: ignore[arg-type]
-    return Scene(0, (thing,), (GREY,), 0.0)
+    return Scene(0, (thing,), (GRAY,), 0.0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -69,7 +69,7 @@ def test_a_moving_thing_is_where_the_scene_says() -> None:
             if thing.seen(time):
                 share = visible_share(thing, time, 90)
                 rows, cols = np.mgrid[0:90, 0:90] + 0.5
-                x, y = thing.place(time)
+                x, y = thing.position(time)
                 assert (share * cols).sum() / share.sum() == pytest.approx(x, abs=0.6)
                 assert (share * rows).sum() / share.sum() == pytest.approx(y, abs=2.5)  # a triangle is heavier below
 

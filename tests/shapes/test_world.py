@@ -23,12 +23,12 @@ def test_things_stay_in_the_picture_and_never_touch(scene: Scene) -> None:
     for time in EVERY_HALF_BEAT:
         seen = [thing for thing in scene.things if thing.seen(time)]
         for index, thing in enumerate(seen):
-            assert all(thing.radius <= at <= SIDE - thing.radius for at in thing.place(time))
+            assert all(thing.radius <= at <= SIDE - thing.radius for at in thing.position(time))
             for other in seen[index + 1 :]:
-                assert math.dist(thing.place(time), other.place(time)) > thing.radius + other.radius
+                assert math.dist(thing.position(time), other.position(time)) > thing.radius + other.radius
 
 
-def test_every_thing_has_a_name_of_its_own_whatever_colour_it_turns() -> None:
+def test_every_thing_has_a_name_of_its_own_whatever_color_it_turns() -> None:
     for scene in SCENES:
         names = [name for thing in scene.things for name in {thing.name, f"{thing.turns or thing.color} {thing.shape}"}]
         assert len(names) == len(set(names))
@@ -42,7 +42,7 @@ def test_sizes_can_be_told_apart() -> None:
 
 def test_a_thing_that_moves_goes_far_enough_to_be_seen_moving() -> None:
     for thing in things():
-        way = math.dist(thing.place(thing.first), thing.place(thing.stop))
+        way = math.dist(thing.position(thing.first), thing.position(thing.stop))
         assert way == 0 if thing.motion == "still" else way >= 17.99
 
 
@@ -65,7 +65,7 @@ def test_a_flash_is_one_beat_long_and_lone() -> None:
             assert not thing.seen(thing.first + 1.0)
 
 
-def test_a_colour_turns_once_while_it_is_seen() -> None:
+def test_a_color_turns_once_while_it_is_seen() -> None:
     turning = [thing for thing in things() if thing.turns]
     for thing in turning:
         assert thing.first < thing.turns_at < thing.stop

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.compression.in_llm import Place, Reduction, State
+from aot.compression.in_llm import LayerPoint, Reduction, State
 from aot.plugins import Card
 
 
@@ -24,9 +24,9 @@ class KeepAll:
         """Return the same reduction."""
         return self
 
-    def places(self, layers: int) -> Collection[Place]:
-        """Return both places of every layer."""
-        return {Place(layer, after) for layer in range(layers) for after in (False, True)}
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        """Return both points of every layer."""
+        return {LayerPoint(layer, after) for layer in range(layers) for after in (False, True)}
 
     def reduce(self, state: State) -> Reduction:
         """Drop nothing."""

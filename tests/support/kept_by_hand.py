@@ -12,21 +12,21 @@ from aot.types import Clip, CompressedTokens, Role, SourceWeights
 def kept(
     grid: tuple[int, int],
     frames: int,
-    places: Sequence[int],
+    cells: Sequence[int],
     *,
     roles: Sequence[Role] | None = None,
     mass: Sequence[float] | None = None,
     sources: SourceWeights | None = None,
 ) -> CompressedTokens:
-    """Return tokens at these places, in this order; kept ones of mass 1 by default."""
-    place, (rows, cols) = torch.tensor(places), grid
+    """Return tokens at these cells, in this order; kept ones of mass 1 by default."""
+    cell, (rows, cols) = torch.tensor(cells), grid
     return CompressedTokens(
-        features=torch.zeros(len(places), 2),
-        frame=(place // (rows * cols)).int(),
-        row=(place % (rows * cols) // cols).int(),
-        col=(place % cols).int(),
-        role=torch.tensor(roles or [Role.KEPT] * len(places), dtype=torch.uint8),
-        mass=torch.tensor(mass or [1.0] * len(places)),
+        features=torch.zeros(len(cells), 2),
+        frame=(cell // (rows * cols)).int(),
+        row=(cell % (rows * cols) // cols).int(),
+        col=(cell % cols).int(),
+        role=torch.tensor(roles or [Role.KEPT] * len(cells), dtype=torch.uint8),
+        mass=torch.tensor(mass or [1.0] * len(cells)),
         grid=grid,
         timestamps_s=tuple(map(float, range(frames))),
         clips=Clip.runs(frames, 1),

@@ -13,7 +13,7 @@ from tests.support.tolerances import assert_close
 Kept = tuple[int, oracle.Array, float]  # index into all F * n, feature, mass
 
 
-def places(kept: CompressedTokens) -> list[int]:
+def cells_of(kept: CompressedTokens) -> list[int]:
     """Return the index of each token among all F * n."""
     rows, cols = kept.grid
     found: list[int] = ((kept.frame.long() * rows + kept.row) * cols + kept.col).tolist()
@@ -22,6 +22,6 @@ def places(kept: CompressedTokens) -> list[int]:
 
 def assert_is(kept: CompressedTokens, expected: Sequence[Kept]) -> None:
     """Check that the kept tokens are the expected ones, in their order."""
-    assert places(kept) == [index for index, _, _ in expected]
+    assert cells_of(kept) == [index for index, _, _ in expected]
     assert_close(kept.features, np.array([feature for _, feature, _ in expected]), "float64")
     assert kept.mass.tolist() == [mass for _, _, mass in expected]

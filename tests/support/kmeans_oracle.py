@@ -29,21 +29,21 @@ def seeds(unit: Array, draws: list[float]) -> list[int]:
 def kmeans(x: Array, clusters: int, iterations: int, draws: list[float]) -> tuple[list[int], float, int]:
     """Return the label of every point, the distortion and the number of iterations."""
     unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    centres = [unit[i] for i in seeds(unit, draws)]
+    centers = [unit[i] for i in seeds(unit, draws)]
     passed = 0
     for _ in range(iterations):
         passed += 1
         fit, labels = [], []
         for point in unit:
-            cosines = [float(point @ centre) / float(np.linalg.norm(centre)) for centre in centres]
+            cosines = [float(point @ center) / float(np.linalg.norm(center)) for center in centers]
             labels.append(cosines.index(max(cosines)))
             fit.append(max(cosines))
         moved = []
         for k in range(clusters):
             members = [unit[i] for i in range(len(unit)) if labels[i] == k]
-            moved.append(sum(members) / len(members) if members else centres[k])
-        shift = np.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(moved, centres, strict=True)))
-        centres = moved
+            moved.append(sum(members) / len(members) if members else centers[k])
+        shift = np.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(moved, centers, strict=True)))
+        centers = moved
         if shift < 1e-4:
             break
     medoids = {max((i for i in range(len(fit)) if labels[i] == k), key=lambda i: fit[i]) for k in set(labels)}

@@ -15,7 +15,7 @@ from tests.support.straight_line import Row
 from tests.support.tiny_checkpoint import _fill
 
 LAYERS, WIDTH, GRID, FRAMES = 6, 32, (3, 3), 4
-BEFORE, BEHIND = 5, 7  # rows of text around the video and its newline
+BEFORE, AFTER = 5, 7  # rows of text around the video and its newline
 
 
 def language_model(seed: int = 0) -> Any:
@@ -73,7 +73,7 @@ def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
     """Return ids [1, P], the prompt, and its description for the straight-line version."""
     tokens = tokens_of(seed)
     count = len(tokens.features)
-    length = BEFORE + count + 1 + BEHIND
+    length = BEFORE + count + 1 + AFTER
     generator = torch.Generator().manual_seed(seed + 1000)
     ids = torch.randint(0, 50, (1, length), generator=generator)
     embeddings = model.get_input_embeddings()(ids)
@@ -85,17 +85,17 @@ def prompt_of(model: Any, seed: int) -> tuple[Tensor, VideoPrompt, Row]:
         length=length,
         tokens=tokens,
     )
-    token = torch.tensor([*[TEXT] * BEFORE, *range(count), NEWLINE, *[TEXT] * BEHIND])
+    token = torch.tensor([*[TEXT] * BEFORE, *range(count), NEWLINE, *[TEXT] * AFTER])
     return ids, VideoPrompt(ids, embeddings, token, tokens, BEFORE + count + 1), rows
 
 
 def grid_prompt_of(model: Any, seed: int, *, every: bool = False) -> tuple[Tensor, VideoPrompt, Row]:
     """Return the same as `prompt_of`, with newlines after lines that keep a token, or all lines."""
     tokens = tokens_of(seed)
-    place = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True))
-    lines = [(t, line) for t in range(FRAMES) for line in range(GRID[0]) if every or (t, line) in place]
-    video = [row for line in lines for row in (*(k for k, own in enumerate(place) if own == line), NEWLINE)]
-    token = torch.tensor([*[TEXT] * BEFORE, *video, *[TEXT] * BEHIND])
+    line_of = list(zip(tokens.frame.tolist(), tokens.row.tolist(), strict=True))
+    lines = [(t, line) for t in range(FRAMES) for line in range(GRID[0]) if every or (t, line) in line_of]
+    video = [row for line in lines for row in (*(k for k, own in enumerate(line_of) if own == line), NEWLINE)]
+    token = torch.tensor([*[TEXT] * BEFORE, *video, *[TEXT] * AFTER])
     generator = torch.Generator().manual_seed(seed + 1000)
     ids = torch.randint(0, 50, (1, len(token)), generator=generator)
     embeddings = model.get_input_embeddings()(ids)
@@ -105,7 +105,7 @@ def grid_prompt_of(model: Any, seed: int, *, every: bool = False) -> tuple[Tenso
     embeddings[0, token == NEWLINE] = newlines.to(embeddings)
     visual = (token >= 0).nonzero()[:, 0].tolist()
     rows = Row(
-        visual=[visual[token[visual].tolist().index(k)] for k in range(len(place))],
+        visual=[visual[token[visual].tolist().index(k)] for k in range(len(line_of))],
         newline=[],
         question=list(range(BEFORE + len(video), len(token))),
         length=len(token),

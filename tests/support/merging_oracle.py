@@ -44,7 +44,7 @@ def straight_line_merge(
         if not by_similarity:
             sources.sort()
         targets = list(range(1, len(tokens), 2))
-        groups = [[place, *(a for a in sorted(into) if into[a] == place)] for place in sources + targets]
+        groups = [[index, *(a for a in sorted(into) if into[a] == index)] for index in sources + targets]
         sizes = [sum(tokens[i].size for i in group) for group in groups]
         metric = [
             sum(tokens[i].size * metric[i] for i in group) / size for group, size in zip(groups, sizes, strict=True)
@@ -60,6 +60,6 @@ def straight_line_merge(
     return tokens
 
 
-def centre_cells(patches: np.ndarray, size: int = 9, pooled: int = 5) -> np.ndarray:
+def center_cells(patches: np.ndarray, size: int = 9, pooled: int = 5) -> np.ndarray:
     """Return the pooled cell that contains the center of each patch, along one side."""
     return np.floor((patches + 0.5) * pooled / size).astype(int)

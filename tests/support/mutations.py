@@ -31,7 +31,7 @@ def _span(random: Random, data: bytes) -> tuple[int, int]:
     return first, min(len(data), first + length)
 
 
-def _place(random: Random, data: bytes) -> int:
+def _offset(random: Random, data: bytes) -> int:
     """The index of a byte, one of three times near an end of the file."""
     if not data:
         return 0
@@ -39,14 +39,14 @@ def _place(random: Random, data: bytes) -> int:
     return random.choice((random.randrange(near), len(data) - 1 - random.randrange(near), random.randrange(len(data))))
 
 
-def _written(data: bytes, place: int, new: bytes) -> bytes:
-    return data[:place] + new[: max(0, len(data) - place)] + data[place + len(new) :]
+def _written(data: bytes, offset: int, new: bytes) -> bytes:
+    return data[:offset] + new[: max(0, len(data) - offset)] + data[offset + len(new) :]
 
 
 def flip_bits(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 4, 32)) if data else 0):
-        changed[_place(random, data)] ^= 1 << random.randrange(8)
+        changed[_offset(random, data)] ^= 1 << random.randrange(8)
     return bytes(changed)
 
 
@@ -58,7 +58,7 @@ def set_bytes(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def set_number(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    return _written(data, _place(random, data), _number(random))
+    return _written(data, _offset(random, data), _number(random))
 
 
 def set_field(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -66,8 +66,8 @@ def set_field(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     names = [found.start() for found in _NAME.finditer(data)]
     if not names:
         return set_number(random, data, others)
-    place = random.choice(names) + random.choice((-4, -2, 4, 5, 8, 12, 16, 20, 24, 4 * random.randrange(1, 30)))
-    return _written(data, max(0, place), _number(random))
+    offset = random.choice(names) + random.choice((-4, -2, 4, 5, 8, 12, 16, 20, 24, 4 * random.randrange(1, 30)))
+    return _written(data, max(0, offset), _number(random))
 
 
 def _number(random: Random) -> bytes:
@@ -98,8 +98,8 @@ def splice(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     """Put a piece of another file over or between the bytes."""
     other = random.choice(others)
     first, stop = _span(random, other)
-    place = random.randrange(len(data) + 1)
-    return data[:place] + other[first:stop] + data[random.choice((place, place + stop - first)) :]
+    offset = random.randrange(len(data) + 1)
+    return data[:offset] + other[first:stop] + data[random.choice((offset, offset + stop - first)) :]
 
 
 def join(random: Random, data: bytes, others: Sequence[bytes]) -> bytes:

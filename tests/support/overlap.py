@@ -178,7 +178,7 @@ def _difference(tokens: CompressedTokens, expected: CompressedTokens) -> float:
     """The largest of all features; infinite where others were kept."""
     import torch
 
-    if tokens.features.shape != expected.features.shape or not torch.equal(tokens.place, expected.place):
+    if tokens.features.shape != expected.features.shape or not torch.equal(tokens.cell, expected.cell):
         return float("inf")
     return float((tokens.features - expected.features).abs().max())
 

@@ -19,14 +19,14 @@ ROWS, COLS = 4, 6
 PER_FRAME = ROWS * COLS
 
 
-def kept_by(places: Sequence[int], roles: Sequence[Role], frames: int, clips: Sequence[Clip]) -> CompressedTokens:
+def kept_by(cells: Sequence[int], roles: Sequence[Role], frames: int, clips: Sequence[Clip]) -> CompressedTokens:
     """Return tokens with these indices among all F * 24 of a 4 x 6 grid."""
-    place = torch.tensor(places)
-    cell = place % PER_FRAME
+    index = torch.tensor(cells)
+    cell = index % PER_FRAME
     role = torch.tensor([int(each) for each in roles], dtype=torch.uint8)
     return CompressedTokens(
-        features=torch.zeros(len(places), 2),
-        frame=(place // PER_FRAME).int(),
+        features=torch.zeros(len(cells), 2),
+        frame=(index // PER_FRAME).int(),
         row=(cell // COLS).int(),
         col=(cell % COLS).int(),
         role=role,
@@ -45,28 +45,28 @@ def small_run(frames: int = 4, **changes: Any) -> ShownRun:
     which is distinct.
     """
     clips = Clip.runs(frames, 2)
-    places, roles, entries = [], [], []
+    cells, roles, entries = [], [], []
     for clip in clips:
         key = clip.first * PER_FRAME
-        for place, role in ((0, Role.KEYFRAME), (9, Role.KEYFRAME), (PER_FRAME + 3, Role.DISTINCT), (9, Role.MERGED)):
-            if place < len(clip) * PER_FRAME:
+        for cell, role in ((0, Role.KEYFRAME), (9, Role.KEYFRAME), (PER_FRAME + 3, Role.DISTINCT), (9, Role.MERGED)):
+            if cell < len(clip) * PER_FRAME:
                 own = 1.0 if role != Role.MERGED else 0.4
-                entries.append((len(places), key + place, own))
+                entries.append((len(cells), key + cell, own))
                 if role == Role.MERGED:
-                    entries += [(len(places), key + PER_FRAME + 9, 0.5), (len(places), key + 10, 0.1)]
-                places.append(key + place)
+                    entries += [(len(cells), key + PER_FRAME + 9, 0.5), (len(cells), key + 10, 0.1)]
+                cells.append(key + cell)
                 roles.append(role)
-    tokens = kept_by(places, roles, frames, clips)
+    tokens = kept_by(cells, roles, frames, clips)
     token, source, weight = map(torch.tensor, zip(*entries, strict=True))
-    is_global = tokens.place % PER_FRAME == 9
-    sources = SourceWeights(len(places), token, source, weight, is_global=is_global)
+    is_global = tokens.cell % PER_FRAME == 9
+    sources = SourceWeights(len(cells), token, source, weight, is_global=is_global)
     return shown("aot at 10 %", replace(tokens, sources=sources), **changes)
 
 
 def whole_run(frames: int = 4) -> ShownRun:
     """Return a run that keeps all tokens unchanged."""
-    places = list(range(frames * PER_FRAME))
-    tokens = kept_by(places, [Role.KEPT] * len(places), frames, Clip.runs(frames, 1))
+    cells = list(range(frames * PER_FRAME))
+    tokens = kept_by(cells, [Role.KEPT] * len(cells), frames, Clip.runs(frames, 1))
     return shown("none", replace(tokens, sources=of_kept(tokens)))
 
 

@@ -241,15 +241,15 @@ def framefusion(cost: float, similarity: float, fade_out: float, layers: int, *,
             assert weights is not None
             look = run.last_row(weights)
             kept = best([look[row] for row in there], max(round(len(there) * (1 - sparsity)), 1))
-            run.gone |= {row for place, row in enumerate(there) if place not in kept}
+            run.gone |= {row for index, row in enumerate(there) if index not in kept}
 
         if fractions and fractions[-1] < fade_out:
             prune()
             return
         states = run.hidden[0].double().numpy()
         cells = zip(run.rows.tokens.row.tolist(), run.rows.tokens.col.tolist(), strict=True)
-        place = {**dict(zip(run.rows.visual, cells, strict=True)), **{r: (n, -1) for r, n in run.rows.lines.items()}}
-        previous = {row: max((o for o in there if o < row and place[o] == place[row]), default=None) for row in there}
+        cell = {**dict(zip(run.rows.visual, cells, strict=True)), **{r: (n, -1) for r, n in run.rows.lines.items()}}
+        previous = {row: max((o for o in there if o < row and cell[o] == cell[row]), default=None) for row in there}
         alike = {row: cosine(states[row], states[p]) for row, p in previous.items() if p is not None}
         similar = [row for row in there if alike.get(row, -2) >= similarity]
         fraction = len(similar) / len(there)

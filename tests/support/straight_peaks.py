@@ -17,11 +17,11 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
 
 
-def best_centres(points: list[np.ndarray], clusters: int, neighbours: int) -> list[int]:
+def best_centers(points: list[np.ndarray], clusters: int, neighbors: int) -> list[int]:
     """Return the indices of the centers, best first."""
     count = len(points)
     d = [[distance(a, b) / math.sqrt(len(a)) for b in points] for a in points]
-    density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbours]) / neighbours), -i) for i, row in enumerate(d)]
+    density = [(math.exp(-sum(v * v for v in sorted(row)[:neighbors]) / neighbors), -i) for i, row in enumerate(d)]
     farthest = max(max(row) for row in d)
     score = []
     for i in range(count):
@@ -30,12 +30,12 @@ def best_centres(points: list[np.ndarray], clusters: int, neighbours: int) -> li
     return sorted(range(count), key=lambda i: (-score[i], i))[:clusters]
 
 
-def owners(points: list[np.ndarray], centres: list[int]) -> list[int]:
-    """Return for each point the index in `centres` of its center; a center belongs to itself."""
+def owners(points: list[np.ndarray], centers: list[int]) -> list[int]:
+    """Return for each point the index in `centers` of its center; a center belongs to itself."""
     found = []
     for i, point in enumerate(points):
-        far = [distance(point, points[c]) for c in centres]
-        found.append(centres.index(i) if i in centres else far.index(min(far)))
+        far = [distance(point, points[c]) for c in centers]
+        found.append(centers.index(i) if i in centers else far.index(min(far)))
     return found
 
 

@@ -31,9 +31,9 @@ def golden_like(frames: int) -> tuple[Array, Array, Array]:
 
 def random_saliency(rng: np.random.Generator, frames: int, grid: Grid) -> Array:
     """Return a few bright blobs over noise, as attention maps have: positive [F, N]."""
-    places = oracle.grid_positions(grid)
+    positions = oracle.grid_positions(grid)
     blobs = rng.random((frames, 4, 1, 2))
-    distances = ((places[None, None] - blobs) ** 2).sum(-1)
+    distances = ((positions[None, None] - blobs) ** 2).sum(-1)
     return (rng.random((frames, 4, 1)) * np.exp(-distances / 0.02)).sum(1) + 0.2 * rng.random(distances[:, 0].shape)
 
 

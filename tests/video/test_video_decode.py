@@ -128,12 +128,12 @@ def test_frames_are_resized_as_torch_does(clip: Path) -> None:
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p"])
 @pytest.mark.parametrize("colorspace", [1, 5])
-def test_colours_survive_bt709_and_bt601_in_limited_and_full_range(
+def test_colors_survive_bt709_and_bt601_in_limited_and_full_range(
     pix_fmt: str, colorspace: int, tmp_path: Path
 ) -> None:
     patches = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
     picture = patches.repeat(16, 0).repeat(16, 1)
-    path = make.write_picture(tmp_path / "colours.mp4", picture, pix_fmt, colorspace)
+    path = make.write_picture(tmp_path / "colors.mp4", picture, pix_fmt, colorspace)
     got = decode(path, SamplingConfig(frames=1)).pixels[0].permute(1, 2, 0).numpy()
     assert np.abs(got[8::16, 8::16].astype(int) - patches).mean() < 2.5  # a mix-up costs 6 or more
 

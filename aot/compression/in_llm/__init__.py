@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aot.compression.in_llm.base import InnerReduction, Place, Reduction, State
+from aot.compression.in_llm.base import InnerReduction, LayerPoint, Reduction, State
 from aot.config.schema import Config, InnerConfig
 from aot.config.strict import build_settings
 from aot.errors import BudgetError
 from aot.plugins import blamed, broken_promise, find
 
-__all__ = ["InnerReduction", "Place", "Reduction", "State", "divide"]
+__all__ = ["InnerReduction", "LayerPoint", "Reduction", "State", "divide"]
 
 
 def divide(config: Config, layers: int) -> tuple[Config, InnerReduction | None]:

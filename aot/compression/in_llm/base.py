@@ -12,13 +12,13 @@ from torch import Tensor
 from aot.plugins import Card
 from aot.types import CompressedTokens
 
-__all__ = ["PUBLISHED_LAYERS", "AttentionRows", "InnerReduction", "Place", "Reduction", "State"]
+__all__ = ["PUBLISHED_LAYERS", "AttentionRows", "InnerReduction", "LayerPoint", "Reduction", "State"]
 
 PUBLISHED_LAYERS = 28  # of Qwen2-7B, to which published layer numbers refer
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LayerPoint:
     """Where a reduction acts: before layer `layer` (from 0), or in it between attention and MLP."""
 
     layer: int
@@ -74,7 +74,7 @@ class State:
         return self._of_each(self.tokens.frame).to(torch.int64)
 
     @property
-    def cell(self) -> Tensor:
+    def cell_in_frame(self) -> Tensor:
         """Return the cells of the visual tokens, indices into the pooled grid: [V] int64."""
         row, col = self._of_each(self.tokens.row), self._of_each(self.tokens.col)
         return row.to(torch.int64) * self.tokens.grid[1] + col
@@ -99,7 +99,7 @@ class State:
         of_newlines = self.line[ends_line] + self.tokens.grid[0] * self.tokens.grid[1]
         # The order of `patches`, which are sorted by row.
         order = torch.cat([self.visual, self.newline[ends_line]]).argsort()
-        return torch.cat([self.cell, of_newlines])[order]
+        return torch.cat([self.cell_in_frame, of_newlines])[order]
 
     @property
     def mass(self) -> Tensor:
@@ -162,10 +162,10 @@ class InnerReduction(Protocol):
         """
         ...
 
-    def places(self, layers: int) -> Collection[Place]:
+    def points(self, layers: int) -> Collection[LayerPoint]:
         """Return where `reduce` is called."""
         ...
 
     def reduce(self, state: State) -> Reduction:
-        """Return which rows to drop at one of the places."""
+        """Return which rows to drop at one of the points."""
         ...

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.in_llm.base import Place, Reduction, State
+from aot.compression.in_llm.base import LayerPoint, Reduction, State
 from aot.compression.in_llm.one_drop import least_of, refuse_load
 from aot.compression.ops.similarity import working_dtype
 from aot.config.setting import CheckedSettings, setting
@@ -27,7 +27,7 @@ class FrameFusion(CheckedSettings):
 
     Before the first attention and after every attention, a token is merged into the previous token
     of its cell if their cosine similarity is at least `similarity`. Merging ends when it removes
-    less than the share `fade_out`. At the next place, the tokens with the least attention of the
+    less than the share `fade_out`. At the next point, the tokens with the least attention of the
     last prompt token are dropped, so many that the mean load of all layers is `cost`. If merging
     alone can reach `cost`, it does. A newline that ends a line is a token of a cell of its own.
 
@@ -60,9 +60,9 @@ class FrameFusion(CheckedSettings):
         refuse_load(load, 0, "nothing would be left")
         return replace(self, cost=load)
 
-    def places(self, layers: int) -> Collection[Place]:
-        """Return all places: before the first layer, and in each but the last after attention."""
-        return {Place(0), *(Place(layer, after_attention=True) for layer in range(layers - 1))}
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        """Return all points: before the first layer, and in each but the last after attention."""
+        return {LayerPoint(0), *(LayerPoint(layer, after_attention=True) for layer in range(layers - 1))}
 
     def reduce(self, state: State) -> Reduction:
         """Merge similar tokens, or drop the least attended ones if merging has ended.
@@ -72,7 +72,7 @@ class FrameFusion(CheckedSettings):
         """
         merged_so_far = state.notes
         sparsity = needed_sparsity(self.cost, state.layers, merged_so_far)
-        # 1. Merging has ended at the last place: drop.
+        # 1. Merging has ended at the last point: drop.
         if merged_so_far and merged_so_far[-1] < self.fade_out:
             return self._prune(state, sparsity)
         # 2. The share of tokens that are similar enough to merge.

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from aot.compression.in_llm.base import PUBLISHED_LAYERS, Place
+from aot.compression.in_llm.base import PUBLISHED_LAYERS, LayerPoint
 from aot.config.setting import CheckedSettings
 from aot.errors import BudgetError
 
@@ -42,9 +42,9 @@ class OneDrop(CheckedSettings):
         # The formula of `load`, solved for keep.
         return replace(self, keep=min((load * layers - full) / (layers - full), 1.0))
 
-    def places(self, layers: int) -> Collection[Place]:
-        """Return the one place before the layer."""
-        return (Place(resolve_layer(self.layer, layers)),)
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        """Return the one point before the layer."""
+        return (LayerPoint(resolve_layer(self.layer, layers)),)
 
 
 def resolve_layer(layer: int, layers: int) -> int:

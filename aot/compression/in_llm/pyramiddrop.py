@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aot.compression.in_llm.base import Place, Reduction, State
+from aot.compression.in_llm.base import LayerPoint, Reduction, State
 from aot.compression.in_llm.one_drop import least_of, refuse_load
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
@@ -73,9 +73,9 @@ class PyramidDrop(CheckedSettings):
             low, high = (low, middle) if replace(found, keep=middle).load(layers) > load else (middle, high)
         return replace(found, keep=high)
 
-    def places(self, layers: int) -> Collection[Place]:
-        """Return the places before the first layer of every part but the first."""
-        return {Place(begin) for begin in self._begins(layers)}
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        """Return the points before the first layer of every part but the first."""
+        return {LayerPoint(begin) for begin in self._begins(layers)}
 
     def reduce(self, state: State) -> Reduction:
         """Drop the least attended visual tokens, down to this layer's share of all."""

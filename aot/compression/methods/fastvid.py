@@ -65,7 +65,7 @@ class FastVid(CheckedSettings):
         least=0,
         most=1,
     )
-    neighbours: int = setting(4, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(4, "Nearest tokens that define a density, the token itself included.", least=1)
     paper_exact: bool = setting(False, "Every frame has floor(budget / F) tokens, and all shares are rounded down.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
@@ -91,7 +91,7 @@ class FastVid(CheckedSettings):
         salient = _most_attended(attention, salient_counts)
         # 3. Context tokens: density peaks of the anchor frames absorb all that is not salient.
         values = features.to(working_dtype(features))
-        anchors = _context_anchors(values, salient, anchor_counts, self.neighbours)
+        anchors = _context_anchors(values, salient, anchor_counts, self.neighbors)
         context, absorbed, made_of = self._merge(values, salient, anchors, clips, traced=tokens.traced)
         # 4. Salient and context tokens together, in raster order.
         anchor_indices = [frame * per_frame + cells for frame, cells in anchors.items()]

@@ -65,7 +65,7 @@ class FlashVid(CheckedSettings):
         least=-1,
         most=1,
     )
-    neighbours: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
     expansion: float = setting(1.25, "With `paper_exact`: how many times the ratio is kept.", least=1, below=math.inf)
     paper_exact: bool = setting(False, "Every frame has ceil(n * ratio * expansion) tokens, as published.")
 
@@ -98,7 +98,7 @@ class FlashVid(CheckedSettings):
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
-        merged, merged_index, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbours)
+        merged, merged_index, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbors)
         # 5. Diverse and merged tokens together, in raster order.
         index, order = torch.cat([diverse, merged_index]).sort(stable=True)
         sources = None

@@ -63,10 +63,10 @@ class HoliTom(CheckedSettings):
         least=-1,
         most=1,
     )
-    centre_share: float = setting(
+    center_share: float = setting(
         0.6, "Weight of the center in a merged token; the rest is the mean of the others.", least=0, most=1
     )
-    neighbours: int = setting(
+    neighbors: int = setting(
         7, "Nearest tokens that define a density, the token itself included; at most as many as clusters.", least=1
     )
     layer: int = setting(-1, "Block of the vision tower whose attention ranks dynamic tokens.")
@@ -142,13 +142,13 @@ class HoliTom(CheckedSettings):
         if clusters == len(means):
             each = torch.arange(clusters, device=means.device)
             return means, each, means.new_ones(clusters), each
-        centers = density_peaks(means[None], clusters, min(self.neighbours, clusters)).sort().values
+        centers = density_peaks(means[None], clusters, min(self.neighbors, clusters)).sort().values
         owner = nearest_centers(means[None], centers)
         # Members without the center itself, whose share is fixed.
         others = members_of(owner, clusters, means.dtype).scatter(2, centers[..., None], 0)[0]
         counts, own = others.sum(-1), means[centers[0]]
         # A fixed blend of the center and the mean of its other members.
-        mixed = self.centre_share * own + (1 - self.centre_share) * (others @ means) / counts.clamp_min(1)[:, None]
+        mixed = self.center_share * own + (1 - self.center_share) * (others @ means) / counts.clamp_min(1)[:, None]
         return torch.where(counts[:, None] > 0, mixed, own), centers[0], counts + 1, owner[0]
 
     def _static_sources(
@@ -167,7 +167,7 @@ class HoliTom(CheckedSettings):
         # First the mean over the frames, then the blend within clusters.
         means = merged(unchanged(indices), torch.arange(len(owner)).expand_as(indices))
         others = merged(means, owner.index_fill(0, centers, -1))
-        return blended(chosen(means, centers), others, self.centre_share)
+        return blended(chosen(means, centers), others, self.center_share)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:

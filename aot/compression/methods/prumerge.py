@@ -26,7 +26,7 @@ class PruMerge(CheckedSettings):
 
     This is a port to video and to vision towers without a CLS token. The attention of the CLS token
     is replaced by a_j, the attention that token j receives in block `layer` as a share of its
-    frame's total. Each kept token gains the sum of a_j x_j over the `neighbours` other tokens with
+    frame's total. Each kept token gains the sum of a_j x_j over the `neighbors` other tokens with
     the most similar keys (same block, mean over heads). One more token is that sum over all dropped
     tokens, at the cell of the most attended of them. The published method works before the
     projector of a model without pooling, this one on pooled tokens.
@@ -48,7 +48,7 @@ class PruMerge(CheckedSettings):
     )
 
     plus: bool = setting(False, "PruMerge+, which also keeps evenly spaced tokens.")
-    neighbours: int = setting(32, "How many similar tokens are added to a kept one.", least=0)
+    neighbors: int = setting(32, "How many similar tokens are added to a kept one.", least=0)
     spread_per_outlier: int = setting(3, "With `plus`: evenly spaced tokens per most attended token.", least=1)
     whiskers: float = setting(
         1.5,
@@ -85,7 +85,7 @@ class PruMerge(CheckedSettings):
         parts = []
         for run, kept in chosen:
             where = slice(run.first, run.stop)
-            parts.append((run, _absorb(features[where], attention[where], metric[where], kept, self.neighbours)))
+            parts.append((run, _absorb(features[where], attention[where], metric[where], kept, self.neighbors)))
         return joined_frames(tokens, parts, {"most_kept_per_frame": max(kept.shape[1] for _, kept in chosen)})
 
     def _fixed(self, attention: Tensor, budget: int) -> list[tuple[Clip, Tensor]]:

@@ -54,7 +54,7 @@ class PruneVid(CheckedSettings):
     token_cluster_share: float = setting(
         0.5, "With `paper_exact`: clusters per token of a set, rounded down.", above=0, most=1
     )
-    neighbours: int = setting(7, "Nearest tokens (or frames) that define a density, itself included.", least=1)
+    neighbors: int = setting(7, "Nearest tokens (or frames) that define a density, itself included.", least=1)
     paper_exact: bool = setting(
         False, "Use `token_cluster_share` whatever the budget is; a set of fewer than 15 tokens stays as it is."
     )
@@ -90,7 +90,7 @@ class PruneVid(CheckedSettings):
         frames = len(features)
         # Density peaks need at least one cluster and at most F neighbors.
         clusters = max(int(self.frame_cluster_share * frames), 1)
-        clips = alike_frame_clips(features.mean(1), clusters, min(self.neighbours, frames))
+        clips = alike_frame_clips(features.mean(1), clusters, min(self.neighbors, frames))
         similarity = (position_similarity(features[clip.first : clip.stop]) for clip in clips)
         return Redundancy.above(self.static_similarity, clips, similarity)
 
@@ -140,7 +140,7 @@ class PruneVid(CheckedSettings):
             values, index = values[:, :clusters], index[:, :clusters]
             own = torch.arange(clusters, device=index.device).expand_as(index)
             return values.flatten(0, 1), index.flatten(), values.new_ones(index.numel()), own
-        centers = density_peaks(values, clusters, min(self.neighbours, count))
+        centers = density_peaks(values, clusters, min(self.neighbors, count))
         owner = nearest_centers(values, centers)
         members = members_of(owner, clusters, values.dtype)
         sizes = members.sum(-1)

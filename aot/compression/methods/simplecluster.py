@@ -17,7 +17,7 @@ from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
-__all__ = ["SimpleCluster", "farthest_first", "farthest_kmeans", "rotated_by_place"]
+__all__ = ["SimpleCluster", "farthest_first", "farthest_kmeans", "rotated_by_position"]
 
 _LENGTH_FLOOR = 1e-6  # least length by which a vector is divided
 _STILL = 1e-6  # greatest change of a coordinate at which centers have converged
@@ -62,7 +62,7 @@ class SimpleCluster(CheckedSettings):
         features = pool(tokens.features, tokens.grid, tokens.pool)
         # 1. Rotate the features; only the clustering sees the rotated ones.
         keys = features.to(decision_dtype(features))
-        keys = rotated_by_place(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
+        keys = rotated_by_position(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
         # 2. Cluster the tokens of the whole video.
         first_seed = min(self.first_seed, count - 1)
         found = farthest_kmeans(keys, budget, iterations=self.iterations, first_seed=first_seed)
@@ -78,7 +78,7 @@ class SimpleCluster(CheckedSettings):
         )
 
 
-def rotated_by_place(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
+def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
     """Return features [F, n, D] of a grid (n = rows * cols) rotated by frame, row and column.
 
     Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and

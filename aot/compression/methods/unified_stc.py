@@ -51,7 +51,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
         0.7, "A token is taken if its cosine similarity to every token taken before is below this.", least=-1, most=1
     )
     recycled_share: float = setting(0.3, "Share of the budget that is cluster means of the others.", least=0, most=1)
-    neighbours: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, in raster order; a mean is at the center of its cluster.
@@ -106,7 +106,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
             return none, none, rest[none]
-        centers = tiled_density_peaks(rest, clusters, min(self.neighbours, len(rest)))
+        centers = tiled_density_peaks(rest, clusters, min(self.neighbors, len(rest)))
         cluster = nearest_peak(rest, centers)
         return centers, cluster, group_means(rest, cluster, clusters)
 

@@ -107,7 +107,7 @@ def of_kept(kept: CompressedTokens) -> SourceWeights:
 
     Without `sources` from the method, every token is an unchanged pooled token.
     """
-    found = kept.sources or unchanged(kept.place)
+    found = kept.sources or unchanged(kept.cell)
     token, source, weight = found.token.cpu(), found.source.cpu(), found.weight.cpu()
     # One integer per pair lets `unique` sort the pairs and find repeats.
     total = _pooled_tokens(kept)

@@ -125,7 +125,7 @@ class InternVL(ComposedModel):
             layers = (*layers, -1)
         # 2. Tower, pixel shuffle and projector, by the stock model's own method.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
-            features = self.network.model.get_image_features(self.normalise(pixels)).pooler_output
+            features = self.network.model.get_image_features(self.normalize(pixels)).pooler_output
         # 3. From patches to tokens. A frame's pooling attention sums to 1.
         saliency = {layer: self._of_tokens(torch.cat(received)) for layer, received in recording.saliency.items()}
         attention = saliency[-1] / saliency[-1].sum(-1, keepdim=True) if needs.pooling_attention else None
@@ -165,7 +165,7 @@ class InternVL(ComposedModel):
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Return a run per frame: its number, and its kept tokens (maybe none) in reading order."""
-        cell, span = (tokens.place % self.tokens_per_frame).tolist(), self.tokens_per_frame
+        cell, span = (tokens.cell % self.tokens_per_frame).tolist(), self.tokens_per_frame
         runs = []
         for frame, kept in enumerate(by_frame(tokens)):
             closing = "</img>\n" if frame else ""

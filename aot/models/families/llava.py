@@ -150,7 +150,7 @@ class Llava(ComposedModel):
         # 2. Tower and projector. Recorded blocks must run even if they come after the features.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
             recorded = self.saliency_blocks((*layers, *needs.key_layers))
-            hidden = self._tower_features(self.normalise(pixels), max(recorded, default=-1) + 1)
+            hidden = self._tower_features(self.normalize(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
         saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
         # 3. Frame embeddings, and a pooling attention that sums to 1 in each frame.
@@ -178,7 +178,7 @@ class Llava(ComposedModel):
             for length, batch in groupby(clips[first:stop], key=len):
                 run = list(batch)
                 plan = merging.plan(length, patches, self.tokens_per_frame, blocks)
-                pixels = self.normalise(frames.pixels[run[0].first : run[-1].stop])
+                pixels = self.normalize(frames.pixels[run[0].first : run[-1].stop])
                 tokens = run_merging_tower(self.network.model.vision_tower, pixels, plan)
                 done.append((tokens, self.network.model.multi_modal_projector(tokens.states), plan))
             return done
@@ -262,5 +262,5 @@ class Llava(ComposedModel):
         return newline
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        video = self.geometry.run(tokens, placed=self.positions != "packed")
+        video = self.geometry.run(tokens, indexed=self.positions != "packed")
         return [video, Run("\n" + time_instruction(tokens), [])] if self.config.time_instruction else [video]

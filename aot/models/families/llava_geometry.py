@@ -71,26 +71,26 @@ class LlavaGeometry:
         """Return the order in which the language model reads the kept tokens."""
         return self.order or ("method" if self.newline in ("none", "one_token") else "raster")
 
-    def run(self, tokens: CompressedTokens, *, placed: bool = True) -> Run:
+    def run(self, tokens: CompressedTokens, *, indexed: bool = True) -> Run:
         """Return kept tokens and newlines in the order in which the language model reads them.
 
-        Rows have indices in the whole video if they are `placed`. Otherwise the order may be known
+        Rows have indices in the whole video if they are `indexed`. Otherwise the order may be known
         before the device has selected the tokens.
         """
         # 1. Frames follow each other, at most with one newline at the end.
         if self.newline in ("none", "one_token"):
             newlines = [NEWLINE] * (self.newline == "one_token")
             # Nothing is read back from the device here.
-            if self.token_order != "raster" and not placed:
+            if self.token_order != "raster" and not indexed:
                 return Run("", [*range(len(tokens.features)), *newlines])
-            place, total = tokens.place.tolist(), len(tokens.timestamps_s) * math.prod(tokens.grid)
-            order = in_reading_order(tokens) if self.token_order == "raster" else range(len(place))
-            rows = [(token, place[token]) for token in order]
+            cell, total = tokens.cell.tolist(), len(tokens.timestamps_s) * math.prod(tokens.grid)
+            order = in_reading_order(tokens) if self.token_order == "raster" else range(len(cell))
+            rows = [(token, cell[token]) for token in order]
             rows += [(newline, total) for newline in newlines]
-            return Run("", [row for row, _ in rows], [offset for _, offset in rows], total + (len(rows) - len(place)))
+            return Run("", [row for row, _ in rows], [offset for _, offset in rows], total + (len(rows) - len(cell)))
         # 2. Newlines divide the video. A row's index counts the newlines before it.
         passes = self._passes(tokens)
-        cells, span = (tokens.place % math.prod(tokens.grid)).tolist(), self._frame_span(tokens.grid)
+        cells, span = (tokens.cell % math.prod(tokens.grid)).tolist(), self._frame_span(tokens.grid)
         rows = [
             (row, frame * span + offset)
             for frame, members in passes

@@ -45,7 +45,7 @@ class WholePrompt:
         """
         (rows, cols), frames = tokens.grid, len(tokens.timestamps_s)
         per_run = frames // len(runs) * rows * cols
-        indices = tokens.place.cpu()
+        indices = tokens.cell.cpu()
         words: list[int] = []
         kinds: list[int] = []
         kept: list[int] = []

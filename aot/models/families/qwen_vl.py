@@ -120,7 +120,7 @@ class QwenVL(ComposedModel):
         """Record attention and keys per patch, and average them over each token's patches."""
         # 1. Rows of patches, and the sides of what they cover, in patches.
         vision, grid = self.tower.config, self._grid(pixels)
-        rows = packed(self.normalise(pixels), self.temporal_patch, vision.patch_size, vision.spatial_merge_size)
+        rows = packed(self.normalize(pixels), self.temporal_patch, vision.patch_size, vision.spatial_merge_size)
         pairs, merge = -(-len(pixels) // self.temporal_patch), vision.spatial_merge_size
         sides = torch.tensor([[pairs, grid[0] * merge, grid[1] * merge]], device=rows.device)
         # 2. Blocks to record. Two layers may share the nearest block with full attention.

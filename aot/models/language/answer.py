@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from aot.config.schema import GenerationConfig
-from aot.models.language.decoding import MOST_ROOM, Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind
+from aot.models.language.decoding import MOST_ROOM, Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.slots import slot_cache
 from aot.models.language.text_pieces import TextPieces
@@ -55,19 +55,19 @@ def room_for(options: GenerationConfig) -> int:
 
 
 @torch.inference_mode()
-def read_prompt(language: Any, prompt: VideoPrompt, room: int, behind: Any = None, rows: int = 0) -> Prefilled:
+def read_prompt(language: Any, prompt: VideoPrompt, room: int, after: Any = None, rows: int = 0) -> Prefilled:
     """Return the keys and values of a prompt, and the states of its last row.
 
     Args:
         language: the language model without its head.
         prompt: the whole prompt.
         room: the number of cache slots for the answer.
-        behind: a cache that holds the first `rows` rows; no other row may be a visual token.
+        after: a cache that holds the first `rows` rows; no other row may be a visual token.
         rows: the number of rows that were read before.
     """
-    cache = slot_cache(language.config, room) if behind is None else behind
+    cache = slot_cache(language.config, room) if after is None else after
     given = prompt.language_inputs(rows)
-    return Prefilled(cache, states_behind(language, given.pop("inputs_embeds"), cache, **given))
+    return Prefilled(cache, last_hidden_state(language, given.pop("inputs_embeds"), cache, **given))
 
 
 class StreamedAnswer:

@@ -21,7 +21,7 @@ from aot.models.language.lean_decoder import LeanDecoder, why_not_lean
 from aot.models.language.word_choice import WordChoice
 from aot.models.language.word_rules import Past
 
-__all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "states_behind", "until_end"]
+__all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "last_hidden_state", "until_end"]
 
 # Slots for new tokens that are allocated together. On CUDA, attention also reads the empty ones.
 MOST_ROOM = 256
@@ -53,7 +53,7 @@ class LanguageModel:
         return cls(body, network.get_input_embeddings(), network.get_output_embeddings(), network.generation_config)
 
 
-def states_behind(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
+def last_hidden_state(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
     """Return the states [B, D] that predict the next token after embeddings [B, R, D]."""
     found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
     states: Tensor = found.last_hidden_state[:, -1]
@@ -244,7 +244,7 @@ class WholeSteps(_LaunchedSteps):
             seen = seen[:, : cache.get_seq_length() + 1]
         # Given explicitly, because a cache with dropped rows is shorter than the text.
         position = self._decoding.position + self._done
-        return states_behind(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
+        return last_hidden_state(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
 
 
 def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:

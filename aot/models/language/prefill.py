@@ -17,7 +17,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from aot.compression.contract import check_load, check_reduction
-from aot.compression.in_llm import InnerReduction, Place, State
+from aot.compression.in_llm import InnerReduction, LayerPoint, State
 from aot.compression.in_llm.newlines import ended_lines
 from aot.models.language.decoding import Prefilled
 from aot.models.language.kv_cache import cache_argument
@@ -49,9 +49,9 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room:
     run = _Run(language, prompt, reduction, room)
     for layer in range(len(language.layers)):
         run.enter(layer)
-        run.reduce(Place(layer))
+        run.reduce(LayerPoint(layer))
         run.attend(layer)
-        run.reduce(Place(layer, after_attention=True))
+        run.reduce(LayerPoint(layer, after_attention=True))
         run.feed(layer)
     return run.result()
 
@@ -116,7 +116,7 @@ class _Run:
         self._remembered: list[Tensor | None] = []
         self._attended: Tensor | None = None  # the input of the layer that attended last
         with blamed(reduction, "inner"):
-            self._places: Collection[Place] = reduction.places(len(language.layers))
+            self._points: Collection[LayerPoint] = reduction.points(len(language.layers))
         self._notes: tuple[float, ...] = ()
         self._arrange()
 
@@ -163,18 +163,18 @@ class _Run:
             added = deepstack[number].to(self._hidden.device, self._hidden.dtype)[token[token >= 0]]
             self._hidden[:, token >= 0] += added
 
-    def reduce(self, place: Place) -> None:
-        """Let the reduction drop rows if it acts at `place`, and check what it did."""
-        if place not in self._places:
+    def reduce(self, point: LayerPoint) -> None:
+        """Let the reduction drop rows if it acts at `point`, and check what it did."""
+        if point not in self._points:
             return
         # 1. Ask the reduction.
-        state = self._state(place)
+        state = self._state(point)
         with blamed(self._reduction, "inner"), explained_memory():
             found = self._reduction.reduce(state)
         check_reduction(self._reduction, found, state)
         self._notes = found.notes
         if found.done:
-            self._places = ()
+            self._points = ()
         # 2. Drop the rows.
         kept = torch.ones(len(self._index), dtype=torch.bool, device=self._index.device)
         kept[found.dropped] = False
@@ -192,7 +192,7 @@ class _Run:
             self._remembered = [self._index.to(held.device) for held in self._held]
         self._arrange()
 
-    def _state(self, place: Place) -> State:
+    def _state(self, point: LayerPoint) -> State:
         """Return what the reduction receives."""
         token = self._token[self._index]
         visual = (token >= 0).nonzero()[:, 0]
@@ -200,7 +200,7 @@ class _Run:
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
             # The layer that attended last had another input than the current states.
-            number, hidden = (place.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
+            number, hidden = (point.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
             if hidden is None:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
             layer = self._language.layers[number]
@@ -210,7 +210,7 @@ class _Run:
             return found.to(self._hidden.device)
 
         return State(
-            layer=place.layer,
+            layer=point.layer,
             layers=len(self._language.layers),
             hidden=self._hidden,
             visual=visual,

@@ -154,7 +154,7 @@ def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> t
 def in_reading_order(tokens: CompressedTokens) -> list[int]:
     """Return the indices of kept tokens sorted by frame, row and column, as in the whole video."""
     # Stable, so that several tokens of one cell keep their order.
-    order: list[int] = tokens.place.argsort(stable=True).tolist()
+    order: list[int] = tokens.cell.argsort(stable=True).tolist()
     return order
 
 

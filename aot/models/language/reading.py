@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aot.config.schema import GenerationConfig
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt, room_for
-from aot.models.language.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, states_behind, until_end
+from aot.models.language.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state, until_end
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.slots import branched_cache
 from aot.models.language.word_rules import Past, end_ids
@@ -145,7 +145,7 @@ class Reading:
             seen = (index < 0) | (index >= before)
         # 2. Each suffix continues its own copy of the prefix.
         cache = branched_cache(self._cache, count, longest + room_for(options))
-        last = states_behind(
+        last = last_hidden_state(
             self._model.body,
             self._model.embed(ids),
             cache,

@@ -132,17 +132,17 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
 
 
 def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible: Tensor) -> list[list[Any]]:
-    """Return [index, place, role, mass, parts, sources] of each visible token.
+    """Return [index, cell, role, mass, parts, sources] of each visible token.
 
-    The parts are the weights of itself, of its frame and of other frames. The sources are places
+    The parts are the weights of itself, of its frame and of other frames. The sources are cells
     and weights, interleaved, by descending weight.
     """
     strongest, parts = _strongest_sources(sources), _parts(tokens, sources).tolist()
-    place, role, mass = tokens.place.tolist(), tokens.role.tolist(), tokens.mass.tolist()
+    cell, role, mass = tokens.cell.tolist(), tokens.role.tolist(), tokens.mass.tolist()
     return [
         [
             token,
-            place[token],
+            cell[token],
             _ROLES[Role(role[token])],
             round(mass[token], 2),
             [round(part, 4) for part in parts[token]],
@@ -155,7 +155,7 @@ def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible:
 def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
     """Return each token's weight of itself, of others in its frame, and of other frames: [K, 3]."""
     # kind 0: itself, 1: elsewhere in the same frame, 2: another frame.
-    per_frame, own = math.prod(tokens.grid), tokens.place.cpu()[sources.token]
+    per_frame, own = math.prod(tokens.grid), tokens.cell.cpu()[sources.token]
     elsewhere = (sources.source // per_frame != own // per_frame).long()
     kind = torch.where(sources.source == own, 0, 1 + elsewhere)
     parts = torch.zeros(len(tokens.features) * 3)
@@ -163,7 +163,7 @@ def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
 
 
 def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
-    """Return for each token its largest sources, places and weights interleaved."""
+    """Return for each token its largest sources, cells and weights interleaved."""
     token, weight = sources.token.numpy(), sources.weight.numpy()
     # Sort by token and descending weight; the rank is then an entry's index within its token.
     order = np.lexsort((-weight, token))
@@ -172,8 +172,8 @@ def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
     best = order[(rank < _MOST_SOURCES) & (weight[order] >= _LEAST_WEIGHT)]
     strongest: dict[int, list[int | float]] = defaultdict(list)
     columns = (token[best].tolist(), sources.source.numpy()[best].tolist(), weight[best].tolist())
-    for owner, place, part in zip(*columns, strict=True):
-        strongest[owner] += (place, round(part, 4))
+    for owner, cell, part in zip(*columns, strict=True):
+        strongest[owner] += (cell, round(part, 4))
     return strongest
 
 
@@ -184,5 +184,5 @@ def _holders(tokens: CompressedTokens, sources: SourceWeights, fate: Tensor, vis
     holder = np.full(len(fate), -1)
     # Of several writes to one index NumPy keeps the last one, here the largest.
     holder[sources.source[order].numpy()] = sources.token[order].numpy()
-    places = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
-    return {"place": places.tolist(), "token": holder[places.numpy()].tolist()}
+    cells = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
+    return {"cell": cells.tolist(), "token": holder[cells.numpy()].tolist()}

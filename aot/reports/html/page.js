@@ -6,7 +6,7 @@
   const slotOf = new Map(data.shown.map((frame, slot) => [frame, slot]));
   const film = document.getElementById("film");
   const details = document.getElementById("details");
-  const toldBox = document.getElementById("told");
+  const description = document.getElementById("description");
   const CELL = 10;
   const KEPT = 2; // fates from here up are kept tokens
 
@@ -23,29 +23,29 @@
   };
   const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u00a0%`;
   const seconds = (frame) => `${data.times[frame]} s`;
-  const frameOf = (place) => Math.floor(place / perFrame);
-  const rowOf = (place) => Math.floor((place % perFrame) / cols);
-  const colOf = (place) => (place % perFrame) % cols;
-  const placeName = (place) => `row ${rowOf(place)}, column ${colOf(place)}`;
-  const fateOf = (run, place) => Number(run.fates[slotOf.get(frameOf(place))][place % perFrame]);
-  const square = (place) => ({ x: colOf(place) * CELL, y: rowOf(place) * CELL, width: CELL, height: CELL });
+  const frameOf = (cell) => Math.floor(cell / perFrame);
+  const rowOf = (cell) => Math.floor((cell % perFrame) / cols);
+  const colOf = (cell) => (cell % perFrame) % cols;
+  const cellName = (cell) => `row ${rowOf(cell)}, column ${colOf(cell)}`;
+  const fateOf = (run, cell) => Number(run.fates[slotOf.get(frameOf(cell))][cell % perFrame]);
+  const square = (cell) => ({ x: colOf(cell) * CELL, y: rowOf(cell) * CELL, width: CELL, height: CELL });
 
   const runs = data.runs.map((run, number) => {
-    const byPlace = new Map(); // index -> its tokens: a keyframe may have two, the original and the merged one
+    const byCell = new Map(); // index -> its tokens: a keyframe may have two, the original and the merged one
     const byNumber = new Map();
-    for (const [token, place, role, mass, parts, flat] of run.tokens) {
+    for (const [token, cell, role, mass, parts, flat] of run.tokens) {
       const sources = [];
-      for (let i = 0; i < flat.length; i += 2) sources.push({ place: flat[i], share: flat[i + 1] });
-      const entry = { token, place, role, mass, parts, sources };
+      for (let i = 0; i < flat.length; i += 2) sources.push({ cell: flat[i], share: flat[i + 1] });
+      const entry = { token, cell, role, mass, parts, sources };
       byNumber.set(token, entry);
-      byPlace.set(place, [...(byPlace.get(place) || []), entry]);
+      byCell.set(cell, [...(byCell.get(cell) || []), entry]);
     }
-    const holder = new Map(run.into.place.map((place, i) => [place, run.into.token[i]]));
+    const holder = new Map(run.into.cell.map((cell, i) => [cell, run.into.token[i]]));
     const clipOf = new Map();
     run.clips.forEach(([first, stop], clip) => {
       for (let frame = first; frame < stop; frame++) clipOf.set(frame, { clip, first, stop });
     });
-    return { ...run, number, byPlace, byNumber, holder, clipOf, views: new Map() };
+    return { ...run, number, byCell, byNumber, holder, clipOf, views: new Map() };
   });
 
   // ---- Frames
@@ -56,14 +56,14 @@
   };
 
   function frameElement(run, frame, tag) {
-    const places = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
+    const cells = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
     const tokens = run.counts[slotOf.get(frame)];
-    const told = tokens === places ? `${tokens} kept` : `${tokens} kept, in ${places} places`;
+    const text = tokens === cells ? `${tokens} kept` : `${tokens} kept, in ${cells} cells`;
     const mark = keyframe(run, frame) ? "keyframe, " : "";
     const overlay = svg("svg", {
-      class: places > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
+      class: cells > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
       viewBox: `0 0 ${cols * CELL} ${rows * CELL}`, preserveAspectRatio: "none",
-      "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${told} of ${perFrame}; arrow keys move through them`,
+      "aria-label": `frame ${frame} at ${seconds(frame)}, ${mark}${text} of ${perFrame}; arrow keys move through them`,
     });
     const image = html("img", { alt: `frame ${frame} at ${seconds(frame)}`, decoding: "async" });
     image.src = `data:image/jpeg;base64,${data.pictures[slotOf.get(frame)]}`;
@@ -71,7 +71,7 @@
     view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
     const number = html("b", { textContent: `${frame}` });
     const whose = runs.length > 1 ? ` · ${run.name}` : "";
-    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${told}${whose}`);
+    const caption = html("figcaption", {}, number, ` · ${seconds(frame)} · ${mark}${text}${whose}`);
     const element = html(tag, { className: "frame" }, html("figure", {}, view, caption));
     const state = { run, frame, element, view, overlay, drawn: false };
     overlay.state = state;
@@ -96,10 +96,10 @@
     const paths = ["", ""];
     const tokens = svg("g");
     const first = frame * perFrame;
-    for (let place = first; place < first + perFrame; place++) {
-      const fate = fateOf(run, place);
-      if (fate < KEPT) paths[fate] += `M${colOf(place) * CELL} ${rowOf(place) * CELL}h${CELL}v${CELL}h-${CELL}z`;
-      else tokens.append(tokenElement(run, place, fate));
+    for (let cell = first; cell < first + perFrame; cell++) {
+      const fate = fateOf(run, cell);
+      if (fate < KEPT) paths[fate] += `M${colOf(cell) * CELL} ${rowOf(cell) * CELL}h${CELL}v${CELL}h-${CELL}z`;
+      else tokens.append(tokenElement(run, cell, fate));
     }
     overlay.append(
       svg("path", { class: "discarded", d: paths[0] }), svg("path", { class: "absorbed", d: paths[1] }),
@@ -107,20 +107,20 @@
     );
   }
 
-  function tokenElement(run, place, fate) {
-    const inside = { x: colOf(place) * CELL + 0.5, y: rowOf(place) * CELL + 0.5, width: CELL - 1, height: CELL - 1 };
+  function tokenElement(run, cell, fate) {
+    const inside = { x: colOf(cell) * CELL + 0.5, y: rowOf(cell) * CELL + 0.5, width: CELL - 1, height: CELL - 1 };
     return svg("g", {
-      class: `token fate-${fate}`, tabindex: -1, role: "img", "data-place": place, "aria-label": summary(run, place),
+      class: `token fate-${fate}`, tabindex: -1, role: "img", "data-cell": cell, "aria-label": summary(run, cell),
     }, svg("rect", { class: "halo", ...inside }), svg("rect", { class: "edge", ...inside }));
   }
 
   // ---- Descriptions of a patch
 
-  function summary(run, place) {
-    const tokens = run.byPlace.get(place) || [];
+  function summary(run, cell) {
+    const tokens = run.byCell.get(cell) || [];
     const heavy = Math.max(0, ...tokens.map((each) => each.mass));
     const mass = heavy > 1.05 ? `, represents ${heavy.toFixed(1)} tokens` : "";
-    return `${data.names[fateOf(run, place)]}, ${placeName(place)}${mass}`;
+    return `${data.names[fateOf(run, cell)]}, ${cellName(cell)}${mass}`;
   }
 
   function composition({ token, role, mass, parts }, kept) {
@@ -134,33 +134,33 @@
       bar.style.width = `${100 * part}%`;
       stack.append(bar);
     }
-    const told = `token ${token} of ${kept}, ${role}, mass ${mass.toFixed(2)}: ${words.join(", ")}`;
-    return [html("p", { textContent: told }), stack];
+    const text = `token ${token} of ${kept}, ${role}, mass ${mass.toFixed(2)}: ${words.join(", ")}`;
+    return [html("p", { textContent: text }), stack];
   }
 
-  function describe(run, place) {
-    const head = [run.name, `frame ${frameOf(place)}`, seconds(frameOf(place)), placeName(place)].slice(runs.length > 1 ? 0 : 1);
-    const children = [html("p", {}, html("b", { textContent: data.names[fateOf(run, place)] }), ` · ${head.join(" · ")}`)];
-    const tokens = run.byPlace.get(place) || [];
+  function describe(run, cell) {
+    const head = [run.name, `frame ${frameOf(cell)}`, seconds(frameOf(cell)), cellName(cell)].slice(runs.length > 1 ? 0 : 1);
+    const children = [html("p", {}, html("b", { textContent: data.names[fateOf(run, cell)] }), ` · ${head.join(" · ")}`)];
+    const tokens = run.byCell.get(cell) || [];
     for (const entry of tokens) children.push(...composition(entry, run.kept));
-    const sources = [...sourcesOf(run, place)].filter(([source]) => source !== place);
+    const sources = [...sourcesOf(run, cell)].filter(([source]) => source !== cell);
     const links = sources.slice(0, 5).map(([source, share]) => jump(run, source, share));
     const more = sources.length > links.length ? ` and ${sources.length - links.length} more` : "";
     if (links.length) children.push(html("p", {}, "from ", ...links, more));
-    const held = run.holder.get(place);
+    const held = run.holder.get(cell);
     const keeper = run.byNumber.get(held);
-    if (keeper) children.push(html("p", {}, "most of it is in ", jump(run, keeper.place)));
+    if (keeper) children.push(html("p", {}, "most of it is in ", jump(run, keeper.cell)));
     return children;
   }
 
-  function jump(run, place, share) {
-    const where = `frame ${frameOf(place)}, ${placeName(place)}`;
-    const short = `frame ${frameOf(place)} (${rowOf(place)}, ${colOf(place)})${share ? ` ${percent(share)}` : ""}`;
+  function jump(run, cell, share) {
+    const where = `frame ${frameOf(cell)}, ${cellName(cell)}`;
+    const short = `frame ${frameOf(cell)} (${rowOf(cell)}, ${colOf(cell)})${share ? ` ${percent(share)}` : ""}`;
     const button = html("button", { type: "button", title: where, textContent: short });
-    button.disabled = !run.views.has(frameOf(place));
+    button.disabled = !run.views.has(frameOf(cell));
     button.addEventListener("click", () => {
-      show(run, frameOf(place));
-      addLight(run, place, "target", 1);
+      show(run, frameOf(cell));
+      addLight(run, cell, "target", 1);
     });
     return button;
   }
@@ -176,10 +176,10 @@
 
   // ---- Lights: where a token's information came from
 
-  function sourcesOf(run, place) {
+  function sourcesOf(run, cell) {
     const shares = new Map();
-    for (const entry of run.byPlace.get(place) || []) {
-      for (const source of entry.sources) shares.set(source.place, Math.max(shares.get(source.place) || 0, source.share));
+    for (const entry of run.byCell.get(cell) || []) {
+      for (const source of entry.sources) shares.set(source.cell, Math.max(shares.get(source.cell) || 0, source.share));
     }
     return new Map([...shares].sort((a, b) => b[1] - a[1]));
   }
@@ -194,18 +194,18 @@
     active = null;
   }
 
-  function lightUp(run, place, element) {
+  function lightUp(run, cell, element) {
     clear();
     active = element;
     if (element) element.classList.add("active");
-    const others = [...sourcesOf(run, place)].filter(([source]) => source !== place);
+    const others = [...sourcesOf(run, cell)].filter(([source]) => source !== cell);
     for (const [source, share] of others) addLight(run, source, "light", 0.05 + 0.6 * Math.sqrt(share));
-    const keeper = run.byNumber.get(run.holder.get(place));
-    if (keeper) addLight(run, keeper.place, "light", 0.3);
-    if (!element) addLight(run, place, "target", 1);
-    toldBox.replaceChildren(...describe(run, place));
+    const keeper = run.byNumber.get(run.holder.get(cell));
+    if (keeper) addLight(run, keeper.cell, "light", 0.3);
+    if (!element) addLight(run, cell, "target", 1);
+    description.replaceChildren(...describe(run, cell));
     details.hidden = false;
-    const box = run.views.get(frameOf(place)).view.getBoundingClientRect();
+    const box = run.views.get(frameOf(cell)).view.getBoundingClientRect();
     details.classList.toggle("left", box.left + box.width / 2 > innerWidth / 2);
     details.classList.toggle("top", box.top + box.height / 2 > innerHeight / 2);
   }
@@ -215,11 +215,11 @@
     details.hidden = true;
   }
 
-  function addLight(run, place, kind, opacity) {
-    const state = run.views.get(frameOf(place));
+  function addLight(run, cell, kind, opacity) {
+    const state = run.views.get(frameOf(cell));
     if (!state) return;
     draw(state);
-    const light = svg("rect", { class: kind, ...square(place), "data-place": place });
+    const light = svg("rect", { class: kind, ...square(cell), "data-cell": cell });
     light.setAttribute("fill-opacity", opacity.toFixed(2));
     light.setAttribute("stroke-opacity", Math.min(1, 0.2 + 1.6 * opacity).toFixed(2));
     state.overlay.querySelector(".lights").append(light);
@@ -228,37 +228,37 @@
 
   // ---- Pointer and keys
 
-  function placeAt(event) {
+  function cellAt(event) {
     const overlay = event.target.closest(".view svg");
     if (!overlay) return null;
     const box = overlay.getBoundingClientRect();
     const col = Math.min(cols - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * cols)));
     const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows)));
-    return { state: overlay.state, place: overlay.state.frame * perFrame + row * cols + col };
+    return { state: overlay.state, cell: overlay.state.frame * perFrame + row * cols + col };
   }
 
-  const elementAt = (state, place) => state.overlay.querySelector(`.token[data-place="${place}"]`);
+  const elementAt = (state, cell) => state.overlay.querySelector(`.token[data-cell="${cell}"]`);
   let pointed = null;
 
   film.addEventListener("pointermove", (event) => {
     if (event.pointerType === "touch") return; // a moving finger scrolls the page
-    const found = placeAt(event);
-    const key = found && `${found.state.run.number}/${found.place}`;
+    const found = cellAt(event);
+    const key = found && `${found.state.run.number}/${found.cell}`;
     if (key === pointed) return;
     pointed = key;
-    if (found) lightUp(found.state.run, found.place, elementAt(found.state, found.place));
+    if (found) lightUp(found.state.run, found.cell, elementAt(found.state, found.cell));
   });
   film.addEventListener("pointerleave", () => { pointed = null; });
   film.addEventListener("click", (event) => {
-    const found = placeAt(event);
+    const found = cellAt(event);
     if (!found) return;
-    const element = elementAt(found.state, found.place);
+    const element = elementAt(found.state, found.cell);
     (element || found.state.overlay).focus({ preventScroll: true });
-    lightUp(found.state.run, found.place, element);
+    lightUp(found.state.run, found.cell, element);
   });
   film.addEventListener("focusin", (event) => {
     const token = event.target.closest(".token");
-    if (token) lightUp(token.closest(".view svg").state.run, Number(token.dataset.place), token);
+    if (token) lightUp(token.closest(".view svg").state.run, Number(token.dataset.cell), token);
   });
 
   const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -267,9 +267,9 @@
     let best = null;
     let least = Infinity;
     for (const element of state.overlay.querySelectorAll(".token")) {
-      const place = Number(element.dataset.place);
-      const along = (rowOf(place) - rowOf(from)) * down + (colOf(place) - colOf(from)) * right;
-      const aside = Math.abs((rowOf(place) - rowOf(from)) * right) + Math.abs((colOf(place) - colOf(from)) * down);
+      const cell = Number(element.dataset.cell);
+      const along = (rowOf(cell) - rowOf(from)) * down + (colOf(cell) - colOf(from)) * right;
+      const aside = Math.abs((rowOf(cell) - rowOf(from)) * right) + Math.abs((colOf(cell) - colOf(from)) * down);
       if (along > 0 && along + 2 * aside < least) [best, least] = [element, along + 2 * aside];
     }
     return best;
@@ -288,7 +288,7 @@
       const token = event.target.closest(".token");
       const end = event.key === "End" ? tokens[tokens.length - 1] : tokens[0];
       const step = token && STEPS[event.key];
-      const next = step ? nearest(overlay.state, Number(token.dataset.place), step) : end;
+      const next = step ? nearest(overlay.state, Number(token.dataset.cell), step) : end;
       if (next) next.focus();
     }
   });

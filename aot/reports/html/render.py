@@ -66,7 +66,7 @@ def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
     """Return the fates that occur, with their number in each run."""
     counts = [run.fates.flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
     return [
-        {"fate": int(fate), "name": name, "told": meaning, "counts": [count[fate] for count in counts]}
+        {"fate": int(fate), "name": name, "meaning": meaning, "counts": [count[fate] for count in counts]}
         for fate, (name, meaning) in _FATES.items()
         if any(count[fate] for count in counts)
     ]

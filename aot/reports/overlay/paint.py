@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
     Words = NDArray[np.uint16]
-    Colour = tuple[int, int, int]
+    Color = tuple[int, int, int]
 
-__all__ = ["INKS", "OUTLINE_COLOURS", "Ink", "Layout", "Painter", "TokenFates", "token_fates", "yuv"]
+__all__ = ["INKS", "OUTLINE_COLORS", "Ink", "Layout", "Painter", "TokenFates", "token_fates", "yuv"]
 
 # The palette of Okabe and Ito, which color-blind people can distinguish too.
-OUTLINE_COLOURS: Mapping[Fate, Colour] = {
+OUTLINE_COLORS: Mapping[Fate, Color] = {
     Fate.KEPT: (0x56, 0xB4, 0xE9),
     Fate.GATHERED: (0xCC, 0x79, 0xA7),
     Fate.LOCAL_ANCHOR: (0x00, 0x72, 0xB2),
     Fate.GLOBAL_ANCHOR: (0xE6, 0x9F, 0x00),
     Fate.DISTINCT: (0x00, 0x9E, 0x73),
 }
-_YELLOW, _WHITE, _GREY, _BLACK = (0xF0, 0xE4, 0x42), (255, 255, 255), (150, 150, 150), (0, 0, 0)
+_YELLOW, _WHITE, _GRAY, _BLACK = (0xF0, 0xE4, 0x42), (255, 255, 255), (150, 150, 150), (0, 0, 0)
 
 
 class Ink(NamedTuple):
@@ -42,7 +42,7 @@ class Ink(NamedTuple):
 
     luma: float
     chroma: float
-    colour: Colour = _BLACK
+    color: Color = _BLACK
 
 
 # A map holds the value of a `Fate` inside a cell, and the following values elsewhere.
@@ -51,14 +51,14 @@ _BORDER = 2 * len(Fate) + 1
 _BORDER_INSIDE, _STRIP, _TICK, _KEY_TICK = range(_BORDER + 1, _BORDER + 5)
 INKS: Mapping[int, Ink] = {
     **{int(fate): Ink(1, 1) for fate in Fate},
-    **{_OUTLINE + fate: Ink(0, 0, colour) for fate, colour in OUTLINE_COLOURS.items()},
+    **{_OUTLINE + fate: Ink(0, 0, color) for fate, color in OUTLINE_COLORS.items()},
     Fate.DISCARDED: Ink(0.25, 0.4),
     Fate.MERGED: Ink(0.55, 0.7),
     _STRIPE: Ink(0.35, 0.55),
     _BORDER: Ink(0, 0, _YELLOW),
     _BORDER_INSIDE: Ink(0, 0),
     _STRIP: Ink(0.15, 0.15),
-    _TICK: Ink(0, 0, _GREY),
+    _TICK: Ink(0, 0, _GRAY),
     _KEY_TICK: Ink(0, 0, _YELLOW),
 }
 
@@ -205,9 +205,9 @@ class Painter:
         return min(max((time_s - self._begin_s) / self._span_s, 0.0), 1.0)
 
 
-def yuv(colour: Colour) -> tuple[int, int, int]:
+def yuv(color: Color) -> tuple[int, int, int]:
     """Return an RGB color as Y, Cb, Cr in BT.709 with limited range."""
-    red, green, blue = (value / 255 for value in colour)
+    red, green, blue = (value / 255 for value in color)
     luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return round(16 + 219 * luma), round(128 + 224 * (blue - luma) / 1.8556), round(128 + 224 * (red - luma) / 1.5748)
 
@@ -217,7 +217,7 @@ def _blend(inks: Bytes) -> tuple[Words, Words]:
     # 1. Tables by plane and ink.
     gains, biases = np.zeros((2, 3, len(INKS) + len(Fate)), np.uint16)
     for number, ink in INKS.items():
-        for plane, (share, value) in enumerate(zip((ink.luma, ink.chroma, ink.chroma), yuv(ink.colour), strict=True)):
+        for plane, (share, value) in enumerate(zip((ink.luma, ink.chroma, ink.chroma), yuv(ink.color), strict=True)):
             gains[plane, number] = round(256 * share)
             biases[plane, number] = (256 - gains[plane, number]) * value
     # 2. Look up every sample; chroma uses every second pixel of every second row.

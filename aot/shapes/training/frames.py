@@ -14,14 +14,14 @@ from aot.shapes.render import render, visible_share
 from aot.shapes.world import BEATS, COLORS, RADII, SHAPES, SIZES, Scene, Thing, sample_background, sample_scene
 from aot.video.sampling import spread
 
-__all__ = ["LabelledVideo", "crowded_frames", "labelled_video", "sample_times"]
+__all__ = ["LabeledVideo", "crowded_frames", "labeled_video", "sample_times"]
 
 Array = NDArray[Any]
 _SEEN = 0.25  # a cell belongs to a thing that covers more than this share of it
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledVideo:
+class LabeledVideo:
     """A scene's frames with labels.
 
     Attributes:
@@ -42,13 +42,13 @@ def sample_times(frames: int) -> tuple[float, ...]:
     return tuple(index / FRAMES_PER_SECOND for index in spread(BEATS * FRAMES_PER_SECOND, frames))
 
 
-def labelled_video(seed: int, frames: int, grid: int) -> LabelledVideo:
+def labeled_video(seed: int, frames: int, grid: int) -> LabeledVideo:
     """Return the labeled video of a seed."""
     scene = sample_scene(seed)
     times = sample_times(frames)
     rng = np.random.default_rng([seed, 13])
     cover = np.stack([[visible_share(thing, time, grid) for time in times] for thing in scene.things])
-    return LabelledVideo(scene, times, _as_filmed(render(scene, times), rng), cover)
+    return LabeledVideo(scene, times, _as_filmed(render(scene, times), rng), cover)
 
 
 def crowded_frames(seed: int, count: int, grid: int) -> tuple[Array, Array]:

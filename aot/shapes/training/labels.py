@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.ops.grid import pool, pooled_grid
-from aot.shapes.training.frames import LabelledVideo
+from aot.shapes.training.frames import LabeledVideo
 from aot.shapes.training.network import FATES, GRID
 from aot.shapes.world import COLORS, MOTIONS, SHAPES, SIDE, SIZES, Thing
 from aot.types import Pooling
@@ -40,11 +40,11 @@ def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
 
 def end_cells(thing: Thing) -> list[int]:
     """Return row and column of a thing's first cell, then of the cell where it is last visible."""
-    ends = (thing.place(thing.first), thing.place(thing.stop - 0.1))
+    ends = (thing.position(thing.first), thing.position(thing.stop - 0.1))
     return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 
 
-def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
+def words_of(thing: Thing, video: LabeledVideo) -> tuple[int, ...]:
     """Return the index of the thing's word in each group of `GROUPS`."""
     lasts = video.scene.cut is not None and not thing.flashes
     fate = "turns" if thing.turns else "stays" if lasts else thing.fate
@@ -54,7 +54,7 @@ def words_of(thing: Thing, video: LabelledVideo) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
+def token_labels(videos: list[LabeledVideo]) -> dict[str, Tensor]:
     """Return labels of every pooled token, [B, F * n] each.
 
     "thing" is the index of the thing it shows (-1: background); the others are class indices.
@@ -63,7 +63,7 @@ def token_labels(videos: list[LabelledVideo]) -> dict[str, Tensor]:
     return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
 
 
-def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
+def _video_labels(video: LabeledVideo) -> dict[str, Tensor]:
     """Return labels of one video's tokens, [F * n] each."""
     things, frames = video.cover.shape[:2]
     cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
@@ -79,7 +79,7 @@ def _video_labels(video: LabelledVideo) -> dict[str, Tensor]:
     return labels
 
 
-def _tables(video: LabelledVideo) -> dict[str, Tensor]:
+def _tables(video: LabeledVideo) -> dict[str, Tensor]:
     """Return the class of every thing in every frame, [things, F]; unknowable ones are ignored."""
     rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
     for thing in video.scene.things:

@@ -20,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from aot.compression.ops.grid import pool
 from aot.shapes.training.choice import choose_tokens, keep_tokens
-from aot.shapes.training.frames import LabelledVideo, labelled_video
+from aot.shapes.training.frames import LabeledVideo, labeled_video
 from aot.shapes.training.labels import (
     GROUPS,
     IGNORE,
@@ -34,7 +34,7 @@ from aot.shapes.training.labels import (
 )
 from aot.shapes.training.network import GRID, WIDTH, vocabulary
 from aot.shapes.training.packing import Branch, Packed, choose_questions, encode_branch, pack
-from aot.shapes.training.tower import normalise
+from aot.shapes.training.tower import normalize
 from aot.shapes.world import BEATS, MOTIONS
 
 __all__ = ["LanguageLesson"]
@@ -70,7 +70,7 @@ class LanguageLesson(nn.Module):
         AttentionInterface.register("shapes_training", self._attention)
         AttentionMaskInterface.register("shapes_training", eager_mask)
         network.model.language_model.config._attn_implementation = "shapes_training"
-        self._batch: tuple[int, list[LabelledVideo], Tensor] | None = None
+        self._batch: tuple[int, list[LabeledVideo], Tensor] | None = None
 
     def _attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
@@ -112,21 +112,21 @@ class LanguageLesson(nn.Module):
         facts = {name: loss.item() for name, loss in losses.items()}
         return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
 
-    def _videos(self, number: int) -> tuple[list[LabelledVideo], Tensor]:
+    def _videos(self, number: int) -> tuple[list[LabeledVideo], Tensor]:
         """Return a batch of videos and the frozen tower's output [B * F, N, D_v].
 
         The batch is cached, because consecutive steps share it.
         """
         if self._batch is None or self._batch[0] != number:
             first = (self.seed + 1) * 20_000_000 + number * self.videos
-            videos = [labelled_video(first + k, self.frames, GRID) for k in range(self.videos)]
+            videos = [labeled_video(first + k, self.frames, GRID) for k in range(self.videos)]
             pixels = torch.from_numpy(np.concatenate([video.pixels for video in videos]))
             with torch.no_grad():
-                states = self.network.model.vision_tower(normalise(pixels), output_hidden_states=True).hidden_states
+                states = self.network.model.vision_tower(normalize(pixels), output_hidden_states=True).hidden_states
             self._batch = (number, videos, states[-1])
         return self._batch[1:]
 
-    def _branches(self, videos: list[LabelledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
+    def _branches(self, videos: list[LabeledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
         """Return questions for every video, as many as fit, that the kept tokens can answer."""
         groups = []
         for video, things in zip(videos, thing, strict=True):
@@ -252,7 +252,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _reading_losses(
-        self, states: Tensor, videos: list[LabelledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
+        self, states: Tensor, videos: list[LabeledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
     ) -> dict[str, Tensor]:
         """Return the losses of words that name a thing.
 

@@ -107,21 +107,21 @@ def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
     answer = qa.answer.split()
     words = [*asked, "<|im_end|>", "<|im_start|>", "assistant", *answer, "<|im_end|>"]
     answer_at = len(asked) + 3
-    pointers = _named_places(asked, qa, scene)
+    pointers = _pointers(asked, qa, scene)
     if qa.kind == "describe":
         pointers += [(answer_at + at, thing) for at, thing in _described(answer, scene)]
     weight = _DESCRIBE_TOKEN_WEIGHT if qa.kind == "describe" else 1.0
     return Branch(qa.family, [index[w] for w in words], answer_at, pointers, weight)
 
 
-def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
+def _pointers(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
     """Return (index of a word, thing) for each thing of a question.
 
     If the question names no thing, its last word counts as the name.
     """
     if qa.kind == "exists" and not qa.reference:
         return _nearly_named(words, qa, scene)
-    places = []
+    pointers = []
     for number in qa.reference:
         thing = scene.things[number]
         if qa.kind == "shape":
@@ -130,8 +130,8 @@ def _named_places(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int
             at = _find(words, thing.color, thing.shape)
         else:
             at = len(words) - 2
-        places.append((at, number))
-    return places
+        pointers.append((at, number))
+    return pointers
 
 
 def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:

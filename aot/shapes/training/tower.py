@@ -12,12 +12,12 @@ from aot.shapes.training.frames import crowded_frames
 from aot.shapes.training.network import GRID, TOWER_WIDTH
 from aot.shapes.world import COLORS, SHAPES, SIZES
 
-__all__ = ["TowerLesson", "normalise"]
+__all__ = ["TowerLesson", "normalize"]
 
 _BACKGROUND_WEIGHT = 0.15
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     """Return uint8 pixels scaled to the tower's input range, [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
@@ -37,7 +37,7 @@ class TowerLesson(nn.Module):
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step, and accuracies for the log."""
         pixels, labels = map(torch.from_numpy, crowded_frames(self.seed * 10**7 + step, self.batch, GRID))
-        hidden = self.tower(normalise(pixels), output_hidden_states=True).hidden_states[-1]
+        hidden = self.tower(normalize(pixels), output_hidden_states=True).hidden_states[-1]
         normal = F.layer_norm(hidden, (TOWER_WIDTH,))
         targets = labels.reshape(self.batch, GRID * GRID, 3)
         losses, facts = [], {}

@@ -33,7 +33,7 @@ def read(folders: Sequence[Path]) -> Answers:
     most = max(len(rows) for rows in found.values())
     found = {key: rows for key, rows in found.items() if len(rows) > most // 2}  # others were left out as impossible
     common = sorted(set.intersection(*(set(rows) for rows in found.values())))
-    return {key: [rows[place] for place in common] for key, rows in found.items()}
+    return {key: [rows[index] for index in common] for key, rows in found.items()}
 
 
 def summary(answers: Answers) -> Results:

@@ -370,21 +370,21 @@ def stage_of(role: Role, config: AOTConfig | None) -> int:
 
 
 def assert_is_well_formed(kept: CompressedTokens, tokens: VisualTokens, config: AOTConfig | None) -> None:
-    """Reading order, places, roles and masses of any result of AOT (config) or of no compression (None)."""
+    """Reading order, cells, roles and masses of any result of AOT (config) or of no compression (None)."""
     frames, (rows, cols) = len(tokens.features), pooled_grid(tokens.grid, tokens.pool)
     assert kept.grid == (rows, cols)
     assert kept.timestamps_s == tokens.timestamps_s
     assert [f for clip in kept.clips for f in range(clip.first, clip.stop)] == list(range(frames))
     clip_of = {f: clip for clip in kept.clips for f in range(clip.first, clip.stop)}
     roles = [Role(role) for role in kept.role.tolist()]
-    places = list(zip(kept.frame.tolist(), kept.row.tolist(), kept.col.tolist(), strict=True))
-    assert len(roles) == len(places) == len(kept.features) == len(kept.mass)
-    assert all(0 <= row < rows and 0 <= col < cols for _, row, col in places)
-    for (frame, _, _), role in zip(places, roles, strict=True):
+    cells = list(zip(kept.frame.tolist(), kept.row.tolist(), kept.col.tolist(), strict=True))
+    assert len(roles) == len(cells) == len(kept.features) == len(kept.mass)
+    assert all(0 <= row < rows and 0 <= col < cols for _, row, col in cells)
+    for (frame, _, _), role in zip(cells, roles, strict=True):
         assert (frame > clip_of[frame].first) == (role == Role.DISTINCT)
         assert (len(clip_of[frame]) == 1) == (role == Role.KEPT)
     stages = [stage_of(role, config) for role in roles]
-    reading = [(clip_of[place[0]].first, stage, place) for place, stage in zip(places, stages, strict=True)]
+    reading = [(clip_of[cell[0]].first, stage, cell) for cell, stage in zip(cells, stages, strict=True)]
     assert all(earlier < later for earlier, later in pairwise(reading))
     assert kept.mass[kept.role != Role.MERGED].eq(1).all()
     assert (kept.mass >= 1).all()
@@ -395,21 +395,21 @@ def assert_is_well_formed(kept: CompressedTokens, tokens: VisualTokens, config: 
 def assert_keyframes_come_as_asked(kept: CompressedTokens, settings: InterConfig) -> None:
     """Every clip emits its keyframe, original and merged alike unless only one is asked for or fits."""
     own, merged = (
-        {place for place, role in zip(_places(kept), kept.role.tolist(), strict=True) if role in wanted}
+        {cell for cell, role in zip(_cells(kept), kept.role.tolist(), strict=True) if role in wanted}
         for wanted in ((Role.KEPT, Role.KEYFRAME), (Role.MERGED,))
     )
-    assert {place[0] for place in own | merged} == {clip.first for clip in kept.clips}
+    assert {cell[0] for cell in own | merged} == {clip.first for clip in kept.clips}
     several = {clip.first for clip in kept.clips if len(clip) > 1}
-    assert {place[0] for place in merged} <= several
+    assert {cell[0] for cell in merged} <= several
     if settings.keyframe == "original":
         assert not merged
     if settings.keyframe == "merged":
-        assert not {place[0] for place in own} & several
+        assert not {cell[0] for cell in own} & several
     if settings.keyframe == "both" and kept.facts["keyframe_copies"] == 2:
-        assert merged == {place for place in own if place[0] in several}
+        assert merged == {cell for cell in own if cell[0] in several}
 
 
-def _places(kept: CompressedTokens) -> list[tuple[int, int, int]]:
+def _cells(kept: CompressedTokens) -> list[tuple[int, int, int]]:
     return [label[:3] for label in labels(kept)]
 
 

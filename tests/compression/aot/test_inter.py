@@ -61,7 +61,7 @@ def kept_tokens(tokens: Array, kept: torch.Tensor, clip: Clip) -> list[Array]:
 
 
 def distinct_lists(moved: ClipTransport, kept: torch.Tensor, clip: Clip) -> list[list[int]]:
-    """Per later frame, the distinct tokens as places among the frame's kept ones, as the oracle numbers them."""
+    """Per later frame, the distinct tokens as indices among the frame's kept ones, as the oracle numbers them."""
     return [moved.distinct[f][kept[f]].nonzero().flatten().tolist() for f in range(clip.first + 1, clip.stop)]
 
 

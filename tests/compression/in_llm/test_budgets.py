@@ -74,8 +74,8 @@ def test_alone_the_reduction_is_solved_for(name: str, ratio: float, layers: int)
     try:
         inner = divide(asked, layers)[1]
     except BudgetError as error:
-        places = find(name, "inner")().places(layers)
-        least = min(2, *(place.layer for place in places)) if name == "pyramiddrop" else min(p.layer for p in places)
+        points = find(name, "inner")().points(layers)
+        least = min(2, *(point.layer for point in points)) if name == "pyramiddrop" else min(p.layer for p in points)
         assert ratio <= least / layers
         assert "use --ratio" in str(error)
         return
@@ -89,7 +89,7 @@ def test_pyramiddrop_begins_early_where_the_published_layers_are_too_late(ratio:
     assume(ratio != 0.25)
     inner = divide(config("pyramiddrop", ratio), LAYERS)[1]
     assert isinstance(inner, PyramidDrop)
-    assert min(place.layer for place in inner.places(LAYERS)) == (7 if ratio > 0.25 else 2)
+    assert min(point.layer for point in inner.points(LAYERS)) == (7 if ratio > 0.25 else 2)
     if ratio > 0.25:
         a = inner.keep
         assert (1 + a + a**2 + a**3) / 4 == pytest.approx(ratio)

@@ -195,7 +195,7 @@ def test_attention_of_a_layer_that_has_not_run_is_refused(model: Any) -> None:
         prefill(model.model, prompt_of(model, 0)[1], TooEarly())
 
 
-def test_without_a_newline_the_question_begins_behind_the_video(model: Any) -> None:
+def test_without_a_newline_the_question_begins_after_the_video(model: Any) -> None:
     _, prompt, rows = prompt_of(model, 0)
     seen: list[State] = []
 

@@ -20,23 +20,23 @@ from aot.types import Clip, CompressedTokens
 from tests.support.straight_line import best, cosine, prunevid_groups
 
 SEEDS = range(6)
-BEFORE, BEHIND, HEADS, WIDTH, FRAMES = 4, 6, 3, 8, 6
+BEFORE, AFTER, HEADS, WIDTH, FRAMES = 4, 6, 3, 8, 6
 
 
 def state_of(seed: int, *, layer: int = 2, layers: int = 28, ties: bool = False) -> State:
     """Random tokens of six frames with a random attention matrix; with `ties`, of few values."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(20, 60))
-    place = np.sort(rng.choice(FRAMES * 16, count, replace=False))
-    total = BEFORE + count + 1 + BEHIND
+    cell = np.sort(rng.choice(FRAMES * 16, count, replace=False))
+    total = BEFORE + count + 1 + AFTER
     attention = torch.from_numpy(rng.random((HEADS, total, total))).float()
     if ties:
         attention = (4 * attention).round() / 4
     tokens = CompressedTokens(
         features=torch.zeros(count, WIDTH),
-        frame=torch.from_numpy(place // 16).int(),
-        row=torch.from_numpy(place % 16 // 4).int(),
-        col=torch.from_numpy(place % 4).int(),
+        frame=torch.from_numpy(cell // 16).int(),
+        row=torch.from_numpy(cell % 16 // 4).int(),
+        col=torch.from_numpy(cell % 4).int(),
         role=torch.zeros(count, dtype=torch.uint8),
         mass=torch.from_numpy(rng.integers(1, 6, count)).float(),
         grid=(4, 4),
@@ -127,10 +127,10 @@ def test_prunevid_keeps_a_share_of_every_group(seed: int, exact: bool) -> None:
 def test_neighbors_are_of_one_cell(seed: int) -> None:
     state = state_of(seed)
     neighbors = Neighbors.build(state)
-    places = list(zip(state.tokens.row.tolist(), state.tokens.col.tolist(), strict=True))
+    cells = list(zip(state.tokens.row.tolist(), state.tokens.col.tolist(), strict=True))
     states = state.hidden[0].double().numpy()
     for token, similarity in zip(neighbors.order.tolist(), neighbors.similarity.tolist(), strict=True):
-        before = [other for other in range(token) if places[other] == places[token]]
+        before = [other for other in range(token) if cells[other] == cells[token]]
         expected = cosine(states[BEFORE + token], states[BEFORE + before[-1]]) if before else -2
         assert similarity == pytest.approx(expected, abs=1e-6)
 
@@ -140,7 +140,7 @@ def test_a_run_becomes_its_mean() -> None:
     state = state_of(0)
     found = FrameFusion(similarity=-1, cost=0.1).reduce(state)
     assert found.hidden is not None
-    cells = state.cell.tolist()
+    cells = state.cell_in_frame.tolist()
     for cell in set(cells):
         rows = [BEFORE + token for token, other in enumerate(cells) if other == cell]
         assert set(rows[1:]) <= set(found.dropped.tolist())

@@ -31,18 +31,18 @@ def test_every_patch_is_in_one_token(
     tokens = tokens.merge(tokens.states, round(second * (tokens.count - 1)), by_similarity=by_similarity)
     whole = patches.joined(join).states
     for sequence in range(4 // join):
-        for place in range(tokens.count):
-            own = tokens.owner[sequence] == place
-            assert own.sum() == tokens.sizes[sequence, place]
-            assert own[tokens.anchor[sequence, place]]
-            assert torch.allclose(tokens.states[sequence, place], whole[sequence, own].mean(0))
+        for index in range(tokens.count):
+            own = tokens.owner[sequence] == index
+            assert own.sum() == tokens.sizes[sequence, index]
+            assert own[tokens.anchor[sequence, index]]
+            assert torch.allclose(tokens.states[sequence, index], whole[sequence, own].mean(0))
 
 
 def test_the_most_similar_merge_first() -> None:
     states = torch.eye(6)[None].clone()
     states[0, 4] = states[0, 1]
     tokens = MergingTokens.of(states).merge(states, 1)
-    assert tokens.owner.tolist() == [[0, 2, 1, 3, 2, 4]]  # even places that are left, then odd ones
+    assert tokens.owner.tolist() == [[0, 2, 1, 3, 2, 4]]  # even indices that are left, then odd ones
     assert tokens.anchor.tolist() == [[0, 2, 1, 3, 5]]
 
 

@@ -103,7 +103,7 @@ def test_random_is_a_function_of_seed_and_video() -> None:
     assert draw != flat(kept("random", replace(one, video_name="other.mp4"), 20))
     assert draw != flat(kept("random", replace(one, timestamps_s=tuple(k + 8.0 for k in range(8))), 20))
     assert draw != flat(kept("random", one, 20, methods={"random": {"seed": 1}}))
-    assert kept("random", replace(one, video_name="\udce9.mp4"), 20).place.numel() == 20  # not UTF-8
+    assert kept("random", replace(one, video_name="\udce9.mp4"), 20).cell.numel() == 20  # not UTF-8
 
 
 def test_random_reads_no_feature() -> None:
@@ -114,7 +114,7 @@ def test_random_reads_no_feature() -> None:
     assert flat(kept("random", one, 20)) == [3, 4, 5, 6, 12, 16, 18, 23, 34, 35, 41, 42, 46, 55, 57, 64, 65, 66, 67, 69]
 
 
-def test_random_favours_no_token() -> None:
+def test_random_favors_no_token() -> None:
     counts = np.zeros(36)
     for seed in range(400):
         counts[flat(kept("random", replace(video(4), video_name=f"{seed}.mp4"), 9))] += 1

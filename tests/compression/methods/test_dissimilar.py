@@ -35,7 +35,7 @@ def test_across_blocks(threshold: float, most: int) -> None:
 
 
 def test_a_long_chain_settles() -> None:
-    """Each is like its neighbours alone, so that every second one is admitted."""
+    """Each is like its neighbors alone, so that every second one is admitted."""
     angle = torch.arange(300, dtype=torch.float64) * 0.01
     x = torch.stack([angle.cos(), angle.sin()], 1)
     assert admit_dissimilar(x, float(np.cos(0.015)), 300).tolist() == list(range(0, 300, 2))

@@ -17,7 +17,7 @@ from aot.errors import BudgetError, ConfigError
 from aot.types import Clip, Pooling, Role, VisualTokens
 from tests.support import density_oracle, oracle
 from tests.support.golden_input import golden_tokens
-from tests.support.kept_tokens import Kept, assert_is, places
+from tests.support.kept_tokens import Kept, assert_is, cells_of
 from tests.support.synthetic_tokens import random_features, random_saliency
 
 
@@ -162,7 +162,7 @@ def test_salient_tokens_are_unchanged() -> None:
     tokens = golden_tokens()
     kept = FastVid().compress(tokens, 627)
     salient = kept.role == Role.KEPT
-    assert torch.equal(kept.features[salient], tokens.features.flatten(0, 1)[places(kept)][salient])
+    assert torch.equal(kept.features[salient], tokens.features.flatten(0, 1)[cells_of(kept)][salient])
 
 
 def test_more_than_the_anchor_frames_hold_goes_to_the_others() -> None:

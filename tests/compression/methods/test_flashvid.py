@@ -18,7 +18,7 @@ from aot.errors import ConfigError
 from aot.types import Clip, Pooling, TokenBudget, VisualTokens
 from tests.support import density_oracle, oracle
 from tests.support.golden_input import golden_tokens
-from tests.support.kept_tokens import Kept, assert_is, places
+from tests.support.kept_tokens import Kept, assert_is, cells_of
 from tests.support.synthetic_tokens import random_features, random_saliency
 
 
@@ -94,13 +94,13 @@ def merged_trees(
 
 
 def clusters(values: oracle.Array, sizes: list[int], count: int) -> list[tuple[int, oracle.Array, int]]:
-    """(centre, mean, size) of each."""
-    centres = density_oracle.peaks(values, count, min(7, count))
-    own: dict[int, list[int]] = {centre: [centre] for centre in centres}
+    """(center, mean, size) of each."""
+    centers = density_oracle.peaks(values, count, min(7, count))
+    own: dict[int, list[int]] = {center: [center] for center in centers}
     for i in range(len(values)):
         if i not in own:
-            own[min(centres, key=lambda c: (math.dist(values[i], values[c]), c))].append(i)
-    return [(c, values[own[c]].mean(0), sum(sizes[i] for i in own[c])) for c in centres]
+            own[min(centers, key=lambda c: (math.dist(values[i], values[c]), c))].append(i)
+    return [(c, values[own[c]].mean(0), sum(sizes[i] for i in own[c])) for c in centers]
 
 
 def cluster_counts(wanted: int, roots: list[int], exact: bool) -> list[int]:
@@ -141,7 +141,7 @@ def straight_line(tokens: VisualTokens, budget: int, ratio: float, exact: bool) 
                 values = np.array([trees[t, i][0] for i in roots[t]])
                 sizes = [trees[t, i][1] for i in roots[t]]
                 kept += [((first + t) * n + roots[t][c], *rest) for c, *rest in clusters(values, sizes, count)]
-    return sorted(kept, key=lambda each: each[0])  # stable: of one place the diverse token first
+    return sorted(kept, key=lambda each: each[0])  # stable: of one cell the diverse token first
 
 
 @settings(max_examples=40)
@@ -158,7 +158,7 @@ def test_tokens_of_any_budget(seed: int, frames: int, grid: oracle.Grid, kind: s
     total = frames * pooled(tokens, tokens.features).shape[1]
     budget = min(max(1, round(ratio * total)), total - 1)
     kept = FlashVid().compress(tokens, budget)
-    assert len(kept.features) == len(set(places(kept))) == budget
+    assert len(kept.features) == len(set(cells_of(kept))) == budget
     assert_is(kept, straight_line(tokens, budget, ratio, exact=True))
     published = FlashVid(paper_exact=True).compress(tokens, TokenBudget(budget, max(ratio, 0.01)))
     assert_is(published, straight_line(tokens, budget, max(ratio, 0.01), exact=False))
@@ -172,7 +172,7 @@ def test_tokens_of_any_budget(seed: int, frames: int, grid: oracle.Grid, kind: s
 def test_golden_counts(ratio: float, count: int, distinct: int, dtype: torch.dtype) -> None:
     kept = FlashVid(paper_exact=True).compress(golden_tokens(dtype), TokenBudget(round(ratio * 6272), ratio))
     assert [len(clip) for clip in kept.clips] == [1, 1, 1, 1, 5, 9, 9, 5]
-    assert (len(kept.features), len(set(places(kept)))) == (count, distinct)
+    assert (len(kept.features), len(set(cells_of(kept)))) == (count, distinct)
 
 
 @pytest.mark.parametrize("paper_exact", [True, False])
@@ -181,7 +181,7 @@ def test_golden_picks(paper_exact: bool) -> None:
     whole = golden_tokens()
     tokens = replace(whole, features=whole.features[:9], saliency={-1: whole.saliency[-1][:9]})
     method = FlashVid(segments=1, threshold=-1, diverse_share=1, expansion=1, paper_exact=paper_exact)
-    picks = places(method.compress(tokens, 9 * 18))[:18]
+    picks = cells_of(method.compress(tokens, 9 * 18))[:18]
     assert picks == [1, 4, 9, 12, 31, 34, 36, 55, 62, 66, 78, 96, 100, 107, 115, 123, 161, 194]
 
 

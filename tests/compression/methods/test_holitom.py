@@ -21,7 +21,7 @@ from aot.errors import BudgetError, ConfigError
 from aot.types import CompressedTokens, Pooling, Role, TokenBudget, VisualTokens
 from tests.support import straight_peaks as straight
 from tests.support.golden_input import golden_tokens
-from tests.support.kept_tokens import places
+from tests.support.kept_tokens import cells_of
 
 POOLINGS = [Pooling("bilinear"), Pooling("average"), Pooling("none")]
 Emitted = tuple[int, float, np.ndarray]
@@ -105,12 +105,12 @@ def static_tokens(x: np.ndarray, first: int, stop: int, positions: list[int], cl
         return []
     n, length = x.shape[1], stop - first
     means = [np.mean([x[t, i] for t in range(first, stop)], axis=0) for i in positions]
-    centres = list(range(len(means)))
+    centers = list(range(len(means)))
     if clusters < len(means):
-        centres = sorted(straight.best_centres(means, clusters, min(7, clusters)))
-    owner = straight.owners(means, centres)
+        centers = sorted(straight.best_centers(means, clusters, min(7, clusters)))
+    owner = straight.owners(means, centers)
     emitted = []
-    for rank, c in enumerate(centres):
+    for rank, c in enumerate(centers):
         others = [means[j] for j in range(len(means)) if owner[j] == rank and j != c]
         token = 0.6 * means[c] + 0.4 * np.mean(others, axis=0) if others else means[c]
         emitted.append((first * n + positions[c], float(length * (1 + len(others))), token))
@@ -119,7 +119,7 @@ def static_tokens(x: np.ndarray, first: int, stop: int, positions: list[int], cl
 
 def compared(kept: CompressedTokens, segments: list[tuple[int, int]], emitted: list[Emitted]) -> None:
     assert [(clip.first, clip.stop) for clip in kept.clips] == segments
-    assert places(kept) == [index for index, _, _ in emitted]
+    assert cells_of(kept) == [index for index, _, _ in emitted]
     assert kept.mass.tolist() == [mass for _, mass, _ in emitted]
     np.testing.assert_allclose(
         kept.features.numpy(), np.array([token for _, _, token in emitted]), rtol=1e-9, atol=1e-9
@@ -186,7 +186,7 @@ def test_a_still_scene_becomes_one_set_of_means() -> None:
         {-1: tokens.saliency[-1].expand(8, -1)},
     )  # fmt: skip
     kept = HoliTom().compress(still, 36)
-    assert places(kept) == list(range(36))
+    assert cells_of(kept) == list(range(36))
     assert (kept.mass == 8).all()
     assert (kept.role == Role.MERGED).all()
     torch.testing.assert_close(kept.features, tokens.features[0])
@@ -207,8 +207,8 @@ def test_more_than_averaging_leaves_is_paid_with_the_least_similar() -> None:
     features = torch.eye(9, 12, dtype=torch.float64).repeat(4, 1, 1)
     features[1::2, 1, 11], features[1::2, 4, 11] = 0.1, 0.3
     tokens = VisualTokens(features, (3, 3), Pooling("none"), (0.0,) * 4, {-1: torch.rand(4, 9)})
-    dynamic = [set(places(HoliTom().compress(tokens, budget))) - set(range(9)) for budget in (9, 12, 15)]
-    assert [{place % 9 for place in each} for each in dynamic] == [set(), {4}, {1, 4}]
+    dynamic = [set(cells_of(HoliTom().compress(tokens, budget))) - set(range(9)) for budget in (9, 12, 15)]
+    assert [{cell % 9 for cell in each} for each in dynamic] == [set(), {4}, {1, 4}]
 
 
 def brute_force(alike: np.ndarray) -> int:
@@ -259,7 +259,7 @@ def test_all_tokens_where_all_are_asked_for() -> None:
 def test_nothing_is_an_error_and_settings_are_checked() -> None:
     with pytest.raises(BudgetError, match="use --ratio"):
         HoliTom().compress(video(5, 3, (4, 4), Pooling("none")), 0)
-    wrong = {"static_similarity": 1.5, "centre_share": -0.1, "neighbours": 0}
+    wrong = {"static_similarity": 1.5, "center_share": -0.1, "neighbors": 0}
     with pytest.raises(ConfigError) as raised:
         build_method(Config(method="holitom", methods={"holitom": wrong}))
     assert all(f"methods.holitom.{name}" in str(raised.value) for name in wrong)

@@ -16,7 +16,7 @@ from aot.types import CompressedTokens, Pooling, VisualTokens
 from tests.support import oracle
 
 Array = oracle.Array
-Token = tuple[int, Array, int]  # place, features, mass
+Token = tuple[int, Array, int]  # cell, features, mass
 
 
 def fixed(attention: Array, count: int, plus: bool) -> list[int]:
@@ -36,11 +36,11 @@ def outliers(attention: Array, plus: bool) -> list[int]:
     return kept
 
 
-def absorb(x: Array, attention: Array, metric: Array, kept: list[int], neighbours: int) -> list[Token]:
+def absorb(x: Array, attention: Array, metric: Array, kept: list[int], neighbors: int) -> list[Token]:
     unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
     tokens: list[Token] = []
     for i in kept:
-        others = sorted((j for j in range(len(x)) if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:neighbours]
+        others = sorted((j for j in range(len(x)) if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:neighbors]
         tokens.append((i, x[i] + sum(attention[j] * x[j] for j in others), 1 + len(others)))
     dropped = [j for j in range(len(x)) if j not in kept]
     if dropped:
@@ -73,7 +73,7 @@ def pooled(tokens: VisualTokens) -> tuple[Array, Array, Array]:
 
 def compare(kept: CompressedTokens, wanted: list[tuple[int, Token]]) -> None:
     assert kept.frame.tolist() == [t for t, _ in wanted]
-    assert (kept.row * kept.grid[1] + kept.col).tolist() == [place for _, (place, _, _) in wanted]
+    assert (kept.row * kept.grid[1] + kept.col).tolist() == [cell for _, (cell, _, _) in wanted]
     assert kept.mass.tolist() == [mass for _, (_, _, mass) in wanted]
     np.testing.assert_allclose(kept.features.numpy(), np.array([token for _, (_, token, _) in wanted]), atol=1e-12)
 

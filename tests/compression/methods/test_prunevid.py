@@ -20,7 +20,7 @@ from aot.errors import BudgetError, ConfigError
 from aot.types import Pooling, VisualTokens
 from tests.support import straight_peaks as straight
 from tests.support.golden_input import golden_tokens
-from tests.support.kept_tokens import places
+from tests.support.kept_tokens import cells_of
 
 POOLINGS = [Pooling("bilinear"), Pooling("average"), Pooling("none")]
 
@@ -66,8 +66,8 @@ def straight_line(
     """Segments, and (index, mass, features) of every token in order."""
     frames, n, _ = x.shape
     means = [x[t].mean(0) for t in range(frames)]
-    centres = straight.best_centres(means, max(1, int(0.25 * frames)), min(7, frames))
-    segments = runs_of(settled(straight.owners(means, centres)))
+    centers = straight.best_centers(means, max(1, int(0.25 * frames)), min(7, frames))
+    segments = runs_of(settled(straight.owners(means, centers)))
     lengths = [stop - first for first, stop in segments]
     alike = [{i: mean_cosine([x[t, i] for t in range(*segment)]) for i in range(n)} for segment in segments]
     static = [{i for i in range(n) if each[i] > 0.8} for each in alike]
@@ -90,17 +90,17 @@ def straight_line(
     return segments, emitted
 
 
-def clustered(points: list[np.ndarray], place: list[int], each: int, clusters: int) -> list[Emitted]:
+def clustered(points: list[np.ndarray], cell: list[int], each: int, clusters: int) -> list[Emitted]:
     if clusters == 0:
         return []
     if clusters == len(points):
-        return [(where, float(each), point) for where, point in zip(place, points, strict=True)]
-    centres = straight.best_centres(points, clusters, min(7, len(points)))
-    owner = straight.owners(points, centres)
+        return [(where, float(each), point) for where, point in zip(cell, points, strict=True)]
+    centers = straight.best_centers(points, clusters, min(7, len(points)))
+    owner = straight.owners(points, centers)
     emitted = []
-    for rank, c in enumerate(centres):
+    for rank, c in enumerate(centers):
         members = [points[j] for j in range(len(points)) if owner[j] == rank]
-        emitted.append((place[c], float(each * len(members)), np.mean(members, axis=0)))
+        emitted.append((cell[c], float(each * len(members)), np.mean(members, axis=0)))
     return emitted
 
 
@@ -142,7 +142,7 @@ def test_published_counts(dtype: torch.dtype) -> None:
 def test_the_published_count_as_a_budget_gives_the_published_tokens() -> None:
     tokens = golden_tokens()
     published, own = PruneVid(paper_exact=True).compress(tokens, 1), PruneVid().compress(tokens, 392)
-    assert places(own) == places(published)
+    assert cells_of(own) == cells_of(published)
     assert torch.equal(own.features, published.features)
 
 
@@ -156,7 +156,7 @@ def test_the_published_count_as_a_budget_gives_the_published_tokens() -> None:
         ([3], [0]),
         ([0, 1, 2], [0, 0, 0]),  # single frames only
         ([1, 1, 0, 1], [1, 1, 1, 1]),  # 0 is lost, and the later 1 too
-        ([1, 1, 0, 2, 2, 2], [1, 1, 2, 2, 2, 2]),  # the longer neighbour
+        ([1, 1, 0, 2, 2, 2], [1, 1, 2, 2, 2, 2]),  # the longer neighbor
         ([1, 1, 0, 2, 2], [1, 1, 1, 2, 2]),  # of equal ones the earlier
         ([1, 1, 2, 2, 2, 1, 1], [1, 1, 2, 2, 2, 1, 1]),  # two longest runs stay
         ([0, 1, 1], [1, 1, 1]),
@@ -195,15 +195,15 @@ def test_a_small_set_stays_as_it_is() -> None:
     assert torch.equal(kept.features, tokens.features[0])
 
 
-def test_merged_tokens_come_best_centre_first_at_its_place() -> None:
-    """Two far clouds, the larger the denser: its centre is first."""
+def test_merged_tokens_come_best_center_first_at_its_place() -> None:
+    """Two far clouds, the larger the denser: its center is first."""
     generator = torch.Generator().manual_seed(0)
     near, far = torch.zeros(17, 3, dtype=torch.float64), torch.full((8, 3), 9.0, dtype=torch.float64)
     features = (torch.cat([far, near]) + 0.1 * torch.randn(25, 3, generator=generator).double())[None]
     tokens = VisualTokens(features, (5, 5), Pooling("none"), (0.0,), {})
     kept = PruneVid().compress(tokens, 2)
     assert kept.mass.tolist() == [17.0, 8.0]
-    assert places(kept)[0] >= 8 > places(kept)[1]
+    assert cells_of(kept)[0] >= 8 > cells_of(kept)[1]
     torch.testing.assert_close(kept.features, torch.stack([features[0, 8:].mean(0), features[0, :8].mean(0)]))
 
 
@@ -217,7 +217,7 @@ def test_all_tokens_where_all_are_asked_for() -> None:
 def test_nothing_is_an_error_and_settings_are_checked() -> None:
     with pytest.raises(BudgetError, match="use --ratio"):
         PruneVid().compress(video(5, 3, (4, 4), Pooling("none")), 0)
-    wrong = {"static_similarity": 1.5, "frame_cluster_share": 0.0, "token_cluster_share": 2.0, "neighbours": 0}
+    wrong = {"static_similarity": 1.5, "frame_cluster_share": 0.0, "token_cluster_share": 2.0, "neighbors": 0}
     with pytest.raises(ConfigError) as raised:
         build_method(Config(method="prunevid", methods={"prunevid": wrong}))
     assert all(f"methods.prunevid.{name}" in str(raised.value) for name in wrong)

@@ -1,4 +1,4 @@
-"""Rotary embedding of places against a straight-line program, and its laws."""
+"""Rotary embedding of positions against a straight-line program, and its laws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.compression.methods.simplecluster import rotated_by_place
+from aot.compression.methods.simplecluster import rotated_by_position
 
 Array = np.ndarray
 
@@ -35,7 +35,7 @@ def straight_line(x: Array, grid: tuple[int, int], theta: float) -> Array:
 def test_turns(seed: int, frames: int, grid: tuple[int, int], width: int) -> None:
     x = np.random.default_rng(seed).normal(size=(frames, grid[0] * grid[1], width))
     given_to = torch.from_numpy(x.copy())
-    found = rotated_by_place(given_to, grid, 100.0)
+    found = rotated_by_position(given_to, grid, 100.0)
     np.testing.assert_allclose(found.numpy(), straight_line(x, grid, 100.0), atol=1e-12)
     assert torch.equal(given_to, torch.from_numpy(x))
     assert torch.allclose(found.norm(dim=-1), given_to.norm(dim=-1))
@@ -43,6 +43,6 @@ def test_turns(seed: int, frames: int, grid: tuple[int, int], width: int) -> Non
 
 def test_the_same_token_is_less_like_itself_elsewhere() -> None:
     x = torch.ones(6, 1, 48, dtype=torch.float64)
-    similarity = rotated_by_place(x, (1, 1), 1e4)[:, 0] @ x[0, 0] / 48
+    similarity = rotated_by_position(x, (1, 1), 1e4)[:, 0] @ x[0, 0] / 48
     assert similarity[0] == 1
     assert (similarity[1:] < similarity[0]).all()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot.compression.methods.simplecluster import SimpleCluster, farthest_first, rotated_by_place
+from aot.compression.methods.simplecluster import SimpleCluster, farthest_first, rotated_by_position
 from aot.compression.ops.grid import pool, pooled_grid
 from aot.config.sources import resolve_config
 from aot.errors import ConfigError
@@ -74,7 +74,7 @@ SIZES = [24, 8, 10, 12, 15, 9, 9, 16, 11, 9, 6, 12, 16, 16, 6, 9, 6, 11, 6, 13, 
 
 
 def test_golden_keys_and_seeds() -> None:
-    keys = rotated_by_place(scene_tokens().features, (6, 6), 10_000.0).flatten(0, 1)
+    keys = rotated_by_position(scene_tokens().features, (6, 6), 10_000.0).flatten(0, 1)
     assert checksums(keys) == pytest.approx((540.7041, 259.9361), rel=1e-6)
     expected = [-0.8018572, 1.64171, -1.640823, -0.6385062, 1.329032, 0.6048701, 0.1142379, 1.227723]
     assert keys[100, :8].tolist() == pytest.approx(expected, rel=1e-6)
@@ -103,9 +103,9 @@ def test_golden_tokens(
     assert kept.facts["iterations"] == rounds
     assert checksums(kept.features) == pytest.approx(sums, rel=2e-6)
     assert kept.features[0, :4].tolist() == pytest.approx(row, rel=1e-6)
-    assert (int(kept.place.sum()), int(kept.mass.max())) == (first_members, largest)
+    assert (int(kept.cell.sum()), int(kept.mass.max())) == (first_members, largest)
     if budget == 43:
-        assert kept.place.tolist() == FIRSTS
+        assert kept.cell.tolist() == FIRSTS
         assert kept.mass.tolist() == SIZES
 
 
@@ -115,7 +115,7 @@ def test_golden_tokens(
 def test_golden_tokens_of_other_grids(grid: tuple[int, int], sums: tuple[float, float], first_members: int) -> None:
     kept = SimpleCluster().compress(scene_tokens(grid), 43)
     assert checksums(kept.features) == pytest.approx(sums, rel=1e-6)
-    assert int(kept.place.sum()) == first_members
+    assert int(kept.cell.sum()) == first_members
 
 
 def test_another_first_seed_is_another_result() -> None:

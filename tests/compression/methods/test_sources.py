@@ -46,20 +46,20 @@ def kept_of(method: Method, tokens: VisualTokens, ratio: float) -> CompressedTok
 
 def weights_of(kept: CompressedTokens) -> torch.Tensor:
     """The source weights as a matrix [K, F * n], after a check of what holds for all."""
-    sources, places = of_kept(kept), total_of(kept)
+    sources, total = of_kept(kept), total_of(kept)
     assert sources.token.unique().tolist() == list(range(len(kept.features)))
-    assert 0 <= sources.source.min() <= sources.source.max() < places
+    assert 0 <= sources.source.min() <= sources.source.max() < total
     assert 0 < sources.weight.min() <= sources.weight.max() <= 1
     assert sources.weight.dtype == torch.float32
-    assert len((sources.token * places + sources.source).unique()) == len(sources.weight)
-    found = matrix(sources, places)
+    assert len((sources.token * total + sources.source).unique()) == len(sources.weight)
+    found = matrix(sources, total)
     assert_close(found.sum(1), torch.ones(len(found)), "float32")
-    assert (found.gather(1, kept.place[:, None]) > 0).all()
+    assert (found.gather(1, kept.cell[:, None]) > 0).all()
     return found
 
 
-def matrix(sources: SourceWeights, places: int) -> torch.Tensor:
-    found = torch.zeros(sources.count, places, dtype=torch.float64)
+def matrix(sources: SourceWeights, total: int) -> torch.Tensor:
+    found = torch.zeros(sources.count, total, dtype=torch.float64)
     return found.index_put_((sources.token, sources.source), sources.weight.double())
 
 
@@ -106,9 +106,9 @@ def test_as_published(name: str, frames: int, grid: tuple[int, int], ratio: floa
     ("name", "setting", "value"),
     [
         ("prumerge", "plus", True),
-        ("prumerge", "neighbours", 0),
+        ("prumerge", "neighbors", 0),
         ("visionzip", "dominant_share", 0.3),
-        ("holitom", "centre_share", 1.0),
+        ("holitom", "center_share", 1.0),
         ("fastvid", "own_weight", 0.0),
         ("fastvid", "own_weight", 1.0),
         ("flashvid", "link_similarity", 0.2),
@@ -127,13 +127,13 @@ def test_half_of_a_contextual_token_is_its_target() -> None:
     kept = kept_of(method, video(method, 7, (15, 15), torch.float64), 0.2)
     gathered = kept.mass > 1
     assert gathered.any()
-    own = weights_of(kept).gather(1, kept.place[:, None])[:, 0]
+    own = weights_of(kept).gather(1, kept.cell[:, None])[:, 0]
     assert_close(own[gathered], torch.full((int(gathered.sum()),), 0.5), "float32")
 
 
-def test_centres_that_are_nothing_but_the_mean_of_the_others() -> None:
-    """HoliTom with centre_share 0: a token need not hold its own place, but one without others is itself."""
-    method = build_method(Config(method="holitom", ratio=0.3, methods={"holitom": {"centre_share": 0.0}}))
+def test_centers_that_are_nothing_but_the_mean_of_the_others() -> None:
+    """HoliTom with center_share 0: a token need not hold its own cell, but one without others is itself."""
+    method = build_method(Config(method="holitom", ratio=0.3, methods={"holitom": {"center_share": 0.0}}))
     tokens = with_a_constant(video(method, 7, (15, 15), torch.float64))
     kept = kept_of(method, tokens, 0.3)
     weights = matrix(of_kept(kept), total_of(kept))
@@ -209,13 +209,13 @@ def settings(keyframe: str, *, intra: bool) -> AOTConfig:
 @pytest.mark.parametrize("ratio", (0.1, 0.5))
 @pytest.mark.parametrize("name", COMPRESSING)
 def test_fates_of_all_tokens(name: str, ratio: float) -> None:
-    """Those whose place a kept one has are kept in some way; what is in none is discarded."""
+    """Those whose cell a kept one has are kept in some way; what is in none is discarded."""
     method = build_method(Config(method=name, ratio=ratio))
     kept = kept_of(method, video(method, 7, (15, 15)), ratio)
     sources = of_kept(kept)
     fate = fates(replace(kept, sources=sources)).flatten()
     assert fate.shape == (total_of(kept),)
-    assert (fate >= Fate.KEPT).nonzero()[:, 0].tolist() == kept.place.unique().tolist()
+    assert (fate >= Fate.KEPT).nonzero()[:, 0].tolist() == kept.cell.unique().tolist()
     in_none = matrix(sources, total_of(kept)).sum(0) == 0
     assert (fate[in_none] == Fate.DISCARDED).all()
     if name in SUBSETS:

@@ -16,7 +16,7 @@ from aot.config.schema import Config
 from aot.errors import BudgetError, ConfigError
 from aot.testing import merged_video
 from aot.types import Role, VisualTokens
-from tests.support.merging_oracle import Token, centre_cells, straight_line_merge
+from tests.support.merging_oracle import Token, center_cells, straight_line_merge
 
 
 def video(ratio: float, frames: int, side: int, seed: int = 0) -> VisualTokens:
@@ -33,18 +33,18 @@ def test_compress_is_the_straight_line_program(budget: int, seed: int) -> None:
     assert tokens.merged is not None
     owner, anchors = tokens.merged.owner.flatten(), tokens.merged.anchor.tolist()
     every = [
-        Token(state.numpy(), (owner == place).nonzero()[:, 0].tolist(), anchors[place])
-        for place, state in enumerate(tokens.features)
+        Token(state.numpy(), (owner == index).nonzero()[:, 0].tolist(), anchors[index])
+        for index, state in enumerate(tokens.features)
     ]
     expected = straight_line_merge(every, [token.state for token in every], len(every) - budget)
     expected = sorted(expected, key=lambda token: np.mean(token.patches))
     kept = TempMe(0.31).compress(tokens, budget)
     assert len(kept.features) == budget
     assert np.allclose(kept.features.numpy(), [token.state for token in expected], atol=1e-9)
-    places = np.array([token.anchor for token in expected])
-    assert kept.frame.tolist() == (places // 81).tolist()
-    assert kept.row.tolist() == centre_cells(places % 81 // 9).tolist()
-    assert kept.col.tolist() == centre_cells(places % 9).tolist()
+    indices = np.array([token.anchor for token in expected])
+    assert kept.frame.tolist() == (indices // 81).tolist()
+    assert kept.row.tolist() == center_cells(indices % 81 // 9).tolist()
+    assert kept.col.tolist() == center_cells(indices % 9).tolist()
     assert np.allclose(kept.mass.numpy(), [token.size * 25 / 81 for token in expected])
     assert kept.role.tolist() == [int(Role.MERGED if token.size > 1 else Role.KEPT) for token in expected]
     assert [(clip.first, clip.stop) for clip in kept.clips] == [(0, 12), (12, 14)]
@@ -88,7 +88,7 @@ def test_a_still_clip_merges_across_its_frames() -> None:
     tokens = merged_video(TempMe(0.4), still.contiguous(), (5, 5))
     assert tokens.merged is not None
     owner = tokens.merged.owner
-    frames_of = [len(set((owner == place).nonzero()[:, 0].tolist())) for place in range(len(tokens.features))]
+    frames_of = [len(set((owner == index).nonzero()[:, 0].tolist())) for index in range(len(tokens.features))]
     assert np.mean(frames_of) > 2
 
 

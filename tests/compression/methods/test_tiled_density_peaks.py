@@ -26,10 +26,10 @@ def straight_line(x: np.ndarray, clusters: int, neighbors: int) -> list[int]:
 
 
 COUNT = st.integers(1, 25)
-NEIGHBOURS = st.sampled_from([1, 3, 4, 7, 25])  # with 2, those nearest to each other are equally dense but for rounding
+NEIGHBORS = st.sampled_from([1, 3, 4, 7, 25])  # with 2, those nearest to each other are equally dense but for rounding
 
 
-@given(st.integers(0, 10**6), COUNT, COUNT, NEIGHBOURS, st.sampled_from([1, 60, 10**6]))
+@given(st.integers(0, 10**6), COUNT, COUNT, NEIGHBORS, st.sampled_from([1, 60, 10**6]))
 def test_peaks(seed: int, count: int, clusters: int, neighbors: int, tile_elements: int) -> None:
     x = np.random.default_rng(seed).normal(size=(count, 3)) + 5
     clusters, neighbors = min(clusters, count), min(neighbors, count)

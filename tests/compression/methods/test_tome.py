@@ -15,7 +15,7 @@ from aot.config.schema import Config
 from aot.errors import BudgetError, ConfigError
 from aot.testing import merged_video
 from aot.types import CompressedTokens, Needs, Pooling, Role, VisualTokens
-from tests.support.merging_oracle import Token, centre_cells, straight_line_merge
+from tests.support.merging_oracle import Token, center_cells, straight_line_merge
 
 GRIDS = [(5, 5), (6, 6), (9, 9)]
 
@@ -36,9 +36,9 @@ def tokens_of(video: VisualTokens, frame: int) -> list[Token]:
     owner, patches = video.merged.owner, video.merged.owner.shape[1]
     count = len(video.features) // len(owner)
     found = []
-    for place in range(frame * count, (frame + 1) * count):
-        own = (owner[frame] == place).nonzero()[:, 0] + frame * patches
-        found.append(Token(video.features[place].numpy(), own.tolist(), int(video.merged.anchor[place])))
+    for index in range(frame * count, (frame + 1) * count):
+        own = (owner[frame] == index).nonzero()[:, 0] + frame * patches
+        found.append(Token(video.features[index].numpy(), own.tolist(), int(video.merged.anchor[index])))
     return found
 
 
@@ -69,8 +69,8 @@ def test_compress_is_the_straight_line_program(ratio: float, budget: int, seed: 
     assert np.allclose(kept.features.numpy(), [token.state for token in expected], atol=1e-9)
     anchors = np.array([token.anchor for token in expected])
     assert kept.frame.tolist() == (anchors // 81).tolist()
-    assert kept.row.tolist() == centre_cells(anchors % 81 // 9).tolist()
-    assert kept.col.tolist() == centre_cells(anchors % 9).tolist()
+    assert kept.row.tolist() == center_cells(anchors % 81 // 9).tolist()
+    assert kept.col.tolist() == center_cells(anchors % 9).tolist()
     assert np.allclose(kept.mass.numpy(), [token.size * 25 / 81 for token in expected])
     assert kept.role.tolist() == [int(Role.MERGED if token.size > 1 else Role.KEPT) for token in expected]
 

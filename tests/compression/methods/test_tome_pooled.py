@@ -16,7 +16,7 @@ from aot.types import Pooling, Role, VisualTokens
 from tests.support import oracle
 
 Array = oracle.Array
-Group = tuple[int, list[int]]  # the place of a token, and all tokens it is made of
+Group = tuple[int, list[int]]  # the cell of a token, and all tokens it is made of
 
 
 def mean(x: Array, members: list[int]) -> Array:
@@ -72,7 +72,7 @@ def test_any_budget(
         share = budget // frames + (t < budget % frames)
         wanted += [(t, x[t], *group) for group in (straight_line(x[t], share, merged_share) if share else [])]
     assert kept.frame.tolist() == [t for t, _, _, _ in wanted]
-    assert (kept.row * cols + kept.col).tolist() == [place for _, _, place, _ in wanted]
+    assert (kept.row * cols + kept.col).tolist() == [cell for _, _, cell, _ in wanted]
     assert kept.mass.tolist() == [len(members) for _, _, _, members in wanted]
     expected = [mean(frame, members) for _, frame, _, members in wanted]
     np.testing.assert_allclose(kept.features.numpy(), np.array(expected), atol=1e-12)

@@ -51,12 +51,12 @@ def straight_line(x: np.ndarray, attention: np.ndarray, budget: int, threshold: 
     for a in range(len(rest)):
         denser = [squared[a, b] for b in range(len(rest)) if (density[b], -b) > (density[a], -a)]
         score.append(density[a] * np.sqrt(min(denser) if denser else squared.max()))
-    centres = oracle.largest(score, clusters)
-    members: dict[int, list[int]] = {centre: [] for centre in centres}
+    centers = oracle.largest(score, clusters)
+    members: dict[int, list[int]] = {center: [] for center in centers}
     for a in range(len(rest)):
-        nearest = a if a in members else min(centres, key=lambda centre: squared[a, centre])
+        nearest = a if a in members else min(centers, key=lambda center: squared[a, center])
         members[nearest].append(rest[a])
-    kept += [(rest[centre], x[own].mean(0), len(own)) for centre, own in members.items()]
+    kept += [(rest[center], x[own].mean(0), len(own)) for center, own in members.items()]
     return sorted(kept, key=lambda each: each[0])
 
 

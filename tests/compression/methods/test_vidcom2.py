@@ -32,12 +32,12 @@ def straight_line(x: np.ndarray, ratio: float) -> tuple[np.ndarray, list[float]]
     channels = sorted(range(width), key=lambda c: variance[c])[: max(1, width // 2)]
     unit = x[:, :, channels] / np.linalg.norm(x[:, :, channels], axis=-1, keepdims=True)
 
-    def kernels(point: np.ndarray, centre: np.ndarray) -> float:
-        squared = float(((point - centre) ** 2).sum())
+    def kernels(point: np.ndarray, center: np.ndarray) -> float:
+        squared = float(((point - center) ** 2).sum())
         return sum(math.exp(-squared / (2 * a)) for a in (0.125, 0.25, 0.5, 1.0, 2.0))
 
-    centre = unit.reshape(-1, len(channels)).mean(0)
-    v = np.array([[kernels(unit[t, i], centre) for i in range(per_frame)] for t in range(frames)])
+    center = unit.reshape(-1, len(channels)).mean(0)
+    v = np.array([[kernels(unit[t, i], center) for i in range(per_frame)] for t in range(frames)])
     phi = np.array([[kernels(unit[t, i], unit[t].mean(0)) for i in range(per_frame)] for t in range(frames)])
     unique = [-v[t].mean() for t in range(frames)]
     power = [math.exp((f - max(unique)) / 0.01) for f in unique]
@@ -105,7 +105,7 @@ def test_golden_likeness() -> None:
     assert float(of_frame[0, 0]) == pytest.approx(2.348665, abs=5e-7)
 
 
-def test_shares_average_to_the_ratio_and_favour_the_unusual() -> None:
+def test_shares_average_to_the_ratio_and_favor_the_unusual() -> None:
     of_video = torch.tensor([[4.0, 4.0], [3.9, 3.9], [4.0, 4.0]])
     shares = frame_shares(of_video, 0.3, 0.01)
     assert float(shares.mean()) == pytest.approx(0.3)

@@ -103,7 +103,7 @@ def test_paper_exact_gives_every_frame_the_same_number(budget: int, share: int) 
 
 
 def test_paper_exact_permutes_dominant_tokens_where_rows_are_kept() -> None:
-    """Dominant tokens, in raster order, take places in the order of attention; sources say where they came from."""
+    """Dominant tokens, in raster order, fill cells in the order of attention; sources say where they came from."""
     tokens = video(1, 2, (12, 12), "average")
     wanted, sources = [], []
     for number, (best, frame) in enumerate(expected(tokens, [13, 13])):
@@ -114,7 +114,7 @@ def test_paper_exact_permutes_dominant_tokens_where_rows_are_kept() -> None:
     exact = VisionZip(paper_exact=True).compress(replace(tokens, traced=True), 26)
     compare(exact, wanted)
     assert cells(exact)[:13] == sorted(cells(exact)[:13])
-    assert exact.place.tolist() != sources
+    assert exact.cell.tolist() != sources
     assert exact.sources is not None
     assert {*zip(exact.sources.token.tolist(), exact.sources.source.tolist(), strict=True)} >= {*enumerate(sources)}
     right = VisionZip().compress(tokens, 26)

@@ -19,7 +19,7 @@ def cuts(embeddings: oracle.Array, segments: int, threshold: float) -> list[tupl
 
 
 def drifting(frames: int, seed: int = 0) -> oracle.Array:
-    """Embeddings whose neighbours have cosines of about 0.8."""
+    """Embeddings whose neighbors have cosines of about 0.8."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(1, 12)) + 0.5 * rng.normal(size=(frames, 12))
 

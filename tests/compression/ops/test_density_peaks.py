@@ -33,19 +33,19 @@ def test_scores(seed: int, count: int, neighbors: int) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_one_centre_in_each_cloud() -> None:
+def test_one_center_in_each_cloud() -> None:
     generator = torch.Generator().manual_seed(0)
     clouds = torch.randn(3, 1, 4, generator=generator) * 20 + torch.randn(3, 10, 4, generator=generator)
-    centres = density_peaks(clouds.reshape(1, 30, 4), 3, 5)
-    assert sorted((centres[0] // 10).tolist()) == [0, 1, 2]
+    centers = density_peaks(clouds.reshape(1, 30, 4), 3, 5)
+    assert sorted((centers[0] // 10).tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_identical_tokens_are_one_peak(dtype: torch.dtype) -> None:
     """As in a still video: ten groups of twenty equal tokens have ten peaks, each a group's first token."""
     clouds = torch.randn(10, 1, 64, generator=torch.Generator().manual_seed(0), dtype=dtype).expand(10, 20, 64)
-    centres = density_peaks(clouds.reshape(1, 200, 64), 10, 5)
-    assert sorted(centres[0].tolist()) == list(range(0, 200, 20))
+    centers = density_peaks(clouds.reshape(1, 200, 64), 10, 5)
+    assert sorted(centers[0].tolist()) == list(range(0, 200, 20))
 
 
 def test_equal_tokens_come_in_order() -> None:
@@ -53,6 +53,6 @@ def test_equal_tokens_come_in_order() -> None:
     assert torch.isfinite(density_peak_scores(torch.zeros(2, 1, 3), 1)).all()
 
 
-def test_neighbours_are_checked() -> None:
+def test_neighbors_are_checked() -> None:
     with pytest.raises(ValueError, match="neighbors: expected 1 to 4, got 5"):
         density_peak_scores(torch.zeros(1, 4, 3), 5)

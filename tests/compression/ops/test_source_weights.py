@@ -1,4 +1,4 @@
-"""Source weights by hand: tokens of tokens of places."""
+"""Source weights by hand: tokens of tokens of cells."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
-from aot.compression.in_llm import InnerReduction, Place, Reduction, State, divide
+from aot.compression.in_llm import InnerReduction, LayerPoint, Reduction, State, divide
 from aot.compression.methods import build_method
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.errors import ConfigError, ModelError
@@ -44,7 +44,7 @@ def load(folder: Path, **settings: Any) -> InternVL:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InternVL]:
-    """By the kind of language model; "large" is a Qwen2 behind a tower with normalised queries and keys."""
+    """By the kind of language model; "large" is a Qwen2 behind a tower with normalized queries and keys."""
     folder = tmp_path_factory.mktemp("internvl")
     kinds = {kind: load(make_internvl(folder / kind, text=kind)) for kind in DECODERS}
     return {**kinds, "large": load(make_internvl(folder / "large", qk_norm=True, grid=2, vision_layers=5))}
@@ -153,7 +153,7 @@ def test_both_templates_are_the_checkpoints(model: InternVL) -> None:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize(
-    "places",
+    "cells",
     [
         [(0, 1, 2), (0, 2, 0), (1, 0, 0), (2, 0, 2), (2, 1, 1)],
         [(2, 2, 2), (0, 1, 2), (2, 0, 1), (0, 0, 0)],  # in another order, and a frame that keeps nothing
@@ -161,7 +161,7 @@ def test_both_templates_are_the_checkpoints(model: InternVL) -> None:
     ],
 )
 def test_few_tokens_are_rows_of_the_whole(
-    models: dict[str, InternVL], kind: str, places: list[tuple[int, int, int]]
+    models: dict[str, InternVL], kind: str, cells: list[tuple[int, int, int]]
 ) -> None:
     """The stock model's sequence without the rows of what was dropped."""
     model = models[kind]
@@ -173,20 +173,20 @@ def test_few_tokens_are_rows_of_the_whole(
         slots = (inputs["input_ids"][0] == model.video_token).nonzero()[:, 0].view(FRAMES, GRID, GRID)
         whole[slots.flatten()] = features.flatten(0, 1)
     stays = inputs["input_ids"][0] != model.video_token
-    stays[[int(slots[place]) for place in places]] = True
+    stays[[int(slots[cell]) for cell in cells]] = True
 
-    prompt = model.prompt(chosen(model, frames, places), QUESTION)
+    prompt = model.prompt(chosen(model, frames, cells), QUESTION)
     assert torch.equal(prompt.ids[0], inputs["input_ids"][0, stays])
     torch.testing.assert_close(prompt.embeddings[0], whole[stays], rtol=1e-5, atol=1e-5)
     assert prompt.positions is None and set(prompt.language_inputs()) == {"inputs_embeds"}
-    assert prompt.token[prompt.token != TEXT].tolist() == sorted(range(len(places)), key=places.__getitem__)
+    assert prompt.token[prompt.token != TEXT].tolist() == sorted(range(len(cells)), key=cells.__getitem__)
     for frame in range(FRAMES):
         assert f"Frame{frame + 1}: <img>" in model.tokenizer.decode(prompt.ids[0])
 
 
-def chosen(model: InternVL, frames: VideoFrames, places: list[tuple[int, int, int]]) -> CompressedTokens:
+def chosen(model: InternVL, frames: VideoFrames, cells: list[tuple[int, int, int]]) -> CompressedTokens:
     everything = build_method(Config(method="none")).compress(model.encode(frames, Needs()), 0)
-    numbers = torch.tensor([(frame * GRID + row) * GRID + col for frame, row, col in places])
+    numbers = torch.tensor([(frame * GRID + row) * GRID + col for frame, row, col in cells])
     fields = {name: getattr(everything, name)[numbers] for name in ("features", "frame", "row", "col", "role", "mass")}
     return replace(everything, **fields)
 
@@ -194,14 +194,14 @@ def chosen(model: InternVL, frames: VideoFrames, places: list[tuple[int, int, in
 # --- Where things are in a frame
 
 
-@pytest.mark.parametrize("place", [(0, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
-def test_a_token_is_where_its_pixels_are(tmp_path: Path, place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("cell", [(0, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
+def test_a_token_is_where_its_pixels_are(tmp_path: Path, cell: tuple[int, int]) -> None:
     """In a tower whose attention adds nothing, only the token of the pixels that changed changes."""
     model = load(make_internvl(tmp_path))
     for layer in model.tower.encoder.layer:
         layer.lambda_1.zero_()
     frames = frames_for(model, 1)
-    row, col = place
+    row, col = cell
     side = model.image_size[0] // GRID
     changed = frames.pixels.clone()
     changed[..., row * side : (row + 1) * side, col * side : (col + 1) * side] ^= 255
@@ -298,8 +298,8 @@ class Drops:
     def with_load(self, load: float, layers: int) -> Drops:
         return self
 
-    def places(self, layers: int) -> Collection[Place]:
-        return {Place(1)}
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        return {LayerPoint(1)}
 
     def reduce(self, state: State) -> Reduction:
         return Reduction(state.visual[self.every :: self.every] if self.every else state.visual[:0])
@@ -308,7 +308,7 @@ class Drops:
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("every", [0, 3])
 def test_a_reduction_inside_is_the_layers_with_fewer_rows(models: dict[str, InternVL], kind: str, every: int) -> None:
-    """Whole layers of the stock model, called one after the other, with the rows that are left in their places."""
+    """Whole layers of the stock model, called one after the other, with the rows that are left at their positions."""
     model, stock = models[kind], stock_of(models[kind])
     prompt = model.prompt(kept(model, Config(method="none")), QUESTION)
     rows = torch.arange(prompt.ids.shape[1])

@@ -121,9 +121,9 @@ def test_newline_none_drops_just_the_newline(small_model: Llava, tokens: Compres
     with_newline = small_model.prompt(tokens, QUESTION).embeddings[0]
     without = variant(small_model, newline="none").prompt(tokens, QUESTION).embeddings[0]
     assert len(with_newline) == len(without) + 1
-    place = int((with_newline == small_model.network.model.image_newline).all(-1).nonzero())
-    assert torch.equal(torch.cat([with_newline[:place], with_newline[place + 1 :]]), without)
-    assert torch.equal(with_newline[place - 1], tokens.features[-1])
+    index = int((with_newline == small_model.network.model.image_newline).all(-1).nonzero())
+    assert torch.equal(torch.cat([with_newline[:index], with_newline[index + 1 :]]), without)
+    assert torch.equal(with_newline[index - 1], tokens.features[-1])
 
 
 # --- Encoding
@@ -156,7 +156,7 @@ def test_bfloat16_features_come_with_float32_saliency(small_folder: Path) -> Non
     assert model.placement["dtype"] == "bfloat16"
 
 
-def test_saliency_of_a_block_behind_the_features(small_folder: Path) -> None:
+def test_saliency_of_a_block_after_the_features(small_folder: Path) -> None:
     model = load_model(ModelConfig(name=str(small_folder), device="cpu"))
     frames = frames_for(model, 2)
     expected = model.encode(frames, Needs((-1,))).saliency[-1]
@@ -184,7 +184,7 @@ def test_frame_embedding_uses_the_siglip_head_and_says_so(small_model: Llava, tm
     frames = frames_for(model, 3)
     visual = model.encode(frames, Needs(frame_embeddings=True))
     assert visual.embedding_source == "siglip head"
-    hidden = model.network.model.vision_tower(model.normalise(frames.pixels), output_hidden_states=True).hidden_states
+    hidden = model.network.model.vision_tower(model.normalize(frames.pixels), output_hidden_states=True).hidden_states
     siglip = SiglipVisionModel.from_pretrained(tmp_path)
     inner = getattr(siglip, "vision_model", siglip)
     torch.testing.assert_close(visual.frame_embeddings, inner.head(inner.post_layernorm(hidden[-1])))

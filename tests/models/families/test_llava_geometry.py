@@ -36,10 +36,10 @@ FRAMES, SIDE = 3, 13
 GRID, EVERY_ROW = (LlavaGeometry(newline=newline) for newline in ("grid", "every_row"))
 
 
-def tokens_at(places: list[tuple[int, int, int]], frames: int, side: int = SIDE, **changes: Any) -> CompressedTokens:
-    """Tokens that are nothing but their places (frame, row, col), in this order."""
-    count = len(places)
-    frame, row, col = torch.tensor(places, dtype=torch.int32).view(-1, 3).unbind(1)
+def tokens_at(cells: list[tuple[int, int, int]], frames: int, side: int = SIDE, **changes: Any) -> CompressedTokens:
+    """Tokens that are nothing but their cells (frame, row, col), in this order."""
+    count = len(cells)
+    frame, row, col = torch.tensor(cells, dtype=torch.int32).view(-1, 3).unbind(1)
     return CompressedTokens(
         features=torch.arange(count, dtype=torch.float32)[:, None],
         frame=frame,
@@ -52,7 +52,7 @@ def tokens_at(places: list[tuple[int, int, int]], frames: int, side: int = SIDE,
     )
 
 
-def every_place(frames: int, side: int = SIDE) -> list[tuple[int, int, int]]:
+def every_cell(frames: int, side: int = SIDE) -> list[tuple[int, int, int]]:
     return [(int(f), int(r), int(c)) for f, r, c in np.ndindex(frames, side, side)]
 
 
@@ -70,18 +70,18 @@ def rows_of(geometry: LlavaGeometry, tokens: CompressedTokens) -> Sequence[int]:
 def test_all_tokens_are_an_array_with_a_column_of_newlines(geometry: LlavaGeometry, frames: int) -> None:
     laid_out = np.full((frames, 13, 14), NEWLINE)
     laid_out[:, :, :13] = np.arange(frames * 169).reshape(frames, 13, 13)
-    assert list(rows_of(geometry, tokens_at(every_place(frames), frames))) == laid_out.flatten().tolist()
+    assert list(rows_of(geometry, tokens_at(every_cell(frames), frames))) == laid_out.flatten().tolist()
 
 
 def test_at_real_size_there_are_182_rows_a_frame() -> None:
-    assert len(rows_of(GRID, tokens_at(every_place(64), 64))) == 64 * 182 == 11648
+    assert len(rows_of(GRID, tokens_at(every_cell(64), 64))) == 64 * 182 == 11648
 
 
-def rows_by_hand(places: list[tuple[int, int, int]], frames: int, side: int, *, always: bool) -> list[int]:
+def rows_by_hand(cells: list[tuple[int, int, int]], frames: int, side: int, *, always: bool) -> list[int]:
     rows = []
     for frame in range(frames):
         for row in range(side):
-            here = [(col, k) for k, (f, r, col) in enumerate(places) if (f, r) == (frame, row)]
+            here = [(col, k) for k, (f, r, col) in enumerate(cells) if (f, r) == (frame, row)]
             rows += [k for _, k in sorted(here)]
             rows += [NEWLINE] * (always or bool(here))
     return rows
@@ -89,12 +89,12 @@ def rows_by_hand(places: list[tuple[int, int, int]], frames: int, side: int, *, 
 
 @given(data=st.data(), frames=st.integers(1, 4), side=st.integers(1, 5))
 def test_rows_without_a_kept_token(data: st.DataObject, frames: int, side: int) -> None:
-    """They lose their newline, or keep it ("every_row"). Tokens come in any order, and some places twice, as in AOT."""
-    place = st.sampled_from(every_place(frames, side))
-    places = data.draw(st.lists(place, min_size=1, max_size=12))
-    tokens = tokens_at(places, frames, side)
-    assert list(rows_of(GRID, tokens)) == rows_by_hand(places, frames, side, always=False)
-    assert list(rows_of(EVERY_ROW, tokens)) == rows_by_hand(places, frames, side, always=True)
+    """They lose their newline, or keep it ("every_row"). Tokens come in any order, and some cells twice, as in AOT."""
+    cell = st.sampled_from(every_cell(frames, side))
+    cells = data.draw(st.lists(cell, min_size=1, max_size=12))
+    tokens = tokens_at(cells, frames, side)
+    assert list(rows_of(GRID, tokens)) == rows_by_hand(cells, frames, side, always=False)
+    assert list(rows_of(EVERY_ROW, tokens)) == rows_by_hand(cells, frames, side, always=True)
 
 
 def test_a_few_rows_written_out() -> None:
@@ -115,15 +115,15 @@ def test_newlines_after_frames() -> None:
         geometry = LlavaGeometry(newline=newline)  # type: ignore[arg-type]
         after = [NEWLINE] * count
         assert list(rows_of(geometry, tokens)) == [3, 1, *after, 0, 2, *after, *after]
-        whole = geometry.run(tokens_at(every_place(2, 3), 2, 3))
+        whole = geometry.run(tokens_at(every_cell(2, 3), 2, 3))
         assert list(whole.rows) == [*range(9), *after, *range(9, 18), *after]
         assert list(whole.offsets or ()) == list(range(whole.span or 0)) == list(range(18 + 2 * count))
 
 
 def test_the_methods_order_with_newlines() -> None:
     """A keyframe (0) as it was, distinct tokens of a later frame, and the keyframe as it became: each with newlines."""
-    places = [(0, 0, 1), (0, 2, 0), (0, 2, 1), (1, 0, 0), (0, 0, 1), (0, 2, 0), (0, 2, 1)]
-    tokens = tokens_at(places, frames=3, side=3)
+    cells = [(0, 0, 1), (0, 2, 0), (0, 2, 1), (1, 0, 0), (0, 0, 1), (0, 2, 0), (0, 2, 1)]
+    tokens = tokens_at(cells, frames=3, side=3)
     end = [NEWLINE]
     for newline, expected in (
         ("grid", [0, *end, 1, 2, *end, 3, *end, 4, *end, 5, 6, *end]),
@@ -163,7 +163,7 @@ def test_otherwise_the_methods_order_stays() -> None:
         ("llava-hf/llava-onevision-qwen2-7b-ov-hf", {"_name_or_path": None}, False),
     ],
 )
-def test_how_it_is_recognised(name: str, description: dict[str, Any], is_video: bool) -> None:
+def test_how_it_is_recognized(name: str, description: dict[str, Any], is_video: bool) -> None:
     expected = (Pooling("average", 2), "grid") if is_video else (Pooling("bilinear", 2), "one_token")
     found = LlavaGeometry.of(ModelConfig(name=name), description)
     assert (found.pool, found.newline) == expected
@@ -280,9 +280,9 @@ def test_few_tokens_are_rows_of_the_whole(folder: Path, stock: Any, pooled: torc
 def test_aot_reads_in_the_order_of_the_grid(model: Llava) -> None:
     """AOT emits clip by clip and keyframes twice; LLaVA-Video reads frame by frame and row by row."""
     tokens = compress(model, frames_for(model, FRAMES), Config(ratio=0.1))
-    places = list(zip(*(each.tolist() for each in (tokens.frame, tokens.row, tokens.col)), strict=True))
-    assert places != sorted(places)
-    rows = rows_by_hand(places, FRAMES, SIDE, always=False)
+    cells = list(zip(*(each.tolist() for each in (tokens.frame, tokens.row, tokens.col)), strict=True))
+    assert cells != sorted(cells)
+    rows = rows_by_hand(cells, FRAMES, SIDE, always=False)
     prompt = model.prompt(tokens, QUESTION)
     visual = prompt.token[prompt.token != -1].tolist()
     assert visual == rows
@@ -311,7 +311,7 @@ def test_the_preset_reads_aot_as_it_is_emitted(folder: Path) -> None:
     tokens = compress(model, frames_for(model, FRAMES), config)
     prompt = model.prompt(tokens, QUESTION)
     assert prompt.token[prompt.token >= 0].tolist() == list(range(len(tokens.features)))
-    assert tokens.place.tolist() != sorted(tokens.place.tolist())
+    assert tokens.cell.tolist() != sorted(tokens.cell.tolist())
 
 
 def test_visionzip_as_published_is_read_with_its_slip(folder: Path) -> None:
@@ -333,7 +333,7 @@ def test_visionzip_as_published_is_read_with_its_slip(folder: Path) -> None:
             line = video[: video.index(NEWLINE)]
             video = video[len(line) + 1 :]
             for token in line:
-                cell = int(tokens.place[token]) % SIDE**2
+                cell = int(tokens.cell[token]) % SIDE**2
                 if cell in taken:
                     assert torch.equal(tokens.features[token], taken.pop(cell))
         assert not taken

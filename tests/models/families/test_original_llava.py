@@ -112,7 +112,7 @@ def test_the_whole_siglip_may_be_there(deep_twins: tuple[Path, Path], tmp_path: 
     assert_same_network(model, deep_twins[1])
 
 
-def test_the_norm_behind_the_features_may_be_missing(folder: Path, twins: tuple[Path, Path]) -> None:
+def test_the_norm_after_the_features_may_be_missing(folder: Path, twins: tuple[Path, Path]) -> None:
     assert len(rewrite_weights(folder, without=TOWER + "post_layernorm")) == 2
     found, expected = (load(each).network.state_dict() for each in (folder, twins[1]))
     differing = {name for name, weight in found.items() if not torch.equal(weight, expected[name])}
@@ -176,7 +176,7 @@ def test_generation_settings_come_with_the_checkpoint(folder: Path) -> None:
     assert load(folder).network.generation_config.eos_token_id == 258  # config.json's
 
 
-def test_pixels_are_centred_on_a_half(twins: tuple[Path, Path]) -> None:
+def test_pixels_are_centerd_on_a_half(twins: tuple[Path, Path]) -> None:
     model = load(twins[0])
     assert not list(twins[0].glob("*processor*"))
     assert (model.mean.unique().tolist(), model.std.unique().tolist()) == ([0.5], [0.5])

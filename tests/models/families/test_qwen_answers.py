@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryEmbedding
 
-from aot.compression.in_llm import InnerReduction, Place, Reduction, State, divide
+from aot.compression.in_llm import InnerReduction, LayerPoint, Reduction, State, divide
 from aot.compression.in_llm.fastv import FastV
 from aot.config.schema import Config, GenerationConfig, ModelConfig, build_config
 from aot.models import load_model
@@ -191,11 +191,11 @@ def test_positions_put_together_as_newer_versions_do() -> None:
 
 
 @dataclass(frozen=True)
-class MergeNeighbours(KeepAll):
+class MergeNeighbors(KeepAll):
     """Before the first layer, every second token becomes part of the one before it."""
 
-    def places(self, layers: int) -> Collection[Place]:
-        return {Place(0)}
+    def points(self, layers: int) -> Collection[LayerPoint]:
+        return {LayerPoint(0)}
 
     def reduce(self, state: State) -> Reduction:
         heads, others = state.visual[:44:2], state.visual[1:44:2]
@@ -206,7 +206,7 @@ class MergeNeighbours(KeepAll):
 
 def test_merged_rows_keep_the_place_and_the_deepstack_features_of_their_heads(model: QwenVL) -> None:
     prompt = model.prompt(kept(model, Config(method="none")), QUESTION)
-    found, _ = continued(model, prompt, MergeNeighbours())
+    found, _ = continued(model, prompt, MergeNeighbors())
     visual = (prompt.token >= 0).nonzero()[:, 0]
     stays = torch.ones(len(prompt.token), dtype=torch.bool)
     stays[visual[1:44:2]] = False

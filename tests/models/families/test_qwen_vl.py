@@ -141,9 +141,9 @@ def test_logits_depend_on_the_frames(model: QwenVL) -> None:
 
 def chosen(model: QwenVL, frames: VideoFrames, keep: list[int]) -> CompressedTokens:
     """These of all tokens, by their numbers in the whole video, in this order."""
-    every, place = all_tokens(model, frames), torch.tensor(keep)
-    named = {name: getattr(every, name)[place] for name in ("features", "frame", "row", "col", "role", "mass")}
-    deepstack = None if every.deepstack is None else every.deepstack[:, place]
+    every, cell = all_tokens(model, frames), torch.tensor(keep)
+    named = {name: getattr(every, name)[cell] for name in ("features", "frame", "row", "col", "role", "mass")}
+    deepstack = None if every.deepstack is None else every.deepstack[:, cell]
     return replace(every, **named, deepstack=deepstack)
 
 
@@ -193,7 +193,7 @@ def test_kept_rows_are_those_of_the_whole(
 
 
 def few_stock_inputs(stock: Any, model: QwenVL, frames: VideoFrames, keep: list[int]) -> dict[str, Any]:
-    """The stock model's inputs without pixels: kept ids, their positions, what the tower made of the kept places."""
+    """The stock model's inputs without pixels: kept ids, their positions, what the tower made of the kept cells."""
     inputs = stock_inputs(model, frames)
     rows = whole_rows(inputs, model, keep)
     with torch.no_grad():
@@ -231,17 +231,17 @@ def test_merged_tokens_stand_where_their_anchors_were(model: QwenVL, stock: Any,
     assert len(tokens.features) == round(0.3 * 4 * 15)
     inputs = stock_inputs(model, frames)
     video = (inputs["input_ids"][0] == model.video_token).nonzero()[:, 0]
-    place = (tokens.frame.long() * 3 + tokens.row) * 5 + tokens.col
+    cell = (tokens.frame.long() * 3 + tokens.row) * 5 + tokens.col
     prompt = model.prompt(tokens, QUESTION)
     of_tokens = prompt.token[prompt.token >= 0]
     assert sorted(of_tokens.tolist()) == list(range(len(tokens.features)))
-    assert torch.equal(place[of_tokens], place.sort().values)
+    assert torch.equal(cell[of_tokens], cell.sort().values)
     assert prompt.positions is not None
     found = prompt.positions[:, 0, prompt.token >= 0]
-    assert torch.equal(found, stock_positions(stock, inputs)[:, 0, video[place[of_tokens]]])
+    assert torch.equal(found, stock_positions(stock, inputs)[:, 0, video[cell[of_tokens]]])
 
 
-def test_prompts_of_two_questions_differ_behind_the_video_alone(model: QwenVL) -> None:
+def test_prompts_of_two_questions_differ_after_the_video_alone(model: QwenVL) -> None:
     tokens = chosen(model, frames_of((24, 40), 5), KEPT)
     one, other = (model.prompt(tokens, question) for question in ("one?", "and another one?"))
     end = one.video_end
@@ -310,8 +310,8 @@ def by_token(model: QwenVL, values: Tensor, grid: tuple[int, int]) -> Tensor:
         sides = torch.tensor([[1, grid[0] * MERGE, grid[1] * MERGE]])
         order = get_vision_window_index(sides, MERGE, WINDOW * TOKEN_SIDE, PATCH)[0].tolist()
     found = torch.zeros(len(values), count, *values.shape[2:])
-    for place, token in enumerate(order):
-        found[:, token] = values[:, 4 * place : 4 * place + 4].mean(1)
+    for index, token in enumerate(order):
+        found[:, token] = values[:, 4 * index : 4 * index + 4].mean(1)
     return found
 
 

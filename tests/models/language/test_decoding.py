@@ -246,9 +246,9 @@ def test_keys_and_values_stay_where_they_are(bundled: Any, kind: str) -> None:
         for _ in range(3):
             next(words)
         decoding: Decoding = steps[0]._decoding  # type: ignore[attr-defined]
-        places = [layer.keys.data_ptr() for layer in decoding.cache.layers]
+        addresses = [layer.keys.data_ptr() for layer in decoding.cache.layers]
         assert len(list(words)) == 17
-    assert [layer.keys.data_ptr() for layer in decoding.cache.layers] == places
+    assert [layer.keys.data_ptr() for layer in decoding.cache.layers] == addresses
 
 
 def test_bound_steps_touch_the_same_memory_each_time(bundled: Any) -> None:
@@ -260,16 +260,16 @@ def test_bound_steps_touch_the_same_memory_each_time(bundled: Any) -> None:
             next(words)
         decoding: Decoding = steps[0]._decoding  # type: ignore[attr-defined]
 
-        def places() -> list[int]:
+        def addresses() -> list[int]:
             state = [decoding._word, decoding._past.ids, decoding._past.count, steps[0]._step]  # type: ignore[attr-defined]
             masks, choice = list(steps[0]._masks.values()), decoding._choice._drawn  # type: ignore[attr-defined]
             assert choice is not None
             return [each.data_ptr() for each in (*state, *masks, choice._clocks)]
 
-        before = places()
+        before = addresses()
         for _ in range(5):
             next(words)
-        assert places() == before
+        assert addresses() == before
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])

@@ -87,11 +87,11 @@ def test_what_is_kept_stands_where_it_stood(small_model: Llava, newline: str, me
     model = variant(small_model, positions="original", newline=newline, token_order=order)
     whole, tokens = kept(model, Config(method="none")), kept(model, Config(method=method, ratio=0.2))
     all_rows, few = model.prompt(whole, QUESTION), model.prompt(tokens, QUESTION)
-    where = {int(token): row for row, token in enumerate(all_rows.token) if token >= 0}  # of all, tokens are places
+    where = {int(token): row for row, token in enumerate(all_rows.token) if token >= 0}  # all kept: tokens are cells
     newlines = {row for row, token in enumerate(all_rows.token) if token == NEWLINE}
     found = positions_of(few)
     assert [found[row] for row, token in enumerate(few.token) if token >= 0] == [
-        where[int(tokens.place[token])] for token in few.token if token >= 0
+        where[int(tokens.cell[token])] for token in few.token if token >= 0
     ]
     assert {found[row] for row, token in enumerate(few.token) if token == NEWLINE} <= newlines
     text = [found[row] for row, token in enumerate(few.token) if token == TEXT]
@@ -170,8 +170,8 @@ def test_internvl(tmp_path: Path, ratio: float) -> None:
     whole, tokens = kept(model, Config(method="none")), kept(model, Config(method="attention", ratio=ratio))
     all_rows, few = model.prompt(whole, QUESTION), model.prompt(tokens, QUESTION)
     assert positions_of(all_rows) == list(range(all_rows.ids.shape[1]))
-    places = {int(tokens.place[token]) for token in few.token if token >= 0}
-    rows = [row for row, token in enumerate(all_rows.token.tolist()) if token == TEXT or token in places]
+    cells = {int(tokens.cell[token]) for token in few.token if token >= 0}
+    rows = [row for row, token in enumerate(all_rows.token.tolist()) if token == TEXT or token in cells]
     assert positions_of(few) == rows
     if ratio == 1:
         torch.testing.assert_close(logits(model, few), logits(packed, packed.prompt(tokens, QUESTION)), **CLOSE)

@@ -89,7 +89,7 @@ def test_a_device_and_a_map_of_devices_contradict() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"quantize": "4bit"}, {"device_map": "auto"}])
-def test_random_weights_are_neither_quantised_nor_spread(without: Any, settings: dict[str, Any]) -> None:
+def test_random_weights_are_neither_quantized_nor_spread(without: Any, settings: dict[str, Any]) -> None:
     without()
     with pytest.raises(ConfigError, match="leave them out with --synthetic"):
         synthetic_model("onevision-0.5b", ModelConfig(**settings))
@@ -180,11 +180,11 @@ def logits(model: Any, tokens: CompressedTokens) -> torch.Tensor:
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_only_the_language_models_layers_have_fewer_bits(folder: Path, plain: Any, bits: str) -> None:
     model = load_model(ModelConfig(name=str(folder), device="cpu", quantize=bits))  # type: ignore[arg-type]
-    quantised = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits]
+    quantized = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits]
     for name, part in model.network.named_modules():
         if isinstance(part, nn.Linear):
             inside = name.startswith("model.language_model.")
-            assert (type(part).__name__ == quantised) == inside, name
+            assert (type(part).__name__ == quantized) == inside, name
     needs = Needs((2, -1), frame_embeddings=True)
     frames = frames_for(plain, FRAMES)
     expected, found = plain.encode(frames, needs), model.encode(frames, needs)
@@ -195,7 +195,7 @@ def test_only_the_language_models_layers_have_fewer_bits(folder: Path, plain: An
 
 @needs_bitsandbytes
 def test_four_bits_compute_with_the_weights_they_stand_for(folder: Path, plain: Any) -> None:
-    """The unquantised model with the quantised weights, spelt out, gives the same logits."""
+    """The unquantized model with the quantized weights, spelt out, gives the same logits."""
     from bitsandbytes.functional import dequantize_4bit
 
     model = load_model(ModelConfig(name=str(folder), device="cpu", quantize="4bit"))
@@ -228,14 +228,14 @@ def test_eight_bits_are_close(folder: Path, plain: Any) -> None:
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_a_checkpoint_that_is_quantised_is_left_where_it_is(
+def test_a_checkpoint_that_is_quantized_is_left_where_it_is(
     folder: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str
 ) -> None:
     model = load_model(ModelConfig(name=str(folder), device="cpu", quantize=bits))  # type: ignore[arg-type]
-    shutil.copytree(folder, tmp_path / "quantised", ignore=shutil.ignore_patterns("*.safetensors"))
-    model.network.save_pretrained(tmp_path / "quantised")
+    shutil.copytree(folder, tmp_path / "quantized", ignore=shutil.ignore_patterns("*.safetensors"))
+    model.network.save_pretrained(tmp_path / "quantized")
     monkeypatch.setattr(type(model.network), "to", None)
-    again = load_model(ModelConfig(name=str(tmp_path / "quantised"), device="cpu", dtype="float32"))
+    again = load_model(ModelConfig(name=str(tmp_path / "quantized"), device="cpu", dtype="float32"))
     tokens = kept(plain, Config(ratio=0.5))
     torch.testing.assert_close(logits(again, tokens), logits(model, tokens))
 

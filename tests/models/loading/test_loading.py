@@ -284,7 +284,7 @@ def test_mean_and_deviation_come_from_the_checkpoint(folder: Path, filename: str
         (folder / other).unlink()
     (folder / filename).write_text(json.dumps({"image_mean": CLIP_MEAN, "image_std": [0.25] * 3}))
     model = load_model(config(folder))
-    white = model.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
+    white = model.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     torch.testing.assert_close(white[0, :, 0, 0], (1 - torch.tensor(CLIP_MEAN)) / 0.25)
 
 
@@ -298,7 +298,7 @@ def test_mean_and_deviation_default_to_a_half(folder: Path) -> None:
         (folder / filename).unlink()
     model = load_model(config(folder))
     ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    assert model.normalise(ends)[:, 0, 0, 0].tolist() == [-1, 1]
+    assert model.normalize(ends)[:, 0, 0, 0].tolist() == [-1, 1]
 
 
 def test_every_refusal_is_an_aot_error() -> None:

@@ -36,7 +36,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def tower() -> Any:
-    """A random SigLIP in float64 whose attention picks favourites."""
+    """A random SigLIP in float64 whose attention picks favorites."""
     config = SiglipVisionConfig(
         hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=BLOCKS, num_attention_heads=HEADS,
         image_size=SIDE * PATCH, patch_size=PATCH, vision_use_head=False,
@@ -75,7 +75,7 @@ def test_features_are_the_stock_models_when_nothing_merges(small_model: Llava) -
     network = small_model.network
     with torch.inference_mode():
         plan = [BlockMerging()] * blocks_before_features(network.config)
-        found = run_merging_tower(network.model.vision_tower, small_model.normalise(frames.pixels), plan).states
+        found = run_merging_tower(network.model.vision_tower, small_model.normalize(frames.pixels), plan).states
         features = network.model.multi_modal_projector(found)
     assert torch.allclose(features, small_model.encode(frames, Needs()).features, atol=1e-5)
 
@@ -91,15 +91,15 @@ def straight_line(tower: Any, images: Array, plan: Sequence[BlockMerging]) -> li
         return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
 
     def norm(name: str, x: Array) -> Array:
-        centred = x - x.mean()
-        return centred / np.sqrt((centred**2).mean() + 1e-6) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        centerd = x - x.mean()
+        return centerd / np.sqrt((centerd**2).mean() + 1e-6) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     clips = []
     kernel, bias = weights["embeddings.patch_embedding.weight"], weights["embeddings.patch_embedding.bias"]
     for frame, image in enumerate(images):
         tokens = []
         for patch in range(SIDE**2):
-            r, c = (PATCH * place for place in divmod(patch, SIDE))
+            r, c = (PATCH * index for index in divmod(patch, SIDE))
             embedded = (kernel * image[None, :, r : r + PATCH, c : c + PATCH]).sum((1, 2, 3)) + bias
             embedded = embedded + weights["embeddings.position_embedding.weight"][patch]
             tokens.append(Token(embedded, [frame * SIDE**2 + patch], frame * SIDE**2 + patch))
@@ -107,7 +107,7 @@ def straight_line(tower: Any, images: Array, plan: Sequence[BlockMerging]) -> li
     for number, step in enumerate(plan):
         name = f"encoder.layers.{number}"
         clips = [list(chain(*clips[k : k + step.join])) for k in range(0, len(clips), step.join)]
-        for place, clip in enumerate(clips):
+        for index, clip in enumerate(clips):
             tokens = straight_line_merge(clip, [token.state for token in clip], step.before)
             normed = [norm(f"{name}.layer_norm1", token.state) for token in tokens]
             q, k, v = ([linear(f"{name}.self_attn.{p}_proj", x) for x in normed] for p in "qkv")
@@ -127,7 +127,7 @@ def straight_line(tower: Any, images: Array, plan: Sequence[BlockMerging]) -> li
                 x = linear(f"{name}.mlp.fc1", norm(f"{name}.layer_norm2", token.state))
                 x = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
                 token.state = token.state + linear(f"{name}.mlp.fc2", x)
-            clips[place] = tokens
+            clips[index] = tokens
     return clips
 
 
@@ -146,8 +146,8 @@ def test_the_tower_is_the_straight_line_program(tower: Any, name: str, seed: int
         assert np.allclose(found.states[clip], [token.state for token in tokens], atol=1e-9)
         assert found.sizes[clip].tolist() == [token.size for token in tokens]
         assert found.anchor[clip].tolist() == [token.anchor - first for token in tokens]
-        for place, token in enumerate(tokens):
-            assert (found.owner[clip] == place).nonzero()[:, 0].tolist() == sorted(p - first for p in token.patches)
+        for index, token in enumerate(tokens):
+            assert (found.owner[clip] == index).nonzero()[:, 0].tolist() == sorted(p - first for p in token.patches)
         first += patches
 
 
@@ -222,14 +222,14 @@ def test_batches_that_do_not_fit_are_halved(
     small_model: Llava, monkeypatch: pytest.MonkeyPatch, method: str, most: int, told: list[int]
 ) -> None:
     expected = encoded(small_model, method, 27)
-    stock = small_model.normalise
+    stock = small_model.normalize
 
     def starved(self: Llava, images: torch.Tensor) -> torch.Tensor:
         if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return stock(images)
 
-    monkeypatch.setattr(Llava, "normalise", starved)
+    monkeypatch.setattr(Llava, "normalize", starved)
     found = encoded(small_model, method, 27, encode_batch_frames=24 if method == "tempme" else 16)
     assert_same(found, expected)
     assert len(found.notices) == len(told)

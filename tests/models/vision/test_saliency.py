@@ -39,7 +39,7 @@ def tower(small_model: Llava) -> Any:
 
 @pytest.fixture(scope="module")
 def pixels(small_model: Llava) -> Tensor:
-    return small_model.normalise(frames_for(small_model, 2).pixels)
+    return small_model.normalize(frames_for(small_model, 2).pixels)
 
 
 @torch.inference_mode()
@@ -56,7 +56,7 @@ def test_equals_eager_attention_column_sums(which: str, request: pytest.FixtureR
         model.config.name, dtype="float32", attn_implementation="eager"
     ).model.vision_tower.eval()
     with torch.inference_mode():
-        attentions = eager(model.normalise(frames.pixels), output_attentions=True).attentions
+        attentions = eager(model.normalize(frames.pixels), output_attentions=True).attentions
     for layer in LAYERS:
         expected = attentions[layer].sum(-2).mean(1)
         torch.testing.assert_close(visual.saliency[layer], expected, rtol=1e-5, atol=1e-5)

@@ -24,22 +24,22 @@ def test_fates_tokens_and_sources_are_those_of_the_run() -> None:
     assert run["tokens"][1] == [1, 9, "keyframe", 1.0, [1.0, 0.0, 0.0], [9, 1.0]]
     sources = [PER_FRAME + 9, 0.5, 9, 0.4, 10, 0.1]
     assert run["tokens"][3] == [3, 9, "merged", 3.0, pytest.approx([0.4, 0.1, 0.5]), pytest.approx(sources, abs=1e-4)]
-    assert run["into"] == {"place": [PER_FRAME + 9, 3 * PER_FRAME + 9], "token": [3, 7]}
+    assert run["into"] == {"cell": [PER_FRAME + 9, 3 * PER_FRAME + 9], "token": [3, 7]}
 
 
 def test_of_many_sources_the_strongest_stay_and_the_parts_count_all() -> None:
     run = whole_run(3)
-    places, rest = torch.arange(60), torch.arange(1, 3 * PER_FRAME)
+    cells, rest = torch.arange(60), torch.arange(1, 3 * PER_FRAME)
     weights = torch.linspace(1, 2, 60) / torch.linspace(1, 2, 60).sum()
     sources = SourceWeights(
         run.kept_tokens,
-        torch.cat([torch.zeros_like(places), rest]),
-        torch.cat([places, rest]),
+        torch.cat([torch.zeros_like(cells), rest]),
+        torch.cat([cells, rest]),
         torch.cat([weights, torch.ones(len(rest))]),
     )
     run = replace(run, tokens=replace(run.tokens, sources=sources))
-    token, place, _, _, parts, strongest = drawn(small_video(3), [run])["runs"][0]["tokens"][0]
-    assert (token, place) == (0, 0)
+    token, cell, _, _, parts, strongest = drawn(small_video(3), [run])["runs"][0]["tokens"][0]
+    assert (token, cell) == (0, 0)
     assert strongest[::2] == list(range(59, 11, -1))
     expected = [weights[0], weights[1:PER_FRAME].sum(), weights[PER_FRAME:].sum()]
     assert parts == pytest.approx([float(each) for each in expected], abs=1e-4)

@@ -20,8 +20,8 @@ def opened(open_page: Any) -> Any:
 
 
 def lights(page: Any) -> set[int]:
-    """The places that are lit."""
-    return {int(each.get_attribute("data-place")) for each in page.locator(".light").all()}
+    """The cells that are lit."""
+    return {int(each.get_attribute("data-cell")) for each in page.locator(".light").all()}
 
 
 def test_opens_without_a_word_and_fetches_nothing(opened: Any) -> None:
@@ -49,14 +49,14 @@ def test_an_anchor_is_reached_by_keys_and_its_sources_light_up(opened: Any) -> N
     page = opened.page
     page.locator(".view svg").first.focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.dataset.place") == "0"
+    assert page.evaluate("document.activeElement.dataset.cell") == "0"
     assert lights(page) == set()
     page.keyboard.press("ArrowDown")
-    assert page.evaluate("document.activeElement.dataset.place") == "9"
+    assert page.evaluate("document.activeElement.dataset.cell") == "9"
     assert lights(page) == {PER_FRAME + 9, 10}
-    told = page.locator("#told").inner_text().replace("\u00a0", " ")
-    assert "global anchor" in told and "frame 0" in told and "row 1, column 3" in told
-    assert "token 3 of 8, merged, mass 3.00: 40 % itself, 10 % this frame, 50 % other frames" in told
+    text = page.locator("#description").inner_text().replace("\u00a0", " ")
+    assert "global anchor" in text and "frame 0" in text and "row 1, column 3" in text
+    assert "token 3 of 8, merged, mass 3.00: 40 % itself, 10 % this frame, 50 % other frames" in text
     page.keyboard.press("Escape")
     assert not page.locator("#details").is_visible()
     assert lights(page) == set()
@@ -78,10 +78,10 @@ def test_pointing_at_what_was_merged_shows_where_it_went(opened: Any) -> None:
     box = view.bounding_box()
     view.hover(position={"x": 3.5 * box["width"] / 6, "y": 1.5 * box["height"] / 4})
     assert lights(page) == {9}
-    assert "most of it is in" in page.locator("#told").inner_text()
+    assert "most of it is in" in page.locator("#description").inner_text()
     view.hover(position={"x": 5.5 * box["width"] / 6, "y": 3.5 * box["height"] / 4})
     assert lights(page) == set()
-    assert page.locator("#told").inner_text().startswith("discarded")
+    assert page.locator("#description").inner_text().startswith("discarded")
 
 
 def test_fates_can_be_hidden(opened: Any) -> None:
@@ -127,7 +127,7 @@ def test_strangers_texts_are_text(open_page: Any) -> None:
     assert page.title() == f"What was kept of {HOSTILE}"
     assert page.locator("blockquote").first.text_content() == HOSTILE
     assert page.locator("#command-0").text_content() == HOSTILE
-    assert HOSTILE in page.locator("#told").inner_text()
+    assert HOSTILE in page.locator("#description").inner_text()
     assert page.locator("img[src=x]").count() == 0
 
 
@@ -195,13 +195,13 @@ def test_the_panel_can_be_closed_and_keeps_out_of_the_way(opened: Any) -> None:
 def test_home_and_end_stay_in_the_frame(opened: Any) -> None:
     page = opened.page
     page.locator(".view svg").first.focus()
-    for key, place in (("End", "9"), ("Home", "0")):
+    for key, cell in (("End", "9"), ("Home", "0")):
         page.keyboard.press(key)
-        assert page.evaluate("document.activeElement.dataset.place") == place
+        assert page.evaluate("document.activeElement.dataset.cell") == cell
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_fits_a_phone_and_follows_its_colours(open_page: Any, scheme: str) -> None:
+def test_fits_a_phone_and_follows_its_colors(open_page: Any, scheme: str) -> None:
     options = {"viewport": {"width": 360, "height": 700}, "color_scheme": scheme, "has_touch": True}
     page = open_page(render_page(small_video(), [small_run()]), **options).page
     page.wait_for_selector(".token")
@@ -213,7 +213,7 @@ def test_fits_a_phone_and_follows_its_colours(open_page: Any, scheme: str) -> No
     assert (int(ground) > 200) == (scheme == "light") == (int(text) < 100)
     for corner, fate in (({"x": 5, "y": 5}, "local anchor"), ({"x": 5, "y": 60}, "discarded")):
         page.locator(".view").first.tap(position=corner)
-        assert page.locator("#told").inner_text().startswith(fate)
+        assert page.locator("#description").inner_text().startswith(fate)
 
 
 @pytest.mark.parametrize("width", [320, 390])

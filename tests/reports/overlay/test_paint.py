@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aot.compression.ops.source_weights import of_kept
 from aot.reports.fates import Fate
-from aot.reports.overlay.paint import INKS, OUTLINE_COLOURS, Painter, TokenFates, token_fates, yuv
+from aot.reports.overlay.paint import INKS, OUTLINE_COLORS, Painter, TokenFates, token_fates, yuv
 from aot.types import Clip, CompressedTokens, Role
 
 HEIGHT, WIDTH = 96, 160
@@ -68,11 +68,11 @@ def test_merged_cells_are_hatched() -> None:
 
 def test_each_kept_fate_has_its_outline() -> None:
     _, after = painted(TokenFates(ALL[None], GRID, [0.0]))
-    for fate, colour in OUTLINE_COLOURS.items():
+    for fate, color in OUTLINE_COLORS.items():
         column = round((fate + 0.5) * WIDTH / GRID[1])
-        assert luma(after)[0, column] == yuv(colour)[0]
-        assert tuple(chroma(after)[:, 0, column // 2]) == yuv(colour)[1:]
-    assert len(set(OUTLINE_COLOURS.values())) == len(OUTLINE_COLOURS)
+        assert luma(after)[0, column] == yuv(color)[0]
+        assert tuple(chroma(after)[:, 0, column // 2]) == yuv(color)[1:]
+    assert len(set(OUTLINE_COLORS.values())) == len(OUTLINE_COLORS)
 
 
 def test_the_nearest_frame_is_drawn_the_earlier_on_a_tie() -> None:
@@ -88,7 +88,7 @@ def test_the_nearest_frame_is_drawn_the_earlier_on_a_tie() -> None:
 
 def test_only_keyframes_have_a_border() -> None:
     tokens = TokenFates(torch.zeros(3, 14, dtype=torch.uint8), GRID, [0.0, 5.0, 10.0], frozenset({0, 2}))
-    (yellow,) = (number for number, ink in INKS.items() if ink.colour == (0xF0, 0xE4, 0x42) and number < max(INKS) - 3)
+    (yellow,) = (number for number, ink in INKS.items() if ink.color == (0xF0, 0xE4, 0x42) and number < max(INKS) - 3)
     for frame, marked in enumerate((True, False, True)):
         inks = Painter(HEIGHT, WIDTH, tokens, 0, 10).inks(frame)
         strip = Painter(HEIGHT, WIDTH, tokens, 0, 10).layout.strip

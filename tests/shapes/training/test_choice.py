@@ -29,8 +29,8 @@ def test_things_mostly_come_first() -> None:
 
 def test_merging_keeps_the_mean_of_what_is_alike() -> None:
     torch.manual_seed(0)
-    centres = torch.nn.functional.normalize(torch.randn(4, 16), dim=-1) * 10
-    features = (centres.repeat_interleave(5, 0) + 0.01 * torch.randn(20, 16))[None]
+    centers = torch.nn.functional.normalize(torch.randn(4, 16), dim=-1) * 10
+    features = (centers.repeat_interleave(5, 0) + 0.01 * torch.randn(20, 16))[None]
     kept = torch.tensor([[0, 5, 10, 15]])
     merged = keep_tokens(features, Choice(kept, 1.0))
     torch.testing.assert_close(merged[0], features[0].reshape(4, 5, 16).mean(1))

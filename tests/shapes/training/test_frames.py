@@ -8,7 +8,7 @@ import torch
 from aot.config.schema import SamplingConfig
 from aot.shapes.clips import write_clip
 from aot.shapes.render import PAINT
-from aot.shapes.training.frames import crowded_frames, labelled_video, sample_times
+from aot.shapes.training.frames import crowded_frames, labeled_video, sample_times
 from aot.shapes.training.labels import IGNORE, SIDE_CELLS, is_first, same_thing, token_labels
 from aot.shapes.world import COLORS, sample_scene
 from aot.video import decode
@@ -18,7 +18,7 @@ def test_training_looks_at_the_frames_that_sampling_a_clip_gives(tmp_path) -> No
     write_clip(sample_scene(1), tmp_path / "clip.mp4")
     frames = decode(tmp_path / "clip.mp4", SamplingConfig(frames=8), size=(90, 90))
     assert frames.timestamps_s == sample_times(8)
-    trained = labelled_video(1, 8, 15).pixels.astype(float)
+    trained = labeled_video(1, 8, 15).pixels.astype(float)
     difference = np.abs(trained - frames.pixels.numpy()).mean((1, 2, 3))
     others = np.abs(trained - np.roll(frames.pixels.numpy(), 1, 0)).mean((1, 2, 3))
     assert difference.mean() < others.mean()
@@ -35,7 +35,7 @@ def test_labels_of_crowded_frames_have_their_paint() -> None:
 
 
 def test_token_labels_tell_things_apart() -> None:
-    videos = [labelled_video(seed, 8, 15) for seed in range(6)]
+    videos = [labeled_video(seed, 8, 15) for seed in range(6)]
     labels = token_labels(videos)
     for row, video in enumerate(videos):
         thing = labels["thing"][row].reshape(8, SIDE_CELLS, SIDE_CELLS)
@@ -45,7 +45,7 @@ def test_token_labels_tell_things_apart() -> None:
             for index in seen:
                 rows, cols = (thing[frame] == index).nonzero(as_tuple=True)
                 if len(rows):
-                    x, y = video.scene.things[index].place(time)
+                    x, y = video.scene.things[index].position(time)
                     assert abs((cols.float().mean() + 0.5) / SIDE_CELLS * 90 - x) < 6
                     assert abs((rows.float().mean() + 0.5) / SIDE_CELLS * 90 - y) < 6
     background = labels["thing"] < 0

@@ -74,9 +74,9 @@ def test_a_pointer_is_at_the_word_that_names_its_thing() -> None:
         scene = sample_scene(seed)
         for qa in questions(scene):
             branch = encode_branch(qa, scene, INDEX)
-            for place, number in branch.pointers:
+            for index, number in branch.pointers:
                 thing = scene.things[number]
-                named = words[branch.ids[place]]
+                named = words[branch.ids[index]]
                 if qa.kind == "describe" or (qa.named and qa.kind != "shape"):
                     assert named == thing.shape
                 elif qa.kind == "shape":

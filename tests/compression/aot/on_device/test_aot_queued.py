@@ -95,7 +95,7 @@ def test_nonsense_is_no_reason_to_read_what_nobody_wrote(monkeypatch: pytest.Mon
     assert len(found.features) == 26
     for values, size in ((found.frame, 5), (found.row, 4), (found.col, 4), (found.role, len(Role))):
         assert ((values >= 0) & (values < size)).all()
-    own = found.place[found.role != int(Role.MERGED)].tolist()
+    own = found.cell[found.role != int(Role.MERGED)].tolist()
     assert own == sorted(set(own))
 
 
