@@ -269,6 +269,12 @@ def test_settings_of_methods_are_groups_by_name() -> None:
         build_method(config)
 
 
+@pytest.mark.parametrize(("old", "new"), [("neighbours", "neighbors"), ("centre_share", "center_share")])
+def test_british_spelling_is_answered_with_the_american_name(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown setting methods\.holitom\.{old} \(did you mean {new}\?"):
+        build_method(build_config({"method": "holitom", "methods": {"holitom": {old: 1}}}))
+
+
 def test_which_methods_the_settings_of_aot_are_for() -> None:
     from aot.compression.aot.method import AnchorTransport
     from aot.plugins import METHODS, find

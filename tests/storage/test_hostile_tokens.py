@@ -273,10 +273,11 @@ def test_what_earlier_versions_wrote_is_read_and_what_later_ones_add_is_left_out
         report["model"] = {name: report["model"][name] for name in ("name", "fingerprint", "width")}
         report["video"] = {"path": "clip.mp4"}
         report["frames"][0]["new"] = report["new"] = 1
-        report["config"] = {"method": "uniform"}
+        report["config"] = {"method": "fastvid", "methods": {"fastvid": {"neighbours": 4}}}  # since renamed
 
     damage(path, change)
     found = inspected(path)
+    assert found["config"]["methods"] == {"fastvid": {"neighbours": 4}}
     assert found["video"]["path"] == "clip.mp4" and found["model"]["revision"] is None
     assert found["config"]["ratio"] and "new" not in found and "new" not in found["frames"][0]
 

@@ -58,7 +58,7 @@
   function frameElement(run, frame, tag) {
     const cells = [...run.fates[slotOf.get(frame)]].filter((fate) => Number(fate) >= KEPT).length;
     const tokens = run.counts[slotOf.get(frame)];
-    const text = tokens === cells ? `${tokens} kept` : `${tokens} kept, in ${cells} cells`;
+    const text = tokens === cells ? `${tokens} kept` : `${tokens} kept, in ${cells} positions`;
     const mark = keyframe(run, frame) ? "keyframe, " : "";
     const overlay = svg("svg", {
       class: cells > perFrame / 2 ? "dense" : "", tabindex: 0, role: "group",
