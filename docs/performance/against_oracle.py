@@ -1,4 +1,4 @@
-"""Both phases of AOT against the straight-line oracle of the tests, on one frame and on a clip, in turns.
+"""Both phases of AOT against the straight-line oracle of the tests, on one frame and on a clip, interleaved.
 
 PYTHONPATH=tests python docs/performance/against_oracle.py
 """

@@ -124,14 +124,14 @@ class _Folding:
 
     Attributes:
         kept: [B, T'], the tokens that stay, in their new order.
-        gone: [B, r], the tokens that are merged into others.
+        merged: [B, r], the tokens that are merged into others.
         new_index: [B, T], the new index of each token's content.
         weights: [B, T], the sizes before.
         sizes: [B, T'], the sizes after.
     """
 
     kept: Tensor
-    gone: Tensor
+    merged: Tensor
     new_index: Tensor
     weights: Tensor
     sizes: Tensor
@@ -153,17 +153,17 @@ class _Folding:
         rank = index if ranked is None else index.scatter(1, ranked, index[:, : ranked.shape[1]])
         group = torch.where(target == index, index % 2, 2)  # unmerged even, odd, merged into another
         order = (group * count + rank).argsort(dim=1)
-        kept, gone = order[:, : count - merges], order[:, count - merges :]
+        kept, merged = order[:, : count - merges], order[:, count - merges :]
         # 2. Where the content of every token goes, and the new sizes.
         new_index = torch.empty_like(order).scatter_(1, order, index).gather(1, target)
-        total = sizes.gather(1, kept).scatter_add_(1, new_index.gather(1, gone), sizes.gather(1, gone))
-        return cls(kept, gone, new_index, sizes, total)
+        total = sizes.gather(1, kept).scatter_add_(1, new_index.gather(1, merged), sizes.gather(1, merged))
+        return cls(kept, merged, new_index, sizes, total)
 
     def means(self, values: Tensor) -> Tensor:
         """Return size-weighted means [B, T', D] of values [B, T, D], in their dtype."""
         # Sums weighted by the old sizes, divided by the new ones.
-        kept, gone = (
-            take_rows(values, index) * self.weights.gather(1, index)[..., None] for index in (self.kept, self.gone)
+        kept, merged = (
+            take_rows(values, index) * self.weights.gather(1, index)[..., None] for index in (self.kept, self.merged)
         )
-        into = self.new_index.gather(1, self.gone)[..., None].expand_as(gone)
-        return (kept.scatter_add_(1, into, gone) / self.sizes[..., None]).to(values.dtype)
+        into = self.new_index.gather(1, self.merged)[..., None].expand_as(merged)
+        return (kept.scatter_add_(1, into, merged) / self.sizes[..., None]).to(values.dtype)

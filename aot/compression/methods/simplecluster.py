@@ -93,7 +93,7 @@ def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -
     for axis, channels in enumerate((width // 3 + width % 3, width // 3, width // 3)):
         steps, pairs = video.shape[axis], channels // 2
         shape = [steps if other == axis else 1 for other in range(3)]
-        cos, sin = (each.to(video).view(*shape, pairs) for each in _turns(steps, pairs, theta))
+        cos, sin = (each.to(video).view(*shape, pairs) for each in _rotations(steps, pairs, theta))
         section = video[..., first : first + 2 * pairs]
         even, odd = section[..., ::2].clone(), section[..., 1::2].clone()
         # Rotate the pairs (even, odd) by their angles.
@@ -103,7 +103,7 @@ def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -
     return video.view(features.shape)
 
 
-def _turns(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
+def _rotations(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, float64 [steps, pairs], from the CPU: equal for every device."""
     frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
     angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies

@@ -60,7 +60,7 @@ class BoundSteps:
         self._room, self._done = min(layer.capacity - layer.held for layer in self._layers), 0
         # 3. Rotary embeddings of all these steps.
         position, like = self._decoding.position + self._written, self._layers[0].keys
-        self._turns = self._through.turns(position, like, self._room)
+        self._rotations = self._through.rotations(position, like, self._room)
 
     def _mask(self, layer: Slots) -> Tensor:
         """Return the mask of a layer: 0 for held rows that are no padding, else minus infinity."""
@@ -81,8 +81,8 @@ class BoundSteps:
         # Before attention, the mask reveals the slot that this step writes.
         for held, mask in self._masks.items():
             mask[..., held:].index_fill_(-1, self._step, 0)
-        masks, turns = [self._masks[layer.held] for layer in self._layers], self._turns.at_index(self._step)
-        self._decoding.step(lambda embedded: self._through(embedded, turns, self._layers, masks))
+        masks, rotations = [self._masks[layer.held] for layer in self._layers], self._rotations.at_index(self._step)
+        self._decoding.step(lambda embedded: self._through(embedded, rotations, self._layers, masks))
         self._step += 1
 
 

@@ -25,7 +25,7 @@ __all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts",
 
 # Slots for new tokens that are allocated together. On CUDA, attention also reads the empty ones.
 MOST_ROOM = 256
-_TURNS = 64  # positions whose rotary embeddings are computed in advance
+_ROTATIONS = 64  # positions whose rotary embeddings are computed in advance
 # CUDA steps that the host launches before it waits for their tokens. A larger number saves waits,
 # but wastes more steps after the end of an answer.
 _BETWEEN_READS = 4
@@ -222,12 +222,12 @@ class LeanSteps(_LaunchedSteps):
 
     def _states(self, embedded: Tensor) -> Tensor:
         # One call of the rotary module serves many steps.
-        number = self._done % _TURNS
+        number = self._done % _ROTATIONS
         if number == 0:
-            self._turns = self._through.turns(self._decoding.position + self._done, embedded, _TURNS)
+            self._rotations = self._through.rotations(self._decoding.position + self._done, embedded, _ROTATIONS)
         layers, seen = self._decoding.cache.layers, self._decoding.seen
         mask = None if seen is None else seen[:, None, None, : layers[0].held + 1]
-        return self._through(embedded, self._turns.at(number), layers, [mask] * len(layers))
+        return self._through(embedded, self._rotations.at(number), layers, [mask] * len(layers))
 
 
 class WholeSteps(_LaunchedSteps):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from aot.models.language.decoders import is_plain_decoder
 from aot.models.language.joined import one_tensor
-from aot.models.language.rotary import Turns, of_three_axes
+from aot.models.language.rotary import Rotations, of_three_axes
 from aot.models.language.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
@@ -47,27 +47,29 @@ class LeanDecoder:
         self._layers = [_Layer(layer) for layer in body.layers]
         self._rotary, self._config, self._norm = body.rotary_emb, body.config, _norm(body.norm)
 
-    def turns(self, position: Tensor, like: Tensor, count: int) -> Turns:
+    def rotations(self, position: Tensor, like: Tensor, count: int) -> Rotations:
         """Return rotary embeddings of `count` positions from `position`, with the dtype of `like`.
 
         `position` is [B, 1], or [3, B, 1] in time, height and width.
         """
         positions = position + torch.arange(count, device=position.device)
         rotary = self._rotary(like, positions)
-        return Turns.of(*(of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary))
+        return Rotations.of(*(of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary))
 
-    def __call__(self, states: Tensor, turns: Turns, layers: Sequence[Slots], masks: Sequence[Tensor | None]) -> Tensor:
+    def __call__(
+        self, states: Tensor, rotations: Rotations, layers: Sequence[Slots], masks: Sequence[Tensor | None]
+    ) -> Tensor:
         """Return the normalized states [B, D] after the last layer.
 
         Args:
             states: [B, D], the embedding of one token of each sequence.
-            turns: the rotary embeddings of their positions.
+            rotations: the rotary embeddings of their positions.
             layers: the slots of each layer, to which one row is added.
             masks: for each layer [B, 1, 1, L], bool, or float32 to add to the scores; None if
                 nothing is masked.
         """
         for layer, slots, mask in zip(self._layers, layers, masks, strict=True):
-            states = layer(states, turns, slots, mask)
+            states = layer(states, rotations, slots, mask)
         return self._norm(states)
 
 
@@ -84,11 +86,11 @@ class _Layer:
         self._groups = attention.num_key_value_groups
         self._mlp = _mlp(layer.mlp)
 
-    def __call__(self, states: Tensor, turns: Turns, slots: Slots, mask: Tensor | None) -> Tensor:
-        states = states + self._attend(self._before(states), turns, slots, mask)
+    def __call__(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
+        states = states + self._attend(self._before(states), rotations, slots, mask)
         return states + self._mlp(self._between(states))
 
-    def _attend(self, states: Tensor, turns: Turns, slots: Slots, mask: Tensor | None) -> Tensor:
+    def _attend(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
         # 1. Queries, keys and values in one product; their heads follow each other.
         batch = len(states)
         heads = self._project(states).view(batch, -1, self._width)
@@ -100,7 +102,7 @@ class _Layer:
             both = torch.cat(
                 [norm(part) for norm, part in zip(self._norms, both.split_with_sizes(sizes, 1), strict=True)], 1
             )
-        queries, keys = turns(both).split_with_sizes(sizes, 1)
+        queries, keys = rotations(both).split_with_sizes(sizes, 1)
         # 3. Attention, in which the queries of one key head are rows of one product.
         grouped = queries.view(batch, key_heads, -1, self._width)
         seen_keys, seen_values = slots.update(keys.unsqueeze(2), values.unsqueeze(2))

@@ -205,8 +205,8 @@ class _Run:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
             layer = self._language.layers[number]
             device = input_device(layer)
-            turns = tuple(values.to(device) for values in self._rotary) if rotary else None
-            found = attention_rows(layer, hidden.to(device), rows.to(device), turns, causal=causal)
+            rotations = tuple(values.to(device) for values in self._rotary) if rotary else None
+            found = attention_rows(layer, hidden.to(device), rows.to(device), rotations, causal=causal)
             return found.to(self._hidden.device)
 
         return State(

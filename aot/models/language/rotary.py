@@ -8,31 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Turns", "of_three_axes"]
+__all__ = ["Rotations", "of_three_axes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class Rotations:
     """Rotary embeddings of N positions, [B, N, d]; the first half of the sines is negated."""
 
     cosines: Tensor
     sines: Tensor
 
     @classmethod
-    def of(cls, cosines: Tensor, sines: Tensor) -> Turns:
+    def of(cls, cosines: Tensor, sines: Tensor) -> Rotations:
         """Return the embeddings for the cosines and sines of a model's rotary module."""
         # Rotation is x * cos + rotate_half(x) * sin, where rotate_half negates one half. Here the
         # sines carry the sign, once for all heads and layers.
         half = sines.shape[-1] // 2
         return cls(cosines, torch.cat([-sines[..., :half], sines[..., half:]], -1))
 
-    def at(self, number: int) -> Turns:
+    def at(self, number: int) -> Rotations:
         """Return the embedding of one position, by its number."""
-        return Turns(self.cosines[:, number : number + 1], self.sines[:, number : number + 1])
+        return Rotations(self.cosines[:, number : number + 1], self.sines[:, number : number + 1])
 
-    def at_index(self, index: Tensor) -> Turns:
+    def at_index(self, index: Tensor) -> Rotations:
         """Return the embedding of one position whose number [1] is on the device."""
-        return Turns(self.cosines.index_select(1, index), self.sines.index_select(1, index))
+        return Rotations(self.cosines.index_select(1, index), self.sines.index_select(1, index))
 
     def __call__(self, heads: Tensor) -> Tensor:
         """Rotate heads [B, H, d] of one token of each sequence."""

@@ -161,7 +161,7 @@ def test_several_questions_under_rules(bundled: Any, kind: str, rules: str) -> N
 
 @pytest.mark.parametrize("kind", HERE)
 def test_room_for_words_grows(bundled: Any, kind: str) -> None:
-    """Slots, and positions whose turns are computed in advance, are used up more than once."""
+    """Slots, and positions whose rotations are computed in advance, are used up more than once."""
     tokens, options = kept(bundled), GenerationConfig(max_new_tokens=80, min_new_tokens=80)
     expected = stock_ids(bundled, bundled.prompt(tokens, ASKED[0]), options)
     with patch.object(answer_module, "MOST_ROOM", 16):
