@@ -61,7 +61,7 @@ def every_cell(frames: int, side: int = SIDE) -> list[tuple[int, int, int]]:
 
 def rows_of(geometry: LlavaGeometry, tokens: CompressedTokens) -> Sequence[int]:
     rows = geometry.run(tokens).rows
-    assert list(geometry.run(tokens, placed=False).rows) == list(rows)
+    assert list(geometry.run(tokens, indexed=False).rows) == list(rows)
     return rows
 
 
