@@ -40,12 +40,12 @@ def test_matching_and_means(seed: int, count: int, share: float) -> None:
         remaining = [i for i in range(count) if target[b, i] == i]
         assert index[b].tolist() == remaining
         assert len(remaining) == count - merges
-        for index, i in enumerate(remaining):
+        for slot, i in enumerate(remaining):
             members = [j for j in range(count) if target[b, j] == i]
             weight = sum(sizes[b, j] for j in members)
             mean = sum(sizes[b, j] * x[b, j] for j in members) / weight
-            np.testing.assert_allclose(values[b, index], mean, atol=1e-12)
-            assert total[b, index] == weight
+            np.testing.assert_allclose(values[b, slot], mean, atol=1e-12)
+            assert total[b, slot] == weight
 
 
 def test_the_weighted_sum_is_kept() -> None:
