@@ -1,4 +1,4 @@
-"""Define the errors that a user can meet; every message says what to do.
+"""Define the errors that a user can meet; every message has a remedy.
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range

@@ -170,7 +170,7 @@ class _Trial:
         found = list(problems_of_tokens(kept, tokens, *self._allowed(method, case)))
         yield from found
         if not torch.equal(generator, torch.get_rng_state()):
-            yield "draws from torch's global generator, or seeds it; use a torch.Generator of its own"
+            yield "draws from torch's global generator, or seeds it; use a separate torch.Generator"
         if not _same(before, _copied(tokens)):
             yield "changed its input"
         # 3. Check a second run, traced, which needs a valid result.

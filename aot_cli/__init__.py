@@ -1,1 +1,1 @@
-"""The command line: each command parses, builds a configuration, calls the library and renders."""
+"""The command line: each command reads its flags, calls the library and prints the result."""

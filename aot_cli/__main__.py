@@ -1,4 +1,4 @@
-"""`python -m aot_cli` is `aot`, for where scripts are not on the PATH."""
+"""Run `python -m aot_cli` as `aot`, if scripts are not on the PATH."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Too little address space (`ulimit -v`, which job schedulers set too) is an error before libraries meet it: some end
-the process without a word.
+"""Report too little address space as an error, before an import ends the process without a message.
+
+The limit is set with `ulimit -v`, or by a job scheduler.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from types import ModuleType
 __all__ = ["limit_of_process", "refuse_imports"]
 
 _MIB = 2**20
-# Measured with the builds for the CPU: a little above the least with which importing and using them works.
+# Measured with the CPU builds: slightly more than importing and using them needs.
 _NEEDED_BYTES = {"numpy": 400 * _MIB, "torch": 1000 * _MIB, "transformers": 1600 * _MIB}
 
 
 def limit_of_process() -> int | None:
-    """Return the most bytes of addresses this process may use; None where there is no limit."""
+    """Return the limit of this process's address space in bytes, or None without a limit."""
     if sys.platform == "win32":
         return None
     import resource
@@ -27,20 +28,21 @@ def limit_of_process() -> int | None:
 
 
 def refuse_imports(limit_bytes: int) -> None:
-    """From now on raise MemoryError where a library is imported that needs more."""
+    """Make imports of libraries that need more address space raise MemoryError."""
     sys.meta_path.insert(0, _Gate(limit_bytes))
 
 
 class _Gate(MetaPathFinder):
-    """Finds nothing, and refuses what is too large."""
+    """An import hook that finds no module but refuses large ones."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """
+        """Let other finders import the module, if the limit allows it.
+
         Raises:
-            MemoryError: the limit is below what the module needs.
+            MemoryError: If the module needs more address space than the limit.
         """
         needed = _NEEDED_BYTES.get(fullname, 0)
         if self._limit_bytes < needed:

@@ -1,4 +1,4 @@
-"""Questions to whoever sits at the terminal."""
+"""Ask the user of a terminal for consent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ __all__ = ["agrees"]
 
 
 def agrees(question: str) -> bool:
-    """Return whether the user says yes to a question, asked on stderr. Where nobody can be asked (a stream is no
-    terminal, the run is to be quiet, its result is JSON), and where nothing is answered, that is a no.
+    """Ask a question on stderr and return whether the answer is yes.
+
+    Return False without asking if stdin or stderr is not a terminal, or with --quiet or --json.
     """
     session = current()
     if session.as_json or session.quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -1,9 +1,8 @@
-"""Read what classes declare without the libraries they compute with.
+"""Read what the classes of methods declare, without importing torch.
 
-`aot methods` shows cards, settings and docstrings, which are in the modules of the methods, next to
-mathematics in torch. Importing torch takes longer than all the rest. So these modules are imported
-with a stand-in for it, of which nothing is computed, and are forgotten afterwards: what imports
-them next gets them with the real torch.
+`aot methods` shows cards, settings and docstrings. Their modules also import torch, which takes
+longer than everything else. So this module imports them with an empty replacement for torch and
+removes them afterwards; the next import loads them with the real torch.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ T = TypeVar("T")
 
 
 def without_torch(read: Callable[[], T]) -> T:
-    """Return what `read` finds in this package's methods, without importing torch."""
+    """Return the result of `read`, which may import this package's methods but not torch."""
     if "torch" in sys.modules:
         return read()
-    with _stand_ins():
+    with _replaced_modules():
         return read()
 
 
 def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
-    """Describe each by name and kind; torch is imported only if a plug-in does so."""
+    """Describe each method by name and kind; only a plug-in may import torch."""
     tables = {"methods": METHODS, "inner": INNER}
     own = [each for each in wanted if each[0] in tables[each[1]]]
     found = without_torch(lambda: {each: describe(*each) for each in own})
@@ -42,7 +41,7 @@ def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind]
 
 
 class _Anything:
-    """What a module may name on import: an attribute, a decorator, a part of a type."""
+    """An object that accepts every use at import time: attribute, decorator or type."""
 
     def __getattr__(self, name: str) -> _Anything:
         if name.startswith("__"):
@@ -56,7 +55,9 @@ class _Anything:
         return self
 
 
-class _StandIn(ModuleType):
+class _Replacement(ModuleType):
+    """An empty module whose every attribute exists."""
+
     def __getattr__(self, name: str) -> _Anything:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -64,20 +65,22 @@ class _StandIn(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a stand-in for every module of the heavy libraries."""
+    """An import hook that replaces every module of the heavy libraries."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return a spec for a module of a heavy library, otherwise None."""
         return ModuleSpec(name, self, is_package=True) if _is_of(name, _HEAVY) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _StandIn(spec.name)  # a package, since its specification says so
+        """Return an empty module."""
+        return _Replacement(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """There is nothing to execute."""
+        """Do nothing: an empty module has no code."""
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def _replaced_modules() -> Iterator[None]:
     finder, before = _Finder(), set(sys.modules)
     sys.meta_path.insert(0, finder)
     try:

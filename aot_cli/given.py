@@ -1,4 +1,4 @@
-"""What the user gave, one layer for each way to give it: AOT_* variables, flags, --set."""
+"""Collect the settings that the user gave: AOT_* variables, flags and --set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
 from aot.text import did_you_mean
 
-__all__ = ["Given", "assigned_layer", "nested", "strange_variables"]
+__all__ = ["Given", "assigned_layer", "nested", "unknown_variables"]
 
 _OF_PYTORCH = ("AOT_INDUCTOR_", "AOT_PARTITIONER_")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave; `config` adds the files and the defaults."""
+    """The settings that the user gave; `config` adds files and defaults."""
 
     variables: Layer
     flags: Layer
@@ -29,7 +29,7 @@ class Given:
 
     @property
     def settings(self) -> Settings:
-        """All of it as one."""
+        """Return the settings of all layers, merged."""
         return merge_settings(*(layer.settings for layer in self._layers))
 
     @property
@@ -37,12 +37,12 @@ class Given:
         return (self.variables, self.flags, self.assigned)
 
     def is_typed(self, path: str) -> bool:
-        """Return whether the command line itself gives a value to a setting."""
+        """Return whether a flag or --set gives a value to a setting."""
         return self.flags.has(path) or self.assigned.has(path)
 
     @cached_property
     def resolved(self) -> Config:
-        """Return the configuration of all sources, which are read once.
+        """Return the configuration of all sources.
 
         Raises:
             ConfigError: If a value is wrong; it lists every problem with its source.
@@ -50,11 +50,11 @@ class Given:
         return self.config({})
 
     def config(self, base: Settings) -> Config:
-        """Return the configuration on top of `base`, whose values everything else overrides."""
+        """Return the configuration; every other source overrides `base`."""
         return build_layers(self.layers(base))
 
     def layers(self, base: Settings | None = None) -> list[Layer]:
-        """Return all layers, the weakest first: `base`, the files, and what was given.
+        """Return all layers, the one with the lowest priority first: `base`, files, given settings.
 
         Raises:
             ConfigError: If a file is not valid YAML, or there is no such preset.
@@ -62,14 +62,14 @@ class Given:
         return resolve_layers(self._layers, base=base)
 
     def explained(self, error: ConfigError) -> ConfigError:
-        """Return an error about the configuration in terms of where its values come from."""
+        """Return the error with the source of each wrong value."""
         if all(isinstance(problem, str) for problem in error.problems):
             return error
         return explained(error, self.layers())
 
 
 def nested(values: Mapping[str, object]) -> Settings:
-    """Return values by path, as nested settings."""
+    """Return nested settings from values by path."""
     return merge_settings(*(_nest(path, value) for path, value in values.items()))
 
 
@@ -79,17 +79,17 @@ def _nest(path: str, value: object) -> Settings:
 
 
 def assigned_layer(texts: Sequence[str], source: str) -> Layer:
-    """Return `PATH=VALUE` texts, the values in YAML, as a layer.
+    """Return a layer from texts `PATH=VALUE` with values in YAML.
 
     Raises:
-        ConfigError: a text has no `=`, a value is not YAML, or a group was given a value.
+        ConfigError: If a text has no `=`, a value is not YAML, or a group has a value.
     """
     values: dict[str, object] = {}
     for text in texts:
         path, value = _assignment(text, source)
         for group in _groups(path):
             if group in values:
-                raise ConfigError(f"{source}: {group} was given a value before, it is no group for {path} then")
+                raise ConfigError(f"{source}: {group} already has a value, so {path} cannot be set; remove one of them")
         values[path] = value
     return Layer(nested(values), source)
 
@@ -102,15 +102,15 @@ def _groups(path: str) -> list[str]:
 def _assignment(text: str, source: str) -> tuple[str, object]:
     path, separator, value = text.partition("=")
     if not separator:
-        raise ConfigError(f"{source}: {text} is not PATH=VALUE, for instance aot.clips.frames=8")
+        raise ConfigError(f"{source}: {text} is not PATH=VALUE, for example aot.clips.frames=8")
     return path.strip(), parse_yaml(value, f"{source}: the value in {text}")
 
 
-def strange_variables(environment: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return a sentence for each AOT_* variable that means nothing, with a similar name."""
-    strange = (name for name in environment if name.startswith("AOT_") and name not in known)
+def unknown_variables(environment: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return a note for each unknown AOT_* variable, with similar known names."""
+    unknown = (name for name in environment if name.startswith("AOT_") and name not in known)
     return [
-        "; ".join(filter(None, [f"the variable {name} means nothing to aot", did_you_mean(name, known, most=1)]))
-        for name in sorted(strange)
+        "; ".join(filter(None, [f"the variable {name} is unknown to aot", did_you_mean(name, known, most=1)]))
+        for name in sorted(unknown)
         if not name.startswith(_OF_PYTORCH)
     ]

@@ -1,4 +1,4 @@
-"""The table of commands. `aot --help` shows it; the module of a command is imported when the command is called."""
+"""Declare the commands of `aot`; the module of a command is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -20,37 +20,33 @@ from aot_cli.output.screen import print_text, visible
 
 __all__ = ["COMMANDS", "app", "load_command"]
 
-# NAME: the command's name in `aot_cli.commands.NAME`, and the sentence with which its docstring begins.
+# Command: its function in `aot_cli.commands.COMMAND`, and the first sentence of the docstring.
 COMMANDS = {
-    "demo": ("demo", "Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and the tenth."),
-    "ask": ("ask", "Ask a video something, with a tenth of its visual tokens."),
+    "demo": ("demo", "Draw a clip, keep a tenth of its tokens, and compare the answers with those of all tokens."),
+    "ask": ("ask", "Answer questions about a video with a tenth of its visual tokens."),
     "compress": ("compress", "Keep a tenth of a video's visual tokens and write them to a file."),
-    "inspect": ("inspect_command",
-                "What a file is, which frames would be looked at, and how they are grouped around keyframes."),
-    "compare": ("compare", "Ask one question after every method, from one encoding of the video: answers, tokens, "
-                           "times, memory."),
-    "eval": ("evaluate_command",
-             "Compare methods at ratios by the answers they lead to, paired over the same questions."),
-    "bench": ("app", "Time and memory: from `video` to answer, or of the `compressor` alone."),
-    "methods": ("list_methods", "What --method and --inner choose from: where each acts, what it needs and keeps, its "
-                                "paper; or all about one."),
-    "presets": ("app", "Named settings: `list` them, or `show` one with its source."),
-    "settings": ("list_settings", "Every setting: type, range, default and meaning; or its value and where it comes "
-                                  "from."),
-    "doctor": ("doctor", "Versions, devices, decoders, what large models need, model cache and offline state."),
+    "inspect": ("inspect_command", "Describe a video: its format, its sampled frames and how keyframes group them."),
+    "compare": ("compare", "Compare the answers, tokens, times and memory of several methods for one question."),
+    "eval": ("evaluate_command", "Evaluate the accuracy of methods at several ratios on a set of questions."),
+    "bench": ("app", "Measure time and memory: from `video` file to answer, or of the `compressor` alone."),
+    "methods": ("list_methods", "List the values of --method and --inner, or describe one with its settings."),
+    "presets": ("app", "List the presets (named settings), or show one with its source."),
+    "settings": ("list_settings", "List all settings: type, range, default and meaning; or their values and sources."),
+    "doctor": ("doctor", "Show versions, devices, decoders, optional packages and the model cache."),
 }  # fmt: skip
 
 
 class _Deferred(TyperCommand):
-    """A line of the table."""
+    """A command whose module is not imported yet."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Import the command and let it read its arguments."""
         return load_command(str(self.name)).make_context(*arguments, **settings)
 
 
 @cache
 def load_command(name: str) -> Any:
-    """Import a command of the table, and return it as typer calls it."""
+    """Import a command and return it as a typer command."""
     found, parent = getattr(import_module(f"aot_cli.commands.{name}"), COMMANDS[name][0]), typer.Typer()
     if isinstance(found, typer.Typer):
         parent.add_typer(found, name=name)
@@ -60,28 +56,29 @@ def load_command(name: str) -> Any:
 
 
 class _Commands(TyperGroup):
-    """The commands; a video in place of one is met with the command that was probably meant."""
+    """The group of all commands; if its first word is a video, the error suggests `aot ask`."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Read the arguments; escape control characters in error messages."""
         with _safe_messages():
             return super().make_context(*arguments, **settings)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command; escape control characters in error messages."""
         with _safe_messages():
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command, or suggest `aot ask` if its name is a video."""
         name = args[0]
         if self.get_command(ctx, name) is None and ("://" in name or path_kind(name) == "file"):
-            ctx.fail(f'{name} is no command. Did you mean: aot ask {shlex.quote(name)} "what happens?"')
+            ctx.fail(f'{name} is not a command. Did you mean: aot ask {shlex.quote(name)} "what happens?"')
         return super().resolve_command(ctx, args)
 
 
 @contextmanager
 def _safe_messages() -> Iterator[None]:
-    """typer prints what is wrong with the command line itself, which quotes the command line; and of an interruption
-    before a command begins it says nothing.
-    """
+    """Escape control characters in typer's usage errors, and report an early Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -110,17 +107,18 @@ for _name, (_, _line) in COMMANDS.items():
 def show_help(
     context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="COMMAND", help="For instance ask.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", help="The name of a command, for example ask.", show_default=False),
     ] = None,
 ) -> None:
-    """What aot, or a command of it, takes; as --help."""
+    """Show the help of aot or of one command; same as --help."""
     root = context.find_root()
     root.command.main([*(words or []), "--help"], prog_name=root.info_name)
 
 
 @app.command("version")
 def show_version() -> None:
-    """Print the version; as --version."""
+    """Print the version; same as --version."""
     _print_version(wanted=True)
 
 
@@ -133,11 +131,11 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and leave."
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     """Ask questions of a video with a tenth of the visual tokens.
 
-    Settings come from flags, AOT_* variables, ./aot.yaml and presets, in this order. Results go to
-    stdout, everything else to stderr.
+    Settings come from flags, AOT_* variables, ./aot.yaml and presets, in this order of priority.
+    Results are printed to stdout, everything else to stderr.
     """

@@ -1,7 +1,7 @@
-"""The settings that have a flag, and the decorator that makes a command of a function.
+"""Declare the settings that have a flag, and turn functions into commands.
 
-Every flag has an environment variable of the same name (`--clip-frames`: AOT_CLIP_FRAMES); settings
-without a flag are reached by `--set path=value`.
+Every flag has an environment variable of the same name (`--clip-frames`: AOT_CLIP_FRAMES); other
+settings are given with `--set PATH=VALUE`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aot.config.setting import Setting, settings_in
 from aot.config.strict import choices, has_notation, plain_type
 from aot.errors import ConfigError
 from aot.plugins import usable
-from aot_cli.given import Given, assigned_layer, nested, strange_variables
+from aot_cli.given import Given, assigned_layer, nested, unknown_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
 
@@ -31,6 +31,8 @@ __all__ = [
     "FLAGS",
     "GENERATION",
     "INNER",
+    "JSON",
+    "METHODS",
     "MODEL",
     "SAMPLING",
     "Flag",
@@ -41,11 +43,14 @@ __all__ = [
     "shares",
 ]
 
-
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+METHODS = Annotated[
+    str, typer.Option("--methods", help="Comma-separated methods, or all; none+fastv is none with --inner fastv.")
+]
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
-_NO_PART_OF_A_RUN = Setting("preset", str, meaning="Named settings; see `aot presets list`.")
-_SETTINGS = {setting.path: setting for setting in (*settings_in(Config), _NO_PART_OF_A_RUN)}
+_PRESET_SETTING = Setting("preset", str, meaning="Named settings; see `aot presets list`.")
+_SETTINGS = {setting.path: setting for setting in (*settings_in(Config), _PRESET_SETTING)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,9 @@ class Flag:
     """A flag that sets one setting.
 
     Attributes:
-        setting: What it sets.
-        flag_names: As typer takes them, the one that messages use first.
-        metavar: What its value is called in `--help`.
+        setting: The setting.
+        flag_names: Names as in `typer.Option`; messages use the first.
+        metavar: Name of the value in `--help`.
     """
 
     setting: Setting
@@ -69,16 +74,16 @@ class Flag:
 
     @property
     def kind(self) -> type:
-        """Return what its text is read as."""
+        """Return the type of the value."""
         return plain_type(self.setting.hint)
 
     @property
     def described(self) -> str:
-        """Return the help text: what it means, what may be given and its default."""
+        """Return the help text: meaning, type, range and default."""
         default, hint = self.setting.default, self.setting.hint
-        says_more = has_notation(hint) or (choices(hint) and self.metavar != "|".join(choices(hint)))
+        needs_type = has_notation(hint) or (choices(hint) and self.metavar != "|".join(choices(hint)))
         known = [
-            self.setting.type.removesuffix(" or null") if says_more else "",
+            self.setting.type.removesuffix(" or null") if needs_type else "",
             self.setting.range,
             "" if default is None or default is False else f"default: {default}",
         ]
@@ -86,12 +91,12 @@ class Flag:
 
     @property
     def parameter_name(self) -> str:
-        """Return the name of the parameter of the command."""
+        """Return the name of the command's parameter."""
         return self.path.replace(".", "__")
 
     @property
     def typed(self) -> str:
-        """Return the flag as messages name it."""
+        """Return the name of the flag in messages."""
         return self.flag_names[0].partition("/")[0]
 
     @property
@@ -100,7 +105,7 @@ class Flag:
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> object:
-        """Return the value that a text means, or the text itself, which is then refused."""
+        """Return the value of a text; an invalid text itself, which a later check rejects."""
         if isinstance(text, bool):
             return text
         if self.kind is bool:
@@ -108,7 +113,7 @@ class Flag:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """Return the flag as a parameter of text, which is read and checked as variables are."""
+        """Return a text parameter for typer; the text is checked in the same way as a variable."""
         return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
@@ -121,7 +126,7 @@ class Flag:
 
 
 def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
-    """Return the flag of a setting; its name and metavar follow from the setting by default."""
+    """Return the flag of a setting; by default its name and metavar follow from the setting."""
     setting, name = _SETTINGS[path], path.rpartition(".")[2].replace("_", "-")
     kind = plain_type(setting.hint)
     own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
@@ -129,7 +134,7 @@ def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
 
 
 def read_number(text: str, kind: Callable[[str], float] = float) -> float | str:
-    """Return the number that a text means; the text itself if it means none."""
+    """Return the number in a text, or the text itself if it is not a number."""
     try:
         return kind(text)
     except ValueError:
@@ -194,10 +199,10 @@ _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: errors become one line, its parameter `given` becomes flags.
+    """Return a decorator that makes a function a command, with errors as one line.
 
-    Every command gets `--quiet`, `--verbose` and `--debug`; with groups of settings also their
-    flags, `--preset` and `--set`.
+    Every command has `--quiet`, `--verbose` and `--debug`. With groups of settings it also has
+    their flags, `--preset` and `--set`, and the function gets their values as `given`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -205,10 +210,10 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
-            speech = {flag.name: values.pop(flag.name) for flag in _SPEECH}
-            with explained_errors(Session(as_json=values.get("as_json", False), **speech)):
+            verbosity = {flag.name: values.pop(flag.name) for flag in _VERBOSITY}
+            with explained_errors(Session(as_json=values.get("as_json", False), **verbosity)):
                 if groups:
-                    notify(strange_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
+                    notify(unknown_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
                     _call(function, _collect(values, [*own_flags, _PRESET]), values)
                 else:
                     function(**values)
@@ -217,7 +222,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
         flags = [flag.parameter(panel) for panel, in_panel in groups for flag in in_panel]
         common = [_PRESET.parameter("Options"), _ASSIGNMENTS] if groups else []
-        parameters = [*own, *flags, *common, *_SPEECH]
+        parameters = [*own, *flags, *common, *_VERBOSITY]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -229,19 +234,19 @@ def _call(function: Callable[..., None], given: Given, values: Mapping[str, obje
     """Call a command.
 
     Raises:
-        ConfigError: If the function raises it, in terms of where the values come from.
+        ConfigError: If the function raises it; the message then has the source of each value.
     """
     try:
         function(given=given, **values)
     except ConfigError as error:
-        told = given.explained(error)
-        if told is error:
+        explained = given.explained(error)
+        if explained is error:
             raise
-        raise told from error
+        raise explained from error
 
 
 def _collect(values: dict[str, Any], flags: Sequence[Flag]) -> Given:
-    """Take out of `values` what was given for settings, and look for it in the environment."""
+    """Remove the settings from `values`, and return them with those of the environment."""
     assigned = assigned_layer(values.pop("assignments") or [], "--set")
     typed = {flag: values.pop(flag.parameter_name) for flag in flags}
     found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # empty is not set
@@ -256,7 +261,7 @@ def _layer(texts: Mapping[Flag, str | bool | None], name: Callable[[Flag], str])
 
 
 def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    """The variables of flags that are no settings."""
+    """Return the variables of the flags that are not settings."""
     options = (note for parameter in parameters for note in getattr(parameter.annotation, "__metadata__", ()))
     return [str(option.envvar) for option in options if getattr(option, "envvar", None)]
 
@@ -267,31 +272,31 @@ def _parameter(name: str, kind: Any, default: Any, *flags: str, **options: Any) 
 
 
 _ASSIGNMENTS = _parameter("assignments", list[str] | None, None, "--set", metavar="PATH=VALUE",
-                     help="Any other setting, e.g. aot.intra.nearest_blend=0. Repeatable.")  # fmt: skip
-_SPEECH = [
-    _parameter("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Say nothing on stderr but errors."),
+                     help="Set any other setting, e.g. aot.intra.nearest_blend=0. Repeatable.")  # fmt: skip
+_VERBOSITY = [
+    _parameter("quiet", bool, False, "--quiet", envvar="AOT_QUIET", help="Print only errors on stderr."),
     _parameter("verbose", bool, False, "--verbose", "-v", envvar="AOT_VERBOSE",
-          help="Say on stderr what is done and decided, and how long it takes."),
-    _parameter("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Show the traceback of an error."),
+          help="Print steps, decisions and times on stderr."),
+    _parameter("debug", bool, False, "--debug", envvar="AOT_DEBUG", help="Print the traceback of an error."),
 ]  # fmt: skip
 
 
 def named_methods(text: str) -> list[str]:
-    """Return methods given with commas; "all" is every usable one, and every inner reduction."""
+    """Return comma-separated methods; "all" is every usable method and inner reduction."""
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def shares(flag: str, text: str) -> list[float]:
-    """Shares in (0, 1] with commas between them, as numbers or in percent.
+    """Return comma-separated shares in (0, 1], given as numbers or in percent.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: If a share is not a number, or outside (0, 1].
     """
     read = [_share(part.strip()) for part in text.split(",") if part.strip()]
     found = [share for share in read if isinstance(share, float)]
     if len(found) < len(read):
-        raise ConfigError(f"{flag} {text} are not numbers with commas between them, for instance 0.25,10%")
+        raise ConfigError(f"{flag} {text} is not a list of comma-separated numbers, for example 0.25,10%")
     outside = [f"{share:g}" for share in found if not 0 < share <= 1]
     if outside:
         raise ConfigError(f"{flag} must be in (0, 1], got {', '.join(outside)}")

@@ -1,4 +1,4 @@
-"""What the commands share: choose and load the model, look at the video, compress, with progress bars."""
+"""Steps that commands share: open the video, choose and load the model, compress."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _MOST_WORDS, _MOST_LETTERS = 10, 40
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A configuration with a model in it.
+    """A configuration with the name of a model.
 
     Attributes:
-        config: the settings.
-        to_fetch: what the hub has of the model; None if nothing is to be fetched.
-        method: built already; None if it was not needed yet.
+        config: The settings.
+        to_fetch: The files of the model on the hub; None if nothing has to be downloaded.
+        method: The method, if it is built already.
     """
 
     config: Config
@@ -57,42 +57,43 @@ class Chosen:
 
 
 def choose_model(given: Given, base: Settings | None = None) -> Chosen:
-    """Choose a model, which is here or on the hub. Where none was named and the usual one cannot be had, a line says
-    so. The hub is asked once at most.
+    """Choose a model on this machine or on the hub, with one request to the hub at most.
+
+    Print a note if no model is given and the default model is not available.
     """
     config = given.config(base) if base else given.resolved
     quiet_libraries(config.model.offline)
     current().stage = "looking for the model"
     if config.model.name is not None:
-        return Chosen(config, look_up(config.model))  # torch takes seconds to import; a wrong name need not wait for it
+        return Chosen(config, look_up(config.model))  # before torch is imported, which takes seconds
     default = default_model(config.model)
     if default.lacking is not None:
-        told = _introduce(default.name, default.lacking)
-        current().notify(told, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers mean nothing of real videos
+        notice = _introduce(default.name, default.lacking)
+        current().notify(notice, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers on real videos are useless
     config = given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
     return Chosen(config, default.to_fetch)
 
 
 def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Chosen:
-    """`choose_model` for one video. All that the video's index and the model's config.json decide is checked, so
-    that nothing is fetched or loaded in vain. A note lists settings given for other methods than those that compress
-    it: `methods`, each with a budget of its own, or that of the configuration.
+    """Choose a model, and check the settings with the video's index and the model's config.json.
+
+    Print a note about given settings of other methods than `methods` (default: the configured one).
     """
-    _segments(video.index, given.resolved)  # before a network is waited for
+    _segments(video.index, given.resolved)  # raises before any download
     chosen = choose_model(given)
     config = chosen.config
     used = [name.partition("+")[0] for name in methods or [config.method]]
-    notify([f"settings of {owner} were given, which {', '.join(used)} will not use" for owner in _unused(given, used)])
+    notify([f"the settings of {owner} have no effect on {', '.join(used)}" for owner in _unused(given, used)])
     if methods is not None:
         return chosen
     return replace(chosen, method=_checked_method(chosen, _segments(video.index, config)))
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
-    """How many sampled frames are compressed together.
+    """Return the lengths of the segments of frames that are compressed together.
 
     Raises:
-        VideoError: no frame is shown in the range.
+        VideoError: If there is no frame in the time range.
     """
     from aot.video import plan_frames, segment_lengths
 
@@ -110,7 +111,7 @@ def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
-    """Owners of settings that were given by flag or `--set` and are of none of `methods`."""
+    """Return the methods with given settings that are not in `methods`."""
     owners = [name for name in given.settings.get("methods") or {} if name not in methods]
     for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
     return [*owners, "aot"] if for_aot else owners
@@ -118,17 +119,16 @@ def _unused(given: Given, methods: Sequence[str]) -> list[str]:
 
 def _introduce(name: str, lacking: str) -> str:
     if name != BUNDLED_MODEL:
-        return f"{name} of the cache answers, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
+        return f"using {name} from the cache, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
     return (
-        f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy knows drawn circles, "
-        "squares, triangles, stars and crosses and how they move, nothing of the real world. For real answers run "
-        f"this once online, which fetches {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
-        "--model shapes leaves this note out"
+        f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy only knows drawn circles, "
+        "squares, triangles, stars and crosses and their motions. For real answers run this once online, which "
+        f"downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; --model shapes hides this note"
     )
 
 
 def unknown_words(model: VideoModel, questions: Iterable[str]) -> list[str]:
-    """A notice about words that the model cannot read, if there are any."""
+    """Return a note about the words that the model does not know, if there are any."""
     unknown = list(
         dict.fromkeys(word for question in dict.fromkeys(questions) for word in model.unknown_words(question))
     )
@@ -142,7 +142,7 @@ def _cut(word: str) -> str:
 
 
 def load_pipeline(chosen: Chosen, made_by: ModelRecord | None = None) -> Pipeline:
-    """Return a pipeline of the chosen settings and their model, see `load_with_progress`."""
+    """Load the model and return a pipeline with the chosen settings."""
     model = load_with_progress(chosen, made_by)
     from aot.pipeline.run import Pipeline
 
@@ -151,12 +151,11 @@ def load_pipeline(chosen: Chosen, made_by: ModelRecord | None = None) -> Pipelin
 
 
 def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> VideoModel:
-    """Return the model; if it is not on this machine, fetch it first, with a line about its size.
+    """Return the model; if it is not on this machine, download it and print its size.
 
     Args:
-        chosen: the settings with the model's name.
-        made_by: the model of tokens to be asked; those of another model are refused before the
-            whole model is loaded.
+        chosen: The settings with the model's name.
+        made_by: The model that made the tokens of a file; another model is an error.
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
@@ -176,7 +175,7 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
 def compress_with_progress(
     pipeline: Pipeline, video: VideoFile, questions: Sequence[str] = (), *, traced: bool = False
 ) -> Compression:
-    """Compress a video, see `Pipeline.compress`, with bars; decisions go to the log."""
+    """Call `Pipeline.compress` with progress bars, and log its decisions."""
     with StageBars() as bars:
         result = pipeline.compress(video, questions, traced=traced, on_progress=bars)
     _log_decisions(result)
@@ -198,18 +197,18 @@ def _log_decisions(result: Compression) -> None:
     for name, fact in report.facts.items():
         if fact is not None:
             log(f"{name}: {fact}")
-    for place, size in report.peak_bytes.items():
-        log(f"peak memory ({place}): " + ("not known" if size is None else f"{size / 1e6:.0f} MB"))
+    for device, size in report.peak_bytes.items():
+        log(f"peak memory ({device}): " + ("not known" if size is None else f"{size / 1e6:.0f} MB"))
 
 
 def refuse_selection(given: Given) -> None:
-    """For a command that has no question, or several videos' questions, before it says or loads anything.
+    """Check, for a command without one question, that no frames are selected by the question.
 
     Raises:
-        ConfigError: frames are to be chosen by a question.
+        ConfigError: If `sampling.select_frames` is set.
     """
     sampling = given.resolved.sampling
-    if sampling.select_frames is not None:  # otherwise not worth the import of torch
+    if sampling.select_frames is not None:  # the import below takes seconds
         from aot.pipeline.frame_selection import check_questions
 
         check_questions(sampling, ())
@@ -217,17 +216,17 @@ def refuse_selection(given: Given) -> None:
 
 @contextmanager
 def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
-    """Fetch, copy or just read `source` and index its frames, once for all that follows and before anything is loaded.
+    """Open the video `source`, which may be a file, a URL or -, and index its frames.
 
     Raises:
-        ConfigError: the settings are wrong, which is seen before a download.
-        VideoError: `source` is no video, or a tokens file.
+        ConfigError: If a setting is wrong; checked before a download.
+        VideoError: If `source` is not a video, or is a tokens file.
     """
     from aot.video import open_file
 
     sampling = given.resolved.sampling
     if is_tokens_file(source):
-        raise VideoError(f"{source} is a tokens file already; name a video")
+        raise VideoError(f"{source} is already a tokens file; give a video")
     with ExitStack() as stack:
         with StageBars() as bars:
             video = stack.enter_context(open_file(source, sampling, bars.megabytes("fetch")))

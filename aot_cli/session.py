@@ -1,4 +1,4 @@
-"""How one run of a command speaks: how much it says on stderr, and all that it has said."""
+"""The session of one command: its verbosity, its notes and its messages on stderr."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from dataclasses import dataclass, field
 from aot.errors import ConfigError
 from aot_cli.output.screen import one_line, print_text
 
-__all__ = ["Session", "begin", "current", "say"]
+__all__ = ["Session", "begin", "current", "print_line"]
 
-PROGRESS_EVERY_S = 10.0  # where stderr is no terminal
+PROGRESS_EVERY_S = 10.0  # if stderr is not a terminal
 
 
 @dataclass(slots=True)
 class Session:
     """One run of a command.
 
-    as_json: the result is one JSON object. quiet: only errors go to stderr. verbose: stages, their times and decisions
-    go there too. debug: and tracebacks. notices: every note so far, for the JSON object. stage: the work in progress.
+    Attributes:
+        as_json: Print the result as one JSON object.
+        quiet: Print only errors on stderr.
+        verbose: Print stages, times and decisions on stderr.
+        debug: Print tracebacks.
+        notices: All notes so far, for the JSON object.
+        stage: The current work, for progress messages.
     """
 
     as_json: bool = False
@@ -38,41 +43,42 @@ class Session:
 
     @property
     def elapsed_s(self) -> float:
+        """Return the seconds since the start."""
         return time.perf_counter() - self.started_s
 
     @property
     def shows_progress(self) -> bool:
-        """Return whether bars and timings are drawn: on a terminal."""
+        """Return whether to print progress bars and times: on a terminal, without --quiet."""
         return not self.quiet and sys.stderr.isatty()
 
     def notify(self, notice: str, *, even_if_quiet: bool = False) -> None:
-        """Record a note, and say it once."""
+        """Record a note and print it; ignore a repeated note."""
         if notice in self.notices:
             return
         self.notices.append(notice)
         if even_if_quiet or not self.quiet:
-            say(f"note: {notice}")
+            print_line(f"note: {notice}")
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 def current() -> Session:
-    """Return the session of the command that runs; a new one outside of commands."""
+    """Return the session of the running command, or a new one outside of commands."""
     return _CURRENT.get() or Session()
 
 
-def say(message: str) -> None:
-    """Print one line on stderr."""
+def print_line(message: str) -> None:
+    """Print a message on stderr as one line."""
     print_text(f"aot: {one_line(message)}", to_stderr=True)
 
 
 @contextmanager
 def begin(session: Session) -> Iterator[None]:
-    """Make `session` the current one; warnings of libraries become its notes, and the log is shown with `--verbose`.
+    """Make `session` current, turn library warnings into notes and print the log if verbose.
 
     Raises:
-        ConfigError: it is to be quiet and verbose.
+        ConfigError: If it is both quiet and verbose.
     """
     if session.quiet and session.verbose:
         raise ConfigError("--quiet and --verbose contradict each other; give one")
@@ -86,7 +92,7 @@ def begin(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_notices(session: Session) -> Iterator[None]:
-    """Python's warnings; those that a library has for programmers go to the log."""
+    """Turn Python's warnings into notes; log those that are only for programmers."""
 
     def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
         line = " ".join(str(message).split())
@@ -103,14 +109,15 @@ def _warnings_as_notices(session: Session) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Log records as lines on stderr, each with the seconds since the command began."""
+    """A log handler that prints lines on stderr, with the seconds since the command started."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(logging.INFO)
         self._session = session
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{self._session.elapsed_s:.2f} s: {record.getMessage()}")
+        """Print a record."""
+        print_line(f"{self._session.elapsed_s:.2f} s: {record.getMessage()}")
 
 
 @contextmanager
@@ -131,17 +138,17 @@ def _shown_log(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _progress_lines(session: Session) -> Iterator[None]:
-    """Every ten seconds a line on what is being done, where stderr is a file or a pipe: nobody sees bars there."""
+    """Print the current stage every ten seconds if stderr is no terminal and so has no bars."""
     if session.quiet or sys.stderr.isatty():
         yield
         return
     over = threading.Event()
 
-    def tell() -> None:
+    def print_stages() -> None:
         while not over.wait(PROGRESS_EVERY_S):
-            say(f"{session.elapsed_s:.0f} s: {session.stage}")
+            print_line(f"{session.elapsed_s:.0f} s: {session.stage}")
 
-    threading.Thread(target=tell, name="aot-progress", daemon=True).start()
+    threading.Thread(target=print_stages, name="aot-progress", daemon=True).start()
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
-"""SIGTERM, by which `kill`, `timeout` and service managers end a program, ends a command as Ctrl-C does; and Ctrl-C
-after the result is out just ends the process.
+"""End a command cleanly at SIGTERM, which `kill`, `timeout` and service managers send.
+
+SIGTERM acts like Ctrl-C. After the result is printed, Ctrl-C ends the process immediately.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ _AGAIN_AFTER_S = 0.001
 
 
 class Terminated(KeyboardInterrupt):
-    """Like Ctrl-C this passes all that handles errors, and what removes temporary files does so."""
+    """Raised at SIGTERM; like Ctrl-C it is no `Exception`, and cleans up temporary files."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` at the first SIGTERM, where nobody has decided what it does."""
-    is_main = threading.current_thread() is threading.main_thread()  # no other may decide
+    """Raise `Terminated` at the first SIGTERM, unless SIGTERM already has a handler."""
+    is_main = threading.current_thread() is threading.main_thread()  # only it may set handlers
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -38,20 +39,20 @@ def terminable() -> Iterator[None]:
     finally:
         sys.unraisablehook = ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        atexit.unregister(_end_at_once)
-        atexit.register(_end_at_once)  # the last one registered is the first to run
+        atexit.unregister(_restore_default)
+        atexit.register(_restore_default)  # registered last, so it runs first
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends two; the second must not end the clean-up
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends two; the second must not interrupt the clean-up
     raise Terminated
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send the signal once more if Python has dropped its exception, and return whether it has.
+    """Send the signal again if Python has dropped its exception, and return whether it has.
 
-    A finalizer or a callback from C cannot raise: Python prints what it raises and goes on, so that a signal which
-    arrives in one would not end the command.
+    Python prints and drops an exception in a finalizer or in a callback from C, so a signal that
+    arrives there would not end the command.
     """
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         return False
@@ -59,7 +60,7 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
     if issubclass(unraisable.exc_type, Terminated):
         number = signal.SIGTERM
         signal.signal(number, _terminate)
-    threading.Timer(_AGAIN_AFTER_S, _send, (number,)).start()  # raised here it would be dropped as well
+    threading.Timer(_AGAIN_AFTER_S, _send, (number,)).start()  # an exception here would be dropped too
     return True
 
 
@@ -71,7 +72,7 @@ def _send(number: signal.Signals) -> None:
         _thread.interrupt_main(number)
 
 
-def _end_at_once() -> None:
-    """What libraries do while Python ends takes a moment, in which Ctrl-C would print their tracebacks."""
+def _restore_default() -> None:
+    """Let Ctrl-C end the process while Python exits; otherwise it would print tracebacks."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -44,30 +44,30 @@ _DEVICE = Rule(
 )
 # Those that the settings under `aot` are for.
 AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.compression.aot.method:"))
-_DYNAMIC = "aot-dyn"  # AOT whose clips end where the picture changes, whatever `aot.clips.mode` says
+_DYNAMIC = "aot-dyn"  # AOT with dynamic clips for every value of `aot.clips.mode`
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig(CheckedSettings):
-    """Which frames of the video are read, and how many are held and compressed at once."""
+    """Which frames of the video are read, and how many are compressed together."""
 
-    frames: int = setting(32, "Frames, spread evenly over the range.", least=1)
+    frames: int = setting(32, "Number of frames, spread evenly over the range.", least=1)
     fps: float | None = setting(None, "Frames per second instead of a number of frames.", above=0, most=_MOST_FPS)
     start_s: Seconds | None = setting(None, "Start of the range.", least=0)
     end_s: Seconds | None = setting(None, "End of the range.")
     max_frames: int = setting(256, "The most frames that `fps` may give; more are thinned evenly.", least=1)
     segment_frames: int = setting(
         64,
-        "Frames held and compressed at once (a chunk); clips end with it, and longer videos take no more memory.",
+        "Frames held and compressed together (a chunk); clips end with it, and longer videos take no more memory.",
         least=1,
     )
     spacing: Literal["index", "time"] = setting(
-        "index", "Even in frame numbers or in seconds, which differs if the frame rate varies."
+        "index", "Sample evenly by frame number or by time; these differ if the frame rate varies."
     )
     decoder: Literal["pyav", "decord"] = setting("pyav", "Library that reads the file.")
     select_frames: int | None = setting(
         None,
-        "Compress only so many of the frames: those that the question is about (`ask`, `compare`).",
+        "Compress only this number of frames, those that match the question (`ask`, `compare`).",
         least=1,
     )
     duplicate_similarity: float = setting(
@@ -92,7 +92,7 @@ class ModelConfig(CheckedSettings):
     """Which model, where and how it runs.
 
     A frame of `frame_pixels` has one token for 28 x 28 pixels of two frames in Qwen2.5-VL, for
-    32 x 32 in Qwen3-VL; frames as the checkpoint says are often large.
+    32 x 32 in Qwen3-VL; the checkpoint's own frame size is often large.
 
     Positions are packed as most methods are published for LLaVA. Original ones leave the text after
     the video its own position too; Qwen-VL's are in time, height and width.
@@ -134,11 +134,11 @@ class ModelConfig(CheckedSettings):
         "SigLIP checkpoint whose pooling head gives frame embeddings (dynamic clips, frame selection, some methods).",
     )
     encode_batch_frames: int | None = setting(
-        None, "Frames in the vision tower at once; by default as many as fit into the free memory.", least=1
+        None, "Frames per batch of the vision tower; by default as many as fit into the free memory.", least=1
     )
     frame_pixels: int | None = setting(
         None,
-        "Qwen-VL: the most pixels of a frame, and so the number of its tokens; by default what the checkpoint says.",
+        "Qwen-VL: the most pixels of a frame, and so the number of its tokens; by default the checkpoint's value.",
         least=1,
     )
     attention: Literal["sdpa", "flash"] = setting("sdpa", "Attention kernels; `flash` is FlashAttention 2 (CUDA only).")
@@ -223,9 +223,11 @@ class InterConfig(CheckedSettings):
 class ClipConfig(CheckedSettings):
     """How frames are grouped. Dynamic clips end by FastVID's rule."""
 
-    mode: Literal["fixed", "dynamic"] = setting("fixed", "Fixed runs of frames, or ends where the picture changes.")
+    mode: Literal["fixed", "dynamic"] = setting(
+        "fixed", "Clips of fixed length, or clips that end where the picture changes."
+    )
     frames: int = setting(4, "Frames per fixed clip.", least=1)
-    segments: int = setting(8, "Dynamic: at least so many scenes.", least=1)
+    segments: int = setting(8, "Dynamic: the least number of scenes.", least=1)
     threshold: float = setting(
         0.8, "Dynamic: cut where the cosine of neighboring frames is below this.", least=-1, most=1
     )
@@ -236,7 +238,7 @@ class AOTConfig:
     """AOT. As published, `anchors.count` and `inter.keep_ratio` decide how many tokens are kept."""
 
     budget: Literal["exact", "paper"] = setting(
-        "exact", "`exact` meets the ratio to the token; `paper`: the content decides, as published."
+        "exact", "`exact` keeps exactly the ratio; `paper` keeps a number that depends on the content, as published."
     )
     anchors: AnchorConfig = AnchorConfig()
     intra: IntraConfig = IntraConfig()
@@ -250,8 +252,8 @@ class GenerationConfig(CheckedSettings):
 
     max_new_tokens: int = setting(256, "The longest answer, in tokens.", least=1)
     min_new_tokens: int = setting(0, "The shortest answer, in tokens.", least=0)
-    temperature: float = setting(0.0, "0 always takes the most likely token.", rule=_TEMPERATURE)
-    seed: int = setting(0, "For temperatures above 0.", least=0, most=2**63 - 1)
+    temperature: float = setting(0.0, "Sampling temperature; 0 always takes the most likely token.", rule=_TEMPERATURE)
+    seed: int = setting(0, "Seed of the sampling at temperatures above 0.", least=0, most=2**63 - 1)
 
     def conflicts(self) -> Conflicts:
         """Yield a shortest answer that is longer than the longest."""

@@ -95,7 +95,7 @@ class CheckedSettings:
             raise ConfigError(*problems)
 
     def conflicts(self) -> Conflicts:
-        """Yield what no range says, for instance that a setting contradicts another one."""
+        """Yield problems between settings, for example two that contradict each other."""
         return iter(())
 
 

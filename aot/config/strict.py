@@ -142,7 +142,7 @@ def choices(hint: Any) -> tuple[str, ...]:
 
 
 def has_notation(hint: Any) -> bool:
-    """Return whether a number of this type may be written in a way of its own, for instance 10%."""
+    """Return whether a number of this type has a special notation, for example 10%."""
     return any(notation for _, notation in _options(hint))
 
 

@@ -100,7 +100,7 @@ def off_budget(conditions: Sequence[Condition]) -> list[str]:
     for condition in conditions:
         config = condition.config
         if config.compresses and not config.has_budget:
-            sentences[condition.name] = "keeps what its settings say, whatever the ratio"
+            sentences[condition.name] = "keeps what its settings define, independent of the ratio"
         elif config.compresses and config.reduces_inside and config.inner.budget == "extra":
             sentences[condition.name] = f"has {config.inner.name} save on top of the ratio (inner.budget: extra)"
     return [f"{name} {what}" for name, what in sentences.items()]

@@ -221,10 +221,10 @@ class ComposedModel(ABC):
         return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
-        """Encode at most `frames` frames at once from now on; return a notice about it."""
+        """Encode at most `frames` frames per batch from now on; return a note about it."""
         # Another thread may have lowered the number further.
         self._batch_frames = min(frames, self._batch_frames or frames)
-        return f"out of memory; going on with {frames} frames encoded at once (see --encode-batch)"
+        return f"out of memory; continuing with {frames} frames per batch (see --encode-batch)"
 
     def _run_tower(
         self, frames: VideoFrames, needs: Needs, batch: int, on_frame: Progress | None

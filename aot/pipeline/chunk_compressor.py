@@ -1,4 +1,4 @@
-"""Compress a video chunk by chunk, with a budget that is exact for every chunk and so for the whole."""
+"""Compress a video in chunks; each chunk, and so the whole, meets its budget exactly."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ChunkCompressor:
         return (due if self._method.card.exact else 1), due
 
     def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
-        """Refuse a published count of our own methods, in which tokens repeat, that exceeds all tokens."""
+        """Raise BudgetError if our published count, with repeats, exceeds all tokens."""
         promised = self._config.has_budget or is_plugged_in(self._method)
         if self._config.compresses and not promised and len(kept.features) > total:
             raise BudgetError(
@@ -123,7 +123,7 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
 
 
 def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one value where all chunks agree, otherwise the least and the most of those that have one."""
+    """Return the value if all chunks agree, otherwise the least and the most."""
     joined: dict[str, Any] = {}
     for name in facts[0]:
         values = [each[name] for each in facts]

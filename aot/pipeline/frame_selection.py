@@ -110,7 +110,7 @@ def select_frames(
 
         together = _together([times], model.temporal_patch)
         even = spread(len(together), max(count // model.temporal_patch, 1))
-        return _of_groups(together, even, "an even spread, as no word of the question says what to look for")
+        return _of_groups(together, even, "an even spread, because no word of the question names something to look for")
     if len(questions) > 1:
         scorer.by += f", the mean over {len(questions)} questions"
     return _best(video, model, sampling, count, scorer, clock, on_frames)

@@ -1,4 +1,4 @@
-"""Compress videos and answer questions about them: the run under every command and the Python API."""
+"""Compress videos and answer questions about them, for the commands and the Python API."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Pipeline:
             return self.model.read(tokens, self.inner)
 
     def answers(self, tokens: CompressedTokens, questions: Sequence[str]) -> Iterator[Answer]:
-        """Begin the answers one after the other; the video is read once if the reduction allows it."""
+        """Yield one answer after another; the video is read once if the reduction allows it."""
         if len(questions) == 1:
             yield self.answer(tokens, questions[0])
             return

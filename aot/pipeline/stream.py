@@ -84,7 +84,7 @@ class VideoEncoder:
             ConfigError: If a chunk would end between frames that the model reads together.
             VideoError, NumericsError, MemoryLimitError: See `aot.errors`.
         """
-        from aot.video import open_video  # not above: a tokens file is asked without a decoder
+        from aot.video import open_video  # imported here, because a tokens file needs no decoder
 
         with explained_memory(), open_video(source, self._sampling) as video:
             _check_uncut(len(video.plan.positions), self._sampling, self._model.temporal_patch)

@@ -143,10 +143,10 @@ class RetentionReport:
 
     @classmethod
     def from_dict(cls, plain: object) -> RetentionReport:
-        """Return the report that `to_dict` wrote, now or in an earlier version, after checking every value.
+        """Return the report from the values of `to_dict`, also of earlier versions.
 
         Raises:
-            ValueError: If a value is missing, of the wrong type or out of range; the message names it.
+            ValueError: If a value is missing, has the wrong type or is out of range.
             ConfigError: If the settings are wrong.
         """
         found = read_report(plain)

@@ -179,7 +179,7 @@ def _parse(content: Mapping[str, Any]) -> Compression:
     # 3. Read the report, and check it against the tensors.
     report = RetentionReport.from_dict(content["report"])
     _check_report(report, total, frames, len(clips))
-    _require(features.shape[1] == report.model.width, "features must be as wide as the report says")
+    _require(features.shape[1] == report.model.width, "features must have the width in the report")
     tokens = CompressedTokens(
         **{name: tensors.get(name) for name in (*_TENSORS, *_OPTIONAL_TENSORS)},  # type: ignore[arg-type]
         grid=(rows, cols),

@@ -227,7 +227,7 @@ def _damage_notices(plan: FramePlan, kept: Collection[int], damaged: Collection[
     if lost:
         notices.append(
             f"the video is damaged: {len(lost)} of {planned} sampled frames are lost "
-            f"(the first at {times[lost[0]]:.1f} s); going on with {len(kept)}"
+            f"(the first at {times[lost[0]]:.1f} s); continuing with {len(kept)}"
         )
     if damaged:
         notices.append(

@@ -1,4 +1,4 @@
-"""`aot ask`: answer questions about a video, or about tokens kept from one."""
+"""`aot ask`: answer questions about a video or about a tokens file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from aot.runtime.paths import path_kind
 from aot.storage.tokens_file import is_tokens_file, load_tokens
 from aot.text import check_question_text
 from aot_cli.consent import agrees
-from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
 from aot_cli.output.describe import compression_json
 from aot_cli.output.outputs import check_outputs
-from aot_cli.output.page import FORCE, HTML, check_pictures, compression_page, page_name, tell_of_page
+from aot_cli.output.page import FORCE, HTML, compression_page
 from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
 from aot_cli.run import (
@@ -48,29 +48,30 @@ __all__ = ["ask"]
 def ask(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="VIDEO|TOKENS", help="A video or its address, a tokens file, or - for a video on stdin."
-        ),
+        typer.Argument(metavar="VIDEO|TOKENS", help="A video file or URL, a tokens file, or - for a video on stdin."),
     ],
     given: Given,
     question: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION", help="The question.", show_default=False)
+        list[str] | None, typer.Argument(metavar="QUESTION", help="The question to answer.", show_default=False)
     ] = None,
     more: Annotated[
         list[str] | None,
-        typer.Option("--question", "-q", help="Another question; the video is encoded once. Also: lines on stdin."),
+        typer.Option(
+            "--question",
+            "-q",
+            help="Ask another question of the same encoded video. Questions may also be lines on stdin.",
+        ),
     ] = None,
     html: HTML = None,
     force: FORCE = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Ask a video something, with a tenth of its visual tokens.
+    """Answer questions about a video with a tenth of its visual tokens.
 
     aot ask clip.mp4 "what happens?"
     """
     questions = _questions(source, question or [], more)
     tokens_given = is_tokens_file(source)
-    check_pictures(html, source)
     check_outputs(source, {"--html": html}, force=force)
     made = (
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
@@ -83,8 +84,7 @@ def ask(
     pairs = [(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
     words = ask_words(source, questions)
     compression_page(html, compression, words, force=force, answers=pairs, answers_ms=answers_ms)
-    tell_of_page(html)
-    stage_ms = {} if tokens_given else report.stage_ms  # those of a file are of another run
+    stage_ms = {} if tokens_given else report.stage_ms  # the times in a file are those of another run
     if as_json:
         import torch
 
@@ -102,7 +102,7 @@ def ask(
             "config": config.to_dict(),
             "versions": versions(),
             "peak_bytes": peak_bytes_on(torch.device(model.placement["device"])),
-            "page_file": page_name(html),
+            "page_file": html,
         }
         print_json("aot.ask/1", found)
     else:
@@ -110,33 +110,34 @@ def ask(
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
-    """What is asked: `words` as one question, `more`, or the lines on stdin."""
+    """Return the questions: `words` as one, then `more`; if there are none, the lines on stdin."""
     _check_words(words)
-    asked = [*([" ".join(words)] if words else []), *(more or [])]
-    if not asked and source != "-" and not sys.stdin.isatty():
+    questions = [*([" ".join(words)] if words else []), *(more or [])]
+    if not questions and source != "-" and not sys.stdin.isatty():
         try:
-            asked = [line.strip() for line in sys.stdin if line.strip()]
+            questions = [line.strip() for line in sys.stdin if line.strip()]
         except UnicodeDecodeError:
             raise ConfigError("the questions on stdin are not UTF-8 text; give one question per line") from None
-    if not asked:
-        raise ConfigError('there is no question; ask one: aot ask VIDEO "what happens?"')
-    if any(not text.strip() for text in asked):
-        raise ConfigError("a question is empty; ask something")
-    for text in asked:
+    if not questions:
+        raise ConfigError('there is no question; give one: aot ask VIDEO "what happens?"')
+    if any(not text.strip() for text in questions):
+        raise ConfigError("a question is empty; give its text")
+    for text in questions:
         check_question_text(text)
-    return asked
+    return questions
 
 
 def _check_words(words: list[str]) -> None:
-    """
+    """Check that words of the command line are one question.
+
     Raises:
-        ConfigError: one is a file, or several are questions of their own.
+        ConfigError: If a word is a file, or if there are several questions.
     """
     for word in words:
         if Path(word).suffix and path_kind(word) == "file":
             raise ConfigError(f"the question {word} is a file; give one video first, then the question")
     if len(words) > 1 and any(len(word.split()) > 1 for word in words):
-        raise ConfigError(f"{shlex.join(words)} are several questions; give the first so, and each other one with -q")
+        raise ConfigError(f"{shlex.join(words)} are several questions; give each after the first with -q")
 
 
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> tuple[Pipeline, Compression]:
@@ -148,44 +149,45 @@ def _from_video(source: str, given: Given, questions: list[str], *, traced: bool
 def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     file = load_tokens(source)
     made = file.report.config
-    laid_out = ("template", "newline", "token_order", "positions")  # as the tokens' preset says, unless asked otherwise
-    base = {"model": {name: getattr(made.model, name) for name in laid_out}}
+    layout = ("template", "newline", "token_order", "positions")  # by default as in the run that made the file
+    base = {"model": {name: getattr(made.model, name) for name in layout}}
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
     quiet_libraries(config.model.offline)
     if config.model.name is None:
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
         _check_choice(source, config.model)
-        notify([f"{source} was made by {made.model.name}, which answers"])
+        notify([f"{source} was made by {made.model.name}, which is used to answer"])
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
-        notify([f"{source} is already compressed; what was asked for under {', '.join(ignored)} has no effect"])
+        notify([f"{source} is already compressed; the settings {', '.join(ignored)} have no effect"])
     return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:
-    """See that the model which the file `source` names may be loaded: a file does not choose what is loaded or fetched.
+    """Check that the model of a tokens file may be loaded; a file alone must not decide that.
 
     Raises:
-        ModelError: it is neither bundled nor cached, and nobody agrees to it.
+        ModelError: If it is neither bundled nor cached, and the user does not agree.
     """
     if is_vetted(model):
         return
     name, revision = str(model.name), f" --revision {shlex.quote(model.revision)}" if model.revision else ""
     flags = f"--model {shlex.quote(name)}{revision}"
     if is_here(model):
-        what, question, remedy = f"the model in the folder {name}", "load that?", f"{flags} loads it"
+        what, question, remedy = f"the model in the folder {name}", "load it?", f"{flags} loads it"
     else:
         what, question = f"{name}, which is not on this machine", f"fetch it from {hub_host()} and load it?"
-        remedy = f"{flags} fetches it, --model FOLDER names another place for it"
+        remedy = f"{flags} fetches it, --model FOLDER loads it from a folder"
     if not agrees(f"{source} was made by {what}; {question}"):
-        raise ModelError(f"{source} was made by {what}, and a file does not choose what is loaded; {remedy}")
+        raise ModelError(f"{source} was made by {what}, and a file alone may not choose the model; {remedy}")
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:
-    """What is asked for, but with what made the tokens. A reduction inside the language model other than the one they
-    were made for saves on top of what they have lost.
+    """Return the settings of this command with those that made the tokens.
+
+    If another reduction inside the language model is set, it removes tokens in addition.
     """
     how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
     if asked.inner.name is None:
@@ -193,18 +195,18 @@ def _with_tokens(source: str, asked: Config, made: Config) -> Config:
     if _is_whole(asked, made):
         return replace(asked, **how)
     if asked.inner != made.inner:
-        notify([f"{source} is already compressed; {asked.inner.name} drops more of it inside the language model"])
+        notify([f"{source} is already compressed; {asked.inner.name} removes more tokens inside the language model"])
         asked = replace(asked, inner=replace(asked.inner, budget="extra"))
     return replace(asked, **how, ratio=made.ratio)
 
 
 def _is_whole(asked: Config, made: Config) -> bool:
-    """Whether the ratio is still to be met: all tokens are there, and a reduction is asked for."""
+    """Return whether the file has all tokens, so that a reduction has to reach the ratio."""
     return asked.inner.name is not None and made.method == "none"
 
 
 def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str], *, stream: bool) -> list[Reply]:
-    """Ask every question; stream the texts to stdout as they come."""
+    """Answer every question; with `stream`, print the text while it is generated."""
     answers = pipeline.answers(tokens, questions)
     replies: list[Reply] = []
     for number, question in enumerate(questions, 1):

@@ -1,4 +1,4 @@
-"""`aot bench`: time and memory, compressed against uncompressed, or of the compressor alone."""
+"""`aot bench`: measure time and memory with and without compression, or of the compressor alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.memory import explained_memory
 from aot.runtime.temporary_files import temporary_file
-from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command, read_number
+from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command, read_number
 from aot_cli.output.bench_tables import bench_table, compressor_table
 from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.output.tables import print_result
@@ -32,28 +32,30 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Time and memory: from `video` to answer, or of the `compressor` alone.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure time and memory: from `video` file to answer, or of the `compressor` alone.", no_args_is_help=True
+)
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
-_BUSY = 2.0  # times the quickest of equal runs
+_BUSY = 2.0  # slowest / fastest run; above it other programs disturb the measurement
 
 
 @app.command("video")
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def bench_video(
     given: Given,
-    clip: Annotated[str | None, typer.Argument(help="A video; without one, a drawn clip of eight seconds.")] = None,
+    clip: Annotated[str | None, typer.Argument(help="A video file or URL; by default a drawn clip of 8 s.")] = None,
     synthetic: Annotated[
         str | None,
         typer.Option("--synthetic", metavar="shapes|onevision-0.5b|onevision-7b",
-                     help="A model of this size with random weights: timings need no download."),
+                     help="Use a model of this size with random weights; needs no download."),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each, in turns.")] = 5,
-    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "what happens?",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of runs of each, interleaved.")] = 5,
+    question: Annotated[str, typer.Option("--question", "-q", help="The question to answer.")] = "what happens?",
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """From file to answer, with all tokens and with those kept, in turns: medians, spread, and the paired speed-up.
+    """Time runs from file to answer with all and with kept tokens: medians, spread, speed-up.
 
     aot bench video --synthetic shapes
     """
@@ -66,7 +68,7 @@ def bench_video(
         else:
             config, model = _synthetic_model(synthetic, _without_model(given), base)
         if not config.compresses:
-            raise ConfigError("--method none and --ratio 1 keep all tokens, which is what they would be compared with")
+            raise ConfigError("--method none and --ratio 1 keep all tokens; choose others, to compare with all tokens")
         from aot.bench import time_video
         from aot.pipeline.report import model_record
 
@@ -85,17 +87,17 @@ def bench_video(
 @app.command("compressor")
 @command()
 def bench_compressor(
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames F.")] = 32,
-    side: Annotated[int, typer.Option("--grid", min=2, help="Patches per side g.")] = 27,
-    width: Annotated[int, typer.Option("--width", min=1, help="Width D of the features.")] = 3584,
-    anchors: Annotated[int, typer.Option("--anchors", min=1, help="Anchors M per frame.")] = 126,
-    ratio: Annotated[str, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep.")] = "0.1",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the features: float32, bfloat16 or float16.")] = "float32",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs, after one to warm up.")] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Number of frames F.")] = 32,
+    side: Annotated[int, typer.Option("--grid", min=2, help="Patches per side of a frame, g.")] = 27,
+    width: Annotated[int, typer.Option("--width", min=1, help="Feature width D.")] = 3584,
+    anchors: Annotated[int, typer.Option("--anchors", min=1, help="Number of anchors M per frame.")] = 126,
+    ratio: Annotated[str, typer.Option("--ratio", "-r", help="Share of the pooled tokens to keep, in (0, 1].")] = "0.1",
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Number format: float32, bfloat16 or float16.")] = "float32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of timed runs, after one to warm up.")] = 7,
+    as_json: JSON = False,
 ) -> None:
-    """Both phases of AOT on random features: times, memory beyond the features, and the share of a copy's bandwidth.
+    """Time both phases of AOT on random features, with memory and achieved share of the bandwidth.
 
     aot bench compressor --frames 32 --width 3584
     """
@@ -107,12 +109,12 @@ def bench_compressor(
     from aot.bench import CompressorSize, time_compressor
     from aot.models.loading.checkpoints import pick_device, pick_dtype
 
-    place = pick_device(device)
+    target = pick_device(device)
     size = CompressorSize(frames, side, width, anchors, config.ratio)
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
-        times = time_compressor(size, place, pick_dtype(dtype, place), rounds)
+        times = time_compressor(size, target, pick_dtype(dtype, target), rounds)
     _warn_if_busy(times.figures["total_ms"])
-    environment = _environment(str(place))
+    environment = _environment(str(target))
     if as_json:
         of_input = {"size": asdict(size), "rounds": rounds, "dtype": dtype}
         of_machine = {"environment": asdict(environment), "versions": versions()}
@@ -122,10 +124,10 @@ def bench_compressor(
 
 
 def _without_model(given: Given) -> Given:
-    """What was given but the model's name, which AOT_MODEL may bring along.
+    """Return the given settings without the model's name of AOT_MODEL.
 
     Raises:
-        ConfigError: the command itself names a model.
+        ConfigError: If the command line names a model.
     """
     if given.is_typed("model.name"):
         raise ConfigError("--synthetic and --model name two models; give one")
@@ -149,7 +151,7 @@ def _synthetic_model(synthetic: str, given: Given, base: Settings) -> tuple[Conf
 
 @contextmanager
 def _clip(source: str | None, given: Given) -> Iterator[Path]:
-    """Yield the file of `source`, or one that is drawn; its index is part of what is timed."""
+    """Yield the path of `source` or of a drawn clip; the timed run reads its index again."""
     if source is not None:
         with opened_video(source, given) as video:
             yield video.path
@@ -163,15 +165,15 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
 
 
 def _warn_if_busy(figure: Figure) -> None:
-    """One line where equal runs took very different times."""
+    """Print a note if the times of equal runs differ a lot."""
     if figure.most > _BUSY * figure.least:
         spread = f"{figure.least:.0f} to {figure.most:.0f} ms"
-        notify([f"equal runs took {spread}: something else runs on this machine; measure again when it is quiet"])
+        notify([f"equal runs took {spread}, so other programs use this machine; repeat without other load"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Environment:
-    """What the numbers were measured on."""
+    """The machine and libraries of a measurement."""
 
     device: str
     device_name: str

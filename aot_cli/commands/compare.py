@@ -1,4 +1,4 @@
-"""`aot compare`: one clip, one question, many methods side by side."""
+"""`aot compare`: answer one question about one video with several methods."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.text import check_question_text
-from aot_cli.options import GENERATION, INNER, MODEL, SAMPLING, Given, command, named_methods, shares
+from aot_cli.options import GENERATION, INNER, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, notify, print_json
 from aot_cli.output.outputs import check_outputs
-from aot_cli.output.page import FORCE, HTML, check_pictures, comparison_page, page_name, tell_of_page
+from aot_cli.output.page import FORCE, HTML, comparison_page
 from aot_cli.output.reproduce import command_for
 from aot_cli.output.tables import comparison, print_result
 from aot_cli.run import choose_model_for_video, load_with_progress, opened_video, unknown_words
@@ -36,26 +36,25 @@ _COLUMNS = (
 
 @command(SAMPLING, MODEL, INNER, GENERATION)
 def compare(
-    video: Annotated[str, typer.Argument(help="A video file or address.", show_default=False)],
-    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    video: Annotated[str, typer.Argument(help="A video file or URL.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="The question to answer.", show_default=False)],
     given: Given,
-    methods: Annotated[
-        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
-    ] = _METHODS,
+    methods: METHODS = _METHODS,
     ratios: Annotated[
-        str | None, typer.Option("--ratio", "-r", help="Shares to keep, comma-separated (default: 0.1, or as set).")
+        str | None, typer.Option("--ratio", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1).")
     ] = None,
     html: HTML = None,
     force: FORCE = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Ask one question after every method, from one encoding of the video: answers, tokens, times, memory.
+    """Compare the answers, tokens, times and memory of several methods for one question.
+
+    The video is encoded once for all methods that do not change the encoder.
 
     aot compare clip.mp4 "what happens?" --methods aot,standout,fastvid --ratio 0.1
     """
     check_question_text(question)
     names = named_methods(methods)
-    check_pictures(html, video)
     check_outputs(video, {"--html": html}, force=force)
     with opened_video(video, given) as file:
         chosen = choose_model_for_video(file, given, names)
@@ -76,22 +75,21 @@ def compare(
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
         command = command_for(words, config, leave_out=("method", "ratio"))
         comparison_page(html, outcomes, command, current().notices, force=force)
-        tell_of_page(html)
     if as_json:
         rows = [_row(outcome) for outcome in outcomes]
         shared = {name: getattr(outcomes[-1].answered[0], name) for name in ("visual_tokens", "decode_ms")}
-        told = {"source": video, "question": question, **shared, "methods": rows, "page_file": page_name(html)}
+        answered = {"source": video, "question": question, **shared, "methods": rows, "page_file": html}
         of_run = {"toy_model": of_model.toy_model, "model": of_model.to_dict(), "config": config.to_dict()}
-        print_json("aot.compare/1", {**told, **of_run, "versions": versions()})
+        print_json("aot.compare/1", {**answered, **of_run, "versions": versions()})
         return
     print_result(*comparison(question, outcomes))
 
 
 def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
-    """Return the outcomes of all tasks but those that refuse, which are left out with a note.
+    """Return the outcomes of all tasks; leave out those that fail, with a note.
 
     Raises:
-        ConfigError: If none is left.
+        ConfigError: If all tasks fail.
     """
     from aot.evaluation import answer_video
 
@@ -106,7 +104,9 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[
             else:
                 outcomes.append(outcome)
     if not outcomes:
-        raise ConfigError("no method is left to compare; use a higher --ratio, or other --methods")
+        raise ConfigError(
+            "all methods failed, so there is nothing to compare; use a higher --ratio, or other --methods"
+        )
     return outcomes
 
 

@@ -1,4 +1,4 @@
-"""`aot demo`: the whole program on a clip it draws itself, with the model that ships with it."""
+"""`aot demo`: show every step on a drawn clip with the bundled model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aot.config.schema import BUNDLED_MODEL, REAL_MODEL, Config
 from aot.config.sources import resolve_config
 from aot.runtime.atomic_writes import check_writable, make_folder
 from aot.storage.tokens_file import save_tokens
-from aot_cli.options import command
+from aot_cli.options import JSON, command
 from aot_cli.output.console import notify, print_json, usage_line
 from aot_cli.output.describe import VideoDescription, compression_json, describe_video, show_video
-from aot_cli.output.page import FORCE, compression_page
-from aot_cli.output.reproduce import ask_words
+from aot_cli.output.page import FORCE
+from aot_cli.output.reproduce import ask_words, command_for
 from aot_cli.output.screen import print_text
 from aot_cli.output.strips import strips_of_file
 from aot_cli.output.tables import AnswerPair, answer_table, frame_table, print_result
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-_OWN_FOLDER = Path("aot-demo")  # what the demo wrote there it may replace
+_OWN_FOLDER = Path("aot-demo")  # the demo may replace its files there
 _SEED = 125  # a scene with motion and a change of color
 _KINDS = ("describe", "change", "motion")
 
@@ -41,12 +41,14 @@ _KINDS = ("describe", "change", "motion")
 @command()
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and a page.")
+        Path, typer.Option("--output", "-o", help="Folder for the clip, its tokens and an HTML page.")
     ] = _OWN_FOLDER,
     force: FORCE = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Draw a clip, inspect it, keep a tenth of its tokens, and ask with all of them and the tenth. No network.
+    """Draw a clip, keep a tenth of its tokens, and compare the answers with those of all tokens.
+
+    The demo uses the bundled model and needs no network.
 
     aot demo
     """
@@ -70,22 +72,23 @@ def demo(
         strips = strips_of_file(video, found, config.sampling) if shows_pictures() and not as_json else None
     seconds = time.perf_counter() - started
     if as_json:
-        files = {"tokens_file": str(tokens), "page_file": str(page)}
-        asked = {"questions": [asdict(pair) for pair in answers], "total_ms": seconds * 1e3}
-        print_json("aot.demo/1", {**compression_json(str(video.path), kept), **files, **asked})
+        files = {"tokens_file": tokens, "page_file": page}
+        answered = {"questions": [asdict(pair) for pair in answers], "total_ms": seconds * 1e3}
+        print_json("aot.demo/1", {**compression_json(str(video.path), kept), **files, **answered})
     else:
         _show(clip, tokens, page, found, strips, kept.report, answers)
         print_text(
-            f"{seconds:.0f} s in all. Open {page} to see what was kept, watch {clip}, and ask it something of your own."
+            f"{seconds:.0f} s in total. Open {page} to see what was kept, watch {clip}, and ask your own questions."
         )
-        print_text(f"Of real videos ask the same without a preset: {REAL_MODEL} answers (1.8 GB, fetched once).")
+        print_text(f"For real videos leave out the preset: {REAL_MODEL} then answers (1.8 GB, downloaded once).")
 
 
 def _ask_both_ways(
     scene: Scene, video: VideoFile, tokens: Path, page: Path, config: Config
 ) -> tuple[Compression, list[AnswerPair]]:
-    """Return the compression, and every question's right answer and the model's two."""
+    """Return the compression, and each question with its right answer and both model answers."""
     from aot.pipeline.run import Pipeline
+    from aot.reports import html
 
     pipeline = load_pipeline(Chosen(config))
     kept = compress_with_progress(pipeline, video, traced=True)
@@ -98,7 +101,7 @@ def _ask_both_ways(
         rows.append(AnswerPair(question, _as_spoken(qa.answer), of_all, of_kept))
     pairs = [(row.question, row.answer_of_kept) for row in rows]
     words = ask_words(str(video.path), [question for question, _ in pairs])
-    compression_page(page, kept, words, force=True, answers=pairs)
+    html.write(kept, page, command=command_for(words, kept.report.config), answers=pairs, overwrite=True)
     notify(kept.report.notices)
     return kept, rows
 
@@ -106,8 +109,8 @@ def _ask_both_ways(
 def _questions(scene: Scene) -> list[QA]:
     from aot.shapes.questions import questions
 
-    asked = {qa.kind: qa for qa in questions(scene)}
-    return [asked[kind] for kind in _KINDS]
+    by_kind = {qa.kind: qa for qa in questions(scene)}
+    return [by_kind[kind] for kind in _KINDS]
 
 
 def _as_spoken(text: str) -> str:
@@ -128,5 +131,5 @@ def _show(
     print_text(f"\n$ aot compress {clip} -o {tokens} --preset shapes --ratio 0.1")
     print_result(frame_table(report.frames), usage_line(report, report.stage_ms))
     print_text(f'\n$ aot ask {clip} "{answers[0].question}" --preset shapes --html {page}')
-    print_text("  (then again with --method none)")
+    print_text("  (and again with --method none)")
     print_result(answer_table(answers, report.visual_tokens, report.kept_tokens))

@@ -1,4 +1,4 @@
-"""`aot doctor`: what this machine has; paste it into a bug report."""
+"""`aot doctor`: describe this installation, for a bug report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aot.models.loading.default_model import default_model
 from aot.models.loading.hub import is_offline
 from aot.reports.retention import versions
 from aot.selftest import CheckResult, run_selftest
-from aot_cli.options import command
+from aot_cli.options import JSON, command
 from aot_cli.output.console import prepare_libraries, print_json
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import fact_table, print_result
@@ -30,12 +30,13 @@ __all__ = ["doctor"]
 def doctor(
     selftest: Annotated[
         bool,
-        typer.Option("--selftest", help="Also run decoders, the bundled model, kernels and methods; 30 s at most."),
+        typer.Option("--selftest", help="Also test decoders, the bundled model, kernels and methods (at most 30 s)."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Versions, devices, decoders, what large models need, model cache and offline state. A bug report begins with
-    what `aot doctor --selftest` prints; exit code 1 if a check fails.
+    """Show versions, devices, decoders, optional packages and the model cache.
+
+    Add the output of `aot doctor --selftest` to a bug report. The exit code is 1 if a check fails.
     """
     devices = _devices()
     found: dict[str, Mapping[str, object]] = {
@@ -58,7 +59,7 @@ def doctor(
 
 
 def _selftest(*, as_lines: bool) -> list[CheckResult]:
-    """Run the checks; with `as_lines` each prints one when it is done, and a sum comes last."""
+    """Run the checks; with `as_lines`, print a line after each and the totals at the end."""
     prepare_libraries(offline=True)
     results = []
     current().stage = "self-test"
@@ -106,7 +107,7 @@ def _decoders() -> dict[str, str]:
 def _decord() -> str:
     try:
         import decord
-    except Exception as error:  # a broken shared library raises whatever it likes
+    except Exception as error:  # a broken shared library may raise anything
         return f"not usable ({type(error).__name__}: {error})"
     return str(decord.__version__)
 
@@ -130,21 +131,21 @@ def _cache() -> dict[str, object]:
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    default = default_model(ModelConfig(offline=True))  # without asking the hub
-    told = f"{default.name} ({default.lacking})" if default.lacking else default.name
+    default = default_model(ModelConfig(offline=True))  # sends no request to the hub
+    answers = f"{default.name} ({default.lacking})" if default.lacking else default.name
     if default.lacking and not is_offline(ModelConfig()):
-        told = f"{REAL_MODEL}, which its first use fetches; where it cannot be had, {default.name}"
+        answers = f"{REAL_MODEL}, downloaded at its first use; if that fails, {default.name}"
     folder = constants.HF_HUB_CACHE
     try:
         held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
         held = []
-    except (OSError, RuntimeError, ValueError) as error:  # not a folder, not to be read, or the user has no home
+    except (OSError, RuntimeError, ValueError) as error:  # no folder, no permission, or no home folder
         held, folder = [], f"{folder} cannot be used ({first_line(error)}); set HF_HOME to a folder"
     return {
         "folder": folder,
         "models": held,
         "HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE,
         "AOT_MODEL": os.environ.get("AOT_MODEL"),
-        "default_model": os.environ.get("AOT_MODEL") or told,
+        "default_model": os.environ.get("AOT_MODEL") or answers,
     }

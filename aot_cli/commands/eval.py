@@ -1,4 +1,4 @@
-"""`aot eval`: how often methods answer right, on the bundled world or on data of one's own."""
+"""`aot eval`: measure the accuracy of methods on drawn clips or on the user's data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import check_writable, make_folder, write_text
 from aot_cli.given import assigned_layer
-from aot_cli.options import (
-    GENERATION,
-    INNER,
-    MODEL,
-    SAMPLING,
-    Given,
-    command,
-    named_methods,
-    shares,
-)
+from aot_cli.options import GENERATION, INNER, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import FEW_VIDEOS, accuracy_tables, family_tables, print_result, several_runs
@@ -35,47 +26,49 @@ __all__ = ["evaluate_command"]
 
 _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
-_FIRST_SEED = 10_000_000  # training draws from 20,000,000 up; development looked at 0 to 2000
+_FIRST_SEED = 10_000_000  # training uses seeds from 20,000,000, development used 0 to 2000
 _ANSWERS, _RESULTS, _PLOTS = "answers.jsonl", ("results.json", "results.csv"), ("accuracy.svg", "accuracy.png")
-_RUNS = "run: the run into this folder that a row's times are of; between runs the machine may have changed"
-_DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not hold 0"
+_RUNS = "run: number of the run in which a row's times were measured; the machine may differ between runs"
+_DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not contain 0"
 
 
 @command(SAMPLING, MODEL, INNER, GENERATION)
 def evaluate_command(
     given: Given,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plot.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plots.")],
     data: Annotated[
-        Path | None, typer.Argument(help="Questions as JSONL: video, question, answer [, options, family, id].")
+        Path | None, typer.Argument(help="JSONL file of questions: video, question, answer [, options, family, id].")
     ] = None,
-    shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="So many clips of the bundled world.")] = None,
+    shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="Use N drawn clips instead of a file.")] = None,
     first_seed: Annotated[
-        int, typer.Option("--first-seed", help="Seed of the first drawn clip; no training used 2001 to 19,999,999.")
+        int, typer.Option("--first-seed", help="Seed of the first drawn clip; 2001 to 19,999,999 are not in training.")
     ] = _FIRST_SEED,
-    methods: Annotated[
-        str, typer.Option("--methods", help="all, or comma-separated; none+fastv is none with --inner fastv.")
-    ] = _METHODS,
-    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated, in (0, 1] or percent.")] = _RATIOS,
+    methods: METHODS = _METHODS,
+    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated ratios, e.g. 0.5,10%.")] = _RATIOS,
     variant: Annotated[
         list[str] | None,
         typer.Option(
             "--variant",
             metavar="NAME:PATH=VALUE,...",
-            help="A method with other settings, at every ratio: lone:aot.inter.enabled=false, or "
+            help="Add a method with other settings, at every ratio: lone:aot.inter.enabled=false, or "
             "even:methods.fastvid.own_weight=0.5. Repeatable.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first so many videos.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away the answers in the folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json on stdout.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N videos.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard the answers in the folder and start again.")
+    ] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Compare methods at ratios by the answers they lead to, paired over the same questions. Resumable.
+    """Evaluate the accuracy of methods at several ratios on a set of questions.
+
+    All methods answer the same questions; the same command continues an interrupted run.
 
     aot eval --shapes 50 -o results --model shapes
     """
     refuse_selection(given)
     if (data is None) == (shapes is None):
-        raise ConfigError("give one data set: a JSONL file, or --shapes N for N clips of the bundled world")
+        raise ConfigError("give one data set: a JSONL file, or --shapes N for N drawn clips")
     from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
 
     items = load_dataset(data, limit) if data else ()
@@ -86,7 +79,7 @@ def evaluate_command(
     make_folder(output)
     for name in (_ANSWERS, *_RESULTS, *_PLOTS):
         check_writable(output / name, overwrite=True, source=data)
-    with locked(output):  # better refused now than after the model was loaded
+    with locked(output):  # fails now, not after the model was loaded
         pass
     model = load_with_progress(chosen)
     items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
@@ -99,11 +92,11 @@ def evaluate_command(
             )  # fmt: skip
     except KeyboardInterrupt:
         if (output / _ANSWERS).is_file():
-            notify([f"the answers so far are in {output}; the same command goes on from there"])
+            notify([f"the answers so far are in {output}; the same command continues from there"])
         raise
     if results.videos < FEW_VIDEOS:
         few = f"{results.videos} video{'s' * (results.videos > 1)}"
-        notify([f"{few} say little; {FEW_VIDEOS} or more make intervals and differences worth reading"])
+        notify([f"{few} give no reliable intervals and differences; use at least {FEW_VIDEOS}"])
     written = _write(results, output, config)
     if as_json:
         print_text((output / "results.json").read_text(encoding="utf-8"), end="")
@@ -111,7 +104,9 @@ def evaluate_command(
         _show(results, output, written)
         if shapes:
             data = output / "clips" / "questions.jsonl"
-            print_text(f"{data}: its clips and questions, a data set for `aot eval` with other models or settings")
+            print_text(
+                f"{data}: the drawn clips and their questions, which `aot eval` reads with other models or settings"
+            )
 
 
 def _draw(shapes: int, first_seed: int, output: Path) -> Path:
@@ -127,21 +122,21 @@ def _variants(texts: list[str]) -> dict[str, Settings]:
     for text in texts:
         name, colon, assignments = (part.strip() for part in text.partition(":"))
         if not colon or not name:
-            raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for instance no-inter:aot.inter.enabled=false")
+            raise ConfigError(f"--variant {text} is not NAME:PATH=VALUE, for example no-inter:aot.inter.enabled=false")
         if name in found:
-            raise ConfigError(f"two variants are called {name}; give one another name")
+            raise ConfigError(f"two variants are called {name}; rename one")
         parts = [part.strip() for part in assignments.split(",") if part.strip()]
         found[name] = assigned_layer(parts, f"--variant {name}").settings
     return found
 
 
 def _write(results: Results, output: Path, config: Config) -> list[str]:
-    """Write the results in every form; the names of the files."""
+    """Write the results in all formats and return the names of the files."""
     from aot.evaluation.scoring import SCORING
 
     plots = _PLOTS if _has_matplotlib() else ()
     if not plots:
-        notify(["no plot: matplotlib is not installed; pip install matplotlib and run the same command again"])
+        notify(["no plot, because matplotlib is not installed; pip install matplotlib and repeat the command"])
     toy = {"toy_model": config.model.name == BUNDLED_MODEL}
     plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config.to_dict(), "versions": versions()}
     whole = json_text(json_object("aot.eval/1", plain)) + "\n"

@@ -1,4 +1,4 @@
-"""`aot methods`: what can be chosen with --method and --inner."""
+"""`aot methods`: list and describe the values of --method and --inner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from aot.errors import ConfigError
 from aot.plugins import Kind, hint, names, unheard_plug_ins
 from aot_cli.declared import read_each
-from aot_cli.options import command
+from aot_cli.options import JSON, command
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import MethodCard, MethodDetails, describe, describe_fully
 from aot_cli.output.method_tables import FOOTNOTES, CardTable, method_parts
@@ -26,10 +26,12 @@ T = TypeVar("T")
 
 @command()
 def list_methods(
-    name: Annotated[str | None, typer.Argument(help="Show this one with its settings.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this method with its settings.", show_default=False)
+    ] = None,
+    as_json: JSON = False,
 ) -> None:
-    """What --method and --inner choose from: where each acts, what it needs and keeps, its paper; or all about one."""
+    """List the values of --method and --inner, or describe one with its settings."""
     if name is None:
         cards = _everything()
         if as_json:
@@ -62,10 +64,10 @@ def _everything() -> dict[Kind, list[MethodCard]]:
 
 
 def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
-    """A method and an inner reduction may share a name.
+    """Return the method and the inner reduction of a name.
 
     Raises:
-        ConfigError: there is neither, or it is broken.
+        ConfigError: If there is neither, or if a plug-in is broken.
     """
     wanted = {kind: (name,) for kind in _KINDS if name in names(kind)}
     if not wanted:

@@ -1,4 +1,4 @@
-"""`aot presets`: named settings and where they come from."""
+"""`aot presets`: list and show named settings."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import typer
 
 from aot.config.presets import preset_names, preset_text
 from aot.config.sources import resolve_config
-from aot_cli.options import command
+from aot_cli.options import JSON, command
 from aot_cli.output.console import print_json
 from aot_cli.output.screen import print_text
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Named settings: `list` them, or `show` one with its source.", no_args_is_help=True)
+app = typer.Typer(help="List the presets (named settings), or show one with its source.", no_args_is_help=True)
 
 
 @app.command("list")
 @command()
 def list_presets(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Names for --preset, each with what it is for."""
+    """List the names for --preset, each with its purpose."""
     purposes = {name: _purpose(preset_text(name)) for name in preset_names()}
     if as_json:
-        told = [{"name": name, "purpose": purpose} for name, purpose in purposes.items()]
-        print_json("aot.presets/1", {"presets": told})
+        rows = [{"name": name, "purpose": purpose} for name, purpose in purposes.items()]
+        print_json("aot.presets/1", {"presets": rows})
         return
     width = max(len(name) for name in purposes)
     for name, purpose in purposes.items():
@@ -37,9 +37,9 @@ def list_presets(
 @command()
 def show_preset(
     name: Annotated[str, typer.Argument(help="A name from `aot presets list`.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout: every setting.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """A preset as YAML, with its source; or every resolved setting as JSON."""
+    """Show a preset as YAML, or all its resolved settings as JSON."""
     text = preset_text(name)
     if as_json:
         config = resolve_config({}, name).to_dict()
@@ -49,6 +49,6 @@ def show_preset(
 
 
 def _purpose(text: str) -> str:
-    """The first sentence of the header, after the command that uses the preset."""
+    """Return the first sentence of the header, after its line with the command."""
     header = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     return " ".join(header[1:]).strip().partition(". ")[0].rstrip(".")

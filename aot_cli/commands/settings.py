@@ -1,4 +1,4 @@
-"""`aot settings`: what there is to set, or the values of a run and where they come from."""
+"""`aot settings`: list all settings, or the values of a run with their sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aot.errors import AOTError, ConfigError
 from aot.plugins import Kind, blamed, names
 from aot.text import did_you_mean
 from aot_cli.declared import read_each
-from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
+from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import settings_type
 from aot_cli.output.setting_tables import ResolvedSetting, resolved_table, setting_row, settings_table
@@ -33,14 +33,12 @@ def list_settings(
     given: Given,
     path: Annotated[
         str | None,
-        typer.Argument(help="A setting or a group, such as aot.intra or methods.fastvid.", show_default=False),
+        typer.Argument(help="A setting or a group, for example aot.intra or methods.fastvid.", show_default=False),
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print the value that every setting gets, and its source.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the value of every setting and its source.")] = False,
+    as_json: JSON = False,
 ) -> None:
-    """Every setting: type, range, default and meaning; or its value and where it comes from.
+    """List all settings: type, range, default and meaning; or their values and sources.
 
     aot settings --show --preset dynamic --ratio 0.2
     """
@@ -52,7 +50,7 @@ def list_settings(
             print_result(resolved_table(resolved))
         return
     if given.flags.settings or given.assigned.settings:
-        raise ConfigError("without --show no value is looked at; add it to see what the flags lead to")
+        raise ConfigError("flags have no effect without --show; add it to see the resulting values")
     declared = _below(path, every_setting())
     if as_json:
         print_json("aot.settings/1", {"settings": [setting_row(each) for each in declared]})
@@ -61,10 +59,10 @@ def list_settings(
 
 
 def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
-    """Return a setting, or those of a group; all if `path` is None.
+    """Return a setting or the settings of a group; all if `path` is None.
 
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If neither a setting nor a group has this name.
     """
     if path is None:
         return settings
@@ -77,7 +75,7 @@ def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
 
 
 def every_setting() -> list[Setting]:
-    """Return the settings of a run, then those of every method and inner reduction."""
+    """Return the settings of a run, then those of all methods and inner reductions."""
     of_methods: list[tuple[str, Kind]] = [(name, "methods") for name in names() if name not in AOT_METHODS]
     found = read_each([*of_methods, *((name, "inner") for name in names("inner"))], _settings_of)
     return [*settings_in(Config), *(setting for settings in found.values() for setting in settings)]
@@ -88,13 +86,13 @@ def _settings_of(name: str, kind: Kind) -> list[Setting]:
         cls, group = settings_type(name, kind)
         with blamed(cls, kind):
             return list(settings_in(cls, group)) if cls else []
-    except AOTError as error:  # a plug-in is broken
+    except AOTError as error:  # from a broken plug-in
         notify([str(error)])
         return []
 
 
 def _resolved(given: Given) -> Iterator[ResolvedSetting]:
-    """Yield the values of a run, with those of the methods that it uses or that were given some.
+    """Yield the values of a run, including methods that it uses or that have given settings.
 
     Raises:
         ConfigError: If a value is wrong.
@@ -108,13 +106,13 @@ def _resolved(given: Given) -> Iterator[ResolvedSetting]:
     }
     of_groups = read_each(list(groups), lambda name, kind: _values_of_group(name, kind, groups[name, kind]))
     for path, value in [*_values(config), *(pair for pairs in of_groups.values() for pair in pairs)]:
-        if not isinstance(value, Mapping):  # those are the groups
+        if not isinstance(value, Mapping):  # a mapping is a group
             yield ResolvedSetting(path, value, source_of(path, layers))
 
 
 def _values_of_group(name: str, kind: Kind, settings: Settings) -> list[tuple[str, object]]:
     if kind == "methods" and name in AOT_METHODS:
-        return []  # those of AOT are among the others
+        return []  # the settings of AOT belong to the run
     cls, group = settings_type(name, kind)
     return list(_values(build_settings(cls, settings, group), group)) if cls else []
 

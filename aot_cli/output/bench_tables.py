@@ -1,4 +1,4 @@
-"""Tables of `aot bench`."""
+"""Make the tables of `aot bench`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["bench_table", "compressor_table"]
 
 
 def bench_table(times: VideoTimes) -> Table:
-    """One row per stage: uncompressed, compressed, and how much faster; medians with least and most."""
+    """Return a row per stage: median (least to most) without and with compression, and speed-up."""
     plain, kept = times.arms
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -24,8 +24,8 @@ def bench_table(times: VideoTimes) -> Table:
         table.add_column(f"{arm.name}, {arm.kept_tokens} tokens", justify="right", no_wrap=True)
     table.add_column("faster", justify="right", no_wrap=True)
     names = {
-        "decode_ms": "decode ms (beside the rest)", "encode_ms": "encode ms", "compress_ms": "compress ms",
-        "phase_one_ms": "  of it phase I", "phase_two_ms": "  of it phase II", "prefill_ms": "prefill ms",
+        "decode_ms": "decode ms (in parallel)", "encode_ms": "encode ms", "compress_ms": "compress ms",
+        "phase_one_ms": "  phase I of it", "phase_two_ms": "  phase II of it", "prefill_ms": "prefill ms",
         "first_token_ms": "file to first token ms", "total_ms": "file to last token ms",
         "tokens_per_s": "tokens per s after the first",
     }  # fmt: skip
@@ -40,7 +40,7 @@ def bench_table(times: VideoTimes) -> Table:
 
 
 def compressor_table(size: CompressorSize, times: CompressorTimes) -> Table:
-    """What both phases take."""
+    """Return a table of the times and the memory of both phases."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
@@ -56,9 +56,9 @@ def compressor_table(size: CompressorSize, times: CompressorTimes) -> Table:
     extra = times.extra_host_bytes if times.extra_device_bytes is None else times.extra_device_bytes
     table.add_row("features MB", f"{times.feature_bytes / 1e6:.3g}")
     peak = "not known" if extra is None else f"{extra / 1e6:.3g} MB, {extra / times.feature_bytes:.2f} x"
-    table.add_row("peak beyond them", peak)
+    table.add_row("peak memory beyond the features", peak)
     table.add_row("copy GB/s", f"{times.copy_bytes_per_s / 1e9:.1f}")
-    table.add_row("features once through, share of a copy", f"{times.of_copy:.1%}")
+    table.add_row("bandwidth for one pass, share of a copy", f"{times.of_copy:.1%}")
     return table
 
 
@@ -67,7 +67,7 @@ def _megabytes(size_bytes: int | None) -> str:
 
 
 def _spread(figure: Figure) -> str:
-    """Median (least to most); nothing for a stage that was not there."""
+    """Return the median (least to most), or an empty text for a stage that did not run."""
     if not figure.most:
         return ""
     digits = 0 if figure.median >= 100 else 1 if figure.median >= 1 else 3

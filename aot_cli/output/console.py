@@ -1,4 +1,4 @@
-"""The terminal: results on stdout, all else on stderr, errors as one line and an exit code."""
+"""Print results on stdout, everything else on stderr, and errors as one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,7 +22,7 @@ import typer
 from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
 from aot.runtime.memory import is_out_of_memory
 from aot_cli.output.screen import drop_unwritten, escaped, print_text
-from aot_cli.session import Session, begin, current, say
+from aot_cli.session import Session, begin, current, print_line
 from aot_cli.signals import Terminated
 
 if TYPE_CHECKING:
@@ -52,20 +53,18 @@ _EXIT_CODES: tuple[tuple[type[AOTError], int], ...] = (
     (MemoryLimitError, 5),
     (AOTError, 1),
 )
-
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
 def explained_errors(session: Session) -> Iterator[None]:
-    """Run a command: its errors become one line on stderr, with `--json` also an object on stdout, and an exit code."""
+    """Turn errors of a command into one line on stderr, an exit code and a JSON object."""
     try:
         with begin(session):
             yield
-            sys.stdout.flush()  # here a full disk is still an error like any other
+            sys.stdout.flush()  # a full disk raises here, where the error is handled
     except (Exception, KeyboardInterrupt) as error:
-        if hasattr(error, "exit_code"):  # typer's own way of leaving
+        if hasattr(error, "exit_code"):  # typer's own exit
             raise
         if session.debug:
             print_text(traceback.format_exc(), end="", to_stderr=True)
@@ -73,24 +72,24 @@ def explained_errors(session: Session) -> Iterator[None]:
 
 
 def explain(error: BaseException, session: Session) -> int:
-    """Say what went wrong, on stderr and in JSON where that is asked for, and return the exit code."""
+    """Print an error on stderr, with --json also on stdout, and return the exit code."""
     message, code = _message(error)
     if message:
-        say(message)
+        print_line(message)
     try:
         if session.as_json:
             print_failure(message, code, session)
-    except OSError:  # full, or its reader has left
+    except OSError:  # the disk is full, or the reader has closed the pipe
         pass
     drop_unwritten(sys.stdout)
     is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
     if isinstance(error, KeyboardInterrupt) and is_answering:
-        os._exit(code)  # its forward pass cannot be interrupted; do not wait for it
+        os._exit(code)  # do not wait for its forward pass, which cannot be interrupted
     return code
 
 
 def _message(error: BaseException) -> tuple[str, int]:
-    """What to say of an error, nothing if nobody is left to read it, and the exit code."""
+    """Return the message of an error, empty for a closed pipe, and its exit code."""
     if isinstance(error, AOTError):
         return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     if isinstance(error, Terminated):
@@ -101,70 +100,72 @@ def _message(error: BaseException) -> tuple[str, int]:
         return "", 1
     line = " ".join(str(error).split())[:300]
     if is_out_of_memory(error):
-        told = f" ({line})" if line else ""
-        return f"out of memory{told}; give this process more (ulimit -v, or its container's limit)", 5
+        cause = f" ({line})" if line else ""
+        return f"out of memory{cause}; give this process more (ulimit -v, or its container's limit)", 5
     if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
         return f"the output cannot be written: {os.strerror(error.errno).lower()}", 1
     return f"internal error ({type(error).__name__}: {line}); run again with --debug for the traceback", 1
 
 
 def notify(notices: Iterable[str]) -> None:
-    """Say on one line each what the user should know; it is in the command's JSON too."""
+    """Print each note on one line, and record it for the command's JSON."""
     for notice in notices:
         current().notify(notice)
 
 
 def log(message: str) -> None:
-    """Record a step or a decision, for `--verbose`."""
+    """Log a step or a decision, which `--verbose` prints."""
     logging.getLogger("aot").info(message)
 
 
 def print_json(schema: str, value: Mapping[str, object]) -> None:
-    """Print the one JSON object of `--json`; `schema` is its name in `aot_cli.output.schemas`."""
+    """Print the object of `--json`; `schema` is its name in `aot_cli.output.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print_text(json_text(json_object(schema, value), ascii_only=not utf8))
 
 
 def print_failure(message: str, code: int, session: Session) -> None:
-    """Print what `--json` gives instead of a result."""
+    """Print the object of `--json` for a failed command."""
     notices = list(session.notices)
     print_text(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
 
 
 def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
-    """Return a command's result with its schema's name and with every note so far."""
+    """Return a command's result with the name of its schema and all notes so far."""
     return {"schema": schema, **value, "notices": list(current().notices)}
 
 
 def json_text(value: Mapping[str, object], *, ascii_only: bool = True) -> str:
-    """Return valid JSON: numbers that are not finite, which JSON does not have, are null; see also `escaped`."""
-    return escaped(json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+    """Return valid JSON: numbers that are not finite become null, paths become strings."""
+    return escaped(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
-def _finite(value: object) -> object:
+def _plain(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [_plain(each) for each in value]
     return value
 
 
 def print_usage(report: RetentionReport, stage_ms: Mapping[str, float]) -> None:
-    """Print `usage_line` on stderr, where somebody watches or asked for it."""
+    """Print `usage_line` on stderr, on a terminal or with --verbose."""
     if current().shows_progress or current().verbose:
         print_text(usage_line(report, stage_ms), to_stderr=True)
 
 
 def usage_line(report: RetentionReport, stage_ms: Mapping[str, float]) -> str:
-    """What a run kept and how long its stages took, in one line."""
+    """Return one line with the kept tokens and the times of the stages."""
     times = "".join(f"; {name} {ms / 1e3:.2f} s" for name, ms in stage_ms.items())
     return f"kept {report.kept_tokens} of {report.visual_tokens} tokens ({report.retention:.2%}){times}"
 
 
 def quiet_libraries(offline: bool) -> None:
-    """Before the hub's library is imported: keep it quiet, and offline if asked (it reads this on import)."""
+    """Silence the hub's library, and set it offline; call this before its import."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -174,7 +175,7 @@ def quiet_libraries(offline: bool) -> None:
 
 
 def prepare_libraries(offline: bool) -> None:
-    """Before transformers is used: as `quiet_libraries`, for it and what it imports."""
+    """Silence transformers and its libraries too; call this before they are used."""
     quiet_libraries(offline)
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -183,17 +184,17 @@ def prepare_libraries(offline: bool) -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # also the hub's, which show how far a fetch is
+    disable_progress_bar()  # this also hides the hub's download bars, which stay useful
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()
     import torch
 
-    # cuDNN plans its attention anew in each thread for each length of a prompt, 50 to 700 ms before the first token.
+    # cuDNN attention is planned per thread and prompt length: 50 to 700 ms before the first token.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class StageBars:
-    """Progress bars on stderr, one per stage, where it is a terminal; the session knows the stage in any case."""
+    """Progress bars on a terminal, one per stage; each stage is also recorded in the session."""
 
     def __init__(self) -> None:
         from rich.progress import (
@@ -229,18 +230,19 @@ class StageBars:
             self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of a stage are done."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
         current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:
-        """Return a function that takes how many bytes are done, and of how many."""
+        """Return a callback that takes the bytes done and the total, and shows megabytes."""
         return lambda done, whole: self(stage, done // 10**6, whole // 10**6)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A stage whose length is not known beforehand."""
+        """Show a stage of unknown length, and log its time."""
         task, start = self._progress.add_task(name, total=None), time.perf_counter()
         current().stage = name
         yield

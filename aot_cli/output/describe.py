@@ -1,4 +1,4 @@
-"""Describe a video before and after compression, as tables and for JSON."""
+"""Describe a video before and after compression, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """A clip by its number: its keyframe, its frames and their times."""
+    """A clip: its number, keyframe, frames and their times."""
 
     clip: int
     keyframe: int
@@ -42,7 +42,7 @@ class Grouping:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Token counts that a video would have; `assuming` names the model they are for."""
+    """Predicted token counts of a video; `assuming` names the model."""
 
     tokens_per_frame: int
     tokens_before: int
@@ -56,7 +56,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class VideoDescription:
-    """What is known of a video without a model; the notices are still to be shown."""
+    """A description of a video without a model; its notices are not printed yet."""
 
     source: str
     video: VideoInfo
@@ -67,7 +67,7 @@ class VideoDescription:
 
 
 def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
-    """Return what is known of a video without a model."""
+    """Return the description of a video without a model."""
     from aot.video import plan_frames, segment_lengths
 
     plan = plan_frames(index, config.sampling)
@@ -78,7 +78,7 @@ def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
     fixed = settings.mode == "fixed" or not grouped
     notices = list(plan.notices)
     if not fixed:
-        notices.append("dynamic groupings depend on what a model sees; add --model (AOT_MODEL is not used here)")
+        notices.append("dynamic groupings depend on the features of a model; add --model (AOT_MODEL is not used here)")
     lengths = segment_lengths(frames, config.sampling.segment_frames) if fixed else []
     clips = Clip.runs_within(lengths, settings.frames if grouped else 1)
     bundled = config.model.name == BUNDLED_MODEL
@@ -87,11 +87,11 @@ def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
     budget = config.token_budget(frames, side**2)
     needed = len(clips) if is_aot else 1
     if config.has_budget and budget < needed:
-        told = f"for {needed} clips" if is_aot else "to answer from"
-        notices.append(f"{budget} tokens are too few {told}: a higher --ratio is needed")
-    after: int | str = budget if config.has_budget else "as many as the content gives"
+        use = f"for {needed} clips" if is_aot else "for an answer"
+        notices.append(f"{budget} tokens are too few {use}; use a higher --ratio")
+    after: int | str = budget if config.has_budget else "a number that depends on the content"
     if config.reduces_inside and config.inner.budget == "total":
-        after = f"more than the ratio, since {config.inner.name} follows; --model tells how many"
+        after = f"more than the ratio, because {config.inner.name} removes the rest later; add --model for the number"
     return VideoDescription(
         source=index.info.path,
         video=index.info,
@@ -108,7 +108,7 @@ def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
 
 
 def compression_json(source: str, compression: Compression) -> dict[str, object]:
-    """Return a run's report and its groupings: the part that the JSON of all commands that compress has in common."""
+    """Return the report and the groupings of a run, for JSON."""
     report, times = compression.report, compression.tokens.timestamps_s
     clips = [asdict(clip) for clip in groupings(compression.tokens.clips, times)]
     shown = {"timestamps_s": list(times), "clips": clips}
@@ -124,13 +124,13 @@ def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[Grou
 
 
 def show_video(source: str, found: VideoDescription, strips: ClipStrips | None = None) -> None:
-    """Print what is known without a model as tables, the groupings as strips of pictures if there are any."""
+    """Print the description without a model; show groupings as strips of pictures if given."""
     clips = _clip_parts(found.clips, found.timestamps_s, strips)
     print_result(*_video_parts(source, found.video), *clips, str(found.prediction))
 
 
 def show_compression(source: str, found: Compression, strips: ClipStrips | None = None) -> None:
-    """Print what was kept as tables, the groupings as strips of pictures if there are any."""
+    """Print tables of the kept tokens; show groupings as strips of pictures if given."""
     report, tokens = found.report, found.tokens
     print_result(
         *_video_parts(source, report.video),
@@ -157,10 +157,10 @@ def _clip_parts(
 
 
 def _video_facts(video: VideoInfo) -> dict[str, str]:
-    """Return the probe in words."""
+    """Return the properties of a video as text."""
     frames = f"{video.frames}"
     if video.header_frames not in (0, video.frames):
-        frames += f" (the header says {video.header_frames})"
+        frames += f" ({video.header_frames} in the header)"
     if video.discarded_frames:
         frames += f", {video.discarded_frames} more hidden by an edit list"
     rate = "variable, " if video.variable_frame_rate else ""

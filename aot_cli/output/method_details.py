@@ -23,7 +23,7 @@ __all__ = ["MethodCard", "MethodDetails", "describe", "describe_fully", "setting
 
 @dataclass(frozen=True, slots=True)
 class MethodCard:
-    """A method or an inner reduction in a few words; `needs` is None for an inner reduction."""
+    """A short description; `needs` is None for an inner reduction."""
 
     name: str
     acts: str
@@ -41,7 +41,7 @@ class MethodCard:
 
 @dataclass(frozen=True, slots=True)
 class MethodDetails(MethodCard):
-    """A method or an inner reduction with its docstring, settings, presets and an example."""
+    """A full description: card, docstring, settings, presets and an example."""
 
     description: list[str]
     settings: list[Setting]
@@ -54,7 +54,7 @@ class MethodDetails(MethodCard):
 
 
 def describe(name: str, kind: Kind) -> MethodCard:
-    """Its card and what it needs; of a plug-in that is broken, what is wrong."""
+    """Return the short description; for a broken plug-in, the error."""
     needs: list[str] = []
     try:
         card: Card = find(name, kind).card
@@ -67,10 +67,10 @@ def describe(name: str, kind: Kind) -> MethodCard:
 
 
 def describe_fully(name: str, kind: Kind) -> MethodDetails:
-    """`describe` and its docstring, settings, presets and an example of how a setting is given.
+    """Return the full description.
 
     Raises:
-        ConfigError: there is none of this name, or it is broken.
+        ConfigError: If there is none of this name, or if a plug-in is broken.
     """
     found, card = find(name, kind), describe(name, kind)
     if card.remark.startswith("broken: "):
@@ -88,10 +88,10 @@ def describe_fully(name: str, kind: Kind) -> MethodDetails:
 
 
 def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
-    """Return the dataclass of the settings of one, None if it has none, and the group they are in.
+    """Return the dataclass of a method's settings, or None, and the path of their group.
 
     Raises:
-        ConfigError: If there is none of this name, or it is broken.
+        ConfigError: If there is none of this name, or if a plug-in is broken.
     """
     found = find(name, kind)
     if kind == "inner":
@@ -103,7 +103,7 @@ def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
 
 
 def _paragraphs(*classes: type) -> list[str]:
-    """The docstrings' paragraphs, each in one line but for the items of lists."""
+    """Return the paragraphs of docstrings; each is one line, except for items of lists."""
     texts = [inspect.cleandoc(cls.__doc__ or "") for cls in classes]
     own = [text for text, cls in zip(texts, classes, strict=True) if not text.startswith(f"{cls.__name__}(")]
     parts = [part for text in own for part in text.split("\n\n") if part]
@@ -111,13 +111,13 @@ def _paragraphs(*classes: type) -> list[str]:
 
 
 def _presets(name: str, kind: Kind) -> list[str]:
-    """The presets that choose it."""
+    """Return the presets that choose a method."""
 
     def chosen(settings: Settings) -> object:
         return settings.get("method") if kind == "methods" else (settings.get("inner") or {}).get("name")
 
     if name == "none":
-        return []  # chosen by many, for what acts inside the language model
+        return []  # presets of inner reductions choose it
     folders = ("methods/", "paper/")
     return [
         preset for preset in preset_names() if preset.startswith(folders) and chosen(preset_settings(preset)) == name
@@ -125,7 +125,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
 
 
 def _least_share(name: str) -> str:
-    """Return the least ratio of an inner reduction alone, in a model of the published depth."""
+    """Return the least ratio that an inner reduction reaches in the published depth."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
 
     for thousandth in range(1, 1001):
@@ -133,7 +133,7 @@ def _least_share(name: str) -> str:
             find(name, "inner")().with_load(thousandth / 1000, PUBLISHED_LAYERS)
         except BudgetError:
             continue
-        except Exception:  # a plug-in's own trouble, told when it is used
+        except Exception:  # an error of a plug-in, reported when it is used
             return ""
         return f"{thousandth / 1000:g} alone, in {PUBLISHED_LAYERS} layers" if thousandth > 1 else ""
     return ""
@@ -155,11 +155,11 @@ def _needs(name: str) -> list[str]:
 
 def _in_words(needs: Needs) -> list[str]:
     blocks = ", ".join(map(str, needs.saliency_layers))
-    told = {
+    listed = {
         f"attention in block {blocks}": needs.saliency_layers,
         "keys": needs.key_layers,
         "frame embeddings": needs.frame_embeddings,
         "SigLIP's pooling head (optional)": needs.pooling_attention,
         "its own encoding": needs.merging,
     }
-    return [name for name, wanted in told.items() if wanted]
+    return [name for name, wanted in listed.items() if wanted]

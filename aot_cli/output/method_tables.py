@@ -1,4 +1,4 @@
-"""What the commands print of methods: all of them in a table, and one with its settings."""
+"""Make the tables of `aot methods`: all methods, or one with its settings."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from aot_cli.output.tables import fact_table
 __all__ = ["FOOTNOTES", "CardTable", "method_parts"]
 
 FOOTNOTES = (
-    "Layers count from 0, in a language model of 28; where there is no such layer, the one at the same relative depth.",
-    "SigLIP's pooling head is optional: without --siglip-head, the last block's attention and a frame's mean stand in.",
-    "One of them with its settings: aot methods NAME.",
+    "Layers count from 0 in a language model of 28 layers; other depths use the layer at the same relative depth.",
+    "SigLIP's pooling head is optional; without --siglip-head, the last block's attention and frame means are used.",
+    "Show one method with its settings: aot methods NAME.",
 )
 _WIDE = 120
 
 
 class CardTable:
-    """One row per method: name, where it acts, what it keeps, its paper; where there is room, what it needs too."""
+    """A table with a row per method; a wide terminal also shows what each method needs."""
 
     def __init__(self, title: str, cards: Sequence[MethodCard]) -> None:
         self.title = title
@@ -47,20 +47,20 @@ class CardTable:
 
 
 def _kept(card: MethodCard) -> Text:
-    """The remark, and below it whether budgets are met, the least ratio and the paper."""
-    told = [f"ratio: at least {card.least}"] if card.least else []
+    """Return the remark, and below it the least ratio, whether the ratio is used, and the paper."""
+    details = [f"ratio: at least {card.least}"] if card.least else []
     if not card.exact and card.acts:
-        told.append("whatever the ratio")
-    lines = [Text(card.remark), *(Text(line, style="dim") for line in (*told, card.paper) if line)]
+        details.append("not set by the ratio")
+    lines = [Text(card.remark), *(Text(line, style="dim") for line in (*details, card.paper) if line)]
     return Text("\n").join(lines)
 
 
 def method_parts(flag: str, found: MethodDetails) -> Iterator[RenderableType]:
-    """A method as its description, facts and settings."""
+    """Yield the facts, the description and the settings of a method."""
     facts = {
         "keeps": found.remark,
         "acts": found.acts,
-        "needs": "" if found.needs is None else ", ".join(found.needs) or "nothing but the tokens",
+        "needs": "" if found.needs is None else ", ".join(found.needs) or "only the tokens",
         "source": found.paper or "a baseline",
         "budget": "met to the token" if found.exact else "not met",
         "ratio": f"at least {found.least}" if found.least else "",

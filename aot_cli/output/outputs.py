@@ -1,4 +1,4 @@
-"""What a command will write, checked in one place before it loads or decodes anything."""
+"""Check the output files of a command before it loads or decodes anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from aot.errors import ConfigError
 from aot.runtime.atomic_writes import check_writable
 from aot.runtime.paths import is_same_file
-from aot.storage.tokens_file import check_suffix
+from aot.storage.tokens_file import check_suffix, is_tokens_file
 
 __all__ = ["check_outputs"]
 
@@ -17,13 +17,15 @@ _ENDINGS = {"--report": (".json", ".csv"), "--html": (".html", ".htm"), "--overl
 
 
 def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: bool) -> None:
-    """See that files by the names of the flags that ask for them can be written, `force`: in place of others.
+    """Check that output files, given by their flags, can be written.
 
     Raises:
-        ConfigError: a name has not the ending of its format, or two are of one file.
-        OutputError: as `aot.runtime.atomic_writes.check_writable`, for instance because it is the source's own file.
+        ConfigError: If a suffix is wrong, two names are one file, or `--html` gets a tokens file.
+        OutputError: If a file cannot be written, exists (unless `force`) or is the source itself.
     """
     named = {flag: path for flag, path in outputs.items() if path is not None}
+    if "--html" in named and is_tokens_file(source):
+        raise ConfigError("--html shows the frames of a video, which a tokens file does not have; give the video")
     for flag, path in named.items():
         if flag == "--output":
             check_suffix(path)
@@ -32,4 +34,4 @@ def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: boo
         check_writable(path, overwrite=force, source=source)
     for (flag, path), (other, second) in combinations(named.items(), 2):
         if is_same_file(path, second):
-            raise ConfigError(f"{flag} and {other} name the same file; give them two names")
+            raise ConfigError(f"{flag} and {other} are the same file; give them different names")

@@ -1,4 +1,4 @@
-"""The command that does a run again."""
+"""Make the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ _ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
 
 
 def ask_words(source: str, questions: Sequence[str]) -> list[str]:
-    """The words of `aot ask` for `command_for`."""
+    """Return the words of `aot ask` for `command_for`."""
     first, *more = questions
     return ["ask", source, first, *(word for question in more for word in ("-q", question))]
 
 
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
-    """`aot` with `words` (command, file, and what else it takes) and flags for what decides the result: model, frames,
-    method, ratio, and every other setting that is not what it would be without flags, in an empty folder or here.
+    """Return a command line that repeats a run.
 
-    leave_out: settings that the words already say.
+    It has flags for model, frames, method and ratio, and for each setting that differs from its
+    value without flags, in this folder or in an empty one.
+
+    Args:
+        words: Command, source and other arguments.
+        config: The settings of the run.
+        leave_out: Settings that `words` already contain.
     """
     resolved = dict(_flat(config.to_dict()))
     usual = [dict(_flat(plain)) for plain in _usual(config)]
@@ -49,8 +54,8 @@ def _not_a_flag(source: str) -> str:
 
 
 def _usual(config: Config) -> Iterator[Settings]:
-    """The settings that only naming the model gives, with and without the file aot.yaml of this folder."""
-    assert config.model.name is not None  # a model has run
+    """Yield the settings that follow from the model's name, without and with ./aot.yaml."""
+    assert config.model.name is not None  # the run had a model
     model = {"model": {"name": config.model.name}}
     yield build_config(model).to_dict()
     yield resolve_config({}, base=model).to_dict()

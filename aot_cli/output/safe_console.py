@@ -1,4 +1,4 @@
-"""rich's console for text that others have written: brackets are brackets, and a terminal is given no orders."""
+"""A rich console for untrusted text: no markup and no control characters."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["SafeConsole"]
 
 
 class SafeConsole(Console):
-    """A console whose colors come from styles alone, never from what a text says."""
+    """A console whose colors come from styles only, never from the text."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return a text of the width that it will have."""
+        """Return a text after escapes, so that its width is right."""
         return super().render_str(visible(text), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield what is drawn; rich marks the orders that it gives itself."""
+        """Yield segments with escapes; rich marks its own control codes."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

@@ -1,7 +1,7 @@
-"""What `--json` prints: every object with its keys, their types and units. Makes docs/json.md.
+"""Define the objects that `--json` prints: their keys, types and units. This makes docs/json.md.
 
-A type is string, integer, number, boolean, object (keys of no fixed set) or any, or the name of a part below; `[type]`
-is an array, `{type}` an object with free keys and such values, `type?` may be null.
+A type is string, integer, number, boolean, object (any keys), any, or the name of a part below;
+`[type]` is an array, `{type}` an object with any keys and such values, `type?` may be null.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
 
 
 class Key(NamedTuple):
-    """A key of an object. optional: it may be missing."""
+    """A key of an object, which may be missing if it is `optional`."""
 
     name: str
     type: str
@@ -24,20 +24,20 @@ class Key(NamedTuple):
     optional: bool = False
 
 
-_NOTICES = Key("notices", "[string]", "what stderr said on lines with `note:`, also where `--quiet` kept it from there")
-_VERSIONS = Key("versions", "{string}", "of Python and the libraries that the numbers depend on")
+_NOTICES = Key("notices", "[string]", "the notes that stderr shows after `note:`, also with `--quiet`")
+_VERSIONS = Key("versions", "{string}", "of Python and of the libraries that affect the numbers")
 _CONFIG = Key("config", "object", "every resolved setting, as in `aot presets show NAME --json`")
-_MODEL = Key("model", "model", "what was run, where and how")
-_TOY = Key("toy_model", "boolean", "whether the bundled model was used, which knows drawn shapes and nothing else")
+_MODEL = Key("model", "model", "the model, its device and its settings")
+_TOY = Key("toy_model", "boolean", "whether the bundled model was used, which only knows drawn shapes")
 _PAGE = Key("page_file", "string?", "the page of `--html`")
 _SOURCE = Key("source", "string", "the video or tokens file, as named on the command line")
 _COUNTS = (
     Key("visual_tokens", "integer", "of all frames, before compression"),
-    Key("budget_tokens", "integer?", "what the ratio promises; null: nothing is promised"),
-    Key("kept_tokens", "integer", "that the language model is given"),
+    Key("budget_tokens", "integer?", "number of tokens that the ratio allows; null: no fixed number"),
+    Key("kept_tokens", "integer", "given to the language model"),
 )
 _LOAD = Key(
-    "language_model_load", "number", "share of `visual_tokens` in a layer of the language model, mean of layers"
+    "language_model_load", "number", "share of `visual_tokens` in a layer of the language model, mean over layers"
 )
 _ANSWER_MS = (
     Key("first_token_ms", "number?", "from the question to the first piece of the answer"),
@@ -49,31 +49,31 @@ _RUN = (
     _TOY,
     *_COUNTS,
     Key("retention", "number", "`kept_tokens` / `visual_tokens`, 0 to 1"),
-    Key("frames", "[frame]", "what was kept of each"),
+    Key("frames", "[frame]", "the kept tokens of each frame"),
     *_TIMES,
-    Key("stage_ms", "{number}", "`decode`, `encode`, `compress`; empty where a tokens file is asked"),
+    Key("stage_ms", "{number}", "`decode`, `encode`, `compress`; empty for a tokens file"),
     Key(
         "peak_bytes",
         "{integer?}",
         "most memory so far of the process (`host`) and on its GPU (`device`); null: not known",
     ),
-    Key("facts", "object", "what the method says of its work"),
+    Key("facts", "object", "what the method reports"),
     _MODEL,
     Key("video", "video", "the file"),
     _CONFIG,
     _VERSIONS,
 )
-_TOKENS = Key("tokens_file", "string", "where the kept tokens are")
+_TOKENS = Key("tokens_file", "string", "the file with the kept tokens")
 _ENVIRONMENT = Key("environment", "environment", "the machine")
 
 _CARD = (
     Key("name", "string", "for `--method` or `--inner`"),
-    Key("acts", "string", "where"),
+    Key("acts", "string", "where it acts"),
     Key("paper", "string", "empty for a baseline"),
-    Key("exact", "boolean", "whether a budget is met to the token"),
-    Key("remark", "string", "what is kept and merged; of a broken plug-in, what is wrong"),
-    Key("least", "string", "the least ratio; empty: any"),
-    Key("needs", "[string]", "from the vision tower; not for `inner`", optional=True),
+    Key("exact", "boolean", "whether the number of kept tokens equals the budget"),
+    Key("remark", "string", "what is kept and merged; for a broken plug-in, the error"),
+    Key("least", "string", "the lowest ratio; empty: any"),
+    Key("needs", "[string]", "data from the vision tower; missing for `inner`", optional=True),
 )
 
 PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
@@ -84,11 +84,15 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("clip", "integer", "its clip, from 0"),
             Key("is_keyframe", "boolean", "of its clip"),
             Key("similarity", "number?", "cosine to the frame before; null for the first"),
-            Key("own", "integer", "tokens of a keyframe, or of a frame that is no part of a group"),
+            Key("own", "integer", "tokens of a keyframe, or of a frame outside groups"),
             Key("distinct", "integer", "tokens of a later frame that changed"),
             Key("merged", "integer", "tokens into which others were merged"),
             Key("kept", "integer", "own + distinct + merged"),
-            Key("retention", "number", "of this frame's tokens, 0 to 1; above 1 where others' are merged into it"),
+            Key(
+                "retention",
+                "number",
+                "share of this frame's tokens; above 1 if tokens of other frames are merged into it",
+            ),
         ),
         "clip": (
             Key("clip", "integer", "from 0"),
@@ -122,26 +126,26 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("stream_index", "integer", "of the video stream"),
             Key("video_streams", "integer", "how many there are"),
             Key("frames", "integer", "that can be shown"),
-            Key("header_frames", "integer", "that the container claims; 0: it does not say"),
+            Key("header_frames", "integer", "in the container's header; 0: not known"),
             Key("discarded_frames", "integer", "hidden by an edit list"),
             Key("keyframes", "integer", "seek points"),
             Key("duration_s", "number", "of the pictures"),
             Key("average_fps", "number", "frames per second"),
             Key("variable_frame_rate", "boolean", ""),
             Key("has_audio", "boolean", "not used"),
-            Key("mirrored", "boolean", "left and right change sides after the rotation, applied"),
+            Key("mirrored", "boolean", "left and right are exchanged after the rotation, applied"),
         ),
         "answer": (
             Key("question", "string", ""),
             Key("answer", "string", ""),
             Key("prompt_tokens", "integer", "read: text and visual tokens"),
-            Key("output_tokens", "integer", "written"),
+            Key("output_tokens", "integer", "generated"),
             *_ANSWER_MS,
         ),
         "prediction": (
             Key("tokens_per_frame", "integer", ""),
-            Key("tokens_before", "integer", "compression"),
-            Key("tokens_after", "any", "an integer, or a string where the content or the model decides"),
+            Key("tokens_before", "integer", "before compression"),
+            Key("tokens_after", "any", "an integer, or a string if it depends on the content or the model"),
             Key("assuming", "string", "which model"),
         ),
         "compared": (
@@ -154,7 +158,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("encode_ms", "number", "shared by methods that do not merge inside the tower"),
             Key("compress_ms", "number", ""),
             *_ANSWER_MS,
-            Key("answer_bytes", "integer?", "memory of answering beyond what was held; null: not measured"),
+            Key("answer_bytes", "integer?", "additional memory of answering; null: not measured"),
         ),
         "condition": (
             Key("name", "string", "method or variant"),
@@ -162,10 +166,12 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("micro", "interval", "mean score over questions"),
             Key("macro", "interval", "mean score over families"),
             Key("families", "{interval}", "mean score of each family"),
-            Key("against", "{difference}", "to `none` and `random` at the same ratio, on the same questions"),
-            Key("timed_in_runs", "[integer]", "the runs into the folder, from 1, that its times are of"),
+            Key(
+                "against", "{difference}", "difference to `none` and `random` at the same ratio, on the same questions"
+            ),
+            Key("timed_in_runs", "[integer]", "numbers of the runs, from 1, in which its times were measured"),
             Key("kept_tokens", "number", "mean over videos"),
-            Key("budget_tokens", "number?", "mean over videos; null: nothing is promised"),
+            Key("budget_tokens", "number?", "mean over videos; null: no fixed number"),
             _LOAD,
             *(
                 Key(name, "number", "median over videos")
@@ -178,16 +184,16 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "interval": (
             Key("mean", "number", "0 to 1; of differences -1 to 1"),
-            Key("low", "number?", "of the 95 % interval; null: not available, of fewer than two videos"),
+            Key("low", "number?", "of the 95 % interval; null: not available, with fewer than two videos"),
             Key("high", "number?", "of the 95 % interval; null: as `low`"),
         ),
         "arm": (
             Key("name", "string", "method and ratio"),
             Key("prompt_tokens", "integer", "text and visual tokens"),
             Key("kept_tokens", "integer", "visual tokens"),
-            Key("output_tokens", "integer", "written"),
+            Key("output_tokens", "integer", "generated"),
             Key("figures", "{figure}", "by stage; names end in their unit"),
-            Key("host_bytes", "integer?", "memory beyond what was held, the most of all rounds; null: not measured"),
+            Key("host_bytes", "integer?", "additional memory, the most of all rounds; null: not measured"),
             Key("device_bytes", "integer?", "the same on the GPU"),
         ),
         "figure": (
@@ -213,17 +219,17 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             *_CARD,
             Key("description", "[string]", "paragraphs"),
             Key("settings", "[setting]", ""),
-            Key("presets", "[string]", "that choose it"),
-            Key("example", "string?", "of a setting; null: there is none"),
+            Key("presets", "[string]", "that choose this method"),
+            Key("example", "string?", "of a setting; null: it has no settings"),
         ),
         "setting": (
             Key("path", "string", "for `--set`"),
             Key("type", "string", ""),
             Key("rule", "string", "its range; empty: none"),
             Key("default", "any", ""),
-            Key("default_text", "string", "as `--set` takes it"),
+            Key("default_text", "string", "in the form for `--set`"),
             Key("meaning", "string", "one sentence"),
-            Key("flag", "string?", "that sets it too; null: none"),
+            Key("flag", "string?", "of the same setting; null: none"),
         ),
         "resolved setting": (
             Key("path", "string", "for `--set`"),
@@ -234,7 +240,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("question", "string", ""),
             Key("expected", "string", "the right answer"),
             Key("answer_of_all", "string", "with all tokens"),
-            Key("answer_of_kept", "string", "with those kept"),
+            Key("answer_of_kept", "string", "with the kept tokens"),
         ),
         "check": (
             Key("name", "string", "what is checked"),
@@ -248,7 +254,7 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("models", "[string]", "in it"),
             Key("HF_HUB_OFFLINE", "boolean", ""),
             Key("AOT_MODEL", "string?", "null: not set"),
-            Key("default_model", "string", "that answers without `--model`"),
+            Key("default_model", "string", "used without `--model`"),
         ),
     }
 )
@@ -265,17 +271,17 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         ),
         "aot.compress/1": (
             _TOKENS,
-            Key("report_file", "string?", "of `--report`; a .json there is this object"),
+            Key("report_file", "string?", "of `--report`; a .json file has this object"),
             _PAGE,
             *_RUN,
             _NOTICES,
         ),
-        "aot.inspect.kept/1": (*_RUN, _PAGE, Key("overlay_file", "string?", "the film of `--overlay`"), _NOTICES),
+        "aot.inspect.kept/1": (*_RUN, _PAGE, Key("overlay_file", "string?", "the video of `--overlay`"), _NOTICES),
         "aot.inspect.video/1": (
             _SOURCE,
             Key("video", "video", "the file"),
             *_TIMES,
-            Key("prediction", "prediction", "of what would be kept"),
+            Key("prediction", "prediction", "of the token counts"),
             _NOTICES,
         ),
         "aot.compare/1": (
@@ -283,7 +289,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("question", "string", ""),
             _COUNTS[0],
             Key("decode_ms", "number", "once for all methods"),
-            Key("methods", "[compared]", "those that answered; the others are in `notices`"),
+            Key("methods", "[compared]", "those that answered; `notices` has the others"),
             _TOY,
             _MODEL,
             _CONFIG,
@@ -294,12 +300,12 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         "aot.eval/1": (
             Key("videos", "integer", ""),
             Key("questions", "integer", ""),
-            Key("families", "{integer}", "how many questions each has"),
+            Key("families", "{integer}", "number of questions in each"),
             Key("visual_tokens", "number", "before compression, mean over videos"),
             Key("decode_ms", "number", "median over videos"),
             Key("encode_ms", "number", "median over videos, of the first condition"),
             Key("conditions", "[condition]", "methods and variants at their ratios"),
-            Key("scoring", "string", "when an answer is right"),
+            Key("scoring", "string", "how an answer is judged"),
             _TOY,
             _CONFIG,
             _VERSIONS,
@@ -309,8 +315,8 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("frames", "integer", "encoded"),
             _COUNTS[0],
             Key("rounds", "integer", ""),
-            Key("arms", "[arm]", "all tokens, then those kept"),
-            Key("speedup", "{figure}", "all tokens / those kept, by figure, round by round"),
+            Key("arms", "[arm]", "all tokens, then the kept tokens"),
+            Key("speedup", "{figure}", "all tokens / kept tokens, for each figure, from pairs of rounds"),
             _MODEL,
             _CONFIG,
             _ENVIRONMENT,
@@ -327,7 +333,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("extra_host_bytes", "integer?", "most memory beyond the input; null: not measured"),
             Key("extra_device_bytes", "integer?", "the same on the GPU"),
             Key("copy_bytes_per_s", "number", "of a plain copy, reading and writing counted"),
-            Key("of_copy", "number", "the input once through, as a share of what a copy reaches"),
+            Key("of_copy", "number", "bandwidth of one pass through the input / that of a copy"),
             _ENVIRONMENT,
             _VERSIONS,
             _NOTICES,
@@ -346,8 +352,8 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             _NOTICES,
         ),
         "aot.method/1": (
-            Key("methods", "[method]", "that of this name", optional=True),
-            Key("inner", "[method]", "that of this name", optional=True),
+            Key("methods", "[method]", "with this name", optional=True),
+            Key("inner", "[method]", "with this name", optional=True),
             _NOTICES,
         ),
         "aot.presets/1": (Key("presets", "[preset]", ""), _NOTICES),
@@ -364,7 +370,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             _NOTICES,
         ),
         "aot.error/1": (
-            Key("error", "string", "what went wrong and what to do"),
+            Key("error", "string", "the error and its remedy"),
             Key(
                 "exit_code",
                 "integer",
@@ -377,8 +383,8 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
 _COMMANDS = {
     "aot.ask/1": "`aot ask`",
     "aot.compress/1": "`aot compress`, and the file of `--report x.json`",
-    "aot.inspect.kept/1": "`aot inspect` with `--model`, or of a tokens file",
-    "aot.inspect.video/1": "`aot inspect` of a video alone",
+    "aot.inspect.kept/1": "`aot inspect` with `--model`, or for a tokens file",
+    "aot.inspect.video/1": "`aot inspect` without `--model`",
     "aot.compare/1": "`aot compare`",
     "aot.eval/1": "`aot eval`, and its results.json",
     "aot.bench.video/1": "`aot bench video`",
@@ -396,18 +402,18 @@ _COMMANDS = {
 _PREFACE = """\
 # What `--json` prints
 
-One JSON object on stdout, also when a command fails and when the command line is wrong: then it is `aot.error/1`, and
-the exit code is that of `exit_code`. Nothing else is on stdout. `schema` names the object; its number grows when a key
-goes away or changes its meaning, not when one is added. The same name is the same thing in every object. Units are in
-the names: `_s` seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number that is not finite is null.
+With `--json` stdout has one JSON object and nothing else. If the command fails or the command line is wrong, it is
+`aot.error/1`, and the exit code is `exit_code`. `schema` names the object; its number increases when a key is removed
+or changes its meaning, not when a key is added. A key means the same in every object. Units are in the names: `_s`
+seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number that is not finite is null.
 
-In the tables `[type]` is an array, `{type}` an object with free keys and values of this type, `type?` may be null,
-`object` has no fixed keys; other names are the objects under "Parts". Keys in *italics* may be missing.
+In the tables `[type]` is an array, `{type}` an object with any keys and values of this type, `type?` may be null, and
+`object` may have any keys; other names are the objects under "Parts". Keys in *italics* may be missing.
 """
 
 
 def markdown() -> str:
-    """Return docs/json.md."""
+    """Return the text of docs/json.md."""
     return "\n".join(_lines()) + "\n"
 
 

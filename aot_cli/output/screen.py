@@ -1,7 +1,8 @@
-"""Everything that is printed goes through here: names, tokens files and answers are text, not orders to a terminal.
+"""Print text without control characters, which file names, tokens files and answers may contain.
 
-A terminal acts on control characters: they move the cursor, change colors and titles, open links, and with directional
-overrides a name reads as another one. `print_text` prints text, `aot_cli.output.safe_console` tables and progress bars.
+Control characters move the cursor, change colors and titles and open links, and directional
+overrides disguise a name. `print_text` prints text; `aot_cli.output.safe_console` prints tables and
+progress bars.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ __all__ = ["drop_unwritten", "escaped", "one_line", "print_text", "visible"]
 
 
 def escaped(json_text: str) -> str:
-    """Return the same JSON with escapes for the characters that `visible` replaces; JSON has them in strings only."""
+    """Return the JSON with escapes for the characters that `visible` replaces."""
     return UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", json_text)
 
 
 def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> None:
-    """Print to stdout, or to stderr, at once and nothing that a terminal might act on. A stderr that is full, or whose
-    reader has left, changes nothing of a command.
-    """
+    """Print text without control characters and flush; ignore a closed or full stderr."""
     try:
         print(visible(text), end=end, file=sys.stderr if to_stderr else sys.stdout, flush=True)
     except OSError:
@@ -33,9 +32,7 @@ def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> N
 
 
 def drop_unwritten(stream: TextIO) -> None:
-    """Write what is left of a stream or, where it is full or its reader has left, forget it: Python would try again at
-    its end, and change the exit code.
-    """
+    """Flush a stream; if that fails, drop the rest, or Python's exit would change the exit code."""
     try:
         stream.flush()
     except OSError:

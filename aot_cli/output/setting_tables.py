@@ -1,4 +1,4 @@
-"""Settings as rows and tables: what each means and may be, and where its value comes from."""
+"""Make rows and tables of settings, as they are declared or with their values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ResolvedSetting", "as_yaml", "resolved_table", "setting_row", "setti
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSetting:
-    """The value of a setting in a run, and where it comes from."""
+    """The value of a setting in a run, and its source."""
 
     path: str
     value: object
@@ -34,12 +34,12 @@ def setting_row(setting: Setting) -> dict[str, object]:
 
 
 def as_yaml(value: object) -> str:
-    """Return a value as `--set` takes it."""
+    """Return a value in the form that `--set` accepts."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def settings_table(settings: Sequence[Setting]) -> Table:
-    """Return a table of settings as they are declared."""
+    """Return a table of declared settings."""
     table = _table("setting", "default", "meaning")
     for each in settings:
         flag = FLAGS.get(each.path)
@@ -51,7 +51,7 @@ def settings_table(settings: Sequence[Setting]) -> Table:
 
 
 def resolved_table(settings: Sequence[ResolvedSetting]) -> Table:
-    """Return a table of settings with their values and where these come from."""
+    """Return a table of settings with their values and sources."""
     table = _table("setting", "value", "source")
     for each in settings:
         table.add_row(each.path, Text(as_yaml(each.value)), Text(each.source))

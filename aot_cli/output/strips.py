@@ -1,4 +1,4 @@
-"""Where the small pictures come from: a traced run, or the file itself."""
+"""Make strips of small pictures, from a traced run or from the video file."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ __all__ = ["strips_of_file", "strips_of_pictures"]
 
 
 def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
-    """Return the groupings of a run, with the JPEG files of its frames."""
+    """Return the strips of a run, with pictures from the JPEG files of its frames."""
     size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
     pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
 
 
 def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:
-    """Return the groupings of what was found, with pictures decoded for it; None where they do not decode."""
+    """Return the strips of a description; decode their pictures, or return None if that fails."""
     size, clips = _size(found.video), _clips(found)
     try:
         return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
-    except AOTError:  # what the packets tell is told all the same
+    except AOTError:  # the description needs packets only
         return None
 
 
 def _decoded(
     file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
 ) -> dict[int, NDArray[np.uint8]]:
-    """Pictures by the frame's number, of those that decode."""
+    """Return the decoded pictures by the number of their frame."""
     from aot.video import open_video
 
     frame_at = {time: frame for frame, time in times_s.items()}
@@ -59,11 +59,11 @@ def _size(video: VideoInfo) -> tuple[int, int]:
 
 
 def _clips(found: VideoDescription) -> Clips:
-    """Return those found; a clip for every frame where they depend on a model."""
+    """Return the clips; one per frame if the clips depend on a model."""
     return found.clips or [Grouping(frame, frame, [frame], [time]) for frame, time in enumerate(found.timestamps_s)]
 
 
 def _shown_times(clips: Clips) -> dict[int, float]:
-    """The times of the frames that are shown, by their number."""
+    """Return the times of the shown frames by their number."""
     head, tail = shown_clips(clips)
     return {frame: time for clip in (*head, *tail) for frame, time in zip(clip.members, clip.timestamps_s, strict=True)}

@@ -1,4 +1,4 @@
-"""Reports as tables."""
+"""Make and print the tables of reports."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = [
     "several_runs",
 ]
 
-FEW_VIDEOS = 10  # fewer do not tell how much videos differ
-# Of Okabe and Ito's palette, as in the overlay: what kept tokens are.
+FEW_VIDEOS = 10  # with fewer, the variance between videos is unknown
+# The roles of kept tokens, in Okabe and Ito's palette as in the overlay.
 _ROLE_COLORS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
-_LONG_TABLE = 40  # rows; twice as many are shown whole
+_LONG_TABLE = 40  # rows shown of a table that has more than twice as many
 _TAIL = 8
 
 
@@ -55,12 +55,12 @@ class AnswerPair:
 
 
 def print_result(*parts: RenderableType) -> None:
-    """To stdout; as wide as needed when it is not a terminal, so that nothing is cut off in a file."""
+    """Print to stdout, in a file wide enough that nothing is cut off."""
     _print(_console(), parts)
 
 
 def print_side(*parts: RenderableType) -> None:
-    """To stderr."""
+    """Print to stderr."""
     _print(_console(stderr=True), parts)
 
 
@@ -78,16 +78,16 @@ def _print(console: Console, parts: Iterable[RenderableType]) -> None:
     with console.capture() as captured:
         console.print(*parts, sep="\n")
     for line in captured.get().splitlines():
-        print_text(line.rstrip(), to_stderr=console.stderr)  # tables are padded to their width, which no file needs
+        print_text(line.rstrip(), to_stderr=console.stderr)  # without the padding of tables
 
 
 def seconds(value: float) -> str:
-    """A time in the video, to the hundredth."""
+    """Return a time in the video with two decimals."""
     return f"{value:.2f}"
 
 
 def fact_table(title: str, facts: Mapping[str, object]) -> Table:
-    """Two columns: name, value."""
+    """Return a table with two columns, name and value."""
     table = Table(title=one_line(title), title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -97,7 +97,7 @@ def fact_table(title: str, facts: Mapping[str, object]) -> Table:
 
 
 def frame_table(frames: Sequence[FrameRetention]) -> Table:
-    """One row per frame: what was kept, with a bar of its parts; of very many the first and the last."""
+    """Return a row per frame with the kept tokens; leave out the middle of a long table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in (
         "frame", "time s", "clip", "", "similar", "own", "distinct", "merged", "kept", "retention",
@@ -123,7 +123,7 @@ def frame_table(frames: Sequence[FrameRetention]) -> Table:
 
 
 def _bar(frame: FrameRetention, most: int) -> Text:
-    """Up to five blocks for the tokens kept, colored by what they are as the headings are."""
+    """Return a bar of up to five blocks for the kept tokens, in the colors of the headings."""
     bar, tokens = Text(), 0
     for name, color in _ROLE_COLORS.items():
         tokens += getattr(frame, name)
@@ -132,7 +132,7 @@ def _bar(frame: FrameRetention, most: int) -> Text:
 
 
 def clip_table(clips: Sequence[Grouping]) -> Table:
-    """One row per clip: its keyframe and the frames that are held against it."""
+    """Return a row per clip: its keyframe, its frames and their times."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("clip", justify="right")
     table.add_column("keyframe", justify="right")
@@ -150,7 +150,7 @@ def clip_table(clips: Sequence[Grouping]) -> Table:
 
 
 def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableType]:
-    """The question, a row per method with tokens and costs, and every method's answer."""
+    """Return the question, a row per method with tokens and costs, and all answers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
         table.add_column(
@@ -170,14 +170,14 @@ def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableTyp
 
 
 _COSTS = (
-    "load: share of the visual tokens that a layer of the language model reads, mean over layers. Times are of one "
-    "run, in milliseconds, and the first run is often the slowest; MB: memory of answering. A look, not a benchmark: "
-    "aot eval and aot bench measure."
+    "load: share of the visual tokens that a layer of the language model reads, mean over layers. Times are in "
+    "milliseconds, of one run; the first run is often the slowest. MB: memory of answering. For reliable numbers use "
+    "aot eval and aot bench."
 )
 
 
 def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: int) -> Table:
-    """One row per question: the right answer, and the answers with all tokens and with those kept."""
+    """Return a row per question: right answer, and answers with all and with the kept tokens."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
     for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
         table.add_column(name, overflow="fold")
@@ -187,8 +187,9 @@ def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: in
 
 
 def accuracy_tables(results: Results) -> list[Table]:
-    """One row per condition: accuracies in percent with 95 % intervals, paired differences of micro, tokens, times;
-    and the runs that the times are of, where they are of several.
+    """Return a row per condition: tokens, accuracies in percent, paired differences and times.
+
+    If times come from several runs, the last column has their numbers.
     """
     enough = results.videos >= FEW_VIDEOS
     columns: dict[str, list[str]] = {
@@ -213,12 +214,15 @@ def accuracy_tables(results: Results) -> list[Table]:
 
 
 def several_runs(results: Results) -> bool:
-    """Whether the times of the conditions are not all of one run."""
+    """Return whether the times come from more than one run."""
     return len({run for row in results.conditions for run in row.timed_in_runs}) > 1
 
 
 def family_tables(results: Results) -> list[Table]:
-    """One row per condition: accuracy in percent of every family of questions; their numbers in the first row."""
+    """Return a row per condition: accuracy in percent for each family of questions.
+
+    The first row has the number of questions.
+    """
     columns = {
         name: [str(questions), *(f"{100 * row.families[name].mean:.0f}" for row in results.conditions)]
         for name, questions in results.families.items()
@@ -229,7 +233,7 @@ def family_tables(results: Results) -> list[Table]:
 def _condition_tables(
     results: Results, columns: Mapping[str, Sequence[str]], *, questions: bool = False
 ) -> list[Table]:
-    """Return the columns after method and ratio: in one table, or in as many as it takes to fit the terminal."""
+    """Return the columns in one table, or in several that fit the terminal."""
     heads = [("questions", "")] * questions + [(row.name, f"{row.ratio:.0%}") for row in results.conditions]
     fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
     room = _console().width - fixed
@@ -258,7 +262,7 @@ def _condition_table(
 
 
 def _difference(paired: Difference | None, enough: bool) -> str:
-    """A paired difference in points, with an asterisk if its interval does not hold zero, of enough videos."""
+    """Return a paired difference in points, marked with * if its interval excludes zero."""
     if paired is None:
         return ""
     mean, low, high = paired.micro.mean, paired.micro.low, paired.micro.high

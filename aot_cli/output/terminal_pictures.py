@@ -1,4 +1,4 @@
-"""Groupings as strips of small pictures, for terminals with many colors; each character shows two pixels."""
+"""Draw groupings as strips of small pictures in a terminal; a character shows two pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Clips = Sequence[Grouping]
 
 
 def shows_pictures(console: Console | None = None) -> bool:
-    """Whether stdout is a terminal with enough colors, and characters, for pictures."""
+    """Return whether stdout is a terminal with enough colors and characters for pictures."""
     console = console or SafeConsole()
     return (
         console.is_terminal
@@ -44,13 +44,13 @@ def shows_pictures(console: Console | None = None) -> bool:
 
 
 def picture_size(width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of a small picture of a video of this size; the rows are even, as a character holds two."""
+    """Return rows and columns of a small picture; rows are even, two per character."""
     scale = min(_MOST_COLUMNS / width, _MOST_ROWS / height)
     return 2 * max(1, round(height * scale / 2)), max(1, round(width * scale))
 
 
 def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
-    """All of the clips, and none; of very many frames the first clips, and the last."""
+    """Return the first and the last clips to show; all and none if there are few frames."""
     if sum(len(clip.members) for clip in clips) <= _LONG:
         return clips, ()
     first = _up_to(clips, _HEAD)
@@ -59,7 +59,7 @@ def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
 
 
 def _up_to(clips: Clips, frames: int) -> int:
-    """How many clips it takes for as many frames, at least one."""
+    """Return how many clips, at least one, fit into a number of frames."""
     count = 0
     for number, clip in enumerate(clips):
         count += len(clip.members)
@@ -69,9 +69,12 @@ def _up_to(clips: Clips, frames: int) -> int:
 
 
 class ClipStrips:
-    """One strip of pictures per clip, times beneath, the keyframe marked; as many beside each other as there is room.
+    """Strips of pictures, one per clip, with times below and a mark at the keyframe.
 
-    pictures: [H, W, 3], all of one size, by the frame's number; frames without one are left blank.
+    Args:
+        clips: The groupings.
+        pictures: [H, W, 3] of one size, by the number of the frame; missing ones stay blank.
+        size: H and W.
     """
 
     def __init__(self, clips: Clips, pictures: Mapping[int, Picture], size: tuple[int, int]) -> None:
@@ -100,13 +103,13 @@ class ClipStrips:
         row: list[list[Text]] = []
         for block in (block for clip in clips for block in self._blocks(clip, width)):
             if row and sum(each[0].cell_len + gap for each in (*row, block)) - gap > width:
-                yield from _beside(row, gap)
+                yield from _joined(row, gap)
                 row = []
             row.append(block)
-        yield from _beside(row, gap)
+        yield from _joined(row, gap)
 
     def _blocks(self, clip: Grouping, width: int) -> Iterator[list[Text]]:
-        """The lines of a clip's strip, in as many pieces as it takes to fit the width; those of a piece are as long."""
+        """Yield the lines of a clip's strip, in pieces that fit into the width."""
         most = max(1, (width + _GAP) // (self._wide + _GAP))
         members, times = clip.members, clip.timestamps_s
         for first in range(0, len(members), most):
@@ -126,7 +129,7 @@ class ClipStrips:
         return Text(seconds(time_s))
 
     def _column(self, frame: int, label: Text) -> list[Text]:
-        """A picture's lines and its label, all of the same length."""
+        """Return the lines of a picture and its label, all of the same length."""
         picture = self._pictures.get(frame)
         lines = [Text() for _ in range(self._rows // 2)] if picture is None else _half_blocks(picture)
         lines.append(label)
@@ -134,15 +137,15 @@ class ClipStrips:
 
 
 def _equally_long(lines: list[Text], least: int = 0) -> list[Text]:
-    """The lines with spaces after them."""
+    """Pad the lines with spaces to the same length."""
     width = max(least, *(line.cell_len for line in lines))
     for line in lines:
         line.pad_right(width - line.cell_len)
     return lines
 
 
-def _beside(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
-    """Blocks of equally many lines in one row, and an empty line after it."""
+def _joined(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
+    """Yield the lines of blocks next to each other, and an empty line."""
     for parts in zip(*blocks, strict=True):
         line = Text(" " * gap).join(parts)
         line.no_wrap, line.overflow = True, "crop"
@@ -152,7 +155,7 @@ def _beside(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
 
 
 def _half_blocks(picture: Picture) -> list[Text]:
-    """Two rows of pixels per line: the upper in the character's color, the lower in its background's."""
+    """Return lines for two rows of pixels: the upper as text color, the lower as background."""
     lines = []
     for upper, lower in zip(picture[::2].tolist(), picture[1::2].tolist(), strict=True):
         line = Text()

@@ -34,7 +34,7 @@ def test_the_model_of_the_variable_gives_way_to_the_synthetic_one(
 def test_a_clip_and_a_model_of_ones_own(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
     run = run_aot("bench", "video", clip_file, "--model", small_folder, "--rounds", "1", "--frames", "4")
     assert run.code == 0, run.err
-    for line in ("decode ms", "encode ms", "of it phase I", "of it phase II", "prefill ms", "file to first token ms"):
+    for line in ("decode ms", "encode ms", "phase I of it", "phase II of it", "prefill ms", "file to first token ms"):
         assert line in run.out
     assert "torch" in run.out
 
@@ -87,4 +87,4 @@ def test_a_busy_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     _warn_if_busy(Figure(median=2.0, least=1.0, most=2.0))
     assert capsys.readouterr().err == ""
     _warn_if_busy(Figure(median=2.0, least=1.0, most=2.1))
-    assert "measure again when it is quiet" in capsys.readouterr().err
+    assert "repeat without other load" in capsys.readouterr().err

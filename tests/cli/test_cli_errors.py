@@ -288,7 +288,7 @@ def test_arguments_in_the_wrong_place(run_aot: Aot, small: tuple[str, ...], clip
     run_aot("compress", clip_file, "-o", "t.pt", *small)
     run = run_aot("compress", "t.pt", "-o", "u.pt", *small)
     assert run.code == 3
-    assert "tokens file already" in one_line(run.err)
+    assert "already a tokens file" in one_line(run.err)
 
 
 NO_FILE_NAMES = ["what happens? " * 30 + "say it. briefly", "a\0b.mp4", "x/" * 3000 + "clip.mp4"]

@@ -88,7 +88,7 @@ def test_times_of_two_runs_are_marked(run_aot: Aot, small: tuple[str, ...]) -> N
     rest = ("eval", "--shapes", "1", "-o", "out", *small, "--ratios", "0.5", "--max-new-tokens", "2", "--methods")
     assert "run:" not in run_aot(*rest, "uniform").out
     again = run_aot(*rest, "uniform,random").out
-    assert "run: the run into this folder" in again
+    assert "run: number of the run" in again
     assert re.search(r"\buniform\b.* 1 *$", again, re.MULTILINE)
     assert re.search(r"\brandom\b.* 2 *$", again, re.MULTILINE)
 
@@ -105,7 +105,7 @@ def test_a_busy_folder_is_refused_before_a_model_is_loaded(run_aot: Aot, monkeyp
 def test_the_drawn_clips_are_a_data_set(run_aot: Aot, small: tuple[str, ...]) -> None:
     rest = (*small, "--methods", "uniform", "--ratios", "0.5", "--max-new-tokens", "2")
     drawn = run_aot("eval", "--shapes", "1", "-o", "out", *rest)
-    named = next(line.split(":")[0] for line in drawn.out.splitlines() if "a data set for" in line)
+    named = next(line.split(":")[0] for line in drawn.out.splitlines() if "the drawn clips and" in line)
     again = run_aot("eval", named, "-o", "other", *rest)
     assert again.code == 0, again.err
     assert "a data set" not in again.out
@@ -145,7 +145,7 @@ def test_an_interrupt_leaves_what_can_be_gone_on_with(
         patched.setattr(Journal, "add", interrupted)
         run = run_aot(*arguments)
     assert run.code == 130
-    assert "the answers so far are in out; the same command goes on from there" in run.err
+    assert "the answers so far are in out; the same command continues from there" in run.err
     assert not Path("out/results.json").exists()
     before = Path("out/answers.jsonl").read_bytes()
     assert run_aot(*arguments).code == 0

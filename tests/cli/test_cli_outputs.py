@@ -126,7 +126,7 @@ def test_two_outputs_in_one_file(run_aot: Aot, clip_file: Path) -> None:
         Path(name).touch()
     Path("a.html").symlink_to("a.json")
     run = run_aot("compress", clip_file, "--report", "a.json", "--html", "a.html", "--force", *NO_MODEL)
-    assert (run.code, run.err) == (2, "aot: --report and --html name the same file; give them two names\n")
+    assert (run.code, run.err) == (2, "aot: --report and --html are the same file; give them different names\n")
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "tokens.pt", "kept.html"])

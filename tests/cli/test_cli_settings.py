@@ -148,8 +148,8 @@ def test_misspelt_variables(run_aot: Aot, clip_file: Path, monkeypatch: pytest.M
     run = run_aot("inspect", clip_file, "--frames", "4")
     assert run.code == 0
     assert run.err.splitlines() == [
-        "aot: note: the variable AOT_RATIOS means nothing to aot; did you mean AOT_RATIO?",
-        "aot: note: the variable AOT_XYZZY means nothing to aot",
+        "aot: note: the variable AOT_RATIOS is unknown to aot; did you mean AOT_RATIO?",
+        "aot: note: the variable AOT_XYZZY is unknown to aot",
     ]
 
 

@@ -69,7 +69,7 @@ def test_values_are_those_that_a_command_uses(run_aot: Aot) -> None:
     [
         (("aot.intar",), "there is no setting 'aot.intar' here; did you mean aot.intra or aot.inter?"),
         (("nonsense",), "there is no setting 'nonsense' here; `aot settings` lists them"),
-        (("--frames", "3"), "without --show no value is looked at; add it to see what the flags lead to"),
+        (("--frames", "3"), "flags have no effect without --show; add it to see the resulting values"),
         (("--show", "--ratio", "5"), "--ratio must be in (0, 1], got 5"),
         (("--show", "--set", "methods.random.seed=-1"), "--set: methods.random.seed must be in [0, 2^31 - 1], got -1"),
         (

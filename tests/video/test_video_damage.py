@@ -21,7 +21,7 @@ def test_frames_that_do_not_decode_are_dropped_with_a_notice(damaged: Path) -> N
     assert 40 <= count < 90
     assert len(got.timestamps_s) == count
     lost = re.fullmatch(
-        r"the video is damaged: (\d+) of 90 sampled frames are lost \(the first at 1\.[5-9] s\); going on with (\d+)",
+        r"the video is damaged: (\d+) of 90 sampled frames are lost \(the first at 1\.[5-9] s\); continuing with (\d+)",
         got.notices[0],
     )
     assert lost is not None
@@ -130,5 +130,5 @@ def test_a_real_damaged_clip() -> None:
     got = decode(real_clip("corrupted.mp4"), SamplingConfig(frames=50), size=(32, 32))
     assert len(got.pixels) == 49
     assert got.notices[0] == (
-        "the video is damaged: 1 of 50 sampled frames are lost (the first at 3.0 s); going on with 49"
+        "the video is damaged: 1 of 50 sampled frames are lost (the first at 3.0 s); continuing with 49"
     )

@@ -24,5 +24,5 @@ class Method(Protocol):
         ...
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Return the kept tokens, exactly `budget` of them unless the card says otherwise."""
+        """Return the kept tokens, exactly `budget` of them if the card has `exact`."""
         ...

@@ -39,7 +39,7 @@ class FrameFusion(CheckedSettings):
       the attention of every layer. Here later passes see the same features, merged.
     - It prunes once, by the attention of the last prompt token inside the language model.
     - Its early layers hold more tokens than the later ones, and its ratio is the mean over layers.
-      Here every layer holds as many tokens as the ratio says.
+      Here the ratio sets the number of tokens of every layer.
     """
 
     card: ClassVar = Card(

@@ -72,7 +72,7 @@ class VQToken(CheckedSettings):
             yield "most_tokens", "must not be below least_tokens"
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `length` "adaptive", as many as the elbow says.
+        """Keep exactly `budget` tokens; with `length` "adaptive", the number at the elbow.
 
         Raises:
             BudgetError: If the budget is 0.

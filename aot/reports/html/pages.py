@@ -53,7 +53,7 @@ def shown_run(
     answers: Sequence[tuple[str, str]],
     answers_ms: Mapping[str, float],
 ) -> ShownRun:
-    """Return a compression as a run of a page; `answers_ms` are costs besides those in the report."""
+    """Return a compression as a run of a page; `answers_ms` are costs not in the report."""
     report = compression.report
     return ShownRun(
         name=name,

@@ -47,7 +47,7 @@ _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
 _LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing attends to its tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token attends to that word
 # Numbers of blocks after which hidden states predict frame starts, and everything else.
-_OPENS_LAYER, _TOLD_LAYER = 1, 3
+_OPENS_LAYER, _EVENTS_LAYER = 1, 3
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230
 _PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
@@ -62,7 +62,7 @@ class LanguageLesson(nn.Module):
         network.model.vision_tower.requires_grad_(False)
         self.index = {token: number for number, token in enumerate(vocabulary())}
         self.groups = [torch.tensor([self.index[name] for name in names]) for names in GROUPS]
-        self.told = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2, 2))
+        self.events = nn.ModuleList(nn.Linear(WIDTH, size) for size in (len(MOTIONS), 2, 2, 2, 2))
         self.opens, self.beat = nn.Linear(WIDTH, 2), nn.Linear(WIDTH, BEATS)
         self.places = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(4))
         self.cells = nn.ModuleList(nn.Linear(WIDTH, SIDE_CELLS) for _ in range(2))
@@ -106,7 +106,7 @@ class LanguageLesson(nn.Module):
             "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
             "track": self._track_loss(kept["thing"], kept["beat"], first),
             "time": self._time_loss([state[:, first : prefix - 1] for state in states], kept["beat"]),
-            "told": self._told_loss(states[_TOLD_LAYER][:, first : prefix - 1], kept),
+            "events": self._events_loss(states[_EVENTS_LAYER][:, first : prefix - 1], kept),
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
         facts = {name: loss.item() for name, loss in losses.items()}
@@ -232,14 +232,14 @@ class LanguageLesson(nn.Module):
         """
         opens = F.pad(beat.diff(dim=1) > 0, (1, 0), value=True).long()
         opening = F.cross_entropy(self.opens(states[_OPENS_LAYER]).mT, opens)
-        return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_TOLD_LAYER]).mT, beat)
+        return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_EVENTS_LAYER]).mT, beat)
 
-    def _told_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
+    def _events_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
         """Return the loss of predicting motion and events of the thing that a token shows."""
         thing = kept["thing"]
         known = kept | {"first": is_first(thing), "leads": is_first(thing, kept["beat"])}
         losses = []
-        for head, name in zip(self.told, ("motion", "late", "turned", "first", "leads"), strict=True):
+        for head, name in zip(self.events, ("motion", "late", "turned", "first", "leads"), strict=True):
             wanted = known[name] != IGNORE
             if wanted.any():
                 losses.append(F.cross_entropy(head(states[wanted]), known[name][wanted]))

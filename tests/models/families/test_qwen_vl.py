@@ -377,7 +377,7 @@ def test_pairs_that_do_not_fit_are_encoded_fewer_at_once(model: QwenVL, monkeypa
     asked = variant(model, encode_batch_frames=16)
     found = asked.encode(frames, Needs((0,)))
     assert rows == [300, 120, 120, 60]
-    assert found.notices == ("out of memory; going on with 4 frames encoded at once (see --encode-batch)",)
+    assert found.notices == ("out of memory; continuing with 4 frames per batch (see --encode-batch)",)
     torch.testing.assert_close(found.features, whole.features, **CLOSE)
     torch.testing.assert_close(found.saliency[0], whole.saliency[0], **CLOSE)
     asked.encode(frames, Needs())
