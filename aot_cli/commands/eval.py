@@ -96,7 +96,7 @@ def evaluate_command(
         raise
     if results.videos < FEW_VIDEOS:
         few = f"{results.videos} video{'s' * (results.videos > 1)}"
-        notify([f"{few} give no reliable intervals and differences; use at least {FEW_VIDEOS}"])
+        notify([f"intervals and differences from {few} are not reliable; use at least {FEW_VIDEOS}"])
     written = _write(results, output, config)
     if as_json:
         print_text((output / "results.json").read_text(encoding="utf-8"), end="")

@@ -62,7 +62,7 @@ def test_notes_on_settings_that_do_nothing_or_replace_the_ratio(
     done = run_aot(*line, "--json")
     assert "vidcom2 keeps what its settings define, independent of the ratio" in done.json["notices"]
     assert "the settings of fastvid have no effect on vidcom2, uniform" in done.err
-    assert "settings of aot were given" in done.err
+    assert "the settings of aot have no effect on" in done.err
     assert "settings of vidcom2" not in done.err
 
 

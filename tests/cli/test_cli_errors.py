@@ -78,7 +78,7 @@ def test_audio_only(run_aot: Aot, small: tuple[str, ...]) -> None:
         (("--method", "magic"), 2, "must be one of none, random"),
         (("--frames", "8", "--fps", "2"), 2, "give one"),
         (("--set", "aot.budget=: ["), 2, "not valid YAML"),
-        (("--set", "aot=1", "--set", "aot.budget=paper"), 2, "no group"),
+        (("--set", "aot=1", "--set", "aot.budget=paper"), 2, "aot already has a value, so aot.budget cannot be set"),
         (("--seed", "99999999999999999999"), 2, "--seed"),
         (("--clips", "sometimes"), 2, "fixed or dynamic"),
         (("--set", "aot.inter.nope=1"), 2, "unknown setting aot.inter.nope"),

@@ -62,7 +62,7 @@ def test_json_says_that_the_toy_answered(
     assert run.code == 0, run.err
     if command != "inspect":
         assert run.err.startswith(TOY + "127.0.0.1")
-        assert f"fetches {REAL_MODEL} (1.8 GB)" in run.err
+        assert f"downloads {REAL_MODEL} (1.8 GB)" in run.err
     found = run.json
     assert (found["model"] if command == "inspect" else found)["toy_model"] is True
     if command == "compress":
