@@ -100,8 +100,12 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
         )
     from transformers import PretrainedConfig
 
+    arguments = hub_arguments(config)
+    # With the file here, transformers does not ask the hub once more which commit it is of.
+    if not arguments["local_files_only"] and find_file(config, "config.json"):
+        arguments["local_files_only"] = True
     with explained(config):
-        description, _ = PretrainedConfig.get_config_dict(location(config), **hub_arguments(config))
+        description, _ = PretrainedConfig.get_config_dict(location(config), **arguments)
     if not description:
         raise ModelError(f"{config.name} has no config.json; check the name, or pass a folder that holds a model")
     return dict(description)
