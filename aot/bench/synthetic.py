@@ -15,7 +15,7 @@ from aot.errors import ConfigError
 from aot.models import load_model
 from aot.models.base import ModelIdentity, VideoModel
 from aot.models.families.llava import Llava
-from aot.models.language.joined import join_projections
+from aot.models.language.joined_projections import join_projections
 from aot.models.loading.checkpoints import pick_device, pick_dtype
 from aot.models.loading.load_options import ATTENTION, check_load_options, is_placed
 

@@ -16,7 +16,7 @@ from av.stream import Disposition
 from aot.errors import VideoError
 from aot.types import VideoInfo
 from aot.video.exif import exif_orientation
-from aot.video.joined import another_begins
+from aot.video.joined_recordings import another_begins
 from aot.video.orientation import Orientation
 from aot.video.pyav import UnknownDataError, as_fraction, display_matrix, most_pixels, prepare_decoder, quarter_turn
 from aot.video.source import open_container, packets

@@ -18,7 +18,7 @@ from aot.reports.retention import language_model_load, versions
 from aot.runtime.paths import path_kind
 from aot.storage.tokens_file import is_tokens_file, load_tokens
 from aot.text import check_question_text
-from aot_cli.consent import agrees
+from aot_cli.confirm import agrees
 from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
 from aot_cli.output.describe import compression_json
@@ -26,7 +26,8 @@ from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, compression_page
 from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
-from aot_cli.run import (
+from aot_cli.session import current
+from aot_cli.steps import (
     Chosen,
     choose_model_for_video,
     compress_with_progress,
@@ -34,7 +35,6 @@ from aot_cli.run import (
     opened_video,
     unknown_words,
 )
-from aot_cli.session import current
 
 if TYPE_CHECKING:
     from aot.config.schema import Config, ModelConfig

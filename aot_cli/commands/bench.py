@@ -23,7 +23,7 @@ from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Give
 from aot_cli.output.bench_tables import bench_table, compressor_table
 from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
 from aot_cli.output.tables import print_result
-from aot_cli.run import choose_model, load_with_progress, opened_video, refuse_selection
+from aot_cli.steps import choose_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.bench import Figure

@@ -16,8 +16,8 @@ from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, comparison_page
 from aot_cli.output.reproduce import command_for
 from aot_cli.output.tables import comparison, print_result
-from aot_cli.run import choose_model_for_video, load_with_progress, opened_video, unknown_words
 from aot_cli.session import current
+from aot_cli.steps import choose_model_for_video, load_with_progress, opened_video, unknown_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

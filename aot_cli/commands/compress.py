@@ -19,8 +19,8 @@ from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, compression_page
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import frame_table, print_side
-from aot_cli.run import choose_model_for_video, compress_with_progress, load_pipeline, opened_video, refuse_selection
 from aot_cli.session import current
+from aot_cli.steps import choose_model_for_video, compress_with_progress, load_pipeline, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.reports.retention import RetentionReport

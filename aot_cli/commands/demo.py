@@ -22,8 +22,8 @@ from aot_cli.output.screen import print_text
 from aot_cli.output.strips import strips_of_file
 from aot_cli.output.tables import AnswerPair, answer_table, frame_table, print_result
 from aot_cli.output.terminal_pictures import ClipStrips, shows_pictures
-from aot_cli.run import Chosen, compress_with_progress, load_pipeline
 from aot_cli.session import current
+from aot_cli.steps import Chosen, compress_with_progress, load_pipeline
 
 if TYPE_CHECKING:
     from aot.reports.retention import Compression, RetentionReport

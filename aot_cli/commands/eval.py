@@ -11,12 +11,12 @@ from aot.config.schema import BUNDLED_MODEL, Config
 from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import check_writable, make_folder, write_text
-from aot_cli.given import assigned_layer
+from aot_cli.given_settings import assigned_layer
 from aot_cli.options import GENERATION, INNER, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import FEW_VIDEOS, accuracy_tables, family_tables, print_result, several_runs
-from aot_cli.run import choose_model, load_with_progress, refuse_selection, unknown_words
+from aot_cli.steps import choose_model, load_with_progress, refuse_selection, unknown_words
 
 if TYPE_CHECKING:
     from aot.config.strict import Settings

@@ -18,7 +18,7 @@ from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, compression_page
 from aot_cli.output.strips import strips_of_file, strips_of_pictures
 from aot_cli.output.terminal_pictures import ClipStrips, shows_pictures
-from aot_cli.run import choose_model_for_video, compress_with_progress, load_pipeline, opened_video, refuse_selection
+from aot_cli.steps import choose_model_for_video, compress_with_progress, load_pipeline, opened_video, refuse_selection
 
 if TYPE_CHECKING:
     from aot.config.schema import Config

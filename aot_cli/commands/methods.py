@@ -9,12 +9,12 @@ import typer
 
 from aot.errors import ConfigError
 from aot.plugins import Kind, hint, names, unheard_plug_ins
-from aot_cli.declared import read_each
 from aot_cli.options import JSON, command
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import MethodCard, MethodDetails, describe, describe_fully
 from aot_cli.output.method_tables import FOOTNOTES, CardTable, method_parts
 from aot_cli.output.tables import print_result
+from aot_cli.without_torch import read_each
 
 __all__ = ["list_methods"]
 

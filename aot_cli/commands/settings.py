@@ -16,12 +16,12 @@ from aot.config.strict import Settings, build_settings
 from aot.errors import AOTError, ConfigError
 from aot.plugins import Kind, blamed, names
 from aot.text import did_you_mean
-from aot_cli.declared import read_each
 from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import notify, print_json
 from aot_cli.output.method_details import settings_type
 from aot_cli.output.setting_tables import ResolvedSetting, resolved_table, setting_row, settings_table
 from aot_cli.output.tables import print_result
+from aot_cli.without_torch import read_each
 
 __all__ = ["every_setting", "list_settings"]
 

@@ -147,7 +147,7 @@ def test_every_example_is_a_setting(run_aot: Aot, name: str) -> None:
     """What is shown can be given: each setting at its default builds the same configuration."""
     from aot.config.sources import resolve_config
     from aot.config.strict import Settings
-    from aot_cli.given import assigned_layer
+    from aot_cli.given_settings import assigned_layer
 
     told = run_aot("methods", name, "--json").json
     for kind in (kind for kind in ("methods", "inner") if kind in told):

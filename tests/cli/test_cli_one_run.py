@@ -9,7 +9,7 @@ import pytest
 
 from aot.compression import methods
 from aot.video import file
-from aot_cli import given
+from aot_cli import given_settings
 from tests.support.cli_run import Aot
 
 SMALL = ("--model", "shapes", "--frames", "4")
@@ -33,7 +33,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return run
 
-    monkeypatch.setattr(given, "build_layers", counted("configurations", given.build_layers))
+    monkeypatch.setattr(given_settings, "build_layers", counted("configurations", given_settings.build_layers))
     monkeypatch.setattr(file, "index_file", counted("indices", file.index_file))
     monkeypatch.setattr(methods, "make_method", counted("methods", methods.make_method))
     return found

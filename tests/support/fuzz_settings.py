@@ -138,7 +138,7 @@ class SettingsCases:
 
     def _settings(self, random: Random) -> dict[str, Any]:
         from aot.config.strict import merge_settings
-        from aot_cli.given import nested
+        from aot_cli.given_settings import nested
 
         drawn = [{self._path(random): self._value(random)} for _ in range(random.choice((1, 2, 5)))]
         return merge_settings(*map(nested, drawn))

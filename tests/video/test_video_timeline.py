@@ -14,7 +14,7 @@ import pytest
 from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.video import decode, probe
-from aot.video import joined as joined_files
+from aot.video import joined_recordings as joined_files
 from aot.video.timeline import Timeline
 from tests.support import make_videos as make
 

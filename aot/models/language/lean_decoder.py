@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aot.models.language.decoders import is_plain_decoder
-from aot.models.language.joined import one_tensor
+from aot.models.language.joined_projections import one_tensor
 from aot.models.language.rotary import Rotations, of_three_axes
 from aot.models.language.slots import Slots
 

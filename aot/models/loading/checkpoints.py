@@ -20,7 +20,7 @@ from torch import Tensor
 from aot.config.schema import BUNDLED_MODEL, ModelConfig
 from aot.errors import AOTError, ConfigError, ModelError, first_line
 from aot.models.base import ModelIdentity
-from aot.models.language.joined import join_projections
+from aot.models.language.joined_projections import join_projections
 from aot.models.language.word_choice import understood_settings
 from aot.models.loading.default_model import KNOWN_MODELS
 from aot.models.loading.hub import hub_host, is_offline

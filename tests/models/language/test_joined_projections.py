@@ -11,7 +11,7 @@ from torch import nn
 
 from aot.config.schema import ModelConfig
 from aot.models import load_model
-from aot.models.language.joined import join_projections, one_tensor
+from aot.models.language.joined_projections import join_projections, one_tensor
 from aot.models.loading import checkpoints as loading_module
 from tests.support.tiny_checkpoint import make_checkpoint
 
