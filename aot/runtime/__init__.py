@@ -1,1 +1,1 @@
-"""The machine a run is on: memory, stage times, devices, paths and files."""
+"""Utilities for memory, stage times, devices, paths and files."""

@@ -15,18 +15,18 @@ from aot.text import as_utf8
 
 __all__ = ["check_writable", "make_folder", "write_text", "write_whole"]
 
-_NEW_FILE = 0o666  # less the umask
-_PRIVATE = 0o600  # until it is complete; then the permissions of the file that it replaces
+_NEW_FILE = 0o666  # the system clears the bits of the umask
+_PRIVATE = 0o600  # while the file that replaces another one is written
 
 
 def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = None) -> None:
-    """Check that a result can be written to `path`, before the long work that makes it.
+    """Check before a long computation that its result can be written to `path`.
 
-    `source` is what the work reads, if that is a file.
+    `source` is the input of the computation; `path` must be another file.
 
     Raises:
-        OutputError: If `path` is `source`, a folder or a device, is no possible name, exists while
-            `overwrite` is false, or its folder does not exist or cannot be written to.
+        OutputError: If `path` is `source`, a folder, a device or an invalid name; if it exists and
+            `overwrite` is false; or if its folder does not exist or is not writable.
     """
     mode, exists, folder = _mode(path), os.path.lexists(path), _target(path).parent
     if mode is not None and S_ISDIR(mode):
@@ -44,10 +44,10 @@ def check_writable(path: Path, *, overwrite: bool, source: str | Path | None = N
 
 
 def _mode(path: Path) -> int | None:
-    """Return the type and permissions of what `path` leads to, None if there is nothing.
+    """Return the type and permissions (st_mode) of `path`, or None if it does not exist.
 
     Raises:
-        OutputError: If no file can have that name.
+        OutputError: If `path` is not a valid file name.
     """
     try:
         return path.stat().st_mode
@@ -62,15 +62,15 @@ def _mode(path: Path) -> int | None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that is written: the target of a symbolic link, so that the link stays."""
+    """Return the target if `path` is a symbolic link (to keep the link), otherwise `path`."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for results, unless it exists.
+    """Create the folder `path` and its parents if they do not exist.
 
     Raises:
-        OutputError: If a file has that name, or the folder cannot be made.
+        OutputError: If `path` is a file, or the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -81,21 +81,22 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a text whole in UTF-8, with a replacement character for each byte that is not UTF-8.
+    """Write `text` to `path` in UTF-8, completely or not at all; replace invalid characters.
 
     Raises:
-        OutputError: As `write_whole`.
+        OutputError: See `write_whole`.
     """
     write_whole(path, lambda temporary: temporary.write_text(as_utf8(text), encoding="utf-8"), overwrite=overwrite)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
-    """Let `write` fill a temporary file next to `path`, then move it there.
+    """Let `write` fill a temporary file in the folder of `path`, then rename that file to `path`.
 
-    A failure leaves nothing. A replaced file keeps its permissions, a symbolic link its target.
+    After a failure, no new file is left. If `path` exists, its permissions are kept. If `path` is
+    a symbolic link, the target of the link is replaced.
 
     Raises:
-        OutputError: As `check_writable`, or if the disk is full.
+        OutputError: See `check_writable`; also raised if the disk is full.
     """
     check_writable(path, overwrite=overwrite)
     target, mode = _target(path), _mode(path)

@@ -1,4 +1,4 @@
-"""Find the device on which a part of a network computes; its weights may be elsewhere."""
+"""Find the device on which a module computes; its weights may be on another device."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["input_device"]
 
 
 def input_device(module: nn.Module) -> torch.device:
-    """Return the device that a module expects its inputs on.
+    """Return the device on which `module` expects its inputs.
 
-    If accelerate spreads the weights over devices or loads them for each call, its hooks know the
-    device. The hooks move inputs, but not tensors that are added to outputs; those need this
-    device.
+    If accelerate spreads the weights over devices or loads them for each call, its hooks name the
+    device. The hooks move the inputs of `module`, but not the tensors that the caller adds to its
+    outputs. The caller must move such tensors to the returned device.
     """
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)

@@ -1,4 +1,4 @@
-"""Read JSON from files up to a size limit; invalid JSON is a ValueError."""
+"""Read JSON files up to a size limit; raise a ValueError for invalid JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _CHUNK = 2**20
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text, or of bytes in UTF-8.
+    """Parse JSON from a string or from UTF-8 bytes and return the value.
 
     Raises:
-        ValueError: If it is not valid JSON, is nested too deeply, or has a key twice in an object.
+        ValueError: If `text` is not valid JSON, is nested too deeply, or repeats a key in an
+            object.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_group)
@@ -37,10 +38,10 @@ def _group(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file of at most 16 MiB.
+    """Parse a JSON file of at most 16 MiB and return the value.
 
     Raises:
-        ValueError: As `parse_json`, or if the file is longer.
+        ValueError: If the file is longer, or its JSON is invalid (see `parse_json`).
         OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
@@ -51,12 +52,12 @@ def read_json(path: Path) -> Any:
 
 
 def lines_of(path: Path, most_bytes: int) -> Iterator[bytes]:
-    r"""Yield the lines of a file, each with its newline if it has one.
+    r"""Yield the lines of the file `path` as bytes, with their newlines.
 
-    Only \n ends a line: JSON texts may contain other separators.
+    Only \n ends a line, because JSON strings may contain other line separators.
 
     Raises:
-        ValueError: If a line has more than `most_bytes`.
+        ValueError: If a line is longer than `most_bytes` bytes.
         OSError: If the file cannot be read.
     """
     with path.open("rb", buffering=_CHUNK) as file:

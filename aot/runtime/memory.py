@@ -1,4 +1,4 @@
-"""Report the memory of the process, and turn any out-of-memory failure into one error."""
+"""Report the memory of this process; raise one error type for all out-of-memory failures."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from aot.errors import MemoryLimitError
 
 __all__ = ["explained_memory", "held_bytes", "is_out_of_memory", "peak_bytes"]
 
-_STATUS = Path("/proc/self/status")  # some containers lack it, some sandboxes lack the peak
+_STATUS = Path("/proc/self/status")  # some containers lack this file; some sandboxes lack its VmHWM
 _PHRASES = (
     "can't allocate memory",
     "you tried to allocate",
     "out of memory",
     "Cannot allocate memory",
     "failed to map segment",  # of a shared library
-    "can't start new thread",  # there is no space for its stack
+    "can't start new thread",  # no memory for its stack
 )
 
 
 def peak_bytes() -> int | None:
-    """Return the peak main memory of this process; None if the system does not report it."""
+    """Return the peak host memory of this process in bytes, or None if it is not reported."""
     if sys.platform == "win32":
         return None
     if sys.platform == "linux":
@@ -36,7 +36,7 @@ def peak_bytes() -> int | None:
 
 
 def held_bytes() -> int | None:
-    """Return the main memory this process holds now; None unless Linux reports it."""
+    """Return the current host memory of this process in bytes, or None if not on Linux."""
     return _status_bytes("VmRSS")
 
 
@@ -49,20 +49,20 @@ def _status_bytes(name: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception of any library means that memory was insufficient."""
+    """Return whether `error`, raised by any library, reports insufficient memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be importable
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be importable
         return True
     return any(phrase in str(error) for phrase in _PHRASES)
 
 
 @contextmanager
 def explained_memory() -> Iterator[None]:
-    """Turn an out-of-memory failure of any kind into an error with a remedy.
+    """Convert any out-of-memory exception of the `with` block to a MemoryLimitError.
 
     Raises:
-        MemoryLimitError: If the code inside the context runs out of memory.
+        MemoryLimitError: If the `with` block runs out of memory; the message has a remedy.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a path that the user gave leads to."""
+"""Examine paths that the user gave."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PathKind = Literal["file", "folder", "stream"]
 
 
 def path_kind(name: str | Path) -> PathKind | None:
-    """Return the kind of what is at `name`, None if there is nothing.
+    """Return whether `name` is a file, a folder or a stream (device or pipe), or None if missing.
 
-    Any text is allowed. pathlib raises for names that no file can have (too long, a null
-    character); the result is None.
+    `name` may be any text. The result is None for names that no file can have (too long, or with a
+    null character), for which pathlib raises an exception.
     """
     if not str(name):
         return None
@@ -28,7 +28,7 @@ def path_kind(name: str | Path) -> PathKind | None:
 
 
 def is_same_file(one: str | Path, other: str | Path) -> bool:
-    """Return whether two paths, also through links, lead to one file, which need not exist."""
+    """Return whether two paths are the same file. Links are followed; the file may be missing."""
     if path_kind(one) and path_kind(other):
         return Path(one).samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -1,4 +1,4 @@
-"""Measure the peak memory of a piece of work."""
+"""Measure the peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PeakMemory", "peak_memory"]
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Bytes above those held at the start; None if the system does not report them."""
+    """Peak memory in bytes, less the memory held at the start; None if it is not reported."""
 
     host: int | None = None
     device: int | None = None
@@ -28,7 +28,7 @@ class PeakMemory:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """Measure the peak within the context; the yielded object is filled in at its end."""
+    """Yield an object that receives the peak memory of the `with` block when the block ends."""
     peak = PeakMemory()
     held_host, held_device = _reset_host(), _reset_device(device)
     yield peak
@@ -41,10 +41,10 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
 
 
 def _reset_host() -> int | None:
-    """Reset Linux's peak counter of the process; return the bytes held now, or None elsewhere."""
+    """Reset the peak counter (Linux only); return the bytes held now, or None if it fails."""
     if sys.platform != "linux":
         return None
-    # Return freed memory to the system first; it would count as held.
+    # Return freed memory to the system first; otherwise it would count as held.
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the GNU C library has it
     if trim is not None:

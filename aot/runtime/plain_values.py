@@ -1,6 +1,7 @@
-"""Readers of plain values from files: each returns the typed value or names the key that is wrong.
+"""Readers of plain values from files.
 
-A reader takes a value and its key, which appears in messages.
+A reader takes a value and its key. It returns the typed value, or raises a ValueError that names
+the key.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _LARGEST = 2**63
 
 
 def check_plain(value: Any) -> None:
-    """Check that a structure has only plain values, not too many and not too deeply nested.
+    """Check that `value` holds only plain values, at most a million, nested at most 12 deep.
 
-    A value that is shared counts each time.
+    If an object occurs several times in `value`, each occurrence counts.
 
     Raises:
         ValueError: If the check fails.
@@ -33,7 +34,7 @@ def check_plain(value: Any) -> None:
 
 
 def _count(value: Any, budget: int, depth: int) -> int:
-    """Return what is left of `budget` after counting `value` and all values in it."""
+    """Return `budget` minus the number of values in `value`, including itself."""
     kind = type(value)
     if kind is dict and not all(type(key) is str for key in value):
         raise ValueError("the keys of its values must be text")
@@ -51,7 +52,7 @@ def _count(value: Any, budget: int, depth: int) -> int:
 
 
 def _below(key: str, name: str) -> str:
-    """Return the key of a value in a group; the outermost group may have none."""
+    """Return the full key of `name` in the group `key`, which is "" for the outermost group."""
     return f"{key}.{name}" if key else name
 
 
@@ -61,13 +62,13 @@ def _require(holds: bool, key: str, what: str) -> None:
 
 
 def text(value: Any, key: str) -> str:
-    """Read a text."""
+    """Read a string."""
     _require(type(value) is str, key, "text")
     return str(value)
 
 
 def utf8(value: Any, key: str) -> str:
-    """Read a text that can be written to a file; JSON can spell half a surrogate pair."""
+    """Read a string that UTF-8 can encode: without the lone surrogates that JSON allows."""
     _require(type(value) is str and is_utf8(value), key, "text")
     return str(value)
 
@@ -79,7 +80,7 @@ def flag(value: Any, key: str) -> bool:
 
 
 def whole(least: int = 0, most: int = 2**53) -> Reader:
-    """Return a reader of whole numbers in least .. most; JSON carries those up to 2^53 exactly."""
+    """Return a reader of integers in `least` .. `most`; JSON is exact up to 2^53."""
 
     def read(value: Any, key: str) -> int:
         _require(
@@ -93,7 +94,7 @@ def whole(least: int = 0, most: int = 2**53) -> Reader:
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Reader:
-    """Return a reader of finite numbers in least .. most."""
+    """Return a reader of finite numbers in `least` .. `most`."""
 
     def read(value: Any, key: str) -> float:
         bounds = f" in {least:g} .. {most:g}" if most < math.inf else f", {least:g} or more"
@@ -106,7 +107,7 @@ def number(least: float = -math.inf, most: float = math.inf) -> Reader:
 
 
 def free(value: Any, key: str) -> Any:
-    """Read any plain value; numbers that are not finite, which JSON lacks, become None."""
+    """Read any plain value; infinite and NaN numbers become None, since JSON has neither."""
     if type(value) is dict:
         return {name: free(child, _below(key, name)) for name, child in value.items()}
     if type(value) in (list, tuple):
@@ -120,7 +121,7 @@ def optional(reader: Reader) -> Reader:
 
 
 def each(reader: Reader, length: int | None = None) -> Reader:
-    """Return a reader of lists, with `length` values if that is given."""
+    """Return a reader of lists of `length` values, or of any length if `length` is None."""
 
     def read(value: Any, key: str) -> list[Any]:
         _require(type(value) in (list, tuple), key, "a list")
@@ -131,7 +132,7 @@ def each(reader: Reader, length: int | None = None) -> Reader:
 
 
 def named(reader: Reader) -> Reader:
-    """Return a reader of groups whose names are not known beforehand."""
+    """Return a reader of groups with any names; `reader` reads each value."""
 
     def read(value: Any, key: str) -> dict[str, Any]:
         _require(type(value) is dict, key, "a group")
@@ -151,11 +152,11 @@ def record(
     """Return a reader of groups with known names.
 
     Args:
-        readers: a reader per name; a name is required unless it is in `missing` or `absent`.
+        readers: the reader of each name. A name is required unless it is in `missing` or `absent`.
         missing: default values by name.
-        absent: names that may be missing and then stay missing.
-        others: reads values of other names; by default they are left out.
-        exact: refuse other names.
+        absent: optional names without a default value.
+        others: the reader of all other names. If None, other names are left out.
+        exact: whether other names raise a ValueError.
     """
 
     def read(value: Any, key: str) -> dict[str, Any]:

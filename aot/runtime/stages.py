@@ -16,10 +16,10 @@ __all__ = ["StageClock", "StageProgress", "peak_bytes_on", "silent", "synchroniz
 
 
 class StageProgress(Protocol):
-    """Receives the progress of each stage: "decode", "encode", "compress"."""
+    """Callback for the progress of the stages "decode", "encode" and "compress"."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` frames have passed `stage`."""
+        """Report that `stage` has processed `done` of `total` frames."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -27,7 +27,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all its work."""
+    """Wait until `device` has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -35,11 +35,11 @@ def synchronize(device: torch.device) -> None:
 
 
 class StageClock:
-    """Times stages and remembers the peak memory of the device they run on.
+    """Measure the time of stages and the peak memory of their device.
 
-    When a stage ends on CUDA, its work may only be queued. Events in the queue record when the
-    device begins and ends each stage, so the host does not wait. A stage begins when the device
-    has finished the work before it, so the times add up.
+    On CUDA, a stage can end on the host while its work is still queued. Events in the queue record
+    when the device begins and ends each stage, so the host does not wait. A stage begins when the
+    device has finished all earlier work, so the times add up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class StageClock:
 
     @property
     def stage_ms(self) -> Mapping[str, float]:
-        """Return the time of each stage, 0 for others. Waits for the stages that are queued."""
+        """Wait for queued stages; return the time of each stage in ms (0 for unknown names)."""
         for name, begin, end in self._queued:
             end.synchronize()
             self._stage_ms[name] += begin.elapsed_time(end)
@@ -59,12 +59,12 @@ class StageClock:
         return self._stage_ms
 
     def add(self, name: str, ms: float) -> None:
-        """Add time that was measured elsewhere."""
+        """Add `ms`, measured by the caller, to the time of the stage `name`."""
         self._stage_ms[name] += ms
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within the context."""
+        """Measure the time of the `with` block and add it to the stage `name`."""
         if self.device.type == "cuda":
             begin = self._event()
             yield
@@ -72,26 +72,26 @@ class StageClock:
             return
         start = time.perf_counter()
         yield
-        # Work on a device is asynchronous; without waiting, the next stage would be charged for it.
+        # Work on a device is asynchronous; without a wait, its time would count for the next stage.
         synchronize(self.device)
         self.add(name, (time.perf_counter() - start) * 1e3)
 
     def _event(self) -> torch.cuda.Event:
-        """Return an event that notes when the device gets there."""
+        """Queue and return an event that records when the device reaches it."""
         event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.device))
         return event
 
     def peak_bytes(self) -> dict[str, int | None]:
-        """Return the peak memory so far, see `peak_bytes_on`."""
+        """Return the peak memory so far in bytes, see `peak_bytes_on`."""
         return peak_bytes_on(self.device)
 
 
 def peak_bytes_on(device: torch.device) -> dict[str, int | None]:
-    """Return the peak memory so far.
+    """Return the peak memory so far in bytes.
 
-    Key "host" has the process's main memory, or None if the system does not report it. On a CUDA
-    device, key "device" has the memory allocated by torch.
+    The key "host" has the host memory of the process, or None if the system does not report it. On
+    a CUDA device, the key "device" has the memory that torch allocated.
     """
     peaks = {"host": peak_bytes()}
     if device.type == "cuda":

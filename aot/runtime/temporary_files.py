@@ -1,9 +1,9 @@
-"""Temporary files that are removed with their process, however it ends.
+"""Temporary files that are removed even if their process is killed.
 
-A process holds a lock of the operating system on each file it makes. The lock ends with the
-process, even after `kill -9`. A file without a lock is left over; the next run that makes one in
-the same folder removes it. Unlike process ids, which restart in every container, locks cannot be
-confused.
+A process holds an operating system lock on each temporary file that it makes. The system releases
+the lock when the process ends, even after `kill -9`. A temporary file without a lock is therefore
+left over. The next run that makes a temporary file in the same folder removes it. Process ids
+would not be reliable, because they restart in every container.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _PREFIX, _SUFFIX = ".aot-", ".part"
 
 @contextmanager
 def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
-    """Yield a new, empty file in `folder`; it is removed afterwards unless it was moved.
+    """Yield the path of a new, empty file in `folder`; remove the file unless it was moved.
 
-    Files that killed runs of the same user left there are removed first. `mode` has the
-    permissions, from which the system takes the umask.
+    First remove temporary files that killed runs of the same user left in `folder`. `mode` sets
+    the permissions of the new file; the system clears the bits of the umask.
 
     Raises:
-        OSError: If no file can be made there.
+        OSError: If no file can be created in `folder`.
     """
     _remove_left_over(folder)
     path, descriptor = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}", None
-    try:  # begins before the file exists: a signal may arrive just after
+    try:  # begins before the file exists: a signal may arrive right after its creation
         descriptor = _create(path, mode)
         yield path
     finally:
@@ -43,17 +43,17 @@ def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
 
 
 def _create(path: Path, mode: int) -> int | None:
-    """Make a file and return the descriptor that holds its lock; None on Windows."""
+    """Create the file `path` and return the descriptor with its lock, or None on Windows."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if sys.platform == "win32":  # an open file cannot be moved there: no locks, no removal
+        if sys.platform == "win32":  # Windows cannot move open files: no locks, no removal
             os.close(descriptor)
             return None
         import fcntl
 
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists():  # not removed by another run before it was locked
+        if path.exists():  # no other run removed it before it was locked
             return descriptor
         os.close(descriptor)
 
@@ -64,15 +64,15 @@ def _remove_left_over(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.iterdir():
             if path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX):
-                with suppress(OSError):  # in use, another user's, or gone meanwhile
+                with suppress(OSError):  # in use, owned by another user, or already removed
                     _remove_unheld(path)
 
 
 def _remove_unheld(path: Path) -> None:
-    """Remove a file of this user that no process has locked.
+    """Remove the file `path` if this user owns it and no process has locked it.
 
     Raises:
-        OSError: If it is locked or cannot be opened.
+        OSError: If the file is locked or cannot be opened.
     """
     if sys.platform == "win32":
         return
