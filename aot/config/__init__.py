@@ -1,1 +1,1 @@
-"""Settings: their schema, and the layers that they come from."""
+"""Define all settings, and merge their values from several sources."""

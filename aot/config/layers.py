@@ -1,4 +1,4 @@
-"""Merge settings of several sources, one layer each; every value keeps its source."""
+"""Merge the settings of several sources, and find the source of each value."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Layer:
 
     Attributes:
         settings: nested settings.
-        source: its name, for instance "aot.yaml" or "preset shapes"; empty for values from Python.
-        names: what the user typed for a setting, for instance {"sampling.start_s": "--start"}.
+        source: name of the source, for instance "aot.yaml"; empty for values from Python.
+        names: the user's names of settings, for instance {"sampling.start_s": "--start"}.
     """
 
     settings: Settings
@@ -28,21 +28,21 @@ class Layer:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def explain(self, problem: Problem) -> str:
-        """Return the problem in the user's terms, such as "--start must ..." or "aot.yaml: ..."."""
+        """Return `problem` as text for the user: "--start must ..." or "aot.yaml: ..."."""
         if problem.path in self.names:
             return str(replace(problem, path=self.names[problem.path]))
         return f"{self.source}: {problem}" if self.source else str(problem)
 
     def has(self, path: str) -> bool:
-        """Return whether the layer gives a value to a setting, or to one of a group."""
+        """Return whether the layer sets the setting at `path`, or any setting of that group."""
         return _has(self.settings, path)
 
 
 def build_layers(layers: Sequence[Layer]) -> Config:
-    """Build the configuration from layers, the weakest first.
+    """Build the configuration from `layers`; later layers override earlier ones.
 
     Raises:
-        ConfigError: As `build_config`; each problem names the source of its value.
+        ConfigError: See `build_config`; each problem names the source of the wrong value.
     """
     try:
         return build_config(merge_settings(*map(_one_way_to_sample, layers)))
@@ -51,15 +51,15 @@ def build_layers(layers: Sequence[Layer]) -> Config:
 
 
 def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
-    """Return the error in the terms of the strongest layer that gives each setting its value."""
+    """Return `error` with the text of each problem from the last layer that sets its setting."""
     return type(error)(*(_explain(problem, layers) for problem in error.problems))
 
 
 def source_of(path: str, layers: Sequence[Layer]) -> str:
-    """Return what gives a setting its value, for instance "--frames", "aot.yaml" or "default"."""
+    """Return the source of the value at `path`: for instance "--frames", "aot.yaml", "default"."""
     deciding = [path]
     if path == "sampling.fps" and any(layer.has(path) for layer in layers):
-        deciding.append("sampling.frames")  # it undoes an fps that is set below it
+        deciding.append("sampling.frames")  # `frames` resets the `fps` of earlier layers
     for layer in reversed(layers):
         for each in deciding:
             if layer.has(each):
@@ -84,10 +84,10 @@ def _has(settings: Settings, path: str) -> bool:
 
 
 def _one_way_to_sample(layer: Layer) -> Mapping[str, Any]:
-    """Return a layer's settings; if they set `frames`, they also reset the `fps` of weaker layers.
+    """Return the settings of `layer`; if they set `frames`, also reset `fps` of earlier layers.
 
     Raises:
-        ConfigError: If the layer sets both.
+        ConfigError: If `layer` sets both `frames` and `fps`.
     """
     sampling = layer.settings.get("sampling")
     if not isinstance(sampling, Mapping) or "frames" not in sampling:

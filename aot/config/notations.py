@@ -1,4 +1,4 @@
-"""Numbers as people write them: times such as 1:02:03.5, 1m30s or 90s; shares such as 10%."""
+"""Parse numbers as people write them: times (1:02:03.5, 1m30s, 90s) and shares (10%)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PERCENT = re.compile(rf"({_NUMBER})\s*%")
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """A way to write a number as text, described in `words`; `read` returns None for other text."""
+    """A text notation of a number. `words` describes it; `read` returns None for other text."""
 
     words: str
     read: Callable[[str], float | None]
 
 
 def read_seconds(text: str) -> float | None:
-    """Return a time in seconds from [[hours:]minutes:]seconds or numbers followed by h, m and s."""
+    """Return the seconds of a time such as 1:02:03.5 or 1m30s, or None for other text."""
     text = text.strip().lower()
     clock = _CLOCK.fullmatch(text)
     if clock:
@@ -40,7 +40,7 @@ def read_seconds(text: str) -> float | None:
 
 
 def read_share(text: str) -> float | None:
-    """Return a percentage as a share (0.125 for "12.5%"), None if the text is none."""
+    """Return the share that a percentage states (0.125 for "12.5%"), or None for other text."""
     percent = _PERCENT.fullmatch(text.strip())
     return float(Decimal(percent[1]).scaleb(-2)) if percent else None
 

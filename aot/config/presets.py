@@ -1,4 +1,4 @@
-"""Presets, which are YAML files with settings, and the reading of YAML."""
+"""Read presets, which are YAML files with settings, and parse YAML."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["parse_settings", "parse_yaml", "preset_names", "preset_settings", "p
 
 
 def preset_names() -> tuple[str, ...]:
-    """Return the names for `--preset`, e.g. "paper/onevision-r10"."""
+    """Return the names of all presets, for instance "paper/onevision-r10"."""
     return tuple(sorted(_names_in(_preset_folder())))
 
 
 def preset_text(name: str) -> str:
-    """Return the YAML of a preset, with the comments that cite its source.
+    """Return the YAML text of the preset `name`, including comments.
 
     Raises:
-        ConfigError: If there is no such preset.
+        ConfigError: If the preset does not exist.
     """
     known = preset_names()
     if name not in known:
@@ -37,19 +37,19 @@ def preset_text(name: str) -> str:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """Return the settings of a preset.
+    """Return the settings of the preset `name`.
 
     Raises:
-        ConfigError: If there is no such preset.
+        ConfigError: If the preset does not exist.
     """
     return parse_settings(preset_text(name), f"preset {name}")
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:
-    """Return the settings in a YAML text; `source` names it in messages.
+    """Return the settings in the YAML `text`; messages name it `source`.
 
     Raises:
-        ConfigError: If it is not valid YAML, or not `key: value` lines.
+        ConfigError: If `text` is not valid YAML, or does not consist of `key: value` lines.
     """
     content = parse_yaml(text, source) or {}
     if not isinstance(content, dict):
@@ -58,11 +58,11 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Return the value of a YAML text; `source` names it in messages.
+    """Return the value of the YAML `text`; messages name it `source`.
 
     Raises:
-        ConfigError: If it is not valid YAML, has a key twice, or has an alias, with which a short
-            text can expand without limit.
+        ConfigError: If `text` is not valid YAML, repeats a key, or has an alias (aliases can
+            expand a short text without limit).
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""Every setting, as frozen dataclasses that check themselves."""
+"""Define all settings as frozen dataclasses that check their values."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ __all__ = [
 ]
 
 
-# Ships with the package, as does the preset of that name. A folder so called is ./shapes.
+# The bundled model; a preset has the same name. A folder of this name is given as ./shapes.
 BUNDLED_MODEL = "shapes"
-REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest that sees the real world
+REAL_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"  # the smallest for real videos
 _MOST_FPS = 10**6  # products with times stay finite
 # Logits divided by a temperature stay finite, also in 16 bits.
 _TEMPERATURE = Rule("0 or at least 0.001", lambda value: value == 0 or 1e-3 <= value < math.inf)
 _DEVICE = Rule(
     "auto, cpu, cuda, cuda:N or mps", lambda value: value.partition(":")[0] in {"auto", "cpu", "cuda", "mps"}
 )
-# Those that the settings under `aot` are for.
+# The methods that use the settings under `aot`.
 AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.compression.aot.method:"))
 _DYNAMIC = "aot-dyn"  # AOT with dynamic clips for every value of `aot.clips.mode`
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig(CheckedSettings):
-    """Which frames of the video are read, and how many are compressed together."""
+    """Settings of sampling: which frames are read, and how many are compressed together."""
 
     frames: int = setting(32, "Number of frames, spread evenly over the range.", least=1)
     fps: float | None = setting(None, "Frames per second instead of a number of frames.", above=0, most=_MOST_FPS)
@@ -81,7 +81,7 @@ class SamplingConfig(CheckedSettings):
     max_input_mb: int = setting(4096, "The most to download from an address or copy from a pipe, in MB.", least=1)
 
     def conflicts(self) -> Conflicts:
-        """Yield an end that is not after the start."""
+        """Yield a problem if `end_s` is not after `start_s`."""
         start, end = self.start_s or 0.0, self.end_s
         if end is not None and not start < end:  # nor is NaN
             yield "end_s", f"must be after the start ({start:g} s), got {end:g}"
@@ -89,18 +89,18 @@ class SamplingConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig(CheckedSettings):
-    """Which model, where and how it runs.
+    """Settings of the model: which one, where and how it runs.
 
-    A frame of `frame_pixels` has one token for 28 x 28 pixels of two frames in Qwen2.5-VL, for
-    32 x 32 in Qwen3-VL; the checkpoint's own frame size is often large.
+    `frame_pixels`: a token covers 28 x 28 pixels of two frames in Qwen2.5-VL, and 32 x 32 pixels in
+    Qwen3-VL. The default frame size of a checkpoint is often large.
 
-    Positions are packed as most methods are published for LLaVA. Original ones leave the text after
-    the video its own position too; Qwen-VL's are in time, height and width.
+    `positions`: most methods for LLaVA were published with packed position ids. With original
+    ones, the text after the video also keeps its position ids; Qwen-VL has three (t, h, w).
 
-    LLaVA's newlines: a learned token after the video ("one_token", LLaVA-OneVision), after every
-    row of which a token is kept ("grid", LLaVA-Video) or whatever is kept ("every_row", as
-    published), after every frame one ("frame") or as many as it has rows ("frame_rows"); "none"
-    drops it, as the published script does for LLaVA-OneVision.
+    `newline`: LLaVA's learned newline token is placed after the video ("one_token",
+    LLaVA-OneVision), after every row with a kept token ("grid", LLaVA-Video), after every row
+    ("every_row", as published), or after every frame: once ("frame") or once per row
+    ("frame_rows"). "none" leaves it out, like the published script for LLaVA-OneVision.
     """
 
     name: str | None = setting(None, "A name on the Hugging Face hub or a local folder.")
@@ -150,14 +150,14 @@ class ModelConfig(CheckedSettings):
     )
 
     def conflicts(self) -> Conflicts:
-        """Yield a device map next to a device."""
+        """Yield a problem if both `device_map` and `device` are set."""
         if self.device_map != "none" and self.device != "auto":
             yield "device_map", f"auto chooses the devices itself; leave out the device, {self.device}"
 
 
 @dataclass(frozen=True, slots=True)
 class TransportConfig(CheckedSettings):
-    """Sinkhorn. The published stop fires after about two iterations."""
+    """Settings of Sinkhorn; with the published stopping rule, it ends after about 2 iterations."""
 
     epsilon: float = setting(0.1, "Entropy of the Sinkhorn transport.", least=1e-3)
     max_iterations: int = setting(100, "The most Sinkhorn iterations.", least=1)
@@ -172,9 +172,10 @@ class TransportConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class AnchorConfig(CheckedSettings):
-    """Phase I selection.
+    """Settings of phase I, the selection of anchors.
 
-    A tower with fewer blocks than a layer asks for uses the block at the same relative depth.
+    If the vision tower has too few blocks for a layer index, the block at the same relative depth
+    is used.
     """
 
     count: int | None = setting(None, "Anchors per frame before pooling; by default derived from the ratio.", least=1)
@@ -186,7 +187,7 @@ class AnchorConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class IntraConfig(CheckedSettings):
-    """Phase I transport within a frame. The defaults are those of the paper's code."""
+    """Settings of phase I, the transport within a frame; defaults as in the paper's code."""
 
     enabled: bool = setting(True, "Phase I, transport within a frame.")
     spatial_weight: float = setting(0.5, "Weight of the distance between patches in the cost; 0 in the paper.", least=0)
@@ -202,7 +203,7 @@ class IntraConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class InterConfig(CheckedSettings):
-    """Phase II transport within a clip. Distinct tokens are those whose best match is poor."""
+    """Settings of phase II, the transport within a clip; distinct tokens have no good match."""
 
     enabled: bool = setting(True, "Phase II, transport within a clip.")
     sigma_frames: float = setting(1.5, "Scale of the time term in the cost, in frames.", above=0)
@@ -221,7 +222,7 @@ class InterConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig(CheckedSettings):
-    """How frames are grouped. Dynamic clips end by FastVID's rule."""
+    """Settings of the clips that frames are grouped into; dynamic clips follow FastVID's rule."""
 
     mode: Literal["fixed", "dynamic"] = setting(
         "fixed", "Clips of fixed length, or clips that end where the picture changes."
@@ -235,7 +236,7 @@ class ClipConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class AOTConfig:
-    """AOT. As published, `anchors.count` and `inter.keep_ratio` decide how many tokens are kept."""
+    """Settings of AOT; `anchors.count` and `inter.keep_ratio` set the size for `budget: paper`."""
 
     budget: Literal["exact", "paper"] = setting(
         "exact", "`exact` keeps exactly the ratio; `paper` keeps a number that depends on the content, as published."
@@ -248,7 +249,7 @@ class AOTConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig(CheckedSettings):
-    """How the answer is decoded."""
+    """Settings of the generation of answers."""
 
     max_new_tokens: int = setting(256, "The longest answer, in tokens.", least=1)
     min_new_tokens: int = setting(0, "The shortest answer, in tokens.", least=0)
@@ -256,7 +257,7 @@ class GenerationConfig(CheckedSettings):
     seed: int = setting(0, "Seed of the sampling at temperatures above 0.", least=0, most=2**63 - 1)
 
     def conflicts(self) -> Conflicts:
-        """Yield a shortest answer that is longer than the longest."""
+        """Yield a problem if `min_new_tokens` exceeds `max_new_tokens`."""
         if self.min_new_tokens > self.max_new_tokens:
             message = f"must be at most max_new_tokens = {self.max_new_tokens}, got {self.min_new_tokens}"
             yield "min_new_tokens", message
@@ -264,10 +265,10 @@ class GenerationConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class InnerConfig(CheckedSettings):
-    """A reduction inside the language model, after any method.
+    """Settings of a reduction inside the language model, which follows any method.
 
-    With the budget "total" the method keeps more than the ratio, so that the mean is the ratio.
-    With "extra" the reduction has its published constants.
+    With `budget: total`, the method keeps more than the ratio, so that the mean over the layers is
+    the ratio. With `budget: extra`, the reduction has its published constants.
     """
 
     name: str | None = setting(None, "A reduction inside the language model; names from `aot methods`.")
@@ -280,7 +281,7 @@ class InnerConfig(CheckedSettings):
     )
 
     def conflicts(self) -> Conflicts:
-        """Yield names that are not those of reductions."""
+        """Yield a problem for unknown names of inner reductions."""
         if self.name is not None and not _is_known(self.name, "inner"):
             yield "name", _unknown(self.name, "inner")
         strange = [name for name in self.settings if not _is_known(name, "inner")]
@@ -290,7 +291,7 @@ class InnerConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class Config(CheckedSettings):
-    """One run."""
+    """Settings of one run."""
 
     ratio: Share = setting(0.1, "Share of the visual tokens to keep; 1 keeps all.", above=0, most=1)
     method: str = setting("aot", "The method; names from `aot methods`.")
@@ -305,7 +306,7 @@ class Config(CheckedSettings):
     generation: GenerationConfig = GenerationConfig()
 
     def conflicts(self) -> Conflicts:
-        """Yield names that are not those of methods."""
+        """Yield a problem for unknown names of methods."""
         if not _is_known(self.method, "methods"):
             yield "method", _unknown(self.method, "methods")
         strange = [name for name in self.methods if not _is_known(name, "methods")]
@@ -324,24 +325,24 @@ class Config(CheckedSettings):
 
     @property
     def label(self) -> str:
-        """Return the method, followed by a plus and the inner reduction."""
+        """Return the name of the method, with "+" and the name of the inner reduction if set."""
         return f"{self.method}+{self.inner.name}" if self.inner.name else self.method
 
     @property
     def uses_aot(self) -> bool:
-        """Return whether the settings under `aot` are those of the method."""
+        """Return whether the method uses the settings under `aot`."""
         return self.method in AOT_METHODS
 
     @property
     def resolved_aot(self) -> AOTConfig:
-        """Return the settings under `aot` as the method uses them."""
+        """Return the settings under `aot`, with dynamic clips if the method is aot-dyn."""
         if self.method != _DYNAMIC:
             return self.aot
         return replace(self.aot, clips=replace(self.aot.clips, mode="dynamic"))
 
     @property
     def has_budget(self) -> bool:
-        """Return whether the ratio decides how many tokens are kept, not the content."""
+        """Return whether the ratio, and not the content, sets the number of kept tokens."""
         if self.ratio == 1:
             return True
         if self.uses_aot:
@@ -349,16 +350,16 @@ class Config(CheckedSettings):
         return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
-        """Return round(R * F * n): how many tokens the ratio promises, newlines not counted."""
+        """Return the budget in tokens: round(ratio * frames * n), without newline tokens."""
         return round(self.ratio * frames * tokens_per_frame)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every resolved value, as plain types."""
+        """Return all settings as nested dicts of plain values."""
         return asdict(self)
 
 
 def _is_known(name: str, kind: Kind) -> bool:
-    # Plug-ins are looked for only where this package's names are not enough.
+    # Search the plug-ins only if this package does not have the name.
     return name in (METHODS if kind == "methods" else INNER) or name in names(kind)
 
 
@@ -367,16 +368,16 @@ def _unknown(name: str, kind: Kind) -> str:
 
 
 def build_config(settings: Settings) -> Config:
-    """Build a `Config` from nested settings, over what the model's name settles.
+    """Build a `Config` from nested `settings`; they override those from `model_settings`.
 
     Raises:
-        ConfigError: If a key is unknown or a value is wrong; it lists every problem.
+        ConfigError: If a key is unknown or a value is wrong. The error lists all problems.
     """
     return build_settings(Config, merge_settings(model_settings(settings), settings))
 
 
 def model_settings(settings: Settings) -> Settings:
-    """Return what the name of a model settles: the frames that the bundled one was trained on."""
+    """Return the preset of the bundled model if `settings` select that model, otherwise {}."""
     model = settings.get("model")
     is_bundled = isinstance(model, Mapping) and model.get("name") == BUNDLED_MODEL
     return preset_settings(BUNDLED_MODEL) if is_bundled else {}

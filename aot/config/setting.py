@@ -1,4 +1,4 @@
-"""Declare a setting once: type, default, sentence and range. Checks and lists follow from it."""
+"""Declare settings with type, default, description and range; check values by the range."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aot.errors import ConfigError, Problem
 __all__ = ["CheckedSettings", "Conflicts", "Rule", "Setting", "setting", "settings_in"]
 
 _DECLARED = "setting"  # the key of a field's metadata
-Conflicts = Iterator[tuple[str, str]]  # the name of a setting, and what is wrong with it
+Conflicts = Iterator[tuple[str, str]]  # (name of a setting, problem)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be. words: what follows "must be"; holds: whether a value is so."""
+    """A condition on a value: `words` follows "must be" in messages, `holds` checks a value."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -33,16 +33,16 @@ def setting(
     below: float | None = None,
     rule: Rule | None = None,
 ) -> Any:
-    """Return a dataclass field that is a setting.
+    """Return a dataclass field that declares a setting.
 
     Args:
-        default: Its default; `dict` for groups of settings by name.
+        default: The default value; `dict` for groups of settings by name.
         meaning: One sentence for `--help`, `aot settings` and the documentation.
-        least: The lowest value; `above` instead if it is excluded itself.
-        above: See `least`.
-        most: The greatest value; `below` instead if it is excluded itself.
-        below: See `most`.
-        rule: What is no range.
+        least: The lower limit, included.
+        above: The lower limit, excluded; used if `least` is None.
+        most: The upper limit, included.
+        below: The upper limit, excluded; used if `most` is None.
+        rule: A condition that replaces the limits.
     """
     declared = {_DECLARED: (meaning, rule or _range(least, above, most, below))}
     if default is dict:
@@ -73,15 +73,15 @@ def _as_text(value: Any) -> str:
 
 
 class CheckedSettings:
-    """A base for dataclasses of settings, which checks their ranges and what holds between them."""
+    """Base class of dataclasses of settings; it checks their ranges and their conflicts."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Check every value.
+        """Check all values.
 
         Raises:
-            ConfigError: If a value is out of range; it lists every problem.
+            ConfigError: If values are out of range or conflict. The error lists all problems.
         """
         problems = [
             Problem(each.name, f"must be {rule.words}, got {_as_text(value)}")
@@ -95,20 +95,20 @@ class CheckedSettings:
             raise ConfigError(*problems)
 
     def conflicts(self) -> Conflicts:
-        """Yield problems between settings, for example two that contradict each other."""
+        """Yield (name, problem) for settings that contradict each other; the default is none."""
         return iter(())
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting as it is declared.
+    """The declaration of a setting.
 
     Attributes:
-        path: For `--set`, for instance "aot.clips.frames".
-        hint: Its type.
-        default: Its default.
-        meaning: One sentence; empty for a field that was not declared with `setting`.
-        rule: Its range.
+        path: The name for `--set`, for instance "aot.clips.frames".
+        hint: The type hint.
+        default: The default value.
+        meaning: One sentence; empty if the field was not declared with `setting`.
+        rule: The condition on values, or None.
     """
 
     path: str
@@ -124,12 +124,12 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """Return the range in words, for instance "in [0, 1]"; empty if there is none."""
+        """Return the condition in words, for instance "in [0, 1]", or "" if `rule` is None."""
         return self.rule.words if self.rule else ""
 
 
 def settings_in(cls: Any, group: str = "") -> Iterator[Setting]:
-    """Yield the settings of a dataclass and of those in it; `group` is the start of their paths."""
+    """Yield the settings of `cls` and its nested dataclasses; their paths begin with `group`."""
     hints = get_type_hints(cls, include_extras=True)
     for each in fields(cls):
         hint, path = hints[each.name], group + each.name

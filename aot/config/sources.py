@@ -1,6 +1,6 @@
-"""Sources of settings: flag > AOT_* variable > ./aot.yaml > preset > model's name > default.
+"""Order the sources of settings: flag > AOT_* variable > ./aot.yaml > preset > model > default.
 
-The command line reads flags and variables; this file reads the files and orders the layers.
+The command line reads flags and variables; this module reads files and orders the layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aot.errors import ConfigError
 __all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers"]
 
 SETTINGS_FILE = "aot.yaml"
-_MOST_BYTES = 256 * 2**10  # YAML is read at 100 KB a second
+_MOST_BYTES = 256 * 2**10  # PyYAML parses 100 KB per second
 
 
 def resolve_config(
@@ -25,7 +25,7 @@ def resolve_config(
 ) -> Config:
     """Build the configuration: overrides > `folder`/aot.yaml > preset > `base` > defaults.
 
-    aot.yaml may name a preset itself, under the key `preset`.
+    If `preset` is None, aot.yaml may name a preset under the key `preset`.
 
     Raises:
         ConfigError: If a file is not valid YAML, or its settings are unknown or out of range.
@@ -37,13 +37,13 @@ def resolve_config(
 def resolve_layers(
     overrides: Sequence[Layer], *, folder: Path | None = None, base: Settings | None = None
 ) -> list[Layer]:
-    """Return all layers, the weakest first: model, `base`, preset, `folder`/aot.yaml, `overrides`.
+    """Return all layers in order: model, `base`, preset, `folder`/aot.yaml, `overrides`.
 
-    The model's layer is what its name settles. The preset is the one that the strongest layer names
-    under the key `preset`.
+    Later layers override earlier ones. The layer of the model is `model_settings`. The preset is
+    named by the key `preset` of the last layer that has this key.
 
     Raises:
-        ConfigError: If a file is not valid YAML, or there is no such preset.
+        ConfigError: If a file is not valid YAML, or the preset does not exist.
     """
     path = (folder or Path()) / SETTINGS_FILE
     layers = [Layer(parse_settings(_read(path), str(path)) if path.is_file() else {}, str(path)), *overrides]

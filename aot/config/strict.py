@@ -1,4 +1,4 @@
-"""Build frozen dataclasses from nested settings; all problems are reported together."""
+"""Build frozen dataclasses from nested settings, and report all problems together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REJECTED = object()
 
 
 def merge_settings(*layers: Settings) -> dict[str, Any]:
-    """Merge nested mappings; a later layer wins, key by key."""
+    """Merge nested mappings key by key; later `layers` override earlier ones."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -34,10 +34,10 @@ def merge_settings(*layers: Settings) -> dict[str, Any]:
 
 
 def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:
-    """Build a frozen dataclass `cls` that checks itself; messages put `path` before its settings.
+    """Build the dataclass `cls` from `settings`; messages put `path` before names of settings.
 
     Raises:
-        ConfigError: As `build_config`.
+        ConfigError: If a key is unknown or a value is wrong. The error lists all problems.
     """
     problems: list[Problem] = []
     built = _build(cls, settings, path, problems)
@@ -66,8 +66,8 @@ def _unknown(path: str, key: Any, names: list[str]) -> Problem:
 
 
 def _below(path: str, problem: str | Problem) -> Problem:
-    """Return a problem of a group of settings, with the path of the group."""
-    if isinstance(problem, str):  # of a plug-in: its first word is the setting
+    """Return `problem` with `path`, the path of its group of settings, before its own path."""
+    if isinstance(problem, str):  # from a plug-in; the first word is the name of the setting
         name, _, message = problem.partition(" ")
         problem = Problem(name, message)
     return replace(problem, path=path + problem.path)
@@ -76,7 +76,7 @@ def _below(path: str, problem: str | Problem) -> Problem:
 def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     """Return `value` as the type `hint`, or _REJECTED after recording a problem.
 
-    Integers pass as floats, paths as text, and text in the notation that annotates a hint as a
+    Integers are accepted as floats, and paths as text. Text in the notation of `hint` becomes a
     number. Nothing else is converted.
     """
     if is_dataclass(hint):
@@ -102,7 +102,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
-    """Return groups of settings by name; their owners check the settings."""
+    """Return groups of settings by name; the named methods check the settings later."""
     groups = value if isinstance(value, Mapping) else {"": value}
     wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
     problems += [Problem(f"{path}.{name}".removesuffix("."), "must be a group of settings") for name in wrong]
@@ -110,14 +110,14 @@ def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value can be a float: also "1e-3", which YAML 1.1 reads as text."""
+    """Return whether `value` is a number, or text such as "1e-3" (a number in YAML 1.2 only)."""
     if isinstance(value, str):
         return re.fullmatch(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+", value) is not None
     return type(value) is float or (type(value) is int and abs(value) < 2**1000)
 
 
 def type_in_words(hint: Any) -> str:
-    """Return what a setting of this type may be, for instance "a number or null"."""
+    """Return the type `hint` in words, for instance "a number or null"."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     if get_origin(hint) is Mapping:
         return "groups of settings"
@@ -131,23 +131,23 @@ def type_in_words(hint: Any) -> str:
 
 
 def plain_type(hint: Any) -> type:
-    """Return bool, int, float or str: what a text is read as for a setting of this type."""
+    """Return the plain type (bool, int, float or str) of a setting with the type `hint`."""
     plain = next(option for option, _ in _options(hint) if option is not type(None))
     return plain if isinstance(plain, type) else str
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """Return the texts that a setting of this type chooses from; empty for other types."""
+    """Return the possible texts if `hint` is a Literal, otherwise an empty tuple."""
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def has_notation(hint: Any) -> bool:
-    """Return whether a number of this type has a special notation, for example 10%."""
+    """Return whether numbers of type `hint` have a text notation, for example 10%."""
     return any(notation for _, notation in _options(hint))
 
 
 def _options(hint: Any) -> Iterator[tuple[Any, Notation | None]]:
-    """Yield the types of a union, each with its notation, if it has one."""
+    """Yield each type of a union with its notation, or with None if it has no notation."""
     for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if get_origin(option) is Annotated:
             plain, *notes = get_args(option)

@@ -1,6 +1,6 @@
-"""One run for every command; read `run` first.
+"""Compress videos and answer questions; read `run` first.
 
 `stream` decodes and encodes a video chunk by chunk, `chunk_compressor` compresses each chunk,
-`report` describes the result, `replies` writes answers, and `checks` refuses what cannot work
-before any weights are loaded.
+`report` describes the result, `replies` generates answers, and `checks` finds invalid
+configurations before any weights are loaded.
 """

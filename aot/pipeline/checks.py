@@ -1,4 +1,4 @@
-"""Refuse what cannot work before any weights are fetched or read."""
+"""Refuse invalid configurations before any weights are downloaded or read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["build_checked_method", "check_same_model"]
 
 
 def build_checked_method(found: FoundModel, config: Config, chunks: Sequence[int]) -> Method | None:
-    """Build the method of a run; check what config.json and the numbers of sampled frames decide.
+    """Build the method of a run, and check it against the model and the number of frames.
 
     Args:
-        found: the model, not loaded.
+        found: the model, without weights.
         config: the settings.
-        chunks: the frames of each chunk of the video.
+        chunks: the number of frames in each chunk of the video.
 
     Returns:
-        The method; None if it depends on the number of layers, which config.json lacks.
+        The method, or None if it depends on the number of layers and config.json lacks this number.
 
     Raises:
-        ConfigError: If a setting of the method is wrong, or it keeps too little of so many frames.
-        UnsupportedError: If the model does not have what the method needs.
+        ConfigError: If a setting of the method is wrong, or the budget is too low for a chunk.
+        UnsupportedError: If the model does not support the method.
     """
     if config.reduces_inside:
         if found.language_layers is None:
@@ -53,10 +53,10 @@ def build_checked_method(found: FoundModel, config: Config, chunks: Sequence[int
 
 
 def check_same_model(made_by: ModelRecord, identity: ModelIdentity) -> None:
-    """Check that a model is the one whose projector made some tokens: others cannot read them.
+    """Check that the model `identity` can read the tokens of the model `made_by`.
 
     Raises:
-        TokensFileError: If `made_by`, of a tokens file, is another model.
+        TokensFileError: If the two models have different weights (fingerprints).
     """
     if made_by.fingerprint != identity.fingerprint:
         raise TokensFileError(

@@ -1,4 +1,4 @@
-"""Compress a video in chunks; each chunk, and so the whole, meets its budget exactly."""
+"""Compress a video in chunks, so that the whole video meets its budget exactly."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["ChunkCompressor"]
 
 
 class ChunkCompressor:
-    """Keep of all frames so far exactly the ratio, whatever the chunks.
+    """Compress chunks; after each chunk, the kept tokens of all frames so far meet the ratio.
 
     Args:
-        method: chooses the tokens.
-        config: its settings, without a reduction inside the language model.
-        clock: times "compress".
-        traced: whether the tokens have `sources`; tracing is not timed.
+        method: the method.
+        config: the settings of the method, without a reduction inside the language model.
+        clock: measures the stage "compress".
+        traced: whether to record the `sources` of tokens; the clock does not measure this.
     """
 
     def __init__(self, method: Method, config: Config, clock: StageClock, *, traced: bool = False) -> None:
@@ -41,18 +41,18 @@ class ChunkCompressor:
         self._parts: list[CompressedTokens] = []
 
     def add(self, visual: VisualTokens) -> None:
-        """Compress the next chunk, without gradients.
+        """Compress `visual`, the next chunk, without gradients.
 
         Raises:
             ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
             MethodError: If the method fails or breaks its contract.
         """
-        # 1. The budget of the chunk is what the ratio of all frames so far leaves.
+        # 1. The budget of the chunk: that of all frames so far minus that of earlier chunks.
         self._frames += len(visual.timestamps_s)
         per_frame = math.prod(pooled_grid(visual.grid, visual.pool))
         budget = self._config.token_budget(self._frames, per_frame)
         due, self._budget = budget - self._budget, budget
-        # 2. Compress. AOT tolerates NaN, so `check_tokens` may look later, without a wait here.
+        # 2. Compress. AOT tolerates NaN, so `check_tokens` checks later, without a wait here.
         method = self._method
         if not isinstance(method, AnchorTransport):
             check_encoded(visual.finite)
@@ -60,14 +60,14 @@ class ChunkCompressor:
         with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
             found = method.compress(visual, allowed)
         if self._traced:
-            # Again, so that the time of the method is without the time of tracing.
+            # Compress again, so that the measured time does not include tracing.
             with blamed(method), explained_memory(), torch.no_grad():
                 found = method.compress(replace(visual, traced=True), allowed)
-        # 3. Hold the method to its contract.
+        # 3. Check the contract of the method.
         total = len(visual.timestamps_s) * per_frame
         self._refuse_excess(found, total)
         tokens = check_tokens(method, found, visual, *self._allowed(due, total))
-        # 4. Keep what the language model reads, and the sources if it is traced.
+        # 4. Keep the tokens, their deepstack features and, if traced, their sources.
         deepstack = visual.deepstack
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.cell.to(deepstack.device)]
@@ -75,7 +75,7 @@ class ChunkCompressor:
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
 
     def _allowed(self, due: int, total: int) -> tuple[int, int]:
-        """Return the least and the most tokens that the method may keep of a chunk of `total`."""
+        """Return the minimum and maximum number of tokens that the method may keep of `total`."""
         if not self._config.compresses:
             return total, total
         if not self._config.has_budget:
@@ -83,7 +83,7 @@ class ChunkCompressor:
         return (due if self._method.card.exact else 1), due
 
     def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
-        """Raise BudgetError if our published count, with repeats, exceeds all tokens."""
+        """Raise a BudgetError if a method of this package, as published, exceeds `total` tokens."""
         promised = self._config.has_budget or is_plugged_in(self._method)
         if self._config.compresses and not promised and len(kept.features) > total:
             raise BudgetError(
@@ -92,7 +92,7 @@ class ChunkCompressor:
             )
 
     def tokens(self) -> CompressedTokens:
-        """Return what was kept of all chunks; frames and clips are numbered consecutively."""
+        """Return the kept tokens of all chunks; frames and clips are numbered consecutively."""
         return _join(self._parts)
 
 
@@ -123,7 +123,7 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
 
 
 def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the value if all chunks agree, otherwise the least and the most."""
+    """Return one value per fact: the common value of all chunks, or "minimum to maximum"."""
     joined: dict[str, Any] = {}
     for name in facts[0]:
         values = [each[name] for each in facts]

@@ -1,10 +1,10 @@
-"""Choose the sampled frames that the questions are about; only those are compressed.
+"""Choose the sampled frames that match the questions; only chosen frames are compressed.
 
 All sampled frames are encoded once for their scores, a chunk at a time. Only the embedding and a
 few numbers of each frame are kept. The chosen frames are then decoded and encoded again, with
-everything that a method needs. Keeping the features of candidate frames would need unbounded
-memory: a frame that was skipped as a duplicate becomes eligible again when a better frame replaces
-the one it resembles, so every frame remains a candidate until the end.
+everything that a method needs. Features are not kept, because every frame is a candidate until the
+end and memory would grow with the video: a skipped duplicate becomes a candidate again if a better
+frame replaces the chosen frame that it resembles.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class FrameSelection:
 
     Attributes:
         timestamps_s: times of the chosen frames, ascending.
-        frames: their indices among the sampled frames.
+        frames: indices of the chosen frames among the sampled frames.
         sampled: the number of sampled frames.
-        by: what they were chosen by, for messages.
-        notices: about all sampled frames.
+        by: the criterion of the choice, for messages.
+        notices: sentences for the user about the sampled frames.
     """
 
     timestamps_s: tuple[float, ...]
@@ -53,22 +53,22 @@ class FrameSelection:
 
     @property
     def sentence(self) -> str:
-        """Return one sentence for the user."""
+        """Return a sentence for the user about the choice."""
         return f"{len(self.frames)} of {self.sampled} sampled frames were chosen, by {self.by}"
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """Return the facts for a report."""
+        """Return the choice as facts for a report."""
         selected = " ".join(map(str, self.frames))
         return {"sampled_frames": self.sampled, "selected_frames": selected, "selected_by": self.by}
 
 
 def check_questions(sampling: SamplingConfig, questions: Sequence[str]) -> None:
-    """Check that the questions are valid text, and that there is one if frames are chosen by it.
+    """Check that `questions` are valid text, and not empty if frames are chosen by questions.
 
     Raises:
-        ConfigError: If a question is not valid UTF-8, or frames are to be chosen without a
-            question.
+        ConfigError: If a question is not valid UTF-8, or if `sampling.select_frames` is set and
+            `questions` is empty.
     """
     for question in questions:
         check_question_text(question)
@@ -89,10 +89,11 @@ def select_frames(
 ) -> FrameSelection | None:
     """Choose `sampling.select_frames` frames by their mean score over the questions.
 
-    Frames that the model reads together are chosen together, as many as fit.
+    Frames that the model reads together are chosen together, so the number of chosen frames is
+    rounded to whole groups.
 
     Returns:
-        The selection, or None if no selection is configured or no more frames are sampled.
+        The selection, or None if `select_frames` is None or at least the number of sampled frames.
 
     Raises:
         ConfigError: If the model cannot score frames.
@@ -104,7 +105,7 @@ def select_frames(
     if not isinstance(model, ScoresFrames):
         raise ConfigError(f"{model.identity.name} cannot score frames; leave --select-frames out")
     scorer = model.frame_scorer(questions)
-    # Without a word to look for, spread the frames evenly; no frame needs to be encoded for that.
+    # Without a word to search for, spread the frames evenly; no frame needs to be encoded.
     if scorer is None:
         from aot.video import spread
 
@@ -125,7 +126,7 @@ def _best(
     clock: StageClock,
     on_frames: OnFrames,
 ) -> FrameSelection:
-    """Encode all sampled frames for their scores and return the best ones."""
+    """Score all sampled frames and return the selection of the best ones."""
     # 1. Encode a chunk at a time; keep embeddings and running scores only.
     embeddings: list[torch.Tensor] = []
     times: list[tuple[float, ...]] = []
@@ -154,7 +155,7 @@ def _best(
 
 
 def _together(segments: Sequence[Sequence[float]], count: int) -> list[list[tuple[int, float]]]:
-    """Return groups of up to `count` consecutive frames of a segment as pairs of index and time."""
+    """Divide each segment into groups of up to `count` frames, as (index, time) of each frame."""
     indices = itertools.count()
     return [
         [(next(indices), time) for time in times[first : first + count]]

@@ -1,4 +1,4 @@
-"""Write an answer to its end and measure it."""
+"""Generate a complete answer and measure its costs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Reply:
 
     Attributes:
         text: the answer.
-        prompt_tokens: all tokens that the language model read.
-        output_tokens: the tokens it wrote.
-        layer_tokens: the visual tokens that each of its layers read.
-        first_token_ms: from the question to the first token; None if the answer is empty.
-        answer_ms: from the question to the end.
+        prompt_tokens: number of tokens in the prompt.
+        output_tokens: number of generated tokens.
+        layer_tokens: number of visual tokens that each layer of the language model read.
+        first_token_ms: time until the first token, or None if the answer is empty.
+        answer_ms: time until the end of the answer.
         notices: sentences for the user.
     """
 
@@ -35,7 +35,7 @@ class Reply:
 
 
 def write_reply(begin: Callable[[], Answer], on_text: Callable[[str], object] = lambda text: None) -> Reply:
-    """Begin an answer and write it; `on_text` receives its text piece by piece."""
+    """Call `begin` and generate the whole answer; `on_text` receives the text in pieces."""
     start_s = time.perf_counter()
     answer, pieces = begin(), list[str]()
     for piece in answer:

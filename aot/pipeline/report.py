@@ -1,4 +1,4 @@
-"""Describe a compression: what was kept, its costs, and the notices that follow from it."""
+"""Report on a compression: kept tokens, costs and notices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["model_record", "report_of"]
 
 
 def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock) -> RetentionReport:
-    """Return the report on the tokens that a pipeline kept; this waits for the device."""
+    """Return the report on `tokens`, which `pipeline` kept; wait for the device."""
     model, outer = pipeline.model, pipeline.outer
     per_frame = math.prod(tokens.grid)
     rows = frame_retention(tokens, per_frame, video.similarity)
@@ -45,7 +45,7 @@ def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo,
 
 
 def model_record(model: VideoModel) -> ModelRecord:
-    """Record which model it is, and where and how it runs."""
+    """Return a record of the model's identity and of where and how it runs."""
     of = model.identity
     return ModelRecord(of.name, of.revision, of.fingerprint, of.is_toy, width=None, placement=model.placement)
 

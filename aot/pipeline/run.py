@@ -36,18 +36,18 @@ REFUSALS = (BudgetError, UnsupportedError, MethodError)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A configuration that a video or the model rules out, with the reason."""
+    """The result of a pipeline that cannot compress the video; `error` is the reason."""
 
     error: AOTError
 
 
 class Pipeline:
-    """A loaded model with one configuration, resolved once: compress videos, answer questions.
+    """Compress videos and answer questions with one loaded model and one configuration.
 
     Args:
         model: the model.
         config: the settings.
-        build: builds the method from the settings that are left for it.
+        build: builds the method from the settings `outer`.
     """
 
     def __init__(self, model: VideoModel, config: Config, build: Callable[[Config], Method] = build_method) -> None:
@@ -59,25 +59,25 @@ class Pipeline:
 
     @property
     def outer(self) -> Config:
-        """Return the settings of the method, see `aot.compression.in_llm.divide`."""
+        """Return `config` with the ratio of the method alone, without the inner reduction."""
         return self._divided[0]
 
     @property
     def inner(self) -> InnerReduction | None:
-        """Return the reduction inside the language model, if there is one."""
+        """Return the reduction inside the language model, or None."""
         return self._divided[1]
 
     @cached_property
     def method(self) -> Method:
-        """Return the method before the language model. Tokens can be asked without it."""
+        """Return the method that acts before the language model; build it on first use."""
         return self._build(self.outer)
 
     @cached_property
     def needs(self) -> Needs:
-        """Return what the method needs from the encoder.
+        """Return the encoder outputs that the method needs.
 
         Raises:
-            UnsupportedError: If the model does not have it.
+            UnsupportedError: If the model cannot provide them.
         """
         needs = needs_of(self.method)
         self.model.check_needs(needs)
@@ -85,7 +85,7 @@ class Pipeline:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that results depend on."""
+        """Return the versions of the packages that affect results."""
         return versions()
 
     def compress(
@@ -100,8 +100,8 @@ class Pipeline:
 
         Args:
             video: a file, an http or https address, "-" for standard input, or an open file.
-            questions: choose the frames if `sampling.select_frames` is set.
-            traced: whether to record what kept tokens are made of, for pictures.
+            questions: the texts by which frames are chosen if `sampling.select_frames` is set.
+            traced: whether to record the sources of kept tokens and pictures of the frames.
             on_progress: receives the progress of each stage.
 
         Raises:
@@ -113,17 +113,17 @@ class Pipeline:
         return result
 
     def answer(self, tokens: CompressedTokens, question: str) -> Answer:
-        """Begin an answer; iterate over it for its text."""
+        """Return the answer to `question`; iterate over it to generate its text."""
         with explained_memory():
             return self.model.generate(tokens, question, self.config.generation, self.inner)
 
     def read(self, tokens: CompressedTokens) -> Reading:
-        """Let the language model read the video once, for several questions."""
+        """Run the language model on `tokens` once, for several questions."""
         with explained_memory():
             return self.model.read(tokens, self.inner)
 
     def answers(self, tokens: CompressedTokens, questions: Sequence[str]) -> Iterator[Answer]:
-        """Yield one answer after another; the video is read once if the reduction allows it."""
+        """Yield the answer to each question; read `tokens` once if `inner` allows it."""
         if len(questions) == 1:
             yield self.answer(tokens, questions[0])
             return
@@ -142,18 +142,18 @@ def compress_each(
     on_progress: StageProgress = silent,
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
-    """Compress one video with every pipeline, and yield each result as soon as it is there.
+    """Compress one video with every pipeline; yield (pipeline, result) when each is ready.
 
-    The pipelines share the model and the frames. Methods that merge in the same way inside the
-    vision tower, or not at all, share one encoding.
+    The pipelines share the frames. Methods that do not merge inside the vision tower share one
+    encoding, and so do methods that merge there in the same way.
 
     Args:
-        pipelines: with one model.
+        pipelines: the pipelines, all with the same model.
         video: see `Pipeline.compress`.
-        questions: choose the frames if `sampling.select_frames` is set.
-        traced: whether to record what kept tokens are made of.
+        questions: the texts by which frames are chosen if `sampling.select_frames` is set.
+        traced: whether to record the sources of kept tokens and pictures of the frames.
         on_progress: receives the progress of each stage.
-        on_notice: receives sentences about the video; they are in the reports as well.
+        on_notice: receives the notices about the video, which the reports also have.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
@@ -180,7 +180,7 @@ def _encode_for(
     pictures: FramePictures | None,
     on_progress: StageProgress,
 ) -> EncodedVideo | None:
-    """Encode a video once with everything that the runs need, and compress it for all of them."""
+    """Encode a video once and compress it in all `runs`; return None if encoding is refused."""
     pipeline = runs[0].pipeline
     clock = StageClock(torch.device(pipeline.model.placement["device"]))
     encoder = VideoEncoder(
@@ -210,7 +210,7 @@ def _encode_for(
 
 
 class _Run:
-    """Compress one video with one pipeline; a refusal ends it."""
+    """Compress one video with one pipeline; the first error of `REFUSALS` ends the run."""
 
     def __init__(self, pipeline: Pipeline, traced: bool) -> None:
         self.pipeline = pipeline
@@ -221,13 +221,13 @@ class _Run:
             self._compressor = ChunkCompressor(pipeline.method, pipeline.outer, self.clock, traced=traced)
 
     def add(self, visual: VisualTokens) -> None:
-        """Compress the next chunk."""
+        """Compress the next chunk, unless the run was refused."""
         if self.refusal is None:
             with self._refused():
                 self._compressor.add(visual)
 
     def result(self, encoded: EncodedVideo | None, pictures: FramePictures | None) -> Compression | Refusal:
-        """Return what was kept, or why nothing was."""
+        """Return the compression, or the refusal if the run was refused."""
         if self.refusal or encoded is None:
             assert self.refusal
             return self.refusal

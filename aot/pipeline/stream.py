@@ -31,10 +31,10 @@ class EncodedVideo:
 
     Attributes:
         source: the video.
-        frames: F, the frames that the model encoded.
-        similarity: cosine similarities of adjacent frames' embeddings, F - 1; of the features'
-            means if no embedding was recorded.
-        selection: the frames chosen by the questions, if any were.
+        frames: F, the number of frames that the model encoded.
+        similarity: F - 1 cosine similarities of adjacent frames, from the frame embeddings or, if
+            none were recorded, from the mean features.
+        selection: the frames chosen by the questions, or None.
         notices: sentences for the user.
     """
 
@@ -50,15 +50,15 @@ class VideoEncoder:
 
     Args:
         model: encodes the frames.
-        sampling: which frames.
-        needs: what is recorded of them.
-        clock: times "select", "decode" and "encode".
-        questions: choose among the frames if `sampling.select_frames` is set.
-        on_progress: receives the progress of each stage, "compress" too.
-        on_frames: receives every chunk of frames as the model sees it.
+        sampling: the settings of sampling.
+        needs: the encoder outputs to record.
+        clock: measures the stages "decode" and "encode".
+        questions: the texts by which frames are chosen if `sampling.select_frames` is set.
+        on_progress: receives the progress of each stage, including "compress".
+        on_frames: receives every chunk of frames at the size that the model reads.
 
     Raises:
-        ConfigError: If frames are to be chosen and there is no question.
+        ConfigError: If `sampling.select_frames` is set and `questions` is empty.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class VideoEncoder:
         self._sampled, self._planned = 0, 0
 
     def run(self, source: str | Path | VideoFile, on_chunk: Callable[[VisualTokens], None]) -> EncodedVideo:
-        """Pass every chunk to `on_chunk`; no chunk is held while the next one is made.
+        """Encode every chunk and pass it to `on_chunk`; hold one encoded chunk at a time.
 
         Raises:
             ConfigError: If a chunk would end between frames that the model reads together.
@@ -113,7 +113,7 @@ class VideoEncoder:
                 similarity.add(visual)
                 on_chunk(visual)
                 self._on_progress("compress", self._sampled, self._planned)
-                del visual, frames  # before the next ones are made
+                del visual, frames  # free the memory before the next chunk
             first = (*selection.notices, selection.sentence) if selection else self._unselected()
             self._clock.add("decode", stream.decode_ms)
             return EncodedVideo(
@@ -139,7 +139,7 @@ class VideoEncoder:
         self._on_progress("encode", self._sampled + done, self._planned)
 
     def _unselected(self) -> tuple[str, ...]:
-        """Return a notice if frames should be selected and there are no more than that."""
+        """Return a notice if `select_frames` is set but not below the number of sampled frames."""
         asked = self._sampling.select_frames
         return () if asked is None else (f"--select-frames {asked} is not fewer than the {self._planned} sampled",)
 
@@ -153,7 +153,7 @@ class _AdjacentSimilarity:
         self._found: list[Tensor] = []
 
     def add(self, visual: VisualTokens) -> None:
-        """Compare the frames of the next chunk."""
+        """Add the similarities of the frames in the next chunk."""
         self.frames += len(visual.timestamps_s)
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
         joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
@@ -161,7 +161,7 @@ class _AdjacentSimilarity:
         self._last = embeddings[-1:]
 
     def read(self) -> list[float]:
-        """Return all similarities, F - 1. This waits for the device."""
+        """Wait for the device and return all F - 1 similarities."""
         found: list[float] = torch.cat(self._found).tolist()
         return found
 

@@ -16,7 +16,7 @@ __all__ = ["StageClock", "StageProgress", "peak_bytes_on", "silent", "synchroniz
 
 
 class StageProgress(Protocol):
-    """Callback for the progress of the stages "decode", "encode" and "compress"."""
+    """Callback for the progress of the stages "select", "decode", "encode" and "compress"."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report that `stage` has processed `done` of `total` frames."""

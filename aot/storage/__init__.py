@@ -1,1 +1,1 @@
-"""Tokens files: written completely, read as data only."""
+"""Write and read tokens files; reading never executes code."""

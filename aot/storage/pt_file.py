@@ -1,8 +1,7 @@
-"""Read a `.pt` file as data only: one zip directory, plain values, tensors stored once and whole.
+"""Read a `.pt` file of plain values and tensors without executing code.
 
-PyTorch's own reader is not used: what it builds on the way to an object (overlapping entries,
-results of calls) may take any amount of memory. This reader refuses a file that needs more than
-its own size before it is read.
+PyTorch's own reader is not used: with overlapping entries or calls, a small file can make it
+allocate any amount of memory. This reader refuses such files before it reads their data.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _NAMES = {*_STORAGES, "torch._utils _rebuild_tensor_v2", "collections OrderedDic
 
 
 class _Name(NamedTuple):
-    """A class or function named in a pickle; it is never looked up."""
+    """The name of a class or function in a pickle; it is never imported."""
 
     name: str
 
@@ -52,10 +51,10 @@ class _StoredTensor(NamedTuple):
 
 
 def read_pt(path: Path) -> Any:
-    """Return what `torch.save` wrote: plain values, and CPU tensors as values of a dict.
+    """Return the content of a `.pt` file: plain values, or a dict of plain values and CPU tensors.
 
     Raises:
-        Exception: Of any kind, if the file is damaged or holds anything else.
+        Exception: If the file is damaged or holds other data. The type of exception varies.
     """
     with path.open("rb") as file:
         # 1. The archive: entries that do not overlap, so that no byte is read twice.
@@ -79,18 +78,18 @@ def read_pt(path: Path) -> Any:
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Check, before the directory is read, that it is short and the archive ends with the file."""
+    """Check that the zip directory is short and that the archive ends at the end of the file."""
     file.seek(max(0, file.seek(0, 2) - _END_OF_LARGE))
     tail = file.read()
     signature, length = struct.unpack("<4s8xI", tail[-_END : -_END + 16])
-    if tail[-_END - 20 : -_END - 16] == b"PK\6\7":  # zip64 has the length in a record of its own
+    if tail[-_END - 20 : -_END - 16] == b"PK\6\7":  # zip64 has the length in a separate record
         (length,) = struct.unpack("<Q", tail[-_END_OF_LARGE + 40 : -_END_OF_LARGE + 48])
     if signature != b"PK\5\6" or length > _LONGEST_DIRECTORY:
         raise ValueError("it does not end like a zip archive with few entries")
 
 
 def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
-    """Check that entries are stored, have names and bytes of their own, and fill the file."""
+    """Check that entries are uncompressed, have distinct names, do not overlap and leave no gaps."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("its directory lists a name twice")
@@ -108,7 +107,7 @@ def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
 
 
 def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storages: dict[_Storage, Tensor]) -> Tensor:
-    """Return a tensor over its storage, read once; a stride that repeats memory is refused."""
+    """Return a contiguous tensor; read its storage only once, into `storages`."""
     import torch
 
     if stored.storage not in storages:
@@ -125,7 +124,7 @@ def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storag
 
 
 class _Values:
-    """Builds the values of a pickle from the operations that plain values and tensors need."""
+    """Build the values of a pickle; accept only the operations for plain values and tensors."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -194,7 +193,7 @@ class _Values:
 
 
 def _called(function: _Name, arguments: tuple[Any, ...]) -> Any:
-    """Return the result of a call: a stored tensor, or None for its empty dict of hooks."""
+    """Return the result of a call in a pickle: a tensor, or None for an empty dict of hooks."""
     if function == _Name("collections OrderedDict") and arguments == ():
         return None
     if function == _Name("torch._utils _rebuild_tensor_v2"):

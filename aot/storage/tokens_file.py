@@ -1,8 +1,8 @@
-"""Tokens files: compressed tokens as `.pt` (loads with weights_only=True) or `.safetensors`.
+"""Write and read tokens files as `.pt` (loads with weights_only=True) or `.safetensors`.
 
-Both hold the tensors of `CompressedTokens` under their own names and, as plain values, the grid,
-clips, timestamps and the whole `RetentionReport`. This is enough to answer questions later, to
-draw what was kept, and to repeat the run. Nothing in a file is ever executed.
+Both formats hold the tensors of `CompressedTokens` by attribute name and, as plain values, the
+grid, clips, timestamps and the whole `RetentionReport`. This is enough to answer questions later,
+to draw the kept tokens, and to repeat the run. Reading a file never executes code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _READERS = {
 
 
 def is_tokens_file(path: str | Path) -> bool:
-    """Return whether the name has the suffix of a tokens file; loading checks the content."""
+    """Return whether `path` has the suffix of a tokens file; the content is not checked."""
     return Path(path).suffix in SUFFIXES
 
 
@@ -52,8 +52,8 @@ def check_suffix(path: Path) -> None:
     """Check the name of a tokens file.
 
     Raises:
-        ConfigError: If it does not end in .pt or .safetensors, or ends in the latter and is not
-            UTF-8.
+        ConfigError: If `path` does not end in .pt or .safetensors, or if it ends in .safetensors
+            and is not valid UTF-8.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path.name} must end in {' or '.join(SUFFIXES)}, which also chooses the format")
@@ -67,7 +67,7 @@ def save_tokens(
     """Write a tokens file completely or not at all.
 
     Raises:
-        ConfigError: As `check_suffix`.
+        ConfigError: See `check_suffix`.
         OutputError: If the file exists and `overwrite` is false, or it cannot be written.
     """
     import torch
@@ -107,11 +107,11 @@ def _save_safetensors(tensors: dict[str, Any], path: Path, header: dict[str, str
 
 
 def load_tokens(path: str | Path) -> Compression:
-    """Read a tokens file and check it; the compression has no pictures.
+    """Read and check a tokens file; the returned compression has no pictures.
 
     Raises:
-        TokensFileError: If there is no such file, or it is damaged, not written by aot, or holds
-            more than plain data.
+        TokensFileError: If the file is missing or damaged, was not written by aot, or holds more
+            than tensors and plain values.
     """
     path = Path(path)
     if path_kind(path) != "file":
@@ -168,7 +168,7 @@ def _parse(content: Mapping[str, Any]) -> Compression:
     plain = {name: content[name] for name in (*_READERS, "report") if name in content}
     check_plain(plain)
     values = record(_READERS, missing={"duration_s": None})(plain, "content")
-    # 2. Check them against each other.
+    # 2. Check that tensors and plain values agree.
     rows, cols = values["grid"]
     clips = tuple(Clip(first, stop) for first, stop in values["clips"])
     features, frames = tensors["features"], len(values["timestamps_s"])

@@ -1,8 +1,8 @@
-"""From a video file to sampled frames.
+"""Read sampled frames from a video file.
 
-`open_file` yields a file with its frame index, which is built once (`probe` returns it alone).
+`open_file` yields a file with its frame index; `probe` returns the frame index alone.
 `plan_frames` chooses frames, `decode` returns their pixels, `open_frames` streams them in chunks,
-and `open_video` streams them any number of times. Importing this package does not import torch.
+and `open_video` can stream them several times. Importing this package does not import torch.
 """
 
 from __future__ import annotations

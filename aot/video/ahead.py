@@ -1,4 +1,4 @@
-"""Read ahead in a thread, so that decoding and encoding overlap."""
+"""Run a generator in a thread, so that decoding and encoding overlap."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["read_ahead"]
 
 T = TypeVar("T")
-_LOOK_S = 0.1  # how often a thread that waits for room checks whether its items are still needed
+_LOOK_S = 0.1  # interval at which a thread that waits for space in its queue checks `stop`
 
 
 def read_ahead(
     items: Generator[T, None, None], depth: int = 1, give_up: Callable[[], None] = lambda: None
 ) -> Generator[T, None, None]:
-    """Yield the items of a generator; a thread makes them, and up to `depth` wait in a queue.
+    """Yield the elements of `items`; a thread computes up to `depth` of them in advance.
 
-    An exception of the generator is raised after the items before it. Closing the result early
-    calls `give_up`, ends the thread after its current item, and closes `items`.
+    An exception of `items` is raised after the earlier elements. When the result ends or is
+    closed, it calls `give_up`, ends the thread after its current element, and closes `items`.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop, at_work = threading.Event(), threading.Lock()
@@ -54,7 +54,7 @@ def read_ahead(
 def _fill(
     items: Generator[T, None, None], ready: queue.Queue[tuple[T | None, BaseException | None]], stop: threading.Event
 ) -> None:
-    """Put all items into the queue, then their end or exception; stop early if `stop` is set."""
+    """Put all `items` into `ready`, then StopIteration or their exception; end if `stop` is set."""
 
     def put(item: T | None, end: BaseException | None) -> bool:
         while not stop.is_set():
@@ -71,5 +71,5 @@ def _fill(
                 if not put(item, None):
                     return
             put(None, StopIteration())
-        except BaseException as error:  # handed to the reading thread, which raises it
+        except BaseException as error:  # the reading thread raises it
             put(None, error)

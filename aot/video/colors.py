@@ -15,24 +15,24 @@ __all__ = ["RgbConverter"]
 
 # Matrix coefficients as numbered in ITU-T H.273, table 4.
 _UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 2, 9, 10
-# Those that FFmpeg's scaler converts.
+# The matrix coefficients that FFmpeg's scaler supports.
 _CONVERTIBLE = frozenset((0, 1, _UNSPECIFIED, 4, 5, 6, 7, _BT2020))
 
 
 class RgbConverter:
-    """Converts frames to RGB.
+    """Convert frames to RGB.
 
-    Use one for all frames: it keeps its conversion tables (2 ms instead of 9 ms for 720p).
+    Use one converter for all frames: it caches its tables (2 ms instead of 9 ms at 720p).
     """
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def convert(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], bool]:
-        """Return the picture [H, W, 3], and whether its colors are a guess.
+        """Return the picture in RGB [H, W, 3], and whether its colors are a guess.
 
-        They are a guess if FFmpeg's scaler does not support the matrix of the frame (such as YCgCo
-        or ICtCp). Like the ffmpeg program, this then uses the nearest supported or default matrix.
+        The colors are a guess if FFmpeg's scaler does not support the color matrix of `frame`
+        (such as YCgCo or ICtCp). The nearest supported matrix or the default is used instead.
         """
         # FFmpeg 8 refuses other matrices; FFmpeg 7 guesses without a warning.
         guessed = frame.colorspace not in _CONVERTIBLE
@@ -41,7 +41,7 @@ class RgbConverter:
         return self._rgb(frame), guessed
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        # PyAV before 16 assumes limited-range BT.601 unless all three of these are given.
+        # PyAV before 16 assumes limited-range BT.601 unless the last three arguments are given.
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",
@@ -54,7 +54,7 @@ class RgbConverter:
 
 
 def _view(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return an RGB frame as an array [H, W, 3] without a copy; its rows may be padded."""
+    """Return the pixels [H, W, 3] of an RGB frame without a copy and without row padding."""
     import numpy as np
 
     plane = frame.planes[0]

@@ -1,4 +1,4 @@
-"""From a file to `VideoFrames`: plan, decode and resize one frame at a time; report damage."""
+"""Plan, decode and resize the sampled frames of a file, one at a time, and report damage."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ OnFrame = Callable[[int, int], None]  # (done, planned)
 def decode(
     path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, on_frame: OnFrame | None = None
 ) -> VideoFrames:
-    """Decode the sampled frames at `size` (rows, cols), or at the source's size with square pixels.
+    """Decode the sampled frames and resize them to `size` (rows, cols).
 
-    Only one frame at a time is held at the source's size. `on_frame(done, planned)` is called
-    after each frame.
+    If `size` is None, frames keep the size of the video, scaled to square pixels. Only one frame
+    at a time is held at the size of the video. `on_frame(done, planned)` is called after each
+    frame.
 
     Raises:
-        VideoError: If the file is unreadable, the range has no frame, or none of them decodes.
+        VideoError: If the file is unreadable, the range has no frame, or no frame can be decoded.
         ConfigError: If the decoder named in `sampling` is not installed.
     """
     with open_frames(path, sampling, size=size) as stream:
@@ -62,7 +63,7 @@ def decode(
 def open_frames(
     path: str | Path, sampling: SamplingConfig, *, size: tuple[int, int] | None = None, ahead: int = 0
 ) -> Iterator[FrameStream]:
-    """Yield the frames of `decode` as a stream; a thread decodes up to `ahead` frames in advance.
+    """Yield a stream of the sampled frames; a thread decodes up to `ahead` frames in advance.
 
     Raises:
         VideoError: If the file is unreadable, or the range has no frame.
@@ -73,7 +74,7 @@ def open_frames(
 
 @contextmanager
 def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iterator[OpenVideo]:
-    """Yield a video whose frames can be read repeatedly, even from standard input or an address.
+    """Yield a video whose frames can be read several times, even if `source` is a pipe.
 
     Raises:
         VideoError: If the file is unreadable, the range has no frame, or `sampling` is strict and
@@ -86,7 +87,7 @@ def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class OpenVideo:
-    """A video file, its index, and the frames to read. If `strict`, damage is an error."""
+    """A video file, its index and the frames to read; if `strict`, damage raises an error."""
 
     file: Path
     index: FrameIndex
@@ -98,7 +99,7 @@ class OpenVideo:
     def frames(
         self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
     ) -> Iterator[FrameStream]:
-        """Yield the planned frames, or those at `times_s`, as a stream; see `open_frames`."""
+        """Yield a stream of the planned frames, or only of the frames shown at `times_s`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
         reader = self._reader(plan)
         with closing(reader.pictures):
@@ -111,9 +112,9 @@ class OpenVideo:
 
     @contextmanager
     def pictures(self, times_s: Collection[float]) -> Iterator[Iterator[tuple[float, NDArray[np.uint8]]]]:
-        """Yield an iterator of time and picture [H, W, 3] over the planned frames at `times_s`.
+        """Yield an iterator over (time, picture [H, W, 3]) of the planned frames at `times_s`.
 
-        Pixels stay as decoded, square or not. torch is not imported.
+        Pictures keep their decoded size, even if their pixels are not square. torch is not used.
         """
         plan = self.plan.at(times_s)
         times = dict(zip(plan.positions, plan.timestamps_s, strict=True))
@@ -129,8 +130,8 @@ class FrameStream:
 
     Attributes:
         source: facts about the video.
-        planned: number of chosen frames.
-        images: iterator of position and image [3, H, W], at its final size, over the frames left.
+        planned: number of frames to decode.
+        images: iterator over (position, resized image [3, H, W]) of the frames not yet read.
         decode_ms: decoding time so far.
     """
 
@@ -154,12 +155,12 @@ class FrameStream:
         self._colors_guessed = False
 
     def segments(self, most: int, on_frame: OnFrame | None = None, together: int = 1) -> Iterator[VideoFrames]:
-        """Yield the frames once, in chunks of up to `most` frames and about equal length.
+        """Yield all frames once, in chunks of similar length with at most `most` frames each.
 
-        The length of each chunk but the last is a multiple of `together`.
+        The length of every chunk except the last is a multiple of `together`.
 
         Raises:
-            VideoError: If no frame decodes, or the sampling is strict and one is lost or damaged.
+            VideoError: If no frame can be decoded, or if `strict` and a frame is lost or damaged.
             ConfigError: If the decoder is not installed.
         """
         import torch
@@ -188,14 +189,14 @@ class FrameStream:
     def _resized(
         self, pictures: Generator[Picture, None, None], size: tuple[int, int] | None
     ) -> Generator[tuple[int, Tensor], None, None]:
-        """Yield position and image [3, H, W] of every frame that decodes."""
+        """Yield (position, resized image [3, H, W]) for each frame that can be decoded."""
         awaited = iter(self._plan.positions)
         start = time.perf_counter()
         for picture in pictures:
             if self._strict and (picture.position != next(awaited) or picture.damaged):
                 raise self._refusal(picture.position)
             image = resize(picture.rgb, size)
-            size = (image.shape[1], image.shape[2])  # for all frames: a stream may change its size midway
+            size = (image.shape[1], image.shape[2])  # keep the first size: a stream may change its size midway
             if picture.damaged:
                 self._damaged.add(picture.position)
             self._colors_guessed |= picture.colors_guessed
@@ -215,7 +216,7 @@ class FrameStream:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Return a sentence per fact the user should know, once all chunks are read."""
+        """Return warnings for the user, one sentence each; complete after the last chunk."""
         damage = _damage_notices(self._plan, self._kept, self._damaged)
         return (*self._plan.notices, *damage, *((_GUESSED_COLORS,) if self._colors_guessed else ()))
 

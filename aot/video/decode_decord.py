@@ -1,7 +1,7 @@
-"""Decode chosen frames with decord; refuse files from which it would return other frames.
+"""Decode chosen frames with decord; refuse files of which decord returns wrong frames.
 
-decord runs in a child process, `decord_child`: on some files it aborts or hangs, which no exception
-handler can catch. Pixels arrive through a pipe, one picture at a time.
+decord runs in a child process, `decord_child`, because it aborts or hangs on some files, which no
+exception handler can catch. Pixels arrive through a pipe, one picture at a time.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = ["DecordReader"]
 _REMEDY = "use --decoder pyav"
 _CHILD = Path(__file__).with_name("decord_child.py")
 
-# A child that sends nothing for longer than its work can take is hanging.
+# A child that sends nothing for longer than the slowest decoding takes counts as hanging.
 _PATIENCE_S = 30.0
 _SLOWEST_PIXELS_PER_S = 2e6
 _SLOWEST_BYTES_PER_S = 2e6
 
 _CHILD_BYTES = 1 << 30  # memory that decord may use, apart from pictures
-_CHILD_PICTURES = 32  # pictures that it may hold in addition
+_CHILD_PICTURES = 32  # number of pictures that decord may hold in addition
 _LONGEST_LINE = 1 << 16
 
 
 class DecordReader:
-    """Reads the frames at `positions` (ascending indices into `index.pts`), in order.
+    """Read the frames at `positions` (ascending indices into `index.pts`), in order.
 
-    decord itself rotates them upright. The first picture raises a ConfigError if decord is not
-    installed, or a VideoError if it cannot read the file, counts other frames, crashes or hangs.
+    decord rotates the frames upright. Reading `pictures` raises a ConfigError if decord is not
+    installed, or a VideoError if decord fails, hangs or counts a different number of frames.
     """
 
     def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
@@ -59,7 +59,7 @@ class DecordReader:
         self.pictures = self._pictures()
 
     def give_up(self) -> None:
-        """Kill the child, so that a thread that waits for a picture gets an error now."""
+        """Kill the child; a thread that waits for a picture then gets an error immediately."""
         self._unwanted = True
         if self._process is not None:
             self._process.kill()
@@ -74,7 +74,7 @@ class DecordReader:
             if frames != info.frames:
                 raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
             for position in self._positions:
-                # The limit grows with the frames that decord decodes from the last keyframe on.
+                # The time limit grows with the frames that decord decodes from a keyframe on.
                 decoded = position + 1 - max(done, self._keyframe_up_to(position))
                 shape = self._answer(
                     "shape", _PATIENCE_S + decoded * self._rows * self._columns / _SLOWEST_PIXELS_PER_S
@@ -98,9 +98,9 @@ class DecordReader:
 
     @contextmanager
     def _child(self) -> Iterator[None]:
-        """Start the child and send its request; kill it at the end in any case."""
+        """Start the child process and send the request; always kill the child at the end."""
         with subprocess.Popen(
-            # Isolated from the current directory and start-up files; the import path is sent.
+            # Isolated from the current directory and start-up files; the request has sys.path.
             [sys.executable, "-I", "-S", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -115,7 +115,7 @@ class DecordReader:
                 yield
             finally:
                 process.kill()
-                process.wait()  # leaving Popen after Ctrl-C may not wait
+                process.wait()  # after Ctrl-C, the end of the Popen block may not wait
 
     def _send_request(self) -> None:
         request = {
@@ -126,12 +126,12 @@ class DecordReader:
         }
         assert self._process is not None and self._process.stdin is not None
         unsent = memoryview(json.dumps(request).encode() + b"\n")
-        with suppress(OSError):  # if the child has ended, reading from it reports so
+        with suppress(OSError):  # if the child has ended, reading its answer raises the error
             while unsent:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
 
     def _answer(self, wanted: str, limit_s: float) -> Any:
-        """Return the value of the key `wanted` in the child's next message."""
+        """Return the value of the key `wanted` in the child's next message, due in `limit_s`."""
         assert self._process is not None and self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._stop_late, (late,))

@@ -1,4 +1,4 @@
-"""Decode chosen frames with PyAV; seek to the next keyframe if that skips frames."""
+"""Decode chosen frames with PyAV; seek to a keyframe if this skips frames."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["PyavReader"]
 
 
 class _OvershotError(Exception):
-    """A seek landed after its target."""
+    """Raised if a seek ends after its target frame."""
 
 
 class PyavReader:
-    """Reads the frames at `positions` (ascending indices into `index.pts`), in order.
+    """Read the frames at `positions` (ascending indices into `index.pts`), in order.
 
-    Frames that do not decode are left out.
+    Frames that cannot be decoded are left out.
     """
 
     def __init__(self, file: Path, index: FrameIndex, positions: Sequence[int]) -> None:
@@ -46,10 +46,10 @@ class PyavReader:
 
 
 def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Generator[Picture, None, None]:
-    """Decode frames with seeking and, if that fails, without.
+    """Yield the pictures at `positions`; seek to keyframes if the file supports it.
 
-    A frame is taken only if its presentation time is the planned one. If a seek lands after its
-    target, the remaining frames are decoded from the start without seeking.
+    Frames are found by their presentation times, or by counting if `index.counted`. If a seek ends
+    after its target, the remaining frames are decoded from the start of the file without seeking.
     """
     done = 0
     for seeking in (not index.counted and not index.restarts, False):
@@ -57,7 +57,7 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
             with open_container(file, index.info.path) as container:
                 player = _Player(container, index)
                 for position in positions[done:]:
-                    # No variable: only the consumer may hold a picture during the next decode.
+                    # No variable holds the picture, so the consumer can free it before the next.
                     if player.shows(position, seeking=seeking):
                         yield player.picture()
                     done += 1
@@ -67,10 +67,10 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
 
 
 class _Player:
-    """An open stream, and the frame that was decoded last.
+    """An open stream and its most recently decoded frame.
 
-    _position is that frame's, or one less than that of the next frame.
-    Frames before _doubtful_until were predicted from frames that are lost.
+    _position is the position of that frame, or -1 before the first frame.
+    Frames before position _doubtful_until may depend on lost frames.
     """
 
     def __init__(self, container: InputContainer, index: FrameIndex) -> None:
@@ -84,7 +84,7 @@ class _Player:
         self._position, self._doubtful_until = -1, 0
 
     def shows(self, position: int, *, seeking: bool) -> bool:
-        """Advance to a position, later than the last, and return whether its frame decodes."""
+        """Decode up to `position`, which must rise; return whether its frame could be decoded."""
         keyframe = self._keyframe_up_to(position)
         if seeking and keyframe > max(0, self._position):
             self._seek(keyframe, position)
@@ -97,11 +97,11 @@ class _Player:
         assert self._frame is not None
         rgb, colors_guessed = self._converter.convert(self._frame)
         damaged = self._frame.is_corrupt or self._position < self._doubtful_until
-        self._frame = None  # frees its memory for the next one
+        self._frame = None  # free its memory for the next frame
         return Picture(self._position, self._orientation.upright(rgb), damaged, colors_guessed)
 
     def _seek(self, keyframe: int, position: int) -> None:
-        """Seek to a keyframe; raise _OvershotError if that fails or lands after `position`."""
+        """Seek to `keyframe`; raise _OvershotError if the seek fails or ends after `position`."""
         try:
             self._container.seek(self._index.pts[keyframe], stream=self._stream)
         except FFmpegError as error:
@@ -112,7 +112,7 @@ class _Player:
             raise _OvershotError
 
     def _advance(self) -> bool:
-        """Decode the next frame; return False at the end."""
+        """Decode the next frame; return False at the end of the stream."""
         for position, frame in self._frames:
             if position > self._position:
                 if position > self._position + 1:
@@ -122,15 +122,15 @@ class _Player:
         return False
 
     def _numbered_frames(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Return the frames that follow, with their positions in `index.pts`."""
+        """Return an iterator over (position in `index.pts`, frame) of the next frames."""
         frames = _decode(self._container, self._stream)
         if self._index.counted:
             return enumerate(frames)
-        # No generator here: it would hold a frame while the next one is decoded.
+        # Not a generator, which would hold a frame while the next frame is decoded.
         return filter(lambda numbered: numbered[0] >= 0, map(self._numbered, frames))
 
     def _numbered(self, frame: VideoFrame) -> tuple[int, VideoFrame]:
-        """Return position and frame; the position is -1 if the frame is not to be shown."""
+        """Return (position, `frame`); the position is -1 if `index.pts` lacks the frame's time."""
         pts, all_pts = frame.pts, self._index.pts
         position = len(all_pts) if pts is None else bisect_left(all_pts, pts)
         return (position if position < len(all_pts) and all_pts[position] == pts else -1), frame
@@ -145,7 +145,7 @@ class _Player:
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Yield the frames from the next keyframe on in display order, without undecodable ones."""
+    """Yield the decodable frames from the next keyframe on, in display order."""
     placed = map(Timeline.of(container, stream).place, packets(container, stream))
     readable = dropwhile(lambda packet: not packet.is_keyframe, placed)
     for packet in chain(readable, (None,)):  # None flushes the decoder

@@ -1,11 +1,11 @@
-"""The program of the child process that decord runs in; started by `decode_decord`, not imported.
+"""Run decord in a child process. `decode_decord` starts this file as a program.
 
-It reads one line of JSON from standard input; the end of the input means that no more frames are
-needed. It writes a line of JSON per step to standard output, and the pixels after that of a frame.
+The child reads a request, one line of JSON, from standard input; it exits when the input ends.
+It writes answers, one line of JSON each, to standard output. Pixels follow each "shape" answer.
 
-Request: import_path, file, positions, memory_bytes (the most that decord may use).
-Answers: {"frames": how many decord counts}, then {"shape": [H, W, 3]} per frame; or
-{"missing": reason} if decord cannot be imported, {"unreadable": reason} if it reports an error.
+Request: import_path, file, positions, memory_bytes (the limit for decord).
+Answers: {"frames": number of frames by decord's count}, then {"shape": [H, W, 3]} per frame; or
+{"missing": reason} if decord cannot be imported, {"unreadable": reason} if decord fails.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Serve one request, then exit without cleanup: what libraries do at exit may crash, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    """Serve one request, then exit without cleanup, because exit handlers may crash, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with _only_answers_on_stdout() as answers:
@@ -40,7 +40,7 @@ def _leave_with_parent() -> None:
 
 
 def _only_answers_on_stdout() -> BinaryIO:
-    """Return the stream to the parent; what libraries print goes to stderr."""
+    """Return the stream to the parent; redirect what libraries print to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
@@ -55,7 +55,7 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
         return
     decord.logging.set_level(decord.logging.QUIET)
     _limit_memory(request["memory_bytes"])
-    # No fault tolerance: decord would return a neighbor of a damaged frame without a warning.
+    # With fault tolerance, decord returns a neighbor of a damaged frame without a warning.
     reader = decord.VideoReader(request["file"], num_threads=1, fault_tol=0)
     _send(answers, frames=len(reader))
     for position in request["positions"]:
@@ -66,7 +66,7 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Let decord fail (on Linux) if a damaged header makes it request more than this."""
+    """Limit further memory to `limit_bytes` (Linux only): a damaged header can request any size."""
     try:
         import resource
 

@@ -1,4 +1,4 @@
-"""Download what an http or https address serves, unless it is a web page."""
+"""Download a file from an http or https address; refuse web pages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PIECE_BYTES = 2**18
 _HEADERS = {"User-Agent": "aot", "Accept": "video/*, */*;q=0.5"}
 # Characters of an address that stay as they are; others, such as spaces, are encoded.
 _AS_THEY_ARE = "%/:=&?~#+!$,;'@()*[]"
-# How web pages and playlists begin, whatever content type the server declares.
+# The first bytes of web pages and playlists; the declared content type may be wrong.
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml|#EXTM3U)", re.IGNORECASE)
 _PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 
@@ -44,10 +44,10 @@ def is_address(source: object) -> bool:
 
 
 def pieces_of_address(address: str) -> Generator[tuple[bytes, int], None, None]:
-    """Yield what `address` serves in pieces, each with the total size (0 if the server omits it).
+    """Yield pairs (data, total size in bytes or 0 if unknown) of the file at `address`.
 
     Raises:
-        VideoError: If the server cannot be reached, refuses, ends early, or serves a web page.
+        VideoError: If the server cannot be reached, refuses, ends early, or sends a web page.
     """
     with _explained(address), _opener().open(_request(address), timeout=_TIMEOUT_S) as response:
         whole, done = _announced_bytes(response), 0
@@ -68,7 +68,7 @@ def _request(address: str) -> Request:
 
 
 def _opener() -> OpenerDirector:
-    """Return an opener for http and https alone: a redirect must not lead to a local file."""
+    """Return an opener for http and https only; a redirect must not lead to a local file."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler, HTTPHandler, HTTPSHandler, HTTPRedirectHandler, HTTPErrorProcessor, HTTPDefaultErrorHandler,

@@ -18,14 +18,14 @@ _ORIENTATIONS = {
     7: Orientation(270, mirrored=True),
     8: Orientation(270),
 }
-# Marks before the data in JPEG, PNG and WebP files, and the number of bytes in between.
+# (marker, number of bytes between marker and Exif data) in JPEG, PNG and WebP files.
 _MARKS = ((b"Exif\0\0", 0), (b"eXIf", 0), (b"EXIF", 4))
 _ORIENTATION, _SHORT = 0x0112, 3
 _ENTRY_BYTES = 12
 
 
 def exif_orientation(picture: bytes) -> Orientation | None:
-    """Return the orientation in the Exif data of an encoded picture, None if there is none."""
+    """Return the Exif orientation of an encoded picture, or None if it is missing or invalid."""
     for mark, distance in _MARKS:
         start = picture.find(mark)
         if start >= 0:
@@ -37,10 +37,10 @@ def exif_orientation(picture: bytes) -> Orientation | None:
 
 
 def _orientation_value(tiff: bytes) -> int:
-    """Return the value of the orientation tag, 0 if it is missing.
+    """Return the value of the orientation tag, or 0 if the tag is missing.
 
     Raises:
-        struct.error: If the data end before their directory does.
+        struct.error: If the data end before the end of their directory.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

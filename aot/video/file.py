@@ -1,4 +1,4 @@
-"""A video file and its index, built once and then passed on."""
+"""Open a video file and build its frame index once."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["VideoFile", "open_file", "probe"]
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video that can be read any number of times.
+    """A video that can be read several times.
 
     Attributes:
-        path: where its data are: a temporary copy if it came from an address or a pipe.
-        index: its frames; `index.info.path` is the name that the user gave.
+        path: the file with the data, a temporary copy if the source is an address or a pipe.
+        index: the frame index; `index.info.path` is the name that the user gave.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class VideoFile:
 
     @property
     def name(self) -> str:
-        """Return its short name, for messages."""
+        """Return the file name without the folder, for messages."""
         return Path(self.index.info.path).name
 
 
@@ -42,13 +42,13 @@ class VideoFile:
 def open_file(
     source: str | Path | VideoFile, sampling: SamplingConfig | None = None, on_bytes: OnBytes | None = None
 ) -> Iterator[VideoFile]:
-    """Yield a file with its index; a file that is open already is yielded as it is.
+    """Yield `source` with its frame index; a `VideoFile` is yielded unchanged.
 
-    `sampling` limits the size of a download or copy, which `on_bytes(done, total)` follows.
+    `sampling` limits the size of a download or copy; `on_bytes(done, total)` reports its progress.
 
     Raises:
-        VideoError: If there is nothing to read, or it is not a video, too large, cut off, or
-            without a picture.
+        VideoError: If `source` is missing, empty, not a video, too large or cut off, or has no
+            picture.
     """
     if isinstance(source, VideoFile):
         yield source
@@ -58,13 +58,13 @@ def open_file(
 
 
 def probe(path: str | Path) -> FrameIndex:
-    """Read the frame times of a video; decode one picture only, for the orientation.
+    """Return the frame index of a video; only one picture is decoded, for the orientation.
 
-    The main stream is the largest, then the longest; cover art does not count. `info.width` and
-    `info.height` are as displayed: after rotation, and with square pixels.
+    The indexed stream has the largest pictures, then the most frames; cover art is ignored.
+    `info.width` and `info.height` are the displayed size: after rotation, with square pixels.
 
     Raises:
-        VideoError: If there is nothing to read, or it is no video, cut off, or without a picture.
+        VideoError: If `path` is missing, empty, not a video or cut off, or has no picture.
     """
     with open_file(path) as video:
         return video.index

@@ -1,4 +1,4 @@
-"""The file formats that are opened, as FFmpeg names its demuxers."""
+"""List the file formats that may be opened, by the names of FFmpeg's demuxers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PICTURES = """
     pgm_pipe pgmyuv_pipe pgx_pipe phm_pipe photocd_pipe pictor_pipe png_pipe ppm_pipe psd_pipe qdraw_pipe qoi_pipe
     sgi_pipe sunrast_pipe tiff_pipe vbn_pipe webp webp_anim webp_pipe xbm_pipe xpm_pipe xwd_pipe
 """
-# Sound files are opened so that a message can state whether they have no picture or a cover only.
+# Sound files are opened so that the error can state that they have no picture, or only a cover.
 _SOUND = "aac ac3 aiff ape caf eac3 flac mp3 w64 wav"
 
-# Left out on purpose: demuxers that read other files than the one named (playlists such as concat,
-# dash, hls and imf; mlv; rtp, sap and sdp; svg; vobsub) or any text (bin, tty), and devices.
+# Left out on purpose: devices, demuxers that accept any text (bin, tty), and demuxers that open
+# further files (playlists such as concat, dash, hls and imf; mlv; rtp, sap and sdp; svg; vobsub).
 FORMATS = tuple(" ".join((_CONTAINERS, _BARE_STREAMS, _CAMERAS_AND_GAMES, _PICTURES, _SOUND)).split())

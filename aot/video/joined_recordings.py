@@ -1,4 +1,4 @@
-"""Detect recordings joined byte by byte, of which FFmpeg reads only the first or the first two."""
+"""Detect files of several joined recordings, of which FFmpeg reads only the first one or two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["another_begins"]
 
-# How a file begins, by the name of FFmpeg's demuxer.
+# The first bytes of a file, by the name of FFmpeg's demuxer.
 _BEGINNINGS = {
     "flv": re.compile(rb"FLV\x01[\x00-\x05]\x00\x00\x00\x09"),
     "matroska": re.compile(rb"\x1a\x45\xdf\xa3.{0,64}?(?:matroska|webm)", re.DOTALL),
@@ -18,7 +18,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def another_begins(file: Path, container: str, end: int) -> bool:
-    """Return whether a file of the same format begins after `end`, the end of the last packet."""
+    """Return whether another recording in the format `container` begins in `file` after `end`."""
     beginning = _BEGINNINGS.get(container.partition(",")[0])
     if beginning is None:
         return False

@@ -1,4 +1,4 @@
-"""The rotation and mirroring of a stored picture before it is shown."""
+"""Rotate and mirror stored pictures for display."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Orientation:
 
     @classmethod
     def of_matrix(cls, matrix: Sequence[int] | None) -> Orientation:
-        """Return the orientation of a display matrix, to the nearest quarter turn.
+        """Return the orientation of a display matrix, rounded to a quarter turn.
 
-        It is upright if there is no matrix or the matrix is singular.
+        The orientation is upright if `matrix` is None or singular.
 
         Args:
-            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2: the pixel at (x, y), with y
-                downwards, is shown at (a x + c y, b x + d y).
+            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2. A pixel at (p, q), with q
+                downwards, is shown at (a p + c q, b p + d q).
         """
         if matrix is None:
             return cls()
@@ -54,7 +54,7 @@ class Orientation:
         return self.rotation_degrees in (90, 270)
 
     def upright(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the picture [H, W, 3] as it is shown, contiguous."""
+        """Return the stored picture `rgb` [H, W, 3] as displayed, contiguous in memory."""
         import numpy as np
 
         turned = np.rot90(rgb, k=-self.rotation_degrees // 90)

@@ -1,4 +1,4 @@
-"""A decoded picture, and its resizing for the model."""
+"""Decoded pictures, and their resizing for the model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        position: its index into `FrameIndex.pts`.
+        position: index of the frame in `FrameIndex.pts`.
         rgb: [H, W, 3], upright.
-        damaged: whether the decoder flagged it.
-        colors_guessed: whether the conversion of its colors is not supported.
+        damaged: whether the frame may be damaged.
+        colors_guessed: whether the colors are a guess (see `RgbConverter.convert`).
     """
 
     position: int
@@ -31,9 +31,9 @@ class Picture:
 
 
 def resize(rgb: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
-    """Return a picture [H, W, 3] as uint8 [3, rows, cols], by antialiased bicubic interpolation.
+    """Resize a picture [H, W, 3] to `size` (rows, cols); return uint8 [3, rows, cols].
 
-    `size` is (rows, cols); None keeps H x W.
+    The interpolation is bicubic and antialiased. If `size` is None, the size is kept.
     """
     import torch
     from torch.nn import functional as F  # noqa: N812

@@ -1,4 +1,4 @@
-"""Index the frames of a video and their times, from its packets and one decoded picture."""
+"""Build the frame index of a video from its packets and one decoded picture."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ __all__ = ["FrameIndex", "index_file"]
 _DEFAULT_FPS = Fraction(25)
 _ORIENTATION_PACKETS = 64
 
-_MOST_ASPECT = 4  # of a pixel; 2 occurs in practice
-_LEAST_STRETCH = Fraction(1, 100)  # less comes from rounding and is not worth resampling
-_UNSTATED = -(2**63)  # as in FFmpeg itself
+_MOST_ASPECT = 4  # largest width / height of a pixel; 2 occurs in practice
+_LEAST_STRETCH = Fraction(1, 100)  # smaller deviations from 1 come from rounding and are ignored
+_UNSTATED = -(2**63)  # FFmpeg's value for a missing time
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,16 @@ class FrameIndex:
 
     Attributes:
         info: facts about the video; width and height are as displayed.
-        pts: presentation time of each frame that can be shown, ascending, in units of `time_base`
-            seconds. Stored in 8 bytes per number, like `keyframes`.
+        pts: presentation times of all frames that can be shown, ascending, in units of `time_base`
+            seconds. `pts` and `keyframes` are arrays of 8-byte integers.
         keyframes: positions in `pts` at which decoding can start, ascending.
-        counted: whether the container stores no usable presentation times; `pts` is then
-            reconstructed, and a frame is found by counting decoded pictures.
-        header_duration_s: duration in the container's header; 0 if there is none.
-        restarts: how often the file's times restart; `pts` continue, and seeking by them fails.
-        unread: whether another recording follows that FFmpeg does not read.
-        decoded_size: rows and columns of an upright picture as decoded, None if its pixels are
-            square.
+        counted: whether the container stores no usable presentation times. `pts` is then
+            reconstructed, and frames are found by counting decoded pictures.
+        header_duration_s: duration in the container's header, or 0 if missing.
+        restarts: number of times that timestamps restart in the file. `pts` is made to continue,
+            so seeking by `pts` fails after a restart.
+        unread: whether the file has another recording, which FFmpeg does not read.
+        decoded_size: (rows, cols) of an upright decoded picture, or None if pixels are square.
     """
 
     info: VideoInfo
@@ -70,16 +70,16 @@ class FrameIndex:
     decoded_size: tuple[int, int] | None = None
 
     def times_s(self) -> array[float]:
-        """Return when each frame is shown, in seconds from the first one."""
+        """Return the display time of each frame, in seconds after the first frame."""
         first, (numerator, denominator) = self.pts[0], self.time_base.as_integer_ratio()
         return array("d", ((pts - first) * numerator / denominator for pts in self.pts))
 
 
 def index_file(file: Path, name: str) -> FrameIndex:
-    """Return the index of an existing file, which messages and `info.path` call `name`.
+    """Return the frame index of `file`; messages and `info.path` show `name` instead of its path.
 
     Raises:
-        VideoError: If it is not a video, is cut off, or has no picture.
+        VideoError: If `file` is not a video, is cut off, or has no picture.
     """
     with open_container(file, name) as container:
         # 1. Read the packets of all candidate streams once.
@@ -101,7 +101,7 @@ def index_file(file: Path, name: str) -> FrameIndex:
 
 
 def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
-    """Return the streams of moving pictures whose codec can be decoded."""
+    """Return the video streams whose codec can be decoded, without cover pictures."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     moving = [stream for stream in container.streams.video if not stream.disposition & still]
     if not moving:
@@ -119,9 +119,9 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
 
 @dataclass(slots=True)
 class _Scan:
-    """Findings of one pass over a stream's packets: an entry per shown frame, in file order.
+    """Packet data of one stream; each array has one entry per shown frame, in file order.
 
-    pts and dts are _UNSTATED if the packet has none; ticks is the duration, 0 if unknown.
+    `pts` or `dts` is _UNSTATED if the packet lacks it; `ticks` is the duration, 0 if unknown.
     """
 
     stream: VideoStream
@@ -149,7 +149,7 @@ class _Scan:
 
 
 def _invisible(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
-    """Return whether a packet is a VP8 reference, never shown (bit 4 of its header is 0)."""
+    """Return whether a packet is a VP8 frame that is never shown (bit 4 of its header is 0)."""
     return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
 
 
@@ -184,18 +184,18 @@ def _index(container: InputContainer, scan: _Scan, name: str, video_streams: int
 
 
 def _header_duration_s(container: InputContainer) -> float:
-    """Return the duration in the header; 0 for containers without, where FFmpeg estimates."""
+    """Return the duration in the header, or 0 for formats whose duration FFmpeg estimates."""
     duration_s, start_s = (container.duration or 0) / 1e6, (container.start_time or 0) / 1e6
     if container.format.name.startswith("mov"):
         return duration_s
     if not container.format.name.startswith("matroska"):
         return 0.0
-    # Many programs write when the last picture ends; the start, if not 0, is to be subtracted.
+    # Many programs write the end time of the last picture; subtract the start time.
     return duration_s - start_s if duration_s > start_s > 0 else duration_s
 
 
 def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) -> tuple[array[int], bool]:
-    """Return the presentation time of each packet, and whether it is a reconstruction."""
+    """Return the presentation time of each packet, and whether the times are reconstructed."""
     # AVI stores no presentation times; FFmpeg reports times in decoding order instead.
     if container.format.name != "avi" and _UNSTATED not in scan.pts:
         return scan.pts, False
@@ -206,7 +206,7 @@ def _frame_times(container: InputContainer, scan: _Scan, time_base: Fraction) ->
 
 
 def _ascending(numbers: Iterable[int]) -> array[int]:
-    """Return each number once, ascending."""
+    """Return the distinct `numbers`, ascending."""
     return array("q", (number for number, _ in groupby(sorted(numbers))))
 
 
@@ -220,15 +220,15 @@ def _mean_ticks(pts: Sequence[int]) -> Fraction:
 
 
 def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
-    """Return whether a frame is off the even grid by more than rounding to ticks or ms explains."""
+    """Return whether the frame rate varies by more than the rounding of times to ticks or ms."""
     tolerance = 1 + math.ceil(Fraction(1, 1000) / time_base)
     first, mean = pts[0], float(_mean_ticks(pts))
     return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))
 
 
 def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
-    """Return the orientation of the pictures, which only a decoded frame shows."""
-    # Ignoring edit lists gives the very first keyframe, even if it is not to be shown.
+    """Return the orientation of the pictures, taken from the first frame that decodes."""
+    # Ignoring edit lists gives the very first keyframe, even if an edit list hides it.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
         prepare_decoder(stream, threads=False)
@@ -251,7 +251,7 @@ def _orientation_of(frame: VideoFrame, packet: Packet[VideoStream] | None) -> Or
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
-    """Return width / height of a stored pixel; 1 if not stated, implausible or almost 1."""
+    """Return width / height of a stored pixel, or 1 if it is missing, implausible or almost 1."""
     aspect = as_fraction(stream.sample_aspect_ratio) or Fraction(1)
     if 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT and abs(aspect - 1) > _LEAST_STRETCH:
         return aspect
@@ -259,7 +259,7 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 
 
 def _as_displayed(index: FrameIndex, orientation: Orientation, aspect: Fraction) -> FrameIndex:
-    """Return the index with the displayed size: upright, and with square pixels."""
+    """Return `index` with the displayed size: upright, with square pixels."""
     stored = index.info.height, index.info.width
     square = index.info.height, max(1, round(index.info.width * aspect))
     if orientation.swaps_sides:

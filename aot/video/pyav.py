@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_PIXELS = 2**26
-# Their decoders hold up to 16 pictures; this is the largest one in any level of their standards.
+# Decoders of these codecs hold up to 16 pictures; no level of their standards allows more pixels.
 _HOLDING_MANY = frozenset(("h264", "hevc", "vp9", "av1"))
 _MOST_PIXELS_OF_LEVELS = 35_651_584
 
@@ -35,17 +35,17 @@ _MOST_AUTOMATIC_THREADS = 16  # most that FFmpeg starts by itself
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
-    """Open `file`, and no other file, for reading; its tags may hold any bytes.
+    """Open `file` with FFmpeg, which reads no other file; tags need not be valid UTF-8.
 
     Raises:
-        FFmpegError, OSError: If FFmpeg does not recognize the file, or it cannot be read; errno is
+        FFmpegError, OSError: If `file` cannot be read or FFmpeg does not recognize it; errno is
             EINVAL if its format is not in `FORMATS`.
     """
-    # Otherwise FFmpeg expands "%d" and "*" in the name of a picture to many files.
+    # Without `pattern_type`, FFmpeg expands "%d" and "*" in the name of a picture to many files.
     limits = {"format_whitelist": ",".join(FORMATS), "pattern_type": "none"}
-    # From 19 on, PyAV has no such argument and always tolerates tags that are not UTF-8.
+    # PyAV 19 and later has no such argument and always tolerates tags that are not UTF-8.
     tolerant: dict[str, Any] = {"metadata_errors": "ignore"} if _major_version() < 19 else {}
-    # As `options`, also passed to each stream, they crash PyAV 15 on MPEG program streams.
+    # The argument `options` reaches each stream, too, and crashes PyAV 15 on MPEG program streams.
     settings = {**limits, **options}
     # An absolute path cannot be mistaken for a protocol such as "concat:".
     container: InputContainer = av.open(str(file.absolute()), container_options=settings, **tolerant)
@@ -53,15 +53,15 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
 
 
 def most_pixels(stream: VideoStream) -> int:
-    """Return the most pixels a picture may have: a small file can claim more than memory holds."""
+    """Return the largest number of pixels that a picture may have; a file can claim any size."""
     holds_many = stream.codec_context.codec.canonical_name in _HOLDING_MANY
     return _MOST_PIXELS_OF_LEVELS if holds_many else _MOST_PIXELS
 
 
 def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
-    """Bound the memory for decoding a stream: limit picture size and, if `threads`, their number.
+    """Limit the memory of a decoder: its picture size and, if `threads`, its number of threads.
 
-    FFmpeg holds a picture per thread. So large pictures get fewer threads, and the largest are
+    FFmpeg holds one picture per thread. So large pictures get fewer threads, and the largest are
     decoded one at a time, in slices. Call this before the first packet is decoded.
     """
     context = stream.codec_context
@@ -76,19 +76,19 @@ def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
 
 
 def as_fraction(rational: Any) -> Fraction | None:
-    """Return a time base or a rate as a Fraction, None if the file does not state it.
+    """Return a time base or rate of PyAV as a Fraction, or None if the file does not have it.
 
-    PyAV up to 18 has Fractions and None; from 19 on, its own type has 0/1 or 0/0 for None.
+    PyAV up to 18 uses Fraction and None; later versions use their own type, with 0/1 or 0/0.
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 class UnknownDataError(Exception):
-    """Raised if a frame has side data unknown to PyAV, such as Exif; PyAV then shows none."""
+    """Raised if PyAV does not know a kind of side data (such as Exif) and so returns none."""
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """Return the nine numbers of a decoded frame's display matrix, None if it has none.
+    """Return the nine numbers of the display matrix of `frame`, or None if it has no matrix.
 
     Raises:
         UnknownDataError: If PyAV cannot read the side data.
@@ -103,7 +103,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 
 
 def quarter_turn(degrees: float) -> tuple[int, ...] | None:
-    """Return the display matrix of a counter-clockwise `frame.rotation`, None if it has none."""
+    """Return the display matrix of a counterclockwise rotation; None if |`degrees`| > 180."""
     if abs(degrees) > 180:
         return None
     cosine, sine = (

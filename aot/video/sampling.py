@@ -1,4 +1,4 @@
-"""Choose frames: pure arithmetic on the frame times of a `FrameIndex`."""
+"""Choose frames by arithmetic on the frame times of a `FrameIndex`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FramePlan", "plan_frames", "segment_lengths", "spread"]
 
-_UNIT = 8  # frames; clips of 2, 4 or 8 frames do not cross the end of a chunk
+_UNIT = 8  # frames; no clip of 2, 4 or 8 frames crosses the end of a chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class FramePlan:
     """The frames to decode.
 
     Attributes:
-        positions: their indices into `FrameIndex.pts`, ascending, each once.
-        timestamps_s: when each is shown, in seconds from the video's first shown frame.
-        notices: one sentence per fact that the user should know, such as too few frames.
+        positions: indices of the frames in `FrameIndex.pts`, ascending and distinct.
+        timestamps_s: display time of each frame, in seconds after the video's first frame.
+        notices: warnings for the user, one sentence each, for instance of too few frames.
     """
 
     positions: tuple[int, ...]
@@ -35,14 +35,14 @@ class FramePlan:
     notices: tuple[str, ...] = ()
 
     def at(self, times_s: Collection[float]) -> FramePlan:
-        """Return the plan of those frames that are shown at `times_s`."""
+        """Return a plan with only the frames that are shown at `times_s`."""
         wanted = set(times_s)
         chosen = [pair for pair in zip(self.positions, self.timestamps_s, strict=True) if pair[1] in wanted]
         return FramePlan(tuple(p for p, _ in chosen), tuple(t for _, t in chosen), self.notices)
 
 
 def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
-    """Choose the frames to sample among those shown from start_s to end_s (both included).
+    """Choose frames shown from `sampling.start_s` to `sampling.end_s`, both included.
 
     Raises:
         VideoError: If no frame is shown in the range, or `sampling` is strict and the file is cut
@@ -96,17 +96,17 @@ def _picture_notices(index: FrameIndex) -> tuple[str, ...]:
 
 
 def _is_picture(index: FrameIndex) -> bool:
-    """Return whether the file is one picture, not the rest of a video that was cut off."""
+    """Return whether the file is a single picture and not a video that was cut off."""
     return index.info.frames == 1 and index.info.header_frames <= 1 and not _cut_off_notices(index)
 
 
 def spread(count: int, picks: int) -> list[int]:
-    """Return `picks` numbers of 0 .. count-1: LLaVA's linspace(0, count - 1, picks), truncated."""
+    """Return linspace(0, count - 1, picks), truncated to integers as in LLaVA."""
     if picks >= count:
         return list(range(count))
     if picks == 1:
         return [0]
-    # numpy's order of operations, for its rounding: a step first, the last value set exactly.
+    # Use numpy's order of operations for equal rounding: first the step; the last value is exact.
     step = (count - 1) / (picks - 1)
     return [int(k * step) for k in range(picks - 1)] + [count - 1]
 
@@ -133,20 +133,20 @@ def _too_few(found: int, index: FrameIndex, sampling: SamplingConfig) -> tuple[s
 
 
 def _tolerance_s(index: FrameIndex) -> float:
-    """Return how much later than an instant its frame may be: containers round to ticks."""
+    """Return how many seconds late a frame time may be, because containers round to ticks."""
     return min(float(index.time_base) / 2, 1e-3) + 1e-9
 
 
 def _per_second(
     index: FrameIndex, times: Sequence[float], candidates: range, sampling: SamplingConfig, fps: float
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the frames that are on the screen at start + k / fps, k = 0, 1, ..., and notices.
+    """Return the frames on the screen at the instants start + k / fps (k >= 0), and notices.
 
-    A frame is on the screen at some instant if and only if more instants precede the next frame
-    than precede it. So the work depends on the number of frames, however large `fps` is.
+    A frame is on the screen at an instant if and only if more instants precede the next frame than
+    precede this frame. So the cost depends on the number of frames, not on `fps`.
     """
     start, tolerance = sampling.start_s or 0.0, _tolerance_s(index)
-    # An instant at `end_s` counts; at the end of the video no frame is on the screen.
+    # An instant at `end_s` counts. At the end of the video, no frame is on the screen.
     end = min(index.info.duration_s - tolerance, math.inf if sampling.end_s is None else sampling.end_s)
     before = [max(0, math.ceil((times[k] - start - tolerance) * fps)) for k in candidates]
     before[0] = 0
@@ -173,15 +173,16 @@ def _evenly_in_time(
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:
-    """Return the lengths of as few chunks of up to `most` frames as possible, about equally long.
+    """Return the lengths of chunks of `frames`: as few as possible, of at most `most` frames each.
 
-    A short last chunk could not keep its share of the tokens. All but the last are multiples of
-    `together`; so must `most` be if there are several chunks.
+    Lengths are similar, because a short last chunk could not keep its share of the tokens. All
+    lengths except the last are multiples of `together`. `most` must be a multiple of `together` if
+    there are several chunks.
     """
     uncut = math.lcm(_UNIT, together)
     unit = uncut if most % uncut == 0 and most > uncut else together
     units, runs = math.ceil(frames / unit), math.ceil(frames / most)
-    longer = units % runs  # come last, since the last unit may not be full
+    longer = units % runs  # number of longer chunks; they come last, since the last unit may not be full
     lengths = [unit * (units // runs + (number >= runs - longer)) for number in range(runs)]
     lengths[-1] -= unit * units - frames
     return lengths

@@ -1,4 +1,4 @@
-"""From a source that the user names to a file, and from the file to packets."""
+"""Open the source that the user names as a file, and read packets from the file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["OnBytes", "open_container", "open_source", "packets", "source_name"]
 
 OnBytes = Callable[[int, int], None]  # (done, total)
-Pieces = Generator[tuple[bytes, int], None, None]  # each with the total size, 0 if unknown
+Pieces = Generator[tuple[bytes, int], None, None]  # (data, total size or 0 if unknown)
 
 _MEGABYTE = 10**6
-_MOST_NAMES = 1000  # of a folder, searched for a similar spelling
+_MOST_NAMES = 1000  # of a folder, compared to find a similar spelling
 _PIECE_BYTES = 2**18
 
 # A demuxer that fails this often in a row does not reach readable data again.
@@ -44,7 +44,7 @@ _MAX_READ_FAILURES = 50
 
 
 def source_name(path: str | Path) -> str:
-    """Return the source's name in messages: its path as given, or "standard input"."""
+    """Return the name of a source in messages: `path`, or "standard input" if `path` is "-"."""
     return "standard input" if str(path) == "-" else str(path)
 
 
@@ -56,11 +56,11 @@ def open_source(
 
     Addresses (http, https), "-" (standard input), devices and pipes such as <(command) are copied
     to a temporary file, which is always removed afterwards. `on_bytes(done, total)` is called
-    while they are copied.
+    during the copy.
 
     Raises:
-        VideoError: If the file is missing, a directory or empty, the address does not serve a
-            file, or the copy is larger than `limit_mb` or does not fit on the disk.
+        VideoError: If the file is missing, a directory or empty; if the address does not serve a
+            file; or if the copy is larger than `limit_mb` or does not fit on the disk.
     """
     file, kind = Path(source), path_kind(source)
     if is_address(source):
@@ -101,7 +101,7 @@ def _missing(path: str | Path) -> str:
 
 
 def _names_in_folder_of(path: Path) -> list[str]:
-    """Return up to 1000 of the names in a file's folder."""
+    """Return up to 1000 file names in the folder of `path`."""
     try:
         return [entry.name for entry in islice(path.parent.iterdir(), _MOST_NAMES)]
     except (OSError, ValueError):
@@ -146,10 +146,10 @@ def _write_pieces(pieces: Pieces, copy: Path, name: str, limit_bytes: int, on_by
 
 @contextmanager
 def open_container(file: Path, name: str, *, options: dict[str, str] | None = None) -> Iterator[InputContainer]:
-    """Open `file` with FFmpeg, whose log is silent until the container is closed.
+    """Open `file` with FFmpeg; the log of FFmpeg is silent until the container is closed.
 
     Raises:
-        VideoError: If FFmpeg does not recognize the file; the message calls it `name`.
+        VideoError: If FFmpeg cannot open the file; the message has `name` instead of its path.
     """
     with _SILENCE:
         try:
@@ -172,10 +172,10 @@ def _unreadable(name: str, error: Exception) -> str:
 
 
 def _settle(container: InputContainer) -> None:
-    """Wait for the decoders' threads while FFmpeg is silent.
+    """Wait for the threads of all decoders while the log of FFmpeg is silent.
 
-    PyAV would wait for them later, while it holds the GIL. A thread that then writes to the log
-    needs the GIL, too: a deadlock.
+    Otherwise PyAV would wait for the threads later, while it holds the GIL. If a thread then
+    writes to the log, it needs the GIL, too: a deadlock.
     """
     for stream in container.streams.video:
         if stream.codec_context is not None:
@@ -183,9 +183,9 @@ def _settle(container: InputContainer) -> None:
 
 
 class _Silence:
-    """Silences FFmpeg's log from the first file that is opened to the last one that is closed.
+    """Silence FFmpeg's log while at least one file is open.
 
-    The level is global and other libraries raise it, so it is restored.
+    The log level is global and other libraries change it, so the previous level is restored.
     """
 
     def __init__(self) -> None:
@@ -210,7 +210,7 @@ _SILENCE = _Silence()
 
 
 def packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Yield the streams' packets that hold data, in file order; skip unreadable parts."""
+    """Yield the non-empty packets of `streams` in file order; skip unreadable parts."""
     failures = 0
     while failures < _MAX_READ_FAILURES:
         try:

@@ -1,4 +1,4 @@
-"""Times that continue where those of a file restart."""
+"""Make timestamps continue where they restart within a file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _TIMES_MAY_WRAP = 0x0200  # AVFMT_TS_DISCONT of libavformat/avformat.h
 
 
 class Timeline:
-    """Shifts the times of a stream's packets, so that they continue where the file's times restart.
+    """Shift the timestamps of a stream's packets, so that they continue after each restart.
 
-    Recordings joined byte by byte (`cat a.ts b.ts`) have the times of each part. A part begins at a
-    keyframe that is decoded and shown before frames that came earlier in the file or, if times may
-    wrap around, more than an hour after all of them. It is shown one frame after the end of the
-    part before.
+    In recordings joined byte by byte (`cat a.ts b.ts`), timestamps restart at each part. A part
+    begins at a keyframe with pts and dts below the largest of the current part. If timestamps may
+    wrap around, a keyframe with a dts more than an hour above the largest also begins a part. The
+    shifted part begins one frame after the last frame of the previous part.
 
     Attributes:
-        restarts: how often the times have restarted so far.
+        restarts: number of restarts so far.
     """
 
     def __init__(self, time_base: Fraction, *, wraps: bool) -> None:
@@ -39,12 +39,12 @@ class Timeline:
 
     @classmethod
     def of(cls, container: InputContainer, stream: VideoStream) -> Timeline:
-        """Return a timeline for a stream of which no packet has been read yet."""
+        """Return a timeline for `stream`; call this before the first packet is read."""
         wraps = bool(container.format.flags & _TIMES_MAY_WRAP)
         return cls(as_fraction(stream.time_base) or Fraction(1, 1_000_000), wraps=wraps)
 
     def place(self, packet: Packet[VideoStream]) -> Packet[VideoStream]:
-        """Shift the times of the next packet in file order, and return it."""
+        """Shift the timestamps of `packet`, the next one in file order, and return `packet`."""
         pts, dts = packet.pts, packet.dts if packet.dts is not None else packet.pts
         if pts is None or dts is None:
             return packet
