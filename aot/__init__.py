@@ -1,6 +1,6 @@
-"""Ask questions of a video with a tenth of the visual tokens.
+"""Answer questions about a video with a tenth of the visual tokens.
 
-`import aot` is light: torch and transformers load with the first name that needs them.
+`import aot` is fast: torch and transformers are imported with the first name that needs them.
 """
 
 from __future__ import annotations

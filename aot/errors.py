@@ -1,4 +1,4 @@
-"""Define the errors that a user can meet; every message has a remedy.
+"""Define the errors that users see; every message has a remedy.
 
     AOTError
     ├── ConfigError      a setting is unknown, ill-typed or out of range
@@ -12,8 +12,8 @@
     ├── TokensFileError  a tokens file is damaged, untrusted, or belongs to another model
     └── OutputError      a result cannot be written
 
-Pure tensor code (`aot.compression.ops`) raises `ValueError` with the axis, and the expected and
-received sizes.
+Functions in `aot.compression.ops` raise a `ValueError` that names the axis, the expected size and
+the received size.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 
 
 class AOTError(Exception):
-    """Base of all errors that a user can meet; the message is one sentence with a remedy."""
+    """Base class of all errors that users see; the message is one sentence with a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem with the setting at `path`, which reads "lead path message"."""
+    """A problem with the setting at `path`; as text, lead, path and message are joined."""
 
     path: str
     message: str
@@ -62,7 +62,7 @@ class ConfigError(AOTError):
 
 
 class BudgetError(ConfigError):
-    """Raised if a method cannot keep as few tokens of a video as asked."""
+    """Raised if a method cannot reduce a video to the requested number of tokens."""
 
 
 class UnsupportedError(ConfigError):
@@ -70,7 +70,7 @@ class UnsupportedError(ConfigError):
 
 
 class VideoError(AOTError):
-    """Raised if a video cannot be opened, has no picture, or nothing in the range decodes."""
+    """Raised if a video cannot be opened, has no picture, or no frame can be decoded."""
 
 
 class ModelError(AOTError):
@@ -98,5 +98,5 @@ class OutputError(AOTError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error message, to be part of a sentence."""
+    """Return the first line of the message of `error`, without surrounding spaces."""
     return str(error).strip().partition("\n")[0]

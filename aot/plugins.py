@@ -1,7 +1,7 @@
-"""Find methods and inner reductions by name, those of this package and those of plug-ins.
+"""Find the methods and inner reductions of this package and of plug-ins by name.
 
-A plug-in is an entry point of another package in the group `aot.methods` or `aot.inner`. A class is
-imported only when it is requested.
+A plug-in is an entry point of another package in the group `aot.methods` or `aot.inner`. Classes
+are imported only when they are requested.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Card:
     """Describe a method or an inner reduction in `aot methods`.
 
     Attributes:
-        acts: where it acts, for instance "after pooling".
+        acts: where the method acts, for instance "after pooling".
         source: the paper; empty for a baseline.
-        exact: whether exactly the budget is kept, whatever it is.
-        remark: what is kept and merged, in one clause.
-        least: the lowest ratio that is possible, if there is one.
+        exact: whether the method keeps exactly the budget, for every budget.
+        remark: which tokens are kept and merged, in one clause.
+        least: the lowest possible ratio; empty if there is no limit.
     """
 
     acts: str
@@ -100,12 +100,12 @@ _CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "points", "r
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:
-    """Return all names, this package's first and broken plug-ins included; nothing is imported."""
+    """Return all names, those of this package first; plug-ins are not imported or checked."""
     return (*_TABLES[kind], *_plugged_in(kind))
 
 
 def usable(kind: Kind = "methods") -> tuple[str, ...]:
-    """Return all names except those of broken plug-ins; imports every plug-in."""
+    """Import every plug-in, and return all names except those of broken plug-ins."""
     return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
 
 
@@ -118,10 +118,10 @@ def _is_usable(name: str, kind: Kind) -> bool:
 
 
 def find(name: str, kind: Kind = "methods") -> Any:
-    """Return the class with a name.
+    """Return the class of the method or inner reduction `name`.
 
     Raises:
-        ConfigError: If the name is unknown, or its plug-in cannot be imported or is not such a
+        ConfigError: If `name` is unknown, or if its plug-in cannot be imported or is not a valid
             class.
     """
     if name in _TABLES[kind]:
@@ -133,7 +133,7 @@ def find(name: str, kind: Kind = "methods") -> Any:
 
 
 def hint(name: str, kind: Kind = "methods") -> str:
-    """Return advice for an unknown name: a similar name, or the same name of the other kind."""
+    """Return advice for an unknown `name`: a similar name, or the same name of the other kind."""
     other: Kind = "inner" if kind == "methods" else "methods"
     if name in names(other):
         return f"{name} {_how_to_ask(name, other)}"
@@ -145,14 +145,14 @@ def hint(name: str, kind: Kind = "methods") -> str:
 
 
 def _how_to_ask(name: str, kind: Kind) -> str:
-    """Return a clause that states where a name acts and which flag selects it."""
+    """Return a clause that states where the method `name` acts and which flag selects it."""
     if kind == "inner":
         return f"acts inside the language model: --inner {name}, or none+{name} in a list of methods"
     return f"acts before the language model: --method {name}"
 
 
 def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
-    """Return one sentence per plug-in whose name this package or another plug-in already uses."""
+    """Return a sentence for each plug-in that is ignored, because its name is already in use."""
     used = set(_plugged_in(kind).values())
     return [
         f"the plug-in {_origin(point)} is not used: another {_NOUNS[kind]} has this name, rename its entry point"
@@ -162,12 +162,12 @@ def unheard_plug_ins(kind: Kind = "methods") -> list[str]:
 
 
 def is_plugged_in(thing: object, kind: Kind = "methods") -> bool:
-    """Return whether a method, an inner reduction or a class of these is from another package."""
+    """Return whether `thing` (method, inner reduction or its class) is from another package."""
     return _plug_in_of(thing, kind) is not None
 
 
 def called(thing: object, kind: Kind = "methods") -> str:
-    """Return the name of a method, an inner reduction or a class of either, for messages.
+    """Return the name of `thing` (method, inner reduction or its class) for messages.
 
     The name of a plug-in includes its package and version.
     """
@@ -182,19 +182,19 @@ def called(thing: object, kind: Kind = "methods") -> str:
 
 
 def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
-    """Return the error for a method or an inner reduction whose result breaks its contract."""
+    """Return the error for a method or inner reduction `thing` that breaks its contract."""
     report = "report this to its authors" if is_plugged_in(thing, kind) else "report this"
     return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
 
 
 @contextmanager
 def blamed(thing: object, kind: Kind = "methods") -> Iterator[None]:
-    """Turn an exception from a plug-in's code into an error that names the plug-in.
+    """Convert an exception from the code of a plug-in to an error that names the plug-in.
 
-    Exceptions of this package's own code are not changed.
+    If `thing` is from this package, exceptions are not changed.
 
     Raises:
-        MethodError: If `thing` is from another package and the code inside the context fails.
+        MethodError: If `thing` is from another package and the `with` block fails.
     """
     try:
         yield
@@ -215,7 +215,7 @@ def _class_of(thing: object) -> type:
 
 
 def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
-    """Return the entry point of a class, or else any entry point of its package."""
+    """Return the entry point of the class of `thing`, or else any of the same package, or None."""
     cls = _class_of(thing)
     root = cls.__module__.partition(".")[0]
     near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
@@ -225,7 +225,7 @@ def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
 
 
 def _load(point: EntryPoint, kind: Kind) -> Any:
-    """Import a plug-in's class and check that it is one.
+    """Import the object of a plug-in and check that it is a valid class.
 
     Raises:
         ConfigError: If the import fails, or the object is not a method or an inner reduction.
@@ -242,7 +242,7 @@ def _load(point: EntryPoint, kind: Kind) -> Any:
 
 
 def _problems(found: Any, kind: Kind) -> Iterator[str]:
-    """Yield how an object breaks the protocol of `compression.methods` or `compression.in_llm`."""
+    """Yield each way in which `found` breaks the protocol of a method or inner reduction."""
     if not isinstance(found, type):
         yield f"is a {type(found).__name__}, not a class"
         return
@@ -275,7 +275,7 @@ def _origin(point: EntryPoint) -> str:
 
 @cache
 def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
-    """Return the plug-ins by name; this package's names and the first plug-in of a name win."""
+    """Return plug-ins by name, without names of this package; the first of equal names counts."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"aot.{kind}"):
         if point.name not in _TABLES[kind]:

@@ -1,4 +1,4 @@
-"""Check and clean text from outside, which may not be valid UTF-8 or not safe to display.
+"""Check and clean input text, which may be invalid UTF-8 or unsafe to display.
 
 In command lines and file names, Python represents bytes that are not UTF-8 as lone surrogates
 (PEP 383). No tokenizer accepts them, and no UTF-8 file can contain them.
@@ -31,45 +31,45 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether the text can be written as UTF-8."""
+    """Return whether `text` can be encoded as UTF-8."""
     return _HALF.search(text) is None
 
 
 def as_utf8(text: str) -> str:
-    """Return the text with a replacement character for each byte that was not UTF-8."""
+    """Return `text` with a replacement character for each byte that was not valid UTF-8."""
     return _HALF.sub(_REPLACEMENT, text)
 
 
 def check_question_text(question: str) -> None:
-    """Check a question before the video is processed.
+    """Check that `question` is valid UTF-8.
 
     Raises:
-        ConfigError: If it is not UTF-8.
+        ConfigError: If it is not.
     """
     if not is_utf8(question):
         raise ConfigError("the question is not valid UTF-8 text; type it again")
 
 
 def visible(text: str) -> str:
-    """Return the text with replacement characters for what a terminal might act on.
+    """Return `text` with a replacement character for each character in `UNSAFE`.
 
-    Newlines and tabs stay.
+    Newlines and tabs are kept.
     """
     return UNSAFE.sub(_REPLACEMENT, text)
 
 
 def one_line(text: str) -> str:
-    """Return the text like `visible`, with spaces instead of newlines and tabs."""
+    """Return `visible(text)`, with spaces instead of newlines and tabs."""
     return visible(text.replace("\n", " ").replace("\t", " "))
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
-    """Return a question that suggests up to `most` of the `known` names, or an empty text."""
+    """Return a question that suggests up to `most` names from `known`, or an empty string."""
     alike = similar_names(name, known, most=most)
     return f"did you mean {' or '.join(alike)}?" if alike else ""
 
 
 def similar_names(name: str, known: Iterable[str], *, most: int = 2) -> list[str]:
-    """Return up to `most` of the `known` names that are spelled alike, the most similar first."""
+    """Return up to `most` names from `known` that are similar to `name`, most similar first."""
     by_lower = {each.lower(): each for each in known}
     return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=most)]

@@ -1,4 +1,4 @@
-"""Define the data types of the program and the letters for their sizes.
+"""Define shared data types, and the letters that docstrings use for tensor sizes.
 
 F  frames (Qwen-VL: pairs of frames)   g  patches per side of the vision tower's grid
 N  patches per frame (g * g)           n  tokens per frame after the model's own pooling
@@ -39,12 +39,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Describe a video file, as read from its packets and one picture (for the orientation).
+    """Describe a video file, from its packets and one decoded picture (for the orientation).
 
-    `frames` counts the frames that are shown; packets that an edit list discards count as
-    `discarded_frames`. `header_frames` is the number in the container's header, 0 if it has none. A
-    picture is rotated clockwise by `rotation_degrees` and then flipped horizontally if `mirrored`;
-    `width` and `height` are those of the result, with square pixels.
+    `frames` is the number of shown frames; `discarded_frames` counts packets that an edit list
+    discards. `header_frames` is the number in the container's header, or 0 if missing. Pictures are
+    rotated clockwise by `rotation_degrees`, then flipped horizontally if `mirrored`. `width` and
+    `height` are the displayed size after both, with square pixels.
     """
 
     path: str
@@ -72,10 +72,9 @@ class VideoFrames:
 
     Attributes:
         pixels: uint8 [F, 3, H, W], RGB, upright, at the requested size.
-        timestamps_s: F presentation times; the first shown frame of the stream is at 0.
-        source: the video they are from.
-        notices: one sentence about each problem the user should know (missing frames, damaged
-            data).
+        timestamps_s: F presentation times, in seconds after the first frame of the video.
+        source: the video that the frames are from.
+        notices: sentences for the user about problems (missing frames, damaged data).
     """
 
     pixels: Tensor
@@ -86,11 +85,11 @@ class VideoFrames:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Describe the model's own spatial pooling, because AOT works both before and after it.
+    """Describe the spatial pooling of the model; AOT works both before and after pooling.
 
-    "bilinear" resizes to ceil(g / stride) per side, corners not aligned (LLaVA-OneVision).
-    "average" takes means of stride x stride patches and drops an incomplete last row or column
-    (LLaVA-Video). "none" does not pool.
+    "bilinear" resizes the grid to ceil(g / stride) per side, with align_corners=False
+    (LLaVA-OneVision). "average" takes means of stride x stride patches and drops an incomplete
+    last row or column (LLaVA-Video). "none" does not pool.
     """
 
     kind: Literal["bilinear", "average", "none"]
@@ -99,14 +98,14 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class BlockMerging:
-    """Describe what one block of the vision tower merges by bipartite soft matching.
+    """Describe the merging by bipartite soft matching in one block of the vision tower.
 
     Attributes:
-        join: how many consecutive token sequences are first joined into one.
-        before: merges before attention, by similarity of the block's input.
-        after: merges between attention and MLP, by similarity of the keys (mean over heads).
-        by_similarity: order the remaining tokens by descending similarity, as ToMe does without a
-            class token; otherwise by index.
+        join: number of consecutive token sequences that are first joined into one.
+        before: number of merges before attention, by similarity of the block's input.
+        after: number of merges between attention and MLP, by similarity of keys (mean over heads).
+        by_similarity: whether remaining tokens are ordered by descending similarity, as in ToMe
+            without a class token; otherwise by index.
     """
 
     join: int = 1
@@ -118,35 +117,35 @@ class BlockMerging:
 class EncoderMerging(Protocol):
     """Describe how tokens are merged inside the vision tower.
 
-    Two objects that compare equal merge in the same way, so one encoding serves both.
+    Objects that compare equal merge in the same way and can share one encoding.
     """
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return the clips of a video whose frames are encoded together."""
+        """Return clips of `frames` frames; the frames of one clip are encoded together."""
         ...
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return what each of the tower's blocks merges in a clip.
+        """Return the merging in each block of the tower for one clip.
 
         Args:
-            frames: the frames of the clip.
-            patches: N, per frame.
-            tokens_per_frame: n, after pooling.
-            blocks: the number of the tower's blocks.
+            frames: number of frames in the clip.
+            patches: N, the number of patches per frame.
+            tokens_per_frame: n, the number of tokens per frame after pooling.
+            blocks: number of blocks in the tower.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """List what a method needs from the encoder.
+    """List the encoder outputs that a method needs.
 
     Attributes:
-        saliency_layers: blocks whose attention received is recorded; negative counts from the last.
-        key_layers: blocks whose keys are recorded; negative counts from the last.
+        saliency_layers: indices of blocks whose attention received is recorded; -1 is the last.
+        key_layers: indices of blocks whose keys are recorded; -1 is the last.
         frame_embeddings: whether an embedding of each frame is needed.
         pooling_attention: whether the attention weights of SigLIP's pooling head are needed.
-        merging: how the tower merges tokens, if it does; then nothing else is recorded.
+        merging: how the tower merges tokens, or None. With merging, nothing else is recorded.
     """
 
     saliency_layers: tuple[int, ...] = ()
@@ -157,10 +156,10 @@ class Needs:
 
     @classmethod
     def union(cls, needs: Iterable[Needs]) -> Needs:
-        """Return needs that cover all of the given ones.
+        """Return needs that cover all elements of `needs`.
 
         Raises:
-            ValueError: If they merge in different ways inside the tower.
+            ValueError: If the elements merge in different ways inside the tower.
         """
         every = list(needs)
         merging = every[0].merging if every else None
@@ -176,7 +175,7 @@ class Needs:
 
 
 class TokenBudget(int):
-    """A number of tokens to keep, with the `ratio` from which it was rounded.
+    """The number of tokens to keep, with the `ratio` from which it was computed.
 
     Methods that reproduce published counts (`paper_exact`) need the exact ratio.
     """
@@ -184,7 +183,7 @@ class TokenBudget(int):
     ratio: float
 
     def __new__(cls, count: int, ratio: float) -> TokenBudget:
-        """Return a budget of `count` tokens, rounded from `ratio`."""
+        """Return a budget of `count` tokens that was computed from `ratio`."""
         budget = super().__new__(cls, count)
         budget.ratio = ratio
         return budget
@@ -195,7 +194,7 @@ class TokenBudget(int):
 
     @staticmethod
     def ratio_of(budget: int, total: int) -> float:
-        """Return the ratio of a budget, or a plain number's share of `total` tokens."""
+        """Return `budget.ratio` if `budget` is a TokenBudget, otherwise `budget / total`."""
         return budget.ratio if isinstance(budget, TokenBudget) else budget / total
 
 
@@ -204,9 +203,9 @@ class MergedPatches:
     """Record which patches were merged inside the vision tower.
 
     Attributes:
-        owner: int64 [F, N], the token that contains each patch.
-        anchor: int64 [T], for each token the patch (frame * N + patch) the others were merged into.
-        tower_share: tokens entering an MLP as a share of the patches, averaged over blocks.
+        owner: int64 [F, N], the index of the token that contains each patch.
+        anchor: int64 [T], the patch of each token (frame * N + patch) that absorbed the others.
+        tower_share: (tokens that enter the MLP) / (patches), averaged over blocks.
     """
 
     owner: Tensor
@@ -216,12 +215,12 @@ class MergedPatches:
 
 @dataclass(frozen=True, slots=True)
 class VisualTokens:
-    """Hold the encoder's output, the input of a method.
+    """Hold the output of the encoder, which is the input of a method.
 
     Attributes:
         features: [F, N, D] in raster order, after the projector and before pooling. If the tower
-            merged: [T, D] for all frames, clip by clip, and they are not pooled.
-        grid: rows and columns of patches, before any merging.
+            merged tokens: [T, D] of all frames, clip by clip, not to be pooled.
+        grid: (rows, cols) of patches per frame, before any merging.
         pool: the model's pooling, which is not applied to merged tokens.
         timestamps_s: F presentation times.
         saliency: block index -> float32 [F, N], the attention received by each patch (sum over
@@ -232,16 +231,16 @@ class VisualTokens:
             (mean over heads, sums to 1 per frame). Without the head: the attention received in the
             last block, scaled to the same sum.
         embedding_source: the origin of frame_embeddings and pooling_attention.
-        notices: one sentence about each property of the encoding that the user should know.
-        video_name: the file name without its folder.
-        duration_s: of the whole video, if known.
+        notices: sentences for the user about the encoding.
+        video_name: file name of the video, without the folder.
+        duration_s: duration of the whole video, or None if unknown.
         deepstack: [layers, F, n, D] or None, features that the language model adds to the output of
             its first layers (Qwen3-VL).
-        merged: which patches were merged, if the tower merged.
-        finite: bool [] on the features' device, whether all of this is finite; None if that was
-            checked. On CUDA an encoder does not wait for the value, which
-            `aot.compression.contract.check_encoded` reads.
-        traced: whether the method is to return the `SourceWeights` of its tokens.
+        merged: the merged patches, or None if the tower did not merge.
+        finite: bool [] on the device of `features`, whether all values are finite; None if already
+            checked. On CUDA, the encoder does not wait for this value;
+            `aot.compression.contract.check_encoded` reads it later.
+        traced: whether the method must return the `SourceWeights` of its tokens.
     """
 
     features: Tensor
@@ -264,7 +263,7 @@ class VisualTokens:
 
 @dataclass(frozen=True, slots=True)
 class TransportPlan:
-    """Hold a transport plan of Sinkhorn's algorithm; non-convergence is data, not an exception.
+    """Hold a transport plan of Sinkhorn's algorithm, which may not have converged.
 
     Attributes:
         plan: [B, S, A], the mass moved from source s to anchor a.
@@ -282,18 +281,18 @@ class TransportPlan:
 
     @property
     def row_error(self) -> Tensor:
-        """Return the L1 distance of the row sums from the prescribed ones, [B]."""
+        """Return the L1 distance between the row sums and `row_weights`, [B]."""
         return (self.plan.sum(-1) - self.row_weights).abs().sum(-1)
 
     @property
     def marginal_error(self) -> Tensor:
-        """Return the L1 distance of row and column sums from the prescribed ones, [B]."""
+        """Return `row_error` plus the same distance for columns, [B]."""
         return self.row_error + (self.plan.sum(-2) - self.column_weights).abs().sum(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A group of frames, first .. stop - 1; the first one is the keyframe."""
+    """A group of consecutive frames, `first` .. `stop` - 1; frame `first` is the keyframe."""
 
     first: int
     stop: int
@@ -311,7 +310,7 @@ class Clip:
 
     @classmethod
     def runs_within(cls, segments: Sequence[int], length: int) -> tuple[Clip, ...]:
-        """Return the `runs` of each segment in order; `segments` lists the lengths in frames."""
+        """Return the clips by `runs` of each segment; `segments` lists lengths in frames."""
         firsts = accumulate(segments, initial=0)
         return tuple(
             cls(first + clip.first, first + clip.stop)
@@ -324,27 +323,27 @@ class Role(IntEnum):
     """The origin of a kept token."""
 
     KEPT = 0  # selected within its frame, without transport between frames
-    KEYFRAME = 1  # a keyframe's token, unchanged
-    DISTINCT = 2  # a later frame's token that differs from the keyframe
-    MERGED = 3  # a token that has absorbed others; in AOT a keyframe's, with similar later tokens
+    KEYFRAME = 1  # an unchanged token of a keyframe
+    DISTINCT = 2  # a token of a later frame that differs from the keyframe
+    MERGED = 3  # a token that absorbed others; in AOT, a keyframe token that absorbed later ones
 
 
 @dataclass(frozen=True, slots=True)
 class SourceWeights:
-    """Hold what tokens are made of: E entries of a sparse matrix, tokens x pooled tokens.
+    """Hold the sources of tokens: a sparse weight matrix [count, F * n] with E entries.
 
-    Up to a factor per token, this matrix times the pooled tokens gives the features. The weights of
+    The matrix times the pooled tokens gives the features, up to a factor per token. The weights of
     a token sum to 1, or to less if a method left out weights below 0.001.
 
     Attributes:
-        count: the number of tokens, K if these are the kept ones.
-        token: int64 [E], the index of a token.
-        source: int64 [E], the index of a pooled token that is part of it, among all F * n.
-        weight: float [E], its weight, in (0, 1].
-        source_mass: float32 [F * n] or None, the total mass of each pooled token's patches, where
-            tokens are made of patches; None if all are 1.
-        is_global: bool [count] or None, which tokens come from a global anchor of AOT and not from
-            a local one.
+        count: the number of tokens: K for the kept tokens.
+        token: int64 [E], the row of each entry: the index of a token.
+        source: int64 [E], the column of each entry: the index of a pooled token among all F * n.
+        weight: float [E], the weight of the pooled token in the token, in (0, 1].
+        source_mass: float32 [F * n], the total mass of the patches of each pooled token, if tokens
+            are made of patches; None if all masses are 1.
+        is_global: bool [count], true for tokens of global anchors and false for tokens of local
+            anchors; None for methods other than AOT.
     """
 
     count: int
@@ -361,20 +360,20 @@ class CompressedTokens:
 
     Attributes:
         features: [K, D].
-        frame: int32 [K], the frame each token comes from.
-        row: int32 [K], its row in the pooled grid.
-        col: int32 [K], its column in the pooled grid.
+        frame: int32 [K], the frame index of each token.
+        row: int32 [K], the row of each token in the pooled grid.
+        col: int32 [K], the column of each token in the pooled grid.
         role: uint8 [K], values of `Role`.
-        mass: float32 [K], how many pooled tokens it represents: 1, or 1 plus what it absorbed.
-        grid: rows and columns of the pooled grid.
+        mass: float32 [K], the number of pooled tokens in each token: 1 plus what it absorbed.
+        grid: (rows, cols) of the pooled grid.
         timestamps_s: F presentation times.
         clips: the clips that were compressed together.
         facts: plain values that explain the result in a report (anchors per frame, iterations,
             ...).
-        duration_s: of the whole video, if known.
+        duration_s: duration of the whole video, or None if unknown.
         deepstack: [layers, K, D] or None, see `VisualTokens`.
-        sources: what the tokens are made of, for traced visual tokens; None if not traced, or if
-            every token is an unchanged pooled token.
+        sources: the sources of the tokens; None if not traced, or if every token is an unchanged
+            pooled token.
     """
 
     features: Tensor
@@ -393,6 +392,6 @@ class CompressedTokens:
 
     @property
     def cell(self) -> Tensor:
-        """Return each token's index among all F * n pooled tokens, raster order, int64 [K]."""
+        """Return the index of each token in raster order over all F * n cells, int64 [K]."""
         rows, cols = self.grid
         return (self.frame.long() * rows + self.row.long()) * cols + self.col.long()

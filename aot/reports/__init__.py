@@ -1,1 +1,1 @@
-"""Report what was kept, as values, web pages and pictures."""
+"""Report on kept tokens with values, web pages and pictures."""

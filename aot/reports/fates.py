@@ -26,7 +26,7 @@ class Fate(IntEnum):
 
 
 def sources_of(tokens: CompressedTokens) -> SourceWeights:
-    """Return what the tokens of a traced run are made of.
+    """Return the sources of the tokens of a traced run.
 
     Raises:
         ValueError: If the run was not traced.
@@ -39,14 +39,14 @@ def sources_of(tokens: CompressedTokens) -> SourceWeights:
 def fates(tokens: CompressedTokens) -> Tensor:
     """Return the fate of every pooled token, uint8 [F, n], values of `Fate`.
 
-    A kept token of mass m holds m times its weight of each pooled token. A pooled token that is not
-    kept counts as merged if all kept tokens together hold at least half of it.
+    A kept token of mass m that has weight w for a pooled token holds m * w of that pooled token. A
+    pooled token that is not kept is merged if all kept tokens together hold at least half of it.
 
     Raises:
         ValueError: If the run was not traced.
     """
     sources = sources_of(tokens)
-    # 1. Merged or discarded, by how much of each token is held.
+    # 1. Merged or discarded, by the part of each pooled token that is held.
     frames, per_frame = len(tokens.timestamps_s), math.prod(tokens.grid)
     cell, role, mass = tokens.cell.cpu(), tokens.role.cpu(), tokens.mass.cpu()
     held = torch.zeros(frames * per_frame).index_add_(0, sources.source, sources.weight * mass[sources.token])

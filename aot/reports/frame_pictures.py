@@ -1,4 +1,4 @@
-"""Make small pictures of the frames a model read, as JPEG files in memory."""
+"""Make small pictures of the frames that a model read, as JPEG files in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FramePictures:
     """Collect JPEG files of frames that arrive in chunks.
 
     Args:
-        together: how many frames the model reads together; the first of each group is kept.
+        together: number of frames that the model reads together; only the first is collected.
     """
 
     def __init__(self, together: int = 1) -> None:
@@ -51,7 +51,7 @@ def jpeg(image: Tensor) -> bytes:
 
 
 def shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a picture [H, W, 3] resized to (rows, cols) by averaging; works without torch."""
+    """Return `rgb` [H, W, 3] resized to `size` (rows, cols) by averaging, without torch."""
     from av.video.frame import VideoFrame
     from av.video.reformatter import Interpolation
 
@@ -61,7 +61,7 @@ def shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def shrunk_jpeg(file: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a picture from `jpeg`, resized by `shrunk`."""
+    """Decode the JPEG `file` and return the picture [rows, cols, 3], resized to `size`."""
     import av
 
     (frame,) = av.CodecContext.create("mjpeg", "r").decode(av.Packet(file))

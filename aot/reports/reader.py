@@ -1,4 +1,4 @@
-"""Check every value of a `RetentionReport` that comes from a file."""
+"""Check every value of a `RetentionReport` that was read from a file."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ _TOGETHER = {"sampled_frames": ("selected_frames", "selected_by"), "frame_embedd
 
 
 def read_report(value: object) -> dict[str, Any]:
-    """Return a checked report in the form of `RetentionReport.to_dict`.
+    """Check `value` and return a report in the form of `RetentionReport.to_dict`.
 
     Keys that earlier versions did not write get defaults; unknown keys are dropped. The settings in
-    `config` are not checked here but by `aot.config.schema`.
+    `config` are checked later, by `aot.config.schema`.
 
     Raises:
-        ValueError: If a key is missing, of the wrong type or out of range; the message names it.
+        ValueError: If a value is missing, of the wrong type or out of range; it names the key.
     """
     sizes = record({"visual_tokens": whole(1), "frames": each(free)})(value, "report")
     total, frames = sizes["visual_tokens"], len(sizes["frames"])
@@ -93,7 +93,7 @@ def read_report(value: object) -> dict[str, Any]:
 
 
 def _frame(total: int, frames: int) -> Reader:
-    """Return a reader of a `FrameRetention`, whose counts add up."""
+    """Return a reader of a `FrameRetention` that also checks the sum of the counts."""
     counts = dict.fromkeys(("own", "distinct", "merged", "kept"), whole(0, total))
     fields = record(
         {
@@ -117,7 +117,7 @@ def _frame(total: int, frames: int) -> Reader:
 
 
 def _facts(value: Any, key: str) -> dict[str, Any]:
-    """Return the facts if each has those that it requires."""
+    """Read the facts, and check that the facts required by other facts are present."""
     facts: dict[str, Any] = named(free)(value, key)
     for name, others in _TOGETHER.items():
         lacking = [other for other in others if facts.get(name) and other not in facts]

@@ -1,4 +1,4 @@
-"""Report what was kept, what it cost, and everything needed to reproduce it."""
+"""Report kept tokens, costs, and everything needed to reproduce the result."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class FrameRetention:
     """Count the kept tokens of one encoded frame.
 
     Attributes:
-        frame: its index.
-        timestamp_s: its presentation time.
-        clip: the index of its clip.
-        is_keyframe: whether it is the first frame of its clip.
-        similarity: cosine similarity of its embedding to the previous frame's; None for the first.
-        own: tokens that are its own and unchanged.
-        distinct: tokens that differ from the keyframe.
-        merged: tokens that have absorbed others.
+        frame: index of the frame.
+        timestamp_s: presentation time of the frame.
+        clip: index of the clip that contains the frame.
+        is_keyframe: whether the frame is the first one of its clip.
+        similarity: cosine similarity to the previous frame, or None for the first frame.
+        own: number of tokens with `Role.KEPT` or `Role.KEYFRAME`.
+        distinct: number of tokens with `Role.DISTINCT`.
+        merged: number of tokens with `Role.MERGED`.
         kept: own + distinct + merged.
-        retention: kept tokens as a share of the frame's pooled tokens.
+        retention: kept / (number of pooled tokens per frame).
     """
 
     frame: int
@@ -64,13 +64,13 @@ class ModelRecord:
     """Identify a model, and record where and how it ran.
 
     Attributes:
-        name: on the hub, or its folder.
-        revision: commit on the hub; None for a folder.
-        fingerprint: of the weights that define its tokens.
-        toy_model: whether it is the bundled model.
-        width: D of the tokens; None if it compressed none.
-        placement: device, dtype, kernels and layout, as `VideoModel.placement`.
-        saliency_blocks: blocks whose attention the method read; None if it compressed nothing.
+        name: name on the hub, or folder.
+        revision: commit on the hub, or None for a folder.
+        fingerprint: fingerprint of the weights that determine the tokens.
+        toy_model: whether the model is the bundled one.
+        width: D of the tokens, or None if nothing was compressed.
+        placement: device, dtype, kernels and token layout (see `VideoModel.placement`).
+        saliency_blocks: blocks whose attention the method used, or None if nothing was compressed.
     """
 
     name: str
@@ -85,7 +85,7 @@ class ModelRecord:
         return f"{self.name} on {self.placement['device']}, {self.placement['dtype']}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as one flat dict of plain values, without those that are not known."""
+        """Return a flat dict of plain values, without `width` and `saliency_blocks` if None."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in _IDENTITY}
         width = {} if self.width is None else {"width": self.width}
         blocks = {} if self.saliency_blocks is None else {"saliency_blocks": list(self.saliency_blocks)}
@@ -93,7 +93,7 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelRecord:
-        """Return the record that `to_dict` wrote; the values are checked already."""
+        """Return the record from the dict of `to_dict`; its values must have been checked."""
         own = {name: plain[name] for name in (*_IDENTITY, "width")}
         placement = {name: value for name, value in plain.items() if name not in {*own, "saliency_blocks"}}
         return cls(**own, placement=placement, saliency_blocks=tuple(plain["saliency_blocks"]))
@@ -101,21 +101,21 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class RetentionReport:
-    """Hold what was kept per frame, costs per stage and resolved settings.
+    """Hold the kept tokens per frame, costs per stage and settings of a compression.
 
     Attributes:
-        visual_tokens: before compression.
-        budget_tokens: the promised number; None if none is promised (method none, budget paper).
-        kept_tokens: after compression.
+        visual_tokens: number of visual tokens before compression.
+        budget_tokens: the token budget, or None without a budget (method none, budget paper).
+        kept_tokens: number of visual tokens after compression.
         retention: kept_tokens / visual_tokens.
         frames: one row per encoded frame.
-        stage_ms: wall time by stage.
+        stage_ms: wall time of each stage.
         peak_bytes: peak memory of "host" and "device"; None if the system does not report it.
-        facts: of the method, see `CompressedTokens`.
-        model: which model made the tokens.
-        video: the source of the frames.
-        config: the resolved settings.
-        versions: of the packages the numbers depend on.
+        facts: facts from the method, see `CompressedTokens`.
+        model: the model that made the tokens.
+        video: the video that the frames are from.
+        config: the settings.
+        versions: versions of the packages that affect results.
         notices: sentences for the user.
     """
 
@@ -134,7 +134,7 @@ class RetentionReport:
     notices: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain types at every level, for JSON and tokens files."""
+        """Return the report as nested plain values, for JSON and tokens files."""
         plain = asdict(self)
         plain["frames"] = list(plain["frames"])
         plain["model"] = self.model.to_dict()
@@ -143,11 +143,11 @@ class RetentionReport:
 
     @classmethod
     def from_dict(cls, plain: object) -> RetentionReport:
-        """Return the report from the values of `to_dict`, also of earlier versions.
+        """Return the report from a dict of `to_dict`, possibly of an earlier version of aot.
 
         Raises:
             ValueError: If a value is missing, has the wrong type or is out of range.
-            ConfigError: If the settings are wrong.
+            ConfigError: If a setting in `config` is unknown or out of range.
         """
         found = read_report(plain)
         return cls(
@@ -162,7 +162,7 @@ class RetentionReport:
         )
 
     def to_csv(self) -> str:
-        """Return the table of frames as CSV."""
+        """Return `frames` as CSV, with a header and one row per frame."""
         text = io.StringIO()
         rows = [asdict(frame) for frame in self.frames]
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -173,12 +173,12 @@ class RetentionReport:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Hold the kept tokens of a video, fresh or read from a file.
+    """Hold the kept tokens of a video and the report on the compression.
 
     Attributes:
         tokens: the kept tokens.
-        report: how they came to be.
-        pictures: a JPEG file of each encoded frame; None unless the run was traced.
+        report: the report.
+        pictures: a JPEG file of each encoded frame, or None if the run was not traced.
     """
 
     tokens: CompressedTokens
@@ -193,8 +193,8 @@ def frame_retention(
 
     Args:
         tokens: the kept tokens.
-        tokens_per_frame: n, before compression.
-        similarity: cosine similarities of adjacent frames, F - 1.
+        tokens_per_frame: n, the number of tokens per frame before compression.
+        similarity: F - 1 cosine similarities of adjacent frames.
     """
     counts = Counter(zip(tokens.frame.tolist(), tokens.role.tolist(), strict=True))
     rows = []
@@ -221,15 +221,15 @@ def frame_retention(
 
 
 def language_model_load(layer_tokens: Sequence[int], visual_tokens: int) -> float:
-    """Return the share of all visual tokens that a layer reads, averaged over the layers.
+    """Return the mean of `layer_tokens` over the layers, divided by `visual_tokens`.
 
-    Without a reduction inside the language model this is the retention.
+    Without a reduction inside the language model, the result equals the retention.
     """
     return sum(layer_tokens) / (len(layer_tokens) * visual_tokens)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages and the platform that the numbers depend on."""
+    """Return the platform and the versions of Python and of packages that affect results."""
     found = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
     for name in ("aot", "torch", "transformers", "av", "decord", "numpy", "safetensors", "tokenizers"):
         try:
@@ -237,6 +237,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     if "torch" in sys.modules:
-        # This names the CUDA build, which the package's metadata may leave out.
+        # `__version__` names the CUDA build, which the package's metadata may leave out.
         found["torch"] = str(sys.modules["torch"].__version__)
     return found

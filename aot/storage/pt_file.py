@@ -89,7 +89,7 @@ def _check_end(file: BinaryIO) -> None:
 
 
 def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
-    """Check that entries are uncompressed, have distinct names, do not overlap and leave no gaps."""
+    """Check that entries are uncompressed and distinct, do not overlap and leave no gaps."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("its directory lists a name twice")

@@ -1,6 +1,6 @@
-"""Write a web page in one file that shows what was kept.
+"""Write a web page in one file that shows the kept tokens.
 
-Pictures come first, then numbers, then the command that reproduces them.
+The page shows pictures first, then numbers, then the command that reproduces the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Define what a page shows, and make the plain values from which its script draws."""
+"""Define the content of a page, and compute the plain values that its script draws."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aot.types import CompressedTokens, Role, SourceWeights
 __all__ = ["ShownRun", "ShownVideo", "drawn", "shown_frames"]
 
 _MOST_FRAMES = 128
-_BLOCK_FRAMES = 8  # consecutive frames, if not all of them are shown
+_BLOCK_FRAMES = 8  # number of consecutive frames in a block, if not all frames are shown
 _MOST_SOURCES = 48
 _LEAST_WEIGHT = 0.005
 _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct", Role.MERGED: "merged"}
@@ -31,14 +31,14 @@ _ROLES = {Role.KEPT: "kept", Role.KEYFRAME: "keyframe", Role.DISTINCT: "distinct
 
 @dataclass(frozen=True, slots=True)
 class ShownVideo:
-    """Hold what all runs of a page share.
+    """Hold the data that all runs of a page share.
 
     Attributes:
-        name: of the video.
+        name: name of the video.
         size: displayed (width, height).
         pictures: a JPEG file of each encoded frame.
         facts: names and values that describe the video and the model.
-        versions: of the packages the numbers depend on.
+        versions: versions of the packages that affect results.
         notices: sentences for the user.
     """
 
@@ -55,15 +55,15 @@ class ShownRun:
     """Hold the result of one method at one ratio.
 
     Attributes:
-        name: of the method, with its ratio.
+        name: name of the method, with the ratio.
         tokens: the kept tokens of a traced run.
-        frames: a row for each encoded frame.
-        visual_tokens: before compression.
-        budget_tokens: the promised number of tokens; None if none was promised.
-        costs_ms: by stage.
+        frames: one row for each encoded frame.
+        visual_tokens: number of visual tokens before compression.
+        budget_tokens: the token budget, or None without a budget.
+        costs_ms: time of each stage.
         peak_bytes: the peak memory of "host", "device" or "answering"; None if unknown.
-        command: reproduces the result; empty if there is none to show.
-        config: the resolved settings.
+        command: the command that reproduces the result, or an empty string.
+        config: the settings.
         answers: (question, answer) pairs.
     """
 
@@ -90,7 +90,7 @@ class ShownRun:
 
 
 def shown_frames(frames: int) -> list[int]:
-    """Return which frames are shown: all, or evenly spaced blocks of consecutive frames if many."""
+    """Return the indices of the shown frames: all, or evenly spaced blocks if more than 128."""
     if frames <= _MOST_FRAMES:
         return list(range(frames))
     blocks = _MOST_FRAMES // _BLOCK_FRAMES
@@ -99,7 +99,7 @@ def shown_frames(frames: int) -> list[int]:
 
 
 def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
-    """Return what the script draws: pictures, and each run's fates and sources of tokens."""
+    """Return the values that the script draws: pictures, and fates and sources of each run."""
     tokens = runs[0].tokens
     shown = shown_frames(len(tokens.timestamps_s))
     return {
@@ -113,7 +113,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
 
 
 def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
-    """Return the values of one run; only tokens of the shown frames are described."""
+    """Return the values of one run, with the tokens of the frames `shown` only."""
     tokens, sources = run.tokens, sources_of(run.tokens)
     per_frame = math.prod(tokens.grid)
     fate = run.fates
@@ -132,10 +132,10 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
 
 
 def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible: Tensor) -> list[list[Any]]:
-    """Return [index, cell, role, mass, parts, sources] of each visible token.
+    """Return [index, cell, role, mass, parts, sources] of each token in `visible`.
 
-    The parts are the weights of itself, of its frame and of other frames. The sources are cells
-    and weights, interleaved, by descending weight.
+    `parts` are three weights, see `_parts`. `sources` has cells and weights, interleaved, by
+    descending weight.
     """
     strongest, parts = _strongest_sources(sources), _parts(tokens, sources).tolist()
     cell, role, mass = tokens.cell.tolist(), tokens.role.tolist(), tokens.mass.tolist()
@@ -153,8 +153,8 @@ def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible:
 
 
 def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
-    """Return each token's weight of itself, of others in its frame, and of other frames: [K, 3]."""
-    # kind 0: itself, 1: elsewhere in the same frame, 2: another frame.
+    """Return weights [K, 3] of each token: from its cell, the rest of its frame, other frames."""
+    # kind 0: the cell of the token, 1: elsewhere in the same frame, 2: another frame.
     per_frame, own = math.prod(tokens.grid), tokens.cell.cpu()[sources.token]
     elsewhere = (sources.source // per_frame != own // per_frame).long()
     kind = torch.where(sources.source == own, 0, 1 + elsewhere)
@@ -163,9 +163,9 @@ def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
 
 
 def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
-    """Return for each token its largest sources, cells and weights interleaved."""
+    """Return the largest sources of each token, as a list of interleaved cells and weights."""
     token, weight = sources.token.numpy(), sources.weight.numpy()
-    # Sort by token and descending weight; the rank is then an entry's index within its token.
+    # Sort by token and descending weight; the rank of an entry is its index within its token.
     order = np.lexsort((-weight, token))
     ordered = token[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
@@ -178,11 +178,11 @@ def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
 
 
 def _holders(tokens: CompressedTokens, sources: SourceWeights, fate: Tensor, visible: Tensor) -> dict[str, list[int]]:
-    """Return the visible merged tokens and, for each, the kept token that holds most of it."""
+    """Return the merged cells in `visible`, and the kept token that holds most of each cell."""
     held = sources.weight * tokens.mass.cpu()[sources.token]
     order = held.sort(stable=True).indices
     holder = np.full(len(fate), -1)
-    # Of several writes to one index NumPy keeps the last one, here the largest.
+    # If one index is written several times, NumPy keeps the last value: the largest holder.
     holder[sources.source[order].numpy()] = sources.token[order].numpy()
     cells = ((fate == Fate.MERGED) & visible).nonzero()[:, 0]
     return {"cell": cells.tolist(), "token": holder[cells.numpy()].tolist()}

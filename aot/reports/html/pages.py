@@ -1,4 +1,4 @@
-"""Make the page of a compression, and the parts of pages that compare several."""
+"""Write the page of a compression, and prepare the content of pages that compare several."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def write(
     answers_ms: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a page in one file that shows what was kept of a video, to open in a browser.
+    """Write a web page in one file that shows the kept tokens of a video.
 
     Args:
-        compression: from `Pipeline.compress` with `traced=True`.
-        path: of the page.
-        command: reproduces the compression; empty if there is none to show.
+        compression: the result of `Pipeline.compress` with `traced=True`.
+        path: path of the page.
+        command: the command that reproduces the compression, or an empty string.
         answers: (question, answer) pairs to show.
-        answers_ms: the time that all answers took.
-        overwrite: replace a file that exists.
+        answers_ms: the time of all answers together.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ConfigError: If the compression was not traced.
@@ -53,7 +53,7 @@ def shown_run(
     answers: Sequence[tuple[str, str]],
     answers_ms: Mapping[str, float],
 ) -> ShownRun:
-    """Return a compression as a run of a page; `answers_ms` are costs not in the report."""
+    """Return `compression` as a run of a page; `answers_ms` adds costs that the report lacks."""
     report = compression.report
     return ShownRun(
         name=name,
@@ -70,7 +70,7 @@ def shown_run(
 
 
 def shown_video(compression: Compression, notices: Sequence[str]) -> ShownVideo:
-    """Return what all compressions of one video by one model have in common."""
+    """Return the data that all compressions of one video with one model share."""
     video, pictures = compression.report.video, compression.pictures
     if pictures is None:
         raise ConfigError("a page shows frames, which this compression does not hold; compress with traced=True")
@@ -84,12 +84,12 @@ def shown_video(compression: Compression, notices: Sequence[str]) -> ShownVideo:
 
 
 def run_name(method: str, config: Config) -> str:
-    """Return the name of a run of a method: with its ratio, if that decides how much is kept."""
+    """Return `method` with the ratio, or `method` alone if the ratio does not set the budget."""
     return f"{method} at {100 * config.ratio:.4g} %" if config.has_budget else method
 
 
 def unshown(configs: Iterable[Config]) -> list[str]:
-    """Return a sentence on the reductions that act after everything a page shows."""
+    """Return a sentence on inner reductions, which a page does not show, or an empty list."""
     names = dict.fromkeys(config.inner.name for config in configs if config.reduces_inside)
     return (
         [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []

@@ -30,9 +30,9 @@ _FATES = {
 
 
 def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
-    """Return a page of at least one run; all runs have the same frames and grid.
+    """Return the HTML page of one or more `runs`, which all have the same frames and grid.
 
-    The page loads nothing from elsewhere. All given texts are escaped.
+    The page loads no other file. All texts are escaped.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -63,7 +63,7 @@ def _megabytes(size_bytes: int | None) -> str:
 
 
 def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
-    """Return the fates that occur, with their number in each run."""
+    """Return the fates that occur, each with its number of tokens in each run."""
     counts = [run.fates.flatten().bincount(minlength=len(Fate)).tolist() for run in runs]
     return [
         {"fate": int(fate), "name": name, "meaning": meaning, "counts": [count[fate] for count in counts]}
@@ -73,9 +73,9 @@ def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
 
 
 def _axes(runs: Sequence[ShownRun]) -> list[int]:
-    """Return the maximum of each run's axis: the most tokens in a frame.
+    """Return the maximum of each run's axis: the largest number of tokens in a frame.
 
-    All runs share one axis, except those that keep everything; these would flatten the others.
+    All runs share one axis, except runs that keep all tokens, which would flatten the others.
     """
     most = [max(1, *(frame.kept for frame in run.frames)) for run in runs]
     shared = [each for each, run in zip(most, runs, strict=True) if run.kept_tokens < run.visual_tokens]
@@ -83,13 +83,13 @@ def _axes(runs: Sequence[ShownRun]) -> list[int]:
 
 
 def _open_runs(runs: Sequence[ShownRun]) -> set[int]:
-    """Return the indices of the runs shown at first: all, or the first non-baselines if many."""
+    """Return the indices of the runs shown at first: all, or up to four that are not baselines."""
     numbers = range(len(runs))
     telling = [number for number in numbers if runs[number].name.split()[0] not in _BASELINES]
     return set(numbers if len(runs) <= _MOST_OPEN else (telling or list(numbers))[:_MOST_OPEN])
 
 
 def _for_script(data: Any) -> str:
-    """Return JSON that cannot end the HTML element that contains it."""
+    """Return `data` as JSON, escaped so that it cannot end the enclosing HTML element."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

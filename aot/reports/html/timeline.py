@@ -17,7 +17,7 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A frame's bar; `parts` has (kind, top, height) of each part, from the bottom up."""
+    """The bar of one frame; `parts` lists (kind, top, height) from the bottom up."""
 
     frame: int
     left: float
@@ -32,14 +32,14 @@ class Timeline:
 
     Attributes:
         bars: one per frame.
-        boundaries: x at which clips begin.
+        boundaries: x coordinates at which clips begin.
         similarity: points of an SVG polyline; empty if no similarity is known.
         least_similarity: the similarity at the bottom of the chart; 1 is at the top.
         most_tokens: the number of tokens at the top of the chart.
         kinds: the kinds of parts that occur.
         ticks: (x, text) of the time axis.
-        width: of the chart.
-        height: of the chart.
+        width: width of the chart.
+        height: height of the chart.
     """
 
     bars: tuple[Bar, ...]
@@ -54,8 +54,8 @@ class Timeline:
 
 
 def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
-    """Return the chart of at least one frame; a bar of `most` tokens has its full height."""
-    # 1. Scale of time: half a frame gap on either side of the first and the last frame.
+    """Return the chart of `frames`; a bar of `most` tokens has the full height of the chart."""
+    # 1. Time scale, with half a frame gap before the first and after the last frame.
     times = [frame.timestamp_s for frame in frames]
     gaps = [after - before for before, after in pairwise(times)]
     gap = min((each for each in gaps if each > 0), default=1.0)
@@ -89,7 +89,7 @@ def timeline(frames: Sequence[FrameRetention], most: int) -> Timeline:
 
 
 def _bar(frame: FrameRetention, left: float, width: float, most: int) -> Bar:
-    """Return a frame's bar with its parts stacked and a sentence for its tooltip."""
+    """Return the bar of `frame`, with stacked parts and a sentence for the tooltip."""
     counts = {"own": frame.own, "distinct": frame.distinct, "merged": frame.merged}
     parts, below = [], 0
     for kind, count in counts.items():
@@ -104,7 +104,7 @@ def _bar(frame: FrameRetention, left: float, width: float, most: int) -> Bar:
 
 
 def _ticks(first: float, span: float) -> tuple[tuple[float, str], ...]:
-    """Return about eight ticks at round times, each with its x."""
+    """Return about eight ticks (x, text) at round times."""
     # The smallest step of 1, 2, 5 or 10 times a power of ten that gives at most eight intervals.
     ten = 10.0 ** math.floor(math.log10(span / _TICKS))
     step = next(nice * ten for nice in (1, 2, 5, 10) if nice * ten >= span / _TICKS)

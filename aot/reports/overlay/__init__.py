@@ -1,6 +1,6 @@
 """Write a copy of a video that shows the fate of every patch.
 
-`token_fates` computes what to draw, `paint` draws it on one picture, and `film` reads, draws and
+`token_fates` computes the fates, `paint` draws them on one picture, and `film` reads, draws and
 encodes all pictures.
 """
 

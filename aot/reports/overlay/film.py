@@ -1,6 +1,6 @@
-"""Read a video, draw on each of its frames and encode them again with their original times.
+"""Draw on each frame of a video, and encode the frames again with their original times.
 
-Frames pass one at a time, so memory does not grow with the video.
+Only a few frames are in memory at a time, so memory does not grow with the video.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["check_overlay", "write_overlay"]
 _ENCODER = "libx264"
 # Without B-frames, presentation times and durations are stored unchanged.
 _OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}
-_MOST_PIXELS = 2**22  # 2560 x 1440 fits; the encoder holds some 10 pictures, and one per thread
+_MOST_PIXELS = 2**22  # 2560 x 1440 fits; the encoder holds about 10 pictures and one more per thread
 _MOST_THREADS = 8
 _AHEAD = 4  # frames decoded in advance, while others are drawn and encoded
 
@@ -50,11 +50,11 @@ OnFrame = Callable[[int, int], None]  # (done, all)
 
 
 def check_overlay(source: str | Path | VideoFile, output: Path, *, overwrite: bool) -> None:
-    """Check that `write_overlay` can write its output, before the long work that precedes it.
+    """Check before a long computation that `write_overlay` can write `output`.
 
     Raises:
-        ConfigError: If the name does not end in .mp4.
-        OutputError: If `output` is the source itself or cannot be written, or PyAV has no encoder.
+        ConfigError: If `output` does not end in .mp4.
+        OutputError: If `output` is `source` or cannot be written, or if PyAV lacks the encoder.
     """
     file = source.path if isinstance(source, VideoFile) else source
     if output.suffix.lower() != ".mp4":
@@ -78,15 +78,15 @@ def write_overlay(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write all frames of `source` in the range of `sampling` with `tokens` drawn on them.
+    """Write all frames of `source` in the range of `sampling`, with the fates in `tokens` drawn.
 
     The output is H.264 without sound, upright and at the original size (odd sides grow by one
     pixel; a picture over 4.2 million pixels is scaled down). Each frame keeps its duration, and the
     first one is at time 0.
 
     Raises:
-        VideoError: As `aot.video.open_video`, or if no frame decodes.
-        ConfigError, OutputError: As `check_overlay`, or if the disk is full.
+        VideoError: See `aot.video.open_video`; also raised if no frame can be decoded.
+        ConfigError, OutputError: See `check_overlay`; also raised if the disk is full.
     """
     check_overlay(source, output, overwrite=overwrite)
     every_frame = replace(sampling, fps=None, frames=sys.maxsize, select_frames=None, spacing="index")
@@ -109,7 +109,7 @@ def _write(video: OpenVideo, file: Path, tokens: TokenFates, on_progress: OnFram
 
 
 def _drawn_size(info: VideoInfo) -> tuple[int, int]:
-    """Return rows and columns of the film's pictures: the video's own, up to `_MOST_PIXELS`."""
+    """Return (rows, cols) of the output: the size of the video, limited to `_MOST_PIXELS`."""
     scale = min(1.0, math.sqrt(_MOST_PIXELS / (info.height * info.width)))
     if scale == 1:
         return info.height, info.width
@@ -119,7 +119,7 @@ def _drawn_size(info: VideoInfo) -> tuple[int, int]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn an error of the encoder into an `OutputError`."""
+    """Convert an error of the encoder into an `OutputError`."""
     try:
         yield
     except FFmpegError as error:
@@ -130,26 +130,26 @@ def _explained() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Timing:
-    """Read off an open video when the frames of its range are shown.
+    """Compute when the frames in the range of an open video are shown.
 
-    A position is a frame's index in the video; ticks are of its time base, from the first frame of
-    the range.
+    `position` is the index of a frame in the video. Ticks are units of the video's time base; the
+    first frame of the range is at tick 0.
     """
 
     video: OpenVideo
 
     def time_s(self, position: int) -> float:
-        """Return the presentation time of a frame; all frames of the range are planned."""
+        """Return the presentation time of a frame in the video, in seconds."""
         plan = self.video.plan
         return plan.timestamps_s[position - plan.positions[0]]
 
     def ticks(self, position: int) -> int:
-        """Return the presentation time of a frame in the output."""
+        """Return the presentation time of a frame in the output, in ticks."""
         pts = self.video.index.pts
         return pts[position] - pts[self.video.plan.positions[0]]
 
     def lasting(self, position: int) -> int:
-        """Return the ticks until the next frame, or until the end of the video."""
+        """Return the duration of a frame in ticks: until the next frame or the video's end."""
         index = self.video.index
         if position + 1 < len(index.pts):
             return index.pts[position + 1] - index.pts[position]
@@ -157,13 +157,13 @@ class _Timing:
         return max(1, end - index.pts[position])
 
     def lasting_from(self, ticks: int) -> int:
-        """Return the same for the frame that begins at `ticks`."""
+        """Return the duration in ticks of the frame that begins at `ticks`."""
         pts = self.video.index.pts
         return self.lasting(bisect_left(pts, ticks + pts[self.video.plan.positions[0]]))
 
     @property
     def range_s(self) -> tuple[float, float]:
-        """Return the times at which the first frame appears and the last one ends."""
+        """Return the start of the first frame and the end of the last frame, in seconds."""
         first, last = self.video.plan.positions[0], self.video.plan.positions[-1]
         last_s = float(self.lasting(last) * self.video.index.time_base)
         return self.time_s(first), self.time_s(last) + last_s
@@ -186,7 +186,7 @@ class _Film:
         self._container, self._stream = container, stream
 
     def add(self, position: int, rgb: NDArray[np.uint8]) -> None:
-        """Draw on the frame [H, W, 3] with index `position` and encode it."""
+        """Draw on `rgb`, the frame [H, W, 3] at index `position`, and encode the frame."""
         planes = self._planes(rgb)
         drawn = self._painter.draw(planes.ravel(), self._timing.time_s(position))
         frame = av.VideoFrame.from_ndarray(drawn.reshape(planes.shape), format="yuv420p")
@@ -205,7 +205,7 @@ class _Film:
         self._mux(None)
 
     def _planes(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a frame as YUV 4:2:0 planes; odd sides are padded for the halved chroma."""
+        """Return `rgb` as YUV 4:2:0 planes; pad odd sides, because chroma is halved."""
         odd = [(0, side % 2) for side in rgb.shape[:2]]
         even = np.pad(rgb, (*odd, (0, 0)), "edge") if any(map(any, odd)) else np.ascontiguousarray(rgb)
         converted = self._to_yuv.reformat(

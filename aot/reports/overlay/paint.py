@@ -1,7 +1,7 @@
 """Draw the fates of tokens on a picture, with one multiplication and one addition per sample.
 
-What is drawn on a frame is prepared once as a map of inks. An ink lets a share of the picture show
-through and adds a color.
+A map of inks, one per pixel, is prepared once for each sampled frame. An ink multiplies the picture
+by a share and adds a color.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _YELLOW, _WHITE, _GRAY, _BLACK = (0xF0, 0xE4, 0x42), (255, 255, 255), (150, 150,
 
 
 class Ink(NamedTuple):
-    """The shares of the picture's luma and chroma that show through, and a color to add."""
+    """The shares of luma and chroma that stay of the picture, and a color to add."""
 
     luma: float
     chroma: float
     color: Color = _BLACK
 
 
-# A map holds the value of a `Fate` inside a cell, and the following values elsewhere.
+# A map of inks has the value of a `Fate` inside a cell, and the following values elsewhere.
 _STRIPE, _OUTLINE = len(Fate), len(Fate) + 1
 _BORDER = 2 * len(Fate) + 1
 _BORDER_INSIDE, _STRIP, _TICK, _KEY_TICK = range(_BORDER + 1, _BORDER + 5)
@@ -70,8 +70,8 @@ class TokenFates:
     Attributes:
         fates: uint8 [F, n], values of `Fate`.
         grid: (rows, cols); the grid covers the whole picture.
-        timestamps_s: of the F frames, ascending.
-        keyframes: the first frame of each clip; empty if every clip is one frame.
+        timestamps_s: times of the F frames, ascending.
+        keyframes: indices of the first frames of clips; empty if every clip has one frame.
     """
 
     fates: Tensor
@@ -89,7 +89,7 @@ def token_fates(tokens: CompressedTokens) -> TokenFates:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of the drawn marks in pixels; all are even, as chroma has half the resolution."""
+    """Sizes of drawn marks in pixels; all are even, because chroma has half the resolution."""
 
     height: int
     width: int
@@ -115,7 +115,7 @@ class Layout:
         return _even(self.width / 640)
 
     def left(self, share: float, wide: int) -> int:
-        """Return where a mark `wide` pixels wide begins, at a share of the time in [0, 1]."""
+        """Return the left edge of a mark of width `wide`; `share` in [0, 1] is its time."""
         return 2 * round(share * (self.width - wide) / 2)
 
 
@@ -123,11 +123,11 @@ class Painter:
     """Draw on pictures of one size with even sides.
 
     Args:
-        height: of the pictures, even.
-        width: of the pictures, even.
-        tokens: what to draw.
+        height: height of the pictures, even.
+        width: width of the pictures, even.
+        tokens: the fates to draw.
         begin_s: the time at the left end of the strip.
-        end_s: the time at its right end.
+        end_s: the time at the right end of the strip.
     """
 
     def __init__(self, height: int, width: int, tokens: TokenFates, begin_s: float, end_s: float) -> None:
@@ -145,12 +145,12 @@ class Painter:
         self._work = np.empty(height * width * 3 // 2, np.uint16)
 
     def draw(self, planes: Bytes, time_s: float) -> Bytes:
-        """Return a picture with everything drawn on it.
+        """Return a copy of `planes` with fates, time strip and time cursor drawn on it.
 
         Args:
             planes: YUV 4:2:0, flat [H * W * 3 / 2], BT.709 in limited range.
-            time_s: of the picture; it shows the sampled frame nearest in time, or the earlier of
-                two.
+            time_s: time of the picture. The fates of the nearest sampled frame are drawn; ties go
+                to the earlier frame.
         """
         frame = int(np.searchsorted(self._between, time_s))
         if frame != self._frame:  # gain and bias change only with the sampled frame
@@ -165,7 +165,7 @@ class Painter:
         return drawn
 
     def inks(self, frame: int) -> Bytes:
-        """Return each pixel's key in `INKS`, [H, W], while this sampled frame is the nearest."""
+        """Return the map of inks (keys of `INKS`), [H, W], for the sampled frame `frame`."""
         inks: Bytes = self._cells[frame][self._row[:, None], self._col]
         stripes = _stripes(self.layout)
         inks[(inks == Fate.MERGED) & stripes] = _STRIPE
@@ -213,7 +213,7 @@ def yuv(color: Color) -> tuple[int, int, int]:
 
 
 def _blend(inks: Bytes) -> tuple[Words, Words]:
-    """Return gain and bias, in 1/256, of every sample of the planes for inks [H, W]."""
+    """Return gain and bias, in units of 1/256, of every YUV sample; `inks` is [H, W]."""
     # 1. Tables by plane and ink.
     gains, biases = np.zeros((2, 3, len(INKS) + len(Fate)), np.uint16)
     for number, ink in INKS.items():
@@ -230,7 +230,7 @@ def _blend(inks: Bytes) -> tuple[Words, Words]:
 
 
 def _planes(planes: Bytes, layout: Layout) -> tuple[Bytes, Bytes, Bytes]:
-    """Return views of Y [H, W], U and V [H / 2, W / 2]."""
+    """Return views of Y [H, W], U and V [H / 2, W / 2] in the flat `planes`."""
     half = layout.height // 2, layout.width // 2
     luma, quarter = layout.height * layout.width, half[0] * half[1]
     return (
@@ -241,12 +241,12 @@ def _planes(planes: Bytes, layout: Layout) -> tuple[Bytes, Bytes, Bytes]:
 
 
 def _cells_of(pixels: int, cells: int) -> NDArray[np.int64]:
-    """Return each pixel's cell, [pixels]; pixels with a common chroma sample share a cell."""
+    """Return the cell index of each pixel, [pixels]; pixels of a chroma sample share a cell."""
     return np.repeat((2 * np.arange(pixels // 2) + 1) * cells // pixels, 2)
 
 
 def _edges(cell: NDArray[np.int64], wide: int) -> NDArray[np.bool_]:
-    """Return whether each pixel is within `wide` of an end of its cell: [pixels]."""
+    """Return a mask [pixels] of the pixels within `wide` pixels of an end of their cell."""
     ends = np.r_[True, cell[1:] != cell[:-1], True]
     near = np.zeros(len(cell), np.bool_)
     for step in range(wide):
