@@ -43,7 +43,7 @@ class AOTError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem with the setting at `path`; as text, lead, path and message are joined."""
+    """A problem with the setting at `path`; its text is "{lead}{path} {message}"."""
 
     path: str
     message: str

@@ -133,7 +133,7 @@ def find(name: str, kind: Kind = "methods") -> Any:
 
 
 def hint(name: str, kind: Kind = "methods") -> str:
-    """Return advice for an unknown `name`: a similar name, or the same name of the other kind."""
+    """Return advice for an unknown `name`: a similar name, or a name of the other kind."""
     other: Kind = "inner" if kind == "methods" else "methods"
     if name in names(other):
         return f"{name} {_how_to_ask(name, other)}"
@@ -174,7 +174,7 @@ def called(thing: object, kind: Kind = "methods") -> str:
     point = _plug_in_of(thing, kind)
     if point is not None:
         return f"the plug-in {_origin(point)}"
-    # A class outside the tables has the name of its nearest base class in them.
+    # A class that is not in the tables has the name of its nearest base class that is.
     classes = _class_of(thing).__mro__
     own = {where: name for name, where in _TABLES[kind].items()}
     paths = (f"{cls.__module__}:{cls.__qualname__}" for cls in classes)
@@ -215,7 +215,7 @@ def _class_of(thing: object) -> type:
 
 
 def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
-    """Return the entry point of the class of `thing`, or else any of the same package, or None."""
+    """Return the entry point of the class of `thing`, else any one of its package, else None."""
     cls = _class_of(thing)
     root = cls.__module__.partition(".")[0]
     near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
@@ -275,7 +275,7 @@ def _origin(point: EntryPoint) -> str:
 
 @cache
 def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
-    """Return plug-ins by name, without names of this package; the first of equal names counts."""
+    """Return plug-ins by name, without names of this package; the first of equal names is used."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"aot.{kind}"):
         if point.name not in _TABLES[kind]:

@@ -44,7 +44,7 @@ def check_question_text(question: str) -> None:
     """Check that `question` is valid UTF-8.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If `question` is not valid UTF-8.
     """
     if not is_utf8(question):
         raise ConfigError("the question is not valid UTF-8 text; type it again")

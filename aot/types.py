@@ -121,7 +121,7 @@ class EncoderMerging(Protocol):
     """
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return clips of `frames` frames; the frames of one clip are encoded together."""
+        """Divide `frames` frames into clips; the frames of one clip are encoded together."""
         ...
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
@@ -286,7 +286,7 @@ class TransportPlan:
 
     @property
     def marginal_error(self) -> Tensor:
-        """Return `row_error` plus the same distance for columns, [B]."""
+        """Return `row_error` plus the distance of column sums from `column_weights`, [B]."""
         return self.row_error + (self.plan.sum(-2) - self.column_weights).abs().sum(-1)
 
 
@@ -310,7 +310,7 @@ class Clip:
 
     @classmethod
     def runs_within(cls, segments: Sequence[int], length: int) -> tuple[Clip, ...]:
-        """Return the clips by `runs` of each segment; `segments` lists lengths in frames."""
+        """Divide each segment into clips with `runs`; `segments` lists the lengths in frames."""
         firsts = accumulate(segments, initial=0)
         return tuple(
             cls(first + clip.first, first + clip.stop)

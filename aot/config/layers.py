@@ -51,7 +51,7 @@ def build_layers(layers: Sequence[Layer]) -> Config:
 
 
 def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
-    """Return `error` with the text of each problem from the last layer that sets its setting."""
+    """Return `error` with each problem explained by the last layer that sets its path."""
     return type(error)(*(_explain(problem, layers) for problem in error.problems))
 
 

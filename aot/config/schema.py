@@ -95,7 +95,8 @@ class ModelConfig(CheckedSettings):
     Qwen3-VL. The default frame size of a checkpoint is often large.
 
     `positions`: most methods for LLaVA were published with packed position ids. With original
-    ones, the text after the video also keeps its position ids; Qwen-VL has three (t, h, w).
+    position ids, the text after the video also keeps its own. Qwen-VL has three position ids per
+    token: time, height and width.
 
     `newline`: LLaVA's learned newline token is placed after the video ("one_token",
     LLaVA-OneVision), after every row with a kept token ("grid", LLaVA-Video), after every row
@@ -222,7 +223,7 @@ class InterConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig(CheckedSettings):
-    """Settings of the clips that frames are grouped into; dynamic clips follow FastVID's rule."""
+    """Settings of the division of frames into clips; dynamic clips end by FastVID's rule."""
 
     mode: Literal["fixed", "dynamic"] = setting(
         "fixed", "Clips of fixed length, or clips that end where the picture changes."
@@ -236,7 +237,7 @@ class ClipConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class AOTConfig:
-    """Settings of AOT; `anchors.count` and `inter.keep_ratio` set the size for `budget: paper`."""
+    """Settings of AOT; with `budget: paper`, the anchors and `inter.keep_ratio` set the budget."""
 
     budget: Literal["exact", "paper"] = setting(
         "exact", "`exact` keeps exactly the ratio; `paper` keeps a number that depends on the content, as published."
@@ -267,8 +268,8 @@ class GenerationConfig(CheckedSettings):
 class InnerConfig(CheckedSettings):
     """Settings of a reduction inside the language model, which follows any method.
 
-    With `budget: total`, the method keeps more than the ratio, so that the mean over the layers is
-    the ratio. With `budget: extra`, the reduction has its published constants.
+    With `budget: total`, the method keeps more than the ratio, so that the mean share of tokens
+    over the layers is the ratio. With `budget: extra`, the reduction has its published constants.
     """
 
     name: str | None = setting(None, "A reduction inside the language model; names from `aot methods`.")
@@ -368,7 +369,7 @@ def _unknown(name: str, kind: Kind) -> str:
 
 
 def build_config(settings: Settings) -> Config:
-    """Build a `Config` from nested `settings`; they override those from `model_settings`.
+    """Build a `Config` from nested `settings`, which override the result of `model_settings`.
 
     Raises:
         ConfigError: If a key is unknown or a value is wrong. The error lists all problems.

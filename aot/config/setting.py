@@ -95,7 +95,7 @@ class CheckedSettings:
             raise ConfigError(*problems)
 
     def conflicts(self) -> Conflicts:
-        """Yield (name, problem) for settings that contradict each other; the default is none."""
+        """Yield (name, problem) for settings that contradict each other; subclasses override it."""
         return iter(())
 
 

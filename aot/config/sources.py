@@ -39,8 +39,8 @@ def resolve_layers(
 ) -> list[Layer]:
     """Return all layers in order: model, `base`, preset, `folder`/aot.yaml, `overrides`.
 
-    Later layers override earlier ones. The layer of the model is `model_settings`. The preset is
-    named by the key `preset` of the last layer that has this key.
+    Later layers override earlier ones. The model layer holds the result of `model_settings`. The
+    preset is named by the key `preset` of the last layer that has this key.
 
     Raises:
         ConfigError: If a file is not valid YAML, or the preset does not exist.

@@ -66,7 +66,7 @@ def _unknown(path: str, key: Any, names: list[str]) -> Problem:
 
 
 def _below(path: str, problem: str | Problem) -> Problem:
-    """Return `problem` with `path`, the path of its group of settings, before its own path."""
+    """Return a copy of `problem` whose path begins with `path`, the path of its group."""
     if isinstance(problem, str):  # from a plug-in; the first word is the name of the setting
         name, _, message = problem.partition(" ")
         problem = Problem(name, message)
@@ -74,7 +74,7 @@ def _below(path: str, problem: str | Problem) -> Problem:
 
 
 def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
-    """Return `value` as the type `hint`, or _REJECTED after recording a problem.
+    """Return `value` converted to the type `hint`, or record a problem and return _REJECTED.
 
     Integers are accepted as floats, and paths as text. Text in the notation of `hint` becomes a
     number. Nothing else is converted.

@@ -153,7 +153,7 @@ def compress_each(
         questions: the texts by which frames are chosen if `sampling.select_frames` is set.
         traced: whether to record the sources of kept tokens and pictures of the frames.
         on_progress: receives the progress of each stage.
-        on_notice: receives the notices about the video, which the reports also have.
+        on_notice: receives the notices about the video, which the reports also contain.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.

@@ -36,7 +36,7 @@ def peak_bytes() -> int | None:
 
 
 def held_bytes() -> int | None:
-    """Return the current host memory of this process in bytes; None if /proc does not have it."""
+    """Return the current host memory of this process in bytes, or None if not on Linux."""
     return _status_bytes("VmRSS")
 
 

@@ -20,7 +20,7 @@ __all__ = ["PeakMemory", "peak_memory"]
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Peak memory in bytes, less the memory held at the start; None if it is not reported."""
+    """Peak memory in bytes minus the memory held at the start, or None if it is not reported."""
 
     host: int | None = None
     device: int | None = None
@@ -41,7 +41,7 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
 
 
 def _reset_host() -> int | None:
-    """Reset the peak counter (Linux only); return the bytes held now, or None if it fails."""
+    """Reset the peak counter (Linux only); return the bytes held now, or None on failure."""
     if sys.platform != "linux":
         return None
     # Return freed memory to the system first; otherwise it would count as held.

@@ -68,7 +68,7 @@ def text(value: Any, key: str) -> str:
 
 
 def utf8(value: Any, key: str) -> str:
-    """Read a string that UTF-8 can encode: without the lone surrogates that JSON allows."""
+    """Read a string without lone surrogates, which JSON allows but UTF-8 cannot encode."""
     _require(type(value) is str and is_utf8(value), key, "text")
     return str(value)
 

@@ -39,7 +39,7 @@ class StageClock:
 
     On CUDA, a stage can end on the host while its work is still queued. Events in the queue record
     when the device begins and ends each stage, so the host does not wait. A stage begins when the
-    device has finished all earlier work, so the times add up.
+    device has finished all earlier work, so the times of stages do not overlap.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -46,7 +46,7 @@ def _create(path: Path, mode: int) -> int | None:
     """Create the file `path` and return the descriptor with its lock, or None on Windows."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if sys.platform == "win32":  # Windows cannot move open files: no locks, no removal
+        if sys.platform == "win32":  # Windows cannot move open files, so no locks are used
             os.close(descriptor)
             return None
         import fcntl
@@ -78,7 +78,7 @@ def _remove_unheld(path: Path) -> None:
         return
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe of that name must not block
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # do not wait if it is a pipe
     try:
         status = os.fstat(descriptor)
         if S_ISREG(status.st_mode) and status.st_uid == os.geteuid():

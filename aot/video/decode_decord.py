@@ -74,7 +74,7 @@ class DecordReader:
             if frames != info.frames:
                 raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
             for position in self._positions:
-                # The time limit grows with the frames that decord decodes from a keyframe on.
+                # The time limit grows with the number of frames that decord decodes for this one.
                 decoded = position + 1 - max(done, self._keyframe_up_to(position))
                 shape = self._answer(
                     "shape", _PATIENCE_S + decoded * self._rows * self._columns / _SLOWEST_PIXELS_PER_S
@@ -131,7 +131,7 @@ class DecordReader:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
 
     def _answer(self, wanted: str, limit_s: float) -> Any:
-        """Return the value of the key `wanted` in the child's next message, due in `limit_s`."""
+        """Return the key `wanted` of the child's next message, due within `limit_s` seconds."""
         assert self._process is not None and self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._stop_late, (late,))

@@ -84,7 +84,7 @@ class _Player:
         self._position, self._doubtful_until = -1, 0
 
     def shows(self, position: int, *, seeking: bool) -> bool:
-        """Decode up to `position`, which must rise; return whether its frame could be decoded."""
+        """Decode up to `position`, which must increase; return whether its frame was decoded."""
         keyframe = self._keyframe_up_to(position)
         if seeking and keyframe > max(0, self._position):
             self._seek(keyframe, position)

@@ -89,7 +89,7 @@ def _is_page(response: HTTPResponse, beginning: bytes) -> bool:
 
 @contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """Turn network errors into a VideoError with a remedy."""
+    """Convert network errors into a VideoError with a remedy."""
     try:
         yield
     except HTTPError as error:

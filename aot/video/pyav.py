@@ -78,13 +78,13 @@ def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
 def as_fraction(rational: Any) -> Fraction | None:
     """Return a time base or rate of PyAV as a Fraction, or None if the file does not have it.
 
-    PyAV up to 18 uses Fraction and None; later versions use their own type, with 0/1 or 0/0.
+    PyAV up to 18 uses Fraction and None; later versions use their own type, and 0/1 or 0/0.
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 class UnknownDataError(Exception):
-    """Raised if PyAV does not know a kind of side data (such as Exif) and so returns none."""
+    """Raised if PyAV cannot return side data, because it does not know a kind (such as Exif)."""
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:

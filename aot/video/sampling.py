@@ -101,7 +101,7 @@ def _is_picture(index: FrameIndex) -> bool:
 
 
 def spread(count: int, picks: int) -> list[int]:
-    """Return linspace(0, count - 1, picks), truncated to integers as in LLaVA."""
+    """Return linspace(0, count - 1, picks) truncated as in LLaVA, or all if `picks` >= `count`."""
     if picks >= count:
         return list(range(count))
     if picks == 1:
@@ -173,9 +173,9 @@ def _evenly_in_time(
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:
-    """Return the lengths of chunks of `frames`: as few as possible, of at most `most` frames each.
+    """Divide `frames` frames into as few chunks of at most `most` as possible; return the lengths.
 
-    Lengths are similar, because a short last chunk could not keep its share of the tokens. All
+    The lengths are similar, because a short last chunk could not keep its share of the tokens. All
     lengths except the last are multiples of `together`. `most` must be a multiple of `together` if
     there are several chunks.
     """

@@ -89,7 +89,7 @@ def run_name(method: str, config: Config) -> str:
 
 
 def unshown(configs: Iterable[Config]) -> list[str]:
-    """Return a sentence on inner reductions, which a page does not show, or an empty list."""
+    """Return a list of one sentence on inner reductions, which pages do not show, or []."""
     names = dict.fromkeys(config.inner.name for config in configs if config.reduces_inside)
     return (
         [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []

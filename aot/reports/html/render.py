@@ -75,7 +75,7 @@ def _legend(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
 def _axes(runs: Sequence[ShownRun]) -> list[int]:
     """Return the maximum of each run's axis: the largest number of tokens in a frame.
 
-    All runs share one axis, except runs that keep all tokens, which would flatten the others.
+    Runs that keep all tokens have their own axes; all other runs share one axis.
     """
     most = [max(1, *(frame.kept for frame in run.frames)) for run in runs]
     shared = [each for each, run in zip(most, runs, strict=True) if run.kept_tokens < run.visual_tokens]

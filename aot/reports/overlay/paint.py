@@ -38,7 +38,7 @@ _YELLOW, _WHITE, _GRAY, _BLACK = (0xF0, 0xE4, 0x42), (255, 255, 255), (150, 150,
 
 
 class Ink(NamedTuple):
-    """The shares of luma and chroma that stay of the picture, and a color to add."""
+    """The shares of the picture's luma and chroma that remain, and a color to add."""
 
     luma: float
     chroma: float
@@ -115,7 +115,7 @@ class Layout:
         return _even(self.width / 640)
 
     def left(self, share: float, wide: int) -> int:
-        """Return the left edge of a mark of width `wide`; `share` in [0, 1] is its time."""
+        """Return the left edge of a mark of width `wide` at the relative time `share` (0 .. 1)."""
         return 2 * round(share * (self.width - wide) / 2)
 
 
