@@ -122,8 +122,8 @@ def _introduce(name: str, lacking: str) -> str:
         return f"using {name} from the cache, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
     return (
         f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy only knows drawn circles, "
-        "squares, triangles, stars and crosses and their motions. For real answers run this once online, which "
-        f"downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; --model shapes hides this note"
+        "squares, triangles, stars and crosses and their motions, in 8 frames by default. For real answers run "
+        f"this once online, which downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; --model shapes hides this note"
     )
 
 

@@ -161,7 +161,7 @@ def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
-        notify([f"{source} is already compressed; the settings {', '.join(ignored)} have no effect"])
+        notify([f"{source} is already compressed; no effect of the settings under {', '.join(ignored)}"])
     return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
 
 
@@ -216,7 +216,7 @@ def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str],
         reply = write_reply(lambda: next(answers), _print_piece if stream else lambda text: None)
         if stream:
             print_text()
-        notify(reply.notices)
+        notify([*reply.notices, *([] if reply.text.strip() else ["the model's answer is empty"])])
         log(f"answer: {reply.prompt_tokens} tokens read, {reply.output_tokens} written, {reply.answer_ms:.0f} ms")
         replies.append(reply)
     return replies

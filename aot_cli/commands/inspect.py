@@ -53,8 +53,8 @@ def inspect_command(
     with_model = given.is_typed("model.name")
     if overlay:
         _check_overlay(source, overlay, force=force, with_model=with_model)
-    if html and not with_model:
-        raise ConfigError("--html shows which tokens a model keeps; add --model")
+    if html and not with_model and not is_tokens_file(source):
+        raise ConfigError("--html shows which tokens a model keeps; add --model, for example --model shapes")
     check_outputs(source, {"--overlay": overlay, "--html": html}, force=force)
     if is_tokens_file(source):
         found = load_tokens(source)

@@ -69,7 +69,8 @@ def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
     found = [each for each in settings if f"{each.path}.".startswith(f"{path}.")]
     if not found:
         known = {each.path.rsplit(".", depth)[0] for each in settings for depth in range(4)}
-        guess = did_you_mean(path, sorted(known)) or "`aot settings` lists them"
+        deeper = [each for each in known if each.endswith(f".{path}")]
+        guess = did_you_mean(path, deeper or sorted(known)) or "`aot settings` lists them"
         raise ConfigError(f"there is no setting {path!r} here; {guess}")
     return found
 
