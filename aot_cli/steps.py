@@ -123,7 +123,8 @@ def _introduce(name: str, lacking: str) -> str:
     return (
         f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy only knows drawn circles, "
         "squares, triangles, stars and crosses and their motions, in 8 frames by default. For real answers run "
-        f"this once online, which downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; --model shapes hides this note"
+        f"this once online, which downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
+        "--model shapes hides this note"
     )
 
 
@@ -159,6 +160,9 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
+    from aot.compression.methods import check_method_settings
+
+    check_method_settings(chosen.config)
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:

@@ -41,7 +41,8 @@ def compare(
     given: Given,
     methods: METHODS = _METHODS,
     ratios: Annotated[
-        str | None, typer.Option("--ratio", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1).")
+        str | None,
+        typer.Option("--ratio", "--ratios", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1)."),
     ] = None,
     html: HTML = None,
     force: FORCE = False,

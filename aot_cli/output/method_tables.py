@@ -50,7 +50,7 @@ def _kept(card: MethodCard) -> Text:
     """Return the remark, and below it the least ratio, whether the ratio is used, and the paper."""
     details = [f"ratio: at least {card.least}"] if card.least else []
     if not card.exact and card.acts:
-        details.append("not set by the ratio")
+        details.append("at most the budget")
     lines = [Text(card.remark), *(Text(line, style="dim") for line in (*details, card.paper) if line)]
     return Text("\n").join(lines)
 
@@ -62,7 +62,7 @@ def method_parts(flag: str, found: MethodDetails) -> Iterator[RenderableType]:
         "acts": found.acts,
         "needs": "" if found.needs is None else ", ".join(found.needs) or "only the tokens",
         "source": found.paper or "a baseline",
-        "budget": "met to the token" if found.exact else "not met",
+        "budget": "met to the token" if found.exact else "at most the budget",
         "ratio": f"at least {found.least}" if found.least else "",
         "--preset": ", ".join(found.presets),
         "example": found.example or "",

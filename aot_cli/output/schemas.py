@@ -26,7 +26,9 @@ class Key(NamedTuple):
 
 _NOTICES = Key("notices", "[string]", "the notes that stderr shows after `note:`, also with `--quiet`")
 _VERSIONS = Key("versions", "{string}", "of Python and of the libraries that affect the numbers")
-_CONFIG = Key("config", "object", "every resolved setting, as in `aot presets show NAME --json`")
+_CONFIG = Key(
+    "config", "object", "every resolved setting, as in `aot presets show NAME --json`; of `methods`, those given"
+)
 _MODEL = Key("model", "model", "the model, its device and its settings")
 _TOY = Key("toy_model", "boolean", "whether the bundled model was used, which only knows drawn shapes")
 _PAGE = Key("page_file", "string?", "the page of `--html`")
