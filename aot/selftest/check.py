@@ -11,7 +11,7 @@ __all__ = ["Check", "CheckFailedError", "CheckResult", "CheckSkipped", "run"]
 
 
 class Check(NamedTuple):
-    """A check; `work` returns its finding as a clause, or raises."""
+    """A check; `work` returns what was found as text, and raises if the check fails."""
 
     name: str
     work: Callable[[], str]
@@ -36,7 +36,7 @@ class CheckSkipped(Exception):  # noqa: N818 - an outcome, not an error
 
 
 def run(check: Check) -> CheckResult:
-    """Run one check; any exception becomes a result, so that one failure does not hide others."""
+    """Run one check; any exception becomes a result, so that the next checks still run."""
     started = time.perf_counter()
     try:
         outcome, detail = "passed", check.work()

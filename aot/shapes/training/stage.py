@@ -47,11 +47,11 @@ def run_stage(name: str, lesson: nn.Module, schedule: Schedule, folder: Path, ch
     """Train every parameter of `lesson` that requires a gradient; resume from `folder/name.pt`.
 
     Args:
-        name: of the stage, for the checkpoint, the log and the progress bar.
-        lesson: called with the step, it returns the loss and numbers to average in the log.
-        schedule: the learning rates and the number of steps.
-        folder: of the checkpoint and `log.jsonl`.
-        checkpoint_every_s: the interval of checkpoints.
+        name: name of the stage in the checkpoint, the log and the progress bar.
+        lesson: module that returns, for a step, the loss and numbers that the log averages.
+        schedule: learning rates and number of steps.
+        folder: folder of the checkpoint and of `log.jsonl`.
+        checkpoint_every_s: seconds between checkpoints.
     """
     optimizers = _optimizers(lesson, schedule)
     checkpoint = folder / f"{name}.pt"
