@@ -85,11 +85,11 @@ class Case:
 def check_method(method: type | str, settings: Mapping[str, Any] | None = None) -> None:
     """Check a method on videos of several shapes, poolings and dtypes, at ratios from 0.03 to 1.
 
-    A method must return exactly its budget (at most its budget if its card has exact=False), finite
-    features of the input's width and dtype, positions inside the pooled grid, and the same tokens
-    in every run. The method must change neither the input nor torch's global generator. For traced
-    tokens it must return `sources`, unless it keeps tokens unchanged. A method whose card names a
-    `least` ratio may refuse a budget with a `BudgetError`; the message must contain
+    A method must return exactly as many tokens as the budget (at most as many if the method's card
+    has exact=False), finite features of the input's width and dtype, positions inside the pooled
+    grid, and the same tokens in every run. It must change neither the input nor torch's global
+    generator. For traced tokens it must return `sources`, unless it keeps tokens unchanged. It may
+    refuse a budget with a `BudgetError` if its card names a `least` ratio; the message must contain
     "use --ratio X", and the ratio X must work.
 
     Args:
@@ -156,7 +156,7 @@ class _Trial:
             raise ConfigError(*map(_of_no_name, error.problems)) from None
 
     def problems(self, case: Case) -> Iterator[str]:
-        """Yield each problem with `case` as a clause; its subject, "it", is the method."""
+        """Yield each problem with `case` as a clause without subject, e.g. "changed its input"."""
         # 1. Compress once, and record the input and the generator's state.
         method = self._made(case.ratio)
         tokens = synthetic_video(method.needs, case)
@@ -217,7 +217,7 @@ class _Trial:
 
 
 def _of_no_name(problem: str | Problem) -> str | Problem:
-    """Return a problem without the path prefix that `_made` adds to settings."""
+    """Return `problem` without the prefix "methods.uniform." of the paths in `_made`."""
     if isinstance(problem, str):
         return problem
     return replace(problem, path=problem.path.removeprefix("methods.uniform."))

@@ -40,7 +40,7 @@ class _Deferred(TyperCommand):
     """A command whose module is not imported yet."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Import the command and return the context that it makes from the arguments."""
+        """Import the command, and make its context from the arguments."""
         return load_command(str(self.name)).make_context(*arguments, **settings)
 
 

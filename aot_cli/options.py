@@ -113,7 +113,7 @@ class Flag:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """Return a parameter for typer; its text is checked later, like that of a variable."""
+        """Return a parameter of typer that takes text; flags and variables are checked alike."""
         return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
@@ -249,7 +249,7 @@ def _collect(values: dict[str, Any], flags: Sequence[Flag]) -> Given:
     """Remove settings from `values`; return these settings and the settings of the environment."""
     assigned = assigned_layer(values.pop("assignments") or [], "--set")
     typed = {flag: values.pop(flag.parameter_name) for flag in flags}
-    found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # empty is not set
+    found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # an empty variable counts as not set
     variables = _layer(found, lambda flag: flag.variable)
     return Given(variables, _layer(typed, lambda flag: flag.typed), assigned)
 
@@ -282,7 +282,7 @@ _VERBOSITY = [
 
 
 def named_methods(text: str) -> list[str]:
-    """Return the methods in a comma-separated text; "all" means all usable methods."""
+    """Return the names in a comma-separated text; "all" gives all methods and inner reductions."""
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 

@@ -49,7 +49,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send the signal again if `unraisable` comes from a signal; return whether it does.
+    """Send a signal again if Python dropped the exception of the signal; return whether it did.
 
     Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
     that arrives there would not end the command.

@@ -69,7 +69,7 @@ def choose_model(given: Given, base: Settings | None = None) -> Chosen:
     default = default_model(config.model)
     if default.lacking is not None:
         notice = _introduce(default.name, default.lacking)
-        current().notify(notice, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers on real videos are useless
+        current().notify(notice, even_if_quiet=default.name == BUNDLED_MODEL)  # a toy is useless on real videos
     config = given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
     return Chosen(config, default.to_fetch)
 
@@ -91,7 +91,7 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
-    """Return the numbers of frames of the segments; each segment is compressed separately.
+    """Return the number of frames of each segment; segments are compressed separately.
 
     Raises:
         VideoError: If there is no frame in the time range.

@@ -70,7 +70,7 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Measurements without and with compression, in this order; `speedup` is their time ratio."""
+    """Measurements without and with compression, in this order; `speedup` is the time ratio."""
 
     frames: int
     visual_tokens: int

@@ -77,7 +77,7 @@ class Resampling:
         return ratio
 
     def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        """Return `values[0]` with 95 % percentiles of the others; no bounds for a single video."""
+        """Return `values[0]` and the 95 % interval of `values[1:]`, or no bounds for one video."""
         # Resampling one video always gives this video, so the variance is unknown.
         if len(np.unique(self.groups[mine])) < 2:
             return Interval(float(values[0]), None, None)

@@ -88,14 +88,14 @@ def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the name and the settings for `text`, METHOD or METHOD+INNER; `inner` is a default."""
+    """Return name and settings of the condition `text`: METHOD+INNER, or METHOD with `inner`."""
     method, _, named = text.partition("+")
     own = named or (inner if method != "none" else None)
     return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
 
 
 def off_budget(conditions: Sequence[Condition]) -> list[str]:
-    """Return a sentence for each condition name whose kept tokens do not follow the ratio alone."""
+    """Return a note for each name if the ratio alone does not set the number of kept tokens."""
     sentences: dict[str, str] = {}
     for condition in conditions:
         config = condition.config

@@ -24,8 +24,8 @@ _BEGIN_AGAIN = "pass --restart to discard the answers and start over"
 class Answered:
     """The answer to one question under one condition.
 
-    The first question about a video is answered alone and measured, as in `aot ask`. Its times and
-    memory are recorded for all questions about the video; the others are answered together.
+    The first question about a video is answered alone and measured, as in `aot ask`; the others are
+    answered together. The measured times and memory are recorded for all questions about the video.
 
     Attributes:
         item: fingerprint of the question.
@@ -164,7 +164,7 @@ def _is_torn(line: bytes) -> bool:
 
 
 def _end(path: Path, last: bytes) -> None:
-    """Append a newline to the file; if the last line `last` is incomplete, remove it instead."""
+    """Append a newline to the file, or remove the last line `last` if this line is incomplete."""
     try:
         with path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)

@@ -25,7 +25,7 @@ _NAME_GAP = 0.055  # between two names, as a share of the height
 _DODGE = 0.0065  # between the intervals of two methods, as a share of the width
 _ROW_SHARE = 0.7  # share of a row's height that its points use
 
-Lines = Mapping[str, Sequence[ConditionResult]]  # by method: results, sorted by ratio
+Lines = Mapping[str, Sequence[ConditionResult]]  # maps a method to its results, sorted by ratio
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
@@ -133,7 +133,7 @@ def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return the least-squares change of `heights` after which all are at least `gap` apart.
+    """Return `heights` moved to be at least `gap` apart, with the least sum of squared moves.
 
     The order is preserved. The algorithm subtracts the gaps and pools adjacent violators.
     """

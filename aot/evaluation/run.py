@@ -201,7 +201,7 @@ def answer_video(
             continue
         try:
             answered = _answer(task, result, measure_memory, on_notice)
-        except REFUSALS as error:  # of a reduction inside the language model
+        except REFUSALS as error:  # raised by a reduction inside the language model
             yield Outcome(task.condition, refusal=Refusal(error))
         else:
             yield Outcome(task.condition, answered, result)

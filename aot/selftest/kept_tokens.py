@@ -66,6 +66,6 @@ def _compare_all(device: str) -> str:
 
 
 def _shared(found: list[int], recorded: list[int]) -> float:
-    """Return the share of the longer list that both lists contain; a cell may occur twice."""
+    """Return the number of common cells / the length of the longer list; cells may repeat."""
     both = Counter(found) & Counter(recorded)
     return both.total() / max(len(found), len(recorded))

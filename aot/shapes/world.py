@@ -78,7 +78,7 @@ class Thing:
 
     @property
     def fate(self) -> str:
-        """Return the verb of answers: "flashes", "appears", "disappears" or "stays"."""
+        """Return the verb for the visibility: "flashes", "appears", "disappears" or "stays"."""
         if self.flashes:
             return "flashes"
         return "appears" if self.first > 0 else "disappears" if self.stop < BEATS else "stays"

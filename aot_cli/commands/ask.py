@@ -149,7 +149,7 @@ def _from_video(source: str, given: Given, questions: list[str], *, traced: bool
 def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     file = load_tokens(source)
     made = file.report.config
-    layout = ("template", "newline", "token_order", "positions")  # by default as in the run that made the file
+    layout = ("template", "newline", "token_order", "positions")  # by default the values of the run that made the file
     base = {"model": {name: getattr(made.model, name) for name in layout}}
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
@@ -187,7 +187,7 @@ def _check_choice(source: str, model: ModelConfig) -> None:
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:
     """Return `asked` with the settings of `made` that produced the tokens of the file.
 
-    If `asked` sets another reduction inside the language model, it removes further tokens.
+    If `asked` sets another reduction inside the language model, this one removes further tokens.
     """
     how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
     if asked.inner.name is None:
@@ -201,7 +201,7 @@ def _with_tokens(source: str, asked: Config, made: Config) -> Config:
 
 
 def _is_whole(asked: Config, made: Config) -> bool:
-    """Return whether the file has all tokens, and `asked` sets an inner reduction to the ratio."""
+    """Return whether the file has all tokens and `asked` reduces inside the language model."""
     return asked.inner.name is not None and made.method == "none"
 
 

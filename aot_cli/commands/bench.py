@@ -38,7 +38,7 @@ app = typer.Typer(
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
-_BUSY = 2.0  # slowest / fastest run; above it other programs disturb the measurement
+_BUSY = 2.0  # slowest / fastest run; a higher ratio means that other programs disturb the runs
 
 
 @app.command("video")

@@ -58,7 +58,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @contextmanager
 def explained_errors(session: Session) -> Iterator[None]:
-    """Print an error of a command as one line, with --json also as JSON, and set the exit code."""
+    """Print an error of a command as one line (with --json also as JSON) and end the command."""
     try:
         with begin(session):
             yield
@@ -184,7 +184,7 @@ def prepare_libraries(offline: bool) -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # this also hides the hub's download bars, which stay useful
+    disable_progress_bar()  # this also hides the download bars of the hub, which are shown again below
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()
     import torch

@@ -108,7 +108,7 @@ def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
 
 
 def compression_json(source: str, compression: Compression) -> dict[str, object]:
-    """Return the report and the groupings of a run, for JSON."""
+    """Return the report and the clips of a run, as an object for JSON."""
     report, times = compression.report, compression.tokens.timestamps_s
     clips = [asdict(clip) for clip in groupings(compression.tokens.clips, times)]
     shown = {"timestamps_s": list(times), "clips": clips}

@@ -125,7 +125,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
 
 
 def _least_share(name: str) -> str:
-    """Return the least ratio of an inner reduction at the published depth, "" without limit."""
+    """Return the least ratio of an inner reduction at the published depth; "" means any ratio."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
 
     for thousandth in range(1, 1001):

@@ -28,8 +28,8 @@ def ask_words(source: str, questions: Sequence[str]) -> list[str]:
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
     """Return a command line that repeats a run.
 
-    The command line has flags for model, frames, method and ratio, and for each setting that
-    differs from the default, either with or without the aot.yaml of this folder.
+    The command line has flags for model, frames, method and ratio. Other settings have a flag if
+    they differ from the defaults with or without ./aot.yaml, so it also works in other folders.
 
     Args:
         words: Command, source and other arguments.

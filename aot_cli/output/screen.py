@@ -32,7 +32,7 @@ def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> N
 
 
 def drop_unwritten(stream: TextIO) -> None:
-    """Flush a stream; on failure, drop the rest, which would change the exit code at the end."""
+    """Flush a stream; if this fails, drop the rest, so that the exit code does not change."""
     try:
         stream.flush()
     except OSError:

@@ -262,7 +262,7 @@ def _condition_table(
 
 
 def _difference(paired: Difference | None, enough: bool) -> str:
-    """Return a difference in points; if `enough`, mark it with * if its interval excludes 0."""
+    """Return a difference in points; add * if `enough` and if the interval excludes 0."""
     if paired is None:
         return ""
     mean, low, high = paired.micro.mean, paired.micro.low, paired.micro.high

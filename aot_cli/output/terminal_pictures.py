@@ -1,4 +1,4 @@
-"""Draw groupings as strips of small pictures in a terminal; a character shows two pixels."""
+"""Draw clips as strips of small pictures in a terminal; a character shows two pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
 
 
 def _up_to(clips: Clips, frames: int) -> int:
-    """Return the number of first clips, at least one, with at most `frames` frames in total."""
+    """Return how many leading clips (at least one) have at most `frames` frames in total."""
     count = 0
     for number, clip in enumerate(clips):
         count += len(clip.members)

@@ -18,8 +18,8 @@ class Choice:
 
     Attributes:
         kept: [B, K], token indices in reading order.
-        merge: weight of the mean of a group in its kept token, in [0, 1]. A group consists of all
-            tokens that are most similar to the same kept token. 0 discards the other tokens.
+        merge: share in [0, 1] by which merging changes a kept token: the result is
+            (1 - merge) * token + merge * (mean of the tokens that are most similar to it).
     """
 
     kept: Tensor
@@ -40,7 +40,7 @@ def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) 
     kind = rng.random()
     if kind < full_share:
         return Choice(torch.arange(tokens).expand(batch, -1), 0.0)
-    # 1. Number of kept tokens: log-uniform from 40 to 70 % of all tokens.
+    # 1. Number of kept tokens: log-uniform, at least 40 tokens, at most 70 % of all tokens.
     kept = int(np.exp(rng.uniform(np.log(40), np.log(0.7 * tokens))))
     noise = torch.from_numpy(rng.random((batch, tokens)))
     random_share, merge_share = 0.12, 0.3
@@ -60,7 +60,7 @@ def keep_tokens(features: Tensor, choice: Choice) -> Tensor:
     kept = features.gather(1, choice.kept[..., None].expand(-1, -1, width))
     if not choice.merge:
         return kept
-    # Gradients flow through the means, but not through the assignment to groups.
+    # Gradients flow through the means, but not through the assignment of tokens to kept tokens.
     with torch.no_grad():
         nearest = (F.normalize(features, dim=-1) @ F.normalize(kept, dim=-1).mT).argmax(-1)
     sums = torch.zeros_like(kept).scatter_add(1, nearest[..., None].expand(-1, -1, width), features)

@@ -29,8 +29,8 @@ def same_thing(thing: Tensor) -> Tensor:
 def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
     """Return 1 for the first token of each thing, 0 for later tokens, `IGNORE` for background.
 
-    With `beat`, return 1 for the first token of each thing in each beat. The number of ones is
-    then the number of visible things.
+    With `beat`, return 1 for the first token of each thing in each beat. The number of ones in a
+    beat is then the number of visible things.
     """
     earlier = same_thing(thing).tril(-1)
     if beat is not None:
@@ -81,7 +81,7 @@ def _video_labels(video: LabeledVideo) -> dict[str, Tensor]:
 
 
 def _tables(video: LabeledVideo) -> dict[str, Tensor]:
-    """Return class indices by label, [things, F]; `IGNORE` if motion is not visible yet."""
+    """Return the class of each thing in each frame, [things, F], by label; `IGNORE` if hidden."""
     rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
     for thing in video.scene.things:
         # Motion is visible from one beat after the thing appears.

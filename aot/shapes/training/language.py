@@ -40,7 +40,7 @@ from aot.shapes.world import BEATS, MOTIONS
 __all__ = ["LanguageLesson"]
 
 # Supervised heads. A visual token attends to the previous token, which reveals frame starts.
-# A token of a thing attends to the thing's tokens in earlier frames, in the first and this frame.
+# A token of a thing attends to the thing's tokens: in earlier frames, its first frame, this frame.
 _BEFORE_LAYER, _BEFORE_HEAD = 0, slice(0, 1)
 _EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
 _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
@@ -82,7 +82,7 @@ class LanguageLesson(nn.Module):
         return (weights @ value).transpose(1, 2), None
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of training step `step`; for the log, its parts and family accuracies."""
+        """Return the loss of step `step` and, for the log, its terms and the accuracy by family."""
         # 1. Visual tokens, compressed at random.
         rng = np.random.default_rng([self.seed, step, 19])
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
@@ -226,7 +226,7 @@ class LanguageLesson(nn.Module):
         return 0.1 * torch.stack(losses).sum()
 
     def _time_loss(self, states: list[Tensor], beat: Tensor) -> Tensor:
-        """Return the loss of predicting the beat of each token and whether it starts a frame.
+        """Return the loss of predicting each token's beat, and whether the token starts a frame.
 
         Without this loss, the model does not learn which things are gone at the end.
         """
@@ -246,7 +246,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
-        """Return the loss of predicting the first and last cell of a thing at the word for it."""
+        """Return the loss of predicting a thing's first and last cell at the word that names it."""
         targets = torch.tensor(places).unbind(-1)
         losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
         return torch.stack(losses).mean()

@@ -141,7 +141,7 @@ def save_folder(network: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = vocabulary()
     network.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # the library writes it with access for the owner only
+    (folder / "model.safetensors").chmod(0o644)  # save_pretrained gives access to the owner only
     ends = {f"{name}_token_id": tokens.index(token) for name, token in
             (("bos", "<|endoftext|>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>"))}  # fmt: skip
     GenerationConfig(**ends).save_pretrained(folder)

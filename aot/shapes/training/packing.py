@@ -73,7 +73,7 @@ class Packed:
 
 
 def choose_questions(scene: Scene, rng: np.random.Generator, seen: Sequence[bool]) -> list[QA]:
-    """Return questions about `scene` in random wordings; in the random order, rare kinds lead.
+    """Return questions about `scene` in random wordings and random order; rare kinds come early.
 
     Questions about a thing without a kept token are left out.
 
@@ -115,9 +115,9 @@ def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
 
 
 def _pointers(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """Return a pair (index of the word that names the thing, thing) for each thing in `qa`.
+    """Return pairs (index of the word that names a thing, thing) for the things in `qa.reference`.
 
-    If the question does not name the thing, the last word of the question is used.
+    If the question does not name the thing, the index is that of the last word.
     """
     if qa.kind == "exists" and not qa.reference:
         return _nearly_named(words, qa, scene)
@@ -145,7 +145,7 @@ def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int
 
 
 def _find(words: list[str], color: str, shape: str) -> int:
-    """Return the index of the word `shape`, preferably of one directly after the word `color`."""
+    """Return the index of the word `shape`: after `color` if possible, else without a color."""
     both = [k for k, pair in enumerate(pairwise(words)) if pair == (color, shape)]
     if both:
         return both[0] + 1
@@ -153,7 +153,7 @@ def _find(words: list[str], color: str, shape: str) -> int:
 
 
 def _described(answer: list[str], scene: Scene) -> list[tuple[int, int]]:
-    """Return a pair (index of the shape's word, thing) for each thing named in a description."""
+    """Return pairs (index of the shape's word, thing) for the things that a description names."""
     names = {thing.name: number for number, thing in enumerate(scene.things)}
     spoken = [" ".join(pair) for pair in pairwise(answer)]
     return [(k, names[name]) for k, name in enumerate(spoken, 1) if name in names]

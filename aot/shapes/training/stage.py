@@ -1,4 +1,4 @@
-"""Run one stage of training with a learning-rate schedule; it can be resumed at any time."""
+"""Run one stage of training with a learning-rate schedule; an interrupted stage is resumed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LOG_EVERY = 20
 class Schedule:
     """Learning rates that rise over `warmup` steps and fall along a cosine to 2 % of the peak.
 
-    `matrix_peak` is the peak for matrices inside layers, which Muon trains; if None, AdamW trains
-    them.
+    Muon trains the matrices inside layers, with the peak `matrix_peak`. If `matrix_peak` is None,
+    AdamW trains all parameters.
     """
 
     steps: int
