@@ -199,7 +199,7 @@ _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function a command, which prints an error as one line.
+    """Return a decorator that makes a function a command; errors are printed as one line.
 
     Every command has `--quiet`, `--verbose` and `--debug`. If there are `groups`, the command also
     has the flags of the groups, `--preset` and `--set`; the function gets the values as `given`.

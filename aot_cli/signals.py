@@ -49,7 +49,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send a signal again if Python dropped the exception of the signal; return whether it did.
+    """Send a dropped SIGINT or SIGTERM again; return False if `unraisable` is another exception.
 
     Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
     that arrives there would not end the command.

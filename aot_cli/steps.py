@@ -203,7 +203,7 @@ def _log_decisions(result: Compression) -> None:
 
 
 def refuse_selection(given: Given) -> None:
-    """Reject the selection of frames by question, for commands that do not ask one question.
+    """Reject the selection of frames by question, which the calling command does not support.
 
     Raises:
         ConfigError: If `sampling.select_frames` is set.

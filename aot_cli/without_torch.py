@@ -68,7 +68,7 @@ class _Finder(MetaPathFinder, Loader):
     """An import hook that replaces all modules of torch, triton and numpy."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return a spec for a module of these libraries, otherwise None."""
+        """Return a spec for a module of torch, triton or numpy, otherwise None."""
         return ModuleSpec(name, self, is_package=True) if _is_of(name, _HEAVY) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -131,7 +131,7 @@ def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
-    """Return the settings and versions that affect the answers; all runs in a folder share them."""
+    """Return the settings and versions that affect answers and must not change in a folder."""
     shared = conditions[0].config.to_dict()
     # These two settings do not affect the answers.
     del shared["model"]["offline"]

@@ -19,7 +19,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check; `detail` is one line."""
+    """The result of a check; `detail` is the finding or the reason, in one line."""
 
     name: str
     outcome: Literal["passed", "failed", "skipped"]

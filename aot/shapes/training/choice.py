@@ -19,7 +19,7 @@ class Choice:
     Attributes:
         kept: [B, K], token indices in reading order.
         merge: share in [0, 1] by which merging changes a kept token: the result is
-            (1 - merge) * token + merge * (mean of the tokens that are most similar to it).
+            (1 - merge) * token + merge * (mean of the tokens that are most similar to this token).
     """
 
     kept: Tensor

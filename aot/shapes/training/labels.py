@@ -39,7 +39,7 @@ def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
 
 
 def end_cells(thing: Thing) -> list[int]:
-    """Return row and column of the cell where `thing` starts, then where it is last visible."""
+    """Return row and column of the first cell of `thing`, then of the last visible cell."""
     ends = (thing.position(thing.first), thing.position(thing.stop - 0.1))
     return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 

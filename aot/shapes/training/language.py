@@ -82,7 +82,7 @@ class LanguageLesson(nn.Module):
         return (weights @ value).transpose(1, 2), None
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of step `step` and, for the log, its terms and the accuracy by family."""
+        """Return the loss of step `step` and, for the log, loss terms and accuracy by family."""
         # 1. Visual tokens, compressed at random.
         rng = np.random.default_rng([self.seed, step, 19])
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
@@ -181,7 +181,7 @@ class LanguageLesson(nn.Module):
         return {family: sum(values) / len(values) for family, values in right.items()}
 
     def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return the loss of predicting one word of each group with the tied word embedding."""
+        """Return the loss of predicting one word per group of `GROUPS` with the tied embedding."""
         normal = self.network.model.language_model.norm(states)
         words = self.network.get_input_embeddings().weight
         losses = []
