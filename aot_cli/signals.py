@@ -21,13 +21,13 @@ _AGAIN_AFTER_S = 0.001
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised at SIGTERM; like Ctrl-C it is no `Exception`, and cleans up temporary files."""
+    """Raised at SIGTERM; `except Exception` does not catch it, and temporary files are removed."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
     """Raise `Terminated` at the first SIGTERM, unless SIGTERM already has a handler."""
-    is_main = threading.current_thread() is threading.main_thread()  # only it may set handlers
+    is_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -49,10 +49,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send the signal again if Python has dropped its exception, and return whether it has.
+    """Send a dropped SIGINT or SIGTERM again; return False if `unraisable` is another exception.
 
-    Python prints and drops an exception in a finalizer or in a callback from C, so a signal that
-    arrives there would not end the command.
+    Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
+    that arrives there would not end the command.
     """
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         return False
@@ -67,12 +67,12 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
 def _send(number: signal.Signals) -> None:
     """Send a signal to the main thread."""
     if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes it from a system call
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # interrupts a system call
     else:
         _thread.interrupt_main(number)
 
 
 def _restore_default() -> None:
-    """Let Ctrl-C end the process while Python exits; otherwise it would print tracebacks."""
+    """Let Ctrl-C end the process while Python exits; otherwise Python would print tracebacks."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

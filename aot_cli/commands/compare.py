@@ -87,7 +87,7 @@ def compare(
 
 
 def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
-    """Return the outcomes of all tasks; leave out those that fail, with a note.
+    """Return the outcomes of all tasks that succeed; print a note for each task that fails.
 
     Raises:
         ConfigError: If all tasks fail.

@@ -47,7 +47,7 @@ class CardTable:
 
 
 def _kept(card: MethodCard) -> Text:
-    """Return the remark, and below it the least ratio, whether the ratio is used, and the paper."""
+    """Return the remark of a card, with lines about the least ratio, the budget and the paper."""
     details = [f"ratio: at least {card.least}"] if card.least else []
     if not card.exact and card.acts:
         details.append("at most the budget")
@@ -56,7 +56,7 @@ def _kept(card: MethodCard) -> Text:
 
 
 def method_parts(flag: str, found: MethodDetails) -> Iterator[RenderableType]:
-    """Yield the facts, the description and the settings of a method."""
+    """Yield the table of facts, the paragraphs and the table of settings of a method."""
     facts = {
         "keeps": found.remark,
         "acts": found.acts,

@@ -1,7 +1,7 @@
-"""Define the objects that `--json` prints: their keys, types and units. This makes docs/json.md.
+"""Define the objects that `--json` prints: keys, types and units. This module makes docs/json.md.
 
-A type is string, integer, number, boolean, object (any keys), any, or the name of a part below;
-`[type]` is an array, `{type}` an object with any keys and such values, `type?` may be null.
+A type is string, integer, number, boolean, object (any keys), any, or the name of a part below.
+`[type]` is an array, `{type}` an object with any keys and values of `type`; `type?` may be null.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
 
 
 class Key(NamedTuple):
-    """A key of an object, which may be missing if it is `optional`."""
+    """A key of a JSON object; an `optional` key may be missing."""
 
     name: str
     type: str
