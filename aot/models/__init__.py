@@ -84,7 +84,7 @@ class FoundModel:
 
     @property
     def known_grid(self) -> tuple[int, int] | None:
-        """Return the visual tokens (rows, cols) of a frame; None if config.json does not decide."""
+        """Return a frame's token grid (rows, cols); None if config.json does not fix the grid."""
         return self.implementation.known_grid(self.config, self.description)
 
     @property

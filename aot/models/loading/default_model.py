@@ -51,7 +51,7 @@ def default_model(config: ModelConfig) -> DefaultModel:
     """Return `REAL_MODEL` if it is cached or can be fetched, else a fallback.
 
     The fallback is the smallest LLaVA-OneVision in the cache, or else the bundled toy. The hub is
-    not asked in offline mode (see `is_offline`). Otherwise the wait is as long as in `list_files`.
+    not asked in offline mode (see `is_offline`). Otherwise `list_files` limits the wait.
     """
     # 1. Without the network.
     if is_cached(REAL_MODEL):

@@ -43,7 +43,7 @@ def check_load_options(config: ModelConfig, device: torch.device) -> None:
 
 
 def _need(option: str, *modules: str, install: str) -> None:
-    """Check that all `modules` are installed, which `option` needs."""
+    """Check that the `modules` that `option` needs are installed."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         lacking = " and ".join(missing)

@@ -28,10 +28,10 @@ def is_here(config: ModelConfig) -> bool:
 
 
 def is_vetted(config: ModelConfig) -> bool:
-    """Return whether a model may be loaded if only a file names it, not the user.
+    """Return whether a model may be loaded if a file names it and the user does not.
 
-    This holds for the bundled model and for models in the hub's cache. It does not hold for a
-    folder: the author of the file may have put it there.
+    The bundled model and models in the hub's cache may be loaded. A folder may not be loaded,
+    because the author of the file may have put the folder there.
     """
     if config.name == BUNDLED_MODEL:
         return True
@@ -41,8 +41,8 @@ def is_vetted(config: ModelConfig) -> bool:
 def look_up(config: ModelConfig) -> Listing | None:
     """Return the files to fetch before the checkpoint can be loaded.
 
-    Return None if the checkpoint is on this machine, or if the hub must not be asked. The wait is
-    as long as in `list_files`.
+    Return None if the checkpoint is on this machine, or if the hub must not be asked. The time
+    limit is the same as in `list_files`.
 
     Raises:
         ModelError: the folder or model does not exist, or the hub cannot be reached.
