@@ -15,7 +15,7 @@ __all__ = ["cache_argument"]
 
 def cache_argument(function: Callable[..., Any], keys_and_values: Any) -> dict[str, Any]:
     """Return the keyword argument that passes a cache to `function`, for instance to `forward`."""
-    # Callers pass `forward` of the class: hooks of accelerate replace that of an instance.
+    # Callers pass `forward` of the class, because accelerate replaces `forward` of an instance.
     return {_name_in(function): keys_and_values}
 
 
