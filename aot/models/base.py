@@ -52,7 +52,7 @@ class Answer(Protocol):
 
     @property
     def first_token_at(self) -> float | None:
-        """Return the `time.perf_counter` at which the first token reached the host; None before.
+        """Return the `time.perf_counter` when the first token reached the host; None until then.
 
         The first text may come later, because a word can consist of several tokens.
         """

@@ -148,7 +148,7 @@ def _last_name(path: str) -> str:
 
 
 def refuse_llava_settings(config: ModelConfig, name: str) -> None:
-    """Raise ConfigError if `config` has a setting of LLaVA; `name` is a family without them."""
+    """Raise ConfigError if a LLaVA setting is given, which the family `name` does not have."""
     unset = ModelConfig()
     settings = ("pool", "newline", "token_order", "time_instruction", "siglip_head")
     given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]

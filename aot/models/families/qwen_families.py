@@ -74,9 +74,9 @@ class Qwen3VL(QwenVL):
     def _template(self) -> tuple[str, str]:
         """Return the text before and after the video.
 
-        Vision markers enclose each pair of frames. With "hf" they also enclose the whole video, as
-        in the chat template that transformers reads from 5.10 on. The family's original code omits
-        the latter.
+        Vision markers enclose each pair of frames. With "hf", markers also enclose the whole video,
+        as in the chat template that transformers reads from version 5.10 on, unlike the original
+        code.
         """
         user = "<|im_start|>user\n"
         return (user + _START, 2 * _END + _ASKED) if self.config.template == "hf" else (user, _END + _ASKED)

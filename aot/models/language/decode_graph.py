@@ -37,7 +37,7 @@ class BoundSteps:
         self._step = torch.zeros(1, dtype=torch.int64, device=decoding.device)
         # Masks by number of held rows: [B, 1, 1, capacity] float32, added to attention scores.
         self._masks: dict[int, Tensor] = {}
-        # Steps before the last `_bind`, steps after it, and the steps for which it found slots.
+        # Steps before the last `_bind`, steps after it, and steps for which `_bind` made room.
         self._written = self._done = self._room = 0
 
     def step(self) -> None:

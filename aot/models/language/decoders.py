@@ -22,7 +22,7 @@ def check_decoder(language: Any) -> None:
     """Check that `prefill` supports `language`, a language model without its head.
 
     Raises:
-        UnsupportedError: If `prefill` might compute something else than `language`.
+        UnsupportedError: If `prefill` might compute other states than `language`.
     """
     if is_plain_decoder(language):
         return

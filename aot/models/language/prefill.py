@@ -199,7 +199,7 @@ class _Run:
         newline = (token == NEWLINE).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
-            # `upcoming` is the layer of `point`. Otherwise the last layer attends to its own input.
+            # With `upcoming` the layer of `point` attends, else the last layer, to its own input.
             number, hidden = (point.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
             if hidden is None:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")

@@ -35,8 +35,7 @@ class Run:
     Attributes:
         text: the text.
         rows: the prompt rows after the text: indices of kept tokens, or `NEWLINE`.
-        offsets: the index that each of `rows` has if this part keeps all tokens; None means 0, 1,
-            ...
+        offsets: the index of each of `rows` if this part keeps all tokens; None means 0, 1, ...
         span: the number of rows if this part keeps all tokens; None means the length of `rows`.
     """
 

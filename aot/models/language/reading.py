@@ -1,7 +1,7 @@
 """Answer several questions about one video.
 
-The language model reads the video once, and all questions share the keys and values. If tokens are
-dropped inside the language model by the question, the video is read again for each question.
+The language model reads the video once, and all questions share the keys and values. With a
+reduction inside the language model, the video is read again for each question.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def list_files(name: str, revision: str | None = None) -> Listing:
     except Exception as error:
         # Networks, proxies and resolvers raise exceptions of many kinds.
         raise HubUnreachableError(f"{host} cannot be reached ({_reason(error)})") from error
-    # Weights come last: if a small file fails, it does so before the long download.
+    # Weights come last, so that an error in a small file comes before the long download.
     files = tuple(sorted(sizes, key=lambda file: (file.endswith(_WEIGHTS), file)))
     known = [size for size in sizes.values() if size is not None]
     return Listing(files, sum(known) if known and len(known) == len(sizes) else None)

@@ -84,7 +84,7 @@ class MergedVideo:
     Attributes:
         features: [T, D], the tokens of the batch.
         owner: [F, N], for each patch the index of its token in the features of all batches.
-        anchor: [T], for each token the index of its anchor among the patches of all batches.
+        anchor: [T], for each token the index of its anchor (see `MergedPatches`) in all batches.
         embeddings: [F, D], the mean of each frame's patches, with the features of their tokens.
         worked: the number of tokens that entered an MLP, averaged over blocks.
     """
