@@ -1,4 +1,4 @@
-"""Find and load video LLMs, which encode frames to visual tokens and answer questions on them."""
+"""Find and load video LLMs, which answer questions about the frames of a video."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A checkpoint whose config.json has been read, but not its weights.
+    """A checkpoint whose config.json has been read; the weights are not loaded yet.
 
     `description` is the content of config.json. `to_fetch` lists the files to download before
     loading; None if the checkpoint is on this machine or the hub must not be asked.
@@ -76,7 +76,7 @@ class FoundModel:
 
     @property
     def language_layers(self) -> int | None:
-        """Return the number of the language model's layers; None if config.json omits it."""
+        """Return the number of language model layers; None if config.json omits the number."""
         # Some layouts have no separate section for the language model.
         text = self.description.get("text_config") or self.description
         layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
@@ -143,7 +143,7 @@ def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
 def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sentence: None) -> None:
     """Download the missing files of a checkpoint, if any.
 
-    Before a download, `announce` is called with one sentence that states its size.
+    Before a download, `announce` receives one sentence with the size of the download.
 
     Raises:
         ModelError: If the download is incomplete.
@@ -169,7 +169,7 @@ def identify_model(found: FoundModel) -> ModelIdentity:
 
 
 def load_model(config: ModelConfig) -> VideoModel:
-    """Load the model that `config` names onto its device or devices; download it first if needed.
+    """Load the model that `config` names onto its devices, after a download if needed.
 
     Raises:
         ConfigError: See `find_model`.

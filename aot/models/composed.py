@@ -117,14 +117,14 @@ class ComposedModel(ABC):
 
     @abstractmethod
     def _template(self) -> tuple[str, str]:
-        """Return the prompt's text before the video, and the text after it with {question}."""
+        """Return the texts before and after the video; the second text contains {question}."""
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Return the layout of the video in the prompt: kept tokens, newlines and text."""
         return [Run("", range(len(tokens.features)))]
 
     def _newline(self) -> Tensor | None:
-        """Return the learned newline [D], if the family has one."""
+        """Return the learned newline [D]; None if the family has no learned newline."""
         return None
 
     @property
@@ -135,7 +135,7 @@ class ComposedModel(ABC):
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int] | None:
-        """Return positions [1, P] or [3, 1, P] and the next position; None if they are 0 .. P - 1.
+        """Return positions [1, P] or [3, 1, P] and the next position; None means 0 .. P - 1.
 
         `texts` holds the ids of each run's text.
         """
@@ -178,7 +178,7 @@ class ComposedModel(ABC):
         """Check that the family can provide `needs`, before the model `name` is loaded.
 
         Raises:
-            UnsupportedError: If the family cannot provide it.
+            UnsupportedError: If the family cannot.
         """
         if needs.merging is not None and not cls.merges_inside:
             raise UnsupportedError(
@@ -215,7 +215,7 @@ class ComposedModel(ABC):
         return size == wanted
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels [F, 3, H, W] as the tower's input, on its device and in its dtype."""
+        """Normalize uint8 pixels [F, 3, H, W], on the tower's device and in the network's dtype."""
         # The upload comes first, because uint8 has a quarter of the bytes of float32.
         values = uploaded(pixels, self.device).float()
         return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
@@ -275,7 +275,7 @@ class ComposedModel(ABC):
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
         """Return the prompt up to the end of the video, which is the same for every question."""
-        # 1. The system prompt joins the first run, since a tokenizer may merge across their border.
+        # 1. The system prompt joins the first run, as a tokenizer may merge text across the border.
         before, _ = self._template()
         runs = list(self._runs(tokens))
         runs[0] = replace(runs[0], text=before + runs[0].text)

@@ -109,7 +109,7 @@ class InternVL(ComposedModel):
         """Return `image_size` for every video."""
         return self.image_size
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector over the frames, in batches."""
         self.check_needs(needs)
@@ -144,7 +144,7 @@ class InternVL(ComposedModel):
         return squares.mean((2, 4)).flatten(1, 2)
 
     def _batch_size(self, needs: Needs) -> int:
-        """Return the number of frames whose activations fit into memory."""
+        """Return the number of frames per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config

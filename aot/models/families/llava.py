@@ -128,7 +128,7 @@ class Llava(ComposedModel):
         layout = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
         return {**super().placement, "pooling": self.pool.kind, **layout}
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector in batches; merge in the tower if `needs.merging` is set."""
         self.check_frames(frames)
@@ -209,7 +209,7 @@ class Llava(ComposedModel):
         )
 
     def _batch_size(self) -> int:
-        """Return the number of frames whose activations fit into memory."""
+        """Return the number of frames per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config

@@ -98,7 +98,7 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
         config=translated,
         key_mapping={"^" + re.escape(original): name for original, name in _NAMES},
     )
-    # 3. Missing weights would be random; unused ones mean another architecture.
+    # 3. Missing weights would be random; unused weights mean another architecture.
     missing, unused = (
         sorted(_original(name) for name in info[kind] if not _is_spare(name))
         for kind in ("missing_keys", "unexpected_keys")
@@ -117,7 +117,7 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
 
 
 def _is_spare(name: str) -> bool:
-    """Return whether SigLIP's weight `name` may be missing: it comes after LLaVA's features."""
+    """Return whether the weight `name` may be missing: SigLIP parts after LLaVA's features."""
     block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
     after = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
     return int(block[1]) >= _BLOCKS if block else name.startswith(after)

@@ -72,6 +72,6 @@ class WholePrompt:
 
 
 def seconds_per_frame(timestamps_s: Sequence[float]) -> float:
-    """Return the mean time between frames, in seconds; 1 if there is only one frame."""
+    """Return the mean time between frames, in seconds; 1 for a single frame."""
     between = len(timestamps_s) - 1
     return (timestamps_s[-1] - timestamps_s[0]) / between if between else 1.0

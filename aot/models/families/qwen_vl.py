@@ -1,7 +1,7 @@
 """Qwen2.5-VL and Qwen3-VL: frames in pairs, no pooling, native aspect ratio, 3D position ids.
 
 The tower encodes two sampled frames together and merges their patches 2 x 2 into tokens. So F
-counts pairs of frames, and N = n tokens. A method receives, for each token, from its 2 x 2 patches:
+is the number of frame pairs, and N = n. For each token, a method receives from its 2 x 2 patches:
 
     saliency           the mean attention received in a block (mean over heads, sum over queries)
     keys               the mean key in a block, with the tower's rotary position embedding
@@ -92,7 +92,7 @@ class QwenVL(ComposedModel):
 
     @property
     def positions(self) -> str:
-        """Return "original": position ids are always those in the whole video."""
+        """Return "original": each row always has its position in the whole video."""
         return "original"
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
@@ -106,7 +106,7 @@ class QwenVL(ComposedModel):
         """Return for each of `layers` the nearest block with full attention."""
         return tuple(map(self._block, layers))
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run the tower over batches of frame pairs; an odd last frame is paired with itself."""
         self.check_needs(needs)
@@ -171,7 +171,7 @@ class QwenVL(ComposedModel):
         return None
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
-        """Return the number of pairs whose activations fit into memory."""
+        """Return the number of frame pairs per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return max(self._batch_frames // self.temporal_patch, 1)
         vision = self.tower.config

@@ -128,7 +128,7 @@ class StreamedAnswer:
                     break
                 if piece:
                     pieces.put(piece)
-        except BaseException as error:  # the iterating thread raises it
+        except BaseException as error:  # the iterating thread raises the error
             pieces.put(error)
         else:
             pieces.put(None)
@@ -152,7 +152,7 @@ class StreamedAnswer:
         ends = end_ids(self._model.settings)
         decoding = self._begin()
         for (ids,) in decoding:
-            # The ids are on the host, so the device has finished them.
+            # The ids are on the host, so the device has computed them.
             self.first_token_at = self.first_token_at or time.perf_counter()
             self.notices = decoding.notices
             for word in ids:

@@ -137,7 +137,7 @@ def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[Non
     try:
         yield
     except BaseException:
-        with suppress(RuntimeError):  # it only repeats that the capture has failed
+        with suppress(RuntimeError):  # this error only repeats that the capture has failed
             graph.capture_end()
         _free_generator(device)
         raise

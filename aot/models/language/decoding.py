@@ -197,7 +197,7 @@ class Steps(Protocol):
 
 
 class _LaunchedSteps(ABC):
-    """Steps whose operations are launched by the host."""
+    """Steps whose operations the host launches."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding, self._done = decoding, 0

@@ -1,6 +1,7 @@
 """Pass a key-value cache under the argument name that the installed transformers uses.
 
-In 5.16 it is `past_key_values` everywhere. 5.24 renames it to `cache`; 5.40 drops the old name.
+Version 5.16 calls it `past_key_values`. Version 5.24 renames it to `cache`; 5.40 drops the old
+name.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from aot.models.language.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
 
-# Whether `bmm` of this torch can return float32 for 16-bit inputs; on ROCm it cannot.
+# Whether `bmm` of this torch can return float32 for 16-bit inputs (never on ROCm).
 _WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
@@ -137,7 +137,7 @@ _Function = Callable[[Tensor], Tensor]
 
 def _linear(module: nn.Module) -> _Function:
     """Return the function of a projection; quantized projections are called as modules."""
-    # A plain one is called without the overhead of `nn.Module.__call__`.
+    # A plain projection is called without the overhead of `nn.Module.__call__`.
     return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
 

@@ -187,7 +187,7 @@ class _Run:
             end = int(self._positions[..., -1].max()) + 1
             packed = torch.arange(end - len(self._index), end, device=self._index.device)
             self._positions = packed.expand_as(self._positions)
-        # 4. Earlier layers keep the same rows; their caches are cut after the last layer.
+        # 4. If asked, cut earlier layers to the same rows; this happens after the last layer.
         if found.forgotten:
             self._remembered = [self._index.to(held.device) for held in self._held]
         self._arrange()

@@ -50,8 +50,7 @@ class Reading:
     """Answer several questions after a common prefix, which is read once.
 
     Up to rounding, the answers are as after reading the whole prompt for each question. `prefix` is
-    the prompt up to the end of the video; `suffix_of` returns the ids after the video for a
-    question.
+    the prompt up to the end of the video. `suffix_of(question)` returns the ids after the video.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Reading:
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """Return the answer to every question; several are generated in one batch.
+        """Return the answer to each question; the answers are generated in batches.
 
         Raises:
             ConfigError: See `generate`.

@@ -17,8 +17,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer, [B, H, capacity, d] each.
 
     The first `held` slots hold rows; the other slots are zero. New rows are appended, and attention
-    reads the held rows. A full buffer is replaced by a larger buffer with `room` or more free
-    slots.
+    reads the held rows. A full buffer is replaced by a larger one with `room` or more free slots.
 
     Between `bind` and `release`, a tensor on the device holds the index of the next row. Then
     attention reads every slot and needs a mask.

@@ -28,7 +28,7 @@ class WordChoice:
         self._rules = word_rules(settings, options.min_new_tokens, vocabulary, device)
         self._drawn: SeededChoice | None = None
         if options.temperature > 0:
-            # Allocated once: a CUDA graph reads them at a fixed address.
+            # Allocated once, because a CUDA graph reads a fixed address.
             clocks = torch.empty(vocabulary, device=device)
             self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
 
@@ -102,7 +102,7 @@ def _are_ids(value: Any) -> bool:
     return all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids)
 
 
-# Filters of random choices, in the order of transformers: its class, and a check of the value.
+# Filters of random choices, in transformers' order: transformers' class, check of the value.
 _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "top_h": ("TopHLogitsWarper", _is_share),
     "top_k": ("TopKLogitsWarper", _is_count),

@@ -22,7 +22,7 @@ class Past:
 
     Attributes:
         ids: int64 [B, P + N]. Entries that are not generated yet repeat the prompt's first id, so
-            that the set of ids is right.
+            that they add no new id.
         read: P, the number of prompt ids.
         count: int64 [1], the number of ids so far: P plus the generated ids.
         first: int64 [B, 1], the index at which the prompt starts, after padding.
@@ -85,7 +85,7 @@ def _ids(value: int | Sequence[int] | None) -> list[int]:
 
 
 def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch.device) -> Tensor:
-    """Return bool [V]: for each token of the vocabulary, whether it is in `ids`."""
+    """Return bool [V], true for the tokens of the vocabulary that are in `ids`."""
     # `ids` may hold ids for which there is no logit.
     known = sorted(word for word in ids if word < vocabulary)
     members = torch.zeros(vocabulary, dtype=torch.bool)

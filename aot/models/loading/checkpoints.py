@@ -246,7 +246,7 @@ def _shards(config: ModelConfig, wanted: Callable[[str], bool]) -> Iterator[Any]
 def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
     """Return a hash of the weights whose names end with one of `suffixes`.
 
-    The hash depends neither on the stored dtype nor on the dtype of a loaded network.
+    The hash does not depend on the dtype of a loaded network.
     """
     weights = read_weights(config, lambda key: key.endswith(suffixes))
     digest = hashlib.sha256()

@@ -34,11 +34,11 @@ KNOWN_MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
-    """The model to use if none is named.
+    """The model that is used if the user does not name a model.
 
     Attributes:
         name: the model's name.
-        lacking: why `REAL_MODEL` cannot be used; None if it is the model.
+        lacking: why `REAL_MODEL` cannot be used; None if `name` is `REAL_MODEL`.
         to_fetch: the files to download from the hub; None if no download is needed.
     """
 

@@ -160,7 +160,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
         try:
             done.append(work())
         except BaseException as error:
-            # The caller's thread raises it.
+            # The caller's thread raises the error.
             failed.append(error)
 
     # Name resolution has no timeout. If the thread hangs there, it is left behind as a daemon.

@@ -75,7 +75,7 @@ def look_up(config: ModelConfig) -> Listing | None:
 
 def _check_local(config: ModelConfig) -> None:
     """Check that a path that looks local is a model folder, so that the hub is not asked."""
-    # A path is local by its form, or because it exists.
+    # A path is local if it starts like a path, or if it exists.
     path = location(config)
     kind = path_kind(path)
     looks_local = kind is not None or path.startswith(("/", "./", "../"))

@@ -49,7 +49,7 @@ def blocks_before_features(config: Any) -> int:
 
 
 def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> MergingTokens:
-    """Run one block, with its merges before attention and between attention and MLP."""
+    """Run one block; tokens merge before attention, and between attention and MLP."""
     tokens = tokens.to(input_device(block))
     # 1. Sequences of several frames become one.
     if step.join > 1:
@@ -85,7 +85,7 @@ class MergedVideo:
         features: [T, D], the tokens of the batch.
         owner: [F, N], for each patch the index of its token in the features of all batches.
         anchor: [T], for each token the index of its anchor (see `MergedPatches`) in all batches.
-        embeddings: [F, D], the mean of each frame's patches, with the features of their tokens.
+        embeddings: [F, D], the mean over each frame's patches; a patch has its token's feature.
         worked: the number of tokens that entered an MLP, averaged over blocks.
     """
 

@@ -56,7 +56,7 @@ class SiglipText:
             if lacking:
                 raise ModelError(f"{source.name} lacks {_PREFIX}{lacking[0]}; pass a full SigLIP checkpoint")
             tower.load_state_dict({key: own[key] for key in tower.state_dict()})
-            # 3. The tokenizer. AutoTokenizer would choose one that needs sentencepiece.
+            # 3. The tokenizer. AutoTokenizer would choose a class that needs sentencepiece.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(location(source), **hub_arguments(source))
         model.to(reference.device, reference.dtype).eval().requires_grad_(False)
         return cls(model, tokenizer, str(source.name))

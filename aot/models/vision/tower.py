@@ -16,8 +16,7 @@ def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_block
 
     SigLIP and CLIP run faster here: only the wanted states are kept, blocks after the last needed
     block do not run, and the states are contiguous. Otherwise SigLIP's states would have the
-    strides of a transposed convolution output, and with these strides additions and layer norms are
-    slow.
+    strides of a transposed convolution output, which make additions and layer norms slow.
 
     Args:
         tower: the vision tower.
