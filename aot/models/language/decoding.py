@@ -96,7 +96,7 @@ class ReadPrompts:
 
 
 class Decoding:
-    """Generate for a batch; each iteration yields equally many new ids for every sequence.
+    """Generate for a batch; each iteration yields the next ids, equally many for every sequence.
 
     The loop ends after `max_new_tokens`; the caller must stop at end tokens. `notices` are
     sentences for the user about how the tokens are generated.

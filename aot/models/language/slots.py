@@ -73,7 +73,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         self._step = step
 
     def release(self, steps: int) -> None:
-        """Count the rows that `steps` steps have written as held, and undo `bind`."""
+        """Increase `held` by `steps`, the number of rows written since `bind`, and undo `bind`."""
         self.held += steps
         self._step = None
 

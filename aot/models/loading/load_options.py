@@ -54,7 +54,7 @@ def _need(option: str, *modules: str, install: str) -> None:
 
 
 def is_placed(config: ModelConfig) -> bool:
-    """Return whether the loader moves the weights to devices; do not move them again."""
+    """Return whether the loader places the weights on devices, where they must stay."""
     return config.quantize != "none" or config.device_map != "none"
 
 
