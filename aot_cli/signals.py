@@ -5,7 +5,6 @@ SIGTERM acts like Ctrl-C. After the result is printed, Ctrl-C ends the process i
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import signal
 import sys
@@ -15,9 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["Terminated", "terminable"]
-
-
-_AGAIN_AFTER_S = 0.001
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,27 +45,22 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send a dropped SIGINT or SIGTERM again; return False if `unraisable` is another exception.
+    """Raise a dropped KeyboardInterrupt again; return False if `unraisable` is another exception.
 
     Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
     that arrives there would not end the command.
     """
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    dropped, profile = unraisable.exc_type, sys.getprofile()
+    if not issubclass(dropped, KeyboardInterrupt):
         return False
-    number = signal.SIGINT
-    if issubclass(unraisable.exc_type, Terminated):
-        number = signal.SIGTERM
-        signal.signal(number, _terminate)
-    threading.Timer(_AGAIN_AFTER_S, _send, (number,)).start()  # an exception here would be dropped too
+
+    def raise_outside(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_filename != __file__:  # within the hook it would be dropped again
+            sys.setprofile(profile)
+            raise dropped
+
+    sys.setprofile(raise_outside)  # called at the next call or return of a function
     return True
-
-
-def _send(number: signal.Signals) -> None:
-    """Send a signal to the main thread."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)  # interrupts a system call
-    else:
-        _thread.interrupt_main(number)
 
 
 def _restore_default() -> None:
