@@ -54,7 +54,7 @@ _STILL = "still, of equal tokens"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A synthetic video and the share of its tokens to keep."""
+    """The shape and dtype of a synthetic video, and the share of tokens to keep."""
 
     frames: int
     grid: tuple[int, int]
@@ -69,7 +69,7 @@ class Case:
         return self.frames * math.prod(pooled_grid(self.grid, self.pool))
 
     def budget(self, ratio: float) -> int:
-        """Return the number of tokens that a ratio keeps, at least one."""
+        """Return the token budget at `ratio`, at least one token."""
         return max(1, round(ratio * self.total))
 
     def __str__(self) -> str:
@@ -85,16 +85,16 @@ class Case:
 def check_method(method: type | str, settings: Mapping[str, Any] | None = None) -> None:
     """Check a method on videos of several shapes, poolings and dtypes, at ratios from 0.03 to 1.
 
-    A method must return exactly its budget (at most its budget if its card has exact=False), finite
-    features of the input's width and dtype, positions inside the pooled grid, and the same tokens
-    in every run. It must change neither its input nor torch's global generator. For traced tokens
-    it must return `sources`, unless it keeps tokens unchanged. It may refuse a budget with a
-    `BudgetError` if its card names a `least` ratio; the message must contain "use --ratio X", and
-    the ratio X must work.
+    A method must return exactly as many tokens as the budget (at most as many if the method's card
+    has exact=False), finite features of the input's width and dtype, positions inside the pooled
+    grid, and the same tokens in every run. It must change neither the input nor torch's global
+    generator. For traced tokens it must return `sources`, unless it keeps tokens unchanged. It may
+    refuse a budget with a `BudgetError` if its card names a `least` ratio; the message must contain
+    "use --ratio X", and the ratio X must work.
 
     Args:
         method: the class, or the name under which it is installed.
-        settings: of the method, by name; with `paper_exact` it need not meet its budget.
+        settings: settings of the method by name; with `paper_exact`, the budget is not checked.
 
     Raises:
         AssertionError: If the method breaks its contract; each line names the video, the ratio and
@@ -118,7 +118,7 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
 def problems_of_method(
     method: type | str, settings: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, Exception | None]]:
-    """Yield the problems that `check_method` reports, one line each, with the exception if any."""
+    """Yield (line, exception or None) for each problem that `check_method` reports."""
     trial = _Trial(find(method) if isinstance(method, str) else method, dict(settings or {}))
     for case in trial.cases():
         try:
@@ -130,14 +130,14 @@ def problems_of_method(
 
 
 class _Trial:
-    """Check one class of method with its settings."""
+    """Check one class of methods with given settings."""
 
     def __init__(self, kind: Any, settings: Mapping[str, Any]) -> None:
         self._kind, self._settings = kind, settings
         self._free = bool(settings.get("paper_exact"))
 
     def cases(self) -> Iterator[Case]:
-        """Yield the videos to try: shapes and ratios, half precision, a video of equal tokens."""
+        """Yield the test videos: all shapes at all ratios, half precision, and equal tokens."""
         merges = self._made(0.5).needs.merging is not None
         for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
             for ratio in _RATIOS:
@@ -147,8 +147,8 @@ class _Trial:
         yield Case(6, (6, 6), Pooling("bilinear"), 0.5, still=True)
 
     def _made(self, ratio: float) -> Method:
-        """Return the method, configured for a ratio."""
-        # `Config` accepts settings only under a known name; `make_method` accepts any of them.
+        """Return the method, built for `ratio`."""
+        # `Config` accepts settings only of known methods, so the name of a known method is used.
         config = Config(ratio=ratio, method="uniform", methods={"uniform": self._settings} if self._settings else {})
         try:
             return make_method(self._kind, config, "uniform")
@@ -156,7 +156,7 @@ class _Trial:
             raise ConfigError(*map(_of_no_name, error.problems)) from None
 
     def problems(self, case: Case) -> Iterator[str]:
-        """Yield each problem as a clause that continues "it ..."."""
+        """Yield each problem with `case` as a clause without subject, e.g. "changed its input"."""
         # 1. Compress once, and record the input and the generator's state.
         method = self._made(case.ratio)
         tokens = synthetic_video(method.needs, case)
@@ -166,14 +166,14 @@ class _Trial:
         except BudgetError as error:
             yield from self._wrong_refusal(case, error)
             return
-        # 2. Check the result, then side effects.
+        # 2. Check the result, then the side effects.
         found = list(problems_of_tokens(kept, tokens, *self._allowed(method, case)))
         yield from found
         if not torch.equal(generator, torch.get_rng_state()):
             yield "draws from torch's global generator, or seeds it; use a separate torch.Generator"
         if not _same(before, _copied(tokens)):
             yield "changed its input"
-        # 3. Check a second run, traced, which needs a valid result.
+        # 3. If the result is valid, compare it with a second run, which is traced.
         if not found:
             again = self._made(case.ratio).compress(replace(tokens, traced=True), case.budget(case.ratio))
             if not _same(_tensors(kept), _tensors(again)):
@@ -190,7 +190,7 @@ class _Trial:
         return (budget if method.card.exact else 1), budget
 
     def _wrong_refusal(self, case: Case, error: BudgetError) -> Iterator[str]:
-        """Yield problems of a refused budget: the card must allow it, and its remedy must work."""
+        """Yield the problems of a refusal: `card.least` must be set, and the remedy must work."""
         if self._free and "paper_exact" in str(error):
             return  # the published algorithm refuses this budget, and the message names the setting
         if not self._kind.card.least:
@@ -217,14 +217,14 @@ class _Trial:
 
 
 def _of_no_name(problem: str | Problem) -> str | Problem:
-    """Return a problem without the path prefix that `_made` adds to settings."""
+    """Return `problem` without the prefix "methods.uniform." of the paths in `_made`."""
     if isinstance(problem, str):
         return problem
     return replace(problem, path=problem.path.removeprefix("methods.uniform."))
 
 
 def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
-    """Return a noisy video of three scenes, with everything that a method needs from an encoder."""
+    """Return a noisy video of three scenes, with all encoder outputs that `needs` lists."""
     frames, grid, dtype = case.frames, case.grid, case.dtype
     generator = torch.Generator().manual_seed(frames * 100 + grid[0])
     patches = grid[0] * grid[1]
@@ -254,9 +254,9 @@ def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
 def merged_video(
     merging: EncoderMerging, features: Tensor, grid: tuple[int, int], pooling: Pooling = _POOLED[0][2]
 ) -> VisualTokens:
-    """Merge features [F, N, D] as a tower would whose blocks leave tokens unchanged.
+    """Return `features` [F, N, D] merged as in a tower whose blocks do not change tokens.
 
-    The features also serve as the keys.
+    The features are also used as keys.
     """
     frames, patches, _ = features.shape
     video = MergedVideo()
@@ -276,9 +276,9 @@ def merged_video(
 
 
 def _unchanged(kept: CompressedTokens, tokens: VisualTokens) -> bool:
-    """Return whether every kept token is the pooled token at its position."""
+    """Return whether every kept token equals the pooled token in the same cell."""
     if tokens.merged is not None:
-        return True  # merged in the tower; there are no pooled tokens to compare with
+        return True  # tokens were merged in the tower, so there are no pooled tokens to compare
     return torch.equal(kept.features, pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)[kept.cell])
 
 

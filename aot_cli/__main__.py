@@ -1,4 +1,4 @@
-"""Run `python -m aot_cli` as `aot`, if scripts are not on the PATH."""
+"""Run the command line as `python -m aot_cli`, for systems where `aot` is not on the PATH."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from types import ModuleType
 __all__ = ["limit_of_process", "refuse_imports"]
 
 _MIB = 2**20
-# Measured with the CPU builds: slightly more than importing and using them needs.
+# Bytes to import and use each library, measured with CPU builds and rounded up.
 _NEEDED_BYTES = {"numpy": 400 * _MIB, "torch": 1000 * _MIB, "transformers": 1600 * _MIB}
 
 
@@ -28,18 +28,18 @@ def limit_of_process() -> int | None:
 
 
 def refuse_imports(limit_bytes: int) -> None:
-    """Make imports of libraries that need more address space raise MemoryError."""
+    """Make the import of a library that needs more than `limit_bytes` raise MemoryError."""
     sys.meta_path.insert(0, _Gate(limit_bytes))
 
 
 class _Gate(MetaPathFinder):
-    """An import hook that finds no module but refuses large ones."""
+    """An import hook that refuses libraries above the limit and finds no module itself."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Let other finders import the module, if the limit allows it.
+        """Return None, so that other finders import the module.
 
         Raises:
             MemoryError: If the module needs more address space than the limit.

@@ -1,4 +1,4 @@
-"""Start the console script; imports are few, so that an early Ctrl-C is reported too."""
+"""Start the console script; this module imports little, so that an early Ctrl-C is reported."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["main", "script", "session_of_words"]
 
 
 def script() -> NoReturn:
-    """Run `main` as a whole process.
+    """Run `main` as a console script.
 
-    Fewer garbage collections during imports, and an end without freeing memory, save 1.2 of the
-    4.3 s of an answer from a tokens file.
+    Two measures shorten `aot ask` with a tokens file from 4.3 s to 3.1 s: fewer garbage collections
+    during imports, and an exit without freeing memory.
     """
     codes: list[int] = []
 
@@ -75,21 +75,21 @@ def _run() -> NoReturn:
 
 
 def _replace_closed_streams() -> None:
-    """Open the null device for closed streams (`2>&-`), or the next file would get their number."""
+    """Open the null device for closed streams (`2>&-`), so that no file gets their descriptor."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _remove_invalid_sizes() -> None:
-    """Remove invalid COLUMNS and LINES, with which rich fails or prints nothing."""
+    """Remove invalid values of COLUMNS and LINES, because rich then fails or prints nothing."""
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "")):
             os.environ.pop(name, None)
 
 
 def _finish(left: SystemExit) -> int:
-    """Return the exit code; with --json also print a usage error as JSON."""
+    """Return the exit code; if a usage error occurred with --json, print the error as JSON."""
     code, wrong = left.code if isinstance(left.code, int) else int(left.code is not None), _wrong_line(left)
     if wrong:
         code = wrong.exit_code  # typer's own code is 1 if stderr cannot be written
@@ -107,14 +107,14 @@ def _finish(left: SystemExit) -> int:
 
 
 def _wrong_line(error: BaseException | None) -> Any:
-    """Return the usage error of typer that caused an error, or None."""
+    """Return the first usage error of typer among `error` and its causes, or None."""
     while error is not None and not hasattr(error, "format_message"):
         error = error.__context__
     return error
 
 
 def session_of_words() -> Session:
-    """Return a session with the --json flag of the command line, before a command has read it."""
+    """Return a session with --json as typed, for errors before a command has read its flags."""
     from aot_cli.session import Session
 
     words = sys.argv[1:]

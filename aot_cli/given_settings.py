@@ -21,7 +21,7 @@ _OF_PYTORCH = ("AOT_INDUCTOR_", "AOT_PARTITIONER_")
 
 @dataclass(frozen=True)
 class Given:
-    """The settings that the user gave; `config` adds files and defaults."""
+    """The settings from AOT_* variables, flags and --set; `config` adds files and defaults."""
 
     variables: Layer
     flags: Layer
@@ -37,7 +37,7 @@ class Given:
         return (self.variables, self.flags, self.assigned)
 
     def is_typed(self, path: str) -> bool:
-        """Return whether a flag or --set gives a value to a setting."""
+        """Return whether a flag or --set gives a value to the setting `path`."""
         return self.flags.has(path) or self.assigned.has(path)
 
     @cached_property
@@ -45,31 +45,31 @@ class Given:
         """Return the configuration of all sources.
 
         Raises:
-            ConfigError: If a value is wrong; it lists every problem with its source.
+            ConfigError: If a value is wrong; the message lists all problems and their sources.
         """
         return self.config({})
 
     def config(self, base: Settings) -> Config:
-        """Return the configuration; every other source overrides `base`."""
+        """Return the configuration; preset, files and given settings override `base`."""
         return build_layers(self.layers(base))
 
     def layers(self, base: Settings | None = None) -> list[Layer]:
-        """Return all layers, the one with the lowest priority first: `base`, files, given settings.
+        """Return all layers, lowest priority first: model, `base`, preset, file, given settings.
 
         Raises:
-            ConfigError: If a file is not valid YAML, or there is no such preset.
+            ConfigError: If a file is not valid YAML, or the preset does not exist.
         """
         return resolve_layers(self._layers, base=base)
 
     def explained(self, error: ConfigError) -> ConfigError:
-        """Return the error with the source of each wrong value."""
+        """Return `error` with the source of each wrong value in its message."""
         if all(isinstance(problem, str) for problem in error.problems):
             return error
         return explained(error, self.layers())
 
 
 def nested(values: Mapping[str, object]) -> Settings:
-    """Return nested settings from values by path."""
+    """Return nested settings; `values` maps dotted paths to values."""
     return merge_settings(*(_nest(path, value) for path, value in values.items()))
 
 
@@ -79,10 +79,11 @@ def _nest(path: str, value: object) -> Settings:
 
 
 def assigned_layer(texts: Sequence[str], source: str) -> Layer:
-    """Return a layer from texts `PATH=VALUE` with values in YAML.
+    """Return a layer of the settings in `texts`, each of the form PATH=VALUE with a YAML value.
 
     Raises:
-        ConfigError: If a text has no `=`, a value is not YAML, or a group has a value.
+        ConfigError: If a text has no `=`, a value is not YAML, or a path is inside a group that
+            already has a value.
     """
     values: dict[str, object] = {}
     for text in texts:
@@ -107,7 +108,7 @@ def _assignment(text: str, source: str) -> tuple[str, object]:
 
 
 def unknown_variables(environment: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return a note for each unknown AOT_* variable, with similar known names."""
+    """Return a note for each AOT_* name in `environment` that is not in `known`."""
     unknown = (name for name in environment if name.startswith("AOT_") and name not in known)
     return [
         "; ".join(filter(None, [f"the variable {name} is unknown to aot", did_you_mean(name, known, most=1)]))

@@ -20,7 +20,7 @@ from aot_cli.output.screen import print_text, visible
 
 __all__ = ["COMMANDS", "app", "load_command"]
 
-# Command: its function in `aot_cli.commands.COMMAND`, and the first sentence of the docstring.
+# By command: the function in `aot_cli.commands.COMMAND`, and the first sentence of its docstring.
 COMMANDS = {
     "demo": ("demo", "Draw a clip, keep a tenth of its tokens, and compare the answers with those of all tokens."),
     "ask": ("ask", "Answer questions about a video with a tenth of its visual tokens."),
@@ -40,7 +40,7 @@ class _Deferred(TyperCommand):
     """A command whose module is not imported yet."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Import the command and let it read its arguments."""
+        """Import the command, and make its context from the arguments."""
         return load_command(str(self.name)).make_context(*arguments, **settings)
 
 
@@ -56,7 +56,7 @@ def load_command(name: str) -> Any:
 
 
 class _Commands(TyperGroup):
-    """The group of all commands; if its first word is a video, the error suggests `aot ask`."""
+    """The group of all commands; its usage errors contain no control characters."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
         """Read the arguments; escape control characters in error messages."""
@@ -69,7 +69,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command, or suggest `aot ask` if its name is a video."""
+        """Return the command; if the first word is a video, fail and suggest `aot ask`."""
         name = args[0]
         if self.get_command(ctx, name) is None and ("://" in name or path_kind(name) == "file"):
             ctx.fail(f'{name} is not a command. Did you mean: aot ask {shlex.quote(name)} "what happens?"')

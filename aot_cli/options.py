@@ -55,7 +55,7 @@ _SETTINGS = {setting.path: setting for setting in (*settings_in(Config), _PRESET
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag that sets one setting.
+    """A command-line flag for one setting.
 
     Attributes:
         setting: The setting.
@@ -96,7 +96,7 @@ class Flag:
 
     @property
     def typed(self) -> str:
-        """Return the name of the flag in messages."""
+        """Return the flag as messages show it, such as "--ratio"."""
         return self.flag_names[0].partition("/")[0]
 
     @property
@@ -105,7 +105,7 @@ class Flag:
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> object:
-        """Return the value of a text; an invalid text itself, which a later check rejects."""
+        """Return `text` converted to `kind`; return an invalid text as is, for a later check."""
         if isinstance(text, bool):
             return text
         if self.kind is bool:
@@ -113,7 +113,7 @@ class Flag:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """Return a text parameter for typer; the text is checked in the same way as a variable."""
+        """Return a parameter of typer that takes text; flags and variables are checked alike."""
         return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
@@ -126,7 +126,7 @@ class Flag:
 
 
 def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
-    """Return the flag of a setting; by default its name and metavar follow from the setting."""
+    """Return the flag of the setting `path`; the setting defines names and metavar by default."""
     setting, name = _SETTINGS[path], path.rpartition(".")[2].replace("_", "-")
     kind = plain_type(setting.hint)
     own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
@@ -134,7 +134,7 @@ def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
 
 
 def read_number(text: str, kind: Callable[[str], float] = float) -> float | str:
-    """Return the number in a text, or the text itself if it is not a number."""
+    """Return `text` as a number, or `text` itself if the conversion fails."""
     try:
         return kind(text)
     except ValueError:
@@ -199,10 +199,10 @@ _VARIABLES = tuple(flag.variable for flag in (_PRESET, *FLAGS.values()))
 
 
 def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function a command, with errors as one line.
+    """Return a decorator that makes a function a command; errors are printed as one line.
 
-    Every command has `--quiet`, `--verbose` and `--debug`. With groups of settings it also has
-    their flags, `--preset` and `--set`, and the function gets their values as `given`.
+    Every command has `--quiet`, `--verbose` and `--debug`. If there are `groups`, the command also
+    has the flags of the groups, `--preset` and `--set`; the function gets the values as `given`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -231,10 +231,10 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def _call(function: Callable[..., None], given: Given, values: Mapping[str, object]) -> None:
-    """Call a command.
+    """Call the function of a command with the settings and the other arguments.
 
     Raises:
-        ConfigError: If the function raises it; the message then has the source of each value.
+        ConfigError: If `function` raises a ConfigError; the sources of wrong values are added.
     """
     try:
         function(given=given, **values)
@@ -246,10 +246,10 @@ def _call(function: Callable[..., None], given: Given, values: Mapping[str, obje
 
 
 def _collect(values: dict[str, Any], flags: Sequence[Flag]) -> Given:
-    """Remove the settings from `values`, and return them with those of the environment."""
+    """Remove settings from `values`; return these settings and the settings of the environment."""
     assigned = assigned_layer(values.pop("assignments") or [], "--set")
     typed = {flag: values.pop(flag.parameter_name) for flag in flags}
-    found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # empty is not set
+    found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # an empty variable counts as not set
     variables = _layer(found, lambda flag: flag.variable)
     return Given(variables, _layer(typed, lambda flag: flag.typed), assigned)
 
@@ -261,7 +261,7 @@ def _layer(texts: Mapping[Flag, str | bool | None], name: Callable[[Flag], str])
 
 
 def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    """Return the variables of the flags that are not settings."""
+    """Return the environment variables of flags that are not settings; typer reads them."""
     options = (note for parameter in parameters for note in getattr(parameter.annotation, "__metadata__", ()))
     return [str(option.envvar) for option in options if getattr(option, "envvar", None)]
 
@@ -282,13 +282,13 @@ _VERBOSITY = [
 
 
 def named_methods(text: str) -> list[str]:
-    """Return comma-separated methods; "all" is every usable method and inner reduction."""
+    """Return the names in a comma-separated text; "all" gives all methods and inner reductions."""
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def shares(flag: str, text: str) -> list[float]:
-    """Return comma-separated shares in (0, 1], given as numbers or in percent.
+    """Return the shares in a comma-separated text of numbers or percentages, each in (0, 1].
 
     Raises:
         ConfigError: If a share is not a number, or outside (0, 1].

@@ -64,7 +64,7 @@ _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 def current() -> Session:
-    """Return the session of the running command, or a new one outside of commands."""
+    """Return the session of the running command; outside of commands, return a new session."""
     return _CURRENT.get() or Session()
 
 
@@ -78,7 +78,7 @@ def begin(session: Session) -> Iterator[None]:
     """Make `session` current, turn library warnings into notes and print the log if verbose.
 
     Raises:
-        ConfigError: If it is both quiet and verbose.
+        ConfigError: If `session` is both quiet and verbose.
     """
     if session.quiet and session.verbose:
         raise ConfigError("--quiet and --verbose contradict each other; give one")
@@ -92,7 +92,7 @@ def begin(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_notices(session: Session) -> Iterator[None]:
-    """Turn Python's warnings into notes; log those that are only for programmers."""
+    """Turn Python's warnings into notes, but only log deprecation and future warnings."""
 
     def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
         line = " ".join(str(message).split())
@@ -138,7 +138,7 @@ def _shown_log(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _progress_lines(session: Session) -> Iterator[None]:
-    """Print the current stage every ten seconds if stderr is no terminal and so has no bars."""
+    """Print the current stage every ten seconds if stderr is not a terminal (no progress bars)."""
     if session.quiet or sys.stderr.isatty():
         yield
         return

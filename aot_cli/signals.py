@@ -5,7 +5,6 @@ SIGTERM acts like Ctrl-C. After the result is printed, Ctrl-C ends the process i
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import signal
 import sys
@@ -17,17 +16,14 @@ from types import FrameType
 __all__ = ["Terminated", "terminable"]
 
 
-_AGAIN_AFTER_S = 0.001
-
-
 class Terminated(KeyboardInterrupt):
-    """Raised at SIGTERM; like Ctrl-C it is no `Exception`, and cleans up temporary files."""
+    """Raised at SIGTERM; `except Exception` does not catch it, and temporary files are removed."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
     """Raise `Terminated` at the first SIGTERM, unless SIGTERM already has a handler."""
-    is_main = threading.current_thread() is threading.main_thread()  # only it may set handlers
+    is_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -49,30 +45,25 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
-    """Send the signal again if Python has dropped its exception, and return whether it has.
+    """Raise a dropped KeyboardInterrupt again; return False if `unraisable` is another exception.
 
-    Python prints and drops an exception in a finalizer or in a callback from C, so a signal that
-    arrives there would not end the command.
+    Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
+    that arrives there would not end the command.
     """
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    dropped, profile = unraisable.exc_type, sys.getprofile()
+    if not issubclass(dropped, KeyboardInterrupt):
         return False
-    number = signal.SIGINT
-    if issubclass(unraisable.exc_type, Terminated):
-        number = signal.SIGTERM
-        signal.signal(number, _terminate)
-    threading.Timer(_AGAIN_AFTER_S, _send, (number,)).start()  # an exception here would be dropped too
+
+    def raise_outside(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_filename != __file__:  # within the hook it would be dropped again
+            sys.setprofile(profile)
+            raise dropped
+
+    sys.setprofile(raise_outside)  # called at the next call or return of a function
     return True
 
 
-def _send(number: signal.Signals) -> None:
-    """Send a signal to the main thread."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes it from a system call
-    else:
-        _thread.interrupt_main(number)
-
-
 def _restore_default() -> None:
-    """Let Ctrl-C end the process while Python exits; otherwise it would print tracebacks."""
+    """Let Ctrl-C end the process while Python exits; otherwise Python would print tracebacks."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -48,7 +48,7 @@ class Chosen:
     Attributes:
         config: The settings.
         to_fetch: The files of the model on the hub; None if nothing has to be downloaded.
-        method: The method, if it is built already.
+        method: The method, if it has been built to check the settings; otherwise None.
     """
 
     config: Config
@@ -57,9 +57,9 @@ class Chosen:
 
 
 def choose_model(given: Given, base: Settings | None = None) -> Chosen:
-    """Choose a model on this machine or on the hub, with one request to the hub at most.
+    """Choose a model on this machine or on the hub, with at most one request to the hub.
 
-    Print a note if no model is given and the default model is not available.
+    Print a note if the user names no model and the default model is not available.
     """
     config = given.config(base) if base else given.resolved
     quiet_libraries(config.model.offline)
@@ -69,15 +69,16 @@ def choose_model(given: Given, base: Settings | None = None) -> Chosen:
     default = default_model(config.model)
     if default.lacking is not None:
         notice = _introduce(default.name, default.lacking)
-        current().notify(notice, even_if_quiet=default.name == BUNDLED_MODEL)  # its answers on real videos are useless
+        current().notify(notice, even_if_quiet=default.name == BUNDLED_MODEL)  # a toy is useless on real videos
     config = given.config(merge_settings(base or {}, {"model": {"name": default.name}}))
     return Chosen(config, default.to_fetch)
 
 
 def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str] | None = None) -> Chosen:
-    """Choose a model, and check the settings with the video's index and the model's config.json.
+    """Choose a model; check the settings against the video's index and the model's config.json.
 
-    Print a note about given settings of other methods than `methods` (default: the configured one).
+    Print a note if the user gave settings of methods that are not in `methods` (default: the
+    configured method).
     """
     _segments(video.index, given.resolved)  # raises before any download
     chosen = choose_model(given)
@@ -90,7 +91,7 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
-    """Return the lengths of the segments of frames that are compressed together.
+    """Return the number of frames of each segment; segments are compressed separately.
 
     Raises:
         VideoError: If there is no frame in the time range.
@@ -111,7 +112,7 @@ def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
-    """Return the methods with given settings that are not in `methods`."""
+    """Return the names of methods that have given settings but are not in `methods`."""
     owners = [name for name in given.settings.get("methods") or {} if name not in methods]
     for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
     return [*owners, "aot"] if for_aot else owners
@@ -122,13 +123,14 @@ def _introduce(name: str, lacking: str) -> str:
         return f"using {name} from the cache, as {REAL_MODEL} is not there and {lacking}; --model chooses another"
     return (
         f"toy model in use (shapes): {lacking}, and no real model is in the cache. The toy only knows drawn circles, "
-        "squares, triangles, stars and crosses and their motions. For real answers run this once online, which "
-        f"downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; --model shapes hides this note"
+        "squares, triangles, stars and crosses and their motions, in 8 frames by default. For real answers run "
+        f"this once online, which downloads {REAL_MODEL} (1.8 GB), or give --model FOLDER; "
+        "--model shapes hides this note"
     )
 
 
 def unknown_words(model: VideoModel, questions: Iterable[str]) -> list[str]:
-    """Return a note about the words that the model does not know, if there are any."""
+    """Return one note about the words that the model does not know; [] if all are known."""
     unknown = list(
         dict.fromkeys(word for question in dict.fromkeys(questions) for word in model.unknown_words(question))
     )
@@ -151,7 +153,7 @@ def load_pipeline(chosen: Chosen, made_by: ModelRecord | None = None) -> Pipelin
 
 
 def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> VideoModel:
-    """Return the model; if it is not on this machine, download it and print its size.
+    """Load and return the model; if files have to be downloaded first, print a note.
 
     Args:
         chosen: The settings with the model's name.
@@ -159,6 +161,9 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
+    from aot.compression.methods import check_method_settings
+
+    check_method_settings(chosen.config)
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
     if made_by is not None:
@@ -175,7 +180,7 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
 def compress_with_progress(
     pipeline: Pipeline, video: VideoFile, questions: Sequence[str] = (), *, traced: bool = False
 ) -> Compression:
-    """Call `Pipeline.compress` with progress bars, and log its decisions."""
+    """Compress `video` with progress bars, and log the decisions of the pipeline."""
     with StageBars() as bars:
         result = pipeline.compress(video, questions, traced=traced, on_progress=bars)
     _log_decisions(result)
@@ -202,7 +207,7 @@ def _log_decisions(result: Compression) -> None:
 
 
 def refuse_selection(given: Given) -> None:
-    """Check, for a command without one question, that no frames are selected by the question.
+    """Reject the selection of frames by question, which the calling command does not support.
 
     Raises:
         ConfigError: If `sampling.select_frames` is set.
@@ -216,10 +221,10 @@ def refuse_selection(given: Given) -> None:
 
 @contextmanager
 def opened_video(source: str, given: Given) -> Iterator[VideoFile]:
-    """Open the video `source`, which may be a file, a URL or -, and index its frames.
+    """Open the video `source` (a file, a URL or -) and index its frames.
 
     Raises:
-        ConfigError: If a setting is wrong; checked before a download.
+        ConfigError: If a setting is wrong; settings are checked before a download.
         VideoError: If `source` is not a video, or is a tokens file.
     """
     from aot.video import open_file

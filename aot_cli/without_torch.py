@@ -1,8 +1,8 @@
 """Read what the classes of methods declare, without importing torch.
 
-`aot methods` shows cards, settings and docstrings. Their modules also import torch, which takes
-longer than everything else. So this module imports them with an empty replacement for torch and
-removes them afterwards; the next import loads them with the real torch.
+`aot methods` shows cards, settings and docstrings. The modules of methods also import torch, which
+takes longer than everything else. Here, these modules are imported with an empty replacement for
+torch and removed afterwards; the next import loads them with the real torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def without_torch(read: Callable[[], T]) -> T:
-    """Return the result of `read`, which may import this package's methods but not torch."""
+    """Return `read()`; during the call, imports of torch, triton and numpy give empty modules."""
     if "torch" in sys.modules:
         return read()
     with _replaced_modules():
@@ -33,7 +33,7 @@ def without_torch(read: Callable[[], T]) -> T:
 
 
 def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
-    """Describe each method by name and kind; only a plug-in may import torch."""
+    """Return `describe(name, kind)` for each pair in `wanted`; import torch only for plug-ins."""
     tables = {"methods": METHODS, "inner": INNER}
     own = [each for each in wanted if each[0] in tables[each[1]]]
     found = without_torch(lambda: {each: describe(*each) for each in own})
@@ -56,7 +56,7 @@ class _Anything:
 
 
 class _Replacement(ModuleType):
-    """An empty module whose every attribute exists."""
+    """An empty module that has every attribute."""
 
     def __getattr__(self, name: str) -> _Anything:
         if name.startswith("__"):
@@ -65,10 +65,10 @@ class _Replacement(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """An import hook that replaces every module of the heavy libraries."""
+    """An import hook that replaces all modules of torch, triton and numpy."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return a spec for a module of a heavy library, otherwise None."""
+        """Return a spec for a module of torch, triton or numpy, otherwise None."""
         return ModuleSpec(name, self, is_package=True) if _is_of(name, _HEAVY) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Speed and memory of every stage, compressed against uncompressed."""
+"""Measure the time and memory of each stage, with and without compression."""
 
 from __future__ import annotations
 

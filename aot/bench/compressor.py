@@ -24,7 +24,7 @@ __all__ = ["CompressorSize", "CompressorTimes", "time_compressor"]
 
 @dataclass(frozen=True, slots=True)
 class CompressorSize:
-    """Frames F, patches per side g, width D, anchors per frame M, and the ratio of tokens kept."""
+    """Size of the input: frames F, patches per side g, width D; anchors per frame M and ratio."""
 
     frames: int = 32
     side: int = 27
@@ -38,13 +38,13 @@ class CompressorTimes:
     """Hold the measurements of the compressor.
 
     Attributes:
-        figures: total_ms of whole runs; phase_one_ms, phase_two_ms and rest_ms of separate runs
-            that synchronize the device between the phases; on CUDA also torch_solver_ms, whole runs
-            without the Triton kernel.
-        kept_tokens: K.
-        feature_bytes: the size of the features.
-        extra_host_bytes: peak main memory above the start; only measured on the CPU.
-        extra_device_bytes: peak device memory above the start; only measured on CUDA.
+        figures: times by name. total_ms: whole runs. phase_one_ms, phase_two_ms and rest_ms:
+            separate runs that synchronize the device between the phases. torch_solver_ms: whole
+            runs without the Triton kernel, only on CUDA.
+        kept_tokens: number of kept tokens K.
+        feature_bytes: size of the features.
+        extra_host_bytes: peak additional main memory; only measured on the CPU.
+        extra_device_bytes: peak additional device memory; only measured on CUDA.
         copy_bytes_per_s: bandwidth of a plain copy on the device.
         of_copy: feature_bytes / median total_ms, as a share of copy_bytes_per_s.
     """
@@ -59,7 +59,7 @@ class CompressorTimes:
 
 
 def time_compressor(size: CompressorSize, device: torch.device, dtype: torch.dtype, rounds: int = 7) -> CompressorTimes:
-    """Measure AOT's compression `rounds` times, with the variants interleaved, after a warm-up."""
+    """Return times and memory of AOT's compression, from `rounds` runs after a warm-up."""
     # 1. Warm up both solvers, so that kernels are compiled and memory is allocated.
     visual = _random_tokens(size, device, dtype)
     budget = round(size.ratio * size.frames * math.prod(pooled_grid(visual.grid, visual.pool)))
@@ -67,10 +67,10 @@ def time_compressor(size: CompressorSize, device: torch.device, dtype: torch.dty
     without_kernel = AnchorTransport(_settings(size, solver="torch"), size.ratio)
     for each in (method, without_kernel):
         each.compress(visual, budget)
-    # 2. Memory, in a run of its own because measuring it takes time.
+    # 2. Measure memory in a separate run, because this measurement takes time.
     with peak_memory(device) as peak:
         kept = method.compress(visual, budget)
-    # 3. Times. Interleaving the variants exposes them to the same changes of clock speed and load.
+    # 3. Measure times. Variants are interleaved, so changes of clock speed or load affect all.
     runs: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         runs["total_ms"].append(elapsed_ms(lambda: method.compress(visual, budget), device))
@@ -101,7 +101,7 @@ def _settings(size: CompressorSize, solver: Literal["auto", "torch"] = "auto") -
 
 
 def _phases_ms(size: CompressorSize, visual: VisualTokens, budget: int) -> dict[str, float]:
-    """Return the times of both phases and of the rest of one run."""
+    """Return the times in ms of Phase I, Phase II and the rest of one run."""
     clock = StageClock(visual.features.device)
     timed = TimedPhases(_settings(size), size.ratio, clock)
     total = elapsed_ms(lambda: timed.compress(visual, budget), clock.device)
@@ -110,7 +110,7 @@ def _phases_ms(size: CompressorSize, visual: VisualTokens, budget: int) -> dict[
 
 
 def _random_tokens(size: CompressorSize, device: torch.device, dtype: torch.dtype) -> VisualTokens:
-    """Return random features with a part that all frames share, as frames of a video have."""
+    """Return random features; frames have a common part and differ by noise, as in a video."""
     generator = torch.Generator(device).manual_seed(0)
     patches = size.side**2
 

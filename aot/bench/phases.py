@@ -1,4 +1,4 @@
-"""AOT with a clock around each of its phases."""
+"""Measure the time of each phase of AOT."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ PHASES = ("phase_one", "phase_two")
 
 
 class TimedPhases(AnchorTransport):
-    """Waits for the device before and after each phase; `clock` has their times."""
+    """AOT that synchronizes the device before each phase and records phase times in `clock`."""
 
     def __init__(self, config: AOTConfig, ratio: float, clock: StageClock) -> None:
         super().__init__(config, ratio)
         self._clock = clock
 
     def phase_one(self, *arguments: Any) -> Any:
-        """Run Phase I of AnchorTransport and record its time."""
+        """Run Phase I of AOT and record the time."""
         return self._timed("phase_one", super().phase_one, arguments)
 
     def phase_two(self, *arguments: Any) -> Any:
-        """Run Phase II of AnchorTransport and record its time."""
+        """Run Phase II of AOT and record the time."""
         return self._timed("phase_two", super().phase_two, arguments)
 
     def queue_phase_one(self, *arguments: Any) -> None:
-        """Queue Phase I of AnchorTransport on the device and record its time."""
+        """Queue Phase I of AOT on the device and record the time."""
         self._timed("phase_one", super().queue_phase_one, arguments)
 
     def queue_phase_two(self, *arguments: Any) -> None:
-        """Queue Phase II of AnchorTransport on the device and record its time."""
+        """Queue Phase II of AOT on the device and record the time."""
         self._timed("phase_two", super().queue_phase_two, arguments)
 
     def _timed(self, name: str, run: Any, arguments: tuple[Any, ...]) -> Any:
@@ -45,6 +45,6 @@ class TimedPhases(AnchorTransport):
 
 
 def timed_method(config: Config, clock: StageClock) -> Method:
-    """Return the method of `config`; if it is AOT, its phases record times on `clock`."""
+    """Return the method of `config`; for AOT, return `TimedPhases` with `clock`."""
     made = build_method(config)
     return TimedPhases(made.config, made.ratio, clock) if isinstance(made, AnchorTransport) else made

@@ -1,6 +1,6 @@
-"""Models of the real sizes with random weights, made on the device: timings need no download.
+"""Build models of real size with random weights, to measure times without a download.
 
-Their answers are noise; their times are those of the real checkpoints.
+The answers are noise; the times are those of the real checkpoints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aot.models.loading.load_options import ATTENTION, check_load_options, is_pl
 
 __all__ = ["SYNTHETIC", "synthetic_model"]
 
-# Hidden size, MLP size, layers, heads, key-value heads, vocabulary: as in each config.json.
+# Hidden size, MLP size, layers, heads, key-value heads, vocabulary: from the published config.json.
 _LANGUAGE = {
     "onevision-0.5b": (896, 4864, 24, 14, 2, 152000),
     "onevision-7b": (3584, 18944, 28, 28, 4, 152128),
@@ -30,11 +30,11 @@ SYNTHETIC = ("shapes", *_LANGUAGE)
 
 
 def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
-    """Return LLaVA-OneVision of the size `name` with random weights, or the bundled model itself.
+    """Return a LLaVA-OneVision of size `name` with random weights; for "shapes" the bundled model.
 
     Raises:
-        ConfigError: If a device or a library is missing, or `config` asks to quantize random
-            weights or to spread them over devices.
+        ConfigError: If a device or a library is missing, or `config` sets `quantize` or
+            `device_map` for random weights.
     """
     bundled = load_model(ModelConfig(name=BUNDLED_MODEL, device="cpu"))
     assert isinstance(bundled, Llava)
@@ -47,12 +47,12 @@ def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
     network = _random_network(_architecture(name, bundled.network.config), device, pick_dtype(config.dtype, device))
     identity = ModelIdentity(f"random {name}", None, f"random {name}")
     network.set_attn_implementation(ATTENTION[config.attention])
-    # Files next to the weights are the bundled model's, so that nothing is read from the hub.
+    # The name selects the files of the bundled model, so that nothing is read from the hub.
     return Llava(network, bundled.tokenizer, replace(config, name=BUNDLED_MODEL), identity)
 
 
 def _architecture(name: str, bundled: Any) -> Any:
-    """Return the published sizes, with the special tokens of the bundled tokenizer."""
+    """Return a configuration with the published sizes and the bundled model's special tokens."""
     from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
     hidden, intermediate, layers, heads, key_heads, vocabulary = _LANGUAGE[name]
@@ -88,7 +88,7 @@ def _architecture(name: str, bundled: Any) -> Any:
 
 
 def _random_network(architecture: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a network whose weights are drawn on the device in their final dtype."""
+    """Return a network with random weights, created directly on `device` in `dtype`."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
     before = torch.get_default_dtype()

@@ -1,4 +1,4 @@
-"""Measured times, and their figures over interleaved rounds."""
+"""Measure times, and summarize them over several rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Figure", "copy_bytes_per_second", "elapsed_ms"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Median, least and most of what several rounds measured."""
+    """Median, minimum and maximum of the values that several rounds measured."""
 
     median: float
     least: float
@@ -24,12 +24,12 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
-        """Return the figure of measured values."""
+        """Return the median, the minimum and the maximum of `values`."""
         return cls(median(values), min(values), max(values))
 
 
 def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long `work` takes, including its work on the device."""
+    """Return the time of `work()` in milliseconds, including queued work on `device`."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -38,7 +38,7 @@ def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
 
 
 def copy_bytes_per_second(device: torch.device, size: int = 2**28, rounds: int = 5) -> float:
-    """Return the best bandwidth of a plain copy, with reading and writing counted."""
+    """Return the best bandwidth of a plain copy, in bytes read and written per second."""
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     best_ms = min(elapsed_ms(lambda: target.copy_(source), device) for _ in range(rounds + 1))

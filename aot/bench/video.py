@@ -1,4 +1,4 @@
-"""Measure the way from file to answer, compressed and uncompressed, interleaved."""
+"""Measure runs from video file to answer, with and without compression."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Times of one run from file to answer; decoding overlaps with the rest.
+    """Times of one run from file to answer; decoding overlaps with encoding.
 
-    compress_ms includes both phases; first_token_ms counts from the start.
+    `compress_ms` includes both phases. `first_token_ms` is measured from the start of the run.
     """
 
     decode_ms: float
@@ -55,8 +55,8 @@ class ArmTimes:
     """Measurements of one method.
 
     Attributes:
-        figures: times by name, most in milliseconds, and tokens_per_s.
-        host_bytes, device_bytes: peak memory above the start, the most of all rounds.
+        figures: times by name in milliseconds, and tokens_per_s.
+        host_bytes, device_bytes: peak additional memory, maximum over rounds; None if unknown.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Measurements of both methods, uncompressed first; speedup is uncompressed / compressed."""
+    """Measurements without and with compression, in this order; `speedup` is the time ratio."""
 
     frames: int
     visual_tokens: int
@@ -80,18 +80,18 @@ class VideoTimes:
 
 
 def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
-    """Measure whole runs on `clip` with method none and `config`, interleaved, after a warm-up.
+    """Return times of `rounds` runs on `clip` with method none and with `config`, after a warm-up.
 
-    Both generate `max_new_tokens` tokens, so that their times are comparable.
+    Every answer has exactly `max_new_tokens` tokens, so that times are comparable.
     """
     words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
     settings = (
         replace(config, method="none", inner=InnerConfig(), generation=words),
         replace(config, generation=words),
     )
-    # 1. Warm up, and count tokens: every run has the same.
+    # 1. Warm up, and count tokens; the counts are the same in all runs.
     counts = [_answer(clip, model, each, question)[1] for each in settings]
-    # 2. Measure; the order alternates, so that changes of clock speed or load affect both.
+    # 2. Measure in alternating order, so that changes of clock speed or load affect both methods.
     runs: tuple[list[_Run], list[_Run]] = ([], [])
     peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
     for number in range(rounds):
@@ -126,13 +126,13 @@ def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[
 
 
 def _now_s(device: torch.device) -> float:
-    """Return the time after the device has done all its work."""
+    """Wait until the device is idle, then return the current time in seconds."""
     synchronize(device)
     return time.perf_counter()
 
 
 def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
-    """Answer the question from the file, and return the times and counts of the run."""
+    """Answer `question` about the file `clip`; return the times and token counts of the run."""
     device = torch.device(model.placement["device"])
     start_s, clock = _now_s(device), StageClock(device)
     pipeline = Pipeline(model, config, lambda outer: timed_method(outer, clock))

@@ -51,7 +51,7 @@ def _build(cls: type[T], settings: Settings, path: str, problems: list[Problem])
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in settings:
         if key not in names:
-            problems.append(_unknown(path, key, names))
+            problems.append(_unknown(cls, path, key, names))
     given = {name: _convert(hints[name], settings[name], path + name, problems) for name in names if name in settings}
     try:
         return cls(**{name: value for name, value in given.items() if value is not _REJECTED})
@@ -60,9 +60,18 @@ def _build(cls: type[T], settings: Settings, path: str, problems: list[Problem])
         return _REJECTED
 
 
-def _unknown(path: str, key: Any, names: list[str]) -> Problem:
-    guess = did_you_mean(str(key), names, most=1)
+def _unknown(cls: Any, path: str, key: Any, names: list[str]) -> Problem:
+    deeper = [each for each in _paths(cls, path) if each.endswith(f".{key}")]
+    guess = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(str(key), names, most=1)
     return Problem(f"{path}{key}", f"({guess and f'{guess} '}valid: {', '.join(names)})", lead="unknown setting ")
+
+
+def _paths(cls: Any, path: str) -> Iterator[str]:
+    """Yield the paths of the settings in the groups of `cls`."""
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            yield from (f"{path}{name}.{each.name}" for each in fields(hint))
+            yield from _paths(hint, f"{path}{name}.")
 
 
 def _below(path: str, problem: str | Problem) -> Problem:
@@ -82,7 +91,8 @@ def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     if is_dataclass(hint):
         if isinstance(value, Mapping):
             return _build(hint, value, path + ".", problems)  # type: ignore[arg-type]
-        problems.append(Problem(path, f"must be a group of settings, got {reprlib.repr(value)}"))
+        example = f"{path.rpartition('.')[2]}: {{{fields(hint)[0].name}: ...}}"
+        problems.append(Problem(path, f"must be a group of settings such as {example}, got {reprlib.repr(value)}"))
         return _REJECTED
     if get_origin(hint) is Mapping:
         return _convert_groups(value, path, problems)

@@ -1,4 +1,4 @@
-"""Evaluate the accuracy of methods at ratios on a data set, with confidence intervals."""
+"""Measure the accuracy of compression methods on a data set, with confidence intervals."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % percentile interval; None for fewer than two videos."""
+    """A mean and its 95 % interval; `low` and `high` are None with fewer than two videos."""
 
     mean: float
     low: float | None
@@ -28,15 +28,16 @@ class Interval:
 class Resampling:
     """Resample videos with the same draws for every condition, so that differences are paired.
 
-    Scores are arrays of one number per question. For a paired difference, pass the difference of
-    two conditions' scores. The interval is Efron's percentile interval of the cluster bootstrap
-    (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8).
+    The `scores` of the methods are arrays with one number per question. For a paired difference,
+    pass the difference of two conditions' scores. The interval is Efron's percentile interval of
+    the cluster bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, section
+    3.8).
 
     Args:
-        groups: the video of every question, 0 .. V - 1.
-        families: the family of every question, 0 .. T - 1.
-        draws: the number of resamples.
-        seed: of the resamples.
+        groups: index of the video of each question, 0 .. V - 1.
+        families: index of the family of each question, 0 .. T - 1.
+        draws: number of resamples.
+        seed: seed of the random draws.
     """
 
     def __init__(self, groups: Sequence[int], families: Sequence[int], draws: int = 2000, seed: int = 0) -> None:
@@ -48,26 +49,26 @@ class Resampling:
         self.weights: Floats = np.concatenate([np.ones((1, videos)), drawn])
 
     def micro(self, scores: Floats) -> Interval:
-        """Return the mean over questions."""
+        """Return the mean of `scores` over all questions, with its interval."""
         return self._interval(self._means(scores)[0])
 
     def macro(self, scores: Floats) -> Interval:
-        """Return the mean over families of their means."""
+        """Return the mean of the family means of `scores`, with its interval."""
         return self._interval(self._means(scores)[1])
 
     def family(self, scores: Floats, family: int) -> Interval:
-        """Return the mean over the questions of one family."""
+        """Return the mean of `scores` over the questions of `family`, with its interval."""
         mine = self.families == family
         return self._interval(self._ratio(scores, mine), mine)
 
     def _means(self, scores: Floats) -> tuple[Floats, Floats]:
-        """Return micro and macro means of every draw."""
+        """Return two arrays with one value per draw: the micro and the macro means."""
         everything = np.ones(len(scores), bool)
         kinds = [self._ratio(scores, self.families == family) for family in np.unique(self.families)]
         return self._ratio(scores, everything), np.nanmean(np.stack(kinds), axis=0)
 
     def _ratio(self, scores: Floats, mine: NDArray[np.bool_]) -> Floats:
-        """Return each draw's mean score of the chosen questions, NaN if it has none of them."""
+        """Return the mean score per draw over the questions in `mine`; NaN if a draw has none."""
         videos = self.weights.shape[1]
         sums = np.bincount(self.groups[mine], weights=scores[mine], minlength=videos)
         counts = np.bincount(self.groups[mine], minlength=videos)
@@ -76,8 +77,8 @@ class Resampling:
         return ratio
 
     def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        """Return the first value, with percentiles of the others if there are several videos."""
-        # Resampling a single video always gives the same video: no information about others.
+        """Return `values[0]` and the 95 % interval of `values[1:]`, or no bounds for one video."""
+        # Resampling one video always gives this video, so the variance is unknown.
         if len(np.unique(self.groups[mine])) < 2:
             return Interval(float(values[0]), None, None)
         low, high = (float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5]))

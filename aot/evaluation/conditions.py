@@ -1,4 +1,4 @@
-"""Build the conditions to compare: methods at ratios, and variants of a method's settings."""
+"""Build the conditions to compare: methods and variants of their settings, at several ratios."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Condition:
 
     @property
     def ratio(self) -> float:
-        """Return the ratio, 1 if nothing is compressed."""
+        """Return the ratio of the configuration, or 1 if all tokens are kept."""
         return self.config.ratio if self._is_reduced else 1.0
 
     @property
     def key(self) -> str:
-        """Return a key that is unique in a run, such as "aot@0.1"; "none" has no ratio."""
+        """Return the key of the condition, unique in a run: "aot@0.1", or "none" without ratio."""
         return f"{self.name}@{self.ratio:g}" if self._is_reduced else self.name
 
     @property
@@ -43,29 +43,29 @@ def build_conditions(
     ratios: Sequence[float],
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Condition, ...]:
-    """Return every method and every variant at every ratio; "none" once.
+    """Return one condition per ratio for each method and variant; "none" gets a single condition.
 
     Args:
         config: the settings that all conditions share.
-        methods: names, optionally with a reduction inside the language model, such as "none+fastv".
-            Without one, every method but "none" gets the reduction of `config`; "none" means all
-            tokens.
-        ratios: in (0, 1].
-        variants: settings to merge into `config`, by name. A variant is of the method that it
-            names, or else the one whose settings it sets, or else "aot".
+        methods: names of methods. A suffix such as in "none+fastv" adds a reduction inside the
+            language model. A name without a suffix gets the inner reduction of `config`; "none"
+            without a suffix keeps all tokens.
+        ratios: shares of the tokens to keep, in (0, 1].
+        variants: maps names to settings that are merged into `config`. The method of a variant is
+            its setting `method`, or the method whose settings it changes, or "aot".
 
     Raises:
         ConfigError: If a method or setting is unknown, a name is used twice, or a variant changes
             more than the compression.
     """
-    # 1. The settings of each name.
+    # 1. Settings of each method and variant.
     named = dict(_parts(text, config.inner.name) for text in methods)
     for name, settings in (variants or {}).items():
         if name in named or name in names():
             raise ConfigError(f"the variant {name} has the name of a method; give it another")
         _check_variant(name, settings)
         named[name] = {"method": _method_of(name, settings), **settings}
-    # 2. Each at every ratio; a condition that reduces nothing has only one.
+    # 2. One condition per name and ratio; a name that keeps all tokens gets a single condition.
     conditions: dict[str, Condition] = {}
     for name, settings in named.items():
         own = _build(config, settings, f"variant {name}" if name in (variants or {}) else "")
@@ -88,14 +88,14 @@ def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the name of a condition and its settings, from a method and a default reduction."""
+    """Return name and settings of the condition `text`: METHOD+INNER, or METHOD with `inner`."""
     method, _, named = text.partition("+")
     own = named or (inner if method != "none" else None)
     return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
 
 
 def off_budget(conditions: Sequence[Condition]) -> list[str]:
-    """Return a sentence for each name whose ratio does not determine how much is kept."""
+    """Return a note for each name if the ratio alone does not set the number of kept tokens."""
     sentences: dict[str, str] = {}
     for condition in conditions:
         config = condition.config
@@ -107,10 +107,10 @@ def off_budget(conditions: Sequence[Condition]) -> list[str]:
 
 
 def _method_of(name: str, settings: Mapping[str, Any]) -> str:
-    """Return the method of a variant.
+    """Return the method of the variant `name`.
 
     Raises:
-        ConfigError: If the settings belong to another method, or to several.
+        ConfigError: If `settings` has settings of another method, or of several methods.
     """
     owners = list(settings.get("methods") or {})
     method = settings.get("method") or (owners[0] if owners else "aot")

@@ -1,4 +1,4 @@
-"""Read a data set of questions with right answers from a JSONL file."""
+"""Read questions and their right answers from a JSONL file."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _ROW = record(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question; its `id` is unique in the data set.
+    """A question about a video, with its right answer.
 
-    `options` are the choices of a multiple-choice question. `family` is the kind of question, which
-    gets a column in tables.
+    `id` is unique in the data set. `options` are the choices of a multiple-choice question.
+    `family` is the kind of question; tables have one column per family.
     """
 
     id: str
@@ -62,13 +62,13 @@ class Item:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the content, without the id and the folder of the video."""
+        """Return a hash of the video's name and size, the prompt, the answer and the family."""
         facts = (self.video.name, self.video_bytes, self.prompt, self.answer, self.family)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property
     def prompt(self) -> str:
-        """Return the text that the model receives, with the options if there are any."""
+        """Return the text for the model: the question and, if given, a list of the options."""
         if not self.options:
             return self.question
         choices = [f"{letter}. {option}" for letter, option in zip(_LETTERS, self.options, strict=False)]
@@ -76,25 +76,26 @@ class Item:
 
     @property
     def right_option(self) -> int | None:
-        """Return the index of the right option; the answer may be its letter or its text."""
+        """Return the index of the option whose text or letter is `answer`, or None."""
         if self.answer in self.options:
             return self.options.index(self.answer)
         return self.option_of(self.answer) if len(self.answer) == 1 else None
 
     def option_of(self, letter: str) -> int | None:
-        """Return the index of the option with this letter, or None."""
+        """Return the index of the option with the letter `letter`, or None."""
         index = _LETTERS.find(letter.upper())
         return index if 0 <= index < len(self.options) else None
 
 
 def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...]:
-    """Return the questions of a file with one JSON object per line, grouped by video.
+    """Return the questions of `path`, a file with one JSON object per line, grouped by video.
 
-    An object has "video" (relative to the file's folder), "question", "answer" and optionally
-    "options", "family" and "id". With `limit_videos`, only that many videos are used.
+    The keys of an object are "video" (relative to the folder of `path`), "question", "answer" and
+    optionally "options", "family" and "id". Only the first `limit_videos` videos are used.
 
     Raises:
-        ConfigError: If lines are wrong or videos are missing; the first ten problems are listed.
+        ConfigError: If `path` cannot be read, a line is invalid or a video is missing. The message
+            lists the first ten problems.
     """
     items: dict[str, Item] = {}
     sizes: dict[Path, int | None] = {}
@@ -117,7 +118,7 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
 
 
 def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
-    """Return the questions of every video, in the order of the data set."""
+    """Return the questions of each video; videos and questions keep the order of `items`."""
     videos: dict[Path, list[Item]] = {}
     for item in items:
         videos.setdefault(item.video, []).append(item)
@@ -138,7 +139,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _parse(line: str, folder: Path, number: int) -> Item | str:
-    """Return the question on a line, or what is wrong with it."""
+    """Return the question in `line`, or an error message if the line is invalid."""
     try:
         row = parse_json(line.strip())
     except ValueError as error:
@@ -172,7 +173,10 @@ def _wrong_options(item: Item) -> str | None:
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:
-    """Return what is wrong with a question; `sizes` has the known file sizes, None if missing."""
+    """Return an error message if the id is not unique or the video is missing, otherwise None.
+
+    `sizes` caches the file size of each video (None if the file is missing).
+    """
     if item.id in items:
         return f"the id {item.id!r} is not unique"
     if item.video in sizes:

@@ -21,13 +21,13 @@ _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # another process holds the
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder within the context.
+    """Hold the lock of `folder` within the context.
 
-    The operating system releases the lock when the process ends, however it ends; the file that
-    remains has no meaning. If the file system has no locks, the run continues without one.
+    The operating system releases the lock when the process ends, also after a crash. The lock file
+    remains and has no effect. On a file system without locks, the run continues without a lock.
 
     Raises:
-        OutputError: If another run holds the folder, or it cannot be written to.
+        OutputError: If another run holds the lock, or `folder` is not writable.
     """
     path = folder / _NAME
     try:
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Return " (process N)" with the holder's process id; empty if it cannot be read."""
+    """Return " (process N)", where N is the id of the process with the lock; "" if unreadable."""
     try:
         with path.open("rb") as file:
             return f" (process {int(file.read(_LONGEST_NUMBER))})"
@@ -61,7 +61,7 @@ def _lock(file: BinaryIO) -> None:
     """Lock a file without waiting.
 
     Raises:
-        OSError: If another process holds the lock, or this process by another handle.
+        OSError: If another process, or another handle of this process, holds the lock.
     """
     if sys.platform == "win32":
         import msvcrt

@@ -25,12 +25,12 @@ class Journal:
     that the answers depend on. Questions are identified by their fingerprints, so a data set may
     grow, shrink and change its order between runs.
 
-    Nothing is written, and with `restart` nothing is deleted, before the first answer is added.
+    Files are written, and with `restart` deleted, only when the first answer is added.
 
     Args:
-        folder: where the files are; it is created if needed.
-        run: plain values that must not change between runs, under "model", "config", "versions" and
-            "conditions"; conditions may be added.
+        folder: folder of both files; it is created if missing.
+        run: plain values under the keys "model", "config", "versions" and "conditions". They must
+            not change between runs, but later runs may add conditions.
         restart: whether to discard earlier answers.
 
     Raises:
@@ -41,20 +41,20 @@ class Journal:
     def __init__(self, folder: Path, run: Mapping[str, Any], *, restart: bool = False) -> None:
         self.answers, self.description = folder / "answers.jsonl", folder / "run.json"
         make_folder(folder)
-        # 1. Compare with the run that is in the folder; JSON turns tuples into lists.
+        # 1. Compare `run` with the run in the folder; JSON converts tuples to lists.
         plain = json.loads(json.dumps(run))
         goes_on = self.answers.is_file() and self.answers.stat().st_size > 0 and not restart
         before = read_description(self.description) if goes_on else plain
         _check_same(before, plain, folder)
         self._text = json.dumps({**plain, "conditions": {**before["conditions"], **plain["conditions"]}}, indent=2)
-        # 2. Read its answers.
+        # 2. Read the earlier answers.
         held = read_answers(self.answers, before["conditions"]) if goes_on else []
         self._held = {(each.condition, each.item): each for each in held}
         self.run = 1 + max((each.run for each in held), default=0)
         self._begun = False
 
     def add(self, answers: Sequence[Answered]) -> None:
-        """Append one line per answer to the file, in one write."""
+        """Append one line per answer to answers.jsonl, in a single write."""
         if not self._begun:
             self._begin()
         answers = [replace(answered, run=self.run) for answered in answers]
@@ -67,7 +67,7 @@ class Journal:
         self._held |= {(answered.condition, answered.item): answered for answered in answers}
 
     def _begin(self) -> None:
-        """Write run.json, after deleting answers that are to be discarded."""
+        """Delete answers that are to be discarded, then write run.json."""
         # In this order run.json never describes the answers of another run.
         if not self._held:
             self.answers.unlink(missing_ok=True)
@@ -75,16 +75,16 @@ class Journal:
         self._begun = True
 
     def answer(self, condition: str, item: Item) -> Answered | None:
-        """Return the condition's answer to a question, if it exists."""
+        """Return the answer to `item` under the condition with key `condition`, or None."""
         return self._held.get((condition, item.fingerprint))
 
     def missing(self, condition: str, items: Sequence[Item]) -> list[Item]:
-        """Return the questions that the condition has not answered."""
+        """Return the questions without an answer under the condition with key `condition`."""
         return [item for item in items if self.answer(condition, item) is None]
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ConfigError that lists what differs between two runs, except added conditions."""
+    """Raise a ConfigError that lists the values that differ, except in added conditions."""
     conditions = [key for key in now["conditions"] if key in before["conditions"]]
     differing = {
         *_differences(before["config"], now["config"]),
@@ -100,7 +100,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the paths of plain values that differ."""
+    """Return the dotted paths at which the nested values `one` and `other` differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = {*one, *other}
         return [d for key in keys for d in _differences(one.get(key), other.get(key), f"{path}.{key}".strip("."))]

@@ -22,17 +22,19 @@ _BEGIN_AGAIN = "pass --restart to discard the answers and start over"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to one question (its fingerprint is `item`) under one condition (its key).
+    """The answer to one question under one condition.
 
-    Times and memory are the same for all questions about a video under a condition. The first of
-    them is answered alone, as `aot ask` does, and measured; the others are answered together.
+    The first question about a video is answered alone and measured, as in `aot ask`; the others are
+    answered together. The measured times and memory are recorded for all questions about the video.
 
     Attributes:
-        budget_tokens: the number that the ratio promises; None if it promises none.
-        language_model_load: share of all visual tokens that a layer of the language model reads,
-            mean over layers.
-        answer_bytes: peak memory added on the model's device by the measured answer, if measured.
-        run: the number, from 1, of the run in the folder. Times of two runs may not be comparable.
+        item: fingerprint of the question.
+        condition: key of the condition.
+        budget_tokens: token budget that the ratio sets; None without a budget.
+        language_model_load: share of the visual tokens that a layer of the language model
+            processes, mean over layers.
+        answer_bytes: peak additional memory of answering on the model's device; None if unknown.
+        run: number of the run in the folder, from 1. Times of two runs may not be comparable.
     """
 
     item: str
@@ -84,10 +86,10 @@ _DESCRIPTION = record(
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return the content of run.json.
+    """Return the content of the run.json at `path`.
 
     Raises:
-        ConfigError: If it is missing, damaged, or from another version.
+        ConfigError: If the file is missing, damaged, or from another version.
     """
     try:
         found = read_json(path)
@@ -103,12 +105,12 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_answers(path: Path, conditions: Collection[str]) -> list[Answered]:
-    """Return all answers of a file, which must belong to `conditions`.
+    """Return all answers in the file `path`; the conditions of answers must be in `conditions`.
 
-    An incomplete last line, left by a killed process, is removed from the file.
+    An incomplete last line, as a killed process leaves it, is removed from the file.
 
     Raises:
-        ConfigError: If a line is damaged or repeats a question under its condition.
+        ConfigError: If a line is damaged, or a question occurs twice under the same condition.
         OutputError: If the file cannot be repaired.
     """
     answers: dict[tuple[str, str], tuple[int, Answered]] = {}
@@ -150,7 +152,7 @@ def _read_row(line: bytes, conditions: Collection[str]) -> Answered:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Return whether a line is only the beginning of a row, as a killed process leaves it."""
+    """Return whether `line` is an incomplete row, as a killed process leaves it."""
     begins = b'{"item": "'.startswith(line) or line.startswith(b'{"item": "')
     if line.endswith(b"\n") or not begins or any(byte < ord(" ") for byte in line):
         return False
@@ -162,7 +164,7 @@ def _is_torn(line: bytes) -> bool:
 
 
 def _end(path: Path, last: bytes) -> None:
-    """Add the newline after the last line of a file, or remove the line if it is incomplete."""
+    """Append a newline to the file, or remove the last line `last` if this line is incomplete."""
     try:
         with path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)

@@ -15,7 +15,7 @@ from aot.text import one_line
 
 __all__ = ["accuracy_figure", "plot_accuracy", "spread"]
 
-# The palette of Okabe and Ito, which color-blind people can distinguish, without its faint yellow.
+# The palette of Okabe and Ito for color-blind readers, without the faint yellow.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX*"
 _ALL_TOKENS = {"color": "#555555", "linestyle": "--", "linewidth": 1, "zorder": 1}
@@ -25,13 +25,13 @@ _NAME_GAP = 0.055  # between two names, as a share of the height
 _DODGE = 0.0065  # between the intervals of two methods, as a share of the width
 _ROW_SHARE = 0.7  # share of a row's height that its points use
 
-Lines = Mapping[str, Sequence[ConditionResult]]  # a method's results, by ratio
+Lines = Mapping[str, Sequence[ConditionResult]]  # maps a method to its results, sorted by ratio
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
-    """Write `accuracy_figure` as .svg or .png.
+    """Write the figure of `accuracy_figure` to `path`, a .svg or .png file.
 
-    With one version of matplotlib, equal results give equal files.
+    Equal results give identical files if the version of matplotlib is the same.
 
     Raises:
         ImportError: If matplotlib is not installed (the extra `plot`).
@@ -51,11 +51,11 @@ def plot_accuracy(results: Results, path: Path) -> None:
 def accuracy_figure(results: Results) -> Any:
     """Return a figure of micro accuracy with 95 % intervals.
 
-    It has one line per method. With a single ratio, or more methods than distinguishable colors, it
-    has one row per method instead. The accuracy with all tokens is a dashed line.
+    The figure has one line per method. With a single ratio, or with more methods than colors, it
+    has one row per method instead. A dashed line marks the accuracy with all tokens.
 
     Raises:
-        ImportError: As `plot_accuracy`.
+        ImportError: If matplotlib is not installed.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def _about(results: Results) -> str:
 
 
 def _lines(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw accuracy over the share of tokens kept, with the names of the lines at their right ends.
+    """Draw accuracy over the share of kept tokens: one line per method, named at its right end.
 
     The share decreases to the right, because the lines are farthest apart at low shares.
     """
@@ -120,7 +120,7 @@ def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
 
 
 def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
-    """Write each line's name right of the axes, near its last point and joined to it by a line."""
+    """Write each name right of the axes, and connect the name to the last point of its curve."""
     low, high = axes.get_ylim()
     heights = spread([accuracy for _, _, accuracy, _ in ends], _NAME_GAP * (high - low))
     for (name, share, accuracy, color), height in zip(ends, heights, strict=True):
@@ -133,19 +133,19 @@ def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return heights moved as little as possible (least squares) to be at least `gap` apart.
+    """Return `heights` moved to be at least `gap` apart, with the least sum of squared moves.
 
-    Their order stays. The method is pool adjacent violators after subtracting the gaps.
+    The order is preserved. The algorithm subtracts the gaps and pools adjacent violators.
     """
-    # 1. Without the gaps, the heights must not decrease in their order.
+    # 1. Subtract the gaps; the sorted heights must then not decrease.
     order = sorted(range(len(heights)), key=lambda k: heights[k])
     blocks: list[list[float]] = []
     for rank, k in enumerate(order):
         blocks.append([heights[k] - rank * gap])
-        # A block that is lower than the one before it is pooled with it.
+        # Pool a block with the previous block if its mean is lower.
         while len(blocks) > 1 and _mean(blocks[-2]) > _mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-    # 2. Every height becomes the mean of its block, plus its gaps.
+    # 2. Every height becomes the mean of its block; add the gaps again.
     levels = [_mean(block) for block in blocks for _ in block]
     placed = {k: level + rank * gap for rank, (k, level) in enumerate(zip(order, levels, strict=True))}
     return [placed[k] for k in range(len(heights))]
@@ -155,7 +155,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw one row per method, the best on top, with a point per ratio, the largest on top."""
+    """Draw one row per method, best method on top, with one point per ratio, largest on top."""
     from matplotlib import colormaps
 
     names = _best_last(lines)
@@ -187,7 +187,10 @@ def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | N
 
 
 def _best_last(lines: Lines) -> list[str]:
-    """Return the names by their accuracy above the mean of a ratio, averaged over ratios."""
+    """Return the method names sorted by lead, worst first.
+
+    The lead is the accuracy minus the mean of all methods at the same ratio, averaged over ratios.
+    """
     at: dict[float, list[float]] = defaultdict(list)
     for points in lines.values():
         for result in points:
@@ -203,7 +206,7 @@ def _best_last(lines: Lines) -> list[str]:
 
 
 def _points(axes: Any, coords: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
-    """Draw accuracies in percent with their intervals if known, along y if `upright`."""
+    """Draw accuracies in percent with known intervals: along y if `upright`, otherwise along x."""
     means = [100 * each.mean for each in measured]
     reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
              [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Summarize the accuracy of every condition, with its confidence interval and its costs."""
+"""Summarize the answers of an evaluation: accuracy with intervals, tokens and times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFERENCES = ("none", "random")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paired differences between the accuracies of two conditions."""
+    """Paired difference between the accuracies of two conditions, as micro and macro averages."""
 
     micro: Interval
     macro: Interval
@@ -35,22 +35,22 @@ class ConditionResult:
     """Hold the results of one condition. Accuracies are in [0, 1].
 
     Attributes:
-        name: of the condition.
-        ratio: of tokens kept.
-        micro: mean accuracy over questions.
-        macro: mean over families of their accuracies.
-        families: accuracy by family.
-        against: differences to `none` and to `random` at the same ratio, if those were run.
-        kept_tokens: mean over videos.
-        budget_tokens: mean of the promised numbers over videos; None if nothing is promised.
-        language_model_load: share of all visual tokens that a layer of the language model reads,
-            mean over layers and videos.
-        encode_ms: median over videos; conditions that do not merge inside the tower share it.
-        compress_ms: median over videos.
-        first_token_ms: median over videos, for one question alone.
-        answer_ms: median over videos, for one question alone.
-        timed_in_runs: the numbers, from 1, of the runs in the folder in which the times were
-            measured.
+        name: name of the condition.
+        ratio: share of the tokens to keep.
+        micro: mean accuracy over all questions.
+        macro: mean of the accuracies of the families.
+        families: accuracy of each family.
+        against: differences to `none` and to `random` at the same ratio, if these were run.
+        kept_tokens: number of kept tokens, mean over videos.
+        budget_tokens: token budget that the ratio sets, mean over videos; None without a budget.
+        language_model_load: share of the visual tokens that a layer of the language model
+            processes, mean over layers and videos.
+        encode_ms: time of the vision encoder, median over videos. Conditions that do not merge
+            tokens inside the encoder are encoded together.
+        compress_ms: time of compression, median over videos.
+        first_token_ms: time to the first token of a single question, median over videos.
+        answer_ms: time to the whole answer of a single question, median over videos.
+        timed_in_runs: numbers (from 1) of the runs that measured the times.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Results:
     """Hold the results of all conditions over the same questions.
 
     Attributes:
-        videos: the number of videos.
-        questions: the number of questions.
-        families: the number of questions by family.
-        visual_tokens: before compression, mean over videos.
-        decode_ms: median over videos, of the first condition.
-        encode_ms: median over videos, of the first condition.
-        conditions: one result each.
+        videos: number of videos.
+        questions: number of questions.
+        families: number of questions in each family.
+        visual_tokens: number of tokens before compression, mean over videos.
+        decode_ms: decoding time of the first condition, median over videos.
+        encode_ms: encoding time of the first condition, median over videos.
+        conditions: one result per condition.
     """
 
     videos: int
@@ -92,11 +92,11 @@ class Results:
     conditions: tuple[ConditionResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the results as plain types at every level."""
+        """Return the results as nested dictionaries and tuples of plain values."""
         return asdict(self)
 
     def to_csv(self) -> str:
-        """Return CSV with one row per condition, accuracies with their intervals."""
+        """Return a CSV table with one row per condition; accuracies have interval columns."""
         text = io.StringIO()
         rows = [_flat(result) for result in self.conditions]
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -109,12 +109,12 @@ class Results:
 def summarize(
     items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[str, Sequence[Answered]]
 ) -> Results:
-    """Return all results; `answered` has each condition's answers in the order of `items`."""
+    """Return the results; `answered` maps condition keys to answers in the order of `items`."""
     names = sorted({item.family for item in items})
     videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
     scores = {key: np.array([row.score for row in rows]) for key, rows in answered.items()}
-    # Costs are the same in all answers about a video, so the first one of each is used.
+    # All answers about a video have the same costs, so the first answer of each video is used.
     firsts = [next(index for index, item in enumerate(items) if item.video == video) for video in videos]
     rows = {key: [own[index] for index in firsts] for key, own in answered.items()}
     shared = rows[conditions[0].key]
@@ -162,7 +162,7 @@ def _summarize(
 
 
 def _flat(result: ConditionResult) -> dict[str, str | float | None]:
-    """Return a result as one row of the CSV, with rounded numbers."""
+    """Return `result` as one row of the CSV table, with rounded accuracies and times."""
     row: dict[str, str | float | None] = {"name": result.name, "ratio": result.ratio}
     measured = {"micro": result.micro, "macro": result.macro}
     measured |= {_column("family", name): interval for name, interval in result.families.items()}
@@ -179,5 +179,5 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
 
 
 def _column(what: str, name: str) -> str:
-    """Return the name of a column without spaces, which many programs require."""
+    """Return a column name without spaces, because many programs do not accept spaces."""
     return "_".join([what, *name.split()])

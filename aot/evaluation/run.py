@@ -1,4 +1,4 @@
-"""Run conditions over a data set; they share the decoding and encoding of a video if possible."""
+"""Answer a data set under several conditions; decode and encode each video once if possible."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def evaluate(
 ) -> Results:
     """Answer every item under every condition and summarize the answers.
 
-    Answers that `folder` already holds are reused; with `restart`, they are discarded once the
-    first new answer exists. A condition is left out with a notice if its method refuses the budget
-    of a video or the model, fails, or breaks its contract (`aot.compression.contract`).
+    Answers that `folder` already has are reused; with `restart`, they are deleted when the first
+    new answer is written. A condition is left out, with a notice, if its method rejects the budget
+    or the model, raises an error, or breaks its contract (`aot.compression.contract`).
 
     Args:
         items: the questions.
-        model: answers them.
-        conditions: share frames, model and generation settings.
-        folder: of the results; it is created if needed and locked meanwhile.
-        restart: discard earlier answers.
-        on_progress: receives (done, total), in videos times conditions.
-        on_notice: receives sentences for the user.
+        model: the model that answers.
+        conditions: configurations with the same frames, model and generation settings.
+        folder: folder of the results; it is created if missing, and locked during the run.
+        restart: whether to discard earlier answers.
+        on_progress: called with (done, total), in videos times conditions.
+        on_notice: called with sentences for the user.
 
     Raises:
-        ConfigError: If `folder` holds answers of a different run, no condition can be met, or
-            frames are to be selected by a question, although all questions share one encoding.
-        VideoError: If videos cannot be opened, which is checked before the first answer, or one
-            does not decode.
+        ConfigError: If `folder` has answers of a different run, or `sampling.select_frames` is
+            set (frames cannot follow a question, because all questions share one encoding).
+        BudgetError, UnsupportedError, MethodError: If every condition is left out.
+        VideoError: If a video cannot be opened (checked before the first answer) or decoded.
         MemoryLimitError, NumericsError: If a video needs too much memory or gives invalid values.
         OutputError: If `folder` cannot be written to, or another run writes to it.
     """
@@ -85,8 +85,8 @@ def _answer_missing(
     on_progress: Progress,
     on_notice: Callable[[str], None],
 ) -> list[Condition]:
-    """Answer what the journal lacks; return the conditions that were not refused."""
-    # 1. What is missing, by video and condition.
+    """Answer the questions that `journal` lacks; return the conditions that were not refused."""
+    # 1. Missing questions by video and condition.
     videos = by_video(items)
     tasks = [Task(each, Pipeline(model, each.config)) for each in conditions]
     missing = {
@@ -95,7 +95,7 @@ def _answer_missing(
     }
     opened = _open_videos([video for video, left in missing.items() if left])
     total = len(videos) * len(conditions)
-    # 2. Answer it video by video; a refused condition is not tried on further videos.
+    # 2. Answer video by video; after a refusal, skip the condition for further videos.
     refused: dict[str, AOTError] = {}
     for number, (video, undone) in enumerate(missing.items(), 1):
         done = number * len(conditions) - len(undone)
@@ -116,7 +116,7 @@ def _answer_missing(
 
 
 def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
-    """Return the videos with their indices; raise one error for all that cannot be opened."""
+    """Index the frames of `videos`; raise one error that lists all files that cannot be opened."""
     opened, problems = dict[Path, VideoFile](), list[str]()
     for video in videos:
         try:
@@ -131,9 +131,9 @@ def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
-    """Return everything that the answers depend on, which must not change within a folder."""
+    """Return the settings and versions that affect answers and must not change in a folder."""
     shared = conditions[0].config.to_dict()
-    # These two limits cannot change an answer.
+    # These two settings do not affect the answers.
     del shared["model"]["offline"]
     del shared["sampling"]["max_input_mb"]
     return {
@@ -158,7 +158,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answers of one condition on one video and what they were given from, or a refusal."""
+    """The answers about one video under one condition with the compression used, or a refusal."""
 
     condition: Condition
     answered: Sequence[Answered] = ()
@@ -174,14 +174,14 @@ def answer_video(
     measure_memory: bool = False,
     traced: bool = False,
 ) -> Iterator[Outcome]:
-    """Yield the outcome of each task on one video, as soon as it is there.
+    """Yield the outcome of each task on one video, as soon as the outcome is available.
 
     Args:
-        video: the video, with its index.
-        tasks: with the same model and frames.
-        on_notice: receives sentences for the user.
+        video: the video, with its frame index.
+        tasks: tasks with the same model and frames.
+        on_notice: called with sentences for the user.
         measure_memory: whether to measure the peak memory of answering, which takes time.
-        traced: whether compressions have pictures, and tokens their sources.
+        traced: whether to record pictures of the frames and the source patches of kept tokens.
 
     Raises:
         VideoError, MemoryLimitError, NumericsError: See `aot.errors`.
@@ -201,7 +201,7 @@ def answer_video(
             continue
         try:
             answered = _answer(task, result, measure_memory, on_notice)
-        except REFUSALS as error:  # of a reduction inside the language model
+        except REFUSALS as error:  # raised by a reduction inside the language model
             yield Outcome(task.condition, refusal=Refusal(error))
         else:
             yield Outcome(task.condition, answered, result)
@@ -210,7 +210,7 @@ def answer_video(
 def _answer(
     task: Task, compression: Compression, measure_memory: bool, on_notice: Callable[[str], None]
 ) -> list[Answered]:
-    """Answer all items from the kept tokens; the first answer is timed, the others are batched."""
+    """Answer the items of `task` from the kept tokens: the first alone and timed, then the rest."""
     pipeline, items, tokens, report = task.pipeline, task.items, compression.tokens, compression.report
     with explained_memory():
         first, peak_bytes = _first_reply(pipeline, tokens, items[0], measure_memory)
@@ -244,7 +244,7 @@ def _answer(
 def _first_reply(
     pipeline: Pipeline, tokens: CompressedTokens, item: Item, measure_memory: bool
 ) -> tuple[Reply, int | None]:
-    """Return the answer to one question alone, and the peak memory of answering if measured."""
+    """Answer `item` alone; return the reply and the peak memory in bytes, None if not measured."""
     device = torch.device(pipeline.model.placement["device"])
     with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
         reply = write_reply(lambda: pipeline.answer(tokens, item.prompt))

@@ -1,4 +1,4 @@
-"""Score an answer from 0 to 1."""
+"""Score an answer from 0 (wrong) to 1 (right)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DESCRIPTION = "describe"
 
 
 def normalize(text: str) -> str:
-    """Return a text in a form that ignores case, spacing, outer punctuation and a leading article.
+    """Return `text` in lower case, without extra spaces, outer punctuation and leading article.
 
-    Number words up to ten become digits.
+    Number words from zero to ten become digits.
     """
     words = " ".join(text.casefold().split()).strip(" .,;:!?\"'`")
     spelled = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in words.split()]
@@ -29,11 +29,12 @@ def normalize(text: str) -> str:
 
 
 def score(item: Item, predicted: str) -> float:
-    """Return 1 for a right answer, else 0; for a description, the share of right sentences.
+    """Return 1 if `predicted` is right, else 0; for a description, the share of right sentences.
 
-    A multiple-choice answer is right if it gives the option's letter or text. The sentences of a
-    description (family "describe") are compared as a whole and in any order. The share is
-    matches / max(sentences given, sentences expected), so that both omissions and inventions cost.
+    A multiple-choice answer is right if it is the letter or the text of the right option. The
+    sentences of a description (family "describe") are compared as a whole, in any order. The share
+    is matches / max(predicted sentences, expected sentences); it falls with each missing and each
+    invented sentence.
     """
     if item.options:
         return float(_chosen(item, predicted) == item.right_option)
@@ -43,9 +44,9 @@ def score(item: Item, predicted: str) -> float:
 
 
 def _chosen(item: Item, predicted: str) -> int | None:
-    """Return the index of the chosen option, or None.
+    """Return the index of the option that `predicted` names, or None.
 
-    The answer is the option's text, or its letter, alone or followed by punctuation.
+    `predicted` may be the text of the option, the letter alone, or the letter with punctuation.
     """
     wanted = normalize(predicted)
     for index, option in enumerate(item.options):

@@ -1,4 +1,4 @@
-"""Find and load video LLMs, which encode frames to visual tokens and answer questions on them."""
+"""Find and load video LLMs, which answer questions about the frames of a video."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A model family: a label with names of checkpoints, and the module and name of its class."""
+    """A model family: `label` lists its checkpoints; `module` and `cls` name its class."""
 
     label: str
     module: str
     cls: str
 
 
-# Families by the `model_type` of a checkpoint's config.json. Classes are named, not imported,
-# because importing one takes seconds.
+# Families by `model_type` in config.json. Their classes are imported later, because that takes
+# seconds.
 FAMILIES = {
     "llava_onevision": Family(
         "LLaVA-OneVision and LLaVA-Video (llava-hf/llava-onevision-qwen2-*-ov-hf)", "aot.models.families.llava", "Llava"
@@ -63,7 +63,7 @@ _ORIGINAL_LLAVA = "LlavaQwenForCausalLM"
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A checkpoint whose config.json has been read, but no weights.
+    """A checkpoint whose config.json has been read; the weights are not loaded yet.
 
     `description` is the content of config.json. `to_fetch` lists the files to download before
     loading; None if the checkpoint is on this machine or the hub must not be asked.
@@ -76,15 +76,15 @@ class FoundModel:
 
     @property
     def language_layers(self) -> int | None:
-        """Return the number of the language model's layers; None if config.json omits it."""
-        # Some layouts have no section of their own for the language model.
+        """Return the number of language model layers; None if config.json omits the number."""
+        # Some layouts have no separate section for the language model.
         text = self.description.get("text_config") or self.description
         layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
         return layers if isinstance(layers, int) and layers > 0 else None
 
     @property
     def known_grid(self) -> tuple[int, int] | None:
-        """Return the visual tokens (rows, cols) of a frame; None if config.json does not decide."""
+        """Return a frame's token grid (rows, cols); None if config.json does not fix the grid."""
         return self.implementation.known_grid(self.config, self.description)
 
     @property
@@ -97,12 +97,12 @@ class FoundModel:
 def find_model(config: ModelConfig) -> FoundModel:
     """Find the checkpoint that `config` names and read its config.json.
 
-    An unreachable hub is given up after `aot.models.loading.hub.PATIENCE_S` seconds.
+    The wait for the hub ends after `aot.models.loading.hub.PATIENCE_S` seconds.
 
     Raises:
         ConfigError: If an option needs a device or library that is missing.
-        ModelError: If no model is named, or it is unknown, unsupported, or neither cached nor
-            reachable.
+        ModelError: If no model is named, or the model is unknown, unsupported, or neither cached
+            nor reachable.
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
@@ -110,13 +110,13 @@ def find_model(config: ModelConfig) -> FoundModel:
     from aot.models.loading.load_options import check_load_options
     from aot.models.loading.lookup import look_up
 
-    # Options are checked first, so that a bad one does not wait for the network.
+    # Options are checked first, so that an invalid option fails without the network.
     check_load_options(config, pick_device(config.device))
     return describe_model(config, look_up(config))
 
 
 def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
-    """Return what `find_model` returns, for a checkpoint that was looked up already.
+    """Read config.json of a checkpoint that was looked up already.
 
     `to_fetch` is the result of `aot.models.loading.lookup.look_up`.
 
@@ -143,7 +143,7 @@ def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
 def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sentence: None) -> None:
     """Download the missing files of a checkpoint, if any.
 
-    Before a download, `announce` is called with one sentence that states its size.
+    Before a download, `announce` receives one sentence with the size of the download.
 
     Raises:
         ModelError: If the download is incomplete.
@@ -158,7 +158,7 @@ def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sent
 
 
 def identify_model(found: FoundModel) -> ModelIdentity:
-    """Return the identity of a checkpoint on this machine, from the weights of its token space.
+    """Return the identity of a local checkpoint, with a hash of its token space's weights.
 
     Raises:
         ModelError: If these weights are missing or damaged.
@@ -169,7 +169,7 @@ def identify_model(found: FoundModel) -> ModelIdentity:
 
 
 def load_model(config: ModelConfig) -> VideoModel:
-    """Load the model that `config` names onto its device or devices; download it first if needed.
+    """Load the model that `config` names onto its devices, after a download if needed.
 
     Raises:
         ConfigError: See `find_model`.
@@ -196,8 +196,8 @@ def load_found(found: FoundModel) -> VideoModel:
 
 def _kind(description: Mapping[str, Any]) -> str | None:
     """Return a checkpoint's `model_type`, or "llava_qwen" for the original LLaVA checkpoints."""
-    # Most of those have the type "llava", which is a different layout in transformers, but the name
-    # of their architecture is unique.
+    # Most original checkpoints have the type "llava", which is another layout in transformers. Only
+    # the name of their architecture is unique.
     kind: str | None = description.get("model_type")
     architectures = description.get("architectures")
     return "llava_qwen" if isinstance(architectures, list) and _ORIGINAL_LLAVA in architectures else kind

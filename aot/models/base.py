@@ -21,10 +21,10 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Identify the model that made tokens.
+    """Identify the model that encoded tokens.
 
-    `fingerprint` is a hash of the stored weights that define the token space, so it does not depend
-    on the dtype in which the checkpoint is loaded.
+    `fingerprint` is a hash of the stored weights that define the token space. The hash does not
+    depend on the dtype in which the checkpoint is loaded.
     """
 
     name: str
@@ -33,14 +33,14 @@ class ModelIdentity:
 
     @property
     def is_toy(self) -> bool:
-        """Return whether it is the bundled model, which knows nothing of the real world."""
+        """Return whether the model is the bundled toy, which knows nothing about the real world."""
         return self.name == BUNDLED_MODEL
 
 
 class Answer(Protocol):
-    """An answer that is being generated; iterating yields its text in pieces.
+    """An answer that is generated while the caller iterates over its pieces of text.
 
-    `prompt_tokens` counts everything that the language model reads, not only visual tokens.
+    `prompt_tokens` is the length of the whole prompt, with text, visual tokens and newlines.
     """
 
     prompt_tokens: int
@@ -52,14 +52,14 @@ class Answer(Protocol):
 
     @property
     def first_token_at(self) -> float | None:
-        """Return when the first token was on the host, by `time.perf_counter`.
+        """Return the `time.perf_counter` when the first token reached the host; None until then.
 
-        Its text may be available later, since a word can consist of several tokens.
+        The first text may come later, because a word can consist of several tokens.
         """
 
     @property
     def layer_tokens(self) -> tuple[int, ...]:
-        """Return the visual tokens read by each layer of the language model; empty if unknown."""
+        """Return the number of visual tokens in each language model layer; empty if unknown."""
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Answer(Protocol):
 
 
 class Reading(Protocol):
-    """A video that the language model has read, to answer several questions."""
+    """One video about which the language model answers several questions."""
 
     def generate(self, question: str, options: GenerationConfig) -> Answer:
         """Start to answer one question."""
@@ -79,10 +79,10 @@ class Reading(Protocol):
 
 
 class VideoModel(Protocol):
-    """One family of video LLMs.
+    """A loaded video LLM.
 
-    `temporal_patch` is the number of sampled frames that become one of the F encoded frames.
-    `notices` are sentences for the user about the checkpoint.
+    `temporal_patch` is the number of sampled frames that are encoded together as one of the F
+    frames. `notices` are sentences for the user about the checkpoint.
     """
 
     identity: ModelIdentity
@@ -90,51 +90,51 @@ class VideoModel(Protocol):
     notices: tuple[str, ...]
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """Return the size (rows, cols) in pixels of `frames` frames sampled from a video."""
+        """Return the size (rows, cols) in pixels that `frames` frames of a video must have."""
 
     @property
     def language_layers(self) -> int:
         """Return the number of the language model's layers."""
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the indices of vision blocks; negative layers count from the last block."""
+        """Return the vision block of each layer number; negative numbers count from the end."""
 
     @property
     def placement(self) -> dict[str, Any]:
-        """Return plain values for reports: device, dtype, attention kernel and the like."""
+        """Return device, dtype, attention kernel and similar facts, as plain values for reports."""
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words without a token, which the model reads as something else."""
+        """Return the parts of `text` for which the tokenizer has no token."""
 
     def check_needs(self, needs: Needs) -> None:
-        """Check that the model can provide what a method needs.
+        """Check that the model can provide `needs`.
 
         Raises:
-            UnsupportedError: If it cannot.
+            UnsupportedError: If the model cannot.
         """
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Return the visual tokens of frames; `on_frame` receives (done, total) sampled frames."""
+        """Encode `frames` to visual tokens; `on_frame` receives (done, total) sampled frames."""
 
     def generate(
         self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
     ) -> Answer:
-        """Start to answer a question from kept tokens; `inner` drops more of them in its layers."""
+        """Start to answer about kept tokens; `inner` drops tokens inside the language model."""
 
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
-        """Read kept tokens once to answer several questions."""
+        """Prepare to answer several questions about kept tokens; for `inner` see `generate`."""
 
 
 class FrameScorer(Protocol):
-    """Score the frames of a video, which arrives in chunks, by their relevance to questions.
+    """Score frames by their relevance to questions; the frames arrive in chunks.
 
-    `by` names the source of the scores in words.
+    `by` is the source of the scores in plain words, for reports.
     """
 
     by: str
 
     def add(self, visual: VisualTokens) -> None:
-        """Score the next chunk, which was encoded with its frame embeddings."""
+        """Score the next chunk of frames, which was encoded with frame embeddings."""
 
     def scores(self) -> Tensor:
         """Return the scores [F] of all frames so far, on the CPU; higher is more relevant."""
@@ -142,7 +142,7 @@ class FrameScorer(Protocol):
 
 @runtime_checkable
 class ScoresFrames(Protocol):
-    """An optional ability of a `VideoModel`: score frames without its language model's layers."""
+    """An optional ability of a `VideoModel`: score frames without running the language model."""
 
     def frame_scorer(self, questions: Sequence[str]) -> FrameScorer | None:
-        """Return a scorer that averages over questions; None if they name nothing to look for."""
+        """Return a scorer that averages over `questions`; None if they have no usable word."""

@@ -37,11 +37,11 @@ __all__ = ["ComposedModel"]
 
 
 class ComposedModel(ABC):
-    """Base of the families, which define how frames are encoded and how a prompt is laid out.
+    """Base class of the families. Each family defines how to encode frames and lay out a prompt.
 
     Attributes:
-        temporal_patch: the number of sampled frames that become one frame of the tower.
-        token_space: suffixes of the names of the weights that define what a visual token means.
+        temporal_patch: the number of sampled frames that the tower encodes as one frame.
+        token_space: name suffixes of the weights that define the space of visual tokens.
         merges_inside: whether the tower can merge tokens.
         pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
             whose files do not state them.
@@ -61,7 +61,7 @@ class ComposedModel(ABC):
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
         self._batch_frames = config.encode_batch_frames
-        # All answers of this model share it, because only one at a time may use the network.
+        # Shared by all answers of this model: only one answer at a time may use the network.
         self._left = LeftAnswers()
         self.notices = _notices(config)
 
@@ -77,7 +77,7 @@ class ComposedModel(ABC):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the visual tokens (rows, cols) of a frame; None if config.json does not decide."""
+        """Return a frame's token grid (rows, cols); None if config.json does not fix the grid."""
         return None
 
     @property
@@ -87,7 +87,7 @@ class ComposedModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Return the device that encodes frames; the rest of the network may be on others."""
+        """Return the device that encodes frames; other parts of the network may be elsewhere."""
         return input_device(self.tower)
 
     @property
@@ -98,11 +98,11 @@ class ComposedModel(ABC):
     @property
     @abstractmethod
     def video_token(self) -> int:
-        """Return the id of the token that marks a visual token in a prompt."""
+        """Return the id of the placeholder for a visual token in the prompt."""
 
     @abstractmethod
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Return the visual tokens of frames, which pass tower and projector in batches.
+        """Encode `frames` to visual tokens: run tower and projector in batches.
 
         `on_frame` receives (done, total) sampled frames.
 
@@ -117,27 +117,27 @@ class ComposedModel(ABC):
 
     @abstractmethod
     def _template(self) -> tuple[str, str]:
-        """Return the prompt's text before the video, and the text after it with {question}."""
+        """Return the texts before and after the video; the second text contains {question}."""
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Return the layout of the video in the prompt: kept tokens, newlines and text."""
         return [Run("", range(len(tokens.features)))]
 
     def _newline(self) -> Tensor | None:
-        """Return the learned newline [D], if the family has one."""
+        """Return the learned newline [D]; None if the family has no learned newline."""
         return None
 
     @property
     def positions(self) -> str:
-        """Return "packed" for the positions 0 .. P - 1, "original" for those in the whole video."""
+        """Return "packed" (positions 0 .. P - 1) or "original" (positions in the whole video)."""
         return "packed" if self.config.positions == "auto" else self.config.positions
 
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int] | None:
-        """Return positions [1, P] or [3, 1, P] and the next position; None if they are 0 .. P - 1.
+        """Return positions [1, P] or [3, 1, P] and the next position; None means 0 .. P - 1.
 
-        `texts` are the ids of each run's text.
+        `texts` holds the ids of each run's text.
         """
         if self.positions == "packed":
             return None
@@ -161,24 +161,24 @@ class ComposedModel(ABC):
         }
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the tower's block of each layer number; negative ones count from the last."""
+        """Return the tower block of each layer number; negative numbers count from the end."""
         depth = len(attention_modules(self.tower))
         return tuple(resolve_layer(layer, depth) for layer in layers)
 
     def check_needs(self, needs: Needs) -> None:
-        """Check that the model can provide what a method needs.
+        """Check that the model can provide `needs`.
 
         Raises:
-            UnsupportedError: If it cannot.
+            UnsupportedError: If the model cannot.
         """
         self.check_support(needs, self.identity.name)
 
     @classmethod
     def check_support(cls, needs: Needs, name: str) -> None:
-        """Check, like `check_needs`, what a method needs from the model `name` before it is loaded.
+        """Check that the family can provide `needs`, before the model `name` is loaded.
 
         Raises:
-            UnsupportedError: If the family cannot provide it.
+            UnsupportedError: If the family cannot.
         """
         if needs.merging is not None and not cls.merges_inside:
             raise UnsupportedError(
@@ -187,7 +187,7 @@ class ComposedModel(ABC):
             )
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words without a token; empty if the tokenizer has a token for every byte."""
+        """Return the parts of `text` without a token; empty if the tokenizer encodes every byte."""
         # Only fast tokenizers report where in the text a token comes from.
         unknown = self.tokenizer.unk_token_id
         if unknown is None or not self.tokenizer.is_fast:
@@ -211,18 +211,18 @@ class ComposedModel(ABC):
             )
 
     def _reads(self, size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-        """Return whether the tower accepts frames of `size`; `wanted` is its own choice."""
+        """Return whether the tower accepts frames of `size`; `wanted` is from `frame_size`."""
         return size == wanted
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels [F, 3, H, W] as the tower's input, on its device and in its dtype."""
-        # The upload comes first, because uint8 is a quarter of float32 on the bus.
+        """Normalize uint8 pixels [F, 3, H, W], on the tower's device and in the network's dtype."""
+        # The upload comes first, because uint8 has a quarter of the bytes of float32.
         values = uploaded(pixels, self.device).float()
         return values.div_(255).sub_(self.mean).div_(self.std).to(self.network.dtype)
 
     def _remember(self, frames: int) -> str:
-        """Encode at most `frames` frames per batch from now on; return a note about it."""
-        # Another thread may have lowered the number further.
+        """Limit all later batches to `frames` frames; return a notice for the user."""
+        # Another thread may have set a lower limit.
         self._batch_frames = min(frames, self._batch_frames or frames)
         return f"out of memory; continuing with {frames} frames per batch (see --encode-batch)"
 
@@ -231,7 +231,7 @@ class ComposedModel(ABC):
     ) -> tuple[TowerPass, list[str]]:
         """Return the joined tower passes of all frames, and notices about smaller batches.
 
-        A batch has up to `batch` groups of `temporal_patch` frames. `on_frame` counts frames.
+        A batch has up to `batch` groups of `temporal_patch` frames.
         """
         total, together = len(frames.pixels), self.temporal_patch
         notices: list[str] = []
@@ -250,8 +250,8 @@ class ComposedModel(ABC):
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
-        """Return a scorer that compares visual tokens with the questions' words."""
-        # Both are inputs of the language model, so no layer of it has to run.
+        """Return a scorer that compares visual tokens with question words; None without words."""
+        # Both are inputs of the language model, so its layers need not run.
         words = embed_words(self.tokenizer, self._embed, questions)
         return None if words is None else ByWords(words, "the question's own words")
 
@@ -263,7 +263,7 @@ class ComposedModel(ABC):
 
     @torch.no_grad()  # not inference_mode, so that the tensors can be used in training
     def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
-        """Return the whole prompt.
+        """Return the whole prompt: template, video and question.
 
         Raises:
             ConfigError: If the prompt is longer than the model's context, or the question is empty
@@ -275,12 +275,12 @@ class ComposedModel(ABC):
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
         """Return the prompt up to the end of the video, which is the same for every question."""
-        # 1. The system prompt joins the first run, since a tokenizer may merge across their border.
+        # 1. The system prompt joins the first run, as a tokenizer may merge text across the border.
         before, _ = self._template()
         runs = list(self._runs(tokens))
         runs[0] = replace(runs[0], text=before + runs[0].text)
         texts = [text_ids(self.tokenizer, run.text) for run in runs]
-        # 2. Of each prompt row, on the host: its kept token (or TEXT or NEWLINE), and its id.
+        # 2. For each prompt row, on the host: the kept token (or TEXT or NEWLINE), and the id.
         rows, words = [], []
         for text, run in zip(texts, runs, strict=True):
             rows += [*[TEXT] * len(text), *run.rows]
@@ -295,7 +295,7 @@ class ComposedModel(ABC):
     def _embedded(self, ids: Tensor, rows: Sequence[int], tokens: CompressedTokens) -> Tensor:
         """Return the embeddings [1, P, D] of prompt rows, each a kept token, `TEXT` or `NEWLINE`.
 
-        The host knows the kind of every row, so it reads nothing back from the device.
+        `rows` is on the host, so nothing is read back from the device.
         """
         embed, device = self.network.get_input_embeddings(), ids.device
 
@@ -347,7 +347,7 @@ class ComposedModel(ABC):
         # 1. Without a reduction the language model is called as a whole, as transformers does.
         prompt, language = self.prompt(tokens, question), self.language
         read, layer_tokens = partial(read_prompt, language, prompt), self._in_layers(tokens)
-        # 2. With one, the layers are called one by one, and their tokens are known afterwards.
+        # 2. With a reduction, layers are called one by one; token counts are known afterwards.
         if inner is not None:
             from aot.models.language.decoders import check_decoder
             from aot.models.language.prefill import prefill
@@ -359,23 +359,23 @@ class ComposedModel(ABC):
 
     @torch.inference_mode()
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
-        """Read the video once to answer several questions."""
+        """Prepare to answer several questions about one video."""
         # A reduction may depend on the question; then every question reads the video anew.
         if inner is not None:
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
-        # Without one, all questions share the keys and values of the prompt up to the video's end.
+        # Otherwise all questions share the keys and values of the prompt up to the video's end.
         prefix, model = self._prefix(tokens), LanguageModel.of(self.network, self.language)
         return Reading(
             model, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
-        """Return the visual tokens in each layer, all of the kept ones."""
+        """Return the number of visual tokens in each layer: all kept tokens in every layer."""
         return (len(tokens.features),) * self.language_layers
 
 
 def _notices(config: ModelConfig) -> tuple[str, ...]:
-    """Return a notice that lists the checkpoint's generation settings without effect, if any."""
+    """Return a notice about unsupported generation settings of the checkpoint; empty if none."""
     ignored = ignored_settings(read_json(config, "generation_config.json"))
     if not ignored:
         return ()

@@ -44,7 +44,7 @@ def devices() -> tuple[str, ...]:
 
 
 def dtypes(device: str) -> tuple[str, ...]:
-    """Return the dtypes in which a model can be loaded on a device."""
+    """Return the names of the dtypes in which `device` can run a model."""
     import torch
 
     from aot.models.loading.checkpoints import pick_dtype
@@ -60,14 +60,14 @@ def config_of(**overrides: Any) -> Config:
 
 @cache
 def loaded(device: str, dtype: str) -> VideoModel:
-    """Return the bundled model on a device."""
+    """Return the bundled model on `device` in `dtype`; repeated calls share it."""
     from aot.models import load_model
 
     return load_model(config_of(model={"device": device, "dtype": dtype}).model)
 
 
 def compressed(device: str, dtype: str) -> CompressedTokens:
-    """Return the bundled video compressed to a quarter by the default method."""
+    """Return the tokens of the bundled video, compressed to 25 % by the default method."""
     # At a ratio of 0.1, some answers depend on rounding.
     from aot.pipeline.run import Pipeline
 
@@ -76,7 +76,7 @@ def compressed(device: str, dtype: str) -> CompressedTokens:
 
 
 def answered(device: str, dtype: str, tokens: CompressedTokens, question: str) -> str:
-    """Return the bundled model's answer to a question."""
+    """Return the bundled model's answer to `question`, from the kept tokens `tokens`."""
     from aot.pipeline.run import Pipeline
 
     return "".join(Pipeline(loaded(device, dtype), config_of()).answer(tokens, question))

@@ -11,7 +11,7 @@ __all__ = ["Check", "CheckFailedError", "CheckResult", "CheckSkipped", "run"]
 
 
 class Check(NamedTuple):
-    """A check; `work` returns its finding as a clause, or raises."""
+    """A check; `work` returns what was found as text, and raises if the check fails."""
 
     name: str
     work: Callable[[], str]
@@ -19,7 +19,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check; `detail` is one line."""
+    """The result of a check; `detail` is the finding or the reason, in one line."""
 
     name: str
     outcome: Literal["passed", "failed", "skipped"]
@@ -36,7 +36,7 @@ class CheckSkipped(Exception):  # noqa: N818 - an outcome, not an error
 
 
 def run(check: Check) -> CheckResult:
-    """Run one check; any exception becomes a result, so that one failure does not hide others."""
+    """Run one check; any exception becomes a result, so that the next checks still run."""
     started = time.perf_counter()
     try:
         outcome, detail = "passed", check.work()

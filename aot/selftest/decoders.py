@@ -15,7 +15,7 @@ from aot.selftest.check import Check, CheckFailedError, CheckSkipped
 __all__ = ["checks"]
 
 _FRAMES = 8
-# Mean over a frame, of 255. H.264 causes 2 to 4; an adjacent frame or swapped colors cause 20.
+# Mean difference in a frame, 0 to 255. H.264 causes 2 to 4; a wrong frame or swapped colors 20.
 _DIFFERENCE_LIMIT = 8.0
 
 

@@ -1,7 +1,7 @@
 """Check that every method keeps, on every device, the tokens listed in the bundled record.
 
-Devices differ in rounding, and close decisions may differ with it. A method therefore passes if it
-keeps 90 % of its record.
+Rounding differs between devices, which may change close decisions. A method therefore passes if it
+keeps at least 90 % of the recorded tokens.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SHARE_LIMIT = 0.9
 
 
 def checks() -> Iterator[Check]:
-    """Yield one check per device: all methods in float32."""
+    """Yield one check per device, of all methods in float32."""
     for device in devices():
         yield Check(f"kept tokens on {device}", partial(_compare_all, device))
 
 
 def kept_cells(device: str) -> dict[str, list[int]]:
-    """Return the cells that each method keeps, as indices into all F * n, in output order."""
+    """Return by method the kept cells, as indices in [0, F * n), in the order of the output."""
     model = loaded(device, "float32")
     pipelines = {name: Pipeline(model, config_of(method=name, ratio=_RATIO)) for name in METHODS if name != "none"}
     with clip_file() as clip:
@@ -46,7 +46,7 @@ def kept_cells(device: str) -> dict[str, list[int]]:
 
 
 def recorded_cells() -> dict[str, list[int]]:
-    """Return the bundled record of `kept_cells`."""
+    """Return the result of `kept_cells` that is bundled with the package."""
     record: dict[str, list[int]] = json.loads((files("aot.selftest") / RECORD_FILE).read_text(encoding="utf-8"))
     return record
 
@@ -66,6 +66,6 @@ def _compare_all(device: str) -> str:
 
 
 def _shared(found: list[int], recorded: list[int]) -> float:
-    """Return the number of common tokens as a share of the longer list; a cell may occur twice."""
+    """Return the number of common cells / the length of the longer list; cells may repeat."""
     both = Counter(found) & Counter(recorded)
     return both.total() / max(len(found), len(recorded))

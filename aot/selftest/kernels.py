@@ -20,7 +20,7 @@ _RELATIVE_LIMIT = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-
 
 
 def checks() -> Iterator[Check]:
-    """Yield the checks of every CUDA device, or one that is skipped with the reason."""
+    """Yield the checks of every CUDA device; without CUDA, yield one skipped check."""
     cuda = [device for device in devices() if device.startswith("cuda")]
     if not cuda:
         yield Check("kernels", _skip_without_cuda)
@@ -36,7 +36,7 @@ def _skip_without_cuda() -> str:
 
 
 def transport(device: torch.device) -> str:
-    """Compare solutions of problems of the published size, 603 patches to 126 anchors."""
+    """Compare transport plans of kernel and torch version, for 603 patches and 126 anchors."""
     _require_triton(device)
     cost = torch.rand(4, 603, 126, generator=torch.Generator().manual_seed(0)).to(device)
     weights = cost.new_full((4, 603), 1 / 603), cost.new_full((4, 126), 1 / 126)
@@ -45,7 +45,7 @@ def transport(device: torch.device) -> str:
 
 
 def saliency(device: torch.device, dtype: torch.dtype) -> str:
-    """Compare with the torch version in float32 on the CPU, for the same queries and keys."""
+    """Compare the saliency on `device` in `dtype` with the torch version in float32 on the CPU."""
     _require_triton(device)
     generator = torch.Generator().manual_seed(1)
     query, key = (torch.randn(2, 4, 729, 72, generator=generator).to(dtype) for _ in range(2))

@@ -1,6 +1,6 @@
 """Make the bundled video and the record of kept tokens: `python -m aot.selftest.record`.
 
-Run it again after a method was changed on purpose; a test fails until then.
+Run this module again after an intended change of a method; a test fails until then.
 """
 
 from __future__ import annotations

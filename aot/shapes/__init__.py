@@ -1,1 +1,1 @@
-"""Draw a small world of moving shapes: videos with questions whose answers are known."""
+"""Generate videos of moving shapes, and questions about them with known answers."""

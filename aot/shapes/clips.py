@@ -25,11 +25,11 @@ def write_clip(
     """Write a scene as H.264 in mp4, one beat per second.
 
     Args:
-        scene: what to draw.
-        path: the output; an existing file is replaced.
-        side: of the picture, in pixels.
-        frames_per_second: of the video.
-        quality: x264's constant rate factor; lower is better.
+        scene: the scene to draw.
+        path: the output file; an existing file is replaced.
+        side: width and height of the picture in pixels.
+        frames_per_second: frame rate of the video.
+        quality: x264's constant rate factor; a lower factor gives better pictures.
     """
     write_whole(path, lambda target: encode_clip(scene, target, side, frames_per_second, quality), overwrite=True)
 
@@ -37,7 +37,7 @@ def write_clip(
 def encode_clip(
     scene: Scene, target: Path, side: int = _SIDE, frames_per_second: int = FRAMES_PER_SECOND, quality: int = _QUALITY
 ) -> None:
-    """Write a scene like `write_clip`, but directly into `target`, for a temporary file."""
+    """Write a scene like `write_clip`, but not atomically; `target` may be a temporary file."""
     import av
 
     times = [index / frames_per_second for index in range(BEATS * frames_per_second)]
@@ -52,9 +52,10 @@ def encode_clip(
 
 
 def write_questions(folder: Path, seeds: Iterable[int], on_clip: Callable[[int], None] = lambda done: None) -> Path:
-    """Write a video per seed and `questions.jsonl`, a data set for `aot eval`; return its path.
+    """Write one video per seed, and return the path of the new data set `questions.jsonl`.
 
-    Existing videos are kept.
+    `aot eval` reads the data set. Existing videos are reused. `on_clip` gets the number of videos
+    that are done.
     """
     make_folder(folder)
     lines = []

@@ -1,7 +1,7 @@
 """Make questions about a scene, each with exactly one right answer.
 
-A question has several wordings, an answer only one. `reference` lists the things that a question is
-about, by index into `scene.things`; training supervises them.
+A question has several wordings, an answer has one. `QA.reference` lists the things that a question
+is about; training uses them as labels.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class QA:
 
     Attributes:
         kind: a key of `WORDINGS`.
-        question: in one wording.
+        question: the question in one of the wordings of `kind`.
         answer: the right answer.
-        reference: the things it is about, by index into `scene.things`.
-        named: the words that name them.
+        reference: indices into `scene.things` of the things that the question is about.
+        named: names of things that are filled into the wording, in order.
     """
 
     kind: str
@@ -73,17 +73,17 @@ class QA:
 
     @property
     def family(self) -> str:
-        """Return the first word of the kind, a member of `FAMILIES`."""
+        """Return the part of `kind` before the first "_", a member of `FAMILIES`."""
         return self.kind.partition("_")[0]
 
 
 def word(kind: str, wording: int, named: Sequence[str]) -> str:
-    """Return a question of a kind in one of its wordings."""
+    """Return wording number `wording` of the question `kind`, with the names `named` filled in."""
     return WORDINGS[kind][wording].format(*named).replace(" a orange", " an orange")
 
 
 def questions(scene: Scene) -> list[QA]:
-    """Return every question that the scene answers, in the first wording."""
+    """Return all questions that can be answered about `scene`, in the first wording of each."""
     asked = [*_single(scene), *_counts(scene), *_exists(scene), *_orders(scene), *_events(scene)]
     return [*asked, _qa(scene, "describe", (), description(scene))]
 
@@ -115,20 +115,20 @@ def _qa(scene: Scene, kind: str, named: Sequence[str], answer: str, things: Sequ
 
 
 def _call(scene: Scene, thing: Thing, *, by_shape: bool = False) -> str | None:
-    """Return words that name only this thing, its shape or its full name; None if no words do.
+    """Return the shape or the full name of `thing`, or None if the name would be ambiguous.
 
-    A thing that changes color is named by its shape.
+    With `by_shape`, or if `thing` changes color, only the shape is possible.
     """
     alone = Counter(other.shape for other in scene.things)[thing.shape] == 1
     if by_shape or thing.turns:
         return thing.shape if alone else None
-    # A third of the names are short; the choice depends on the seed, so that it is reproducible.
+    # A third of the names are short; the seed decides which names, so the choice is reproducible.
     briefly = (scene.seed + scene.things.index(thing)) % 3 == 0
     return thing.shape if alone and briefly else thing.name
 
 
 def _single(scene: Scene) -> Iterator[QA]:
-    """Yield questions about one thing."""
+    """Yield the questions about single things: color, shape, size, motion and position."""
     colors = Counter(color for thing in scene.things for color in {*thing.colors})
     for thing in scene.things:
         shape = _call(scene, thing, by_shape=True)
@@ -166,7 +166,7 @@ def _counts(scene: Scene) -> Iterator[QA]:
 
 
 def _exists(scene: Scene) -> Iterator[QA]:
-    """Yield a question about a thing that exists and one about a thing that does not."""
+    """Yield one "exists" question with the answer yes, if possible, and one with the answer no."""
     steady = [thing for thing in scene.things if not thing.turns]
     seen = {color for thing in scene.things for color in thing.colors}
     pairs = {(color, thing.shape) for thing in scene.things for color in thing.colors}

@@ -1,7 +1,7 @@
 """Define scenes: which shapes exist, when they are visible and how they move.
 
-A scene lasts `BEATS` beats of one second. The unit of length is 1/90 of the picture's side, the
-unit of time is a beat. Everything is a function of the seed.
+A scene lasts `BEATS` beats of one second. The unit of length is 1/90 of the picture's side; the
+unit of time is a beat. The seed alone determines a scene.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _ATTEMPTS = 40
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape.
+    """A moving shape.
 
-    It is visible in beats first .. stop - 1, starts at (x, y) and moves by `speed` per beat in the
-    direction `motion`. From beat `turns_at` on it has the color `turns`.
+    The shape is visible in beats `first` .. `stop` - 1. It starts at (x, y) and moves by `speed`
+    per beat in the direction `motion`. From beat `turns_at` on, its color is `turns`.
     """
 
     color: str
@@ -63,22 +63,22 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Return its color and shape."""
+        """Return the first color and the shape, such as "red circle"."""
         return f"{self.color} {self.shape}"
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Return its first color, and its second if it changes color."""
+        """Return the first color and, if the shape changes color, the second color."""
         return (self.color, self.turns) if self.turns else (self.color,)
 
     @property
     def flashes(self) -> bool:
-        """Return whether it is visible for one beat only."""
+        """Return whether the shape is visible for one beat only."""
         return self.stop - self.first == 1
 
     @property
     def fate(self) -> str:
-        """Return the verb for when it is visible, as answers use it."""
+        """Return the verb for the visibility: "flashes", "appears", "disappears" or "stays"."""
         if self.flashes:
             return "flashes"
         return "appears" if self.first > 0 else "disappears" if self.stop < BEATS else "stays"
@@ -90,11 +90,11 @@ class Thing:
         return self.x + dx * way, self.y + dy * way
 
     def seen(self, time: float) -> bool:
-        """Return whether it is visible at `time`."""
+        """Return whether the shape is visible at `time`."""
         return self.first <= math.floor(time) < self.stop
 
     def color_at(self, time: float) -> str:
-        """Return its color at `time`."""
+        """Return the color of the shape at `time`."""
         return self.turns if self.turns and time >= self.turns_at else self.color
 
 
@@ -111,7 +111,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The content of a video; it has two backgrounds if the scene changes, at beat `cut`."""
+    """The content of a video; with a scene change at beat `cut`, `backgrounds` has two items."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -131,7 +131,7 @@ def sample_scene(seed: int) -> Scene:
     count = int(rng.choice([2, 3, 4] if cut else [1, 2, 3, 4], p=[0.3, 0.4, 0.3] if cut else [0.1, 0.25, 0.35, 0.3]))
     things: list[Thing] = []
     for first, stop in _spans(rng, count, cut):
-        # Rejection sampling; a thing that finds no free path is left out.
+        # Rejection sampling; a thing is left out if no attempt gives a compatible thing.
         for _ in range(_ATTEMPTS):
             thing = _sample_thing(rng, first, stop, may_turn=cut is None)
             if all(_compatible(thing, other) for other in things):
@@ -196,7 +196,7 @@ def _sample_thing(rng: np.random.Generator, first: int, stop: int, *, may_turn: 
 def _compatible(thing: Thing, other: Thing) -> bool:
     """Return whether two things have different names and never touch while both are visible.
 
-    At most one thing of a scene changes color.
+    Two things that change color are not compatible.
     """
     if thing.shape == other.shape and {*thing.colors} & {*other.colors}:
         return False
@@ -208,7 +208,7 @@ def _compatible(thing: Thing, other: Thing) -> bool:
 
 
 def sample_background(rng: np.random.Generator) -> Background:
-    """Return a random background, dark enough for every color of a thing."""
+    """Return a random background, dark enough to contrast with all colors of things."""
     level = rng.uniform(20, 95)
     tint = np.clip(level + rng.uniform(-18, 18, size=3), 5, 115)
     return Background(

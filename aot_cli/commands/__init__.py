@@ -1,1 +1,1 @@
-"""One command per file: each parses, calls the library and prints."""
+"""The commands of `aot`, one per module: each calls the library and prints the result."""

@@ -110,7 +110,7 @@ def ask(
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
-    """Return the questions: `words` as one, then `more`; if there are none, the lines on stdin."""
+    """Return the questions: `words` joined to one, then `more`; without both, lines of stdin."""
     _check_words(words)
     questions = [*([" ".join(words)] if words else []), *(more or [])]
     if not questions and source != "-" and not sys.stdin.isatty():
@@ -128,10 +128,10 @@ def _questions(source: str, words: list[str], more: list[str] | None) -> list[st
 
 
 def _check_words(words: list[str]) -> None:
-    """Check that words of the command line are one question.
+    """Check that `words` of the command line form one question.
 
     Raises:
-        ConfigError: If a word is a file, or if there are several questions.
+        ConfigError: If a word is a file, or if `words` are several questions.
     """
     for word in words:
         if Path(word).suffix and path_kind(word) == "file":
@@ -149,7 +149,7 @@ def _from_video(source: str, given: Given, questions: list[str], *, traced: bool
 def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     file = load_tokens(source)
     made = file.report.config
-    layout = ("template", "newline", "token_order", "positions")  # by default as in the run that made the file
+    layout = ("template", "newline", "token_order", "positions")  # by default the values of the run that made the file
     base = {"model": {name: getattr(made.model, name) for name in layout}}
     asked = given.config(base)
     config = _with_tokens(source, asked, made)
@@ -161,15 +161,15 @@ def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
     fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
-        notify([f"{source} is already compressed; the settings {', '.join(ignored)} have no effect"])
+        notify([f"{source} is already compressed; no effect of the settings under {', '.join(ignored)}"])
     return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:
-    """Check that the model of a tokens file may be loaded; a file alone must not decide that.
+    """Check that the model that a tokens file names may be loaded.
 
     Raises:
-        ModelError: If it is neither bundled nor cached, and the user does not agree.
+        ModelError: If the model is neither bundled nor cached, and the user does not agree.
     """
     if is_vetted(model):
         return
@@ -185,9 +185,9 @@ def _check_choice(source: str, model: ModelConfig) -> None:
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:
-    """Return the settings of this command with those that made the tokens.
+    """Return `asked` with the settings of `made` that produced the tokens of the file.
 
-    If another reduction inside the language model is set, it removes tokens in addition.
+    If `asked` sets another reduction inside the language model, this one removes further tokens.
     """
     how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
     if asked.inner.name is None:
@@ -201,7 +201,7 @@ def _with_tokens(source: str, asked: Config, made: Config) -> Config:
 
 
 def _is_whole(asked: Config, made: Config) -> bool:
-    """Return whether the file has all tokens, so that a reduction has to reach the ratio."""
+    """Return whether the file has all tokens and `asked` reduces inside the language model."""
     return asked.inner.name is not None and made.method == "none"
 
 
@@ -216,7 +216,7 @@ def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str],
         reply = write_reply(lambda: next(answers), _print_piece if stream else lambda text: None)
         if stream:
             print_text()
-        notify(reply.notices)
+        notify([*reply.notices, *([] if reply.text.strip() else ["the model's answer is empty"])])
         log(f"answer: {reply.prompt_tokens} tokens read, {reply.output_tokens} written, {reply.answer_ms:.0f} ms")
         replies.append(reply)
     return replies

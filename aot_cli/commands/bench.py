@@ -38,7 +38,7 @@ app = typer.Typer(
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
-_BUSY = 2.0  # slowest / fastest run; above it other programs disturb the measurement
+_BUSY = 2.0  # slowest / fastest run; a higher ratio means that other programs disturb the runs
 
 
 @app.command("video")
@@ -124,7 +124,7 @@ def bench_compressor(
 
 
 def _without_model(given: Given) -> Given:
-    """Return the given settings without the model's name of AOT_MODEL.
+    """Return `given` without the model's name from AOT_MODEL.
 
     Raises:
         ConfigError: If the command line names a model.
@@ -151,7 +151,7 @@ def _synthetic_model(synthetic: str, given: Given, base: Settings) -> tuple[Conf
 
 @contextmanager
 def _clip(source: str | None, given: Given) -> Iterator[Path]:
-    """Yield the path of `source` or of a drawn clip; the timed run reads its index again."""
+    """Yield the path of the video `source`; if `source` is None, the path of a drawn clip."""
     if source is not None:
         with opened_video(source, given) as video:
             yield video.path
@@ -173,7 +173,7 @@ def _warn_if_busy(figure: Figure) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Environment:
-    """The machine and libraries of a measurement."""
+    """The machine and the libraries of a measurement."""
 
     device: str
     device_name: str

@@ -41,7 +41,8 @@ def compare(
     given: Given,
     methods: METHODS = _METHODS,
     ratios: Annotated[
-        str | None, typer.Option("--ratio", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1).")
+        str | None,
+        typer.Option("--ratio", "--ratios", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1)."),
     ] = None,
     html: HTML = None,
     force: FORCE = False,
@@ -86,7 +87,7 @@ def compare(
 
 
 def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
-    """Return the outcomes of all tasks; leave out those that fail, with a note.
+    """Return the outcomes of all tasks that succeed; print a note for each task that fails.
 
     Raises:
         ConfigError: If all tasks fail.

@@ -44,7 +44,9 @@ def evaluate_command(
         int, typer.Option("--first-seed", help="Seed of the first drawn clip; 2001 to 19,999,999 are not in training.")
     ] = _FIRST_SEED,
     methods: METHODS = _METHODS,
-    ratios: Annotated[str, typer.Option("--ratios", "-r", help="Comma-separated ratios, e.g. 0.5,10%.")] = _RATIOS,
+    ratios: Annotated[
+        str, typer.Option("--ratios", "--ratio", "-r", help="Comma-separated ratios, e.g. 0.5,10%.")
+    ] = _RATIOS,
     variant: Annotated[
         list[str] | None,
         typer.Option(

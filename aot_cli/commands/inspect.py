@@ -53,8 +53,8 @@ def inspect_command(
     with_model = given.is_typed("model.name")
     if overlay:
         _check_overlay(source, overlay, force=force, with_model=with_model)
-    if html and not with_model:
-        raise ConfigError("--html shows which tokens a model keeps; add --model")
+    if html and not with_model and not is_tokens_file(source):
+        raise ConfigError("--html shows which tokens a model keeps; add --model, for example --model shapes")
     check_outputs(source, {"--overlay": overlay, "--html": html}, force=force)
     if is_tokens_file(source):
         found = load_tokens(source)
@@ -93,7 +93,7 @@ def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool)
 def _compress(
     source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
 ) -> tuple[Compression, ClipStrips | None]:
-    """Return the run and, if `pictured`, its strips of pictures; write page and overlay."""
+    """Return the compression and, if `pictured`, strips of pictures; write page and overlay."""
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
         config, traced = pipeline.config, bool(pictured or html or overlay)

@@ -64,10 +64,10 @@ def _everything() -> dict[Kind, list[MethodCard]]:
 
 
 def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
-    """Return the method and the inner reduction of a name.
+    """Return the details of the method and of the inner reduction with this name.
 
     Raises:
-        ConfigError: If there is neither, or if a plug-in is broken.
+        ConfigError: If neither of them exists, or if a plug-in is broken.
     """
     wanted = {kind: (name,) for kind in _KINDS if name in names(kind)}
     if not wanted:

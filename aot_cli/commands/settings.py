@@ -59,7 +59,7 @@ def list_settings(
 
 
 def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
-    """Return a setting or the settings of a group; all if `path` is None.
+    """Return the setting `path` or the settings of the group `path`; all settings if None.
 
     Raises:
         ConfigError: If neither a setting nor a group has this name.
@@ -69,7 +69,8 @@ def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
     found = [each for each in settings if f"{each.path}.".startswith(f"{path}.")]
     if not found:
         known = {each.path.rsplit(".", depth)[0] for each in settings for depth in range(4)}
-        guess = did_you_mean(path, sorted(known)) or "`aot settings` lists them"
+        deeper = [each for each in known if each.endswith(f".{path}")]
+        guess = did_you_mean(path, deeper or sorted(known)) or "`aot settings` lists them"
         raise ConfigError(f"there is no setting {path!r} here; {guess}")
     return found
 
@@ -92,7 +93,7 @@ def _settings_of(name: str, kind: Kind) -> list[Setting]:
 
 
 def _resolved(given: Given) -> Iterator[ResolvedSetting]:
-    """Yield the values of a run, including methods that it uses or that have given settings.
+    """Yield all settings of a run, and those of methods that are used or have given settings.
 
     Raises:
         ConfigError: If a value is wrong.

@@ -1,1 +1,1 @@
-"""What commands print: tables, pictures, JSON, errors and progress."""
+"""Format and print the output of commands: tables, pictures, JSON, errors and progress."""

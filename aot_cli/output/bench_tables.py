@@ -16,7 +16,7 @@ __all__ = ["bench_table", "compressor_table"]
 
 
 def bench_table(times: VideoTimes) -> Table:
-    """Return a row per stage: median (least to most) without and with compression, and speed-up."""
+    """Return a table with a row per stage: times without and with compression, and speed-up."""
     plain, kept = times.arms
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -40,7 +40,7 @@ def bench_table(times: VideoTimes) -> Table:
 
 
 def compressor_table(size: CompressorSize, times: CompressorTimes) -> Table:
-    """Return a table of the times and the memory of both phases."""
+    """Return a table of the compressor's input size, times, memory and bandwidth."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
@@ -67,7 +67,7 @@ def _megabytes(size_bytes: int | None) -> str:
 
 
 def _spread(figure: Figure) -> str:
-    """Return the median (least to most), or an empty text for a stage that did not run."""
+    """Return "median (least to most)", or an empty text for a stage that did not run."""
     if not figure.most:
         return ""
     digits = 0 if figure.median >= 100 else 1 if figure.median >= 1 else 3

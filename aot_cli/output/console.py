@@ -58,7 +58,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @contextmanager
 def explained_errors(session: Session) -> Iterator[None]:
-    """Turn errors of a command into one line on stderr, an exit code and a JSON object."""
+    """Print an error of a command as one line (with --json also as JSON) and end the command."""
     try:
         with begin(session):
             yield
@@ -72,7 +72,7 @@ def explained_errors(session: Session) -> Iterator[None]:
 
 
 def explain(error: BaseException, session: Session) -> int:
-    """Print an error on stderr, with --json also on stdout, and return the exit code."""
+    """Print `error` on stderr (with --json also on stdout) and return the exit code."""
     message, code = _message(error)
     if message:
         print_line(message)
@@ -84,12 +84,12 @@ def explain(error: BaseException, session: Session) -> int:
     drop_unwritten(sys.stdout)
     is_answering = any(thread.name == "aot-answer" for thread in threading.enumerate())
     if isinstance(error, KeyboardInterrupt) and is_answering:
-        os._exit(code)  # do not wait for its forward pass, which cannot be interrupted
+        os._exit(code)  # do not wait for the thread's forward pass, which cannot be interrupted
     return code
 
 
 def _message(error: BaseException) -> tuple[str, int]:
-    """Return the message of an error, empty for a closed pipe, and its exit code."""
+    """Return the message and the exit code of an error; the message is "" for a closed pipe."""
     if isinstance(error, AOTError):
         return str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     if isinstance(error, Terminated):
@@ -119,7 +119,7 @@ def log(message: str) -> None:
 
 
 def print_json(schema: str, value: Mapping[str, object]) -> None:
-    """Print the object of `--json`; `schema` is its name in `aot_cli.output.schemas`."""
+    """Print `value` as the object of `--json`; `schema` is a name in `aot_cli.output.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print_text(json_text(json_object(schema, value), ascii_only=not utf8))
 
@@ -131,7 +131,7 @@ def print_failure(message: str, code: int, session: Session) -> None:
 
 
 def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
-    """Return a command's result with the name of its schema and all notes so far."""
+    """Return the result `value` of a command with the name of the schema and all notes so far."""
     return {"schema": schema, **value, "notices": list(current().notices)}
 
 
@@ -153,7 +153,7 @@ def _plain(value: object) -> object:
 
 
 def print_usage(report: RetentionReport, stage_ms: Mapping[str, float]) -> None:
-    """Print `usage_line` on stderr, on a terminal or with --verbose."""
+    """Print `usage_line` on stderr if stderr is a terminal, or with --verbose."""
     if current().shows_progress or current().verbose:
         print_text(usage_line(report, stage_ms), to_stderr=True)
 
@@ -165,7 +165,7 @@ def usage_line(report: RetentionReport, stage_ms: Mapping[str, float]) -> str:
 
 
 def quiet_libraries(offline: bool) -> None:
-    """Silence the hub's library, and set it offline; call this before its import."""
+    """Silence huggingface_hub and, if `offline`, forbid requests; call this before its import."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -175,7 +175,7 @@ def quiet_libraries(offline: bool) -> None:
 
 
 def prepare_libraries(offline: bool) -> None:
-    """Silence transformers and its libraries too; call this before they are used."""
+    """Silence transformers and its libraries too; call this before the first use of a model."""
     quiet_libraries(offline)
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -184,17 +184,17 @@ def prepare_libraries(offline: bool) -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # this also hides the hub's download bars, which stay useful
+    disable_progress_bar()  # this also hides the download bars of the hub, which are shown again below
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()
     import torch
 
-    # cuDNN attention is planned per thread and prompt length: 50 to 700 ms before the first token.
+    # cuDNN plans attention per thread and prompt length, which takes 50 to 700 ms per answer.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class StageBars:
-    """Progress bars on a terminal, one per stage; each stage is also recorded in the session."""
+    """Show one progress bar per stage on a terminal; record the current stage in the session."""
 
     def __init__(self) -> None:
         from rich.progress import (
@@ -237,7 +237,7 @@ class StageBars:
         current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:
-        """Return a callback that takes the bytes done and the total, and shows megabytes."""
+        """Return a callback for (bytes done, bytes in total) that shows megabytes."""
         return lambda done, whole: self(stage, done // 10**6, whole // 10**6)
 
     @contextmanager

@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """A clip: its number, keyframe, frames and their times."""
+    """A clip: number, keyframe, frame numbers and frame times."""
 
     clip: int
     keyframe: int
@@ -56,7 +56,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class VideoDescription:
-    """A description of a video without a model; its notices are not printed yet."""
+    """A description of a video without a model; the caller has to print `notices`."""
 
     source: str
     video: VideoInfo
@@ -67,7 +67,7 @@ class VideoDescription:
 
 
 def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
-    """Return the description of a video without a model."""
+    """Describe a video without a model: sampled frames, clips and predicted token counts."""
     from aot.video import plan_frames, segment_lengths
 
     plan = plan_frames(index, config.sampling)
@@ -108,7 +108,7 @@ def describe_video(index: FrameIndex, config: Config) -> VideoDescription:
 
 
 def compression_json(source: str, compression: Compression) -> dict[str, object]:
-    """Return the report and the groupings of a run, for JSON."""
+    """Return the report and the clips of a run, as an object for JSON."""
     report, times = compression.report, compression.tokens.timestamps_s
     clips = [asdict(clip) for clip in groupings(compression.tokens.clips, times)]
     shown = {"timestamps_s": list(times), "clips": clips}
@@ -116,7 +116,7 @@ def compression_json(source: str, compression: Compression) -> dict[str, object]
 
 
 def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[Grouping]:
-    """Return the clips with their numbers and times."""
+    """Return the clips with clip numbers, frame numbers and frame times."""
     return [
         Grouping(number, clip.first, list(range(clip.first, clip.stop)), list(timestamps_s[clip.first : clip.stop]))
         for number, clip in enumerate(clips)
@@ -124,13 +124,13 @@ def groupings(clips: Sequence[Clip], timestamps_s: Sequence[float]) -> list[Grou
 
 
 def show_video(source: str, found: VideoDescription, strips: ClipStrips | None = None) -> None:
-    """Print the description without a model; show groupings as strips of pictures if given."""
+    """Print the description `found`; if `strips` is given, show clips as strips of pictures."""
     clips = _clip_parts(found.clips, found.timestamps_s, strips)
     print_result(*_video_parts(source, found.video), *clips, str(found.prediction))
 
 
 def show_compression(source: str, found: Compression, strips: ClipStrips | None = None) -> None:
-    """Print tables of the kept tokens; show groupings as strips of pictures if given."""
+    """Print tables of the kept tokens; if `strips` is given, show clips as strips of pictures."""
     report, tokens = found.report, found.tokens
     print_result(
         *_video_parts(source, report.video),

@@ -23,7 +23,7 @@ __all__ = ["MethodCard", "MethodDetails", "describe", "describe_fully", "setting
 
 @dataclass(frozen=True, slots=True)
 class MethodCard:
-    """A short description; `needs` is None for an inner reduction."""
+    """A short description of a method; `needs` is None for an inner reduction."""
 
     name: str
     acts: str
@@ -34,14 +34,14 @@ class MethodCard:
     needs: list[str] | None
 
     def to_dict(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return the card as an object for JSON, without `needs` if None."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in plain.items() if (name, value) != ("needs", None)}
 
 
 @dataclass(frozen=True, slots=True)
 class MethodDetails(MethodCard):
-    """A full description: card, docstring, settings, presets and an example."""
+    """A full description of a method: card, docstring, settings, presets and an example."""
 
     description: list[str]
     settings: list[Setting]
@@ -49,12 +49,12 @@ class MethodDetails(MethodCard):
     example: str | None
 
     def to_dict(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return the description as an object for JSON."""
         return {**MethodCard.to_dict(self), "settings": [setting_row(setting) for setting in self.settings]}
 
 
 def describe(name: str, kind: Kind) -> MethodCard:
-    """Return the short description; for a broken plug-in, the error."""
+    """Return the card of a method; for a broken plug-in, the remark of the card is the error."""
     needs: list[str] = []
     try:
         card: Card = find(name, kind).card
@@ -67,10 +67,10 @@ def describe(name: str, kind: Kind) -> MethodCard:
 
 
 def describe_fully(name: str, kind: Kind) -> MethodDetails:
-    """Return the full description.
+    """Return the full description of a method.
 
     Raises:
-        ConfigError: If there is none of this name, or if a plug-in is broken.
+        ConfigError: If no method has this name, or if the plug-in is broken.
     """
     found, card = find(name, kind), describe(name, kind)
     if card.remark.startswith("broken: "):
@@ -88,10 +88,10 @@ def describe_fully(name: str, kind: Kind) -> MethodDetails:
 
 
 def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
-    """Return the dataclass of a method's settings, or None, and the path of their group.
+    """Return the dataclass of a method's settings (None without settings) and the group's path.
 
     Raises:
-        ConfigError: If there is none of this name, or if a plug-in is broken.
+        ConfigError: If no method has this name, or if the plug-in is broken.
     """
     found = find(name, kind)
     if kind == "inner":
@@ -103,7 +103,7 @@ def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
 
 
 def _paragraphs(*classes: type) -> list[str]:
-    """Return the paragraphs of docstrings; each is one line, except for items of lists."""
+    """Return the paragraphs of the docstrings; a paragraph is one line, a list has more lines."""
     texts = [inspect.cleandoc(cls.__doc__ or "") for cls in classes]
     own = [text for text, cls in zip(texts, classes, strict=True) if not text.startswith(f"{cls.__name__}(")]
     parts = [part for text in own for part in text.split("\n\n") if part]
@@ -117,7 +117,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
         return settings.get("method") if kind == "methods" else (settings.get("inner") or {}).get("name")
 
     if name == "none":
-        return []  # presets of inner reductions choose it
+        return []  # presets of inner reductions also choose the method none
     folders = ("methods/", "paper/")
     return [
         preset for preset in preset_names() if preset.startswith(folders) and chosen(preset_settings(preset)) == name
@@ -125,7 +125,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
 
 
 def _least_share(name: str) -> str:
-    """Return the least ratio that an inner reduction reaches in the published depth."""
+    """Return the least ratio of an inner reduction at the published depth; "" means any ratio."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
 
     for thousandth in range(1, 1001):
@@ -140,7 +140,7 @@ def _least_share(name: str) -> str:
 
 
 def _needs(name: str) -> list[str]:
-    """Return what a method needs from the encoder.
+    """Return the encoder outputs that a method needs, as text.
 
     Raises:
         ConfigError: If a plug-in fails when it is built.

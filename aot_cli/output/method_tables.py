@@ -47,22 +47,22 @@ class CardTable:
 
 
 def _kept(card: MethodCard) -> Text:
-    """Return the remark, and below it the least ratio, whether the ratio is used, and the paper."""
+    """Return the remark of a card, with lines about the least ratio, the budget and the paper."""
     details = [f"ratio: at least {card.least}"] if card.least else []
     if not card.exact and card.acts:
-        details.append("not set by the ratio")
+        details.append("at most the budget")
     lines = [Text(card.remark), *(Text(line, style="dim") for line in (*details, card.paper) if line)]
     return Text("\n").join(lines)
 
 
 def method_parts(flag: str, found: MethodDetails) -> Iterator[RenderableType]:
-    """Yield the facts, the description and the settings of a method."""
+    """Yield the table of facts, the paragraphs and the table of settings of a method."""
     facts = {
         "keeps": found.remark,
         "acts": found.acts,
         "needs": "" if found.needs is None else ", ".join(found.needs) or "only the tokens",
         "source": found.paper or "a baseline",
-        "budget": "met to the token" if found.exact else "not met",
+        "budget": "met to the token" if found.exact else "at most the budget",
         "ratio": f"at least {found.least}" if found.least else "",
         "--preset": ", ".join(found.presets),
         "example": found.example or "",

@@ -17,11 +17,12 @@ _ENDINGS = {"--report": (".json", ".csv"), "--html": (".html", ".htm"), "--overl
 
 
 def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: bool) -> None:
-    """Check that output files, given by their flags, can be written.
+    """Check that the files in `outputs` (by flag) can be written.
 
     Raises:
-        ConfigError: If a suffix is wrong, two names are one file, or `--html` gets a tokens file.
-        OutputError: If a file cannot be written, exists (unless `force`) or is the source itself.
+        ConfigError: If a suffix is wrong, two flags name the same file, or `source` is a tokens
+            file and `--html` is given.
+        OutputError: If a file cannot be written, exists (unless `force`) or is `source` itself.
     """
     named = {flag: path for flag, path in outputs.items() if path is not None}
     if "--html" in named and is_tokens_file(source):

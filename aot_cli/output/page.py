@@ -1,4 +1,4 @@
-"""Write the page of `--html`, which shows what a run kept."""
+"""Write the HTML page of `--html`, which shows the kept tokens of a run."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def compression_page(
     answers: Sequence[tuple[str, str]] = (),
     answers_ms: float | None = None,
 ) -> None:
-    """Write the page of one run and print a note, if `path` is given.
+    """Write the HTML page of one run to `path` and print a note.
 
     Args:
-        path: The file; None for no page.
+        path: The file; if None, no page is written.
         result: A traced run.
-        words: The words of the command that repeats the run, with the video's path.
+        words: Command, video and other arguments that repeat the run, without settings.
         force: Replace an existing file.
         answers: Pairs of question and answer.
-        answers_ms: Time of all answers.
+        answers_ms: Total time of the answers.
     """
     if path is None:
         return
@@ -55,7 +55,7 @@ def compression_page(
 def comparison_page(
     path: Path, outcomes: Sequence[Outcome], command: str, notices: Sequence[str], *, force: bool
 ) -> None:
-    """Write the page that compares the methods that answered a question, and print a note."""
+    """Write the HTML page that compares the outcomes of several methods, and print a note."""
     from aot.reports.html import render_page, shown_video, unshown
 
     assert outcomes[0].compression is not None

@@ -20,7 +20,7 @@ _ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
 
 
 def ask_words(source: str, questions: Sequence[str]) -> list[str]:
-    """Return the words of `aot ask` for `command_for`."""
+    """Return the command line of `aot ask` without settings, as `words` for `command_for`."""
     first, *more = questions
     return ["ask", source, first, *(word for question in more for word in ("-q", question))]
 
@@ -28,13 +28,13 @@ def ask_words(source: str, questions: Sequence[str]) -> list[str]:
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
     """Return a command line that repeats a run.
 
-    It has flags for model, frames, method and ratio, and for each setting that differs from its
-    value without flags, in this folder or in an empty one.
+    The command line has flags for model, frames, method and ratio. Other settings have a flag if
+    they differ from the defaults with or without ./aot.yaml, so it also works in other folders.
 
     Args:
         words: Command, source and other arguments.
         config: The settings of the run.
-        leave_out: Settings that `words` already contain.
+        leave_out: Paths of settings that `words` already contain.
     """
     resolved = dict(_flat(config.to_dict()))
     usual = [dict(_flat(plain)) for plain in _usual(config)]
@@ -54,7 +54,7 @@ def _not_a_flag(source: str) -> str:
 
 
 def _usual(config: Config) -> Iterator[Settings]:
-    """Yield the settings that follow from the model's name, without and with ./aot.yaml."""
+    """Yield the default settings for the model's name, without and then with ./aot.yaml."""
     assert config.model.name is not None  # the run had a model
     model = {"model": {"name": config.model.name}}
     yield build_config(model).to_dict()

@@ -15,16 +15,16 @@ __all__ = ["SafeConsole"]
 
 
 class SafeConsole(Console):
-    """A console whose colors come from styles only, never from the text."""
+    """A console that takes colors from styles only and escapes control characters in text."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return a text after escapes, so that its width is right."""
+        """Return `text` with control characters escaped, so that the measured width is right."""
         return super().render_str(visible(text), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield segments with escapes; rich marks its own control codes."""
+        """Yield segments with control characters escaped, except the control codes of rich."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

@@ -1,7 +1,7 @@
-"""Define the objects that `--json` prints: their keys, types and units. This makes docs/json.md.
+"""Define the objects that `--json` prints: keys, types and units. This module makes docs/json.md.
 
-A type is string, integer, number, boolean, object (any keys), any, or the name of a part below;
-`[type]` is an array, `{type}` an object with any keys and such values, `type?` may be null.
+A type is string, integer, number, boolean, object (any keys), any, or the name of a part below.
+`[type]` is an array, `{type}` an object with any keys and values of `type`; `type?` may be null.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["OBJECTS", "PARTS", "Key", "markdown"]
 
 
 class Key(NamedTuple):
-    """A key of an object, which may be missing if it is `optional`."""
+    """A key of a JSON object; an `optional` key may be missing."""
 
     name: str
     type: str
@@ -26,7 +26,9 @@ class Key(NamedTuple):
 
 _NOTICES = Key("notices", "[string]", "the notes that stderr shows after `note:`, also with `--quiet`")
 _VERSIONS = Key("versions", "{string}", "of Python and of the libraries that affect the numbers")
-_CONFIG = Key("config", "object", "every resolved setting, as in `aot presets show NAME --json`")
+_CONFIG = Key(
+    "config", "object", "every resolved setting, as in `aot presets show NAME --json`; of `methods`, those given"
+)
 _MODEL = Key("model", "model", "the model, its device and its settings")
 _TOY = Key("toy_model", "boolean", "whether the bundled model was used, which only knows drawn shapes")
 _PAGE = Key("page_file", "string?", "the page of `--html`")

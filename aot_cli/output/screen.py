@@ -17,7 +17,7 @@ __all__ = ["drop_unwritten", "escaped", "one_line", "print_text", "visible"]
 
 
 def escaped(json_text: str) -> str:
-    """Return the JSON with escapes for the characters that `visible` replaces."""
+    """Return `json_text` with JSON escapes for the characters that `visible` replaces."""
     return UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", json_text)
 
 
@@ -32,7 +32,7 @@ def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> N
 
 
 def drop_unwritten(stream: TextIO) -> None:
-    """Flush a stream; if that fails, drop the rest, or Python's exit would change the exit code."""
+    """Flush a stream; if this fails, drop the rest, so that the exit code does not change."""
     try:
         stream.flush()
     except OSError:

@@ -17,7 +17,7 @@ __all__ = ["ResolvedSetting", "as_yaml", "resolved_table", "setting_row", "setti
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSetting:
-    """The value of a setting in a run, and its source."""
+    """The value of a setting in a run, and the source of the value."""
 
     path: str
     value: object
@@ -25,7 +25,7 @@ class ResolvedSetting:
 
 
 def setting_row(setting: Setting) -> dict[str, object]:
-    """Return a setting for JSON."""
+    """Return a setting as an object for JSON."""
     flag = FLAGS.get(setting.path)
     return {
         "path": setting.path, "type": setting.type, "rule": setting.range, "default": setting.default,

@@ -24,25 +24,25 @@ __all__ = ["strips_of_file", "strips_of_pictures"]
 
 
 def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
-    """Return the strips of a run, with pictures from the JPEG files of its frames."""
+    """Return the strips of a run; `files` has one JPEG picture per frame of the run."""
     size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
     pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
 
 
 def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:
-    """Return the strips of a description; decode their pictures, or return None if that fails."""
+    """Decode the pictures of a described video and return strips, or None if decoding fails."""
     size, clips = _size(found.video), _clips(found)
     try:
         return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
-    except AOTError:  # the description needs packets only
+    except AOTError:  # the description is valid without decoded pictures
         return None
 
 
 def _decoded(
     file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
 ) -> dict[int, NDArray[np.uint8]]:
-    """Return the decoded pictures by the number of their frame."""
+    """Return small decoded pictures by frame number, for the frames in `times_s`."""
     from aot.video import open_video
 
     frame_at = {time: frame for frame, time in times_s.items()}
@@ -59,11 +59,11 @@ def _size(video: VideoInfo) -> tuple[int, int]:
 
 
 def _clips(found: VideoDescription) -> Clips:
-    """Return the clips; one per frame if the clips depend on a model."""
+    """Return the clips of a video, or one clip per frame if the clips depend on a model."""
     return found.clips or [Grouping(frame, frame, [frame], [time]) for frame, time in enumerate(found.timestamps_s)]
 
 
 def _shown_times(clips: Clips) -> dict[int, float]:
-    """Return the times of the shown frames by their number."""
+    """Return the time in seconds of each frame to show, by frame number."""
     head, tail = shown_clips(clips)
     return {frame: time for clip in (*head, *tail) for frame, time in zip(clip.members, clip.timestamps_s, strict=True)}

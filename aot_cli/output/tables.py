@@ -37,16 +37,16 @@ __all__ = [
     "several_runs",
 ]
 
-FEW_VIDEOS = 10  # with fewer, the variance between videos is unknown
+FEW_VIDEOS = 10  # with fewer videos, the variance between videos is unknown
 # The roles of kept tokens, in Okabe and Ito's palette as in the overlay.
 _ROLE_COLORS = {"own": "#56B4E9", "distinct": "#009E73", "merged": "#CC79A7"}
-_LONG_TABLE = 40  # rows shown of a table that has more than twice as many
+_LONG_TABLE = 40  # a table with more than twice as many rows is cut to this number of rows
 _TAIL = 8
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """A question, its right answer, and the answers from all tokens and from those kept."""
+    """A question, its right answer, and the model's answers from all and from kept tokens."""
 
     question: str
     expected: str
@@ -55,7 +55,7 @@ class AnswerPair:
 
 
 def print_result(*parts: RenderableType) -> None:
-    """Print to stdout, in a file wide enough that nothing is cut off."""
+    """Print to stdout; a file or pipe gets wide lines, so that nothing is cut off."""
     _print(_console(), parts)
 
 
@@ -97,7 +97,7 @@ def fact_table(title: str, facts: Mapping[str, object]) -> Table:
 
 
 def frame_table(frames: Sequence[FrameRetention]) -> Table:
-    """Return a row per frame with the kept tokens; leave out the middle of a long table."""
+    """Return a table of kept tokens, one row per frame; leave out the middle of a long table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in (
         "frame", "time s", "clip", "", "similar", "own", "distinct", "merged", "kept", "retention",
@@ -132,7 +132,7 @@ def _bar(frame: FrameRetention, most: int) -> Text:
 
 
 def clip_table(clips: Sequence[Grouping]) -> Table:
-    """Return a row per clip: its keyframe, its frames and their times."""
+    """Return a table with a row per clip: keyframe, frames and times of the frames."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("clip", justify="right")
     table.add_column("keyframe", justify="right")
@@ -150,7 +150,7 @@ def clip_table(clips: Sequence[Grouping]) -> Table:
 
 
 def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableType]:
-    """Return the question, a row per method with tokens and costs, and all answers."""
+    """Return the parts to print: question, table of tokens and costs by method, all answers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
         table.add_column(
@@ -177,7 +177,7 @@ _COSTS = (
 
 
 def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: int) -> Table:
-    """Return a row per question: right answer, and answers with all and with the kept tokens."""
+    """Return a table with a row per question: right answer, answers with all and kept tokens."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
     for name in ("question", "right answer", f"with all {all_tokens} tokens", f"with {kept_tokens} tokens"):
         table.add_column(name, overflow="fold")
@@ -187,9 +187,9 @@ def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: in
 
 
 def accuracy_tables(results: Results) -> list[Table]:
-    """Return a row per condition: tokens, accuracies in percent, paired differences and times.
+    """Return tables with a row per condition: tokens, accuracies in percent, differences, times.
 
-    If times come from several runs, the last column has their numbers.
+    If the times come from several runs, the last column has the numbers of the runs.
     """
     enough = results.videos >= FEW_VIDEOS
     columns: dict[str, list[str]] = {
@@ -219,9 +219,9 @@ def several_runs(results: Results) -> bool:
 
 
 def family_tables(results: Results) -> list[Table]:
-    """Return a row per condition: accuracy in percent for each family of questions.
+    """Return tables with a row per condition: accuracy in percent for each question family.
 
-    The first row has the number of questions.
+    The first row has the number of questions in each family.
     """
     columns = {
         name: [str(questions), *(f"{100 * row.families[name].mean:.0f}" for row in results.conditions)]
@@ -233,7 +233,7 @@ def family_tables(results: Results) -> list[Table]:
 def _condition_tables(
     results: Results, columns: Mapping[str, Sequence[str]], *, questions: bool = False
 ) -> list[Table]:
-    """Return the columns in one table, or in several that fit the terminal."""
+    """Return one table with all columns, or several tables that fit the terminal's width."""
     heads = [("questions", "")] * questions + [(row.name, f"{row.ratio:.0%}") for row in results.conditions]
     fixed = max(len(name) for name, _ in [("method", ""), *heads]) + len(" " + "  ratio  " + " ")
     room = _console().width - fixed
@@ -262,7 +262,7 @@ def _condition_table(
 
 
 def _difference(paired: Difference | None, enough: bool) -> str:
-    """Return a paired difference in points, marked with * if its interval excludes zero."""
+    """Return a difference in points; add * if `enough` and if the interval excludes 0."""
     if paired is None:
         return ""
     mean, low, high = paired.micro.mean, paired.micro.low, paired.micro.high

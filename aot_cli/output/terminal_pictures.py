@@ -1,4 +1,4 @@
-"""Draw groupings as strips of small pictures in a terminal; a character shows two pixels."""
+"""Draw clips as strips of small pictures in a terminal; a character shows two pixels."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def shows_pictures(console: Console | None = None) -> bool:
 
 
 def picture_size(width: int, height: int) -> tuple[int, int]:
-    """Return rows and columns of a small picture; rows are even, two per character."""
+    """Return (rows, columns) of a small picture in pixels; rows are even (two per character)."""
     scale = min(_MOST_COLUMNS / width, _MOST_ROWS / height)
     return 2 * max(1, round(height * scale / 2)), max(1, round(width * scale))
 
 
 def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
-    """Return the first and the last clips to show; all and none if there are few frames."""
+    """Return the first and the last clips to show; with few frames, all clips and no clips."""
     if sum(len(clip.members) for clip in clips) <= _LONG:
         return clips, ()
     first = _up_to(clips, _HEAD)
@@ -59,7 +59,7 @@ def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
 
 
 def _up_to(clips: Clips, frames: int) -> int:
-    """Return how many clips, at least one, fit into a number of frames."""
+    """Return how many leading clips (at least one) have at most `frames` frames in total."""
     count = 0
     for number, clip in enumerate(clips):
         count += len(clip.members)
@@ -72,9 +72,9 @@ class ClipStrips:
     """Strips of pictures, one per clip, with times below and a mark at the keyframe.
 
     Args:
-        clips: The groupings.
-        pictures: [H, W, 3] of one size, by the number of the frame; missing ones stay blank.
-        size: H and W.
+        clips: The clips.
+        pictures: Pictures [H, W, 3] by frame number; missing pictures stay blank.
+        size: H and W, the same for all pictures.
     """
 
     def __init__(self, clips: Clips, pictures: Mapping[int, Picture], size: tuple[int, int]) -> None:
@@ -109,7 +109,7 @@ class ClipStrips:
         yield from _joined(row, gap)
 
     def _blocks(self, clip: Grouping, width: int) -> Iterator[list[Text]]:
-        """Yield the lines of a clip's strip, in pieces that fit into the width."""
+        """Yield the strip of a clip in blocks of lines, each at most `width` columns wide."""
         most = max(1, (width + _GAP) // (self._wide + _GAP))
         members, times = clip.members, clip.timestamps_s
         for first in range(0, len(members), most):
@@ -129,7 +129,7 @@ class ClipStrips:
         return Text(seconds(time_s))
 
     def _column(self, frame: int, label: Text) -> list[Text]:
-        """Return the lines of a picture and its label, all of the same length."""
+        """Return the lines of the picture of `frame`, then `label`, all of the same length."""
         picture = self._pictures.get(frame)
         lines = [Text() for _ in range(self._rows // 2)] if picture is None else _half_blocks(picture)
         lines.append(label)
@@ -137,7 +137,7 @@ class ClipStrips:
 
 
 def _equally_long(lines: list[Text], least: int = 0) -> list[Text]:
-    """Pad the lines with spaces to the same length."""
+    """Pad `lines` with spaces to the same length, at least `least`, and return them."""
     width = max(least, *(line.cell_len for line in lines))
     for line in lines:
         line.pad_right(width - line.cell_len)
@@ -145,7 +145,7 @@ def _equally_long(lines: list[Text], least: int = 0) -> list[Text]:
 
 
 def _joined(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
-    """Yield the lines of blocks next to each other, and an empty line."""
+    """Yield the lines of `blocks` next to each other, then an empty line."""
     for parts in zip(*blocks, strict=True):
         line = Text(" " * gap).join(parts)
         line.no_wrap, line.overflow = True, "crop"
@@ -155,7 +155,7 @@ def _joined(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
 
 
 def _half_blocks(picture: Picture) -> list[Text]:
-    """Return lines for two rows of pixels: the upper as text color, the lower as background."""
+    """Return a line per two pixel rows: upper row as text color, lower row as background."""
     lines = []
     for upper, lower in zip(picture[::2].tolist(), picture[1::2].tolist(), strict=True):
         line = Text()

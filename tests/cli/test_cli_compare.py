@@ -164,3 +164,12 @@ def test_an_unknown_method_brings_a_suggestion(run_aot: Aot) -> None:
     done = run_aot("methods", "holitm")
     assert (done.code, done.out) == (2, "")
     assert done.err == "aot: there is no method 'holitm'; did you mean holitom?\n"
+
+
+@pytest.mark.parametrize("value", ["emphasys=3", "emphasis=-99"])
+def test_settings_of_unused_methods_are_checked(
+    run_aot: Aot, clip_file: Path, small: tuple[str, ...], value: str
+) -> None:
+    run = run_aot("ask", clip_file, "hi?", "--set", f"methods.standout.{value}", *small)
+    assert run.code == 2
+    assert f"methods.standout.{value.partition('=')[0]}" in run.err.splitlines()[-1]

@@ -153,7 +153,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
         "aot.anchors.count must be at least 1, got 0",
         "aot.anchors.local_ratio must be in [0, 1], got 7",
         "aot.intra.transport.epsilon must be at least 0.001, got 0",
-        "aot.clips must be a group of settings, got 4",
+        "aot.clips must be a group of settings such as clips: {mode: ...}, got 4",
         "generation.temperature must be a number, got True",
     ]
     assert [part for part in expected if part not in said] == []
@@ -282,3 +282,8 @@ def test_which_methods_the_settings_of_aot_are_for() -> None:
     assert {name for name in METHODS if issubclass(find(name), AnchorTransport)} == set(AOT_METHODS)
     assert [Config(method=name).uses_aot for name in ("aot", "aot-dyn", "uniform")] == [True, True, False]
     assert [Config(method=name).resolved_aot.clips.mode for name in AOT_METHODS] == ["fixed", "dynamic"]
+
+
+def test_a_setting_of_a_group_is_suggested_where_the_group_is_missing() -> None:
+    assert "unknown setting frames (did you mean sampling.frames or aot.clips.frames?" in message({"frames": 4})
+    assert "model must be a group of settings such as model: {name: ...}, got 'shapes'" in message({"model": "shapes"})

@@ -18,6 +18,7 @@ from tests.support.commands import set_streams
 
 __all__ = ["Forked", "run_forked"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FILE_EVENTS = ("open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename")
 
 
@@ -51,8 +52,12 @@ def run_forked(
     prints. without: a module that is not installed, as far as the command can see.
     """
     start = time.monotonic()
+    # A signal must not reach the copy of this program that the process is until it has become the command.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     process = os.fork()
-    if process == 0:
+    if process:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    else:
         if without:
             sys.modules[without] = None  # type: ignore[assignment]
         _be_command(arguments, folder, logs, stdin, _Counter(folder, signal_number, at_file_event, delay_s))
@@ -77,6 +82,7 @@ def _be_command(arguments: Sequence[str], folder: Path, logs: Path, stdin: Path,
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.argv = ["aot", *arguments]
         sys.addaudithook(counter.see)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         code = _exit_code()
         counter.is_counting = False
         (logs / "events").write_text(str(counter.seen))

@@ -10,7 +10,7 @@ from aot.config.strict import build_settings
 from aot.errors import ConfigError
 from aot.plugins import Card, blamed, find
 
-__all__ = ["Card", "Method", "build_method", "make_method"]
+__all__ = ["Card", "Method", "build_method", "check_method_settings", "make_method"]
 
 
 def build_method(config: Config) -> Method:
@@ -23,6 +23,19 @@ def build_method(config: Config) -> Method:
     # Ratio 1 keeps every token, so the method would change nothing.
     name = config.method if config.compresses else "none"
     return make_method(find(name), config, name)
+
+
+def check_method_settings(config: Config) -> None:
+    """Check the settings of all methods, also of those that the run does not use.
+
+    Raises:
+        ConfigError: If a setting is unknown or out of range.
+    """
+    for name, settings in config.methods.items():
+        kind = find(name)
+        cls = getattr(kind, "settings_type", None if hasattr(kind, "from_config") else kind)
+        if cls is not None:
+            build_settings(cls, settings, f"methods.{name}.")
 
 
 def make_method(kind: Any, config: Config, name: str) -> Method:

@@ -1,6 +1,6 @@
 """InternVL in transformers' layout: InternViT, pixel shuffle, a projector, text around each frame.
 
-A frame is an image of one tile. Pixel shuffle concatenates the patches of a 2 x 2 square into one
+Each frame is one image tile. Pixel shuffle concatenates the patches of a 2 x 2 square into one
 token. Tokens stay in raster order, so that a token's index gives its row and column.
 """
 
@@ -31,10 +31,10 @@ _BEFORE, _AFTER = "<|im_start|>user\n", "\n{question}<|im_end|>\n<|im_start|>ass
 
 
 class InternVL(ComposedModel):
-    """InternVL3 and 3.5, and 2.5 in converted checkpoints.
+    """InternVL3, InternVL3.5, and converted checkpoints of InternVL2.5.
 
-    The language model is a Qwen2, a Qwen3 or a Llama. The prompt is that of the checkpoints' chat
-    template without a system turn. Both values of `model.template` give this prompt.
+    The language model is a Qwen2, a Qwen3 or a Llama. The prompt follows the checkpoints' chat
+    template without a system turn, for both values of `model.template`.
     """
 
     pixel_defaults = IMAGENET
@@ -62,13 +62,13 @@ class InternVL(ComposedModel):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the tokens per side after pixel shuffle, or None if config.json lacks a size."""
+        """Return the tokens per side after pixel shuffle; None if config.json lacks a size."""
         vision, ratio = description.get("vision_config"), description.get("downsample_ratio", 0.5)
         try:
             sizes, patches = (vision[name] for name in ("image_size", "patch_size"))  # type: ignore[index]
             rows, cols = (int(size // patch * ratio) for size, patch in zip(sizes, patches, strict=True))
         except (TypeError, ValueError, KeyError, ZeroDivisionError):
-            # Missing or damaged: loading the checkpoint reports it.
+            # A size is missing or invalid; loading the checkpoint raises the error.
             return None
         return (rows, cols) if rows > 0 and cols > 0 else None
 
@@ -109,7 +109,7 @@ class InternVL(ComposedModel):
         """Return `image_size` for every video."""
         return self.image_size
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Run tower and projector over the frames, in batches."""
         self.check_needs(needs)
@@ -118,8 +118,8 @@ class InternVL(ComposedModel):
         return whole.visual(frames, needs, grid=self.grid, pool=Pooling("none"), notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
-        """Record attention and keys per patch, and average them over each token's patches."""
-        # 1. Layers to record. InternViT has no pooling head, so the last block's attention is used.
+        """Run tower and projector; average attention and keys over the patches of each token."""
+        # 1. Layers to record. Without a pooling head, the last block gives the pooling attention.
         layers = needs.saliency_layers
         if needs.pooling_attention and -1 not in layers:
             layers = (*layers, -1)
@@ -138,13 +138,13 @@ class InternVL(ComposedModel):
         )
 
     def _of_tokens(self, values: Tensor) -> Tensor:
-        """Average over each token's patches: [f, 1 + N, ...] with CLS first to [f, n, ...]."""
+        """Average `values` [f, 1 + N, ...] (CLS first) over each token's patches: [f, n, ...]."""
         (rows, cols), side = self.grid, self._stride
         squares = values[:, 1:].reshape(len(values), rows, side, cols, side, *values.shape[2:])
         return squares.mean((2, 4)).flatten(1, 2)
 
     def _batch_size(self, needs: Needs) -> int:
-        """Return the number of frames whose activations fit into memory."""
+        """Return the number of frames per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
@@ -164,7 +164,7 @@ class InternVL(ComposedModel):
         return opening + _BEFORE, _AFTER
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        """Return a run per frame: its number, and its kept tokens (maybe none) in reading order."""
+        """Return one run per frame: a text with the frame number, then the frame's kept tokens."""
         cell, span = (tokens.cell % self.tokens_per_frame).tolist(), self.tokens_per_frame
         runs = []
         for frame, kept in enumerate(by_frame(tokens)):

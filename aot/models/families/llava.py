@@ -1,7 +1,7 @@
 """LLaVA-OneVision and LLaVA-Video: SigLIP, a projector, pooling, and learned newlines.
 
-One class of transformers loads both, always with LLaVA-OneVision's geometry. `LlavaGeometry` holds
-the geometry that a checkpoint was trained with.
+One class of transformers loads both, but always uses LLaVA-OneVision's geometry. `LlavaGeometry`
+holds the geometry that a checkpoint was trained with.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from aot.types import CompressedTokens, EncoderMerging, Needs, Pooling, VideoFra
 
 __all__ = ["TEMPLATES", "Llava"]
 
-# Text before and after the video: "native" is that of LLaVA's training, "hf" that of the chat
-# template on the hub.
+# Text before and after the video: "native" as in LLaVA's training, "hf" as in the chat template on
+# the hub.
 TEMPLATES = {
     "native": (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
@@ -76,7 +76,7 @@ class Llava(ComposedModel):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the tokens per side after pooling, or None if config.json lacks a size."""
+        """Return the tokens per side after pooling; None if config.json lacks a size."""
         vision = description.get("vision_config")
         size, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
         if not (isinstance(size, int) and isinstance(patch, int) and size >= patch > 0):
@@ -124,13 +124,13 @@ class Llava(ComposedModel):
 
     @property
     def placement(self) -> dict[str, Any]:
-        """Return the report's facts of the model, with pooling, newlines and token order."""
+        """Return facts about the model for reports, with pooling, newlines and token order."""
         layout = {"newline": self.geometry.newline, "token_order": self.geometry.token_order}
         return {**super().placement, "pooling": self.pool.kind, **layout}
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Run tower and projector over the frames, in batches, and merge in the tower if asked."""
+        """Run tower and projector in batches; merge in the tower if `needs.merging` is set."""
         self.check_frames(frames)
         if needs.merging is not None:
             if needs != Needs(merging=needs.merging):
@@ -141,7 +141,7 @@ class Llava(ComposedModel):
         return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
-        """Record attention and keys, and embed each frame by SigLIP's head if it is configured."""
+        """Run tower and projector, record attention and keys, and embed each frame if needed."""
         # 1. Layers to record. Without SigLIP's head the last block gives the pooling attention.
         with_head = self.config.siglip_head is not None
         layers = needs.saliency_layers
@@ -165,7 +165,7 @@ class Llava(ComposedModel):
 
     def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
         """Encode frames whose tokens merge inside the tower; a clip's frames stay in one batch."""
-        # 1. Clips, the frames whose tokens may merge with each other.
+        # 1. Clips. Tokens merge only with tokens of the same clip.
         total, patches = len(frames.pixels), self.grid[0] * self.grid[1]
         clips = merging.clips(total)
         longest = max(len(clip) for clip in clips)
@@ -186,7 +186,7 @@ class Llava(ComposedModel):
         def remember(size: int) -> None:
             notices.append(self._remember(size * longest))
 
-        # 3. All batches; indices of tokens count over the whole video.
+        # 3. All batches. Token indices refer to the whole video.
         for _, done in micro_batches(len(clips), max(1, self._batch_size() // longest), encode, remember):
             for tokens, projected, plan in done:
                 video.add(tokens, projected, plan, patches)
@@ -209,7 +209,7 @@ class Llava(ComposedModel):
         )
 
     def _batch_size(self) -> int:
-        """Return the number of frames whose activations fit into memory."""
+        """Return the number of frames per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return self._batch_frames
         vision = self.network.config.vision_config
@@ -222,9 +222,9 @@ class Llava(ComposedModel):
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
     def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
-        """Return the stock model's choice of hidden states [F, N, D_v].
+        """Return the hidden states [F, N, D_v] that the stock model gives to its projector.
 
-        At least `least_blocks` blocks run, since attention may be recorded in them.
+        At least `least_blocks` blocks run, because attention may be recorded in them.
         """
         layers = self.network.config.vision_feature_layer
         wanted = [layers] if isinstance(layers, int) else list(layers)
@@ -243,7 +243,7 @@ class Llava(ComposedModel):
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
-        """Return a scorer by SigLIP's text tower if there is one, else by the questions' words."""
+        """Return a scorer with SigLIP's text tower if available, else with the questions' words."""
         words = super().frame_scorer(questions)
         if not self.config.siglip_head:
             return words

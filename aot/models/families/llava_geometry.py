@@ -25,16 +25,16 @@ TokenOrder = Literal["raster", "method"]
 
 @dataclass(frozen=True, slots=True)
 class LlavaGeometry:
-    """Layout that a LLaVA was trained with; the default is LLaVA-OneVision's.
+    """Layout that a LLaVA was trained with; the default is the layout of LLaVA-OneVision.
 
     Attributes:
         pool: the pooling of a frame's tokens.
         newline: where learned newlines go. "one_token": after the video. "grid": after each row of
             the pooled grid that keeps a token. "every_row": after each row, as published for
-            LLaVA-Video. "frame": one after each frame. "frame_rows": after each frame, one per
-            row. "none": nowhere.
-        order: "raster" is by frame, row and column; "method" is the order that the method returns.
-            None is raster order if newlines divide the video, else the method's.
+            LLaVA-Video. "frame": one after each frame. "frame_rows": after each frame, one per row
+            of the grid. "none": no newlines.
+        order: "raster" means by frame, row and column; "method" is the order that the method
+            returns. None means "raster" if newlines divide the video, else "method".
     """
 
     pool: Pooling = _BILINEAR
@@ -45,9 +45,10 @@ class LlavaGeometry:
     def of(cls, config: ModelConfig, description: Mapping[str, Any]) -> LlavaGeometry:
         """Return a checkpoint's geometry.
 
-        The newline position in config.json decides. If it is missing, the name in config.json does,
-        or else the name in use without its folders: ports of LLaVA-Video to transformers' layout
-        record no more. LLaVA-Video's recorded pooling is a default of its training script.
+        `mm_newline_position` in config.json decides. If it is missing, the model's name decides:
+        the name in config.json, or else `config.name` without folders. Ports of LLaVA-Video to
+        transformers' layout record nothing else. LLaVA-Video's pooling mode is ignored: it is a
+        default of the training script.
         """
         position = description.get("mm_newline_position")
         name = _last_name(str(description.get("_name_or_path") or config.name))
@@ -59,7 +60,7 @@ class LlavaGeometry:
         return cls(_AVERAGE if averages else _BILINEAR, "none" if position == "no_token" else "one_token")
 
     def asked_for(self, config: ModelConfig) -> LlavaGeometry:
-        """Return this geometry with the user's settings in place of its own."""
+        """Return this geometry, changed by the settings of `config` that are not "auto"."""
         return LlavaGeometry(
             self.pool if config.pool == "auto" else Pooling(config.pool, 2),
             self.newline if config.newline == "auto" else config.newline,
@@ -74,10 +75,10 @@ class LlavaGeometry:
     def run(self, tokens: CompressedTokens, *, indexed: bool = True) -> Run:
         """Return kept tokens and newlines in the order in which the language model reads them.
 
-        Rows have indices in the whole video if they are `indexed`. Otherwise the order may be known
+        If `indexed`, each row has its index in the whole video. If not, the run may be returned
         before the device has selected the tokens.
         """
-        # 1. Frames follow each other, at most with one newline at the end.
+        # 1. No newlines between frames, and at most one newline at the end.
         if self.newline in ("none", "one_token"):
             newlines = [NEWLINE] * (self.newline == "one_token")
             # Nothing is read back from the device here.
@@ -99,10 +100,10 @@ class LlavaGeometry:
         return Run("", [row for row, _ in rows], [offset for _, offset in rows], span * len(tokens.timestamps_s))
 
     def _passes(self, tokens: CompressedTokens) -> Sequence[tuple[int, Sequence[int]]]:
-        """Return frames in reading order, each with the tokens that are read with it.
+        """Return (frame, indices of its kept tokens) in reading order.
 
-        In the method's order a frame may come twice (a keyframe before and after merging), and a
-        frame that keeps nothing does not come.
+        In the method's order a frame may occur twice (a keyframe before and after merging), and a
+        frame without kept tokens is left out.
         """
         if self.token_order == "raster":
             return list(enumerate(by_frame(tokens)))
@@ -124,7 +125,7 @@ class LlavaGeometry:
     def _frame_rows(
         self, members: Sequence[int], cells: Sequence[int], grid: tuple[int, int]
     ) -> Iterator[tuple[int, int]]:
-        """Yield a frame's `members` and newlines, each with its index in the whole frame."""
+        """Yield (row, index in the whole frame) for a frame's `members` and newlines."""
         lines, cols = grid
         if self.newline in ("frame", "frame_rows"):
             # All tokens, then all newlines of the frame.
@@ -147,7 +148,7 @@ def _last_name(path: str) -> str:
 
 
 def refuse_llava_settings(config: ModelConfig, name: str) -> None:
-    """Raise ConfigError if one of LLaVA's settings is set for family `name`, which has none."""
+    """Raise ConfigError if a LLaVA setting is given, which the family `name` does not have."""
     unset = ModelConfig()
     settings = ("pool", "newline", "token_order", "time_instruction", "siglip_head")
     given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]

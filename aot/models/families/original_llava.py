@@ -1,7 +1,7 @@
 """LLaVA-OneVision and LLaVA-Video as their authors published them (lmms-lab).
 
-Their weights have other names, and config.json gives the sizes of the language model only. They are
-loaded into the network of the converted copies on the hub.
+The weights have other names than in transformers, and config.json gives sizes of the language model
+only. The weights are loaded into the network that the converted copies on the hub use.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NAMES = (
 )
 _TOWER = _NAMES[0][0]
 
-# SigLIP so400m. Of the tower, config.json gives the name only.
+# SigLIP so400m. config.json gives only the name of the tower.
 _HEAD_WIDTH = 72
 _FULL_WIDTH, _IMAGE_SIZE = 1152, 384
-# LLaVA's features are the states before the last of its 27 blocks.
+# LLaVA's features are the states before the last of SigLIP's 27 blocks.
 _BLOCKS = 26
 
-# As in the converted copies.
+# Token ids as in the converted copies.
 _IMAGE_TOKEN, _VIDEO_TOKEN = 151646, 151647
 
 _TEXT_SETTINGS = (
@@ -56,9 +56,9 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 
 class OriginalLlava(Llava):
-    """`Llava` from an original checkpoint.
+    """A LLaVA checkpoint in the original layout, which runs as `Llava`.
 
-    Its tokens files and those of its converted copy are interchangeable.
+    Tokens files of an original checkpoint and of its converted copy are interchangeable.
     """
 
     token_space = ("mm_projector.2.weight", "image_newline")
@@ -74,7 +74,7 @@ class OriginalLlava(Llava):
 
 
 def _check_tokenizer(config: ModelConfig) -> None:
-    """Check that tokenizer files exist, as transformers makes an empty tokenizer without them."""
+    """Check that tokenizer files exist; without them, transformers makes an empty tokenizer."""
     found = {name for name in ("tokenizer.json", "vocab.json", "merges.txt") if find_file(config, name)}
     if not ("tokenizer.json" in found or found == {"vocab.json", "merges.txt"}):
         raise ModelError(
@@ -84,10 +84,10 @@ def _check_tokenizer(config: ModelConfig) -> None:
 
 
 def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
-    """Load the weights under the network's names, and check that all are there and used."""
+    """Load the weights under the network's names; check that none is missing or unused."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
-    # 1. The configuration, by config.json and the shapes of the weights.
+    # 1. The configuration, from config.json and the shapes of the weights.
     shapes = read_shapes(config)
     with explained(config):
         translated = network_config(str(config.name), description, shapes)
@@ -98,7 +98,7 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
         config=translated,
         key_mapping={"^" + re.escape(original): name for original, name in _NAMES},
     )
-    # 3. Missing weights would be random; unused ones mean another architecture.
+    # 3. Missing weights would be random; unused weights mean another architecture.
     missing, unused = (
         sorted(_original(name) for name in info[kind] if not _is_spare(name))
         for kind in ("missing_keys", "unexpected_keys")
@@ -117,26 +117,26 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
 
 
 def _is_spare(name: str) -> bool:
-    """Return whether a weight belongs to SigLIP after LLaVA's features, and so may be missing."""
+    """Return whether the weight `name` may be missing: SigLIP parts after LLaVA's features."""
     block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
     after = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
     return int(block[1]) >= _BLOCKS if block else name.startswith(after)
 
 
 def _original(name: str) -> str:
-    """Return the name in the checkpoint of a weight of the network."""
+    """Translate `name`, a weight's name in the network, to its name in the checkpoint."""
     return next((old + name.removeprefix(new) for old, new in _NAMES if name.startswith(new)), name)
 
 
 def network_config(name: str, description: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Any:
-    """Return the transformers configuration of the network with weights of these shapes.
+    """Return the transformers configuration of the network whose weights have `shapes`.
 
     Raises:
         ModelError: config.json asks for another architecture, or the tower lacks a weight.
     """
     from transformers import LlavaOnevisionConfig
 
-    # 1. Refuse what would change the network or the prompt.
+    # 1. Refuse settings that mean another network or prompt.
     for key, supported in _SUPPORTED.items():
         if description.get(key) not in supported:
             raise ModelError(

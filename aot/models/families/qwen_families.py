@@ -52,8 +52,8 @@ class Qwen25VL(QwenVL):
 class Qwen3VL(QwenVL):
     """Qwen3-VL 2B, 4B, 8B and 32B, and the mixtures of experts 30B-A3B and 235B-A22B.
 
-    DeepStack: features of some tower blocks are added to the output of the language model's first
-    layers as well. In the prompt each pair of frames follows its time.
+    DeepStack: features of some tower blocks are added to the outputs of the first layers of the
+    language model. In the prompt, each pair of frames comes after its timestamp.
     """
 
     networks: ClassVar = {
@@ -72,16 +72,17 @@ class Qwen3VL(QwenVL):
         return super()._prefix(tokens)
 
     def _template(self) -> tuple[str, str]:
-        """Return the prompt: vision markers enclose each pair, and with "hf" the whole video too.
+        """Return the text before and after the video.
 
-        "hf" is the chat template as transformers from 5.10 on reads it. The family's original code
-        replaced the markers around the video.
+        Vision markers enclose each pair of frames. With "hf", markers also enclose the whole video,
+        as in the chat template that transformers reads from version 5.10 on, unlike the original
+        code.
         """
         user = "<|im_start|>user\n"
         return (user + _START, 2 * _END + _ASKED) if self.config.template == "hf" else (user, _END + _ASKED)
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
-        # The end marker of a pair comes before the next time; the template has the last one.
+        # The end marker of a pair comes before the next time; the template has the last marker.
         times = [f"<{time:.1f} seconds>{_START}" for time in tokens.timestamps_s]
         pairs = zip(times, by_frame(tokens), strict=True)
         return [Run(f"{_END if number else ''}{time}", kept) for number, (time, kept) in enumerate(pairs)]

@@ -1,7 +1,7 @@
-"""Frames for Qwen-VL's towers: their size, their packing into patch rows, and the attention order.
+"""Frame sizes for Qwen-VL's towers, packing of frames into patch rows, and the attention order.
 
-A patch is a square of `temporal` consecutive frames. The tower merges squares of `merge` x `merge`
-patches into one token, so the patches of one token come first, then those of the next.
+A patch is a square of pixels in `temporal` consecutive frames. The tower merges squares of `merge`
+x `merge` patches into one token, so the patches of a token are adjacent rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["FrameSizes", "inverse", "packed", "window_order"]
 
 @dataclass(frozen=True, slots=True)
 class FrameSizes:
-    """Frame sizes that a checkpoint reads.
+    """Limits of the frame sizes that a checkpoint reads.
 
     Attributes:
-        factor: the side of a token in pixels, of which sides are multiples.
-        least: the minimum of pixels per frame.
-        most: the maximum of pixels per frame.
+        factor: the side of a token in pixels; frame sides are multiples of `factor`.
+        least: the minimum number of pixels per frame.
+        most: the maximum number of pixels per frame.
         of_all: whether `least` and `most` limit all frames of a video together.
     """
 
@@ -37,10 +37,10 @@ class FrameSizes:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], default: FrameSizes) -> FrameSizes:
-        """Return the sizes in a checkpoint's preprocessor file, which `default` completes.
+        """Return the limits in `settings`, the preprocessor file; `default` gives missing limits.
 
         Raises:
-            ModelError: a number of pixels in it is not a positive integer.
+            ModelError: a limit in `settings` is not a positive integer.
         """
         nested = settings.get("size")
         size = {**(nested if isinstance(nested, Mapping) else {}), **settings}
@@ -51,12 +51,12 @@ class FrameSizes:
         return cls(default.factor, least, most, default.of_all)
 
     def of_frame(self, height: int, width: int, frames: int, most: int | None = None) -> tuple[int, int]:
-        """Return a size (rows, cols) in pixels for frames of height x width, close in aspect ratio.
+        """Return the size (rows, cols) in pixels to which frames of height x width are resized.
 
-        `most` is the user's limit of pixels per frame.
+        The aspect ratio changes little. `most` is the user's limit of pixels per frame.
 
         Raises:
-            ConfigError: `most` is below one token.
+            ConfigError: `most` is below the pixels of one token.
         """
         # 1. The checkpoint's own size, if it is within the user's limit.
         size = self._stock(height, width, frames)
@@ -67,15 +67,15 @@ class FrameSizes:
                 f"model.frame_pixels must be at least {self.factor**2} ({self.factor} x {self.factor}, one token) for "
                 f"this model, got {most}"
             )
-        # 2. Otherwise shrink to the limit. A frame one token high or wide must not exceed it.
+        # 2. Otherwise shrink to the limit, also for a frame that is one token high or wide.
         rows, cols = _shrunk(height, width, 1, most, self.factor)
         longest = most // self.factor // self.factor * self.factor
         return min(rows, longest), min(cols, longest)
 
     def _stock(self, height: int, width: int, frames: int) -> tuple[int, int]:
         """Return the size that the checkpoint's own processor chooses."""
-        # 1. Frames to count, and sides of at least one token. The processor rounds the count to an
-        # even number, but scales by the number itself.
+        # 1. Number of frames, and sides of at least one token. The processor compares limits with
+        # an even number of frames, but scales by the exact number.
         factor, counted = self.factor, 1
         if self.of_all:
             frames = max(frames, 2)
@@ -107,12 +107,12 @@ def _shrunk(height: int, width: int, frames: int, most: int, factor: int) -> tup
 
 
 def packed(pixels: Tensor, temporal: int, patch: int, merge: int) -> Tensor:
-    """Pack frames [F, C, H, W] into patches, rows [T * N, C * temporal * patch * patch].
+    """Return frames [F, C, H, W] as patches, [T * N, C * temporal * patch * patch].
 
-    T = F / temporal, rounded up; the last frame is repeated where frames are missing.
+    T = F / temporal, rounded up; the last frame is repeated to fill the last group.
 
     Raises:
-        ValueError: a side is not a multiple of patch * merge.
+        ValueError: a frame side is not a multiple of patch * merge.
     """
     frames, channels, height, width = pixels.shape
     for axis, side in ((2, height), (3, width)):
@@ -131,7 +131,8 @@ def packed(pixels: Tensor, temporal: int, patch: int, merge: int) -> Tensor:
 def window_order(rows: int, cols: int, side: int) -> Tensor:
     """Return the raster indices of a frame's tokens, sorted by window: int64 [rows * cols].
 
-    Windows of side x side tokens are in raster order; those at the right and bottom may be smaller.
+    Windows of `side` x `side` tokens are in raster order; windows at the right and bottom edges may
+    be smaller.
     """
     row, col = torch.arange(rows)[:, None], torch.arange(cols)[None]
     window = row // side * math.ceil(cols / side) + col // side

@@ -1,7 +1,7 @@
-"""Position ids in time, height and width (M-RoPE) of a prompt with only some of a video's tokens.
+"""M-RoPE position ids (time, height, width) of a prompt with only some of a video's tokens.
 
-The installed model's own rule gives the position ids of the prompt with all tokens of the video.
-Each row that is kept takes its position ids from there.
+Transformers' model computes the position ids of the prompt with all tokens of the video. Each kept
+row takes its position ids from there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _OF_TEXT, _OF_VIDEO = 0, 2
 
 @dataclass(frozen=True, slots=True)
 class WholePrompt:
-    """A prompt up to and with its video, all T * n tokens of it, and one text token: L rows.
+    """A prompt with all T * n tokens of the video, and one text token after the video: L rows.
 
     Attributes:
         ids: [1, L] int64, token ids.
         kinds: [1, L] int64, transformers' `mm_token_type_ids`.
-        rows: [P], the indices of the rows that the prompt keeps.
+        rows: [P], the indices of the kept rows.
     """
 
     ids: Tensor
@@ -39,7 +39,7 @@ class WholePrompt:
     def around(
         cls, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens, video_token: int
     ) -> WholePrompt:
-        """Build the whole prompt around what is kept.
+        """Build the prompt with all tokens of the video from the `runs` of kept tokens.
 
         `texts` are the token ids of the runs' texts. Each run has equally many consecutive frames.
         """
@@ -55,23 +55,23 @@ class WholePrompt:
             # 1. All text is kept.
             kept += range(len(words), len(words) + len(text))
             shift += len(text)
-            # 2. Of the run's frames, the kept tokens.
+            # 2. The kept tokens of the run's frames.
             kept += (indices[list(run.rows)] + shift).tolist()
             # 3. The whole prompt has the run's text and all tokens of its frames.
             words += [*text, *[video_token] * per_run]
             kinds += [*[_OF_TEXT] * len(text), *[_OF_VIDEO] * per_run]
-        # One more text token, whose position is where the text after the video begins.
+        # One more text token gives the position of the text after the video.
         return cls(torch.tensor([[*words, 0]]), torch.tensor([[*kinds, _OF_TEXT]]), torch.tensor(kept))
 
     def of_kept(self, positions: Tensor) -> tuple[Tensor, int]:
-        """Select position ids [3, 1, P] of the kept rows from those of the whole, [3, 1, L].
+        """Return the position ids [3, 1, P] of the kept rows, and the position after the video.
 
-        The second value is the position of the text after the video.
+        `positions` [3, 1, L] are the position ids of all rows.
         """
         return positions[..., self.rows], int(positions[0, 0, -1])
 
 
 def seconds_per_frame(timestamps_s: Sequence[float]) -> float:
-    """Return the mean time between frames, in seconds; 1 if there is only one frame."""
+    """Return the mean time between frames, in seconds; 1 for a single frame."""
     between = len(timestamps_s) - 1
     return (timestamps_s[-1] - timestamps_s[0]) / between if between else 1.0

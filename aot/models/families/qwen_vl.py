@@ -1,7 +1,7 @@
 """Qwen2.5-VL and Qwen3-VL: frames in pairs, no pooling, native aspect ratio, 3D position ids.
 
 The tower encodes two sampled frames together and merges their patches 2 x 2 into tokens. So F
-counts pairs of frames, and N = n tokens. A method receives, for each token, from its 2 x 2 patches:
+is the number of frame pairs, and N = n. For each token, a method receives from its 2 x 2 patches:
 
     saliency           the mean attention received in a block (mean over heads, sum over queries)
     keys               the mean key in a block, with the tower's rotary position embedding
@@ -10,8 +10,8 @@ counts pairs of frames, and N = n tokens. A method receives, for each token, fro
                        pooling head
 
 In Qwen3-VL all patches of a pair attend to each other in every block. Most blocks of Qwen2.5-VL
-attend in windows, where attention received cannot be compared between windows. The nearest block
-with full attention is used in place of such a block.
+attend within windows, and attention received cannot be compared between windows. Instead of such a
+block, the nearest block with full attention is used.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = ["QwenVL"]
 
 
 class QwenVL(ComposedModel):
-    """Common part of both families.
+    """Common base of Qwen2.5-VL and Qwen3-VL.
 
     Attributes:
         networks: names of transformers' classes by `model_type`.
-        sizes: frame sizes, used if the checkpoint's files give none.
+        sizes: limits of frame sizes, used if the checkpoint's files state none.
     """
 
     networks: ClassVar[dict[str, str]]
@@ -87,28 +87,28 @@ class QwenVL(ComposedModel):
 
     @property
     def placement(self) -> dict[str, Any]:
-        """Return the report's facts of the model, with the frames per pair."""
+        """Return facts about the model for reports, with the number of frames per pair."""
         return {**super().placement, "temporal_patch": self.temporal_patch}
 
     @property
     def positions(self) -> str:
-        """Return "original": position ids are always those in the whole video."""
+        """Return "original": each row always has its position in the whole video."""
         return "original"
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """Return a size (rows, cols) in pixels, close to the source in aspect ratio."""
+        """Return a size (rows, cols) in pixels with nearly the aspect ratio of `source`."""
         return self._sizes.of_frame(source.height, source.width, frames, self.config.frame_pixels)
 
     def _reads(self, size: tuple[int, int], wanted: tuple[int, int]) -> bool:
         return all(side > 0 and side % self._sizes.factor == 0 for side in size)
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the blocks with full attention that are nearest to these layers."""
+        """Return for each of `layers` the nearest block with full attention."""
         return tuple(map(self._block, layers))
 
-    @torch.no_grad()  # unlike inference mode, it returns tensors that training may use
+    @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Run the tower over pairs of frames, in batches; an odd last frame is its own partner."""
+        """Run the tower over batches of frame pairs; an odd last frame is paired with itself."""
         self.check_needs(needs)
         self.check_frames(frames)
         grid = self._grid(frames.pixels)
@@ -117,8 +117,8 @@ class QwenVL(ComposedModel):
         return whole.visual(frames, needs, grid=grid, pool=Pooling("none"), timestamps_s=times_s, notices=notices)
 
     def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
-        """Record attention and keys per patch, and average them over each token's patches."""
-        # 1. Rows of patches, and the sides of what they cover, in patches.
+        """Run the tower; average attention and keys over the patches of each token."""
+        # 1. Rows of patches, and the number of patches in time, height and width.
         vision, grid = self.tower.config, self._grid(pixels)
         rows = packed(self.normalize(pixels), self.temporal_patch, vision.patch_size, vision.spatial_merge_size)
         pairs, merge = -(-len(pixels) // self.temporal_patch), vision.spatial_merge_size
@@ -144,9 +144,9 @@ class QwenVL(ComposedModel):
         )
 
     def _of_tokens(self, recorded: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Average over each token's patches: recorded values [1, N, ...] per pair to [T, n, ...].
+        """Average values [1, N, ...], recorded per pair, over each token's patches: [T, n, ...].
 
-        The result is in raster order, whatever the order in which the tower attends.
+        The result is in raster order, even if the tower attends in another order.
         """
         patches = torch.cat(list(recorded))
         tokens = patches.view(len(patches), grid[0] * grid[1], -1, *patches.shape[2:]).mean(2)
@@ -154,7 +154,7 @@ class QwenVL(ComposedModel):
         return tokens if order is None else tokens[:, inverse(order).to(tokens.device)]
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
-        """Return the tokens per side (rows, cols) of frames."""
+        """Return the tokens per side (rows, cols) of a frame."""
         return pixels.shape[2] // self._sizes.factor, pixels.shape[3] // self._sizes.factor
 
     def _block(self, layer: int) -> int:
@@ -167,11 +167,11 @@ class QwenVL(ComposedModel):
         return range(len(attention_modules(self.tower)))
 
     def _attended_order(self, grid: tuple[int, int]) -> Tensor | None:
-        """Return the tower's order of a pair's tokens, or None if it is raster order."""
+        """Return the order in which the tower attends to a pair's tokens; None for raster order."""
         return None
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
-        """Return the number of pairs whose activations fit into memory."""
+        """Return the number of frame pairs per batch for which the activations fit into memory."""
         if self._batch_frames is not None:
             return max(self._batch_frames // self.temporal_patch, 1)
         vision = self.tower.config
@@ -184,13 +184,13 @@ class QwenVL(ComposedModel):
 
     @abstractmethod
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
-        """Return the time of each pair of frames, as the model's prompt gives it."""
+        """Return the time in seconds of each pair of frames, by the model's own rule."""
 
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int]:
         """Return the kept rows' M-RoPE position ids [3, 1, P], and the next position."""
-        # 1. The prompt with all tokens of the video, whose positions the model's own rule gives.
+        # 1. Positions of the prompt with all tokens of the video, by the model's own rule.
         whole = WholePrompt.around(texts, runs, tokens, self.video_token)
         (rows, cols), merge = tokens.grid, self.tower.config.spatial_merge_size
         positions, _ = self.network.model.get_rope_index(
@@ -199,6 +199,6 @@ class QwenVL(ComposedModel):
             video_grid_thw=torch.tensor([[len(tokens.timestamps_s), rows * merge, cols * merge]]),
             second_per_grid_ts=torch.tensor([seconds_per_frame(tokens.timestamps_s)]),
         )
-        # 2. Of those, the rows that the prompt keeps.
+        # 2. The positions of the kept rows.
         of_kept, following = whole.of_kept(positions)
         return of_kept.to(input_device(self.network.get_input_embeddings())), following

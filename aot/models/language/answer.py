@@ -20,29 +20,29 @@ from aot.runtime.memory import explained_memory
 
 __all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
 
-# Small models generate many tokens in this time; decoding text after each would slow them down.
+# The least time between pieces: to decode text after every token would slow down small models.
 _BETWEEN_PIECES_S = 0.02
 # The longest wait for the thread of an abandoned answer; a forward pass cannot be interrupted.
 _PATIENCE_S = 2.0
 
 
 class LeftAnswers:
-    """The threads of abandoned answers, which still run until their forward pass ends."""
+    """Threads of abandoned answers; each thread runs until its current forward pass ends."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def leave(self, thread: threading.Thread) -> None:
-        """Wait briefly for a thread that was asked to stop, and record it while it runs."""
+        """Record `thread`, which was asked to stop, and wait briefly for its end."""
         with self._lock:
             self._threads = [each for each in (*self._threads, thread) if each.is_alive()]
-        # The garbage collector may close an answer in any thread, even in its own.
+        # The garbage collector may close an answer in any thread, even in `thread` itself.
         if thread is not threading.current_thread():
             thread.join(_PATIENCE_S)
 
     def wait(self) -> None:
-        """Wait until all of them have ended."""
+        """Wait until all recorded threads have ended."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -56,14 +56,14 @@ def room_for(options: GenerationConfig) -> int:
 
 @torch.inference_mode()
 def read_prompt(language: Any, prompt: VideoPrompt, room: int, after: Any = None, rows: int = 0) -> Prefilled:
-    """Return the keys and values of a prompt, and the states of its last row.
+    """Run prefill: return the keys and values of a prompt, and the states of its last row.
 
     Args:
         language: the language model without its head.
         prompt: the whole prompt.
         room: the number of cache slots for the answer.
-        after: a cache that holds the first `rows` rows; no other row may be a visual token.
-        rows: the number of rows that were read before.
+        after: a cache with the first `rows` rows of the prompt; no later row may be a visual token.
+        rows: the number of rows that `after` holds.
     """
     cache = slot_cache(language.config, room) if after is None else after
     given = prompt.language_inputs(rows)
@@ -71,14 +71,14 @@ def read_prompt(language: Any, prompt: VideoPrompt, room: int, after: Any = None
 
 
 class StreamedAnswer:
-    """An answer that is generated in a thread while it is iterated, and yields text.
+    """An answer that a thread generates while the caller iterates over its text.
 
-    Leaving the loop early stops the thread. No other answer of the model starts before the thread
-    has stopped. Each iteration generates the answer anew. A repetition penalty of the checkpoint
-    also applies to the prompt.
+    If the caller leaves the loop early, the thread stops. The next answer of the model starts after
+    the thread has stopped. Each iteration generates the answer again. The checkpoint's repetition
+    penalty also applies to the prompt.
 
-    `read` reads the prompt, given the number of cache slots for the answer. `layer_tokens` are the
-    visual tokens in each layer of the language model, if known in advance.
+    `read(room)` runs prefill and allocates `room` cache slots for the answer. `layer_tokens` is the
+    number of visual tokens in each layer of the language model, if known before prefill.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class StreamedAnswer:
         self.notices: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
-        # 1. Start the thread, once no abandoned one uses the model any more.
+        # 1. Start the thread, after the threads of abandoned answers have ended.
         self._left.wait()
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(pieces, stop), name="aot-answer", daemon=True)
         thread.start()
-        # 2. Yield what it puts into the queue. If the caller leaves the loop, Python raises
+        # 2. Yield the pieces from the queue. If the caller leaves the loop, Python raises
         # GeneratorExit here.
         try:
             while isinstance(piece := pieces.get(), str):
@@ -115,30 +115,30 @@ class StreamedAnswer:
         finally:
             stop.set()
             self._left.leave(thread)
-        # 3. Raise what ended the answer early, in the caller's thread.
+        # 3. Raise an error of the thread in the caller's thread.
         if piece is not None:
             with explained_memory():
                 raise piece
 
     def _run(self, pieces: SimpleQueue[str | BaseException | None], stop: threading.Event) -> None:
-        """Put the pieces into a queue, then the error that ended the answer early, or None."""
+        """Put the pieces into the queue, then None, or the error that ended the answer early."""
         try:
             for piece in self.pieces():
                 if stop.is_set():
                     break
                 if piece:
                     pieces.put(piece)
-        except BaseException as error:  # the iterating thread raises it
+        except BaseException as error:  # the iterating thread raises the error
             pieces.put(error)
         else:
             pieces.put(None)
 
     def pieces(self) -> Iterator[str]:
-        """Generate in the current thread; yield the new text after each token, often empty."""
+        """Generate in the current thread; after each token, yield the new text (often empty)."""
         self.first_token_at, self.output_tokens = None, 0
         text, due = TextPieces(self._tokenizer), 0.0
         for word in self._words():
-            # An empty piece is yielded too, so that the loop around notices a stop after any token.
+            # An empty piece is yielded too, so that `_run` can stop after any token.
             text.add(word)
             now = time.perf_counter()
             piece = text.complete() if now >= due else ""
@@ -148,11 +148,11 @@ class StreamedAnswer:
         yield text.end()
 
     def _words(self) -> Iterator[int]:
-        """Yield ids up to and including the one that ends the answer."""
+        """Yield the generated ids, up to and including the end token."""
         ends = end_ids(self._model.settings)
         decoding = self._begin()
         for (ids,) in decoding:
-            # The ids are on the host, so the device has finished them.
+            # The ids are on the host, so the device has computed them.
             self.first_token_at = self.first_token_at or time.perf_counter()
             self.notices = decoding.notices
             for word in ids:
@@ -163,7 +163,7 @@ class StreamedAnswer:
 
     @torch.inference_mode()
     def _begin(self) -> Decoding:
-        """Read the prompt, and return the generation that continues it."""
+        """Run prefill, and return the decoding loop that continues the prompt."""
         prompt = self._prompt
         read = self._read(room_for(self._options))
         self.layer_tokens = read.layer_tokens or self.layer_tokens

@@ -27,16 +27,17 @@ class BoundSteps:
     """Steps that are the same operations on the same memory, as a CUDA graph requires.
 
     The index of the next slot is a tensor on the device. Attention reads every slot, and a mask
-    hides the empty ones. Layers may hold different numbers of rows; each number has its own mask.
+    hides the empty slots. Layers may hold different numbers of rows; each number has a separate
+    mask.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         self._decoding, self._through = decoding, through
         self._layers: list[Slots] = decoding.cache.layers
         self._step = torch.zeros(1, dtype=torch.int64, device=decoding.device)
-        # By number of held rows: [B, 1, 1, capacity] float32, added to attention scores.
+        # Masks by number of held rows: [B, 1, 1, capacity] float32, added to attention scores.
         self._masks: dict[int, Tensor] = {}
-        # Steps before the last `_bind`, steps since then, and the steps for which it made room.
+        # Steps before the last `_bind`, steps after it, and steps for which `_bind` made room.
         self._written = self._done = self._room = 0
 
     def step(self) -> None:
@@ -48,7 +49,7 @@ class BoundSteps:
         self._done += 1
 
     def _bind(self) -> None:
-        """Bind the slots of the next steps, after those of the last ones were all used."""
+        """Bind free slots for the next steps, after the bound slots are all used."""
         # 1. Count the rows of past steps as held, and let each layer provide free slots.
         self._step.zero_()
         for layer in self._layers:
@@ -63,7 +64,7 @@ class BoundSteps:
         self._rotations = self._through.rotations(position, like, self._room)
 
     def _mask(self, layer: Slots) -> Tensor:
-        """Return the mask of a layer: 0 for held rows that are no padding, else minus infinity."""
+        """Return a layer's mask: 0 for held rows except padding, else minus infinity."""
         seen = self._decoding.seen
         shape = (len(layer.keys), 1, 1, layer.capacity)
         mask = layer.keys.new_full(shape, _HIDDEN, dtype=torch.float32)
@@ -99,7 +100,7 @@ class GraphSteps(BoundSteps):
 
     def _bind(self) -> None:
         super()._bind()
-        self._graph = None  # it holds the addresses of the old slots and masks
+        self._graph = None  # the graph holds the addresses of the old slots and masks
 
     def _run(self) -> None:
         if self._warm and not self._failed and self._graph is None:
@@ -107,13 +108,13 @@ class GraphSteps(BoundSteps):
         if self._graph is not None:
             self._graph.replay()
             return
-        # Libraries allocate their workspaces in the first step, which a capture would forbid.
+        # In the first step libraries allocate workspaces; a capture would forbid this.
         with _side_stream(self._decoding.device):
             self._words()
         self._warm = True
 
     def _capture(self) -> None:
-        """Capture a step without running it, or note why that fails."""
+        """Capture a step without running it; if this fails, add a notice with the reason."""
         graph = torch.cuda.CUDAGraph()
         try:
             with _side_stream(self._decoding.device), _captured(graph, self._decoding.device):
@@ -136,7 +137,7 @@ def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[Non
     try:
         yield
     except BaseException:
-        with suppress(RuntimeError):  # it only repeats that the capture has failed
+        with suppress(RuntimeError):  # this error only repeats that the capture has failed
             graph.capture_end()
         _free_generator(device)
         raise
@@ -145,8 +146,8 @@ def _captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[Non
 
 def _free_generator(device: torch.device) -> None:
     """Give the device's default generator a new state object with the same seed and offset."""
-    # A capture registers the state, and a failed one does not release it. Then the next random
-    # number, of any user of the device, would raise an error.
+    # A capture registers the state, and a failed capture does not release the state. Then the next
+    # random number that any code draws on the device would raise an error.
     default, fresh = torch.cuda.default_generators[_index(device)], torch.Generator(device)
     fresh.set_state(default.get_state())
     default.graphsafe_set_state(fresh.graphsafe_get_state())
@@ -158,7 +159,7 @@ def _index(device: torch.device) -> int:
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Run on another stream, as captures require, in order with the work of the current stream."""
+    """Run the context on another stream, as captures require, in order with the current stream."""
     stream, lock = _stream(device)
     current = torch.cuda.current_stream(device)
     with lock:
@@ -170,5 +171,5 @@ def _side_stream(device: torch.device) -> Iterator[None]:
 
 @cache
 def _stream(device: torch.device) -> tuple[torch.cuda.Stream, threading.Lock]:
-    """Return one stream for all answers: cuBLAS keeps memory for each stream it has used."""
+    """Return a stream and a lock for all answers: cuBLAS keeps memory for each stream it uses."""
     return torch.cuda.Stream(device), threading.Lock()  # type: ignore[no-untyped-call]

@@ -14,15 +14,15 @@ _DECODERS = {"llama", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_moe", "qwen3_v
 
 
 def is_plain_decoder(language: Any) -> bool:
-    """Return whether a language model (without its head) is one of them, with full attention."""
+    """Return whether `language`, without its head, is in `_DECODERS` and has full attention."""
     return language.config.model_type in _DECODERS and not _layer_kinds(language) - {"full_attention"}
 
 
 def check_decoder(language: Any) -> None:
-    """Check that `prefill` computes what a language model (without its head) does.
+    """Check that `prefill` supports `language`, a language model without its head.
 
     Raises:
-        UnsupportedError: If it would not.
+        UnsupportedError: If `prefill` might compute other states than `language`.
     """
     if is_plain_decoder(language):
         return

@@ -1,7 +1,7 @@
 """Generate tokens after a prompt: a loop over the model's own modules.
 
-A step updates the last token and the ids so far in place. Therefore it can be captured as a CUDA
-graph and replayed, and on a CPU it costs little more than the modules.
+A step updates the last token and the ids so far in place. Therefore a step can be captured as a
+CUDA graph and replayed. On a CPU, a step takes little more time than the modules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aot.models.language.word_rules import Past
 
 __all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "last_hidden_state", "until_end"]
 
-# Slots for new tokens that are allocated together. On CUDA, attention also reads the empty ones.
+# Slots for new tokens that are allocated together. On CUDA, attention reads empty slots too.
 MOST_ROOM = 256
 _ROTATIONS = 64  # positions whose rotary embeddings are computed in advance
 # CUDA steps that the host launches before it waits for their tokens. A larger number saves waits,
@@ -54,7 +54,7 @@ class LanguageModel:
 
 
 def last_hidden_state(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
-    """Return the states [B, D] that predict the next token after embeddings [B, R, D]."""
+    """Run `body` on `embeddings` [B, R, D]; return the states [B, D] of the last row."""
     found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
     states: Tensor = found.last_hidden_state[:, -1]
     return states
@@ -62,13 +62,13 @@ def last_hidden_state(body: Any, embeddings: Tensor, cache: Any, **more: Any) ->
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """A prompt that was read.
+    """The result of prefill for one prompt.
 
     Attributes:
         cache: keys and values.
         last: [1, D], the states of the last row.
-        layer_tokens: the number of visual tokens each layer attended to; empty if it is that of the
-            prompt.
+        layer_tokens: the number of visual tokens to which each layer attended; empty if every layer
+            attended to all visual tokens of the prompt.
     """
 
     cache: Any
@@ -78,7 +78,7 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompts:
-    """A batch of B prompts that were read.
+    """The result of prefill for a batch of B prompts.
 
     Attributes:
         cache: keys and values.
@@ -96,10 +96,10 @@ class ReadPrompts:
 
 
 class Decoding:
-    """Generate for a batch; iterating yields the next ids, equally many of each sequence.
+    """Generate for a batch; each iteration yields the next ids, equally many for every sequence.
 
-    It continues up to `max_new_tokens`; the caller stops at end tokens. `notices` are sentences for
-    the user about how the tokens are generated.
+    The loop ends after `max_new_tokens`; the caller must stop at end tokens. `notices` are
+    sentences for the user about how the tokens are generated.
     """
 
     def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
@@ -116,7 +116,7 @@ class Decoding:
         self._begin()
         steps = self._pick_steps() if self.device.type == "cuda" else None
         yield self._recent(1)
-        # 2. The second token alone, then several between two waits.
+        # 2. The second token alone, then several tokens per wait.
         steps, done, most = steps or self._pick_steps(), 1, self._options.max_new_tokens
         while done < most:
             count = min(_BETWEEN_READS if done > 1 and self.device.type == "cuda" else 1, most - done)
@@ -143,7 +143,7 @@ class Decoding:
 
     @property
     def unfinished_rule(self) -> str | None:
-        """Return the checkpoint's setting whose rule raised an error in the last step, if any."""
+        """Return the name of the setting whose filter failed in the last step, or None."""
         return self._choice.unfinished
 
     def note(self, notice: str) -> None:
@@ -177,7 +177,7 @@ class Decoding:
         return list(words.tolist())
 
     def _pick_steps(self) -> Steps:
-        """Return the fastest kind of steps that is exact for this model on this device."""
+        """Return the fastest steps that give exact results for this model on this device."""
         body, on_cuda = self._model.body, self.device.type == "cuda"
         reason = why_not_lean(body, self.cache)
         if reason is None:
@@ -197,7 +197,7 @@ class Steps(Protocol):
 
 
 class _LaunchedSteps(ABC):
-    """Steps whose operations are launched by the host."""
+    """Steps whose operations the host launches."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding, self._done = decoding, 0
@@ -214,7 +214,7 @@ class _LaunchedSteps(ABC):
 
 
 class LeanSteps(_LaunchedSteps):
-    """Steps through a lean decoder; attention reads only the slots that hold rows."""
+    """Steps through a lean decoder, in which attention reads only slots that hold rows."""
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         super().__init__(decoding)
@@ -231,7 +231,7 @@ class LeanSteps(_LaunchedSteps):
 
 
 class WholeSteps(_LaunchedSteps):
-    """Steps that call the whole language model, for models without a lean decoder."""
+    """Steps that call the whole language model, if the lean decoder does not support it."""
 
     def __init__(self, decoding: Decoding, body: Any) -> None:
         super().__init__(decoding)
@@ -242,13 +242,13 @@ class WholeSteps(_LaunchedSteps):
         seen, cache = self._decoding.seen, self._decoding.cache
         if seen is not None:
             seen = seen[:, : cache.get_seq_length() + 1]
-        # Given explicitly, because a cache with dropped rows is shorter than the text.
+        # Positions are explicit, because a cache with dropped rows is shorter than the prompt.
         position = self._decoding.position + self._done
         return last_hidden_state(self._body, embedded[:, None], cache, position_ids=position, attention_mask=seen)
 
 
 def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    """Return the ids up to and including the first that ends an answer."""
+    """Return `ids` up to and including the first id in `ends`."""
     for number, word in enumerate(ids):
         if word in ends:
             return ids[: number + 1]

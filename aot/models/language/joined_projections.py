@@ -1,4 +1,4 @@
-"""Store the weights of projections with the same input in one buffer, to use one matrix product.
+"""Store projections with the same input in one buffer, to compute them in one matrix product.
 
 Each module keeps its parameter as a view of the buffer. Names, shapes, values and the state dict do
 not change, and each module can still be called alone.
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 __all__ = ["join_projections", "one_tensor"]
 
-# Projections of a decoder layer that are joined, each with a module that only decoder layers have:
-# vision towers have projections of the same names.
+# Projections to join, and a module that only decoder layers have: vision towers use the same names
+# for projections.
 _JOINED = ((("q_proj", "k_proj", "v_proj"), "o_proj"), (("gate_proj", "up_proj"), "down_proj"))
 
 
 def join_projections(network: nn.Module, device: torch.device) -> None:
-    """Move the projections of decoder layers to a device and join those with the same input.
+    """Join the projections of each decoder layer that have the same input; move them to `device`.
 
-    Layers are moved one by one, so this needs extra memory for one layer only. Weights stay if they
-    are quantized or offloaded, or if a copy would not free memory (mapped files).
+    Layers are moved one by one, so extra memory is needed for one layer only. Weights do not change
+    if they are quantized or offloaded, or if a copy would not free memory (mapped files).
     """
     for module in network.modules():
         for names, other in _JOINED:
@@ -55,7 +55,7 @@ def _join(modules: Sequence[Any], device: torch.device) -> None:
     biases = [module.bias for module in modules if module.bias is not None] if len(weights) == len(modules) else []
     if len(weights) < len(modules) or len(biases) not in (0, len(modules)):
         return
-    # Biases are joined in a buffer of their own.
+    # Biases are joined in a separate buffer.
     for parameters in (weights, biases):
         alike = {(each.device, each.dtype, each.shape[1:]) for each in parameters}
         if len(alike) == 1 and all(_may_move(each, device) for each in parameters):
@@ -67,7 +67,7 @@ def _is_plain(module: Any) -> bool:
 
 
 def _may_move(parameter: Tensor, device: torch.device) -> bool:
-    """Return whether a parameter has values, and moving it frees memory or is necessary anyway."""
+    """Return whether to move `parameter`: it has values, and moving frees memory or is needed."""
     # A view of a larger storage may be part of a mapped file, which is not copied into memory.
     owned = parameter.untyped_storage().nbytes() == parameter.nbytes
     return not parameter.is_meta and (owned or parameter.device != device)

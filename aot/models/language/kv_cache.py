@@ -1,6 +1,7 @@
 """Pass a key-value cache under the argument name that the installed transformers uses.
 
-In 5.16 it is `past_key_values` everywhere. 5.24 renames it to `cache`; 5.40 drops the old name.
+Version 5.16 calls it `past_key_values`. Version 5.24 renames it to `cache`; 5.40 drops the old
+name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["cache_argument"]
 
 def cache_argument(function: Callable[..., Any], keys_and_values: Any) -> dict[str, Any]:
     """Return the keyword argument that passes a cache to `function`, for instance to `forward`."""
-    # Callers pass `forward` of the class: hooks of accelerate replace that of an instance.
+    # Callers pass `forward` of the class, because accelerate replaces `forward` of an instance.
     return {_name_in(function): keys_and_values}
 
 

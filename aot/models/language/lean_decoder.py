@@ -21,12 +21,12 @@ from aot.models.language.slots import Slots
 
 __all__ = ["LeanDecoder", "why_not_lean"]
 
-# Whether `bmm` of this torch can return float32 for 16-bit inputs; on ROCm it cannot.
+# Whether `bmm` of this torch can return float32 for 16-bit inputs (never on ROCm).
 _WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def why_not_lean(body: Any, cache: Any) -> str | None:
-    """Return why `LeanDecoder` cannot replace a language model, as a clause; None if it can."""
+    """Return why `LeanDecoder` does not support `body` and `cache`, as a clause, or None."""
     if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
         return f"decoders of type {body.config.model_type} are not supported"
     # Hooks of accelerate run only if a module is called, and the lean decoder calls few modules.
@@ -48,7 +48,7 @@ class LeanDecoder:
         self._rotary, self._config, self._norm = body.rotary_emb, body.config, _norm(body.norm)
 
     def rotations(self, position: Tensor, like: Tensor, count: int) -> Rotations:
-        """Return rotary embeddings of `count` positions from `position`, with the dtype of `like`.
+        """Return rotary embeddings of `count` positions from `position` on, in the dtype of `like`.
 
         `position` is [B, 1], or [3, B, 1] in time, height and width.
         """
@@ -63,10 +63,10 @@ class LeanDecoder:
 
         Args:
             states: [B, D], the embedding of one token of each sequence.
-            rotations: the rotary embeddings of their positions.
+            rotations: the rotary embeddings of the positions of these tokens.
             layers: the slots of each layer, to which one row is added.
-            masks: for each layer [B, 1, 1, L], bool, or float32 to add to the scores; None if
-                nothing is masked.
+            masks: for each layer, None or a mask [B, 1, 1, L]: bool, or float32 that is added to
+                the scores.
         """
         for layer, slots, mask in zip(self._layers, layers, masks, strict=True):
             states = layer(states, rotations, slots, mask)
@@ -137,7 +137,7 @@ _Function = Callable[[Tensor], Tensor]
 
 def _linear(module: nn.Module) -> _Function:
     """Return the function of a projection; quantized projections are called as modules."""
-    # A plain one is called without the overhead of `nn.Module.__call__`.
+    # A plain projection is called without the overhead of `nn.Module.__call__`.
     return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
 
@@ -151,7 +151,7 @@ def _together(*modules: Any) -> _Function:
 
 
 def _one_product(modules: Sequence[Any]) -> _Function | None:
-    """Return one product for several projections; None if their weights are not joined."""
+    """Return a function for several projections in one product; None if they are not joined."""
     if any(type(module) is not nn.Linear for module in modules):
         return None
     biased = any(module.bias is not None for module in modules)

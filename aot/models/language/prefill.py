@@ -1,9 +1,9 @@
-"""Read a prompt layer by layer while a reduction drops visual tokens between layers.
+"""Run prefill layer by layer, while a reduction drops visual tokens inside or between layers.
 
 The modules of a Qwen or Llama decoder are called one by one; nothing is patched. Afterwards the
-caches of the layers differ in length. That does not matter for decoding: a single query attends to
-all keys of its layer, so it needs no mask, and its position follows from the number of tokens that
-were read, not from the number that a cache holds.
+caches of the layers may differ in length. Decoding still works: a single query attends to all keys
+of its layer and needs no mask, and its position depends on the number of prompt rows, not on the
+length of a cache.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room:
 def attention_rows(
     layer: Any, hidden: Tensor, rows: Tensor, rotary: tuple[Tensor, Tensor] | None, *, causal: bool = True
 ) -> Tensor:
-    """Return the attention [H, R, T] that some rows of a layer's input pay to all rows.
+    """Return the attention [H, R, T] that the R `rows` of a layer's input pay to all T rows.
 
-    The softmax is in float32. Only the attention of these rows is computed, not all of [T, T].
+    The softmax is in float32. Only the attention of these R rows is computed, not all of [T, T].
 
     Args:
         layer: a decoder layer.
-        hidden: [1, T, D], its input.
+        hidden: [1, T, D], the input of `layer`.
         rows: [R], indices of the rows.
-        rotary: cosines and sines [1, T, d] or [3, 1, T, d] from the model's module; None ignores
-            positions.
+        rotary: cosines and sines [1, T, d] or [3, 1, T, d] from the model's rotary module; None
+            ignores positions.
         causal: whether later rows are masked.
     """
     # 1. Queries of the rows and keys of all rows, with the layer's own weights.
@@ -101,16 +101,16 @@ class _Run:
         self._language, self._prompt, self._reduction = language, prompt, reduction
         self._hidden = prompt.embeddings
         self._room = room
-        # 1. Of each remaining row: its index in the whole prompt, and its position ids.
+        # 1. For each remaining row: its index in the whole prompt, and its position ids.
         self._index = torch.arange(self._hidden.shape[1], device=self._hidden.device)
         self._positions = self._index[None] if prompt.positions is None else prompt.positions  # [1 or 3, ..., rows]
-        # 2. Of each row of the whole prompt: its kept token, and the line that a newline ends.
+        # 2. For each row of the whole prompt: the kept token, or the line that a newline ends.
         self._token = prompt.token
         newline = (prompt.token == NEWLINE).nonzero()[:, 0]
         self._line = torch.full_like(prompt.token, -1)
         self._line[newline] = ended_lines(prompt.token, newline, prompt.tokens)
-        # 3. Of each layer: keys and values, the indices it attended to, and the indices that its
-        # cache keeps if these are fewer.
+        # 3. For each layer: keys and values, the indices of the rows in attention, and the indices
+        # that the cache keeps if these are fewer.
         self._cache = slot_cache(language.config, room)
         self._held: list[Tensor] = []
         self._remembered: list[Tensor | None] = []
@@ -121,7 +121,7 @@ class _Run:
         self._arrange()
 
     def _arrange(self) -> None:
-        """Compute rotary embeddings and mask of the rows, which layers share until a reduction."""
+        """Compute rotary embeddings and mask of the rows; layers share both until a reduction."""
         self._rotary = self._language.rotary_emb(self._hidden, self._positions)
         self._mask = create_causal_mask(
             config=self._language.config,
@@ -131,7 +131,7 @@ class _Run:
         )
 
     def enter(self, number: int) -> None:
-        """Move the rows to the device of a layer, which may differ from that of the last layer."""
+        """Move the rows to the device of layer `number`, if the previous layer is elsewhere."""
         device = input_device(self._language.layers[number])
         if device != self._hidden.device:
             self._hidden, self._index = self._hidden.to(device), self._index.to(device)
@@ -164,7 +164,7 @@ class _Run:
             self._hidden[:, token >= 0] += added
 
     def reduce(self, point: LayerPoint) -> None:
-        """Let the reduction drop rows if it acts at `point`, and check what it did."""
+        """Let the reduction drop rows if it acts at `point`, and check the result."""
         if point not in self._points:
             return
         # 1. Ask the reduction.
@@ -181,25 +181,25 @@ class _Run:
         hidden = self._hidden if found.hidden is None else found.hidden
         self._hidden, self._index, self._attended = hidden[:, kept], self._index[kept], None
         self._positions = self._positions[..., kept]
-        # 3. Close gaps between positions. Only differences of positions matter. So the rows can end
-        # where the whole prompt ends, and decoding continues from the same position in all layers.
+        # 3. Close gaps between positions; attention depends on differences of positions only. The
+        # last row keeps its position, so decoding continues from one position in all layers.
         if found.packed:
             end = int(self._positions[..., -1].max()) + 1
             packed = torch.arange(end - len(self._index), end, device=self._index.device)
             self._positions = packed.expand_as(self._positions)
-        # 4. Remember which rows earlier layers keep; their caches are cut after the last layer.
+        # 4. If asked, cut earlier layers to the same rows; this happens after the last layer.
         if found.forgotten:
             self._remembered = [self._index.to(held.device) for held in self._held]
         self._arrange()
 
     def _state(self, point: LayerPoint) -> State:
-        """Return what the reduction receives."""
+        """Return the input of the reduction at `point`."""
         token = self._token[self._index]
         visual = (token >= 0).nonzero()[:, 0]
         newline = (token == NEWLINE).nonzero()[:, 0]
 
         def attention(rows: Tensor, *, upcoming: bool = False, rotary: bool = True, causal: bool = True) -> Tensor:
-            # The layer that attended last had another input than the current states.
+            # With `upcoming` the layer of `point` attends, else the last layer, to its own input.
             number, hidden = (point.layer, self._hidden) if upcoming else (len(self._held) - 1, self._attended)
             if hidden is None:
                 raise ValueError("attention: expected a layer that has attended since the last reduction, got none")
@@ -224,7 +224,7 @@ class _Run:
         )
 
     def result(self) -> Prefilled:
-        """Return the caches and the last row's states, and check the load of the layers."""
+        """Return the caches and the last row's states; check the number of tokens in the layers."""
         for number, remembered in enumerate(self._remembered):
             if remembered is not None:
                 self._forget(number, remembered)

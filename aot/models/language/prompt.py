@@ -25,19 +25,18 @@ __all__ = [
     "text_ids",
 ]
 
-TEXT, NEWLINE = -1, -2  # marks of rows that are not the index of a kept token
+TEXT, NEWLINE = -1, -2  # marks of prompt rows that hold no kept token
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A piece of text and the part of the video that follows it.
+    """A piece of text, and the part of the video that follows the text.
 
     Attributes:
         text: the text.
-        rows: after the text, the indices of kept tokens, or `NEWLINE`.
-        offsets: the index of each row among the rows that the whole video has here; None if nothing
-            was dropped.
-        span: the number of rows that the whole video has here; None as for `offsets`.
+        rows: the prompt rows after the text: indices of kept tokens, or `NEWLINE`.
+        offsets: the index of each of `rows` if this part keeps all tokens; None means 0, 1, ...
+        span: the number of rows if this part keeps all tokens; None means the length of `rows`.
     """
 
     text: str
@@ -53,11 +52,11 @@ class VideoPrompt:
     Attributes:
         ids: [1, P]; visual tokens and newlines have the id of the video token.
         embeddings: [1, P, D].
-        token: int64 [P], the index into `tokens` of each row, or `TEXT` or `NEWLINE`.
+        token: int64 [P], for each row the index of its kept token, or `TEXT` or `NEWLINE`.
         tokens: the kept tokens.
         video_end: the number of rows up to the end of the video.
         positions: [1, P], or [3, 1, P] in time, height and width; None for 0 .. P - 1.
-        next_position: of the row that follows, if `positions` is given.
+        next_position: the position of the row after the prompt, if `positions` is given.
     """
 
     ids: Tensor
@@ -80,7 +79,7 @@ class VideoPrompt:
         )
 
     def positions_with(self, count: int) -> Tensor | None:
-        """Return the positions with those of `count` rows of text appended."""
+        """Return the positions after appending `count` rows of text; None for 0, 1, 2, ..."""
         if self.positions is None:
             return None
         # Positions of text are equal in time, height and width.
@@ -94,11 +93,11 @@ class VideoPrompt:
         return self.ids.new_full((*self.positions.shape[:-1], 1), self.next_position)
 
     def language_inputs(self, first: int = 0) -> dict[str, Any]:
-        """Return the arguments with which a language model reads the rows from `first` on."""
+        """Return the language model's arguments for the prompt rows from `first` on."""
         inputs: dict[str, Any] = {"inputs_embeds": self.embeddings[:, first:]}
         if self.positions is not None:
             inputs["position_ids"] = self.positions[..., first:]
-        # Qwen3-VL: features that its first layers add to the visual rows.
+        # Qwen3-VL: features that the first layers add to the visual rows.
         deepstack = self.tokens.deepstack
         if deepstack is not None and first < self.video_end:
             visual = self.token[first:] >= 0
@@ -112,7 +111,7 @@ def check_question(tokenizer: Any, question: str) -> str:
     """Return the question without surrounding whitespace.
 
     Raises:
-        ConfigError: If it is empty, not UTF-8, or contains a control word of the model.
+        ConfigError: If the question is empty, not UTF-8, or contains a control word of the model.
     """
     question = question.strip()
     if not question:
@@ -126,7 +125,7 @@ def check_question(tokenizer: Any, question: str) -> str:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a piece of text before or after a part of the video."""
+    """Return the token ids of `text`, a piece of the prompt before or after visual tokens."""
     # The pieces have the same ids as in the whole prompt, because a tokenizer never merges text
     # across the video token.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -134,9 +133,9 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> tuple[list[int], int]:
-    """Return the position of every row in the prompt of the whole video, and the next position.
+    """Return each row's position in the prompt with all visual tokens, and the next position.
 
-    `texts` are the ids of each run's text.
+    `texts` holds the ids of each run's text.
     """
     positions: list[int] = []
     following = 0
@@ -144,7 +143,7 @@ def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> t
         # Text is never dropped.
         positions += range(following, following + len(text))
         following += len(text)
-        # Rows keep the gaps that dropped rows have left.
+        # Dropped rows leave gaps between the positions.
         offsets = range(len(run.rows)) if run.offsets is None else run.offsets
         positions += [following + offset for offset in offsets]
         following += len(run.rows) if run.span is None else run.span
@@ -152,8 +151,8 @@ def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> t
 
 
 def in_reading_order(tokens: CompressedTokens) -> list[int]:
-    """Return the indices of kept tokens sorted by frame, row and column, as in the whole video."""
-    # Stable, so that several tokens of one cell keep their order.
+    """Return the indices of kept tokens, sorted by frame, row and column."""
+    # The sort is stable, so that several tokens of one cell keep their order.
     order: list[int] = tokens.cell.argsort(stable=True).tolist()
     return order
 

@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = ["QuestionWords", "content_words", "embed_words"]
 
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
-# English words that frame a question rather than name what is seen.
+# English words without visible content: function words, and words about videos in general.
 _FRAMING = """
     a about after again all also am an and any are as at be because become becomes been before being both but by can
     could did do does doing during each first for from had happen happened happening happens has have he her his how i
@@ -32,7 +32,7 @@ class QuestionWords:
 
     Attributes:
         embeddings: [W, D].
-        weights: [W], sum to 1. Every question has the same weight, shared equally by its words.
+        weights: [W], with sum 1. Questions have equal weights; a question's words share its weight.
     """
 
     embeddings: Tensor
@@ -40,7 +40,7 @@ class QuestionWords:
 
 
 def content_words(question: str) -> list[str]:
-    """Return the words that do not only frame the question, each once and in lower case.
+    """Return the distinct content words of `question`, in lower case.
 
     >>> content_words("What does the red dog do before the red dog's bath?")
     ['red', 'dog', "dog's", 'bath']
@@ -49,16 +49,17 @@ def content_words(question: str) -> list[str]:
 
 
 def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions: Sequence[str]) -> QuestionWords | None:
-    """Return the mean embedding of every known content word; None if no question has such a word.
+    """Return the embeddings of all known content words; None if no question has such a word.
 
-    `embed` returns [I, D] for I ids. Questions without a known content word have no weight.
+    `embed` returns [I, D] for I ids; a word has the mean over its tokens. Questions without a known
+    content word are ignored.
     """
     # 1. The known content words of each question, by the ids of their tokens.
     weights: dict[str, float] = {}
     ids = {word: _known_ids(tokenizer, word) for question in questions for word in content_words(question)}
     spoken = [[word for word in content_words(question) if ids[word]] for question in questions]
     spoken = [words for words in spoken if words]
-    # 2. A word of several questions adds up its weights.
+    # 2. The weight of a word is summed over the questions that contain the word.
     for words in spoken:
         for word in words:
             weights[word] = weights.get(word, 0.0) + 1 / (len(words) * len(spoken))
@@ -68,7 +69,7 @@ def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions:
 
 
 def _known_ids(tokenizer: Any, word: str) -> list[int]:
-    """Return the word's ids inside a sentence; empty if a part has no token."""
-    # Most tokenizers have other tokens for a word after a space than for a word at the start.
+    """Return the ids of `word` inside a sentence; empty if a part of `word` has no token."""
+    # Most tokenizers encode a word after a space differently from a word at the start.
     ids: list[int] = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     return [] if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids

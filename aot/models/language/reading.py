@@ -1,7 +1,7 @@
 """Answer several questions about one video.
 
-The language model reads the video once, and all questions share its keys and values. If tokens are
-dropped inside the language model depending on the question, it reads the video for each question.
+The language model reads the video once, and all questions share the keys and values. With a
+reduction inside the language model, the video is read again for each question.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from aot.models.language.word_rules import Past, end_ids
 __all__ = ["Reading", "ReadingAnew"]
 
 _MOST_TOGETHER = 64  # questions in one forward pass
-# The limit for copies of the video's keys and values, of which each of these questions has one.
+# The memory limit for copies of the video's keys and values; each question has its own copy.
 _COPIES_BYTES = 2 << 30
-# Tokens of a first pass over all questions. Most answers end by then; only the others take part in
-# a second pass, so a long answer does not keep its batch busy.
+# Tokens per answer in a first pass over all questions. Most answers end within these tokens. Only
+# the longer answers take part in a second pass, so that they do not delay the short answers.
 _SHORT = 6
 
 
 class ReadingAnew:
-    """Answer each question after reading the whole prompt, with the function `ask`."""
+    """Answer each question with the function `ask`, which reads the whole prompt each time."""
 
     def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
         self._ask = ask
@@ -47,10 +47,10 @@ class ReadingAnew:
 
 
 class Reading:
-    """Answer questions after a common prefix; up to rounding, as with the whole prompt for each.
+    """Answer several questions after a common prefix, which is read once.
 
-    `prefix` is the prompt up to the end of the video; `suffix_of` returns the ids after the video
-    for a question.
+    Up to rounding, the answers are as after reading the whole prompt for each question. `prefix` is
+    the prompt up to the end of the video. `suffix_of(question)` returns the ids after the video.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Reading:
 
     @cached_property
     def _cache(self) -> Any:
-        """Return the keys and values of the prefix, which is read when they are first needed."""
+        """Return the keys and values of the prefix, which is read at the first use."""
         self._left.wait()
         return read_prompt(self._model.body, self._prefix, 0).cache
 
@@ -83,7 +83,7 @@ class Reading:
         prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
 
         def read(room: int) -> Prefilled:
-            # A copy, because the question's rows must not stay in the common cache.
+            # A copy, because the rows of this question must not stay in the common cache.
             branch = branched_cache(cache, 1, suffix.shape[1] + room)
             return read_prompt(self._model.body, prompt, room, branch, self._prefix.video_end)
 
@@ -91,17 +91,17 @@ class Reading:
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
-        """Return the answer to every question; several are generated in one batch.
+        """Return the answer to each question; the answers are generated in batches.
 
         Raises:
             ConfigError: See `generate`.
         """
-        # 1. All questions, with few tokens.
+        # 1. All questions, with at most `short` tokens per answer.
         self._left.wait()
         suffixes = [self._suffix_of(question) for question in questions]
         short = min(options.max_new_tokens, max(_SHORT, options.min_new_tokens))
         written = self._write(suffixes, replace(options, max_new_tokens=short))
-        # 2. From the start again, those whose answer has not ended.
+        # 2. Generate each answer that has not ended again, from the start.
         if short < options.max_new_tokens:
             ends = end_ids(self._model.settings)
             going_on = [row for row, ids in enumerate(written) if ids[-1] not in ends]
@@ -152,8 +152,8 @@ class Reading:
             attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
             position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
         )
-        # 3. In the ids so far, padding comes before the prefix, so that rules about runs of ids see
-        # the prompt without a gap.
+        # 3. For the rules about runs of ids, padding is moved before the prefix, so that the prompt
+        # has no gap.
         whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
         column = torch.arange(whole.shape[1], device=ids.device)
         of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
@@ -161,7 +161,7 @@ class Reading:
         return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
 
     def _positions(self, distance: Tensor) -> Tensor:
-        """Return the positions [B, R] or [3, B, R] of text at a distance [B, R] from the video."""
+        """Return positions [B, R] or [3, B, R] of text, `distance` [B, R] after the video's end."""
         return self._prefix.following() + distance.clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""Compute rotary position embeddings of many tokens in advance, with any supported transformers."""
+"""Compute rotary position embeddings in advance, with any supported version of transformers."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Rotations:
         return cls(cosines, torch.cat([-sines[..., :half], sines[..., half:]], -1))
 
     def at(self, number: int) -> Rotations:
-        """Return the embedding of one position, by its number."""
+        """Return the rotary embedding with the index `number`."""
         return Rotations(self.cosines[:, number : number + 1], self.sines[:, number : number + 1])
 
     def at_index(self, index: Tensor) -> Rotations:
-        """Return the embedding of one position whose number [1] is on the device."""
+        """Return the rotary embedding with the index `index`, int64 [1] on the device."""
         return Rotations(self.cosines.index_select(1, index), self.sines.index_select(1, index))
 
     def __call__(self, heads: Tensor) -> Tensor:
-        """Rotate heads [B, H, d] of one token of each sequence."""
+        """Rotate `heads` [B, H, d] of one token per sequence."""
         return torch.addcmul(heads * self.cosines, heads.roll(heads.shape[-1] // 2, -1), self.sines)
 
 
 def of_three_axes(rotary: tuple[Tensor, Tensor], config: Any) -> list[Tensor]:
     """Merge cosines and sines [3, 1, T, d] of time, height and width into [1, T, d]."""
     # The channels are divided into sections, which belong to time, height, width, time and so on.
-    # In transformers 5.16, Qwen2.5-VL's attention merges them, not its rotary module.
+    # In transformers 5.16, Qwen2.5-VL's attention merges the axes, not the rotary module.
     sections = 2 * list(config.rope_parameters["mrope_section"])
     split = [torch.split(values, sections, -1) for values in rotary]
     return [torch.cat([part[number % 3] for number, part in enumerate(parts)], -1) for parts in split]

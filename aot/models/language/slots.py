@@ -1,4 +1,4 @@
-"""Keep keys and values in buffers with free slots, so that a new token copies no earlier ones."""
+"""Store keys and values in buffers with free slots: a new token does not copy earlier tokens."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 __all__ = ["Slots", "branched_cache", "slot_cache"]
 
-_ALIGNED = 16  # buffers have a multiple of this length, because attention kernels need aligned masks
+_ALIGNED = 16  # buffer lengths are multiples of this, because attention kernels need aligned masks
 
 
 class Slots(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer, [B, H, capacity, d] each.
 
-    The first `held` slots hold rows, the others are zero. New rows are appended, and attention
-    reads the held rows. Full buffers are replaced by larger ones with `room` or more free slots.
+    The first `held` slots hold rows; the other slots are zero. New rows are appended, and attention
+    reads the held rows. A full buffer is replaced by a larger one with `room` or more free slots.
 
-    Between `bind` and `release` the index of the next row is on the device. Then attention reads
-    every slot, so it needs a mask.
+    Between `bind` and `release`, a tensor on the device holds the index of the next row. Then
+    attention reads every slot and needs a mask.
     """
 
     keys: Tensor
@@ -45,7 +45,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         return int(self.keys.shape[-2]) if self.is_initialized else 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append rows [B, H, R, d]; return the keys and values that they attend to."""
+        """Append rows [B, H, R, d]; return the keys and values to which these rows attend."""
         # Bound: always the same operations on the same memory, as a CUDA graph requires.
         if self._step is not None:
             self.keys[:, :, self.held :].index_copy_(2, self._step, key_states)
@@ -58,22 +58,22 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         self.keys.narrow(2, first, stop - first).copy_(key_states)
         self.values.narrow(2, first, stop - first).copy_(value_states)
         self.held = stop
-        # The first rows are returned as they were computed, without free slots between heads.
+        # The first rows are returned unchanged, because views of the buffers are not contiguous.
         if first == 0:
             return key_states, value_states
         return self.keys.narrow(2, 0, stop), self.values.narrow(2, 0, stop)
 
     def bind(self, step: Tensor) -> None:
-        """Write the next rows to slot `held + step`, with `step` int64 [1] on the device.
+        """Make `update` write to slot `held + step`, with `step` int64 [1] on the device.
 
-        Full buffers are enlarged.
+        A full buffer is enlarged first.
         """
         if self.held == self.capacity:
             self._enlarge(self.keys, self.values, self.held + max(self.room, 1))
         self._step = step
 
     def release(self, steps: int) -> None:
-        """Count the rows of `steps` steps as held, and undo `bind`."""
+        """Increase `held` by `steps`, the number of rows written since `bind`, and undo `bind`."""
         self.held += steps
         self._step = None
 
@@ -82,7 +82,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         return self.held
 
     def _enlarge(self, keys: Tensor, values: Tensor, capacity: int) -> None:
-        """Replace the buffers by larger ones, with the dtype and device of `keys` and `values`."""
+        """Enlarge the buffers to at least `capacity` slots, with dtype and device of `keys`."""
         before = (self.keys, self.values) if self.is_initialized else None
         capacity = -(-capacity // _ALIGNED) * _ALIGNED
         # Zeros, because a masked value still takes part in products: 0 * NaN would be NaN.
@@ -97,7 +97,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
 
 
 def slot_cache(config: Any, room: int) -> Any:
-    """Return an empty cache for a language model, with `Slots` in layers with full attention."""
+    """Return an empty cache for a language model; layers with full attention have `Slots`."""
     # Other layers (sliding windows, linear attention) keep the cache of transformers.
     cache = DynamicCache(config=config)
     cache.layers = [Slots(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]

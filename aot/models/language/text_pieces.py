@@ -6,23 +6,23 @@ from typing import Any
 
 __all__ = ["TextPieces"]
 
-_UNFINISHED = "\ufffd"  # a tokenizer returns it for a character whose last bytes are missing
-# Decoding all ids for every new one would take quadratic time. Above the first number of ids, only
-# the second number is kept.
+_UNFINISHED = "\ufffd"  # decoded text of a character whose last bytes are missing
+# To decode all ids after each new id would take quadratic time. Above `_MOST_IDS` ids, only the
+# last `_KEPT_IDS` are kept.
 _MOST_IDS, _KEPT_IDS = 32, 8
-_FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from here on have no spaces between words
+_FIRST_WITHOUT_BLANKS = "\u2e80"  # scripts from this character on have no spaces between words
 
 
 class TextPieces:
-    """Return text as soon as it is final: whole words, or characters of scripts without spaces.
+    """Decode ids to text that is final: whole words, or characters of scripts without spaces.
 
-    Ids are decoded with some of the ids before them, because their text may depend on these.
+    New ids are decoded together with some earlier ids, because the text may depend on these.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # the number of characters of their text that were returned
+        self._given = 0  # the number of characters of the text that were returned
 
     def add(self, word: int) -> None:
         """Add one id."""
@@ -37,12 +37,12 @@ class TextPieces:
         return piece
 
     def end(self) -> str:
-        """Return the rest of the text."""
+        """Return all text that was not returned before."""
         text = self._text()
         return self._upto(text, len(text))
 
     def _shorten(self, text: str) -> None:
-        """Keep only the last ids, if that cannot change later text."""
+        """Keep only the last ids, if this cannot change later text; `text` is the decoded text."""
         # The last ids must decode to the same text alone, and the rest must have been returned.
         kept = self._ids[-_KEPT_IDS:]
         tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)
@@ -55,15 +55,15 @@ class TextPieces:
         return text
 
     def _upto(self, text: str, stop: int) -> str:
-        """Return the text before `stop` that was not returned before."""
+        """Return the part of `text` before index `stop` that was not returned before."""
         piece = text[self._given : stop]
         self._given = max(self._given, stop)
         return piece
 
 
 def _settled(text: str) -> int:
-    """Return the number of characters that no further id can change."""
-    # A word is final after a space; a character of these scripts, when its bytes are complete.
+    """Return the length of the beginning of `text` that no further id can change."""
+    # Text is final after a space, and after a complete character of a script without spaces.
     for stop in range(len(text), 0, -1):
         last = text[stop - 1]
         if last.isspace() or (last >= _FIRST_WITHOUT_BLANKS and last != _UNFINISHED):

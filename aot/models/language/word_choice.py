@@ -13,32 +13,32 @@ from aot.models.language.word_rules import Past, word_rules
 
 __all__ = ["SeededChoice", "WordChoice", "ignored_settings", "understood_settings"]
 
-# Below it, logits / temperature overflows float32, and the best token is certain anyway.
+# At lower temperatures logits / temperature overflows float32; the best token is certain anyway.
 _LEAST_TEMPERATURE = 1e-30
 
 
 class WordChoice:
-    """Choose a token for each sequence of a batch: the best one, or a random one.
+    """Choose the next token of each sequence: the best token at temperature 0, else a random token.
 
-    The checkpoint's rules apply in both cases, and its filters to random choices. `settings` is the
-    network's generation_config, `vocabulary` the number of logits.
+    The checkpoint's rules apply in both cases, its filters (e.g. top_p) only to random tokens.
+    `settings` is the network's generation_config, `vocabulary` the number of logits.
     """
 
     def __init__(self, settings: Any, options: GenerationConfig, vocabulary: int, device: torch.device) -> None:
         self._rules = word_rules(settings, options.min_new_tokens, vocabulary, device)
         self._drawn: SeededChoice | None = None
         if options.temperature > 0:
-            # Allocated once: a CUDA graph reads them at a fixed address.
+            # Allocated once, because a CUDA graph reads a fixed address.
             clocks = torch.empty(vocabulary, device=device)
             self._drawn = SeededChoice(options.temperature, options.seed, clocks, _filters(settings))
 
     @property
     def unfinished(self) -> str | None:
-        """Return the checkpoint's setting whose filter raised an error in the last call, if any."""
+        """Return the name of the setting whose filter failed in the last call, or None."""
         return self._drawn.unfinished if self._drawn else None
 
     def prepare(self) -> None:
-        """Do the part of the next choice that cannot be in a CUDA graph: draw random numbers."""
+        """Draw random numbers for the next choice, because a CUDA graph cannot include this."""
         if self._drawn:
             self._drawn.wind()
 
@@ -56,10 +56,11 @@ _Filter = Callable[[Any, Tensor], Tensor]
 class SeededChoice:
     """Draw a token from softmax(logits / temperature), restricted by `filters`.
 
-    Exponential variables E(w), one per token w of the vocabulary, decide: argmax p(w) / E(w) is w
-    with probability p(w). They are drawn into `clocks` [V] by `wind`, before each choice, from a
-    generator of its own. So equal seeds give equal tokens, whatever else uses random numbers. All
-    sequences of a batch use the same variables, so each gets the tokens that it would get alone.
+    Each token w of the vocabulary has an exponential random variable E(w). The token with the
+    largest p(w) / E(w) is chosen, which is w with probability p(w). Before each choice, `wind`
+    draws all E(w) into `clocks` [V] from a separate generator. So equal seeds give equal tokens,
+    even if other code uses random numbers. All sequences of a batch share E(w), so a batch does not
+    change their tokens.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ def _are_ids(value: Any) -> bool:
     return all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids)
 
 
-# Settings that restrict random choices, in the order of transformers: its class, the valid values.
+# Filters of random choices, in transformers' order: transformers' class, check of the value.
 _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "top_h": ("TopHLogitsWarper", _is_share),
     "top_k": ("TopKLogitsWarper", _is_count),
@@ -111,7 +112,7 @@ _FILTERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epsilon_cutoff": ("EpsilonLogitsWarper", _is_share),
     "eta_cutoff": ("EtaLogitsWarper", _is_share),
 }
-# Settings that `word_rules` follows, and ids of special tokens: the valid values.
+# Settings that `word_rules` applies, and ids of special tokens: a check of the value.
 _FOLLOWED: dict[str, Callable[[Any], bool]] = {
     "bos_token_id": _are_ids,
     "eos_token_id": _are_ids,
@@ -130,15 +131,15 @@ _REPLACED = {
 
 
 def understood_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the valid settings of a generation_config.json that answers follow."""
+    """Return the settings of a generation_config.json that are supported and valid."""
     followed = {**_FOLLOWED, **{name: applies for name, (_, applies) in _FILTERS.items()}}
     return {name: value for name, value in asked.items() if name in followed and followed[name](value)}
 
 
 def ignored_settings(asked: Mapping[str, Any]) -> list[str]:
-    """Return the names of settings in a generation_config.json that wrongly have no effect.
+    """Return the names of the unsupported or invalid settings of a generation_config.json.
 
-    Settings that are replaced or switched off are not among them.
+    Settings that the user's settings replace, or that are switched off, are not listed.
     """
     understood = understood_settings(asked)
     return [name for name, value in asked.items() if name not in {*understood, *_REPLACED} and not _is_off(name, value)]

@@ -1,7 +1,7 @@
-"""Apply the rules of a checkpoint's generation_config.json on the next token, as transformers does.
+"""Apply a checkpoint's rules for the next token (generation_config.json), as transformers does.
 
-The rules read tensors of ids that are changed in place and keep their shape, so that a rule can be
-part of a CUDA graph.
+Rules read ids from tensors with fixed shapes that are updated in place. So a rule can be part of a
+CUDA graph.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Past:
     """The ids of B prompts of P ids each, followed by up to N generated ids.
 
     Attributes:
-        ids: int64 [B, P + N]. Ids that are not generated yet repeat the first id of the prompt, so
-            that the set of ids is right.
-        read: P.
-        count: int64 [1], the number of known ids.
+        ids: int64 [B, P + N]. Entries that are not generated yet repeat the prompt's first id, so
+            that they add no new id.
+        read: P, the number of prompt ids.
+        count: int64 [1], the number of ids so far: P plus the generated ids.
         first: int64 [B, 1], the index at which the prompt starts, after padding.
     """
 
@@ -35,12 +35,12 @@ class Past:
         self.first = torch.zeros_like(prompts[:, :1]) if first is None else first
 
     def append(self, words: Tensor) -> None:
-        """Add one token [B] of each sequence."""
+        """Append the next token of each sequence, `words` [B]."""
         self.ids.index_copy_(1, self.count, words[:, None])
         self.count += 1
 
     def last(self, count: int) -> Tensor:
-        """Return the last ids [B, count]."""
+        """Return the last `count` ids of each sequence, [B, count]."""
         back = torch.arange(count, 0, -1, device=self.ids.device)
         return self.ids.index_select(1, (self.count - back).clamp(min=0))
 
@@ -49,7 +49,7 @@ Rule = Callable[[Tensor, Past], Tensor]  # logits [B, V] float32 and the past ->
 
 
 def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torch.device) -> list[Rule]:
-    """Return the rules of a network's generation settings, in the order of transformers."""
+    """Return the rules that `settings` and `min_new_tokens` set, in the order of transformers."""
     rules: list[Rule] = []
     penalty = getattr(settings, "repetition_penalty", None)
     if penalty not in (None, 1.0):
@@ -57,7 +57,7 @@ def word_rules(settings: Any, min_new_tokens: int, vocabulary: int, device: torc
     size = getattr(settings, "no_repeat_ngram_size", None)
     if size:
         rules.append(_NoRepeat(size))
-    # An end token alone in the list would make answers endless; transformers ignores it too.
+    # To forbid an end token would make answers endless; transformers ignores such entries too.
     ends = end_ids(settings)
     words = [word for word in getattr(settings, "bad_words_ids", None) or () if len(word) > 1 or word[0] not in ends]
     if words:
@@ -85,8 +85,8 @@ def _ids(value: int | Sequence[int] | None) -> list[int]:
 
 
 def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch.device) -> Tensor:
-    """Return which tokens of the vocabulary are in `ids`: bool [V]."""
-    # Padded vocabularies can list ids that have no logit.
+    """Return bool [V], true for the tokens of the vocabulary that are in `ids`."""
+    # `ids` may hold ids for which there is no logit.
     known = sorted(word for word in ids if word < vocabulary)
     members = torch.zeros(vocabulary, dtype=torch.bool)
     members[known] = True
@@ -106,7 +106,7 @@ class _RepetitionPenalty:
 
 
 class _NoRepeat:
-    """Forbid runs of `size` tokens that occurred before."""
+    """Forbid each token that would repeat an earlier run of `size` tokens."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -118,13 +118,13 @@ class _NoRepeat:
         runs = past.ids.unfold(1, self._size, 1)  # [B, R, size]
         number = torch.arange(runs.shape[1], device=scores.device)
         complete = (number + self._size <= past.count) & (number >= past.first)
-        # 2. The last token of each run whose other tokens are the most recent ones.
+        # 2. Forbid the last token of each run whose other tokens equal the most recent tokens.
         again = (runs[..., :-1] == past.last(self._size - 1)[:, None]).all(-1) & complete
         return _without(scores, runs[..., -1], again)
 
 
 class _BadWords:
-    """Forbid the sequences of ids in a list."""
+    """Forbid each token that would complete one of the id sequences `words`."""
 
     def __init__(self, words: Sequence[Sequence[int]], device: torch.device) -> None:
         # Shorter sequences are padded on the left with -1, which matches everything.
@@ -134,8 +134,8 @@ class _BadWords:
         self._before, self._last = ids[:, :-1], ids[:, -1]
 
     def __call__(self, scores: Tensor, past: Past) -> Tensor:
-        # The last token of each sequence whose other tokens are the most recent ones of the prompt
-        # and the answer, not of the padding.
+        # Forbid the last token of each sequence whose other tokens equal the most recent tokens.
+        # Padding does not count as a recent token.
         before = self._before
         back = torch.arange(before.shape[1], 0, -1, device=scores.device)
         known = past.count - back >= past.first  # [B, before]
@@ -145,7 +145,7 @@ class _BadWords:
 
 
 class _NotBefore:
-    """Forbid some tokens until `count` tokens are generated."""
+    """Forbid the tokens marked in `words`, bool [V], until `count` tokens are generated."""
 
     def __init__(self, count: int, words: Tensor) -> None:
         self._count, self._words = count, words
@@ -156,7 +156,7 @@ class _NotBefore:
 
 
 class _Suppressed:
-    """Forbid some tokens always."""
+    """Forbid the tokens marked in `words`, bool [V], at every step."""
 
     def __init__(self, words: Tensor) -> None:
         self._words = words
@@ -166,7 +166,7 @@ class _Suppressed:
 
 
 def _without(scores: Tensor, words: Tensor, banned: Tensor) -> Tensor:
-    """Forbid those of `words` [B, N] for which `banned` [B, N] is true."""
+    """Set the score of each of `words` [B, N] to minus infinity where `banned` [B, N] is true."""
     # A token may be listed several times; it is forbidden if one of its entries is banned. Sums do
     # not depend on the order of writes.
     found = torch.zeros_like(scores).scatter_add_(1, words, banned.to(scores.dtype))

@@ -1,1 +1,1 @@
-"""Loading: which checkpoint a name means, where it is, and how it is loaded."""
+"""Find, fetch and load the checkpoint that a model name means."""

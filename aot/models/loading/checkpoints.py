@@ -1,4 +1,4 @@
-"""Find, check, load and place a checkpoint; errors come with a remedy.
+"""Find, check and load a checkpoint, and move it to its device.
 
 Only safetensors weights are read, and no code of a checkpoint is ever run.
 """
@@ -49,16 +49,16 @@ __all__ = [
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Return the arguments that every loader of transformers gets.
+    """Return `revision` and `local_files_only` for every loader of transformers.
 
-    The hub is never asked for a checkpoint that is complete on this machine.
+    The hub is not asked in offline mode, or if the checkpoint is complete on this machine.
     """
     return {"revision": config.revision, "local_files_only": is_offline(config) or is_here(config)}
 
 
 @contextmanager
 def explained(config: ModelConfig) -> Iterator[None]:
-    """Turn the many exceptions of the loaders into a ModelError with a remedy."""
+    """Turn the exceptions of loaders into a ModelError that names the checkpoint."""
     name = config.name
     try:
         with explained_memory():
@@ -68,7 +68,7 @@ def explained(config: ModelConfig) -> Iterator[None]:
             raise ModelError(f"no space left to fetch {name}; free some, or set HF_HOME to another disk") from error
         if path_kind(str(name)) == "folder":
             raise ModelError(f"{name} is not a complete model folder: {first_line(error)}") from error
-        # The name is one of the hub, or of a folder that does not exist.
+        # The name is a model name on the hub, or a folder that does not exist.
         if is_offline(config):
             suggestion = did_you_mean(str(name), KNOWN_MODELS)
             raise ModelError(
@@ -91,7 +91,7 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
     """Return the checkpoint's config.json, with `_commit_hash` if it came from the hub.
 
     Raises:
-        ModelError: it cannot be read, or Python runs without docstrings.
+        ModelError: config.json cannot be read, or Python drops docstrings (-OO).
     """
     # When transformers is imported, it builds documentation from the docstrings of its models.
     if sys.flags.optimize > 1:
@@ -101,7 +101,7 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
     from transformers import PretrainedConfig
 
     arguments = hub_arguments(config)
-    # With the file here, transformers does not ask the hub once more which commit it is of.
+    # If config.json is cached, do not ask the hub for its commit a second time.
     if not arguments["local_files_only"] and find_file(config, "config.json"):
         arguments["local_files_only"] = True
     with explained(config):
@@ -112,17 +112,17 @@ def read_model_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_json(config: ModelConfig, filename: str) -> dict[str, Any]:
-    """Return a JSON file of the checkpoint, or {} if there is none."""
+    """Return the content of the checkpoint's JSON file `filename`; {} if there is no such file."""
     path = find_file(config, filename)
     with explained(config):
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
 
 
 def load_network(config: ModelConfig, cls: Any) -> Any:
-    """Return a network of class `cls`, in eval mode, on its device or devices.
+    """Load the checkpoint as a network of class `cls`, in eval mode, on its device or devices.
 
     Raises:
-        ModelError: a weight is missing (it would be random) or has another shape.
+        ModelError: a weight is missing, or its shape does not fit the network.
     """
     network, info = read_network(config, cls)
     missing = sorted(info["missing_keys"])
@@ -135,24 +135,25 @@ def load_network(config: ModelConfig, cls: Any) -> Any:
 
 
 def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """Load as `load_network` does, and return the loader's report of missing weights as well.
+    """Load a network as `load_network` does; return the network and the loader's report.
 
-    `more` is passed to transformers' loader.
+    Missing weights are listed in the report and raise no error. `more` is passed to
+    `cls.from_pretrained`.
 
     Raises:
-        ModelError: a weight has another shape.
+        ModelError: the shape of a weight does not fit the network.
     """
     # 1. Device and dtype.
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    # 2. Of the checkpoint's generation settings, only those that decoding supports.
+    # 2. The checkpoint's generation settings, without those that decoding does not support.
     asked = read_json(config, "generation_config.json")
     with explained(config):
         if asked:
             from transformers import GenerationConfig
 
             more["generation_config"] = GenerationConfig(**understood_settings(asked))
-        # 3. The weights. Nothing but safetensors, and no code of the checkpoint.
+        # 3. The weights, from safetensors files only; no code of the checkpoint runs.
         network, info = cls.from_pretrained(
             location(config),
             dtype=dtype,
@@ -163,9 +164,9 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
             **hub_arguments(config),
             **more,
         )
-    # 4. Placed or quantized networks must not be moved or changed. Others get joined projections.
+    # 4. Join projections and move the network, unless the loader placed or quantized it.
     network.eval().requires_grad_(False)
-    quantized = getattr(network, "hf_quantizer", None) is not None  # by us, or in the checkpoint
+    quantized = getattr(network, "hf_quantizer", None) is not None  # by `config.quantize`, or in the checkpoint
     if is_placed(config) or quantized:
         return network, info
     join_projections(network, device)
@@ -173,10 +174,10 @@ def read_network(config: ModelConfig, cls: Any, /, **more: Any) -> tuple[Any, di
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch device; "auto" is the first of CUDA, MPS and CPU that is available.
+    """Return the device called `name`; "auto" means the first available of CUDA, MPS and CPU.
 
     Raises:
-        ConfigError: the device is not available, or there is none of this name.
+        ConfigError: `name` is not a valid device name, or the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -197,7 +198,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype; "auto" is bfloat16 or float16 on GPUs, and float32 on the CPU."""
+    """Return the dtype called `name`; "auto" means 16 bits on GPUs and float32 on the CPU."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
@@ -208,7 +209,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def read_weights(config: ModelConfig, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Return the weights whose names are wanted, in their stored dtype, from all shards."""
+    """Return, by name, the weights for which `wanted(name)` is true, in their stored dtype."""
     weights: dict[str, Tensor] = {}
     with explained(config):
         for file in _shards(config, wanted):
@@ -226,10 +227,10 @@ def read_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _shards(config: ModelConfig, wanted: Callable[[str], bool]) -> Iterator[Any]:
-    """Yield the open safetensors files that hold wanted weights."""
+    """Open and yield the safetensors files with the weights for which `wanted(name)` is true."""
     from safetensors import safe_open
 
-    # An index maps weights to shards; without one there is a single file.
+    # An index maps weights to shards. Without an index there is a single file.
     shards = read_json(config, "model.safetensors.index.json").get("weight_map") or {}
     names = {shard for key, shard in shards.items() if wanted(key)} if shards else {"model.safetensors"}
     for name in sorted(names):
@@ -243,20 +244,20 @@ def _shards(config: ModelConfig, wanted: Callable[[str], bool]) -> Iterator[Any]
 
 
 def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
-    """Return a hash of the stored weights whose names end with `suffixes`.
+    """Return a hash of the weights whose names end with one of `suffixes`.
 
-    It does not depend on the dtype in which they are loaded.
+    The hash does not depend on the dtype of a loaded network.
     """
     weights = read_weights(config, lambda key: key.endswith(suffixes))
     digest = hashlib.sha256()
     for _, weight in sorted(weights.items()):
-        # The hub's converted copies of bfloat16 checkpoints are float16: hash that for both.
+        # On the hub, copies of bfloat16 checkpoints are float16: always hash float16 values.
         digest.update(weight.to(torch.float16).contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def identify(config: ModelConfig, description: Mapping[str, Any], suffixes: tuple[str, ...]) -> ModelIdentity:
-    """Return the checkpoint's identity; `suffixes` name the weights that define its token space."""
+    """Return the checkpoint's name, revision, and hash of the weights with these `suffixes`."""
     return ModelIdentity(str(config.name), description.get("_commit_hash"), fingerprint(config, suffixes))
 
 
@@ -269,7 +270,7 @@ def load_tokenizer(config: ModelConfig, /, **more: Any) -> Any:
 
 
 def find_file(config: ModelConfig, filename: str) -> Path | None:
-    """Return the path of a file, fetched if necessary, or None if the checkpoint has none."""
+    """Return the path of `filename`, fetched if necessary; None if there is no such file."""
     from transformers.utils import cached_file
 
     options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, **hub_arguments(config)}

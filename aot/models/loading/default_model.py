@@ -1,4 +1,4 @@
-"""The model that answers if the user names none."""
+"""Choose the default model, which is used if the user does not name a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aot.models.loading.hub import Listing, is_cached, is_offline, list_files
 
 __all__ = ["KNOWN_MODELS", "DefaultModel", "default_model"]
 
-# In order of size: the smallest fits on every device on which a larger one does.
+# Smallest first: on a device with room for a larger model, a smaller model fits as well.
 _ONEVISION = (
     REAL_MODEL,
     "llava-hf/llava-onevision-qwen2-0.5b-si-hf",
@@ -34,12 +34,12 @@ KNOWN_MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
-    """The model to use if none is named.
+    """The model that is used if the user does not name a model.
 
     Attributes:
         name: the model's name.
-        lacking: why it is not `REAL_MODEL`; None if it is.
-        to_fetch: its files on the hub; None if nothing has to be fetched.
+        lacking: why `REAL_MODEL` cannot be used; None if `name` is `REAL_MODEL`.
+        to_fetch: the files to download from the hub; None if no download is needed.
     """
 
     name: str
@@ -50,13 +50,13 @@ class DefaultModel:
 def default_model(config: ModelConfig) -> DefaultModel:
     """Return `REAL_MODEL` if it is cached or can be fetched, else a fallback.
 
-    The fallback is the smallest LLaVA-OneVision in the cache, or else the bundled toy. This takes
-    no longer than `list_files`. `config` decides whether the hub may be asked.
+    The fallback is the smallest LLaVA-OneVision in the cache, or else the bundled toy. The hub is
+    not asked in offline mode (see `is_offline`). Otherwise `list_files` limits the wait.
     """
     # 1. Without the network.
     if is_cached(REAL_MODEL):
         return DefaultModel(REAL_MODEL)
-    # 2. From the hub. Listing its files also shows whether it can be reached.
+    # 2. From the hub. To list the model's files also tests whether the hub can be reached.
     lacking = "offline mode is on (--offline or HF_HUB_OFFLINE)"
     if not is_offline(config):
         try:

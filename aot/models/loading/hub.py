@@ -1,6 +1,6 @@
-"""Files of a model on the Hugging Face hub, and in its cache on this machine.
+"""List and fetch the files of a model on the Hugging Face hub, and find them in the cache.
 
-Whether the hub answers is known within `PATIENCE_S` seconds, whatever the network does.
+A listing waits at most `PATIENCE_S` seconds for an answer, even if the network hangs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 # How long to wait for an answer of the hub.
 PATIENCE_S = 3.0
 _WEIGHTS = ".safetensors"
-# Loaders read no other files.
+# Suffixes of the files that loaders read.
 _SUFFIXES = (".json", ".txt", ".jinja", _WEIGHTS)
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
 T = TypeVar("T")
@@ -47,8 +47,8 @@ class Listing:
     """Files of a repository that are needed to load a model.
 
     Attributes:
-        files: their names, weights last.
-        size_bytes: the sum of their sizes; None if the hub does not give them.
+        files: file names, weights last.
+        size_bytes: the total size of the files; None if the hub does not state all sizes.
     """
 
     files: tuple[str, ...] = ()
@@ -56,21 +56,21 @@ class Listing:
 
 
 def is_offline(config: ModelConfig) -> bool:
-    """Return whether --offline, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub."""
+    """Return whether --offline, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids hub access."""
     from huggingface_hub import constants
 
     return config.offline or bool(constants.HF_HUB_OFFLINE)
 
 
 def hub_host() -> str:
-    """Return the host of the hub: huggingface.co, or that of HF_ENDPOINT."""
+    """Return the host name of the hub: huggingface.co, unless HF_ENDPOINT sets another."""
     from huggingface_hub import constants
 
     return urlsplit(constants.ENDPOINT).netloc or str(constants.ENDPOINT)
 
 
 def is_cached(name: str, revision: str | None = None) -> bool:
-    """Return whether configuration, tokenizer and all shards of the weights are in the cache."""
+    """Return whether the cache holds configuration, tokenizer and all weights of a model."""
     from huggingface_hub import try_to_load_from_cache
 
     def find(filename: str) -> Path | None:
@@ -80,7 +80,7 @@ def is_cached(name: str, revision: str | None = None) -> bool:
     try:
         if find("config.json") is None or not any(map(find, _TOKENIZERS)):
             return False
-        # Without an index the weights are a single file.
+        # Without an index, the weights are a single file.
         index = find("model.safetensors.index.json")
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index else {"model.safetensors"}
         return all(find(shard) is not None for shard in shards)
@@ -90,11 +90,13 @@ def is_cached(name: str, revision: str | None = None) -> bool:
 
 
 def list_files(name: str, revision: str | None = None) -> Listing:
-    """Ask the hub for the files of a model; this also tests whether the hub can be reached.
+    """Return the files of the model `name`, as the hub lists them.
+
+    The listing is empty if the host has the files but not the hub's API (a mirror).
 
     Raises:
-        HubUnreachableError: no answer of a hub comes within `PATIENCE_S`.
-        ModelError: the hub has no such model or revision, or the user may not read it.
+        HubUnreachableError: the host does not answer within `PATIENCE_S` seconds, or is not a hub.
+        ModelError: the hub does not have the model or the revision, or denies access.
     """
     from huggingface_hub import HfApi, errors
 
@@ -116,20 +118,20 @@ def list_files(name: str, revision: str | None = None) -> Listing:
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 404 and _serves_files(name, revision):
-            # A mirror without the hub's API: the loaders find the files by their names.
+            # A mirror without the hub's API: loaders fetch files from it by name.
             return Listing()
         raise HubUnreachableError(f"{host} does not respond like a hub (HTTP {status})") from error
     except Exception as error:
         # Networks, proxies and resolvers raise exceptions of many kinds.
         raise HubUnreachableError(f"{host} cannot be reached ({_reason(error)})") from error
-    # Weights come last, so that a missing small file fails before the long fetch.
+    # Weights come last, so that an error in a small file comes before the long download.
     files = tuple(sorted(sizes, key=lambda file: (file.endswith(_WEIGHTS), file)))
     known = [size for size in sizes.values() if size is not None]
     return Listing(files, sum(known) if known and len(known) == len(sizes) else None)
 
 
 def _serves_files(name: str, revision: str | None) -> bool:
-    """Return whether the host has a model's files, as a mirror without the hub's API does."""
+    """Return whether the host has the model's config.json, as a mirror without the API does."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(name, "config.json", revision=revision)
@@ -141,15 +143,15 @@ def _serves_files(name: str, revision: str | None) -> bool:
 
 
 def _is_read(filename: str) -> bool:
-    """Return whether loaders may read this file; subfolders hold other formats."""
+    """Return whether loaders may read `filename`; subfolders hold other formats."""
     return "/" not in filename and filename.endswith(_SUFFIXES)
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what `work` returns.
+    """Run `work` in a thread, and return its result.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`.
+        TimeoutError: `work` takes longer than `seconds`.
     """
     done: list[T] = []
     failed: list[BaseException] = []
@@ -158,10 +160,10 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
         try:
             done.append(work())
         except BaseException as error:
-            # The caller's thread raises it.
+            # The caller's thread raises the error.
             failed.append(error)
 
-    # The name resolver has no timeout. A thread that hangs in it is abandoned, as a daemon.
+    # Name resolution has no timeout. If the thread hangs there, it is left behind as a daemon.
     thread = Thread(target=run, name="aot-hub", daemon=True)
     thread.start()
     thread.join(seconds)
@@ -173,19 +175,19 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason of a failure in one line."""
+    """Return the reason for `error` in one line."""
     # Libraries report a timeout in different words.
     reason = first_line(error) or type(error).__name__
     return f"no answer within {PATIENCE_S:g} s" if "timed out" in reason else reason
 
 
 def fetch(config: ModelConfig, listing: Listing, announce: Callable[[str], None]) -> None:
-    """Fetch files into the cache, with a progress bar for weights in a terminal.
+    """Download the files of `listing` to the cache; in a terminal, weights have a progress bar.
 
-    Files that an earlier attempt completed are kept, and a broken transfer is resumed.
+    Complete files of an earlier attempt are kept, and an interrupted download is resumed.
 
     Raises:
-        ModelError: the network fails.
+        ModelError: a download fails.
         OSError: no disk space is left.
     """
     size = "" if listing.size_bytes is None else f" ({_in_words(listing.size_bytes)})"
@@ -195,12 +197,12 @@ def fetch(config: ModelConfig, listing: Listing, announce: Callable[[str], None]
 
 
 def fetch_file(config: ModelConfig, file: str) -> None:
-    """Fetch one file as `fetch` does, without an announcement."""
+    """Download one file to the cache; for errors see `fetch`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
-        """No bar for small files: a dozen would push that of the weights off the screen."""
+        """A hidden progress bar: bars of small files would push the weights' bar off the screen."""
 
         def __init__(self, *given: Any, **more: Any) -> None:
             super().__init__(*given, **{**more, "disable": True})
@@ -209,7 +211,7 @@ def fetch_file(config: ModelConfig, file: str) -> None:
     try:
         hf_hub_download(str(config.name), file, revision=config.revision, tqdm_class=bar)
     except Exception as error:
-        # A full disk is for the caller to report.
+        # The caller reports a full disk.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ModelError(

@@ -1,6 +1,6 @@
-"""Options that make a model fit: attention kernels, quantization and several devices.
+"""Options to fit a model into memory: attention kernels, quantization and several devices.
 
-Transformers' loaders implement all of them.
+The loaders of transformers implement these options.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from aot.errors import ConfigError
 
 __all__ = ["ATTENTION", "check_load_options", "is_placed", "load_arguments"]
 
-ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2"}  # ours and transformers' names
+ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2"}  # our name: transformers' name
 
-# Modules that are not quantized: those that produce visual tokens, as the families name them, and
-# the last layer.
+# Modules that are not quantized: vision tower and projector, by their names in all families, and
+# the output head.
 _KEPT = ("model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head")
 
 
 def check_load_options(config: ModelConfig, device: torch.device) -> None:
-    """Check the options before anything is fetched; `device` is the one that will be used.
+    """Check the load options in `config` for use on `device`, before anything is fetched.
 
     Raises:
-        ConfigError: a library that an option needs is not installed, or the device cannot run it.
+        ConfigError: an option needs a missing library, another device or another dtype.
     """
     # FlashAttention runs on CUDA devices only, and in 16 bits.
     if config.attention == "flash":
@@ -43,7 +43,7 @@ def check_load_options(config: ModelConfig, device: torch.device) -> None:
 
 
 def _need(option: str, *modules: str, install: str) -> None:
-    """Check that modules are installed that an option needs."""
+    """Check that the `modules` that `option` needs are installed."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         lacking = " and ".join(missing)
@@ -54,7 +54,7 @@ def _need(option: str, *modules: str, install: str) -> None:
 
 
 def is_placed(config: ModelConfig) -> bool:
-    """Return whether the loader places the weights, which must not be moved afterwards."""
+    """Return whether the loader places the weights on devices, where they must stay."""
     return config.quantize != "none" or config.device_map != "none"
 
 
@@ -62,7 +62,7 @@ def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype
     """Return the arguments of `from_pretrained` for attention, quantization and devices."""
     arguments: dict[str, Any] = {"attn_implementation": ATTENTION[config.attention]}
     if is_placed(config):
-        # The key "" is the whole model: quantized weights are made on the device.
+        # The key "" means the whole model, which is quantized on this device.
         arguments["device_map"] = {"": str(device)} if config.device_map == "none" else config.device_map
     if config.quantize != "none":
         arguments["quantization_config"] = _bits(config.quantize, dtype)
@@ -70,7 +70,7 @@ def load_arguments(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
 
 def _bits(quantize: str, dtype: torch.dtype) -> Any:
-    """Return transformers' configuration for 8 or 4 bits."""
+    """Return transformers' configuration for quantization to 8 or 4 bits."""
     from transformers import BitsAndBytesConfig
 
     kept = list(_KEPT)

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, the hub's cache, or the hub. This never imports torch."""
+"""Find a checkpoint in a folder, the hub's cache or the hub, without importing torch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["is_here", "is_vetted", "location", "look_up"]
 
 
 def location(config: ModelConfig) -> str:
-    """Return a folder or a name on the hub, as the loaders take it."""
+    """Return the checkpoint's folder or its name on the hub, as loaders expect it."""
     if config.name == BUNDLED_MODEL:
         return str(files("aot.shapes") / "model")
     return str(Path(str(config.name)).expanduser()) if str(config.name).startswith("~") else str(config.name)
 
 
 def is_here(config: ModelConfig) -> bool:
-    """Return whether a checkpoint is a folder, or complete in the cache."""
+    """Return whether the checkpoint is a local folder, or complete in the hub's cache."""
     return path_kind(location(config)) == "folder" or is_cached(str(config.name), config.revision)
 
 
 def is_vetted(config: ModelConfig) -> bool:
-    """Return whether a model may be loaded just because a file names it.
+    """Return whether a model may be loaded if a file names it and the user does not.
 
-    The bundled model may, and one that the user has fetched before. A folder may not: the author
-    of the file may have put it there.
+    The bundled model and models in the hub's cache may be loaded. A folder may not be loaded,
+    because the author of the file may have put the folder there.
     """
     if config.name == BUNDLED_MODEL:
         return True
@@ -39,13 +39,13 @@ def is_vetted(config: ModelConfig) -> bool:
 
 
 def look_up(config: ModelConfig) -> Listing | None:
-    """Return the files to fetch before a checkpoint can be loaded.
+    """Return the files to fetch before the checkpoint can be loaded.
 
-    None means that it is here, or that the hub must not be asked. This takes no longer than
-    `list_files`.
+    Return None if the checkpoint is on this machine, or if the hub must not be asked. The time
+    limit is the same as in `list_files`.
 
     Raises:
-        ModelError: there is no such folder and no such model, or the hub cannot be reached.
+        ModelError: the folder or model does not exist, or the hub cannot be reached.
     """
     name = str(config.name)
     # 1. On this machine.
@@ -59,11 +59,11 @@ def look_up(config: ModelConfig) -> Listing | None:
             f"there is no folder {name} here, and model names on the hub have the form OWNER/NAME; "
             f"{suggestion or f'check --model, or use the bundled --model {BUNDLED_MODEL}'}"
         )
-    # 3. Offline, the loaders search the cache and report what it lacks.
+    # 3. In offline mode, the loaders search the cache and report missing files.
     if is_offline(config):
         return None
     try:
-        # 4. The hub's answer. Suggest a known name if this one looks like it.
+        # 4. The hub's answer. If the name is unknown, suggest a similar known name.
         return list_files(name, config.revision)
     except HubUnreachableError as error:
         remedy = f"check the network, pass a model folder, or use the bundled toy, --model {BUNDLED_MODEL}"
@@ -74,8 +74,8 @@ def look_up(config: ModelConfig) -> Listing | None:
 
 
 def _check_local(config: ModelConfig) -> None:
-    """Check a path that is meant to be local, so that the hub is not asked for it."""
-    # A path is local by its form, or because it exists.
+    """Check that a path that looks local is a model folder, so that the hub is not asked."""
+    # A path is local if it starts like a path, or if it exists.
     path = location(config)
     kind = path_kind(path)
     looks_local = kind is not None or path.startswith(("/", "./", "../"))

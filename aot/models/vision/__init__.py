@@ -1,1 +1,1 @@
-"""Vision: frames to visual tokens, with their saliency and keys."""
+"""Encode frames to visual tokens, with the saliency and keys of each token."""

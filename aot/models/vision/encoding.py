@@ -16,13 +16,13 @@ from aot.types import Needs, Pooling, VideoFrames, VisualTokens
 
 __all__ = ["WITHOUT_HEAD", "TowerPass", "run_tower"]
 
-# The origin of frame embeddings if there is no SigLIP head.
+# The source of frame embeddings without a SigLIP head.
 WITHOUT_HEAD = "mean of the frame's features"
 
 
 @dataclass(frozen=True, slots=True)
 class TowerPass:
-    """Output of a tower for f frames; the fields are those of `VisualTokens`, with f for F.
+    """Output of a tower for a batch of f frames; the fields are as in `VisualTokens`, with f for F.
 
     `saliency` may hold more layers than a method asked for.
     """
@@ -48,7 +48,7 @@ class TowerPass:
     ) -> VisualTokens:
         """Return the visual tokens of all frames, as a method receives them.
 
-        `source` is the origin of embeddings. `timestamps_s` are by default those of the frames.
+        `source` says how embeddings were made. `timestamps_s` defaults to `frames.timestamps_s`.
         """
         embedded = needs.frame_embeddings or needs.pooling_attention
         return VisualTokens(
@@ -78,9 +78,9 @@ def run_tower(
 ) -> TowerPass:
     """Run a tower over `total` frames, up to `batch` at a time, and join its outputs on one device.
 
-    `run(first, stop)` returns the output for these frames. `on_fewer` receives each smaller batch
-    size. On CUDA the check for finite values is not awaited: `TowerPass.finite` keeps the flag, so
-    that more work can be queued.
+    `run(first, stop)` returns the output for the frames from `first` to `stop` - 1. `on_fewer`
+    receives each reduced batch size. On CUDA the result of the check for finite values is not
+    awaited, so that more work can be queued. The caller finds the flag in `TowerPass.finite`.
 
     Raises:
         NumericsError: features or saliency hold NaN or infinite values, and the device is not CUDA.
@@ -114,12 +114,12 @@ def run_tower(
 
 
 def _is_queued(device: torch.device) -> bool:
-    """Return whether reading a value waits for all work queued before."""
+    """Return whether `device` queues work, so that reading a value waits for all of it."""
     return device.type == "cuda"
 
 
 def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
-    """Return the output with the whole video's features, on their device."""
+    """Return `part` with `whole` as its features, on the device of `whole`."""
 
     # A tower may be spread over several devices.
     def moved(values: Tensor | None) -> Tensor | None:
@@ -136,7 +136,7 @@ def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
 
 
 def _joined(parts: list[TowerPass], features: Tensor) -> TowerPass:
-    """Concatenate the outputs of all batches along the frames."""
+    """Concatenate the outputs of all batches along the frames; `features` are joined already."""
 
     def joined(values: list[Tensor | None], dim: int = 0) -> Tensor | None:
         present = [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""Score frames against questions by encoders alone, without layers of the language model."""
+"""Score frames by their relevance to questions, without running the language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ByTextTower", "ByWords"]
 
 
 class ByTextTower:
-    """Score by the cosine of frame embeddings with SigLIP's embeddings of questions, [Q, E]."""
+    """Score frames by cosine similarity to `texts` [Q, E], SigLIP's question embeddings."""
 
     def __init__(self, texts: Tensor, name: str) -> None:
         self.by = f"the text tower of {name}"
@@ -23,7 +23,7 @@ class ByTextTower:
         self._scores: list[Tensor] = []
 
     def add(self, visual: VisualTokens) -> None:
-        """Score the next frames, whose embeddings must have the same width."""
+        """Score the next frames; frame and question embeddings must have the same width."""
         embeddings = visual.frame_embeddings
         if embeddings is None or embeddings.shape[-1] != self._texts.shape[-1]:
             raise ModelError(
@@ -38,7 +38,7 @@ class ByTextTower:
 
 
 class ByWords:
-    """Score by how well the questions' words match the frames' tokens, as the model embeds both."""
+    """Score frames by the similarity of their tokens to the embeddings of question words."""
 
     def __init__(self, words: QuestionWords, by: str) -> None:
         self.by = by

@@ -1,6 +1,6 @@
-"""SigLIP with tokens that merge between its layers.
+"""Run SigLIP with token merging between and inside its blocks.
 
-Transformers' own modules are called block by block; none is patched.
+The modules of transformers are called one by one; none is patched.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["MergedVideo", "blocks_before_features", "run_merging_tower"]
 
 
 def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) -> MergingTokens:
-    """Return the hidden states of pixels [F, 3, H, W] after one block per step of `plan`.
+    """Return the tokens of `pixels` [F, 3, H, W] after one block per step of `plan`.
 
-    Without merges they equal the stock tower's, before its final normalization.
+    Without merges, the states equal the hidden states of the stock tower before its final norm.
     """
-    # For contiguous states see `aot.models.vision.tower`.
+    # `aot.models.vision.tower` says why the states are made contiguous.
     tokens = MergingTokens.of(tower.embeddings(pixels).contiguous())
     for block, step in zip(tower.encoder.layers[: len(plan)], plan, strict=True):
         tokens = _run_block(block, tokens, step)
@@ -36,20 +36,20 @@ def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) 
 
 
 def blocks_before_features(config: Any) -> int:
-    """Return the number of blocks that LLaVA-OneVision's features come after.
+    """Return the number of blocks that run before LLaVA-OneVision's features are read.
 
     Raises:
-        ConfigError: the features are of several blocks, or leave out a token; neither can merge.
+        ConfigError: the features combine several blocks or leave out a token (not supported).
     """
     layer, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers
     if not isinstance(layer, int) or config.vision_feature_select_strategy == "default":
         raise ConfigError("this model's features are not all tokens of one block; use a method that merges after it")
-    # Hidden states are numbered from 0, the embeddings, to `depth`.
+    # Hidden state 0 is the embeddings, and hidden state k the output of block k - 1.
     return int(layer % (depth + 1))
 
 
 def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> MergingTokens:
-    """Run one block, with its merges before attention and between attention and MLP."""
+    """Run one block; tokens merge before attention, and between attention and MLP."""
     tokens = tokens.to(input_device(block))
     # 1. Sequences of several frames become one.
     if step.join > 1:
@@ -64,9 +64,9 @@ def _run_block(block: Any, tokens: MergingTokens, step: BlockMerging) -> Merging
 
 
 def _attend(attention: Any, states: Tensor, tokens: MergingTokens) -> tuple[Tensor, Tensor]:
-    """Return the attention output [B, T, D] and the mean of the heads' keys [B, T, d].
+    """Return the attention output [B, T, D], and the keys [B, T, d] averaged over heads.
 
-    A token merged from k patches has the weight of k (proportional attention, ToMe).
+    A token merged from k patches counts as k keys (proportional attention, ToMe).
     """
     heads = (*states.shape[:2], -1, attention.head_dim)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -82,11 +82,11 @@ class MergedVideo:
     """Clips encoded by a merging tower, one entry per batch.
 
     Attributes:
-        features: [T, D], tokens of the batch.
-        owner: [F, N], the token of each patch, an index into all features so far.
-        anchor: [T], the patch of each token, an index into all patches so far.
-        embeddings: [F, D], the mean over each frame's patches of the features of their tokens.
-        worked: tokens that entered an MLP, averaged over blocks.
+        features: [T, D], the tokens of the batch.
+        owner: [F, N], for each patch the index of its token in the features of all batches.
+        anchor: [T], for each token the index of its anchor (see `MergedPatches`) in all batches.
+        embeddings: [F, D], the mean over each frame's patches; a patch has its token's feature.
+        worked: the number of tokens that entered an MLP, averaged over blocks.
     """
 
     features: list[Tensor] = field(default_factory=list)
@@ -96,7 +96,7 @@ class MergedVideo:
     worked: list[int] = field(default_factory=list)
 
     def add(self, tokens: MergingTokens, projected: Tensor, plan: Sequence[BlockMerging], patches: int) -> None:
-        """Add clips of equal length, with projected states [C, T, D] and the plan of the blocks."""
+        """Add C clips of equal length, with `projected` states [C, T, D] and N = `patches`."""
         tokens = tokens.to(projected.device)
         # 1. The clips as one sequence, whose indices continue those of earlier batches.
         whole = tokens.joined(len(projected))
@@ -112,13 +112,16 @@ class MergedVideo:
         self.worked.append(len(projected) * sum(block_counts(plan, clip_frames, patches)) // max(len(plan), 1))
 
     def patches(self) -> MergedPatches:
-        """Return the record of merged patches for the whole video."""
+        """Return the merged patches of the whole video, joined over all batches."""
         owner = torch.cat(self.owner)
         return MergedPatches(owner, torch.cat(self.anchor), sum(self.worked) / owner.numel())
 
 
 def _frame_means(owner: Tensor, projected: Tensor) -> Tensor:
-    """Average each frame's patches: owner [C, f, N] and tokens [C, T, D] to [C * f, D]."""
+    """Return the mean feature of each frame's patches, [C * f, D].
+
+    `owner` [C, f, N] gives for each patch the index of its token in `projected` [C, T, D].
+    """
     clips, frames, patches = owner.shape
     weights = torch.zeros(clips, frames, projected.shape[1], dtype=working_dtype(projected), device=owner.device)
     # A token counts once for each patch of the frame that it contains.

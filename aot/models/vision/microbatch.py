@@ -1,4 +1,4 @@
-"""Run frames through the encoder in batches, as many as fit into the device's free memory."""
+"""Encode frames in batches that fit into the device's free memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aot.runtime.memory import is_out_of_memory
 
 __all__ = ["batch_size_for", "micro_batches"]
 
-# On the CPU more frames gain nothing. Its free memory is not known, and frames may be large.
+# On the CPU larger batches are not faster. Its free memory is unknown, so bytes are limited too.
 _CPU_FRAMES, _CPU_BYTES = 8, 4 << 30
 # On CUDA, a share of the free memory, because allocators round up and fragment.
 _MOST_FRAMES, _SHARE = 64, 0.5
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 def batch_size_for(device: torch.device, frame_bytes: int) -> int:
-    """Return how many frames to encode at a time, if one takes about `frame_bytes`."""
+    """Return the number of frames per batch, if a frame takes about `frame_bytes` of memory."""
     if device.type != "cuda":
         return max(1, min(_CPU_FRAMES, _CPU_BYTES // frame_bytes))
     free, _ = torch.cuda.mem_get_info(device)
-    # The allocator holds reserved memory that it can use again.
+    # Memory that torch has reserved but not allocated is free as well.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(_MOST_FRAMES, int(_SHARE * free / frame_bytes)))
 
@@ -34,8 +34,8 @@ def micro_batches(
 ) -> Iterator[tuple[int, T]]:
     """Yield (first, run(first, stop)) for consecutive batches of up to `size` of `total` frames.
 
-    If memory is exhausted, the batch size is halved, `on_fewer` receives it, and the same frames
-    are tried again. A failure with one frame is raised.
+    If a batch runs out of memory, the batch size is halved, `on_fewer` receives the new size, and
+    the same frames are tried again. If a single frame runs out of memory, the error is raised.
     """
     first = 0
     while first < total:
@@ -45,7 +45,7 @@ def micro_batches(
             if min(size, total - first) == 1 or not is_out_of_memory(error):
                 raise
             result = None
-        # Not in the handler, whose traceback still holds the activations.
+        # Retry outside the handler, because its traceback still holds the activations.
         if result is None:
             size = min(size, total - first) // 2
             on_fewer(size)

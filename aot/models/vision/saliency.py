@@ -1,8 +1,8 @@
 """Record saliency and keys of chosen vision blocks, while the tower runs its usual kernel.
 
-Without a CLS token, the saliency of a patch is the attention it receives: the mean over heads of
-the sum over queries (docs/algorithm.md, section 0). No attention matrix larger than one frame's is
-held.
+The saliency of a patch is the attention that the patch receives: the sum over queries, averaged
+over heads (docs/algorithm.md, section 0). No CLS token is needed. At most one frame's attention
+matrix is in memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from aot.compression.ops.kernels import runs_triton
 
 __all__ = ["Recording", "attention_modules", "kernel_name", "recorded_attention", "resolve_layer"]
 
-# The prefix of an attention function that records, and then calls the kernel it is named after.
+# Names of recording functions have this prefix, then the name of the kernel that is called.
 _PREFIX = "aot_recorded_"
-# Blocks in LLaVA-OneVision's tower, to which published layer numbers refer.
+# Number of blocks in LLaVA-OneVision's tower. Published layer numbers refer to this tower.
 _PUBLISHED_DEPTH = 26
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Recorded tensors by layer, one per sequence or batch of sequences of equal length.
+    """Recorded tensors by layer number: saliency [B, N], and keys [B, N, heads, d].
 
-    Saliency has the shape [B, N], keys have [B, N, heads, d].
+    Each tensor holds one sequence, or a batch of sequences of equal length.
     """
 
     saliency: Mapping[int, list[Tensor]] = field(default_factory=dict)
@@ -41,14 +41,14 @@ class Recording:
 
 
 class _Recorder:
-    """Collect values of chosen attention modules for one `recorded_attention` context."""
+    """Collect saliency and keys of attention modules for one `recorded_attention` context."""
 
     def __init__(self, salient: Sequence[nn.Module], keyed: Sequence[nn.Module]) -> None:
         self.saliency: dict[nn.Module, list[Tensor]] = {module: [] for module in salient}
         self.keys: dict[nn.Module, list[Tensor]] = {module: [] for module in keyed}
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, scaling: float, lengths: list[int] | None) -> None:
-        """Record queries and keys [B, H, N, d]; `lengths` if N packs several sequences."""
+        """Record from `query` and `key` [B, H, N, d]; `lengths` splits N into packed sequences."""
         if module in self.saliency:
             for queries, keys in zip(_sequences(query, lengths), _sequences(key, lengths), strict=True):
                 self.saliency[module].append(received_attention(queries, keys, scaling))
@@ -57,7 +57,7 @@ class _Recorder:
 
 
 def _sequences(values: Tensor, lengths: list[int] | None) -> Sequence[Tensor]:
-    """Split packed values into sequences."""
+    """Split `values` [B, H, N, d] into sequences of `lengths`; None means a single sequence."""
     return [values] if lengths is None else torch.split(values, lengths, dim=2)
 
 
@@ -72,10 +72,10 @@ def kernel_name(tower: Any) -> str:
 
 
 def _make_recordable(modules: Sequence[nn.Module]) -> None:
-    """Let the modules attend through `_attend` from now on, with the same kernel and numbers.
+    """Make the modules attend through `_attend`, which runs the same kernel with the same results.
 
-    This happens once per network and is never undone, so a pass in another thread is not disturbed:
-    either name runs the same kernel.
+    This happens once per network and is never undone. A pass in another thread is not disturbed,
+    because the old and the new name run the same kernel.
     """
     from transformers import AttentionInterface
 
@@ -89,7 +89,7 @@ def _make_recordable(modules: Sequence[nn.Module]) -> None:
 
 
 def _attend(name: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Record for this thread's recorders, and attend with the kernel `name`."""
+    """Record for the recorders of this thread, then attend with the kernel `name`."""
     recorders = [each for each in _recorders.get() if module in each.saliency or module in each.keys]
     if recorders:
         # FlashAttention packs sequences and gives their cumulative lengths.
@@ -105,17 +105,17 @@ def _attend(name: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any
 
 
 def _kernel(name: str, module: nn.Module) -> Any:
-    """Return the attention function of this name, as the module's family has it."""
+    """Return the attention function `name` for `module`."""
     from transformers import AttentionInterface
 
-    # The eager function is not registered: each family's file has its own.
+    # Eager attention is not registered: each model file of transformers has its own function.
     if name == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
     return AttentionInterface()[name]
 
 
 class _Shown:
-    """View of an object in which some attributes have other values."""
+    """View of an object with other values for some attributes."""
 
     def __init__(self, shown: Any, **own: Any) -> None:
         self.__dict__.update(own, _shown=shown)
@@ -135,9 +135,10 @@ def _projects_apart(module: nn.Module) -> bool:
 
 
 def resolve_layer(layer: int, depth: int) -> int:
-    """Return a block index in 0 .. depth - 1.
+    """Return the block index, 0 .. `depth` - 1, of the layer number `layer`.
 
-    A layer that this tower does not have becomes the block at the same relative depth.
+    Negative numbers count from the last block. If the tower has no such block, the number refers to
+    LLaVA-OneVision's 26 blocks, and the result is the block at the same relative depth.
     """
     if -depth <= layer < depth:
         return layer % depth
@@ -146,7 +147,7 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Return the attention that each key receives: queries, keys [B, H, N, d] to float32 [B, N]."""
+    """Return the attention received by each key: float32 [B, N] from inputs [B, H, N, d]."""
     if runs_triton(query.device):
         from aot.models.vision.saliency_kernel import received_attention as fused
 
@@ -155,7 +156,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def torch_received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Compute `received_attention` with torch alone, on any device, as the Triton kernel does."""
+    """Compute `received_attention` with torch instead of Triton, on any device."""
     frames = []
     # Frame by frame, so that one frame's attention matrix [H, N, N] is the largest tensor.
     for q, k in zip(query, key, strict=True):
@@ -168,14 +169,15 @@ def torch_received_attention(query: Tensor, key: Tensor, scaling: float) -> Tens
 def recorded_attention(
     tower: Any, saliency_layers: tuple[int, ...], key_layers: tuple[int, ...] = ()
 ) -> Iterator[Recording]:
-    """Record this thread's forward passes of `tower` within the context.
+    """Record the forward passes of `tower` that this thread runs within the context.
 
-    Each pass appends to the recording. Its layers are the numbers given; see `resolve_layer`.
+    Each pass appends to the recording. `Recording` has the given layer numbers; see
+    `resolve_layer`.
     """
     if not saliency_layers and not key_layers:
         yield Recording()
         return
-    # 1. The modules of the layers; several layer numbers may share one.
+    # 1. The module of each layer number; several numbers may mean the same module.
     modules = attention_modules(tower)
     of_layer = {layer: modules[resolve_layer(layer, len(modules))] for layer in (*saliency_layers, *key_layers)}
     recorder = _Recorder([of_layer[layer] for layer in saliency_layers], [of_layer[layer] for layer in key_layers])

@@ -1,9 +1,9 @@
 """Compute received attention in Triton, without an attention matrix in memory.
 
-This is the twin of the torch version in `saliency`. Two launches serve all frames and
-heads. The first finds the divisor of each query's softmax, with one program per tile of queries.
-The second sums up what each key receives, with one program per tile of keys. Both multiply all
-queries with all keys.
+`saliency.torch_received_attention` computes the same in torch. Two kernels serve all frames and
+heads. The first computes the divisor of each query's softmax, with one program per tile of queries.
+The second sums the attention that each key receives, with one program per tile of keys. Both
+multiply all queries with all keys.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["normalizer_kernel", "received_attention", "received_kernel"]
 
-# Rows of a program, and rows with which they are multiplied at a time.
+# Rows of a program's own tile, and rows of each tile that its own tile is multiplied with.
 _OWN, _OTHER = 128, 64
 _LOG2_E = 1 / math.log(2)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Return the attention that each key receives, as its twin in `saliency` does.
+    """Return the attention received by each key, as `saliency.torch_received_attention` does.
 
     Args:
         query: [B, H, N, d], of any strides.
         key: [B, H, N, d], of any strides.
-        scaling: the factor of the products.
+        scaling: the factor of the products of queries and keys.
 
     Returns:
-        float32 [B, N], the mean over heads of the sum over queries.
+        float32 [B, N], summed over queries and averaged over heads.
     """
     batch, heads, patches, width = query.shape
     # Full tiles of float32 do not fit into registers.
@@ -42,7 +42,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     units, more_units = _unit_blocks(width)
     normalizers = query.new_empty(batch, heads, patches, dtype=torch.float32)
     received = torch.empty_like(normalizers)
-    # In powers of 2, which the device computes faster than those of e.
+    # The kernels compute powers of 2, which are faster than powers of e.
     sizes = (*query.stride(), *key.stride(), heads, patches, width, scaling * _LOG2_E)
     tiles = {"own_tile": own, "other_tile": other, "units": units, "more_units": more_units}
     with on_device(query.device):
@@ -54,14 +54,14 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def _unit_blocks(width: int) -> tuple[int, int]:
-    """Split d into blocks, powers of 2 from 16 up: 72 into 64 and 16, and 64 into 64 and 0."""
+    """Split `width` into two powers of 2, at least 16: 72 into 64 and 16, but 64 into 64 and 0."""
     first = max(16, 1 << (width.bit_length() - 1))
     return first, max(16, triton.next_power_of_2(width - first)) if width > first else 0
 
 
 @triton.jit
 def _rows(values, patch_step, unit_step, rows, patches, first_unit, width, units: tl.constexpr):
-    """Load [rows, units] of one head, with zeros outside."""
+    """Load a tile [rows, units] of one head, with zeros outside the matrix."""
     unit = first_unit + tl.arange(0, units)
     pointers = values + rows[:, None] * patch_step + unit[None, :] * unit_step
     return tl.load(pointers, mask=(rows < patches)[:, None] & (unit < width)[None, :], other=0.0)
@@ -74,7 +74,7 @@ def normalizer_kernel(
     heads, patches, width, scaling,
     own_tile: tl.constexpr, other_tile: tl.constexpr, units: tl.constexpr, more_units: tl.constexpr,
 ):  # fmt: skip
-    """Store log2 of the divisor of each query's softmax. query_frame and the like are strides."""
+    """Store log2 of each query's softmax divisor. `query_frame` and similar names are strides."""
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head
@@ -109,7 +109,7 @@ def received_kernel(
     heads, patches, width, scaling,
     own_tile: tl.constexpr, other_tile: tl.constexpr, units: tl.constexpr, more_units: tl.constexpr,
 ):  # fmt: skip
-    """Store what each key receives from all queries. query_frame and the like are strides."""
+    """Store the attention received by each key. `query_frame` and similar names are strides."""
     frame, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     query += frame * query_frame + head * query_head
     key += frame * key_frame + head * key_head

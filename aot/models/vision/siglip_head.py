@@ -1,6 +1,6 @@
 """SigLIP's attention-pooling head: one embedding per frame, to find changes in a video.
 
-LLaVA checkpoints omit the head. Its weights come from the SigLIP checkpoint of the tower.
+LLaVA checkpoints omit the head, so its weights are read from a SigLIP checkpoint.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class SiglipHead:
 
     @classmethod
     def load(cls, config: ModelConfig, width: int, reference: Tensor) -> SiglipHead:
-        """Load from `config.siglip_head`, to the device and dtype of `reference`.
+        """Load the head of `config.siglip_head`, with the device and dtype of `reference`.
 
         Raises:
-            ModelError: the checkpoint has no such head, or its width is not `width`.
+            ModelError: the checkpoint lacks the head, or the width of the head is not `width`.
         """
         from transformers import SiglipVisionConfig
         from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-        # 1. The configuration, which must be that of the tower.
+        # 1. The configuration; its width must be the tower's width.
         source = replace(config, name=config.siglip_head, revision=None)
         look_up(source)
         description = read_model_config(source)
@@ -48,7 +48,7 @@ class SiglipHead:
                 f"the SigLIP head of {source.name} is {vision.hidden_size} wide but the vision tower is {width} wide; "
                 "pass the SigLIP checkpoint of which the tower was made"
             )
-        # 2. The two modules, and exactly their weights.
+        # 2. The two modules; no weight may be missing or left over.
         parts = {
             "post_layernorm": nn.LayerNorm(width, eps=vision.layer_norm_eps),
             "head": SiglipMultiheadAttentionPoolingHead(vision),
@@ -64,12 +64,12 @@ class SiglipHead:
         return cls(parts["post_layernorm"], parts["head"])
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Embed each frame: tower features [F, N, D_v] to [F, D_v]."""
+        """Return the frame embeddings [F, D_v] for tower features [F, N, D_v]."""
         pooled: Tensor = self.head(self.post_layernorm(features))
         return pooled
 
     def attention(self, features: Tensor) -> Tensor:
-        """Return the head's attention to each patch, mean over heads: float32 [F, N], sums to 1."""
+        """Return the head-averaged attention to each patch: float32 [F, N]; each row sums to 1."""
         normed = self.post_layernorm(features)
         head: Any = self.head
         # The probe is the head's only query, so there is one row of weights.

@@ -29,12 +29,12 @@ class SiglipText:
 
     @classmethod
     def load(cls, config: ModelConfig, reference: Tensor) -> SiglipText | None:
-        """Load from `config.siglip_head`, to the device and dtype of `reference`.
+        """Load the text tower of `config.siglip_head`, with the device and dtype of `reference`.
 
-        Return None if the checkpoint has no text tower, or no tokenizer.json for it.
+        Return None if the checkpoint has no text tower or no tokenizer.json.
 
         Raises:
-            ModelError: the tower is not complete, or the files are damaged.
+            ModelError: a weight of the tower is missing, or a file is damaged.
         """
         from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel
 
@@ -47,7 +47,7 @@ class SiglipText:
         weights = read_weights(source, lambda key: key.startswith(_PREFIX))
         if not weights:
             return None
-        # 2. The tower, of whose weights none may be missing.
+        # 2. The tower; no weight may be missing.
         with explained(source):
             model = SiglipTextModel(SiglipTextConfig.from_dict(description["text_config"]))
             tower = getattr(model, "text_model", model)
@@ -56,14 +56,14 @@ class SiglipText:
             if lacking:
                 raise ModelError(f"{source.name} lacks {_PREFIX}{lacking[0]}; pass a full SigLIP checkpoint")
             tower.load_state_dict({key: own[key] for key in tower.state_dict()})
-            # 3. The tokenizer. AutoTokenizer would choose one that needs sentencepiece.
+            # 3. The tokenizer. AutoTokenizer would choose a class that needs sentencepiece.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(location(source), **hub_arguments(source))
         model.to(reference.device, reference.dtype).eval().requires_grad_(False)
         return cls(model, tokenizer, str(source.name))
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the pooled output [Q, E].
+        """Return the embeddings [Q, E] of Q texts.
 
         As in SigLIP's training, texts are in lower case, padded, and cut off after 64 tokens.
         """

@@ -1,4 +1,4 @@
-"""Run a vision tower block by block; the modules are those of transformers, unchanged."""
+"""Run a vision tower block by block, with the unchanged modules of transformers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ __all__ = ["hidden_states"]
 
 
 def hidden_states(tower: Any, pixels: Tensor, layers: Sequence[int], least_blocks: int = 0) -> list[Tensor]:
-    """Return hidden states [F, N, D], equal to those of transformers' own call.
+    """Return the hidden states [F, N, D] of `layers`, as a call of the whole tower does.
 
-    The towers of SigLIP and CLIP cost less here: no other states are kept, blocks after the last
-    one needed do not run, and the residual stream is contiguous. SigLIP's embeddings are a
-    transposed view of a convolution. Every addition would inherit its strides, for which additions
-    and layer norms have slow kernels.
+    SigLIP and CLIP run faster here: only the wanted states are kept, blocks after the last needed
+    block do not run, and the states are contiguous. Otherwise SigLIP's states would have the
+    strides of a transposed convolution output, which make additions and layer norms slow.
 
     Args:
         tower: the vision tower.
         pixels: [F, 3, H, W], normalized.
-        layers: as `output_hidden_states` numbers them. 0 is the embeddings, k the output of block
-            k - 1, and negative numbers count from the end.
-        least_blocks: the number of blocks that must run, because something in them is recorded.
+        layers: numbers as in `output_hidden_states`. 0 is the embeddings, k is the output of block
+            number k - 1, and negative numbers count from the end.
+        least_blocks: the minimum number of blocks to run, because attention in them is recorded.
     """
     blocks = getattr(getattr(tower, "encoder", None), "layers", None)
     if blocks is None or not hasattr(tower, "embeddings") or _is_hooked(tower):
@@ -51,5 +50,5 @@ def _output(found: Any) -> Tensor:
 
 
 def _is_hooked(tower: Any) -> bool:
-    """Return whether calling the whole tower does more, e.g. if weights are spread over devices."""
+    """Return whether a call of `tower` also runs hooks, e.g. to move data between devices."""
     return bool(tower._forward_pre_hooks or tower._forward_hooks or "forward" in vars(tower))

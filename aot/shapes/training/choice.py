@@ -1,4 +1,4 @@
-"""Choose the visual tokens of a training step, so that the model learns to use few of them."""
+"""Choose the visual tokens of a training step, so that the model learns to answer from few."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Choice:
 
     Attributes:
         kept: [B, K], token indices in reading order.
-        merge: the share of a kept token that is replaced by the mean of the tokens most similar to
-            it; 0 discards the others.
+        merge: share in [0, 1] by which merging changes a kept token: the result is
+            (1 - merge) * token + merge * (mean of the tokens that are most similar to this token).
     """
 
     kept: Tensor
@@ -27,24 +27,24 @@ class Choice:
 
 
 def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) -> Choice:
-    """Return a random choice of tokens: all of them, or few that mostly show things.
+    """Return a random choice of tokens: all tokens, or few tokens that mostly show things.
 
-    The model learns that background may be missing, and not to guess what it cannot see.
+    The model learns that background may be missing, and that it must not guess invisible things.
 
     Args:
-        covered: bool [B, N], whether a token shows a thing.
-        rng: the generator.
+        covered: bool [B, N], whether each token shows a thing.
+        rng: the random generator.
         full_share: the probability of keeping all tokens.
     """
     batch, tokens = covered.shape
     kind = rng.random()
     if kind < full_share:
         return Choice(torch.arange(tokens).expand(batch, -1), 0.0)
-    # 1. How many: log-uniform from 40 tokens to 70 %.
+    # 1. Number of kept tokens: log-uniform, at least 40 tokens, at most 70 % of all tokens.
     kept = int(np.exp(rng.uniform(np.log(40), np.log(0.7 * tokens))))
     noise = torch.from_numpy(rng.random((batch, tokens)))
     random_share, merge_share = 0.12, 0.3
-    # 2. Which: at random, or tokens of things first, of which some are demoted to background.
+    # 2. Kept tokens: random, or tokens of things first; some of these may count as background.
     if rng.random() < random_share:
         score = noise
     else:
@@ -55,12 +55,12 @@ def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) 
 
 
 def keep_tokens(features: Tensor, choice: Choice) -> Tensor:
-    """Return the kept ones [B, K, D] of features [B, N, D], after merging."""
+    """Return the kept tokens [B, K, D] of `features` [B, N, D], after merging."""
     width = features.shape[-1]
     kept = features.gather(1, choice.kept[..., None].expand(-1, -1, width))
     if not choice.merge:
         return kept
-    # The assignment is not differentiated; the means are.
+    # Gradients flow through the means, but not through the assignment of tokens to kept tokens.
     with torch.no_grad():
         nearest = (F.normalize(features, dim=-1) @ F.normalize(kept, dim=-1).mT).argmax(-1)
     sums = torch.zeros_like(kept).scatter_add(1, nearest[..., None].expand(-1, -1, width), features)

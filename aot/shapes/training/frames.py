@@ -1,4 +1,4 @@
-"""Draw labeled frames: crowded ones to train the tower, and videos to train the language model."""
+"""Draw labeled frames: crowded frames to train the tower, videos to train the language model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aot.video.sampling import spread
 __all__ = ["LabeledVideo", "crowded_frames", "labeled_video", "sample_times"]
 
 Array = NDArray[Any]
-_SEEN = 0.25  # a cell belongs to a thing that covers more than this share of it
+_SEEN = 0.25  # a cell is labeled with a thing that covers more than this share of the cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class LabeledVideo:
     """A scene's frames with labels.
 
     Attributes:
-        scene: what is drawn.
-        times: of the frames, in beats.
+        scene: the scene that is drawn.
+        times: times of the frames in beats.
         pixels: uint8 [F, 3, S, S].
-        cover: [things, F, g, g], the share of every patch that each thing covers.
+        cover: [things, F, g, g], the share of each patch that each thing covers.
     """
 
     scene: Scene
@@ -38,12 +38,12 @@ class LabeledVideo:
 
 
 def sample_times(frames: int) -> tuple[float, ...]:
-    """Return the times, in beats, of the frames that even sampling of the mp4 selects."""
+    """Return the times in beats of `frames` frames that even sampling selects from the mp4."""
     return tuple(index / FRAMES_PER_SECOND for index in spread(BEATS * FRAMES_PER_SECOND, frames))
 
 
 def labeled_video(seed: int, frames: int, grid: int) -> LabeledVideo:
-    """Return the labeled video of a seed."""
+    """Return the video of scene `seed`, labeled on a grid of `grid` x `grid` patches."""
     scene = sample_scene(seed)
     times = sample_times(frames)
     rng = np.random.default_rng([seed, 13])
@@ -52,10 +52,10 @@ def labeled_video(seed: int, frames: int, grid: int) -> LabeledVideo:
 
 
 def crowded_frames(seed: int, count: int, grid: int) -> tuple[Array, Array]:
-    """Return crowded frames, uint8 [count, 3, S, S], with labels of patches [count, g, g, 3].
+    """Return frames with many things, uint8 [count, 3, S, S], and patch labels [count, g, g, 3].
 
     The labels are the indices of color, shape and size, from 1; 0 is background. A frame has up to
-    nine things, several times more examples for the same work than a frame of a video.
+    nine things, so it gives several times more examples than a video's frame at the same cost.
     """
     rng = np.random.default_rng([seed, 17])
     pixels, labels = [], []
@@ -91,7 +91,7 @@ def _label(things: Sequence[Thing], grid: int) -> Array:
 
 
 def _as_filmed(frames: Array, rng: np.random.Generator) -> Array:
-    """Return RGB [F, S, S, 3] as [F, 3, S, S], blurred and dimmed as by a codec and a resize."""
+    """Convert RGB [F, S, S, 3] to [F, 3, S, S], with blur and brightness changes like a codec's."""
     values = frames.astype(np.float32)
     blur = rng.uniform(0, 0.5)
     for axis in (1, 2):

@@ -22,15 +22,15 @@ _SHOWN = 0.2  # a token shows the thing that covers most of its cell, if more th
 
 
 def same_thing(thing: Tensor) -> Tensor:
-    """Return whether two tokens show the same thing, [B, K, K]."""
+    """Return bool [B, K, K]: whether each pair of tokens shows the same thing."""
     return (thing[:, :, None] == thing[:, None, :]) & (thing >= 0)[:, :, None]
 
 
 def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
-    """Return 1 for the first token of each thing, else 0; background is ignored.
+    """Return 1 for the first token of each thing, 0 for later tokens, `IGNORE` for background.
 
-    With `beat`, the first token of each thing in each beat. Counting these tokens counts the
-    things.
+    With `beat`, return 1 for the first token of each thing in each beat. The number of ones in a
+    beat is then the number of visible things.
     """
     earlier = same_thing(thing).tril(-1)
     if beat is not None:
@@ -39,13 +39,13 @@ def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
 
 
 def end_cells(thing: Thing) -> list[int]:
-    """Return row and column of a thing's first cell, then of the cell where it is last visible."""
+    """Return row and column of the first cell of `thing`, then of the last visible cell."""
     ends = (thing.position(thing.first), thing.position(thing.stop - 0.1))
     return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 
 
 def words_of(thing: Thing, video: LabeledVideo) -> tuple[int, ...]:
-    """Return the index of the thing's word in each group of `GROUPS`."""
+    """Return for each group of `GROUPS` the index of the word that describes `thing`."""
     lasts = video.scene.cut is not None and not thing.flashes
     fate = "turns" if thing.turns else "stays" if lasts else thing.fate
     return (
@@ -55,9 +55,10 @@ def words_of(thing: Thing, video: LabeledVideo) -> tuple[int, ...]:
 
 
 def token_labels(videos: list[LabeledVideo]) -> dict[str, Tensor]:
-    """Return labels of every pooled token, [B, F * n] each.
+    """Return labels of all pooled tokens by name, [B, F * n] each.
 
-    "thing" is the index of the thing it shows (-1: background); the others are class indices.
+    "thing" is the index of the thing that a token shows (-1: background), "beat" the beat of the
+    frame; the other labels are class indices.
     """
     each = [_video_labels(video) for video in videos]
     return {name: torch.stack([labels[name] for labels in each]) for name in each[0]}
@@ -80,10 +81,10 @@ def _video_labels(video: LabeledVideo) -> dict[str, Tensor]:
 
 
 def _tables(video: LabeledVideo) -> dict[str, Tensor]:
-    """Return the class of every thing in every frame, [things, F]; unknowable ones are ignored."""
+    """Return the class of each thing in each frame, [things, F], by label; `IGNORE` if hidden."""
     rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
     for thing in video.scene.things:
-        # Motion shows one beat after a thing has appeared.
+        # Motion is visible from one beat after the thing appears.
         knows = [time >= thing.first + 1.0 for time in video.times]
         rows["color"].append([COLORS.index(thing.color_at(time)) for time in video.times])
         rows["shape"].append([SHAPES.index(thing.shape)] * len(video.times))

@@ -1,9 +1,9 @@
 """Stage 2: train projector and language model to answer, with the tower frozen.
 
-From answers alone this small model learns slowly, so intermediate steps are supervised too: what a
-visual token shows, which earlier tokens show the same thing, how that thing has moved, which tokens
-a word that names a thing attends to, and what it reads there. The extra heads are discarded
-afterwards.
+This small model learns slowly from answers alone. Auxiliary losses therefore supervise intermediate
+steps: the attributes that a visual token shows, attention between tokens of the same thing, motion,
+attention from a word to the tokens of the thing that it names, and the attributes predicted at this
+word. The heads of the auxiliary losses are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from aot.shapes.world import BEATS, MOTIONS
 
 __all__ = ["LanguageLesson"]
 
-# A visual token attends to the previous one, which reveals where a frame begins. A token of a thing
-# attends to the thing's tokens in earlier frames, then to those in its first and its current frame.
+# Supervised heads. A visual token attends to the previous token, which reveals frame starts.
+# A token of a thing attends to the thing's tokens: in earlier frames, its first frame, this frame.
 _BEFORE_LAYER, _BEFORE_HEAD = 0, slice(0, 1)
 _EARLIER_LAYER, _EARLIER_HEADS = 1, slice(0, 2)
 _TRACK_LAYER, _FIRST_HEAD, _NOW_HEAD = 2, slice(0, 1), slice(1, 2)
-_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing attends to its tokens
+_LOOK_LAYER, _LOOK_HEADS = 3, slice(0, 2)  # a word that names a thing attends to the thing's tokens
 _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token attends to that word
-# Numbers of blocks after which hidden states predict frame starts, and everything else.
+# Hidden states after this number of blocks predict frame starts, or the other events.
 _OPENS_LAYER, _EVENTS_LAYER = 1, 3
 _STEPS_PER_BATCH = 2
 _BRANCH_TOKENS = 230
@@ -82,7 +82,7 @@ class LanguageLesson(nn.Module):
         return (weights @ value).transpose(1, 2), None
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a step, and its parts and accuracies by family for the log."""
+        """Return the loss of step `step` and, for the log, loss terms and accuracy by family."""
         # 1. Visual tokens, compressed at random.
         rng = np.random.default_rng([self.seed, step, 19])
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
@@ -113,7 +113,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
 
     def _videos(self, number: int) -> tuple[list[LabeledVideo], Tensor]:
-        """Return a batch of videos and the frozen tower's output [B * F, N, D_v].
+        """Return batch `number` of videos and the frozen tower's output [B * F, N, D_v].
 
         The batch is cached, because consecutive steps share it.
         """
@@ -127,7 +127,7 @@ class LanguageLesson(nn.Module):
         return self._batch[1:]
 
     def _branches(self, videos: list[LabeledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
-        """Return questions for every video, as many as fit, that the kept tokens can answer."""
+        """Return for each video the questions that the kept tokens can answer, as many as fit."""
         groups = []
         for video, things in zip(videos, thing, strict=True):
             present = set(things.tolist())
@@ -169,7 +169,7 @@ class LanguageLesson(nn.Module):
 
     @torch.no_grad()
     def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
-        """Return the share of answers, by family, in which every token is predicted correctly."""
+        """Return by family the share of answers whose tokens are all predicted correctly."""
         video, row = packed.weight.nonzero(as_tuple=True)
         wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
         branch = packed.segment[video, row] - 1
@@ -181,7 +181,7 @@ class LanguageLesson(nn.Module):
         return {family: sum(values) / len(values) for family, values in right.items()}
 
     def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return the loss of predicting one word of each group with the tied embedding."""
+        """Return the loss of predicting one word per group of `GROUPS` with the tied embedding."""
         normal = self.network.model.language_model.norm(states)
         words = self.network.get_input_embeddings().weight
         losses = []
@@ -194,7 +194,7 @@ class LanguageLesson(nn.Module):
     def _cell_loss(self, visual: Tensor, cell: Tensor) -> Tensor:
         """Return the loss of predicting each visual token's row and column.
 
-        Without it the projector discards the position.
+        Without this loss, the projector discards the position.
         """
         normal = F.rms_norm(visual, (WIDTH,))
         targets = (cell // SIDE_CELLS, cell % SIDE_CELLS)
@@ -204,8 +204,8 @@ class LanguageLesson(nn.Module):
     def _track_loss(self, thing: Tensor, beat: Tensor, first: int) -> Tensor:
         """Return the loss of attention between visual tokens.
 
-        A token should attend to the previous one, and a thing's tokens to those of the same thing:
-        in earlier frames, in its first frame, and in the current frame.
+        A token should attend to the previous token. A token of a thing should attend to tokens of
+        the same thing in earlier frames, in the thing's first frame, and in the current frame.
         """
         stop = first + thing.shape[1]
         same = same_thing(thing)
@@ -226,16 +226,16 @@ class LanguageLesson(nn.Module):
         return 0.1 * torch.stack(losses).sum()
 
     def _time_loss(self, states: list[Tensor], beat: Tensor) -> Tensor:
-        """Return the loss of predicting whether a token starts a frame, and in which beat it is.
+        """Return the loss of predicting each token's beat, and whether the token starts a frame.
 
-        Without it the model does not learn what is missing at the end.
+        Without this loss, the model does not learn which things are gone at the end.
         """
         opens = F.pad(beat.diff(dim=1) > 0, (1, 0), value=True).long()
         opening = F.cross_entropy(self.opens(states[_OPENS_LAYER]).mT, opens)
         return 0.3 * opening + 0.3 * F.cross_entropy(self.beat(states[_EVENTS_LAYER]).mT, beat)
 
     def _events_loss(self, states: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        """Return the loss of predicting motion and events of the thing that a token shows."""
+        """Return the loss of predicting motion and events of the thing that each token shows."""
         thing = kept["thing"]
         known = kept | {"first": is_first(thing), "leads": is_first(thing, kept["beat"])}
         losses = []
@@ -246,7 +246,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
-        """Return the loss of predicting a thing's first and last cell from the word for it."""
+        """Return the loss of predicting a thing's first and last cell at the word that names it."""
         targets = torch.tensor(places).unbind(-1)
         losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
         return torch.stack(losses).mean()
@@ -254,10 +254,10 @@ class LanguageLesson(nn.Module):
     def _reading_losses(
         self, states: Tensor, videos: list[LabeledVideo], thing: Tensor, packed: Packed, first: int, prefix: int
     ) -> dict[str, Tensor]:
-        """Return the losses of words that name a thing.
+        """Return the losses at words that name a thing.
 
-        Such a word should attend to the thing's tokens and predict its attributes and cells; the
-        prompt's last token should attend to the word.
+        Such a word should attend to the tokens of the thing and predict the thing's attributes and
+        cells. The last token of the prompt should attend to the word.
         """
         video, row, number = (torch.tensor(column) for column in zip(*packed.pointers, strict=True))
         looks = self.weights[_LOOK_LAYER][video, _LOOK_HEADS, prefix + row, first : first + thing.shape[1]]

@@ -1,8 +1,7 @@
 """Implement Muon (Jordan et al. 2024), which orthogonalizes momentum.
 
-Muon needs fewer steps than AdamW.
-`torch.optim.Muon` computes in bfloat16 only. On a CPU without bfloat16 instructions that is fifty
-times slower than float32.
+Muon needs fewer steps than AdamW. `torch.optim.Muon` computes in bfloat16 only, which is fifty
+times slower than float32 on a CPU without bfloat16 instructions.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from torch import Tensor
 
 __all__ = ["Muon"]
 
-# Of a quintic polynomial whose iteration brings singular values to about 1 in five steps.
+# Coefficients of a quintic polynomial; five iterations bring singular values close to 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimize matrices; updates have about the same root mean square as AdamW's (0.2)."""
+    """Optimize matrices with updates whose root mean square is about 0.2, as for AdamW."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 0.0, weight_decay: float = 0.0, momentum: float = 0.95
@@ -44,7 +43,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
     def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
-        """Return the Nesterov momentum of a matrix."""
+        """Return the gradient of `matrix` with Nesterov momentum."""
         gradient, state = matrix.grad, self.state[matrix]
         assert gradient is not None
         mean: Tensor = state.setdefault("mean", torch.zeros_like(matrix))
@@ -53,7 +52,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Return about the nearest semi-orthogonal matrices, [B, M, N], by Newton-Schulz steps."""
+    """Return approximations of the nearest semi-orthogonal matrices, [B, M, N] (Newton-Schulz)."""
     # The Gram matrix of the shorter side is smaller.
     wide: Tensor = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

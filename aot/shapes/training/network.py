@@ -45,7 +45,7 @@ _TOKENIZER_CONFIG = {
 
 
 def vocabulary() -> list[str]:
-    """Return every token, special ones first."""
+    """Return all tokens, special tokens first."""
     words = {word for wordings in WORDINGS.values() for text in wordings for word in text.split() if word != "{}"}
     words |= {*COLORS, *SHAPES, *SIZES, *NUMBERS, *FATES, *_ANSWERS.split(), *_PROMPT.split()} | set(MOTIONS)
     return [*SPECIAL_TOKENS, *sorted(words)]
@@ -54,7 +54,7 @@ def vocabulary() -> list[str]:
 def build_tokenizer() -> Tokenizer:
     """Return a tokenizer with one token per word, in lower case; unknown words share one token.
 
-    Punctuation is split off, and "colour" is read as "color".
+    Punctuation marks are separate tokens, and "colour" becomes "color".
     """
     tokens = {token: index for index, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
@@ -68,8 +68,8 @@ def build_tokenizer() -> Tokenizer:
 def build_network(seed: int) -> LlavaOnevisionForConditionalGeneration:
     """Return an untrained network. Two non-random initializations save training time.
 
-    - Patch positions start as two-dimensional sines and cosines, so that they survive to the
-      tower's output.
+    - Position embeddings of patches start as two-dimensional sines and cosines, so that the tower's
+      output contains the positions.
     - Half of the language model's heads start with equal query and key matrices ("mimetic"
       initialization, Trockman and Kolter 2023), so that a token attends to similar tokens from the
       first step.
@@ -141,7 +141,7 @@ def save_folder(network: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = vocabulary()
     network.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # it was written readable for its owner only
+    (folder / "model.safetensors").chmod(0o644)  # save_pretrained gives access to the owner only
     ends = {f"{name}_token_id": tokens.index(token) for name, token in
             (("bos", "<|endoftext|>"), ("eos", "<|im_end|>"), ("pad", "<|endoftext|>"))}  # fmt: skip
     GenerationConfig(**ends).save_pretrained(folder)

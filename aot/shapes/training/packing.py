@@ -1,4 +1,4 @@
-"""Pack questions after one video; each is a branch that attends to the video and itself."""
+"""Pack questions after one video; each question is a branch that cannot see other branches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aot.shapes.world import COLORS, Scene
 
 __all__ = ["Branch", "Packed", "choose_questions", "encode_branch", "pack"]
 
-# How often a kind is asked, relative to the others that a scene can answer; rare events have more.
+# Sampling weights of the kinds of questions; kinds about rare events have higher weights.
 _WEIGHTS = {
     "color": 1.2, "shape": 1.2, "size": 0.7, "count": 2.5, "count_start": 2.0, "count_end": 2.0, "motion": 1.5,
     "where": 2.0, "where_start": 2.0, "where_end": 2.0, "exists": 2.0, "order_appear": 1.2, "order_leave": 1.2,
@@ -30,11 +30,11 @@ class Branch:
     """Token ids of one question and its answer.
 
     Attributes:
-        family: of the question.
-        ids: question, then answer.
-        answer_at: the index of the answer's first token.
-        pointers: (index of the token that names a thing, index of the thing).
-        token_weight: of each answer token in the loss.
+        family: family of the question.
+        ids: token ids of the question, then of the answer.
+        answer_at: index in `ids` of the first token of the answer.
+        pointers: pairs (index in `ids` of a token that names a thing, index of the thing).
+        token_weight: weight of each answer token in the loss.
     """
 
     family: str
@@ -45,7 +45,7 @@ class Branch:
 
     @property
     def asked(self) -> list[int]:
-        """Return the indices of the question's tokens that name a thing."""
+        """Return the indices in `ids` of the question's tokens that name a thing."""
         return [index for index, _ in self.pointers if index < self.answer_at]
 
 
@@ -54,13 +54,13 @@ class Packed:
     """A batch of packed branches, which follow a common prefix.
 
     Attributes:
-        ids: [B, L].
+        ids: [B, L], token ids.
         segment: [B, L], the number of the branch from 1; -1 is padding.
         positions: [B, L], position ids.
-        weight: [B, L], of the loss of predicting the next token.
-        families: of every video's branches.
-        pointers: (video, row, thing).
-        readers: (video, last row of a prompt, row it should attend to).
+        weight: [B, L], loss weight of predicting the next token.
+        families: family of each branch, in one list per video.
+        pointers: triples (video, row of a token that names a thing, thing).
+        readers: triples (video, last row of a prompt, row that this row should attend to).
     """
 
     ids: Tensor
@@ -73,20 +73,20 @@ class Packed:
 
 
 def choose_questions(scene: Scene, rng: np.random.Generator, seen: Sequence[bool]) -> list[QA]:
-    """Return the scene's questions in random wordings and a random order that favors rare kinds.
+    """Return questions about `scene` in random wordings and random order; rare kinds come early.
 
     Questions about a thing without a kept token are left out.
 
     Args:
         scene: the scene.
-        rng: the generator.
-        seen: for each thing, whether a token of it is kept.
+        rng: the random generator.
+        seen: for each thing, whether at least one token of the thing is kept.
     """
     able = [qa for qa in questions(scene) if _answerable(qa, seen)]
     if not able:
         return []
     kinds = [qa.kind for qa in able]
-    # Exponential variables divided by weights sort as a weighted sample without replacement.
+    # Sorting exponential variables divided by weights samples by weight without replacement.
     weights = np.array([_WEIGHTS[kind] / kinds.count(kind) ** 0.5 for kind in kinds])
     order = np.argsort(rng.exponential(size=len(able)) / weights)
     return [_reworded(able[index], rng) for index in order]
@@ -115,9 +115,9 @@ def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
 
 
 def _pointers(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """Return (index of a word, thing) for each thing of a question.
+    """Return pairs (index of the word that names a thing, thing) for the things in `qa.reference`.
 
-    If the question names no thing, its last word counts as the name.
+    If the question does not name the thing, the index is that of the last word.
     """
     if qa.kind == "exists" and not qa.reference:
         return _nearly_named(words, qa, scene)
@@ -135,9 +135,9 @@ def _pointers(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
 
 
 def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """Return the pointer of a thing that does not exist: to the one thing of the same shape.
+    """Return a pointer from a missing thing's name to the only thing of the same shape, if any.
 
-    Its color then shows that the answer is no.
+    The color of the existing thing shows that the answer is no.
     """
     color, shape = qa.named[0].split()
     alike = [number for number, thing in enumerate(scene.things) if thing.shape == shape]
@@ -145,7 +145,7 @@ def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int
 
 
 def _find(words: list[str], color: str, shape: str) -> int:
-    """Return the index of the shape's word, preferably directly after the color."""
+    """Return the index of the word `shape`: after `color` if possible, else without a color."""
     both = [k for k, pair in enumerate(pairwise(words)) if pair == (color, shape)]
     if both:
         return both[0] + 1
@@ -153,14 +153,14 @@ def _find(words: list[str], color: str, shape: str) -> int:
 
 
 def _described(answer: list[str], scene: Scene) -> list[tuple[int, int]]:
-    """Return (index of a word, thing) for each thing that a description names."""
+    """Return pairs (index of the shape's word, thing) for the things that a description names."""
     names = {thing.name: number for number, thing in enumerate(scene.things)}
     spoken = [" ".join(pair) for pair in pairwise(answer)]
     return [(k, names[name]) for k, name in enumerate(spoken, 1) if name in names]
 
 
 def pack(branches: Sequence[Sequence[Branch]], prefix: int) -> Packed:
-    """Concatenate the branches of every video; positions of each continue from the prefix."""
+    """Concatenate the branches of each video; position ids of every branch start at `prefix`."""
     rows = max(sum(len(branch.ids) for branch in group) for group in branches)
     shape = (len(branches), rows)
     packed = Packed(

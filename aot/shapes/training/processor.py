@@ -1,4 +1,4 @@
-"""Write the processor files of LLaVA-OneVision as the hub's repositories have them."""
+"""Write the processor files of LLaVA-OneVision, in the format of the hub's repositories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["write_json", "write_processor"]
 
-# Renders the same as the hub's template: the role, then images, videos and texts.
+# Gives the same prompts as the hub's template: the role, then images, videos and texts.
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
     "{% for kind in ['image', 'video', 'text'] %}"
@@ -24,9 +24,9 @@ def write_processor(folder: Path, side: int, grid: int, pinpoints: Sequence[Sequ
     """Write the processor files and the chat template.
 
     Args:
-        folder: where to write.
-        side: of a picture, in pixels.
-        grid: patches per side.
+        folder: the folder to write to.
+        side: width and height of a picture in pixels.
+        grid: number of patches per side.
         pinpoints: picture sizes that may be tiled.
     """
     pixels = {

@@ -1,4 +1,4 @@
-"""Run one stage of training with a learning-rate schedule; it can be resumed at any time."""
+"""Run one stage of training with a learning-rate schedule; an interrupted stage is resumed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LOG_EVERY = 20
 class Schedule:
     """Learning rates that rise over `warmup` steps and fall along a cosine to 2 % of the peak.
 
-    `matrix_peak` is the peak for matrices inside layers, which Muon trains; if None, AdamW trains
-    them.
+    Muon trains the matrices inside layers, with the peak `matrix_peak`. If `matrix_peak` is None,
+    AdamW trains all parameters.
     """
 
     steps: int
@@ -47,11 +47,11 @@ def run_stage(name: str, lesson: nn.Module, schedule: Schedule, folder: Path, ch
     """Train every parameter of `lesson` that requires a gradient; resume from `folder/name.pt`.
 
     Args:
-        name: of the stage, for the checkpoint, the log and the progress bar.
-        lesson: called with the step, it returns the loss and numbers to average in the log.
-        schedule: the learning rates and the number of steps.
-        folder: of the checkpoint and `log.jsonl`.
-        checkpoint_every_s: the interval of checkpoints.
+        name: name of the stage in the checkpoint, the log and the progress bar.
+        lesson: module that returns, for a step, the loss and numbers that the log averages.
+        schedule: learning rates and number of steps.
+        folder: folder of the checkpoint and of `log.jsonl`.
+        checkpoint_every_s: seconds between checkpoints.
     """
     optimizers = _optimizers(lesson, schedule)
     checkpoint = folder / f"{name}.pt"

@@ -25,7 +25,7 @@ def normalize(pixels: Tensor) -> Tensor:
 class TowerLesson(nn.Module):
     """Compute the loss of one batch of crowded frames.
 
-    It is the cross entropy of color, shape, size and position of every patch.
+    The loss is a weighted sum of cross entropies: color, shape, size and position of each patch.
     """
 
     def __init__(self, tower: Any, batch: int, seed: int) -> None:
@@ -35,7 +35,7 @@ class TowerLesson(nn.Module):
         self.places = nn.ModuleList(nn.Linear(TOWER_WIDTH, GRID) for _ in range(2))
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a step, and accuracies for the log."""
+        """Return the loss of training step `step`, and accuracies for the log."""
         pixels, labels = map(torch.from_numpy, crowded_frames(self.seed * 10**7 + step, self.batch, GRID))
         hidden = self.tower(normalize(pixels), output_hidden_states=True).hidden_states[-1]
         normal = F.layer_norm(hidden, (TOWER_WIDTH,))
@@ -43,13 +43,13 @@ class TowerLesson(nn.Module):
         losses, facts = [], {}
         for name, head, target in zip(("color", "shape", "size"), self.attributes, targets.unbind(-1), strict=True):
             logits = head(normal)
-            # Most patches are background; its weight keeps it from dominating.
+            # Most patches are background, so the class has a low weight.
             weight = torch.ones(logits.shape[-1])
             weight[0] = _BACKGROUND_WEIGHT
             losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight))
             shown = target > 0
             facts[name] = (logits.argmax(-1) == target)[shown].float().mean().item()
-        # Predicting the position keeps it in the tower's output.
+        # This loss preserves the position of patches in the tower's output.
         cells = torch.arange(GRID * GRID).expand(self.batch, -1)
         for head, target in zip(self.places, (cells // GRID, cells % GRID), strict=True):
             losses.append(0.15 * F.cross_entropy(head(normal).flatten(0, 1), target.flatten()))
