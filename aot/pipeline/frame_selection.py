@@ -3,8 +3,8 @@
 All sampled frames are encoded once for their scores, a chunk at a time. Only the embedding and a
 few numbers of each frame are kept. The chosen frames are then decoded and encoded again, with
 everything that a method needs. Features are not kept, because every frame is a candidate until the
-end and memory would grow with the video: a skipped duplicate becomes a candidate again if a better
-frame replaces the chosen frame that it resembles.
+end, and memory would grow with the video. For instance, a skipped duplicate becomes a candidate
+again if a better frame replaces the chosen frame that it resembles.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _best(
 
 
 def _together(segments: Sequence[Sequence[float]], count: int) -> list[list[tuple[int, float]]]:
-    """Divide each segment into groups of up to `count` frames, as (index, time) of each frame."""
+    """Divide each segment into groups of up to `count` frames; a frame is (index, time)."""
     indices = itertools.count()
     return [
         [(next(indices), time) for time in times[first : first + count]]
