@@ -66,7 +66,7 @@ class ToMe:
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
         """Return the merges of every block, down to a frame's share of the budget, rounded up."""
-        # In floating point 0.1 * 30 is above 3.
+        # The offset is needed because a product such as 0.07 * 100 is above 7 in floating point.
         target = math.ceil(self.ratio * tokens_per_frame - 1e-9)
         return frame_merging(patches, min(max(target, 1), patches), blocks, self.settings.schedule)
 
