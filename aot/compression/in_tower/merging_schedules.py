@@ -46,8 +46,8 @@ def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: Cl
     """Return the merges of each block, from `frames` * `patches` tokens of a clip to `target`.
 
     All `shares` are raised to the same power: the highest power that leaves at least `target`
-    tokens. The last block merges the rest, with several matchings if needed; every other block
-    matches at most once per merge and removes at most half of the tokens.
+    tokens. The last block merges the rest, with several matchings if needed; in other blocks, one
+    matching merges at most half of the tokens.
 
     Raises:
         ValueError: If `target` is not in 1 .. frames * patches, or `frames` is not a product of one

@@ -1,4 +1,4 @@
-"""Baseline: evenly spaced tokens of the video."""
+"""Baseline: keep evenly spaced tokens of the video."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform:
-    """Keep evenly spaced tokens of all F * n, which are counted in raster order."""
+    """Keep evenly spaced tokens of all F * n tokens in raster order."""
 
     card: ClassVar = Card("after pooling", remark="evenly spaced tokens of the whole video")
     needs: ClassVar = Needs()
