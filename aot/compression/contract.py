@@ -191,10 +191,7 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
-    """Yield the first defect of `sources`, for `count` kept and `total` pooled tokens.
-
-    Reading the values waits for the device.
-    """
+    """Yield the first defect of `sources` for `count` kept and `total` pooled tokens; waits."""
     if not isinstance(sources, SourceWeights):
         yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
         return
@@ -261,15 +258,12 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
 
 
 def check_load(reduction: InnerReduction, layer_tokens: tuple[int, ...], visual: int) -> None:
-    """Check how many visual tokens the layers of the language model have read.
+    """Check the number of visual tokens in the layers of the language model.
 
-    Args:
-        reduction: the reduction inside the language model.
-        layer_tokens: the number of visual tokens that each layer has read.
-        visual: the number of visual tokens before the first layer.
+    `layer_tokens` has this number for each layer; `visual` is the number before the first layer.
 
     Raises:
-        MethodError: If the mean over the layers exceeds `reduction.load` by more than rounding.
+        MethodError: If the mean share of the layers exceeds `reduction.load` by more than rounding.
     """
     layers = len(layer_tokens)
     with blamed(reduction, "inner"):

@@ -25,7 +25,7 @@ _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 20
 
 
 def anchors_for_ratio(ratio: float, patches: int) -> int:
-    """Return the number of anchors per frame for `ratio`: >= 1, scaled from 729 to `patches`."""
+    """Return the number of anchors per frame (>= 1) for `ratio`, scaled from 729 to `patches`."""
     for (r0, m0), (r1, m1) in pairwise(_PUBLISHED_ANCHORS):
         if ratio <= r1:
             anchors = m0 + (ratio - r0) / (r1 - r0) * (m1 - m0)

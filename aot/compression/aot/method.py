@@ -58,7 +58,7 @@ class AnchorTransport:
 
     @property
     def needs(self) -> Needs:
-        """Return the need for two layers of saliency (section 0), and frame embeddings if used."""
+        """Return two layers for saliency (section 0), and frame embeddings for dynamic clips."""
         anchors = self.config.anchors
         return Needs(
             saliency_layers=(anchors.shallow_layer, anchors.deep_layer),

@@ -35,7 +35,7 @@ class OneDrop(CheckedSettings):
         """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If `load` is at most K / L, the part of the layers before the drop.
+            BudgetError: If `load` is at most K / L, with K of L layers before the drop.
         """
         full = resolve_layer(self.layer, layers)
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")

@@ -60,7 +60,7 @@ class PyramidDrop(CheckedSettings):
         """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If `load` is at most the part of the layers before the first drop.
+            BudgetError: If `load` is at most K / L, with K of L layers before the first drop.
         """
         # If the published layers cannot reach this load, drop earlier.
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)

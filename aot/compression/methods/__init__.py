@@ -17,8 +17,7 @@ def build_method(config: Config) -> Method:
     """Return the method `config.method` with its settings, or `none` if the ratio is 1.
 
     Raises:
-        ConfigError: If the method does not exist, or one of its settings is unknown or out of
-            range.
+        ConfigError: If the method does not exist, or a setting is unknown or out of range.
         MethodError: If the method is a plug-in and its construction fails.
     """
     # Ratio 1 keeps every token, so the method would change nothing.

@@ -25,8 +25,7 @@ _FIRST_FRAME = 255.0  # above every change, which is at most 2
 class EfficientVideoSampling:
     """Keep the whole first frame, then the tokens that changed most since the previous frame.
 
-    The change of a token is 1 - cosine similarity to the token in the same cell of the previous
-    frame.
+    The change of a token is 1 - cosine similarity to the same cell of the previous frame.
 
     With `paper_exact`, int(N (1 - q)) of all N tokens are kept, with q = 1 - ratio in floating
     point. A count below one frame is raised to one frame and is no error.

@@ -28,8 +28,7 @@ def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8)
         threshold: also cut after each frame whose cosine similarity to the next frame is lower.
     """
     frames = embeddings.shape[0]
-    # 1. Cut after frame i if its similarity to frame i + 1 is below the threshold or among the
-    # `segments` - 1 lowest.
+    # 1. Cut after a frame if its similarity to the next is below the threshold or among the lowest.
     similarity = neighbor_similarity(embeddings)
     cut = similarity < threshold
     cut[similarity.argsort(stable=True)[: segments - 1]] = True

@@ -30,8 +30,7 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
     count = len(weights)
     if not count * least <= total <= count * most:
         raise ValueError(f"total: expected {count * least} to {count * most}, got {total}")
-    # 1. Bisect for the factor at which the clamped shares sum to `total`; the sum grows with the
-    # factor.
+    # 1. Find the factor at which the clamped shares sum to `total`, by bisection.
     weight = torch.tensor(weights, dtype=torch.float64)
     low, high = 0.0, most / float(weight.min())
     for _ in range(_HALVINGS):

@@ -31,8 +31,7 @@ def match_pairs(metric: Tensor, merges: int) -> Matching:
     """Match tokens by the cosine similarity of their vectors in `metric` [B, T, d].
 
     Each token with an even index is paired with the most similar token with an odd index. In the
-    `merges` most similar pairs, the even token is merged into the odd token. Ties go to the lower
-    index.
+    `merges` most similar pairs, the even one is merged into the odd. Ties go to the lower index.
 
     Raises:
         ValueError: If `merges` is not in 0 .. ceil(T / 2), or is above 0 with fewer than 2 tokens.
@@ -62,8 +61,7 @@ def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor
         target: [B, T], from `match_pairs`.
 
     Returns:
-        values [B, T', D], sizes [B, T'] and indices [B, T'] of the remaining tokens, in ascending
-        order of index.
+        Values [B, T', D], sizes [B, T'] and ascending indices [B, T'] of the remaining tokens.
     """
     # 1. Add values and sizes at the targets.
     batch, count, width = values.shape

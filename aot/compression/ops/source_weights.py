@@ -1,7 +1,6 @@
 """Trace the pooled tokens that each merged token consists of, and their weights.
 
-Runs on the CPU, where sums are the same in every run, and only on request: no compression needs the
-result.
+This runs only on request, and on the CPU, where sums are the same in every run.
 """
 
 from __future__ import annotations
