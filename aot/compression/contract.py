@@ -50,18 +50,18 @@ def needs_of(method: Method) -> Needs:
 
 @dataclass(frozen=True)
 class _BlamedMerging:
-    """The merging of a plug-in, with errors that name the plug-in."""
+    """Call the merging of a plug-in, and raise errors that name the plug-in."""
 
     method: Method
     merging: EncoderMerging
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return the clips of the plug-in."""
+        """Return `clips` of the plug-in's merging."""
         with blamed(self.method):
             return self.merging.clips(frames)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the mergings of the plug-in."""
+        """Return `plan` of the plug-in's merging."""
         with blamed(self.method):
             return self.merging.plan(frames, patches, tokens_per_frame, blocks)
 

@@ -70,13 +70,13 @@ def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_p
     Ties go to the lower index.
 
     Args:
-        shallow: [F, N], saliency in the layer of local anchors.
-        deep: [F, N], saliency in the layer of global anchors.
+        shallow: [F, N], saliency for local anchors, from a shallow layer.
+        deep: [F, N], saliency for global anchors, from a deep layer.
         grid: patches per side (rows, cols), N = rows * cols.
-        windows_per_side: windows along each axis, at most as many as rows and columns.
+        windows_per_side: the number of windows along each axis, limited by rows and columns.
 
     Raises:
-        ValueError: If the shapes do not agree.
+        ValueError: If `shallow` and `deep` do not both have N = rows * cols columns.
     """
     patches = grid[0] * grid[1]
     if shallow.shape != deep.shape or shallow.shape[-1] != patches:

@@ -1,4 +1,4 @@
-"""Phase II: merge tokens of later frames that repeat the keyframe of their clip into it."""
+"""Phase II: in each clip, merge tokens of later frames into similar tokens of the keyframe."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Phase I: within each frame, optimal transport moves the other patches into the anchors.
 
-Every new anchor is a weighted sum of the patches of its frame. Every pooled token is one too. So
-one matrix per frame does both steps, and no changed copy of the features is needed.
+Every new anchor and every pooled token is a weighted sum of patches of the same frame. So one
+matrix per frame does both steps, and no changed copy of the features is needed.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class AnchorTransport:
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
-        """Return the method with the settings under `aot`."""
+        """Return the method with `config.resolved_aot` and `config.ratio`."""
         return cls(config.resolved_aot, config.ratio)
 
     @property
@@ -66,7 +66,7 @@ class AnchorTransport:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens (`budget: exact`), or a number that depends on the content.
+        """Keep exactly `budget` tokens; with the setting `budget: paper`, ignore the budget.
 
         Raises:
             BudgetError: If an exact budget is below one token per clip.
@@ -174,12 +174,12 @@ class AnchorTransport:
     def _allocate(
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
-        """Choose the number of anchors, kept cells and shares of later frames (section 6)."""
+        """Return the number of anchors, kept cells and distinct tokens per frame (section 6)."""
         settings = self.config.anchors
         patches, asked = tokens.features.shape[1], self._asked(tokens)
 
         def votes_for(anchors: int) -> Tensor:
-            """Return the pooled mask of `anchors` anchors, [F, n] (section 3)."""
+            """Return the pooled anchor mask [F, n] for this number of `anchors` (section 3)."""
             mask = ranking.select(anchors, settings.local_ratio)
             return pool(mask.float()[..., None], tokens.grid, tokens.pool)[..., 0]
 

@@ -90,9 +90,9 @@ class State:
 
     @property
     def patch_type(self) -> Tensor:
-        """Return int64 [R], the type of each row in `patches`: its cell, or the line that it ends.
+        """Return the type of each row in `patches`, int64 [R].
 
-        A newline has the type rows * cols + line.
+        The type of a visual token is its cell; the type of a newline is rows * cols + its line.
         """
         # Types of newlines follow the types of the rows * cols cells.
         ends_line = self.line >= 0
@@ -142,7 +142,7 @@ R = TypeVar("R", bound="InnerReduction")
 
 
 class InnerReduction(Protocol):
-    """Drop visual tokens while the language model reads the prompt.
+    """Drop visual tokens inside the language model during prefill.
 
     The fields of a reduction's dataclass are its settings.
     """

@@ -28,7 +28,7 @@ class FrameFusion(CheckedSettings):
     Before the first layer and after every attention, a token is merged into the previous token of
     its cell if their cosine similarity is at least `similarity`. Merging ends when a step removes
     less than the share `fade_out` of the tokens. In the next layer, tokens that receive the least
-    attention from the last prompt token are dropped until the mean load of all layers is `cost`.
+    attention from the last prompt token are dropped; the mean load of all layers is then `cost`.
     If merging alone can reach `cost`, nothing is dropped. Newlines that end the same line of the
     grid count as tokens of one more cell.
 

@@ -51,11 +51,11 @@ class HoliTomInner(OneDrop):
 
 
 def merge_in_turn(kept: Tensor, dropped: Tensor) -> Tensor:
-    """Return kept tokens [A, D] after merging each of the dropped tokens [B, D] into one of them.
+    """Return the tokens `kept` [A, D] after merging the tokens `dropped` [B, D] into them.
 
-    Each dropped token goes to the most similar token of `kept`; similarities are computed before
-    any merge. A kept token is averaged with its n dropped tokens one after the other. The last of
-    them then has weight 1/2; the first of them and the kept token have weight 1/2^n each.
+    Each dropped token is merged into the most similar kept token; similarities are computed before
+    any merge. A kept token is averaged with its n dropped tokens one after the other. The last
+    dropped token then has weight 1/2; the first one and the kept token have weight 1/2^n each.
     """
     if not len(dropped):
         return kept

@@ -27,8 +27,8 @@ class PruneVidInner(OneDrop):
     tokens of each segment and from the dynamic tokens of each frame, the share `keep` is kept. The
     dropped tokens are also removed from the KV caches of earlier layers.
 
-    A token counts as static if it is in the first frame of a clip of W > 1 frames and its mass is a
-    multiple of W. Stage A (--method prunevid) gives static tokens such masses.
+    A token in the first frame of a clip of W > 1 frames counts as static if its mass is a multiple
+    of W. Stage A (--method prunevid) gives static tokens such masses.
     """
 
     card: ClassVar = Card(

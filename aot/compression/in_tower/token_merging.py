@@ -101,7 +101,7 @@ class MergingTokens:
         return tokens
 
     def merge_into(self, target: Tensor, merges: int) -> MergingTokens:
-        """Merge token i of each sequence into token target[i]; it stays if target[i] is i.
+        """Merge token i of each sequence into token target[i]; token i stays if target[i] is i.
 
         `target` is [B, T]; `merges` tokens of each sequence have another token as target. In the
         result, tokens with even indices come first, then odd indices, both in index order.

@@ -39,7 +39,7 @@ class FastVid(CheckedSettings):
     frame before it. Each context token absorbs the most similar tokens of the segment. All tokens
     are in raster order.
 
-    The budget is exact. Each frame has an equal share of it; floor(context_share * share) of these
+    The budget is exact. All frames have equal shares; floor(context_share * share) of these
     tokens are context tokens. The context tokens of a segment are spread over its anchor frames. If
     the anchor frames have too few tokens, the excess becomes salient tokens of the other frames.
     """

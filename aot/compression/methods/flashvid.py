@@ -34,7 +34,7 @@ __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_r
 class FlashVid(CheckedSettings):
     """Keep diverse tokens of each frame (ADTS), and merge the rest over time and in frames (TSTM).
 
-    The budget is exact. Each frame has an equal share; ceil(diverse_share * share) of these tokens
+    The budget is exact. All frames have equal shares; ceil(diverse_share * share) of these tokens
     are diverse. The other tokens of a segment's share are spread over its frames, in proportion to
     the number of tree roots in each frame. If a segment would have fewer trees than its share, only
     the most similar links between tokens are used.

@@ -1,4 +1,4 @@
-"""Baseline: keep whole frames, but fewer of them."""
+"""Baseline: keep all tokens of fewer frames."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class HoliTom(CheckedSettings):
     segment becomes one token, the mean over the frames of the segment. These static tokens are
     merged into density peaks. Every frame keeps its most attended dynamic tokens.
 
-    The budget is exact. The static set of each segment and the dynamic set of each frame share it
-    in proportion to size (largest remainder, at least one token each if the budget suffices; the
+    The budget is exact. The static set of each segment and the dynamic set of each frame have a
+    share in proportion to size (largest remainder, at least one token if the budget suffices; the
     paper rounds up or to the nearest). If averaging leaves fewer tokens than the budget, the least
     similar static positions become dynamic until there are enough tokens.
     """

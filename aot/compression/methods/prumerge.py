@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+ (arXiv 2403.15388): attended tokens absorb similar ones."""
+"""PruMerge and PruMerge+ (arXiv 2403.15388): the most attended tokens absorb similar tokens."""
 
 from __future__ import annotations
 

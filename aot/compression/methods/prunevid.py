@@ -31,13 +31,13 @@ class PruneVid(CheckedSettings):
     """Average the static tokens of similar frames, and merge all tokens into cluster means.
 
     Frames are clustered into segments. A position is static if its mean cosine similarity over all
-    pairs of frames of the segment is high. It becomes one token, the mean over the segment. The
+    pairs of frames of the segment is high. Its tokens become one, the mean over the segment. The
     static tokens of a segment are one set; the dynamic tokens of each frame are one set. Each set
     is replaced by the means of clusters around density peaks.
 
     The budget is exact. The number of clusters of a set is in proportion to its size (largest
     remainder, at least 1 if the budget suffices), for small sets too. If averaging leaves fewer
-    tokens than the budget, the least similar static positions become dynamic until it is met.
+    tokens than the budget, the least similar static positions become dynamic as far as needed.
     """
 
     card: ClassVar = Card(

@@ -117,10 +117,10 @@ def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_see
 
     The seeds are from `farthest_first`. In each round, every point goes to the center with the
     highest cosine similarity. Then each center becomes the mean of its points' unit vectors, scaled
-    to length 1. The worst-served points are those least similar to their center: empty centers
-    move to them, worst first. Rounds end when no coordinate changes by more than 1e-6, or after
-    `iterations` rounds. A last assignment follows; if a cluster is then empty, it takes the
-    worst-served point of the largest cluster.
+    to length 1. The worst-served point is the point that is least similar to its center; empty
+    centers move to the worst-served points. Rounds end when no coordinate changes by more than
+    1e-6, or after `iterations` rounds. A last assignment follows. Each cluster that is then empty
+    takes the worst-served point of the largest cluster.
 
     Cosines are computed in float64 (if the device supports it) and compared in float32; ties go to
     the lower index. The order of summation then has no effect: all devices give the same clusters.

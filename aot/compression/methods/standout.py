@@ -1,7 +1,7 @@
 """Standout: keep tokens that differ from the video's mean and from each other within a frame.
 
 This project's own method. It needs no attention, so it works with every encoder at no extra cost.
-docs/methods.md describes how it was found and how accurate it is.
+docs/methods.md describes how the method was found and how accurate it is.
 """
 
 from __future__ import annotations

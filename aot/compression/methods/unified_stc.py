@@ -160,7 +160,7 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
     """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
     The centers are density peaks (DPC-KNN) as in `ops.density_peaks`, but for all tokens of a
-    video. The distances between these do not fit into memory, so they are computed twice, tile by
+    video. All distances together do not fit into memory, so each is computed twice, tile by
     tile. Densities are kept as logarithms: in sparse regions, densities would underflow and be
     equal. Ties in density and in score go to the lower index.
 

@@ -20,6 +20,6 @@ class Uniform:
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens."""
+        """Keep exactly `budget` tokens, unchanged and in raster order."""
         frames, per_frame = pooled_cells(tokens)
         return keep_subset(tokens, evenly(frames * per_frame, budget))

@@ -24,7 +24,7 @@ _VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 @dataclass(frozen=True)
 class VidCom2(CheckedSettings):
-    """Keep the tokens that are least like the mean of the video and the mean of their frame."""
+    """Keep the tokens that are least similar to the mean of the video and of their frame."""
 
     card: ClassVar = Card(
         "after pooling",

@@ -109,7 +109,7 @@ class VQToken(CheckedSettings):
         return cosine_kmeans(patches, clusters, iterations=iterations, seed=self.seed)
 
     def _bend(self, patches: Tensor, budget: int) -> Clustering:
-        """Return the clustering with the length at the elbow of the distortion."""
+        """Return the clustering whose number of clusters is at the elbow of the distortion."""
         ceiling = len(patches) if self.paper_exact else min(budget, len(patches))
         lengths = range(min(self.least_tokens, ceiling), min(self.most_tokens, ceiling) + 1)
         # Cluster once for every length of the scan.

@@ -1,4 +1,4 @@
-"""Share a number of tokens among frames, or among other parts."""
+"""Divide a number of tokens among frames or other parts."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ __all__ = [
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
     """Return the window index of each patch, int64 [N] in raster order.
 
-    Each side is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g = 27 and
-    three windows per side, a window has 9 x 9 patches; on other grids the windows are nearly equal.
+    A side of g patches is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g =
+    27 and `per_side` 3, a window has 9 x 9 patches; on other grids, windows are nearly equal.
     """
     rows, cols = (_axis_windows(size, per_side) for size in grid)
     return (rows[:, None] * per_side + cols[None, :]).flatten()
@@ -56,7 +56,7 @@ def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
 
 
 def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Pool values [F, N, D] to [F, n, D] exactly as the model does, in their dtype.
+    """Return values [F, N, D] pooled to [F, n, D] as in the model, with unchanged dtype.
 
     Raises:
         ValueError: If axis 1 does not have grid[0] * grid[1] entries.

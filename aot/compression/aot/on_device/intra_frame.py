@@ -100,8 +100,8 @@ class _Solved:
         gibbs: [F, N, N], the kernel matrix K.
         rows: [F, N], the row factors r.
         column_sums: [F, N], K' r.
-        nearest: int32 [F, N], for each anchor, the number of patches that are nearest to it.
-        at: int32 [F, N], the most similar anchor of each patch.
+        nearest: int32 [F, N], for each anchor, the number of patches that `at` maps to the anchor.
+        at: int32 [F, N], for each patch, the index of the most similar anchor.
         iterations: int32 [], the number of iterations.
     """
 

@@ -146,7 +146,7 @@ def verdict_kernel(
     tile: tl.constexpr, late_block: tl.constexpr, program_block: tl.constexpr,
     tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Choose r and column sums of the iteration where the rule was met, else of the last one."""
+    """Choose r and column sums of the iteration that met the stopping rule, or of the last."""
     # 1. The number of iterations, if the rule was met within the first `wide` iterations.
     anchors = tl.load(found + 1)
     frame = tl.program_id(0).to(tl.int64)

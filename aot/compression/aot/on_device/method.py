@@ -106,7 +106,7 @@ class QueuedTransport:
         self._intra = transport_queued(self._layout, self._allocation, self._tokens.features, weights)
 
     def phase_two(self) -> None:
-        """Transport within clips."""
+        """Transport the kept cells within clips."""
         from aot.compression.aot.on_device.inter_frame import InterWeights, match_queued
 
         settings, rule = self._config.inter, self._config.inter.transport
