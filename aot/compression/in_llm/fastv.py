@@ -18,7 +18,7 @@ class FastV(OneDrop):
     """Keep the visual tokens that the last prompt token attends to most, from an early layer on.
 
     Before `layer`, round(keep * m) of m visual tokens are kept, ranked by the attention in the
-    layer before it (mean over heads). The kept tokens keep their position ids.
+    preceding layer (mean over heads). The kept tokens keep their position ids.
     """
 
     card: ClassVar = Card(

@@ -21,8 +21,8 @@ __all__ = ["HoliTomInner", "merge_in_turn"]
 class HoliTomInner(OneDrop):
     """Keep the tokens that the last prompt token attends to most; merge all others into them.
 
-    Before `layer`, round(keep * m) of m tokens are kept, ranked by the attention in the layer
-    before it (mean over heads). Every other token is merged into the most similar kept token
+    Before `layer`, round(keep * m) of m tokens are kept, ranked by the attention in the preceding
+    layer (mean over heads). Every other token is merged into the most similar kept token
     (`merge_in_turn`). Newlines count among the m tokens, as published.
     """
 

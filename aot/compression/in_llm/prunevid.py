@@ -22,7 +22,7 @@ class PruneVidInner(OneDrop):
     """Keep the visual tokens that the question attends to most, a share of each segment and frame.
 
     Before `layer`, tokens are ranked by the attention received from the text after the video, in
-    the layer before it (the paper's M). The attention is computed without rotary positions and
+    the preceding layer (the paper's M). The attention is computed without rotary positions and
     without the causal mask; the score is the maximum over heads and text tokens. From the static
     tokens of each segment and from the dynamic tokens of each frame, the share `keep` is kept. The
     dropped tokens are also removed from the KV caches of earlier layers.

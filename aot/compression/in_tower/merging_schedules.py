@@ -150,7 +150,7 @@ def _plan(patches: int, blocks: int, join_at: dict[int, int], shares: ClipShares
 
 
 def _merges(count: int, kept: float) -> int:
-    """Return how many of `count` tokens one matching merges: at most half, to keep `kept`."""
+    """Return how many of `count` tokens to merge to keep the share `kept`; at most half."""
     return min(_part(count, kept), count // 2)
 
 

@@ -49,8 +49,8 @@ class FrameTokens:
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
     """Return runs of frames with equal shares, each with its number of tokens per frame (>= 1).
 
-    All frames together keep `budget` tokens, by largest remainder: the first frames keep one more.
-    If `budget` is below one token per frame, the last frames keep no token and are left out.
+    All frames together keep `budget` tokens, so the first frames may keep one token more. If
+    `budget` is below one token per frame, the last frames keep no token and are left out.
     """
     runs, first = [], 0
     # Frames with the same share form one run, which methods can process as a batch.

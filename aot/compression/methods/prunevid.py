@@ -166,9 +166,9 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tupl
 def settled_labels(labels: Sequence[int]) -> list[int]:
     """Return the labels of frames after each label has kept only its longest run (or equal runs).
 
-    A label that has only runs of one frame disappears. From left to right, every freed frame takes
-    the label of the longer neighboring run. Ties go to the left run; without runs the label is 0.
-    The length of a run includes freed frames that have joined it, as in the published code.
+    A label that has only runs of one frame disappears. All other frames are freed. From left to
+    right, every freed frame takes the label of the longer neighboring run, or 0 without runs. Ties
+    go to the left. Freed frames that join a run count in its length, as in the published code.
     """
     runs = _runs(labels)
     # 1. Free the frames that are not in a longest run of their label.

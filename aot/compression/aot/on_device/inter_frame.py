@@ -100,7 +100,7 @@ def match_queued(
 
 @triton.jit
 def _products(left, right, is_first: tl.constexpr):
-    """Return left @ right' in float64; `right` is float64 if not `is_first`, else as `left`.
+    """Return left @ right' in float64; `right` has the dtype of `left` if `is_first`, else float64.
 
     Products of two half-precision numbers are exact in float32. Their sums over one tile are exact
     to about 1e-7.

@@ -116,7 +116,7 @@ class QueuedTransport:
         self._inter = match_queued(self._layout, self._allocation, self._intra.tokens, weights)
 
     def emit(self, known: Mapping[str, Fact]) -> CompressedTokens:
-        """Return the kept tokens; their facts are `known` and the facts on the device."""
+        """Return the kept tokens, with the facts `known` to the host and those on the device."""
         from aot.compression.aot.on_device.token_order import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
