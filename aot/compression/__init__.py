@@ -1,5 +1,5 @@
 """Compression: visual tokens in, kept tokens out.
 
-`aot/` is the paper, `methods/` has one file per other paper, `in_tower/` and `in_llm/` act inside
-the model, and `ops/` is shared mathematics.
+`aot/` implements the AOT paper; `methods/` has one file per other paper. `in_tower/` reduces tokens
+inside the vision tower, `in_llm/` inside the language model. `ops/` is shared mathematics.
 """

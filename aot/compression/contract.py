@@ -1,7 +1,7 @@
-"""Check what methods and inner reductions return, those of this package and plug-ins alike.
+"""Check the results of methods and inner reductions, from this package and from plug-ins.
 
-A method returns tokens of the video it was given, as many as its budget. A reduction inside the
-language model drops visual rows and no others. All other results are errors that name the author.
+A method must return as many tokens of its input video as the budget allows. An inner reduction may
+drop visual and newline rows only. Any other result is an error that names the method or reduction.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["check_encoded", "check_load", "check_reduction", "check_tokens", "ne
 _PER_TOKEN = {
     "frame": torch.int32, "row": torch.int32, "col": torch.int32, "role": torch.uint8, "mass": torch.float32,
 }  # fmt: skip
-_ROUNDING = 1e-4  # of a mass in float32
+_ROUNDING = 1e-4  # tolerance for a mass, or a sum of source weights, in float32
 _ROUNDED_PER_LAYER = 2  # visual tokens that rounding may add to a layer's share
 
 
 def needs_of(method: Method) -> Needs:
-    """Return what a method needs the encoder to do.
+    """Return `method.needs`: the merging and the recorded values that the encoder must provide.
 
     Raises:
-        MethodError: If it is a plug-in and fails, now or while the tower merges by its rules, or if
-            it does not return `Needs`.
+        MethodError: If `method.needs` is not a `Needs`, or if the code of a plug-in fails, here or
+            later in the returned `merging`.
     """
     with blamed(method):
         needs = method.needs
@@ -50,27 +50,27 @@ def needs_of(method: Method) -> Needs:
 
 @dataclass(frozen=True)
 class _BlamedMerging:
-    """The merging of a plug-in, with errors that name the plug-in."""
+    """Call the merging of a plug-in, and raise errors that name the plug-in."""
 
     method: Method
     merging: EncoderMerging
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return the clips of the plug-in."""
+        """Return `clips` of the plug-in's merging."""
         with blamed(self.method):
             return self.merging.clips(frames)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the mergings of the plug-in."""
+        """Return `plan` of the plug-in's merging."""
         with blamed(self.method):
             return self.merging.plan(frames, patches, tokens_per_frame, blocks)
 
 
 def check_encoded(finite: Tensor | None) -> None:
-    """Check the flag `VisualTokens.finite`, which waits for its device.
+    """Check `finite`, the flag of `VisualTokens`; reading the value waits for the device.
 
     Raises:
-        NumericsError: If it is false.
+        NumericsError: If `finite` is false.
     """
     if finite is not None and not finite:
         raise NumericsError(_ENCODED_NONSENSE)
@@ -85,17 +85,17 @@ _ENCODED_NONSENSE = (
 def check_tokens(
     method: Method, kept: CompressedTokens, tokens: VisualTokens, least: int, most: int
 ) -> CompressedTokens:
-    """Return the result of a method, without gradients, if it keeps the contract.
+    """Return `kept` without gradients if `kept` satisfies the contract of methods.
 
     Args:
-        method: the method.
-        kept: its result.
-        tokens: the tokens that it was given.
-        least: the least number of tokens that it may keep.
-        most: the greatest number.
+        method: the method that returned `kept`.
+        kept: the kept tokens.
+        tokens: the input of the method.
+        least: the smallest allowed number of kept tokens.
+        most: the largest allowed number of kept tokens.
 
     Raises:
-        MethodError: If the result breaks the contract.
+        MethodError: If `kept` breaks the contract.
         NumericsError: If `tokens` are not finite, or a method of this package overflowed.
     """
     problems = list(problems_of_tokens(kept, tokens, least, most))
@@ -112,7 +112,7 @@ _NOT_FINITE = "returned features with NaN or infinite values"
 
 
 def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int) -> Iterator[str]:
-    """Yield each violation of the contract, as the rest of a sentence about the method."""
+    """Yield each violation of the contract as a text to print after the name of the method."""
     if not isinstance(kept, CompressedTokens):
         yield f"returned a {type(kept).__name__}, not aot.types.CompressedTokens"
         return
@@ -134,7 +134,7 @@ def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int
 
 
 def _misshapen(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Yield wrong shapes, dtypes and devices, without reading values."""
+    """Yield a text for each wrong shape, dtype or device, without reading values."""
     features = kept.features
     width, dtype, device = tokens.features.shape[-1], tokens.features.dtype, tokens.features.device
     if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != width:
@@ -155,7 +155,7 @@ def _described(values: Any) -> str:
 
 
 def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Yield wrong values; all checks are read from the device together."""
+    """Yield a text for each wrong value; one copy brings all checks to the host."""
     # 1. Features, frames, cells and roles in their ranges.
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
@@ -191,7 +191,7 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
-    """Yield wrong sources of `count` kept tokens of `total` pooled ones; waits for the device."""
+    """Yield the first defect of `sources` for `count` kept and `total` pooled tokens; waits."""
     if not isinstance(sources, SourceWeights):
         yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
         return
@@ -214,8 +214,9 @@ def check_reduction(reduction: InnerReduction, found: Reduction, state: State) -
     """Check the result of a reduction inside the language model.
 
     Raises:
-        MethodError: If it drops rows of text, rows that do not exist or a row twice, or if its
-            hidden states do not fit those in `state`.
+        MethodError: If `found` drops text rows, rows that do not exist, or a row twice, or if the
+            hidden states in `found` differ in shape, dtype or device from `state`, or are not
+            finite.
     """
     problems = list(_problems_of_reduction(found, state))
     if problems:
@@ -227,7 +228,7 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
     if not isinstance(dropped, Tensor) or dropped.ndim != 1 or dropped.dtype != torch.int64:
         yield "did not return a Reduction with the numbers of the dropped rows, int64 [R]"
         return
-    # What the host knows is checked first, values after it.
+    # Check shapes, dtypes and devices first: the host knows them without a copy.
     rows, device = state.hidden.shape[1], state.hidden.device
     if dropped.device != device:
         yield f"returned dropped rows on {dropped.device}, not on {device}"
@@ -257,10 +258,12 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
 
 
 def check_load(reduction: InnerReduction, layer_tokens: tuple[int, ...], visual: int) -> None:
-    """Check how many of the `visual` tokens the layers of the language model have read.
+    """Check the number of visual tokens in the layers of the language model.
+
+    `layer_tokens` has this number for each layer; `visual` is the number before the first layer.
 
     Raises:
-        MethodError: If they are more than the reduction's `load` and rounding allow.
+        MethodError: If the mean share of the layers exceeds `reduction.load` by more than rounding.
     """
     layers = len(layer_tokens)
     with blamed(reduction, "inner"):

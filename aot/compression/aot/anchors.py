@@ -1,4 +1,4 @@
-"""Select the anchors of Phase I: local ones by shallow saliency, global ones by deep saliency."""
+"""Select the anchors of Phase I: local by shallow saliency, global by deep saliency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AnchorRanking", "rank_patches"]
 
 @dataclass(frozen=True, slots=True)
 class AnchorRanking:
-    """Ranks of all patches, from which any number of anchors is selected without another sort.
+    """Hold the ranks of all patches; any number of anchors is selected without another sort.
 
     Attributes:
         window_rank: [F, N], the rank of a patch in its window by shallow saliency, from 0.
@@ -27,37 +27,37 @@ class AnchorRanking:
     window_sizes: tuple[int, ...]
 
     def split(self, count: int, local_ratio: float) -> tuple[int, int]:
-        """Return the local anchors per window and the global anchors, for `count` anchors.
+        """Return the numbers of local anchors per window and of global anchors for `count` anchors.
 
-        As published, the local share is int(count * local_ratio), each window gets the floor of
-        its part, and the rounding loss is not given back. A local share of less than one anchor
-        per window crashes the published code; here all anchors are global then.
+        As published, int(count * local_ratio) anchors are divided among the windows, rounded down;
+        the anchors lost by rounding are not replaced. With less than one local anchor per window,
+        the published code crashes; here all anchors are then global.
         """
         local = int(count * local_ratio)
         per_window = local // len(self.window_sizes)
         return (per_window, count - local) if per_window else (0, count)
 
     def total(self, count: int, local_ratio: float) -> int:
-        """Return how many anchors per frame `select` yields, for example 202 for count 205."""
-        # With that many anchors, every patch is one.
+        """Return the number of anchors per frame in `select`, for example 202 for count 205."""
+        # If `count` is at least N, every patch is an anchor.
         patches = self.deep_order.shape[1]
         if count >= patches:
             return patches
         per_window, n_global = self.split(count, local_ratio)
-        # A window of fewer patches than its share gives all that it has.
+        # A window has at most as many local anchors as patches.
         n_local = sum(min(per_window, size) for size in self.window_sizes)
         return n_local + n_global
 
     def local(self, count: int, local_ratio: float) -> Tensor:
-        """Return the anchors that are chosen within their windows, as a bool mask [F, N]."""
+        """Return the local anchors, the most salient patches of each window: bool [F, N]."""
         return self.window_rank < self.split(count, local_ratio)[0]
 
     def select(self, count: int, local_ratio: float) -> Tensor:
-        """Return the anchors as a bool mask [F, N], with the same number in every frame."""
+        """Return all anchors as a bool mask [F, N], with the same number in every frame."""
         if count >= self.deep_order.shape[1]:
             return torch.ones_like(self.deep_order, dtype=torch.bool)
         n_global = self.split(count, local_ratio)[1]
-        # Local anchors first. The global ones are the most salient of the remaining patches.
+        # Local anchors first. Global anchors are the most salient of the remaining patches.
         local = self.local(count, local_ratio)
         free = ~local.gather(1, self.deep_order)
         chosen = free & (free.cumsum(1) <= n_global)
@@ -70,13 +70,13 @@ def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_p
     Ties go to the lower index.
 
     Args:
-        shallow: [F, N], saliency in the layer of local anchors.
-        deep: [F, N], saliency in the layer of global anchors.
+        shallow: [F, N], saliency for local anchors, from a shallow layer.
+        deep: [F, N], saliency for global anchors, from a deep layer.
         grid: patches per side (rows, cols), N = rows * cols.
-        windows_per_side: windows along each axis, at most as many as rows and columns.
+        windows_per_side: the number of windows along each axis, limited by rows and columns.
 
     Raises:
-        ValueError: If the shapes do not agree.
+        ValueError: If `shallow` and `deep` do not both have N = rows * cols columns.
     """
     patches = grid[0] * grid[1]
     if shallow.shape != deep.shape or shallow.shape[-1] != patches:
@@ -85,7 +85,7 @@ def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_p
         )
     windows = window_ids(grid, min(windows_per_side, *grid))
     sizes = torch.bincount(windows)
-    # The index where each window starts once patches are grouped by window.
+    # The first index of each window after patches are grouped by window.
     starts = (sizes.cumsum(0) - sizes)[windows.sort(stable=True).values].to(shallow.device)
     # Sort by saliency, then by window. Both sorts are stable, so windows stay sorted by saliency.
     by_saliency = shallow.argsort(dim=1, descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""Meet exact budgets: choose the number of anchors, and of distinct tokens per frame.
+"""Meet exact budgets: choose the numbers of anchors and of distinct tokens per frame.
 
-Published AOT keeps a number of tokens that depends on the content. Here it is exact
-(docs/algorithm.md, section 6): the number of anchors changes until the keyframes fit, and later
+In published AOT, the number of kept tokens depends on the content. Here it is exact
+(docs/algorithm.md, section 6): the number of anchors is changed until the keyframes fit, and later
 frames share the rest of the budget.
 """
 
@@ -20,12 +20,12 @@ from aot.types import Clip
 
 __all__ = ["Allocation", "allocate", "anchors_for_ratio", "copies_per_clip", "kept_cells"]
 
-# (ratio, anchors of 729 patches): the published settings, interpolated linearly.
+# (ratio, number of anchors among 729 patches): published settings, interpolated linearly.
 _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 205), (1.0, 729))
 
 
 def anchors_for_ratio(ratio: float, patches: int) -> int:
-    """Return the number of anchors per frame for any ratio, scaled from 729 patches; at least 1."""
+    """Return the number of anchors per frame (>= 1) for `ratio`, scaled from 729 to `patches`."""
     for (r0, m0), (r1, m1) in pairwise(_PUBLISHED_ANCHORS):
         if ratio <= r1:
             anchors = m0 + (ratio - r0) / (r1 - r0) * (m1 - m0)
@@ -35,13 +35,13 @@ def anchors_for_ratio(ratio: float, patches: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """How a budget is shared among the frames.
+    """Hold how a budget is shared among the frames.
 
     Attributes:
-        anchors: M, anchors per frame before pooling.
-        kept: bool [F, n], kept cells.
-        distinct: the number of distinct tokens of each frame, 0 for keyframes; None if it depends
-            on the content.
+        anchors: the number of anchors asked for per frame.
+        kept: bool [F, n], the kept cells.
+        distinct: the number of distinct tokens of each frame, 0 for keyframes; None if the numbers
+            depend on the content.
         copies: how often each clip emits its keyframe.
     """
 
@@ -64,34 +64,34 @@ def allocate(
 
     Args:
         budget: the number of tokens, from one per clip to F * n.
-        anchors: the number of anchors with which the search starts; it takes a number nearby.
-        most_anchors: N.
+        anchors: the number of anchors at which the search starts; the result is close to it.
+        most_anchors: N, the largest number of anchors.
         clips: consecutive runs of frames that cover all F.
-        votes_for: returns the pooled anchor mask [F, n] for a number of anchors.
-        saliency: [F, n]; among keyframe cells with equal votes, the least salient are dropped.
-        copies: how often a clip of several frames emits its keyframe, if the budget has room.
+        votes_for: a function from a number of anchors to the pooled anchor mask [F, n].
+        saliency: [F, n]; of keyframe cells with equal votes, the least salient is dropped first.
+        copies: how often a clip of several frames emits its keyframe, if the budget suffices.
 
     Raises:
         ValueError: If `budget` is below one token per clip.
     """
     if budget < len(clips):
         raise ValueError(f"budget: expected at least {len(clips)} (one token per clip), got {budget}")
-    # 1. Copies: with less than one token for each copy of each keyframe, there is one copy.
+    # 1. Copies: emit each keyframe once if the budget is below one token per copy.
     clip_copies = copies_per_clip(clips, copies)
     if budget < sum(clip_copies):
         clip_copies = copies_per_clip(clips, 1)
-    # 2. Anchors. Reading a selection waits for the device, so each is made once.
+    # 2. Anchors. Reading a selection waits for the device, so selections are cached.
     selected = cache(lambda anchors: _Selection.of(votes_for(anchors)))
     plan = _Fit(budget, clips, clip_copies)
     anchors = plan.search(min(anchors, most_anchors), most_anchors, selected)
-    # 3. Keyframe cells are dropped if the budget lies between two numbers of anchors.
+    # 3. Drop keyframe cells if the budget lies between two numbers of anchors.
     kept, counts = selected(anchors).kept, selected(anchors).counts
     if plan.base(counts) > budget:
         kept = plan.trim(selected(anchors), saliency)
         counts = kept.sum(1).tolist()
-    # 4. Later frames share the rest in proportion to their kept cells.
+    # 4. Share the rest among later frames in proportion to their kept cells.
     rest = budget - plan.base(counts)
-    # Keyframes have no distinct tokens.
+    # Keyframes have no distinct tokens, so their weight is 0.
     later = list(counts)
     for clip in clips:
         later[clip.first] = 0
@@ -99,27 +99,27 @@ def allocate(
 
 
 def copies_per_clip(clips: Sequence[Clip], copies: int) -> tuple[int, ...]:
-    """Return how often each clip emits its keyframe: `copies` times, a clip of one frame once."""
+    """Return how often each clip emits its keyframe: once for one frame, else `copies` times."""
     return tuple(copies if len(clip) > 1 else 1 for clip in clips)
 
 
 def kept_cells(votes: Tensor) -> Tensor:
-    """Return the cells whose votes are at least 0.5, and each frame's highest, bool [F, n].
+    """Return the kept cells, bool [F, n]: votes of at least 0.5, and each frame's highest vote.
 
-    Votes are the pooled anchor mask (docs/algorithm.md, section 3).
+    `votes` is the pooled anchor mask [F, n] (docs/algorithm.md, section 3).
     """
     best = _comparable(votes).argmax(-1, keepdim=True) == torch.arange(votes.shape[-1], device=votes.device)
     return (votes >= 0.5) | best
 
 
 def _comparable(votes: Tensor) -> Tensor:
-    """Return the votes as integers, so that equal sums of weights tie whatever their order."""
+    """Return the votes as integers: equal sums of weights become equal in any summation order."""
     return votes.mul(2**16).round()
 
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """Votes [F, n], kept cells [F, n] and their count per frame, for a number of anchors."""
+    """Hold votes [F, n], kept cells [F, n] and their count per frame, for a number of anchors."""
 
     votes: Tensor
     kept: Tensor
@@ -133,25 +133,25 @@ class _Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """The search for a number of anchors that fits a budget."""
+    """Search for a number of anchors that fits a budget."""
 
     budget: int
     clips: Sequence[Clip]
     copies: Sequence[int]
 
     def base(self, counts: Sequence[int]) -> int:
-        """Return the number of tokens of the keyframes, with their copies."""
+        """Return the number of tokens of all keyframes, including copies."""
         return sum(copies * counts[clip.first] for clip, copies in zip(self.clips, self.copies, strict=True))
 
     def capacity(self, counts: Sequence[int]) -> int:
-        """Return the number of tokens if all kept cells of later frames are emitted too."""
+        """Return `base` plus the number of kept cells in later frames."""
         return self.base(counts) + sum(counts) - sum(counts[clip.first] for clip in self.clips)
 
     def search(self, start: int, most: int, selected: Callable[[int], _Selection]) -> int:
         """Return a number of anchors near `start` with base <= budget <= capacity.
 
-        If the budget lies between the capacity of a number and the base of the next one, return
-        the larger number, whose keyframes are trimmed afterwards.
+        If the budget is above the capacity for m anchors and below the base for m + 1 anchors,
+        return m + 1; its keyframes are trimmed afterwards.
         """
 
         def bounds(anchors: int) -> tuple[int, int]:
@@ -161,18 +161,19 @@ class _Fit:
         base, capacity = bounds(start)
         if base <= self.budget <= capacity:
             return start
-        # Selections of neighboring numbers need not be nested, so bisection finds one crossing.
+        # Bounds need not be monotonic in the number of anchors; bisection finds one crossing.
         if base > self.budget:
             fits = _bisect(0, start, lambda m: bounds(m)[0] > self.budget) - 1
             return fits if fits and bounds(fits)[1] >= self.budget else fits + 1
         return _bisect(start, most, lambda m: bounds(m)[1] >= self.budget)
 
     def trim(self, selection: _Selection, saliency: Tensor) -> Tensor:
-        """Drop keyframe cells with the fewest votes, then the least saliency, until the rest fits.
+        """Return the kept cells after dropping keyframe cells until the keyframes fit the budget.
 
-        Ties drop the higher index first. The last cell in that order stays in each keyframe.
+        Cells with the fewest votes are dropped first, then the least salient, then the highest
+        index. The last cell in this order stays in each keyframe.
         """
-        # 1. The cells that may go: all of every keyframe but the last in the order of dropping.
+        # 1. List the cells that may be dropped: in every keyframe, all but the last in this order.
         excess = self.base(selection.counts) - self.budget
         candidates: list[tuple[float, float, int, int, int]] = []
         tables = (selection.kept, _comparable(selection.votes), saliency)
@@ -182,7 +183,7 @@ class _Fit:
             cells = [cell for cell, is_kept in enumerate(here_kept[frame]) if is_kept]
             ranked = sorted((here_votes[frame][cell], here_saliency[frame][cell], -cell) for cell in cells)
             candidates += [(vote, salient, -frame, cell, copies) for vote, salient, cell in ranked[:-1]]
-        # 2. Drop cells in that order until the excess is gone.
+        # 2. Drop cells in this order until the excess is gone.
         dropped = []
         for _, _, frame, cell, copies in sorted(candidates):
             if excess <= 0:
@@ -195,7 +196,7 @@ class _Fit:
 
 
 def _bisect(below: int, above: int, holds: Callable[[int], bool]) -> int:
-    """Return a number in (below, above] where `holds` turns true; it must be true at `above`."""
+    """Return a number in (below, above] where `holds` becomes true; holds(above) must be true."""
     while above - below > 1:
         middle = (below + above) // 2
         below, above = (below, middle) if holds(middle) else (middle, above)

@@ -12,10 +12,10 @@ __all__ = ["KeptCells"]
 
 @dataclass(frozen=True, slots=True)
 class KeptCells:
-    """The kept cells of every frame, padded to the number P of the frame that keeps most.
+    """Hold the kept cells of every frame, padded to P, the largest number in a frame.
 
     Attributes:
-        index: [F, P], cells of the frame in raster order, then padding.
+        index: [F, P], the kept cells of a frame in raster order, then padding.
         valid: bool [F, P], false for padding.
     """
 
@@ -24,7 +24,7 @@ class KeptCells:
 
     @classmethod
     def build(cls, kept: Tensor) -> KeptCells:
-        """Return the cells of the bool mask [F, n]."""
+        """Return the table of the cells that are true in `kept`, bool [F, n]."""
         counts = kept.sum(1)
         fullest = int(counts.max())
         # The sort is stable, so kept cells come first and stay in raster order.

@@ -1,4 +1,4 @@
-"""Phase II: within each clip, tokens of later frames that repeat the keyframe move into it."""
+"""Phase II: in each clip, merge tokens of later frames into similar tokens of the keyframe."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _COSINE_MARGIN = 1e-6  # the published code clamps cosines to +-(1 - this)
 
 @dataclass(frozen=True, slots=True)
 class DistinctRule:
-    """The rule for which tokens of a later frame are distinct, from q, their best share.
+    """Hold the rule that decides from q, a token's best share, which tokens are distinct.
 
     Attributes:
-        kind: "count", the `counts[frame]` smallest q (exact budgets); "quantile", q below the
-            `level` quantile of its frame (published code); "threshold", q below `level` (paper).
-        level: keep_ratio or tau.
+        kind: "count", the counts[f] smallest q of frame f (exact budgets); "quantile", q below the
+            `level` quantile of the frame (published code); "threshold", q below `level` (paper).
+        level: the setting keep_ratio for "quantile", tau for "threshold".
         counts: [F], the number of distinct tokens of every frame, for "count".
     """
 
@@ -37,18 +37,18 @@ class DistinctRule:
     counts: Tensor | None = None
 
     def select(self, q: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
-        """Return the distinct tokens of one frame of every clip, bool [C, P].
+        """Return which tokens are distinct, in one frame of every clip: bool [C, P].
 
         Ties go to the lower index.
 
         Args:
             q: [C, P], the best share of each token.
             valid: bool [C, P], false for padding.
-            frames: [C], the frame of each row.
+            frames: [C], the frame index of each row.
         """
         if self.kind == "threshold":
             return valid & (q < self.level)
-        # Matrix products round equal rows differently, and equal tokens must tie.
+        # Matrix products round equal rows differently, but equal tokens must have equal q.
         q = q.mul(1e12).round().div(1e12)
         order = q.masked_fill(~valid, torch.inf).argsort(dim=-1, stable=True)
         if self.kind == "quantile":
@@ -60,13 +60,13 @@ class DistinctRule:
         return valid & (rank < self.counts[frames][:, None])
 
     def _quantile(self, ascending: Tensor, count: Tensor) -> Tensor:
-        """Return the `level` quantile of each row [C], linear between order statistics.
+        """Return the `level` quantile of each row [C], with linear interpolation.
 
         Args:
             ascending: [C, P], sorted values, then padding.
-            count: [C], the number of values.
+            count: [C], the number of values in each row.
         """
-        # As torch.quantile, for rows with different counts.
+        # The same as torch.quantile, but for rows with different counts.
         values = ascending.to(decision_dtype(ascending))
         position = self.level * (count - 1).clamp_min(0).to(values.dtype)
         low = position.floor().long()
@@ -77,14 +77,14 @@ class DistinctRule:
 
 @dataclass(frozen=True, slots=True)
 class ClipTransport:
-    """The result of Phase II.
+    """Hold the result of Phase II.
 
     Attributes:
         distinct: bool [F, P], the tokens of later frames that are kept.
-        merged: [C, P, D], the keyframe tokens Y of each clip after they absorbed the others.
+        merged: [C, P, D], the keyframe tokens Y of each clip after absorbing other tokens.
         mass: float32 [C, P], 1 plus the absorbed mass of each merged token; 0 for padding.
-        absorbed: [C, P, P] for each offset j = 1, 2, ... from the keyframe, the mass that each
-            token of that frame gives to each keyframe token.
+        absorbed: for each offset j = 1, 2, ... from the keyframe, [C, P, P]: the mass that each
+            token of frame j (axis 1) gives to each keyframe token (axis 2).
     """
 
     distinct: Tensor
@@ -110,19 +110,19 @@ def transport_within_clips(
         p = T with rows normalized;  q[x] = max over y of p[x, y]
         Y <- (Y + lambda_inter sum_x p[x, y] x) / (1 + lambda_inter sum_x p[x, y])
 
-    The frame is j frames after the keyframe. The sums are over the x that `rule` does not make
-    distinct. Frames of a clip come one after another, and all clips form one batch.
+    Frame X is j frames after keyframe Y. The sums are over the tokens x that are not distinct by
+    `rule`. The frames of a clip are processed in order; all clips form one batch.
 
     Args:
         tokens: [F, P, D], kept tokens after pooling.
         valid: bool [F, P], false for padding.
         clips: consecutive runs of frames that cover all F.
-        rule: which tokens are distinct.
-        sigma_frames: scale of the temporal distance.
-        lambda_inter: weight of the absorbed tokens relative to Y.
+        rule: decides which tokens are distinct.
+        sigma_frames: the scale of the temporal distance j, in frames.
+        lambda_inter: the weight of the absorbed tokens relative to Y.
         **settings: arguments of `sinkhorn`.
     """
-    # In float64: which q are the smallest can depend on differences of 1e-7.
+    # In float64: the order of the q can depend on differences of 1e-7.
     dtype = decision_dtype(tokens)
     keyframes, lengths = _table(clips, tokens.device)
     key_values, key_valid = tokens[keyframes].to(dtype), valid[keyframes]
@@ -131,7 +131,7 @@ def transport_within_clips(
     distinct = torch.zeros_like(valid)
     moved = []
     for offset in range(1, max(map(len, clips))):
-        # 1. X of every clip. Clips that are too short give their keyframe, with no valid token.
+        # 1. X of every clip. For clips that are too short: the keyframe, with no valid token.
         present = lengths > offset
         frames = keyframes + offset * present
         values, here = tokens[frames].to(dtype), valid[frames] & present[:, None]
@@ -142,7 +142,7 @@ def transport_within_clips(
         share = plan / plan.sum(-1, keepdim=True).clamp_min(1e-9)
         changed = rule.select(share.amax(-1), here, frames)
         distinct[frames] |= changed
-        # 4. The keyframe tokens absorb the others, and meet the next frame with their new values.
+        # 4. The keyframe tokens absorb the other tokens; the next frame uses the new values.
         absorbed = share * (lambda_inter * (here & ~changed)[..., None])
         absorbed_mass = absorbed.sum(1)
         key_values = (key_values + absorbed.mT @ values) / (1 + absorbed_mass)[..., None]
@@ -152,13 +152,13 @@ def transport_within_clips(
 
 
 def _table(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the keyframe and the length of each clip, [C] each."""
+    """Return the keyframe and the length of each clip, both [C]."""
     rows = torch.tensor([(clip.first, len(clip)) for clip in clips], device=device)
     return rows[:, 0], rows[:, 1]
 
 
 def _uniform(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return equal weights of the valid tokens of each row, with sum 1."""
+    """Return equal weights for the valid tokens of each row; each row sums to 1."""
     return valid.to(dtype) / valid.sum(-1, keepdim=True).clamp_min(1)
 
 
@@ -167,6 +167,6 @@ def _inter_cost(sources: Tensor, anchors: Tensor, source_valid: Tensor, anchor_v
     limit = 1 - _COSINE_MARGIN
     cost = 1 - cosine_similarity(sources, anchors).clamp(-limit, limit)
     pairs = source_valid[:, :, None] & anchor_valid[:, None, :]
-    # As published. The shift scales K and r, but not T; only the stopping rule depends on it.
+    # As published. The shift scales K and r but not T; only the stopping rule depends on it.
     least = cost.masked_fill(~pairs, torch.inf).amin((1, 2), keepdim=True)
     return torch.where(pairs, cost - least, 0.0)

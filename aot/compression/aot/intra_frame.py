@@ -1,7 +1,7 @@
 """Phase I: within each frame, optimal transport moves the other patches into the anchors.
 
-Every new anchor is a weighted sum of the patches of its frame, and so is every pooled token. One
-matrix per frame does both, so that no changed copy of the features is made.
+Every new anchor and every pooled token is a weighted sum of patches of the same frame. So one
+matrix per frame does both steps, and no changed copy of the features is needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["FrameTransport", "transport_within_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameTransport:
-    """How the anchors of every frame change.
+    """Hold how the anchors of every frame change.
 
     Attributes:
-        anchor_index: [F, M], the patches that are anchors, ascending.
+        anchor_index: [F, M], the patch indices of the anchors, ascending.
         mixing: [F, M, N], the weight of each patch of the frame in each new anchor; rows sum to 1.
-        plan: the transport plan [F, N, M]; rows of anchors are zero.
+        plan: the transport plan [F, N, M]; the rows of anchors are zero.
     """
 
     anchor_index: Tensor
@@ -38,12 +38,12 @@ class FrameTransport:
     plan: TransportPlan
 
     def weights(self, pooling: Tensor) -> Tensor:
-        """Return the weights of patches in tokens pooled from the new anchors: [F, P, N].
+        """Return the weights of patches in pooled tokens after transport: [F, P, N].
 
         Args:
-            pooling: [F, P, N], the weights of patches in tokens pooled from unchanged patches.
+            pooling: [F, P, N], the weights of patches in pooled tokens without transport.
         """
-        # A token's weight of an anchor is spread over the patches that the new anchor is made of.
+        # Replace the weight of each anchor by weights of the patches in the new anchor.
         index = self.anchor_index[:, None, :].expand(-1, pooling.shape[1], -1)
         of_anchors = pooling.gather(2, index)
         return pooling.scatter(2, index, 0.0) + of_anchors @ self.mixing
@@ -66,33 +66,33 @@ def transport_within_frames(
         C[u, a] = 1 - cos(x_u, x_a) + spatial_weight |pos_u - pos_a|      positions in [0, 1]^2
         T       = Sinkhorn(exp(-C / epsilon)), rows sum to 1/U, columns to 1/M
         ot_a    = (x_a + lambda_intra sum_u T[u, a] x_u) / (1 + lambda_intra sum_u T[u, a])
-        near_a  = (x_a + sum of the u most similar to a) / (1 + how many they are)
+        near_a  = (x_a + sum of the x_u whose most similar anchor is a) / (1 + number of these u)
         x_a    <- (1 - nearest_blend) ot_a + nearest_blend near_a
 
     Args:
         features: [F, N, D], after the projector and before pooling.
         anchors: bool [F, N], with exactly `anchor_count` true in every frame.
-        anchor_count: M.
+        anchor_count: M, the number of anchors per frame; U = N - M.
         grid: patches per side (rows, cols).
-        spatial_weight: weight of the distance in the grid; 0 in the paper.
-        nearest_blend: weight of near_a; 0 in the paper.
-        lambda_intra: weight of the transported mass relative to the anchor's own value.
+        spatial_weight: the weight of the distance in the grid; 0 in the paper.
+        nearest_blend: the weight of near_a; 0 in the paper.
+        lambda_intra: the weight of the transported patches relative to the anchor's own value.
         mass: "plan", total mass 1 per frame (published); "token", mass 1 per patch: T times U.
         **settings: arguments of `sinkhorn`.
 
     Returns:
-        None if every patch is an anchor, so that nothing moves.
+        The change of the anchors, or None if every patch is an anchor and nothing moves.
     """
     if anchor_count == features.shape[1]:
         return None
     # The sort is stable, so anchors come first, in raster order.
     index = anchors.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :anchor_count]
-    # 1. The cost C, for all patches: rows of the anchors get no mass below.
+    # 1. The cost C for all patches; the rows of anchors get no mass below.
     similarity = cosine_to_anchors(features, index)
     cost = 1 - similarity
     if spatial_weight:
         cost += spatial_weight * patch_distances(grid).to(cost)[index].mT
-    # 2. The plan T. The published stopping rule averages over all frames, hence `joint`.
+    # 2. The plan T. `joint`, because the published stopping rule averages over all frames.
     sources = (~anchors).to(cost.dtype)
     n_sources = features.shape[1] - anchor_count
     solved = sinkhorn(
@@ -102,7 +102,7 @@ def transport_within_frames(
         joint=True,
         **settings,
     )
-    # 3. The new anchors as weights of patches: ot_a and near_a blended.
+    # 3. The new anchors as weights of patches: the blend of ot_a and near_a.
     unit = float(n_sources) if mass == "token" else 1.0
     columns = torch.arange(anchor_count, device=features.device)
     nearest = (similarity.argmax(-1, keepdim=True) == columns) * sources[:, :, None]
@@ -111,17 +111,17 @@ def transport_within_frames(
 
 
 def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
-    """Blend ot_a and near_a, each a weighted mean of its patches.
+    """Blend ot_a and near_a, which are weighted means of patches.
 
     Args:
         moved: [F, N, M], the mass that each patch gives to each anchor by transport.
-        nearest: [F, N, M], 1 where the anchor is the most similar to the patch, else 0.
-        nearest_blend: weight of near_a.
+        nearest: [F, N, M], 1 if the anchor is the most similar anchor of the patch, else 0.
+        nearest_blend: the weight of near_a.
 
     Returns:
         The weights of patches [F, N, M] and of the anchor's own value [F, M] in each new anchor.
     """
-    # Each mean divides by the anchor's own mass, 1, plus what it receives.
+    # Each mean divides by 1, the mass of the anchor itself, plus the received mass.
     moved_share = (1 - nearest_blend) / (1 + moved.sum(1))
     nearest_share = nearest_blend / (1 + nearest.sum(1))
     return moved * moved_share[:, None, :] + nearest * nearest_share[:, None, :], moved_share + nearest_share

@@ -1,7 +1,7 @@
 """AOT: anchors and optimal transport within frames, then within clips (arXiv 2603.01400).
 
-With `budget: exact` the number of kept tokens is the budget. With `budget: paper` it depends on the
-content, as in the authors' code. Sections in comments are those of docs/algorithm.md.
+With `budget: exact`, the number of kept tokens is the budget. With `budget: paper`, it depends on
+the content, as in the authors' code. Section numbers in comments refer to docs/algorithm.md.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 
 
 class AnchorTransport:
-    """Keep the salient tokens and the changes of each clip, and merge the others into them.
+    """Keep the salient and the changed tokens of each clip, and merge the other tokens into them.
 
-    Both phases of the paper, for any number of frames, grid and device.
+    Both phases of the paper are implemented, for any number of frames, grid and device.
     """
 
     card: ClassVar = Card(
@@ -53,12 +53,12 @@ class AnchorTransport:
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
-        """Return the method with the settings under `aot`."""
+        """Return the method with `config.resolved_aot` and `config.ratio`."""
         return cls(config.resolved_aot, config.ratio)
 
     @property
     def needs(self) -> Needs:
-        """Return two layers of saliency (section 0), and frame embeddings for dynamic clips."""
+        """Return two layers for saliency (section 0), and frame embeddings for dynamic clips."""
         anchors = self.config.anchors
         return Needs(
             saliency_layers=(anchors.shallow_layer, anchors.deep_layer),
@@ -66,12 +66,12 @@ class AnchorTransport:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens (`budget: exact`), or a number that depends on the content.
+        """Keep exactly `budget` tokens; with the setting `budget: paper`, ignore the budget.
 
         Raises:
             BudgetError: If an exact budget is below one token per clip.
         """
-        # On a GPU the same stages run as kernels for which the host never waits.
+        # If possible, run the same stages as GPU kernels without waits.
         clips = self._clips(tokens)
         if can_queue(self.config, tokens, self._asked(tokens)):
             return self._queued(tokens, clips, budget)
@@ -81,7 +81,7 @@ class AnchorTransport:
         ranking = rank_patches(shallow, deep, tokens.grid, anchors.windows_per_side)
         allocation = self._allocate(tokens, ranking, clips, budget)
         cells = KeptCells.build(allocation.kept)
-        # 2. Phase I and pooling: each frame's kept cells (sections 2 and 3).
+        # 2. Phase I and pooling: the kept cells of each frame (sections 2 and 3).
         pooled, weights, plan = self.phase_one(tokens, ranking, allocation.anchors, cells)
         # 3. Phase II: distinct and merged tokens of each clip (section 4).
         moved = self.phase_two(pooled, cells, allocation, clips)
@@ -119,21 +119,21 @@ class AnchorTransport:
         return transport.emit(self._known_facts(tokens, transport.copies))
 
     def queue_phase_one(self, transport: QueuedTransport) -> None:
-        """Queue Phase I."""
+        """Queue Phase I on the device."""
         transport.phase_one()
 
     def queue_phase_two(self, transport: QueuedTransport) -> None:
-        """Queue Phase II."""
+        """Queue Phase II on the device."""
         transport.phase_two()
 
     def _asked(self, tokens: VisualTokens) -> int:
-        """Return the number of anchors with which the search starts."""
+        """Return the number of anchors at which the search starts."""
         patches = tokens.features.shape[1]
         return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
 
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
         """Return the clips, fixed or dynamic (section 5); clips of one frame without Phase II."""
-        # A clip of one frame has no later frames, so nothing is merged.
+        # In a clip of one frame, Phase II merges nothing.
         frames, settings = tokens.features.shape[0], self.config.clips
         if not self.config.inter.enabled:
             return Clip.runs(frames, 1)
@@ -144,9 +144,9 @@ class AnchorTransport:
         return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
 
     def check_frames(self, budget: int, frames: int, total: int) -> None:
-        """Check the budget of `frames` frames before their content is known.
+        """Check `budget` for a video of `frames` frames before the content is known.
 
-        `total` is F * n. Dynamic clips depend on the content and count as one.
+        `total` is F * n. The number of dynamic clips depends on the content; 1 is assumed.
 
         Raises:
             BudgetError: If an exact budget is below one token per clip.
@@ -164,7 +164,7 @@ class AnchorTransport:
             )
 
     def _longer_clips(self) -> str:
-        """Return the part of the remedy that suggests fewer clips."""
+        """Return the part of the error message that suggests fewer clips."""
         if not self.config.inter.enabled:
             return ""
         if self.config.clips.mode == "fixed":
@@ -174,16 +174,16 @@ class AnchorTransport:
     def _allocate(
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
-        """Choose the number of anchors, kept cells and shares of later frames (section 6)."""
+        """Return the number of anchors, kept cells and distinct tokens per frame (section 6)."""
         settings = self.config.anchors
         patches, asked = tokens.features.shape[1], self._asked(tokens)
 
         def votes_for(anchors: int) -> Tensor:
-            """Return the pooled mask of `anchors` anchors, [F, n] (section 3)."""
+            """Return the pooled anchor mask [F, n] for this number of `anchors` (section 3)."""
             mask = ranking.select(anchors, settings.local_ratio)
             return pool(mask.float()[..., None], tokens.grid, tokens.pool)[..., 0]
 
-        # The published code has no exact budget: the kept cells and q decide.
+        # Without an exact budget, kept cells and q decide, as in the published code.
         copies = 2 if self.config.inter.keyframe == "both" else 1
         if self.config.budget == "paper":
             return Allocation(asked, kept_cells(votes_for(asked)), None, copies_per_clip(clips, copies))
@@ -197,8 +197,8 @@ class AnchorTransport:
         """Transport within frames, and pool the kept cells (sections 2 and 3).
 
         Returns:
-            The kept cells [F, P, D] in the dtype of the features; the weights of patches in them
-            [F, P, N] and the transport plan, both None if nothing moves.
+            The kept cells [F, P, D] in the dtype of the features; the weights of patches in these
+            cells [F, P, N] and the transport plan, both None if nothing moves.
         """
         settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
         moved = (
@@ -216,7 +216,7 @@ class AnchorTransport:
             if settings.enabled
             else None
         )
-        # Without transport, the tokens are those that the model pools.
+        # Without transport, the tokens are the pooled tokens of the model.
         if moved is None:
             return take_rows(pool(tokens.features, tokens.grid, tokens.pool), cells.index), None, None
         # Transport and pooling in one product, only for the kept cells.
@@ -228,7 +228,7 @@ class AnchorTransport:
     ) -> ClipTransport:
         """Transport the kept cells [F, P, D] within clips (section 4)."""
         settings = self.config.inter
-        # Exact budgets count the distinct tokens; the code has a quantile, the paper a threshold.
+        # Exact budgets set a count; the published code uses a quantile, the paper a threshold.
         if allocation.distinct is not None:
             rule = DistinctRule("count", counts=torch.tensor(allocation.distinct, device=pooled.device))
         elif settings.distinct == "quantile":
@@ -258,7 +258,7 @@ class AnchorTransport:
         }
 
     def _known_facts(self, tokens: VisualTokens, copies: Sequence[int]) -> dict[str, int | float | str | bool | None]:
-        """Return the facts that the host knows."""
+        """Return the facts that the host knows without reading from the device."""
         return {
             "keyframe_copies": max(copies),
             "clip_mode": self.config.clips.mode if self.config.inter.enabled else "off",

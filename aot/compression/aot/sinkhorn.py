@@ -1,4 +1,4 @@
-"""Solve entropic optimal transport by Sinkhorn-Knopp scaling, in batches."""
+"""Solve batches of entropic optimal transport problems by Sinkhorn-Knopp scaling."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aot.types import TransportPlan
 
 __all__ = ["SinkhornSettings", "sinkhorn"]
 
-_CHECKED_STEPS = (3, 9, 29)  # the published rule is met after 2 to 9 iterations
+_CHECKED_STEPS = (3, 9, 29)  # steps that read the flag; the published rule needs 2 to 9 iterations
 
 
 class SinkhornSettings(TypedDict, total=False):
-    """Settings of `sinkhorn` that both phases pass on to it."""
+    """Hold the settings of `sinkhorn` that both phases have."""
 
     epsilon: float
     max_iterations: int
@@ -43,22 +43,22 @@ def sinkhorn(
         repeat:  r = row / (K c);  c = column / (K' r)
         T = diag(r) K diag(c)
 
-    Rows and columns of weight 0 are padding and change nothing. The columns are updated last, so
-    the column sums of T are exact, and `TransportPlan.row_error` is the error of its row sums.
+    Rows and columns of weight 0 are padding and have no effect. The columns are updated last, so
+    the column sums of T are exact; `TransportPlan.row_error` is the error of the row sums.
 
     Args:
         cost: C, [B, S, A], float32 or float64; values of padding are ignored.
         row_weights: [B, S], the row sums.
-        column_weights: [B, A], the column sums, with the same total in each problem.
-        epsilon: weight of the entropy H.
-        max_iterations: the most iterations.
-        tolerance: threshold of the stopping rule.
-        stopping: "published" ends a problem when the mean of |r - r_previous| over its rows is
-            below tolerance, with weights of 1/S after about 2 iterations (docs/algorithm.md,
-            section 2); "marginal" ends it when the L1 error of the row sums is below tolerance.
+        column_weights: [B, A], the column sums; in each problem, the total equals that of the rows.
+        epsilon: the weight of the entropy H.
+        max_iterations: the largest number of iterations.
+        tolerance: the threshold of the stopping rule.
+        stopping: "published" ends a problem if the mean of |r - r_previous| over its rows is below
+            `tolerance`; with row weights 1/S this takes about 2 iterations (docs/algorithm.md,
+            section 2). "marginal" ends it if the L1 error of the row sums is below `tolerance`.
         joint: whether the published rule averages over the rows of all problems, which then end
             together (Phase I).
-        solver: "auto" takes the Triton kernel on CUDA devices; "torch" never does.
+        solver: "auto" uses the Triton kernel on CUDA devices if possible; "torch" never does.
     """
     marginal = stopping == "marginal"
     if solver == "auto" and runs_triton(cost.device):
@@ -77,7 +77,7 @@ def sinkhorn(
     )
     solved = TransportPlan(plan, row_weights, column_weights, iterations, converged)
     if marginal:
-        # The rule is checked before an update, so the last update is checked here.
+        # The loop checks the rule before each update; check it here after the last update.
         converged |= solved.row_error < tolerance
     return solved
 
@@ -97,17 +97,17 @@ def _solve(
     # 1. The kernel matrix K.
     valid_rows, valid_columns = row_weights > 0, column_weights > 0
     row_counts = valid_rows.sum(-1)
-    # For denominators that underflow. The missing mass is visible as marginal error.
+    # The lower bound of denominators; after underflow, the lost mass shows as marginal error.
     tiny = torch.finfo(cost.dtype).tiny
     padding = ~(valid_rows[:, :, None] & valid_columns[:, None, :])
-    # A factor of a row of K cancels in r, so each row is shifted by its least cost: no underflow.
+    # Shift each row of C by its lowest cost against underflow; the factor in K cancels with r.
     shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
     kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
     unshift = torch.exp(shift.squeeze(-1) / epsilon)
-    # Before the first iteration c and the r of the unshifted K are 1; padding has 0.
+    # Before the first iteration, c and the r of the unshifted K are 1; 0 for padding.
     r = valid_rows.to(cost.dtype) / unshift
     c = valid_columns.to(cost.dtype)
-    # 2. Iterations. Problems that are done keep their r and c.
+    # 2. Iterate. Problems that have converged keep their r and c.
     iterations = torch.zeros(cost.shape[0], dtype=torch.int32, device=cost.device)
     converged = row_counts == 0
     for step in range(max_iterations):
@@ -118,14 +118,14 @@ def _solve(
         c_next = column_weights / _multiply(kernel.mT, r_next).clamp_min(tiny)
         going = ~converged
         if not marginal:
-            # The rule is for r of the unshifted K.
+            # The rule applies to the r of the unshifted K.
             change = ((r_next - r).abs() * unshift).sum(-1)
             change, count = (change.sum(), row_counts.sum()) if joint else (change, row_counts)
             converged = converged | (change / count.clamp_min(1) < tolerance)
         r = torch.where(going[:, None], r_next, r)
         c = torch.where(going[:, None], c_next, c)
         iterations += going
-        # Reading the flag from another device waits for it, so it is read rarely there.
+        # Reading the flag from a device makes the host wait, so it is read at few steps only.
         if (cost.device.type == "cpu" or step in _CHECKED_STEPS) and converged.all():
             break
     # 3. The plan T.

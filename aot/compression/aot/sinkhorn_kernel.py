@@ -1,8 +1,8 @@
-"""Solve entropic optimal transport in Triton, as `sinkhorn` in torch.
+"""Solve entropic optimal transport in Triton, as `sinkhorn` does in torch.
 
-One program runs all iterations of a problem, so that a solution takes a few launches for which the
-host never waits. If problems end together, the small vectors r and c of every iteration are
-stored, because only afterwards is it known which iteration ends them.
+One program runs all iterations of a problem, so a solution takes a few launches and no wait of the
+host. If all problems must end at the same iteration, r and c of every iteration are stored, because
+that iteration is known only afterwards.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["plan_kernel", "scaling_kernel", "solve"]
 
-# A joint batch does more iterations only if needed. The published rule is met after 2 to 9.
+# Iterations in the first launch of a joint batch; the published rule usually needs 2 to 9.
 _FIRST_ITERATIONS = 10
-_TILE_BYTES = 32768  # part of the kernel matrix that a program holds
+_TILE_BYTES = 32768  # part of the kernel matrix that a program holds in registers
 
 
 def solve(
@@ -36,9 +36,9 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the plan [B, S, A], the iterations [B] and whether the stopping rule was met [B].
 
-    The arguments are those of `aot.compression.aot.sinkhorn.sinkhorn`.
+    For the arguments, see `aot.compression.aot.sinkhorn.sinkhorn`.
     """
-    # The state (r, c) of every iteration for a joint batch, else the last two.
+    # Store the state (r, c) of every iteration for a joint batch, else of the last two.
     slots = max_iterations + 1 if joint else 2
     cost, row_weights, column_weights = cost.contiguous(), row_weights.contiguous(), column_weights.contiguous()
     batch, sources, anchors = cost.shape
@@ -53,10 +53,10 @@ def solve(
     stopped = torch.zeros((), dtype=torch.bool, device=cost.device)
 
     def rule_met() -> Tensor:
-        """Return whether the rule is met at each iteration, bool [max_iterations, B]."""
+        """Return whether the stopping rule is met at each iteration, bool [max_iterations, B]."""
         return (criterion.sum(1, keepdim=True).expand_as(criterion) if joint else criterion) < tolerance
 
-    # 1. All iterations, in one launch, or in two for a joint batch.
+    # 1. Run all iterations in one launch, or in two for a joint batch.
     bounds = [0, *([_FIRST_ITERATIONS] if joint and max_iterations > _FIRST_ITERATIONS else []), max_iterations]
     with on_device(cost.device):
         for first, last in pairwise(bounds):
@@ -69,20 +69,20 @@ def solve(
                 epsilon=epsilon, tolerance=tolerance, smallest=torch.finfo(cost.dtype).tiny,
                 marginal=marginal, joint=joint, **tile, num_warps=8,
             )  # fmt: skip
-        # 2. The iteration at which each problem ends.
+        # 2. Find the iteration at which each problem ends.
         met = rule_met() & (row_counts > 0)
         converged = met.any(0)
-        # The published rule is checked after its iteration, the marginal one before it.
+        # The published rule is checked after an iteration, the marginal rule before an iteration.
         at = met.to(torch.uint8).argmax(0) + (not marginal)
         iterations = torch.where(converged, at, max_iterations * (row_counts > 0)).to(torch.int32)
-        # 3. The plan T.
+        # 3. Compute the plan T.
         plan_kernel[(batch, triton.cdiv(sources, tile["tile_rows"]))](
             plan, r_history, c_history, iterations, batch, sources, anchors, slots, **tile
         )
     return plan, iterations, converged | (row_counts == 0)
 
 
-# Sizes change from chunk to chunk, and a run must not wait for a kernel compiled for each size.
+# Sizes differ between chunks of a video; without this, Triton would compile a kernel for each size.
 @triton.jit(do_not_specialize=["batch", "sources", "anchors", "slots", "first", "last"])
 def scaling_kernel(
     cost, row_weights, column_weights, counts,
@@ -91,7 +91,7 @@ def scaling_kernel(
     epsilon: tl.constexpr, tolerance: tl.constexpr, smallest: tl.constexpr,
     marginal: tl.constexpr, joint: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """Run iterations `first` to `last` of one problem, and build K before iteration 0.
+    """Run iterations `first` .. `last` - 1 of one problem; build K before iteration 0.
 
     Every iteration reads K once, for the row sums and, with the new r, for the column sums.
     """
@@ -105,7 +105,7 @@ def scaling_kernel(
     column_weight = tl.load(column_weights + problem * anchors + columns, mask=in_columns, other=0.0)
     matrix, rows_at = problem * sources * anchors, problem * sources
     if first == 0:
-        # 1. K, each row shifted by its least cost, and the state before iteration 0.
+        # 1. K, with each row of C shifted by its lowest cost, and the state before iteration 0.
         for start in range(0, sources, tile_rows):
             rows = start + tl.arange(0, tile_rows)
             in_rows = rows < sources
@@ -122,7 +122,7 @@ def scaling_kernel(
             tl.store(r_history + rows_at + rows, tl.where(used, 1.0 / scale, 0.0), mask=in_rows)
         tl.store(c_history + problem * anchors + columns, tl.where(column_weight > 0, 1.0, 0.0), mask=in_columns)
         tl.debug_barrier()
-    # 2. The state before iteration `first`; it is 0 or follows an earlier launch.
+    # 2. The state before iteration `first`, from above or from an earlier launch.
     c = tl.load(c_history + (first % slots * batch + problem) * anchors + columns, mask=in_columns, other=0.0)
     count = tl.load(counts + problem)
     step = first

@@ -16,12 +16,12 @@ __all__ = ["Emission", "emission"]
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """The kept tokens in reading order.
+    """Hold the kept tokens in reading order.
 
     Attributes:
-        frame: [K], the frame of each token; of a merged one, its keyframe.
-        slot: [K], index of the token among the kept cells of its frame.
-        clip: [K], the clip of a merged token, -1 for others.
+        frame: [K], the frame of each token; for a merged token, the keyframe.
+        slot: [K], the index of each token among the kept cells of its frame.
+        clip: [K], the clip index of a merged token; -1 for other tokens.
         role: uint8 [K], values of `Role`.
     """
 
@@ -31,13 +31,13 @@ class Emission:
     role: Tensor
 
     def of(self, own: Tensor, merged: Tensor) -> Tensor:
-        """Return the value of each token, [K, ...].
+        """Return the value of each kept token, [K, ...].
 
         Args:
-            own: [F, P, ...], values of kept cells.
-            merged: [C, P, ...], values of the merged tokens of each clip.
+            own: [F, P, ...], the values of the kept cells.
+            merged: [C, P, ...], the values of the merged tokens of each clip.
         """
-        # Both are read for every token. For original tokens, clip 0 replaces -1.
+        # Read both values for every token. For original tokens, clip 0 replaces -1.
         of_own, of_merged = own[self.frame, self.slot], merged[self.clip.clamp_min(0), self.slot]
         return torch.where((self.clip >= 0).view(-1, *[1] * (own.ndim - 2)), of_merged, of_own)
 
@@ -45,19 +45,19 @@ class Emission:
 def emission(
     cells: KeptCells, copies: Sequence[int], clips: Sequence[Clip], distinct: Tensor, keyframe: str
 ) -> Emission:
-    """Return the tokens clip by clip (docs/algorithm.md, section 4).
+    """Return the kept tokens of all clips, clip by clip (docs/algorithm.md, section 4).
 
-    First the keyframe's original tokens, then the distinct tokens of later frames, frame by frame
-    in raster order, then the keyframe's merged tokens. With `keyframe` "merged", the merged tokens
-    come first, instead of the original ones. A clip of one frame emits its original tokens.
+    A clip emits the original tokens of its keyframe, then the distinct tokens of later frames in
+    raster order, then the merged tokens of its keyframe. With `keyframe` "merged", the merged
+    tokens replace the original tokens at the start. A clip of one frame emits its original tokens.
 
-    `copies` is how often each clip emits its keyframe, `distinct` a bool mask [F, P], `keyframe`
-    one of "both", "original" and "merged".
+    `copies` says how often each clip emits its keyframe. `distinct` is a bool mask [F, P].
+    `keyframe` is "both", "original" or "merged".
     """
     device = distinct.device
     keyframes = torch.tensor([clip.first for clip in clips], device=device)
     lengths = torch.tensor([len(clip) for clip in clips], device=device)
-    # 1. Original tokens: keyframes, unless merged ones replace them, and distinct tokens.
+    # 1. Original tokens: distinct tokens, and keyframe tokens unless merged tokens replace them.
     several = lengths > 1
     merged_only = several & (keyframe == "merged")
     merged_too = several & (torch.tensor(copies, device=device) == 2)
@@ -70,7 +70,7 @@ def emission(
     own_role = torch.where(several[clip_of_frame[frame]], int(Role.KEYFRAME), int(Role.KEPT))
     role = torch.where(is_distinct, int(Role.DISTINCT), own_role)
 
-    # 2. Merged tokens of the clips that emit them.
+    # 2. Merged tokens, for the clips that emit merged tokens.
     merging = merged_only | merged_too
     merged_clip, merged_slot = (cells.valid[keyframes] & merging[:, None]).nonzero(as_tuple=True)
     stage = torch.where(merged_only, 0, 2)[merged_clip]

@@ -1,6 +1,6 @@
-"""Report which pooled tokens each kept token is made of.
+"""Compute the source weights of kept tokens: the pooled tokens that each consists of.
 
-Both phases are weighted sums, and so is their result.
+Both phases of AOT are weighted sums, so each kept token is a weighted sum of pooled tokens.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from aot.types import Clip, Pooling, SourceWeights
 
 __all__ = ["AnchorComposition", "merged_shares"]
 
-_LEAST_SHARE = 1e-3  # Phase I spreads a mass of 1 over a whole frame; such small shares mean nothing
+_LEAST_SHARE = 1e-3  # Phase I spreads a mass of 1 over a whole frame; smaller shares are negligible
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorComposition:
-    """All data from which the composition of the kept tokens follows.
+    """Hold all data that determine the source weights of the kept tokens.
 
     Attributes:
         weights: [F, P, N], the weights of patches in kept cells; None if Phase I moved nothing.
@@ -46,7 +46,7 @@ class AnchorComposition:
     local_ratio: float
 
     def sources(self) -> SourceWeights:
-        """Return the source weights above a thousandth."""
+        """Return all source weights above 0.001."""
         own = self._of_frames()
         entries = zip(self._unmerged(own), self._merged(own), strict=True)
         token, source, weight = (torch.cat(each) for each in entries)
@@ -56,7 +56,7 @@ class AnchorComposition:
 
     def _of_frames(self) -> Tensor:
         """Return the shares of pooled tokens in the kept cells after Phase I: [F, P, n]."""
-        # Weights of patches are summed up by the pooled cell in which the patch lies.
+        # The share of a pooled token is the sum of the weights of the patches in its cell.
         weights, device = self.weights, self.cells.index.device
         per_frame = math.prod(pooled_grid(self.grid, self.pool))
         if weights is None:
@@ -83,7 +83,7 @@ class AnchorComposition:
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 
     def _global_anchors(self) -> Tensor:
-        """Return the cells to which global anchors contribute more than local ones: bool [F, n]."""
+        """Return the cells with more votes from global than from local anchors: bool [F, n]."""
         local = self.ranking.local(self.anchors, self.local_ratio)
         others = self.ranking.select(self.anchors, self.local_ratio) & ~local
         votes = pool(torch.stack([local, others], -1).float(), self.grid, self.pool)
@@ -91,19 +91,21 @@ class AnchorComposition:
 
 
 def merged_shares(absorbed: Sequence[Tensor], clips: int, like: Tensor) -> Tensor:
-    """Return the shares of the tokens of each frame of a clip in its merged tokens: [C, P, L, P].
+    """Return the shares [C, P, L, P] of all tokens of a clip in its merged tokens.
+
+    Entry [c, p, j, s] is the share of token s in frame j of clip c in merged token p.
 
     Args:
-        absorbed: [C, P, P] for each frame after the keyframe, see `ClipTransport`; L - 1 of them.
-        clips: C.
-        like: [F, P, ...], gives P, dtype and device.
+        absorbed: see `ClipTransport`, for L - 1 frames after the keyframe.
+        clips: C, the number of clips.
+        like: [F, P, ...], a tensor with the P, dtype and device to use.
     """
     # Before the first transport, each keyframe token consists of itself.
     size = like.shape[1]
     shares = like.new_zeros(clips, size, len(absorbed) + 1, size)
     shares[:, :, 0] = torch.eye(size)
     for offset, moved in enumerate(absorbed, 1):
-        # Absorbing divides the earlier shares by the new mass, as it divides Y.
+        # Divide the earlier shares by the new mass, as Y is divided.
         mass = 1 + moved.sum(1).to(like.dtype)
         shares /= mass[:, :, None, None]
         shares[:, :, offset] = moved.mT.to(like.dtype) / mass[..., None]

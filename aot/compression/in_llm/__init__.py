@@ -1,4 +1,4 @@
-"""Reductions inside the language model, one file each; `aot.plugins` maps names to classes."""
+"""Reduce tokens inside the language model, one file per paper; `aot.plugins` has the names."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["InnerReduction", "LayerPoint", "Reduction", "State", "divide"]
 
 
 def divide(config: Config, layers: int) -> tuple[Config, InnerReduction | None]:
-    """Divide what a run saves between the method and the reduction inside the language model.
+    """Divide the savings of a run between the method and the reduction inside the language model.
 
-    With `inner.budget` total, the method's ratio is such that the mean load of the language model's
-    layers is the ratio of `config`.
+    If `inner.budget` is total, the returned ratio of the method makes the mean load of the language
+    model's layers equal to `config.ratio`.
 
     Args:
         config: the settings of the run.
-        layers: of the language model.
+        layers: the number of layers of the language model.
 
     Returns:
         The settings of the method, without a reduction; and the reduction, or None.
 
     Raises:
         ConfigError: If a setting of the reduction is unknown or out of range.
-        BudgetError: If `inner.budget` is total and the ratio is below what the reduction can reach.
+        BudgetError: If `inner.budget` is total and the reduction cannot reach `config.ratio`.
         MethodError: If the reduction is a plug-in and fails.
     """
     if not config.reduces_inside:
@@ -38,24 +38,25 @@ def divide(config: Config, layers: int) -> tuple[Config, InnerReduction | None]:
 
 
 def _divide(config: Config, layers: int) -> tuple[float, InnerReduction]:
-    """Return the ratio of the method, and the reduction that follows it."""
+    """Return the ratio of the method, and the reduction inside the language model."""
     name = str(config.inner.name)
-    # Settings are built first, so that a bad one is reported whatever the budget is.
+    # Settings are built first: a wrong setting is reported for every budget.
     kind, alone = find(name, "inner"), config.method == "none"
     with blamed(kind, "inner"):
         inner: InnerReduction = build_settings(kind, config.inner.settings.get(name, {}), f"inner.settings.{name}.")
         load = inner.load(layers)
-    # The method keeps the ratio; the reduction saves on top.
+    # With "extra", the method uses the whole ratio and the reduction removes further tokens.
     if config.inner.budget == "extra":
         return 1.0 if alone else config.ratio, inner
-    # A plug-in's promise is checked before it is used.
+    # Check the load, which may come from a plug-in.
     if not 0 < load <= 1:
         raise broken_promise(inner, "inner", f"reports a load of {load}, which is not in (0, 1]")
-    # The method keeps more, so that the mean over layers is the ratio.
+    # The method keeps more tokens, so that the mean load over the layers is the ratio.
     outer = config.ratio / load
     if not alone and outer <= 1:
         return outer, inner
-    # Without a method, or if all tokens would not be enough, the reduction makes the ratio alone.
+    # Without a method, or if the method would have to keep more than all tokens, the reduction
+    # alone must reach the ratio.
     try:
         with blamed(inner, "inner"):
             return 1.0, inner.with_load(config.ratio, layers)

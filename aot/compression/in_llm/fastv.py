@@ -17,8 +17,8 @@ __all__ = ["FastV"]
 class FastV(OneDrop):
     """Keep the visual tokens that the last prompt token attends to most, from an early layer on.
 
-    Before `layer`, round(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
-    over heads). They keep their positions.
+    Before `layer`, round(keep * m) of m visual tokens are kept, ranked by the attention in the
+    preceding layer (mean over heads). The kept tokens keep their position ids.
     """
 
     card: ClassVar = Card(
@@ -31,7 +31,7 @@ class FastV(OneDrop):
     keep: float = setting(0.5, "Share of the tokens that is kept; the paper's 1 - R.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
-        """Drop the visual tokens with the least attention."""
-        # Dropped rows leave the later layers only; the KV caches of earlier layers stay whole.
+        """Drop the visual tokens that receive the least attention from the last prompt token."""
+        # Only later layers lose the dropped rows; the KV caches of earlier layers stay complete.
         scores = state.from_last()[state.visual]
         return Reduction(state.visual[least_of(scores, round(self.keep * len(scores)))])

@@ -1,4 +1,4 @@
-"""FlashVID's part inside the language model (arXiv 2602.08024): one drop in a late layer."""
+"""FlashVID inside the language model (arXiv 2602.08024): one drop in a late layer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from aot.plugins import Card
 
 __all__ = ["FlashVidInner"]
 
-_ROUNDING = 1e-9  # in floating point 0.3 * 10 is above 3
+_ROUNDING = 1e-9  # a product can be just above an integer: 0.07 * 100 > 7 in floating point
 
 
 @dataclass(frozen=True)
 class FlashVidInner(OneDrop):
     """Keep the visual tokens that the last prompt token attends to most, from a late layer on.
 
-    Before `layer`, ceil(keep * m) of m visual tokens are kept, by the attention in layer - 1 (mean
-    over heads). Newlines that end a line are among the m, as published. A larger share of tokens
-    enters the language model in return.
+    Before `layer`, ceil(keep * m) of m visual tokens are kept, ranked by the attention in the
+    preceding layer (mean over heads). Newlines that end a line count as visual,
+    as published. This drop lets more tokens enter the language model at the same mean load.
     """
 
     card: ClassVar = Card(
@@ -35,7 +35,7 @@ class FlashVidInner(OneDrop):
     keep: float = setting(0.3, "Share of the tokens that is kept.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
-        """Drop the visual tokens and newlines with the least attention."""
-        # Newlines that end a line are tokens like others here.
+        """Drop the visual tokens and newlines that receive the least attention."""
+        # Newlines that end a line count as visual tokens here.
         rows = state.patches
         return Reduction(rows[least_of(state.from_last()[rows], math.ceil(self.keep * len(rows) - _ROUNDING))])

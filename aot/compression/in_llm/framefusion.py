@@ -23,15 +23,16 @@ __all__ = ["FrameFusion", "Neighbors", "needed_sparsity"]
 
 @dataclass(frozen=True)
 class FrameFusion(CheckedSettings):
-    """Merge similar tokens of each cell layer by layer, then drop the least attended once.
+    """Merge similar tokens of each cell layer by layer, then drop the least attended tokens once.
 
-    Before the first attention and after every attention, a token is merged into the previous token
-    of its cell if their cosine similarity is at least `similarity`. Merging ends when it removes
-    less than the share `fade_out`. At the next point, the tokens with the least attention of the
-    last prompt token are dropped, so many that the mean load of all layers is `cost`. If merging
-    alone can reach `cost`, it does. A newline that ends a line is a token of a cell of its own.
+    Before the first layer and after every attention, a token is merged into the previous token of
+    its cell if their cosine similarity is at least `similarity`. Merging ends when a step removes
+    less than the share `fade_out` of the tokens. In the next layer, tokens that receive the least
+    attention from the last prompt token are dropped; the mean load of all layers is then `cost`.
+    If merging alone can reach `cost`, nothing is dropped. Newlines that end the same line of the
+    grid count as tokens of one more cell.
 
-    Merging that would leave nothing for the remaining layers is replaced by the drop.
+    If merging would use up the load of the remaining layers, tokens are dropped instead.
     """
 
     card: ClassVar = Card(
@@ -48,11 +49,11 @@ class FrameFusion(CheckedSettings):
     )
 
     def load(self, layers: int) -> float:
-        """Return `cost`, which holds for any number of layers."""
+        """Return `cost`, for any number of layers."""
         return self.cost
 
     def with_load(self, load: float, layers: int) -> FrameFusion:
-        """Return the same reduction with another `cost`.
+        """Return a copy of the reduction with `load` as its `cost`.
 
         Raises:
             BudgetError: If `load` is not above 0.
@@ -61,55 +62,56 @@ class FrameFusion(CheckedSettings):
         return replace(self, cost=load)
 
     def points(self, layers: int) -> Collection[LayerPoint]:
-        """Return all points: before the first layer, and in each but the last after attention."""
+        """Return the points before the first layer and after each attention except the last."""
         return {LayerPoint(0), *(LayerPoint(layer, after_attention=True) for layer in range(layers - 1))}
 
     def reduce(self, state: State) -> Reduction:
-        """Merge similar tokens, or drop the least attended ones if merging has ended.
+        """Merge similar tokens, or drop the least attended tokens if merging has ended.
 
         Raises:
-            BudgetError: If, with `paper_exact`, merging has overdrawn the budget.
+            BudgetError: If the layers so far have used more load than `cost` allows for all layers
+                (possible only with `paper_exact`).
         """
         merged_so_far = state.notes
         sparsity = needed_sparsity(self.cost, state.layers, merged_so_far)
-        # 1. Merging has ended at the last point: drop.
+        # 1. Drop tokens if merging ended at the last point.
         if merged_so_far and merged_so_far[-1] < self.fade_out:
             return self._prune(state, sparsity)
-        # 2. The share of tokens that are similar enough to merge.
+        # 2. Find the share of tokens that are similar enough to merge.
         neighbors = Neighbors.build(state)
         count = len(neighbors.order)
         similar = int((neighbors.similarity >= self.similarity).sum())
         fraction = similar / count
-        # 3. Enough to reach the load by merging alone: only the most similar, and nothing after.
+        # 3. If merging alone reaches the load: merge only the most similar tokens, and stop.
         if fraction >= sparsity:
             return replace(neighbors.merge(state, math.floor(sparsity * count)), done=True)
-        # 4. Merging on would use up the load of all layers: drop instead.
+        # 4. If a further merge would use up the load of all layers: drop instead.
         if not self.paper_exact and _overdraws(self.cost, state.layers, (*merged_so_far, fraction)):
             return self._prune(state, sparsity)
-        # 5. Merge all that are similar enough, and go on in the next layer.
+        # 5. Else merge all tokens that are similar enough, and go on in the next layer.
         return replace(neighbors.merge(state, similar), notes=(*merged_so_far, fraction))
 
     def _prune(self, state: State, sparsity: float) -> Reduction:
-        """Drop the share `sparsity` of the patches, those with the least attention."""
+        """Drop the least attended patches, the share `sparsity` of all that remain."""
         rows = state.patches
-        # Before the first layer no layer has attended yet: take its own attention.
+        # Before the first layer no layer has attended yet: use the first layer's attention.
         scores = state.from_last(upcoming=not state.notes)[rows]
         return Reduction(rows[least_of(scores, round(len(rows) * (1 - sparsity)))], done=True)
 
 
 def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> float:
-    """Return the share z of the tokens left now that must go for a mean load of `cost`.
+    """Return z, the share of the remaining tokens to remove now for a mean load of `cost`.
 
-    With s_l the share of tokens left after l merges, z = 1 - (L cost - sum of s_i) / ((L - l) s_l),
-    at least 0.
+    With s_i the share of tokens left after merge i: z = 1 - (L cost - (s_1 + ... + s_l)) / ((L - l)
+    s_l), at least 0.
 
     Args:
         cost: the mean load over all layers.
-        layers: L.
+        layers: L, the number of layers.
         merged: the fraction of tokens that each of the l merges has removed.
 
     Raises:
-        BudgetError: If the layers so far have used up more than `cost` allows for all.
+        BudgetError: If the layers so far have used more load than `cost` allows for all layers.
     """
     spent, share = _spent(merged)
     left = layers * cost - spent
@@ -118,19 +120,19 @@ def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> floa
             f"--inner framefusion merged too few tokens to come down to {cost:g} of all; use a higher --ratio, "
             "or leave out inner.settings.framefusion.paper_exact"
         )
-    # What is left of the load, shared equally by the remaining layers.
+    # The remaining load is shared equally by the remaining layers.
     return 1 - min(1.0, left / ((layers - len(merged)) * share))
 
 
 def _overdraws(cost: float, layers: int, merged: tuple[float, ...]) -> bool:
-    """Return whether these merges leave nothing for the remaining layers."""
+    """Return whether the layers after these merges use up the load of all `layers`."""
     return layers * cost - _spent(merged)[0] <= 0
 
 
 def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
-    """Return the load of the layers so far, in whole layers, and the share of tokens left."""
+    """Return the sum of the layers' loads so far, and the share of tokens that is left."""
     spent, share = 0.0, 1.0
-    # Each merge is followed by one layer, which sees the tokens left.
+    # Each merge is followed by one layer, which processes the tokens that are left.
     for fraction in merged:
         share *= 1 - fraction
         spent += share
@@ -139,12 +141,12 @@ def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """The patches (`State.patches`), type by type, each compared with the previous one of its type.
+    """Hold the patches (`State.patches`) sorted by type, with similarities between neighbors.
 
     Attributes:
-        order: [R], indices into the patches; within a type they are in reading order.
-        similarity: [R], cosine similarity to the previous patch, in this order; -2 for a type's
-            first.
+        order: [R], indices into the patches, sorted by type and then by row.
+        similarity: [R], in this order, the cosine similarity of each patch to the previous patch of
+            the same type; -2 for the first patch of a type.
     """
 
     order: Tensor
@@ -152,7 +154,7 @@ class Neighbors:
 
     @classmethod
     def build(cls, state: State) -> Neighbors:
-        """Return the patches of a state by type, with their similarities."""
+        """Return the patches of `state`, sorted by type, with their similarities."""
         cell = state.patch_type
         order = cell.sort(stable=True).indices
         states = state.hidden[0, state.patches[order]]
@@ -164,13 +166,13 @@ class Neighbors:
         return cls(order, similarity)
 
     def merge(self, state: State, count: int) -> Reduction:
-        """Merge the `count` most similar tokens into their predecessors, each run into its mean."""
+        """Merge the `count` most similar patches into their predecessors; runs become means."""
         is_merged = torch.zeros(len(self.order), dtype=torch.bool, device=self.order.device)
-        # Ties go to the token that is earlier in the prompt, not to the lower cell.
+        # Back to prompt order, because ties go to the earlier token and not to the lower cell.
         similarity = torch.empty_like(self.similarity)
         similarity[self.order] = self.similarity
         is_merged[similarity.sort(descending=True, stable=True).indices[:count]] = True
-        # A run is a token that is not merged, with the merged ones after it.
+        # A run is an unmerged token and all merged tokens that follow it.
         in_cells = is_merged[self.order]
         run, rows = (~in_cells).cumsum(0) - 1, state.patches
         states = state.hidden[0, rows[self.order]]

@@ -1,4 +1,4 @@
-"""HoliTom's part inside the language model (arXiv 2505.21334): one half merges into the other."""
+"""HoliTom inside the language model (arXiv 2505.21334): less attended tokens are merged once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["HoliTomInner", "merge_in_turn"]
 class HoliTomInner(OneDrop):
     """Keep the tokens that the last prompt token attends to most; merge all others into them.
 
-    Before `layer`, round(keep * m) of m tokens are kept, by the attention in layer - 1 (mean over
-    heads). Every other token is merged into the most similar kept one (`merge_in_turn`). Newlines
-    are among the m, as published.
+    Before `layer`, round(keep * m) of m tokens are kept, ranked by the attention in the preceding
+    layer (mean over heads). Every other token is merged into the most similar kept token
+    (`merge_in_turn`). Newlines count among the m tokens, as published.
     """
 
     card: ClassVar = Card(
@@ -36,36 +36,37 @@ class HoliTomInner(OneDrop):
     keep: float = setting(0.5, "Share of the tokens that is kept.", above=0, most=1)
 
     def reduce(self, state: State) -> Reduction:
-        """Merge the least attended tokens into the kept ones, then drop them."""
+        """Merge the least attended tokens into the kept tokens, then drop the merged rows."""
         # 1. Rank visual tokens and all newlines by the attention of the last prompt token.
         rows = torch.cat([state.visual, state.newline]).sort().values
         lost = least_of(state.from_last()[rows], round(self.keep * len(rows)))
-        # 2. Merge the dropped rows into the most similar kept ones.
+        # 2. Merge each dropped row into the most similar kept row.
         is_kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         is_kept[lost] = False
         kept, dropped = rows[is_kept], rows[lost]
-        # The state is the caller's, so the change is made in a copy.
+        # Change a copy: the caller owns `state`.
         hidden = state.hidden.clone()
         hidden[0, kept] = merge_in_turn(hidden[0, kept], hidden[0, dropped])
         return Reduction(dropped, hidden)
 
 
 def merge_in_turn(kept: Tensor, dropped: Tensor) -> Tensor:
-    """Return the kept tokens [A, D] after each took in its most similar dropped tokens [B, D].
+    """Return the tokens `kept` [A, D] after merging the tokens `dropped` [B, D] into them.
 
-    A kept token is averaged with one dropped token after the other. So of n tokens merged into one,
-    the last has weight 1/2, and the first and the kept one have 1/2^n each. Partners are found
-    before anything is merged.
+    Each dropped token is merged into the most similar kept token; similarities are computed before
+    any merge. A kept token is averaged with its n dropped tokens one after the other. The last
+    dropped token then has weight 1/2; the first one and the kept token have weight 1/2^n each.
     """
     if not len(dropped):
         return kept
     dtype = working_dtype(kept)
     target = cosine_similarity(dropped[None].to(dtype), kept[None].to(dtype))[0].argmax(1)
-    # The rank of each dropped token among those with the same target.
+    # Rank each dropped token among the dropped tokens with the same target.
     counts = torch.bincount(target, minlength=len(kept))
     order = target.sort(stable=True).indices
     rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[target[order]]
-    # A closed form of the repeated average, without a loop: each later token halves the weight.
+    # Closed form of the repeated average: each average halves the weights of earlier tokens, and
+    # token `rank` of `counts` takes part in counts - rank averages.
     later = (counts[target[order]] - rank).to(dtype)
     moved = kept.to(dtype) * torch.exp2(-counts.to(dtype))[:, None]
     moved.index_add_(0, target[order], dropped[order].to(dtype) * torch.exp2(-later)[:, None])

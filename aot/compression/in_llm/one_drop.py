@@ -1,4 +1,4 @@
-"""Shared steps of reductions that drop tokens once, before one layer."""
+"""Provide shared steps of reductions that drop tokens once, before one layer."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class OneDrop(CheckedSettings):
 
     def load(self, layers: int) -> float:
         """Return the mean load (K + keep (L - K)) / L, with K = `layer` and L = `layers`."""
-        # The layers before the drop see every token, the others the share `keep`.
+        # Layers before the drop process every token, later layers the share `keep`.
         full = resolve_layer(self.layer, layers)
         return (full + self.keep * (layers - full)) / layers
 
     def with_load(self: S, load: float, layers: int) -> S:
-        """Return the same reduction with the share `keep` that gives the mean load.
+        """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If the layers before the drop alone make at least `load`.
+            BudgetError: If `load` is at most K / L, with K of L layers before the drop.
         """
         full = resolve_layer(self.layer, layers)
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
@@ -43,39 +43,39 @@ class OneDrop(CheckedSettings):
         return replace(self, keep=min((load * layers - full) / (layers - full), 1.0))
 
     def points(self, layers: int) -> Collection[LayerPoint]:
-        """Return the one point before the layer."""
+        """Return one point, before `layer`."""
         return (LayerPoint(resolve_layer(self.layer, layers)),)
 
 
 def resolve_layer(layer: int, layers: int) -> int:
-    """Return `layer`, or the layer at the same relative depth if the model has no such layer.
+    """Return `layer` if the model has that layer, else a layer at the same relative depth.
 
-    The relative depth is that in the published model; the result is at least 1.
+    The relative depth is `layer` / 28, as in the published model; the result is at least 1.
     """
     if layer < layers:
         return layer
-    # At least 1, as a reduction needs a layer that has attended before.
+    # At least 1, because a reduction reads the attention of the layer before.
     return max(min(round(layer * layers / PUBLISHED_LAYERS), layers - 1), 1)
 
 
 def refuse_load(load: float, least: float, why: str) -> None:
-    """Refuse a mean load that is not above `least`; `why` is a clause of the message.
+    """Check that the mean load `load` is above `least`; `why` is a clause of the message.
 
     Raises:
-        BudgetError: If `load` is at most `least`. The caller adds the name of the reduction in
-            front.
+        BudgetError: If `load` is at most `least`. The caller puts the name of the reduction before
+            the message.
     """
     if load <= least:
-        # The least ratio with three decimals that is above `least`.
+        # The lowest ratio with three decimals that is above `least`.
         enough = (math.floor(1000 * least) + 1) / 1000
         raise BudgetError(f"cannot come down to {load:g} of all tokens: {why}; use --ratio {enough:g} or more")
 
 
 def least_of(scores: Tensor, kept: int) -> Tensor:
-    """Return the indices of all but the `kept` highest scores [M], ascending.
+    """Return the indices to drop, ascending: all but the `kept` highest of scores [M].
 
-    Ties go to the lower index. At least one score is kept.
+    Ties go to the lower index. At least one index is kept.
     """
-    # A stable sort, so that ties rank by index.
+    # A stable sort ranks ties by index.
     ranked = scores.sort(descending=True, stable=True).indices
     return ranked[max(kept, 1) :].sort().values

@@ -14,20 +14,20 @@ from aot.plugins import Card
 __all__ = ["PyramidDrop"]
 
 _EARLY = 2  # layer of the first drop, for ratios that the published layers cannot reach
-_STEPS = 60  # of bisection
+_STEPS = 60  # steps of bisection
 
 
 @dataclass(frozen=True)
 class PyramidDrop(CheckedSettings):
-    """Keep ever fewer visual tokens, those that the last prompt token attends to most.
+    """Keep fewer visual tokens in deeper layers: those that the last prompt token attends to most.
 
-    The layers form `parts` equal parts. Before each part but the first, the share `keep` of the
-    tokens of the previous part is kept, by the attention in the layer about to run. Kept rows get
-    new positions without gaps.
+    The layers form `parts` equal parts. Before each part except the first, the share `keep` of the
+    tokens of the previous part is kept, ranked by the attention in the next layer. The kept rows
+    get new position ids without gaps.
 
-    For a given mean load, `keep` is solved from (1 + a + a^2 + a^3) / 4 (for four parts). If that
-    has no solution, the first drop is before layer 2. The published model is also trained with
-    this; here it is inference alone.
+    For a given mean load, `keep` is the solution a of (1 + a + a^2 + a^3) / 4 = load (with four
+    parts). If this has no solution, the first drop moves to layer 2. The published model is also
+    trained with these drops; here they are used at inference only.
     """
 
     card: ClassVar = Card(
@@ -41,7 +41,7 @@ class PyramidDrop(CheckedSettings):
     first_layer: int | None = setting(None, "The first layer of the second part; null is its equal share.", least=1)
 
     def _begins(self, layers: int) -> list[int]:
-        """Return the first layer of every part but the first."""
+        """Return the first layer of every part except the first part."""
         # Layers 7, 14 and 21 of 28.
         equal = [max(round(layers * part / self.parts), 1) for part in range(1, self.parts)]
         if self.first_layer is not None:
@@ -49,20 +49,20 @@ class PyramidDrop(CheckedSettings):
         return equal
 
     def _share(self, layer: int, layers: int) -> float:
-        """Return the share of all visual tokens in a layer."""
+        """Return the share of all visual tokens that `layer` processes."""
         return self.keep ** sum(begin <= layer for begin in self._begins(layers))
 
     def load(self, layers: int) -> float:
-        """Return the mean over layers of the share of visual tokens in each."""
+        """Return the mean, over all layers, of the share of visual tokens in a layer."""
         return sum(self._share(layer, layers) for layer in range(layers)) / layers
 
     def with_load(self, load: float, layers: int) -> PyramidDrop:
-        """Return the same reduction with the share `keep` that gives the mean load.
+        """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If the layers before the first drop alone make at least `load`.
+            BudgetError: If `load` is at most K / L, with K of L layers before the first drop.
         """
-        # The published layers cannot come down to this load: drop earlier.
+        # If the published layers cannot reach this load, drop earlier.
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)
         full = found._begins(layers)[0]
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
@@ -74,14 +74,14 @@ class PyramidDrop(CheckedSettings):
         return replace(found, keep=high)
 
     def points(self, layers: int) -> Collection[LayerPoint]:
-        """Return the points before the first layer of every part but the first."""
+        """Return the points before the first layer of every part except the first part."""
         return {LayerPoint(begin) for begin in self._begins(layers)}
 
     def reduce(self, state: State) -> Reduction:
-        """Drop the least attended visual tokens, down to this layer's share of all."""
+        """Drop the least attended visual tokens, down to the share of this layer."""
         all_tokens = len(state.tokens.features)
-        # A share of all tokens of the video, not of those left, so that rounding does not add up.
+        # A share of all tokens and not of the remaining tokens, so that rounding does not add up.
         kept = int(self._share(state.layer, state.layers) * all_tokens)
-        # The attention that the layer about to run would pay.
+        # Rank by the attention of the next layer.
         scores = state.from_last(upcoming=True)[state.visual]
         return Reduction(state.visual[least_of(scores, kept)], packed=True)

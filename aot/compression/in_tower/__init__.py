@@ -1,1 +1,1 @@
-"""Merging inside the vision tower, for methods that act before its last block."""
+"""Merge tokens inside the vision tower, for methods that act before the tower's last block."""

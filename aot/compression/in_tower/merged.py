@@ -1,4 +1,4 @@
-"""Shared steps of methods that merge inside the vision tower: the exact budget, and sources."""
+"""Provide shared steps of methods that merge inside the tower: the last merges, and the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["as_sequences", "merged_patches", "merged_tokens"]
 
 
 def merged_patches(tokens: VisualTokens) -> MergedPatches:
-    """Return what became of the patches in a vision tower that merges.
+    """Return `tokens.merged`, the record of the merges in the vision tower.
 
     Raises:
         ValueError: If the tower has not merged.
@@ -29,16 +29,16 @@ def merged_patches(tokens: VisualTokens) -> MergedPatches:
 
 
 def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
-    """Return the tokens that the tower merged, so that merging can go on.
+    """Return the tokens that the tower merged as `MergingTokens`, for further merges.
 
-    They form `sequences` sequences of equally many tokens, one after the other.
+    The tokens are divided into `sequences` consecutive sequences of equal length.
     """
     patches = merged_patches(tokens)
     # A token's size is the number of its patches.
     sizes = patches.owner.flatten().bincount(minlength=len(tokens.features)).to(decision_dtype(tokens.features))
     owner, anchor = patches.owner.view(sequences, -1), patches.anchor.view(sequences, -1)
     before = torch.arange(sequences, device=owner.device)[:, None]
-    # Owners and anchors count from the first token or patch of their sequence.
+    # Owners (tokens) and anchors (patches) count from the start of their sequence.
     return MergingTokens(
         tokens.features.view(sequences, -1, tokens.features.shape[-1]),
         sizes.view(sequences, -1),
@@ -48,22 +48,22 @@ def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
 
 
 def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Clip]) -> CompressedTokens:
-    """Return the one sequence `kept` as compressed tokens, each at the cell of its anchor.
+    """Return the tokens of `kept` (one sequence), each at the pooled cell of its anchor patch.
 
-    Tokens are in the order of the mean index of their patches. Their mass counts patches in units
-    of pooled tokens, so all masses sum up to F * n; a token of several patches is merged.
-    Source weights sum up patches by the pooled cells in which they lie.
+    Tokens are sorted by the mean index of their patches. The mass of a token is its number of
+    patches times F * n / (F * N), so all masses sum to F * n. A token of several patches has the
+    role MERGED. Its source weights count its patches in each pooled cell.
 
     Raises:
-        BudgetError: If nothing is kept.
+        BudgetError: If `kept` has no tokens.
     """
     merged = merged_patches(tokens)
     sizes, owner = kept.sizes[0], kept.owner[0]
-    # 1. The mean index of each token's patches.
+    # 1. Sort by the mean index of each token's patches.
     index = torch.arange(len(owner), dtype=sizes.dtype, device=owner.device)
     order = (torch.zeros_like(sizes).scatter_add_(0, owner, index) / sizes).argsort(stable=True)
     frames, per_frame = pooled_cells(tokens)
-    # 2. The tokens in this order, at the cells of their anchors.
+    # 2. Build the tokens in this order, at the cells of their anchors.
     result = kept_tokens(
         tokens,
         kept.states[0, order],
@@ -73,6 +73,6 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
         facts={"tower_tokens": len(tokens.features), "tower_share": round(merged.tower_share, 4)},
         sources=of_patches(tokens, owner, order) if tokens.traced else None,
     )
-    # Masses are in units of pooled tokens, so roles follow the number of patches instead.
+    # A mass counts pooled tokens, not patches, so roles follow the number of patches instead.
     role = torch.where(sizes[order] > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8)
     return replace(result, role=role)

@@ -1,4 +1,4 @@
-"""How many tokens each block of a vision tower merges, so that the last count is the target."""
+"""Decide how many tokens each block of a vision tower merges to reach a target count."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["ClipShares", "block_counts", "clip_merging", "frame_merging", "joins
 def frame_merging(
     patches: int, target: int, blocks: int, schedule: Literal["constant", "linear"] = "constant"
 ) -> tuple[BlockMerging, ...]:
-    """Return merges from `patches` to `target` tokens over `blocks` blocks (ToMe, section 3).
+    """Return the merges of each block, from `patches` to `target` tokens (ToMe, section 3).
 
     With the "constant" schedule, all blocks merge equally many tokens and the first blocks take the
-    remainder. With "linear", merges go down from twice the mean to none. A block that merges more
-    than half of its tokens, as the last one may, matches several times. Unmerged tokens are in
-    order of similarity, because there is no class token (arXiv 2210.09461).
+    remainder. With "linear", the merges per block fall from twice the mean to 0. A block that must
+    merge more than half of its tokens matches several times. Unmerged tokens are sorted by
+    similarity, because there is no class token (arXiv 2210.09461).
 
     Raises:
         ValueError: If `target` is not in 1 .. patches.
@@ -31,7 +31,7 @@ def frame_merging(
     if not 1 <= target <= patches:
         raise ValueError(f"target: expected 1 to {patches} tokens, got {target}")
     weights = [1] * blocks
-    # The weights fall linearly from the first block to 0 in the last.
+    # The weights fall linearly to 0 in the last block.
     if schedule == "linear" and blocks > 1:
         weights = list(range(blocks - 1, -1, -1))
     # Apportion all merges by the weights of the blocks.
@@ -43,22 +43,22 @@ def frame_merging(
 
 @cache
 def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: ClipShares) -> tuple[BlockMerging, ...]:
-    """Return merges from `frames` times `patches` to `target` tokens of a clip over the blocks.
+    """Return the merges of each block, from `frames` * `patches` tokens of a clip to `target`.
 
-    All shares are raised to one power, the highest that leaves at least the target; the last block
-    merges the rest. A matching merges at most half of the tokens; only the last block matches as
-    often as it must.
+    All `shares` are raised to the same power: the highest power that leaves at least `target`
+    tokens. The last block merges the rest, with several matchings if needed; in other blocks, one
+    matching merges at most half of the tokens.
 
     Raises:
-        ValueError: If `target` is not in 1 .. frames * patches, or the frames cannot be joined
-            evenly.
+        ValueError: If `target` is not in 1 .. frames * patches, or `frames` is not a product of one
+            number per clip block, each at most the number in `shares.joined`.
     """
     if not 1 <= target <= frames * patches:
         raise ValueError(f"target: expected 1 to {frames * patches} tokens, got {target}")
     joins = joins_for(frames, shares.joined)
     if joins is None:
         raise ValueError(f"frames: expected a product of numbers up to {shares.joined}, got {frames}")
-    # 1. Where frames are joined. In a shallow tower, two joins can share a block.
+    # 1. Find the blocks that join frames. In a shallow tower, two joins can share a block.
     join_at = dict.fromkeys(shares.clip_block_indices(blocks), 1)
     for block, join in zip(shares.clip_block_indices(blocks), joins, strict=True):
         join_at[block] *= join
@@ -66,13 +66,13 @@ def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: Cl
     def plan(exponent: float) -> list[BlockMerging]:
         return _plan(patches, blocks, join_at, shares.power(exponent))
 
-    # 2. The highest power that leaves enough tokens, by bisection.
+    # 2. Find the highest power that leaves enough tokens, by bisection.
     low, high = 0.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
         enough = block_counts(plan(middle), frames, patches)[-1] >= target
         low, high = (middle, high) if enough else (low, middle)
-    # 3. The last block merges what is above the target.
+    # 3. The last block merges all tokens above the target.
     best = plan(low)
     rest = block_counts(best, frames, patches)[-1] - target
     return (*best[:-1], replace(best[-1], after=best[-1].after + rest))
@@ -80,16 +80,16 @@ def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: Cl
 
 @dataclass(frozen=True, slots=True)
 class ClipShares:
-    """The proportions of TempMe (arXiv 2409.01156), as published for 12 blocks.
+    """Hold the shares of tokens that TempMe (arXiv 2409.01156) keeps, published for 12 blocks.
 
     Attributes:
-        image: share of a frame's tokens that is kept by all blocks before the clip blocks together.
+        image: share of a frame's tokens that is left after all blocks before the clip blocks.
         across: share of the joined tokens that a clip block keeps before its attention.
         within: share of the remaining tokens that a clip block keeps after its attention.
-        later: share that each block after the clip blocks keeps.
-        clip_blocks: the blocks where frames are joined.
-        blocks: the number of blocks they are counted in.
-        joined: how many clips are joined in each clip block.
+        later: share of its tokens that each block after the clip blocks keeps.
+        clip_blocks: the indices of the blocks that join clips, in a tower of `blocks` blocks.
+        blocks: the number of blocks in the published tower.
+        joined: the largest number of clips that each clip block joins into one.
     """
 
     image: float = 33 / 49
@@ -101,46 +101,46 @@ class ClipShares:
     joined: tuple[int, int, int] = (2, 2, 3)
 
     def power(self, exponent: float) -> ClipShares:
-        """Return all shares to one power: the same balance for another ratio."""
+        """Return a copy with all shares raised to the power `exponent`, for another ratio."""
         names = ("image", "across", "within", "later")
         return replace(self, **{name: getattr(self, name) ** exponent for name in names})
 
     def clip_block_indices(self, blocks: int) -> list[int]:
-        """Return the clip blocks of a tower of `blocks` blocks, at the same relative depth.
+        """Return the indices of the clip blocks at the same relative depth in a tower of `blocks`.
 
-        They are different blocks if the tower has enough of them.
+        The indices are distinct if the tower has at least as many blocks as `clip_blocks`.
         """
         indices: list[int] = []
         for number, block in enumerate(self.clip_blocks):
-            # At the relative depth, and after the previous clip block.
+            # Keep the relative depth, but stay after the previous clip block.
             index = max(block * blocks // self.blocks, indices[-1] + 1 if indices else 0)
             indices.append(max(0, min(index, blocks - len(self.clip_blocks) + number)))
         return indices
 
 
 def joins_for(frames: int, joined: Sequence[int]) -> tuple[int, ...] | None:
-    """Return how many clips are joined each time so that all `frames` are one, or None.
+    """Return factors of `frames`: the number of clips that each clip block joins into one.
 
-    No number is above that of `joined`, and the earliest joins are the greatest. None means that
-    the frames cannot be joined evenly.
+    Factor i is at most joined[i], and early factors are as large as possible. Return None if there
+    are no such factors.
     """
-    # In descending order, so that early joins are the greatest.
+    # Descending order makes early factors as large as possible.
     options = product(*(range(most, 0, -1) for most in joined))
     return next((joins for joins in options if math.prod(joins) == frames), None)
 
 
 def _plan(patches: int, blocks: int, join_at: dict[int, int], shares: ClipShares) -> list[BlockMerging]:
-    """Return the merges of every block for these shares."""
+    """Return the merges of every block for these `shares`; `join_at` maps blocks to joins."""
     first, last, count, steps = min(join_at), max(join_at), patches, []
     in_frames = _part(patches, shares.image)
     for block in range(blocks):
         count *= join_at.get(block, 1)
         before = _merges(count, shares.across) if join_at.get(block, 1) > 1 else 0
-        # Before the clip blocks: an equal part of all merges within frames.
+        # Before the clip blocks: all merges within frames, spread equally over these blocks.
         if block < first:
             after = min(in_frames // first + (block < in_frames % first), count // 2)
         elif block in join_at:
-            # In a clip block: what is left after the merge across clips.
+            # In a clip block: a share of the tokens that the merge across clips has left.
             after = _merges(count - before, shares.within)
         else:
             after = _merges(count, shares.later) if block > last else 0
@@ -150,13 +150,13 @@ def _plan(patches: int, blocks: int, join_at: dict[int, int], shares: ClipShares
 
 
 def _merges(count: int, kept: float) -> int:
-    """Return how many of `count` tokens one matching merges to keep a share."""
+    """Return how many of `count` tokens to merge to keep the share `kept`; at most half."""
     return min(_part(count, kept), count // 2)
 
 
 def _part(count: int, kept: float) -> int:
-    """Return how many of `count` tokens a step removes that keeps a share."""
-    # In floating point 1 - 0.9 is below 0.1.
+    """Return how many of `count` tokens to remove to keep the share `kept`, rounded down."""
+    # The offset is needed because 1 - 0.9 is below 0.1 in floating point.
     return int((1 - kept) * count + 1e-9)
 
 

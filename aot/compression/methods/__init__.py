@@ -1,4 +1,4 @@
-"""Compression methods, one file per method; `aot.plugins` maps names to classes."""
+"""Provide the compression methods, one file each; `aot.plugins` maps names to classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Card", "Method", "build_method", "check_method_settings", "make_meth
 
 
 def build_method(config: Config) -> Method:
-    """Return the method that `config` names, with its settings; ratio 1 always gives `none`.
+    """Return the method `config.method` with its settings, or `none` if the ratio is 1.
 
     Raises:
-        ConfigError: If there is no such method, or one of its settings is unknown or out of range.
+        ConfigError: If the method does not exist, or a setting is unknown or out of range.
         MethodError: If the method is a plug-in and its construction fails.
     """
     # Ratio 1 keeps every token, so the method would change nothing.
@@ -39,11 +39,12 @@ def check_method_settings(config: Config) -> None:
 
 
 def make_method(kind: Any, config: Config, name: str) -> Method:
-    """Build a method of the class `kind` with the settings that `config` has under `name`.
+    """Return a method of the class `kind`, with the settings in `config.methods[name]`.
 
-    A class with `from_config` receives the whole configuration (for example because it needs the
-    ratio before the encoder runs). If it also has `settings_type`, a dataclass, it receives an
-    instance of that as well. Any other class is the dataclass of its own settings.
+    If `kind` has `from_config`, this class method receives the whole configuration, for example
+    because the method needs the ratio before the encoder runs. If `kind` also has `settings_type`,
+    a dataclass, `from_config` receives an instance of it as well. Otherwise the fields of `kind`
+    itself are the settings.
 
     Raises:
         ConfigError: See `build_method`.

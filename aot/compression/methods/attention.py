@@ -1,4 +1,4 @@
-"""Baseline: the tokens that receive the most attention in the vision tower."""
+"""Baseline: keep the tokens that receive the most attention in the vision tower."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TopAttention:
 
     @property
     def needs(self) -> Needs:
-        """Return the block whose attention received is read."""
+        """Return the vision tower block whose attention received is needed."""
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; ties go to the lower index."""
         ranked = pooled_saliency(tokens, self.layer).flatten().sort(descending=True, stable=True).indices
-        # The choice is by saliency, the order that of the video.
+        # Select by saliency, then restore the order of the video.
         return keep_subset(tokens, ranked[:budget].sort().values)

@@ -1,4 +1,4 @@
-"""The protocol that every compression method implements."""
+"""Define the protocol that every compression method implements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Method(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """Return what the method needs from the encoder."""
+        """Return the encoder outputs and the merging that the method requires."""
         ...
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Return the kept tokens, exactly `budget` of them if the card has `exact`."""
+        """Return the kept tokens; exactly `budget` tokens if `card.exact` is true."""
         ...

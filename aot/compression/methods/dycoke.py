@@ -1,7 +1,6 @@
-"""DyCoke (arXiv 2411.15024): its token reduction before the language model (TTM).
+"""DyCoke (arXiv 2411.15024): token reduction before the language model (TTM in the paper).
 
-The second part of the paper prunes the KV cache while decoding. It acts inside the language model
-and is not implemented.
+The second part of the paper, which prunes the KV cache during decoding, is not implemented.
 """
 
 from __future__ import annotations
@@ -31,15 +30,16 @@ _GROUP_FRAMES = 4
 
 @dataclass(frozen=True)
 class DyCoke(CheckedSettings):
-    """Keep every fourth frame whole, and of the other frames the tokens that changed most.
+    """Keep every fourth frame whole, and in the other frames the tokens that changed most.
 
-    Frames form groups of four. The second and third frame of a group are compared with the first,
-    the fourth with the third; all comparisons use the original features. Of a compared frame, the
-    tokens with the lowest cosine similarity to the same cell are kept. Whole frames are in raster
-    order, compared frames in order of ascending similarity, as published.
+    Frames form groups of four. The second and third frame of a group are compared with the first
+    frame, the fourth frame with the third; all comparisons use the original features. In a compared
+    frame, the tokens with the lowest cosine similarity to the same cell of the other frame are
+    kept. Tokens of whole frames are in raster order, tokens of compared frames in order of
+    ascending similarity, as published.
 
-    With `paper_exact` the third frame of the last four stays whole, and with an odd number of
-    frames the last one is dropped.
+    With `paper_exact`, the third frame of the last group stays whole too, and the last frame of an
+    odd number of frames is dropped.
     """
 
     card: ClassVar = Card(
@@ -56,18 +56,18 @@ class DyCoke(CheckedSettings):
     paper_exact: bool = setting(False, "Use `prune_rate` whatever the budget is.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; compared frames share equally what whole frames leave.
+        """Keep exactly `budget` tokens; compared frames share the rest after whole frames equally.
 
         Raises:
-            BudgetError: If the budget is below the whole frames (every fourth), or if `paper_exact`
-                would keep no token of a one-frame video.
+            BudgetError: If `budget` is below the number of tokens in the whole frames, or if
+                `paper_exact` would keep no token of a one-frame video.
         """
         frames, per_frame = pooled_cells(tokens)
         # 1. The number of tokens that every frame keeps.
         compared = compared_frames(frames, self.paper_exact)
         counts = self._published_counts(compared, per_frame) if self.paper_exact else _counts(tokens, compared, budget)
         counts_per_frame = torch.tensor(counts)
-        # 2. The similarity of every token to the same cell of the compared frame.
+        # 2. The similarity of every token to the same cell of the other frame.
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         similarity = similarity_to_frames(pooled, compared)
         similarity[counts_per_frame.to(similarity.device) == per_frame] = 0  # whole frames stay in raster order
@@ -76,19 +76,20 @@ class DyCoke(CheckedSettings):
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=Clip.runs(frames, _GROUP_FRAMES))
 
     def _published_counts(self, compared: Sequence[int], per_frame: int) -> list[int]:
-        """Return the published token count of each frame, which ignores the budget."""
+        """Return the published token count of each frame, for any budget."""
         if len(compared) == 1:
             raise BudgetError("dycoke with paper_exact keeps no token of a one-frame video; set paper_exact to false")
         differing = int((1 - self.prune_rate) * per_frame)
         counts = [per_frame if frame == other else differing for frame, other in enumerate(compared)]
-        # The published loop takes frames in pairs, so an unpaired last frame is lost.
+        # The published loop takes frames in pairs and drops an unpaired last frame.
         return counts if len(counts) % 2 == 0 else [*counts[:-1], 0]
 
 
 def compared_frames(frames: int, published: bool = False) -> list[int]:
-    """Return the index of the frame that each frame is compared with; its own if it stays whole.
+    """Return, for each frame, the index of the frame to compare it with.
 
-    With `published`, the third frame of the last four stays whole too.
+    A frame that stays whole has its own index. With `published`, the third frame of the last group
+    stays whole too.
     """
     # In a group: 0 stays whole, 1 and 2 are compared with 0, and 3 with 2.
     compared = [frame - (0, 1, 2, 1)[frame % _GROUP_FRAMES] for frame in range(frames)]
@@ -101,20 +102,20 @@ def compared_frames(frames: int, published: bool = False) -> list[int]:
 
 
 def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[int]:
-    """Return the token count of every frame; they sum up to `budget`."""
+    """Return the token count of every frame; the counts sum to `budget` (at most F * n)."""
     frames, per_frame = pooled_cells(tokens)
     room = [0 if frame == other else per_frame for frame, other in enumerate(compared)]
     whole = room.count(0) * per_frame
     check_budget(tokens, budget, least=whole, why=" for dycoke, which keeps every fourth frame whole")
-    # What the whole frames leave is for the compared ones.
+    # The compared frames share the budget that the whole frames leave.
     shares = spread(min(budget, frames * per_frame) - whole, room)
     return [share if own_room else per_frame for share, own_room in zip(shares, room, strict=True)]
 
 
 def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
-    """Return each token's cosine similarity to the same cell of the compared frame, [F, n].
+    """Return [F, n], each token's cosine similarity to the same cell of frame compared[f].
 
-    Whole frames have similarity 0. pooled: [F, n, D]. compared: F indices of `compared_frames`.
+    Whole frames have similarity 0. `pooled` is [F, n, D]; `compared` is from `compared_frames`.
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     # Whole frames need no product.

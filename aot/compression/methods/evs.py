@@ -1,4 +1,4 @@
-"""EVS, efficient video sampling (arXiv 2510.14624): the tokens that change between frames."""
+"""EVS, efficient video sampling (arXiv 2510.14624): keep tokens that change between frames."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FIRST_FRAME = 255.0  # above every change, which is at most 2
 class EfficientVideoSampling:
     """Keep the whole first frame, then the tokens that changed most since the previous frame.
 
-    The change of a token is 1 - its cosine similarity to the same cell of the previous frame.
+    The change of a token is 1 - cosine similarity to the same cell of the previous frame.
 
-    With `paper_exact`, int(N (1 - q)) of N tokens are kept with q = 1 - ratio, computed in floating
-    point; a count below one frame is raised to one frame instead of being refused.
+    With `paper_exact`, int(N (1 - q)) of all N tokens are kept, with q = 1 - ratio in floating
+    point. A count below one frame is raised to one frame and is no error.
     """
 
     card: ClassVar = Card(
@@ -45,7 +45,7 @@ class EfficientVideoSampling:
         """Keep exactly `budget` tokens, unchanged and in raster order.
 
         Raises:
-            BudgetError: If the budget is below one whole frame.
+            BudgetError: If `budget` is below the number of tokens of one frame.
         """
         frames, per_frame = pooled_cells(tokens)
         if self.paper_exact:
@@ -56,7 +56,7 @@ class EfficientVideoSampling:
             budget = max(int(total * (1 - pruned_share)), per_frame)
         check_budget(tokens, budget, least=per_frame, why=" for the whole first frame that evs keeps")
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
-        # A stable sort, so that ties go to the lower index.
+        # With a stable sort, ties go to the lower index.
         ranked = change_since_last_frame(pooled).flatten().sort(descending=True, stable=True).indices
         index = ranked[:budget].sort().values
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=[Clip(0, frames)])
@@ -65,9 +65,9 @@ class EfficientVideoSampling:
 def change_since_last_frame(pooled: Tensor) -> Tensor:
     """Return 1 - cosine similarity to the same cell of the previous frame: [F, n] in [0, 2].
 
-    Frame 0 has 255, the published value. pooled: [F, n, D].
+    Frame 0 has the value 255, as published. `pooled` is [F, n, D].
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     change = 1 - (unit[1:] * unit[:-1]).sum(-1)
-    # The first frame has no previous one and is kept first.
+    # The first frame has no previous frame; its value ranks it first.
     return torch.cat([change.new_full((1, pooled.shape[1]), _FIRST_FRAME), change])

@@ -1,7 +1,7 @@
-"""FastVID (arXiv 2503.11187): density-based pruning, in its variant for LLaVA-OneVision.
+"""FastVID (arXiv 2503.11187): density-based pruning, in the variant for LLaVA-OneVision.
 
-docs/methods.md lists the decisions. LLaVA-Video's variant counts tokens in another way and is not
-implemented.
+docs/methods.md lists the decisions. The variant for LLaVA-Video, which counts tokens in another
+way, is not implemented.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class FastVid(CheckedSettings):
     """Keep salient tokens of each frame, and context tokens merged over each segment.
 
     Salient tokens receive the most attention in SigLIP's pooling head. Context tokens are density
-    peaks of a segment's anchor frames: the last frame and every `anchor_stride_frames`-th before
-    it. Each absorbs the tokens of the segment that are most similar to it. All tokens are in raster
-    order.
+    peaks in the anchor frames of a segment: the last frame, and every `anchor_stride_frames`-th
+    frame before it. Each context token absorbs the most similar tokens of the segment. All tokens
+    are in raster order.
 
-    The budget is exact. Frames have equal shares, of which floor(context_share * share) tokens are
-    context. A segment's context is spread over its anchor frames; if they have too few tokens, the
-    excess goes to salient tokens of the other frames.
+    The budget is exact. All frames have equal shares; floor(context_share * share) of these
+    tokens are context tokens. The context tokens of a segment are spread over its anchor frames. If
+    the anchor frames have too few tokens, the excess becomes salient tokens of the other frames.
     """
 
     card: ClassVar = Card(
@@ -69,11 +69,10 @@ class FastVid(CheckedSettings):
     paper_exact: bool = setting(False, "Every frame has floor(budget / F) tokens, and all shares are rounded down.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `paper_exact`, at most as many.
+        """Keep exactly `budget` tokens; with `paper_exact`, at most `budget` tokens.
 
         Raises:
-            BudgetError: If nothing would be kept, or with `paper_exact` less than one token per
-                frame.
+            BudgetError: If `budget` is 0, or with `paper_exact` less than one token per frame.
             ValueError: If `tokens` has no frame embeddings or no pooling attention.
         """
         if tokens.frame_embeddings is None or tokens.pooling_attention is None:
@@ -86,10 +85,10 @@ class FastVid(CheckedSettings):
         if budget >= frames * per_frame:
             return keep_subset(tokens, torch.arange(frames * per_frame), clips)
         salient_counts, anchor_counts = self._counts(budget, per_frame, frames, clips)
-        # 2. Salient tokens: the most attended of every frame.
+        # 2. Salient tokens: the most attended tokens of every frame.
         attention = pool(tokens.pooling_attention[..., None], tokens.grid, tokens.pool)[..., 0]
         salient = _most_attended(attention, salient_counts)
-        # 3. Context tokens: density peaks of the anchor frames absorb all that is not salient.
+        # 3. Context tokens: density peaks of the anchor frames absorb all tokens but salient ones.
         values = features.to(working_dtype(features))
         anchors = _context_anchors(values, salient, anchor_counts, self.neighbors)
         context, absorbed, made_of = self._merge(values, salient, anchors, clips, traced=tokens.traced)
@@ -110,7 +109,7 @@ class FastVid(CheckedSettings):
     def _counts(
         self, budget: int, per_frame: int, frames: int, clips: Sequence[Clip]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return how many salient tokens and how many context anchors every frame has."""
+        """Return the number of salient tokens and the number of context anchors of every frame."""
         shares = (budget // frames,) * frames if self.paper_exact else even_shares(budget, frames)
         context = [math.floor(share * self.context_share) for share in shares]
         salient = [share - own for share, own in zip(shares, context, strict=True)]
@@ -120,13 +119,13 @@ class FastVid(CheckedSettings):
             anchor_frames = range(clip.stop - 1, clip.first - 1, -self.anchor_stride_frames)[::-1]
             other_frames = [frame for frame in range(clip.first, clip.stop) if frame not in anchor_frames]
             room = [per_frame - salient[frame] for frame in anchor_frames]
-            # The segment's context, spread over what the anchor frames can hold.
+            # Spread the segment's context tokens over the free tokens of its anchor frames.
             wanted = sum(context[clip.first : clip.stop])
             held = min(wanted, sum(room))
             own = [min(wanted // len(room), room[0])] * len(room) if self.paper_exact else spread(held, room)
             for frame, count in zip(anchor_frames, own, strict=True):
                 anchors[frame] = count
-            # What they cannot hold becomes salient tokens of the other frames.
+            # The excess becomes salient tokens of the other frames.
             excess = 0 if self.paper_exact else wanted - held
             for frame, count in zip(
                 other_frames, spread(excess, [per_frame - salient[frame] for frame in other_frames]), strict=True
@@ -137,28 +136,27 @@ class FastVid(CheckedSettings):
     def _merge(
         self, values: Tensor, salient: Tensor, anchors: dict[int, Tensor], clips: Sequence[Clip], *, traced: bool
     ) -> tuple[list[Tensor], list[Tensor], list[SourceWeights]]:
-        """Return the context tokens of every frame that has some, their masses and their sources.
+        """Return the context tokens of every frame with anchors, their masses and their sources.
 
-        For a frame with a anchors these are [a, D], [a] and, if traced, `SourceWeights`. Every such
-        frame absorbs all tokens of its segment that are not salient, also those of other
-        frames with anchors, and its own anchors. So one token can be part of several context
-        tokens.
+        For a frame with k anchors, these are [k, D], [k] and, if `traced`, `SourceWeights`. In each
+        frame with anchors, the anchors absorb all tokens of the segment that are not salient,
+        including the anchors. So one token can be part of several context tokens.
         """
         context, absorbed, made_of = [], [], []
         for clip in clips:
             anchor_frames = [frame for frame in anchors if clip.first <= frame < clip.stop]
-            # All tokens of the segment that are not salient.
+            # Select all tokens of the segment that are not salient.
             members = values[clip.first : clip.stop][~salient[clip.first : clip.stop]]
             directions = functional.normalize(members, dim=-1)
             for frame in anchor_frames:
                 own = values[frame, anchors[frame]]
-                # Each of them goes to the anchor with the greatest cosine similarity.
+                # Each member goes to the anchor with the highest cosine similarity.
                 nearest = (directions @ functional.normalize(own, dim=-1).mT).argmax(-1)
                 # A matrix product, because scattered sums differ from run to run on CUDA devices.
                 is_member = (nearest[:, None] == torch.arange(len(own), device=own.device)).to(own.dtype)
                 count = is_member.sum(0)[:, None]
-                # An anchor is a member of its own, so 1 / (count + 1) is below the default
-                # `own_weight`.
+                # The anchor itself is one of its members: count is at least 1, and 1 / (count + 1)
+                # is below the default `own_weight`.
                 weight = (1 / (count + 1)).clamp_min(self.own_weight)
                 context.append(weight * own + (1 - weight) * (is_member.mT @ members) / count.clamp_min(1))
                 absorbed.append(count[:, 0].clamp_min(1))
@@ -168,27 +166,31 @@ class FastVid(CheckedSettings):
 
 
 def _most_attended(attention: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the `counts` [F] most attended as bool [F, n]; ties go to the lower index."""
-    # The rank of each token in its frame.
+    """Return a mask, bool [F, n], of the counts[f] most attended tokens of each frame f.
+
+    Ties go to the lower index.
+    """
+    # Rank each token in its frame.
     rank = attention.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     return rank < torch.tensor(counts, device=rank.device)[:, None]
 
 
 def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], neighbors: int) -> dict[int, Tensor]:
-    """Return every frame's best density peaks [a], ascending, of tokens that are not salient.
+    """Return a map from each frame with anchors to the cells of its anchors, ascending.
 
-    Frames are in ascending order; those without anchors are left out.
+    The anchors of a frame are the best density peaks among the tokens that are not salient. Frames
+    are in ascending order.
 
     Args:
         values: [F, n, D].
         salient: bool [F, n].
-        counts: a for each frame.
-        neighbors: how many nearest tokens define a density.
+        counts: the number of anchors of each frame.
+        neighbors: the number of nearest tokens that define a density.
     """
     anchors: dict[int, Tensor] = {}
     free_counts = (~salient).sum(1).tolist()
     anchor_frames = [frame for frame, count in enumerate(counts) if count]
-    # Frames with equally many free tokens are one batch.
+    # Frames with the same number of free tokens form one batch.
     for free_count in sorted({free_counts[frame] for frame in anchor_frames}):
         batch = [frame for frame in anchor_frames if free_counts[frame] == free_count]
         free = (~salient[batch]).nonzero()[:, 1].view(len(batch), free_count)
@@ -201,13 +203,14 @@ def _context_anchors(values: Tensor, salient: Tensor, counts: Sequence[int], nei
 def _anchor_sources(
     salient: Tensor, clip: Clip, nearest: Tensor, frame: int, anchors: Tensor, own_weight: Tensor
 ) -> SourceWeights:
-    """Return what a frame's anchors [a] are made of after they absorbed their nearest tokens.
+    """Return the sources of the context tokens of `frame`, one for each cell in `anchors`.
 
-    An anchor keeps `own_weight` of itself; the rest is the mean of the tokens that `nearest`
-    assigns to it, of all in the clip that are not salient.
+    A context token is `own_weight` times the anchor plus 1 - `own_weight` times the mean of the
+    tokens that `nearest` assigns to the anchor. `nearest` has an entry for each token of `clip`
+    that is not salient.
     """
     frames, per_frame = salient.shape
     indices = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)
-    # In the same order as `members` of `_merge`, so `nearest` fits.
+    # The same tokens and order as `members` in `_merge`, where `nearest` was computed.
     members = indices[clip.first : clip.stop][~salient[clip.first : clip.stop]]
     return blended(unchanged(indices[frame, anchors]), merged(unchanged(members), nearest), own_weight)

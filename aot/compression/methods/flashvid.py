@@ -1,8 +1,8 @@
-"""FlashVID (arXiv 2602.08024), its part before the language model: ADTS and TSTM.
+"""FlashVID (arXiv 2602.08024) before the language model: ADTS and TSTM.
 
-ADTS selects tokens by attention and diversity, TSTM merges trees of similar tokens over time. The
-published method keeps a quarter more than the ratio here and prunes the excess inside the language
-model; here the ratio is the share that enters the language model (docs/methods.md).
+ADTS selects tokens by attention and diversity; TSTM merges trees of similar tokens over time. In
+the published method, 1.25 times the ratio enters the language model, which prunes the excess. Here
+the ratio is the share of tokens that enters the language model (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_r
 class FlashVid(CheckedSettings):
     """Keep diverse tokens of each frame (ADTS), and merge the rest over time and in frames (TSTM).
 
-    The budget is exact. Frames have equal shares, of which ceil(diverse_share * share) tokens are
-    diverse. The rest of a segment's share is spread over its frames in proportion to the number of
-    trees with their root there. If there are too many links between tokens, only the most similar
-    ones hold, so that a segment has enough trees.
+    The budget is exact. All frames have equal shares; ceil(diverse_share * share) of these tokens
+    are diverse. The other tokens of a segment's share are spread over its frames, in proportion to
+    the number of tree roots in each frame. If a segment would have fewer trees than its share, only
+    the most similar links between tokens are used.
 
-    With `paper_exact`, counts are computed in floating point. A tree is divided by 1 + the number
-    of its root's children. A segment of one frame clusters its diverse tokens as well, so cells
-    repeat. Diverse tokens may repeat.
+    With `paper_exact`, counts are computed in floating point. The sum of a tree is divided by 1 +
+    the number of children of the root. In a segment of one frame, diverse tokens are also
+    clustered, and cells repeat. Diverse tokens may repeat.
     """
 
     card: ClassVar = Card(
@@ -49,7 +49,7 @@ class FlashVid(CheckedSettings):
         "arXiv 2602.08024, ICLR 2026",
         remark="diverse attended tokens; the rest is merged over time, then within frames; see --inner flashvid",
     )
-    # The published saliency is a mean over queries, this one a sum; a factor changes no choice.
+    # The published saliency is a mean over queries; here it is a sum. The factor has no effect.
     needs: ClassVar = Needs(saliency_layers=(-1,))
 
     segments: int = setting(
@@ -70,15 +70,15 @@ class FlashVid(CheckedSettings):
     paper_exact: bool = setting(False, "Every frame has ceil(n * ratio * expansion) tokens, as published.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `paper_exact`, about `expansion` times as many.
+        """Keep exactly `budget` tokens; with `paper_exact`, about `expansion` times `budget`.
 
         Raises:
-            BudgetError: If nothing would be kept.
+            BudgetError: If `budget` is 0.
         """
         features = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = features.shape
         check_budget(tokens, budget)
-        # 1. Segments of similar frames, and the share of every frame.
+        # 1. Segments of similar frames, and the number of tokens of every frame.
         values = features.to(working_dtype(features))
         clips = dynamic_clips(values.mean(1), self.segments, self.threshold)
         if budget >= frames * per_frame:
@@ -87,14 +87,14 @@ class FlashVid(CheckedSettings):
         # 2. ADTS: diverse tokens of every frame.
         diverse_counts = [math.ceil(self.diverse_share * share) for share in shares]
         diverse = self._diverse(values, pooled_saliency(tokens, -1), diverse_counts, clips)
-        # 3. TSTM over time: the other tokens link to similar ones of the previous frame, and each
-        # tree becomes the mean of its tokens.
+        # 3. TSTM over time: the other tokens link to similar tokens of the previous frame. Each
+        # tree of linked tokens becomes the mean of its tokens.
         free = torch.ones(frames, per_frame, dtype=torch.bool, device=diverse.device)
         free.view(-1)[diverse] = False
         similarity, parent = nearest_before(values, free)
         linked = self._linked(similarity, shares, clips)
         trees, sizes = merge_trees(values, parent, linked, children_count_once=self.paper_exact)
-        # 4. TSTM in space: the trees of every frame form clusters around density peaks.
+        # 4. TSTM in space: the tree roots of every frame form clusters around density peaks.
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
         clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
@@ -116,7 +116,7 @@ class FlashVid(CheckedSettings):
         )
 
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
-        """Return the number of tokens of every frame, before a segment spreads its own."""
+        """Return the share of every frame, before tokens are spread over each segment."""
         # Published: all frames have the same share, rounded up.
         if self.paper_exact:
             ratio = TokenBudget.ratio_of(budget, frames * per_frame)
@@ -124,28 +124,28 @@ class FlashVid(CheckedSettings):
         return even_shares(budget, frames)
 
     def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """Return the `counts` [F] diverse tokens of every frame: ascending indices into all F * n.
+        """Return the diverse tokens, counts[f] of each frame f: ascending indices into all F * n.
 
-        The distance to token j is 1 - cosine similarity, times the attention received by j, times
-        the dot product of j with the mean of its segment (ADTS, version 2).
+        The distance of token i to token j is (1 - cosine similarity) * attention received by j *
+        dot product of j and the mean of its segment (ADTS, version 2).
         """
         unit = functional.normalize(values, dim=-1)
         relevance = [_within(values, clip) @ _within(values, clip).mean((0, 1)) for clip in clips]
-        # Both factors belong to the token of a column, so distances are not symmetric.
+        # The factors depend on the column's token only, so distances are not symmetric.
         weights = attention.to(values.dtype) * torch.cat(relevance)
         distances = (1 - unit @ unit.mT) * weights[:, None, :]
         distances.diagonal(dim1=1, dim2=2).zero_()
         picks = max_min_picks(distances, max(counts), repeats=self.paper_exact)
         first = torch.arange(len(values), device=picks.device)[:, None] * values.shape[1]
-        # All frames make as many picks as the greatest count; the first picks are taken.
+        # All frames make max(counts) picks; frame f uses the first counts[f] of them.
         wanted = torch.arange(picks.shape[1], device=picks.device) < torch.tensor(counts, device=picks.device)[:, None]
         return (first + picks)[wanted].sort().values
 
     def _linked(self, similarity: Tensor, shares: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """Return which tokens are merged into one of the previous frame: bool [F, n].
+        """Return which tokens are merged into a token of the previous frame: bool [F, n].
 
-        similarity: [F, n], to the most similar token of the previous frame. shares: [F]. In every
-        segment, at least as many tokens as its share stay without a link.
+        In every segment, at least as many tokens stay unmerged as the sum of the frames' `shares`.
+        `similarity` [F, n] is to the most similar token of the previous frame.
         """
         linked = similarity > self.link_similarity
         for clip in clips:
@@ -155,10 +155,10 @@ class FlashVid(CheckedSettings):
             room = len(clip) * similarity.shape[1] - sum(shares[clip.first : clip.stop])
             if _within(linked, clip).sum() <= room:
                 continue
-            # Too many links: only the most similar ones hold.
+            # Too many links: keep only the most similar links.
             ranked = own.sort(descending=True, stable=True)
             if self.paper_exact:
-                # Published: a raised threshold, which drops all links that tie with it.
+                # Published: raise the threshold, which drops all links that are equal to it.
                 held = own > (ranked.values[room - 1] if room else torch.inf)
             else:
                 held = ranked.indices.argsort() < room
@@ -166,16 +166,16 @@ class FlashVid(CheckedSettings):
         return linked
 
     def _roots(self, roots: Tensor, clips: Sequence[Clip]) -> Tensor:
-        """Return the tokens to cluster, bool [F, n]: the roots of trees.
+        """Return the tokens to cluster, bool [F, n]: the tree `roots`.
 
-        With `paper_exact`, a segment of one frame clusters all of its tokens.
+        With `paper_exact`, all tokens of a segment of one frame are clustered.
         """
         for clip in clips:
             roots[clip.first] |= self.paper_exact and len(clip) == 1
         return roots
 
     def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
-        """Return how many clusters the roots of every frame form."""
+        """Return the number of clusters of every frame, at most its number of roots."""
         clusters: list[int] = []
         for clip in clips:
             own = roots[clip.first : clip.stop]
@@ -190,17 +190,17 @@ class FlashVid(CheckedSettings):
 
 
 def _within(values: Tensor, clip: Clip) -> Tensor:
-    """Return the frames of a clip."""
+    """Return the part of `values` in the frames of `clip`."""
     return values[clip.first : clip.stop]
 
 
 def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Tensor:
     """Return the first `count` greedy max-min picks of ADTS in their order: int64 [B, count].
 
-    Column j of distances [B, m, m] holds the distances of token j to all tokens. They need not be
-    symmetric or positive. The first pick has the greatest distance to its nearest other token (the
-    second smallest entry of its column). Each next pick has the greatest distance to the nearest
-    earlier pick. Ties go to the lower index. Picks are distinct unless `repeats` is set.
+    Column j of `distances` [B, m, m] holds the distances of token j to all tokens. Distances need
+    not be symmetric or positive. The first pick has the largest distance to its nearest other token
+    (the second smallest entry of its column). Each further pick has the largest distance to the
+    nearest earlier pick. Ties go to the lower index. Picks are distinct unless `repeats` is true.
 
     Raises:
         ValueError: If `count` is not in 0 .. m.
@@ -225,11 +225,11 @@ def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Te
 
 
 def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the similarity [F, n] to, and index of, the most similar token of the previous frame.
+    """Return each token's most similar token in the previous frame: similarity and index, [F, n].
 
-    features: [F, n, D]. Only tokens in `free`, bool [F, n], have such a token or can be one. Other
-    tokens, and all of the first frame, have the similarity -inf. Similarity is the cosine; ties go
-    to the lower index.
+    Similarity is the cosine similarity of `features` [F, n, D]; ties go to the lower index. Only
+    tokens in `free`, bool [F, n], are compared. All other tokens, and all tokens of the first
+    frame, have similarity -inf.
     """
     unit = functional.normalize(features, dim=-1)
     similarity = (unit[1:] @ unit[:-1].mT).masked_fill(~free[:-1, None], -torch.inf)
@@ -242,22 +242,22 @@ def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
 def merge_trees(
     values: Tensor, parent: Tensor, linked: Tensor, *, children_count_once: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return values [F, n, D] in which every root is the mean of its tree, and tree sizes [F, n].
+    """Return the mean of each root's tree [F, n, D] and the number of tokens in the tree [F, n].
 
-    A root is a token without a link. The values of linked tokens have no meaning afterwards.
+    A root is a token that is not linked. The results for linked tokens have no meaning.
 
     Args:
         values: [F, n, D].
         parent: int64 [F, n], the index of a token's parent in the previous frame.
         linked: bool [F, n], whether a token is merged into its parent.
-        children_count_once: divide the sum of a tree by 1 + the number of its root's children, as
-            the published program does, which ignores deeper levels.
+        children_count_once: divide the sum of a tree by 1 + the number of children of the root, as
+            in the published code, which does not count deeper levels.
     """
     sums, sizes = values.clone(), torch.ones_like(values[..., 0])
     divisors = sizes.clone()
     cells = torch.arange(values.shape[1], device=values.device)
-    # From the last frame backwards, so that a token has absorbed its subtree before its parent
-    # absorbs it.
+    # From the last frame backwards: a token absorbs its subtree before its parent absorbs the
+    # token.
     for frame in range(len(values) - 1, 0, -1):
         # A matrix product, because scattered sums differ from run to run on CUDA devices.
         joins = ((parent[frame] == cells[:, None]) & linked[frame]).to(values.dtype)
@@ -272,15 +272,15 @@ def _cluster_frames(
 ) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
     """Return the clusters of every frame's chosen tokens: means, centers, masses and memberships.
 
-    Means are [K, D], centers indices [K] into all F * n, masses [K]. Memberships map a frame with
-    clusters to the cluster of each of its chosen tokens.
+    Means are [K, D], centers are indices [K] into all F * n, masses are [K]. Memberships map each
+    frame with clusters to the cluster indices of its chosen tokens.
 
     Args:
         values: [F, n, D].
-        sizes: [F, n], how many tokens each was merged from.
-        chosen: bool [F, n], at least as many per frame as `clusters`.
-        clusters: [F].
-        neighbors: how many nearest tokens define a density.
+        sizes: [F, n], the number of tokens that each value was merged from.
+        chosen: bool [F, n]; each frame f has at least clusters[f] chosen tokens.
+        clusters: [F], the number of clusters of each frame.
+        neighbors: the number of nearest tokens that define a density.
     """
     means, indices, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
     clusters_of: dict[int, Tensor] = {}
@@ -298,12 +298,12 @@ def _cluster_frames(
 
 
 def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tensor, Tensor]:
-    """Return the density peaks int64 [K] of values [m, D], ascending, and nearest peaks [m].
+    """Return the density peaks of values [m, D], ascending, and the nearest peak of each value.
 
-    Nearest peaks are numbers 0 .. K - 1; every peak is its own nearest.
+    Peaks are int64 [K]; nearest peaks [m] are indices into them. A peak is its own nearest peak.
     """
     peaks = density_peaks(values[None], clusters, min(neighbors, clusters))[0].sort().values
-    # Not in the matrix-product form, whose rounding would decide near-ties.
+    # Not as a matrix product, whose rounding errors would decide near-ties.
     nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     nearest[peaks] = torch.arange(clusters, device=values.device)
     return peaks, nearest
@@ -312,12 +312,12 @@ def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tenso
 def _clustered_trees(
     parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
 ) -> SourceWeights:
-    """Return what the clusters of `_cluster_frames` are made of, through trees of `merge_trees`.
+    """Return the sources of the clusters that `_cluster_frames` makes from trees.
 
-    parent, linked, chosen: [F, n]. nearest: the memberships of `_cluster_frames`.
+    `parent`, `linked` and `chosen` are [F, n]; `nearest` has the memberships of `_cluster_frames`.
     """
     roots = tree_roots(parent, linked)
-    # Clusters are numbered frame after frame, as `_cluster_frames` returns them.
+    # Number the clusters frame after frame, as `_cluster_frames` does.
     cluster, first = torch.full_like(roots, -1), 0
     for frame, peak in nearest.items():
         cluster[frame, chosen[frame]] = first + peak
@@ -329,19 +329,19 @@ def _clustered_trees(
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
     """Return the root of every token's tree, as an index into all F * n: int64 [F, n].
 
-    parent, linked: see `merge_trees`.
+    For `parent` and `linked`, see `merge_trees`.
     """
     roots = torch.arange(parent.numel(), device=parent.device).view_as(parent)
-    # From the first frame on, so that the root of a parent is known.
+    # In time order: the root of each parent is already known.
     for frame in range(1, len(roots)):
         roots[frame] = torch.where(linked[frame], roots[frame - 1, parent[frame]], roots[frame])
     return roots
 
 
 def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:
-    """Return the factor [F * n] between the published mean of a tree and its true mean.
+    """Return [F * n], the published mean of each root's tree divided by the true mean.
 
-    It is the size of the tree divided by 1 + the number of its root's children.
+    This factor is the size of the tree / (1 + the number of children of the root).
     """
     # Indices of the parents into all F * n.
     before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]

@@ -1,4 +1,4 @@
-"""FrameFusion (arXiv 2501.01986): its merging and pruning, done before the language model."""
+"""FrameFusion (arXiv 2501.01986): merging and pruning, moved before the language model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["FrameFusion", "most_alike", "similarity_to_previous"]
 
-_LAST = -1  # the block whose output the features are made of
+_LAST = -1  # the last block, whose output becomes the features
 
 
 @dataclass(frozen=True)
 class FrameFusion(CheckedSettings):
-    """Merge tokens that are similar over time; if that is not enough, prune the least attended.
+    """Merge tokens that are similar over time, then prune the least attended tokens if needed.
 
     A token is merged into the previous remaining token of its cell if their cosine similarity is at
-    least `threshold`. A run of such tokens becomes its first token, with the plain mean of the run.
-    Passes repeat until the budget is met or a pass merges less than `least_merged` of the tokens; a
-    pass never goes below the budget, it then merges only the most similar tokens. What exceeds the
-    budget after the last pass is pruned by the attention received in the last block of the vision
-    tower; a run has the mean attention of its tokens.
+    least `threshold`. A run of merged tokens is replaced by its mean, at the cell of its first
+    token. Passes repeat until the budget is met or a pass merges less than the share `least_merged`
+    of the tokens. If a pass would go below the budget, it merges only the most similar tokens.
+    Tokens above the budget after the last pass are pruned by the attention received in the last
+    block of the vision tower; a run has the mean attention of its tokens.
 
     The published method works inside the language model (see --inner framefusion). Differences:
-    - It merges the input of the first layer, as the first pass here, then the hidden states after
-      the attention of every layer. Here later passes see the same features, merged.
+    - It merges the input of the first layer, as the first pass does here, then the hidden states
+      after the attention of every layer. Here later passes use the merged features.
     - It prunes once, by the attention of the last prompt token inside the language model.
-    - Its early layers hold more tokens than the later ones, and its ratio is the mean over layers.
+    - Its early layers process more tokens than later layers, and the ratio is the mean over layers.
       Here the ratio sets the number of tokens of every layer.
     """
 
@@ -55,10 +55,10 @@ class FrameFusion(CheckedSettings):
     )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order, each run at the cell of its first token.
+        """Keep exactly `budget` tokens in raster order; a run has the cell of its first token.
 
         Raises:
-            BudgetError: If nothing would be kept.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         # 1. Merge, pass after pass.
@@ -68,7 +68,7 @@ class FrameFusion(CheckedSettings):
             before = len(runs.index)
             runs = runs.merged(self.threshold, before - budget)
             passes, merging = passes + 1, before - len(runs.index) >= max(1, self.least_merged * before)
-        # 2. Prune what exceeds the budget.
+        # 2. Prune the tokens above the budget.
         kept = runs.most_attended(budget)
         return kept_tokens(
             tokens,
@@ -83,15 +83,15 @@ class FrameFusion(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class _Runs:
-    """The remaining tokens, each a run of merged ones, sorted by cell and then by time.
+    """Hold m runs of merged tokens, sorted by cell and then by time.
 
     Attributes:
-        features: [m, D].
-        index: [m], indices of the first tokens of the runs into all F * n.
-        attention: [m], mean attention received.
-        mass: [m], number of tokens in a run.
-        per_frame: n.
-        sources: what the runs are made of, if the video is traced.
+        features: [m, D], the mean of each run.
+        index: [m], the index of each run's first token among all F * n.
+        attention: [m], the mean attention received by the tokens of a run.
+        mass: [m], the number of tokens in a run.
+        per_frame: n, the number of tokens per frame.
+        sources: the sources of the runs if the video is traced, else None.
     """
 
     features: Tensor
@@ -103,10 +103,10 @@ class _Runs:
 
     @classmethod
     def of(cls, tokens: VisualTokens) -> _Runs:
-        """Return every pooled token as a run of one."""
+        """Return one run for each pooled token."""
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
-        # Frames and cells are transposed, so that the tokens of a cell follow each other.
+        # Transpose frames and cells: the tokens of a cell must follow each other.
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
         attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
@@ -114,10 +114,13 @@ class _Runs:
         return cls(features, index, attention, torch.ones_like(attention), per_frame, sources)
 
     def merged(self, threshold: float, most: int) -> _Runs:
-        """Merge the `most` most similar tokens, if similar enough, into their predecessors."""
+        """Merge up to `most` runs, the most similar first, into the previous run of their cell.
+
+        Only runs with a similarity of at least `threshold` are merged.
+        """
         similarity = similarity_to_previous(self.features, self.index % self.per_frame)
         heads = ~most_alike(similarity, self.index, threshold, most)
-        # A head and the merged tokens after it are one run.
+        # A head and the merged tokens after it form one run.
         run, index = heads.cumsum(0) - 1, self.index[heads]
         features = group_means(self.features, run, len(index))
         attention = group_means(self.attention[:, None], run, len(index))[:, 0]
@@ -141,24 +144,25 @@ class _Runs:
 
 
 def similarity_to_previous(values: Tensor, cell: Tensor) -> Tensor:
-    """Return the cosine similarity [m] to the previous row; -inf if that is of another cell.
+    """Return [m], the cosine similarity of each row to the previous row of the same cell.
 
-    values: [m, D]. cell: int64 [m], the cells. Rows are sorted by cell, then by time.
+    The first row of a cell has -inf. The rows of `values` [m, D] are sorted by `cell`, int64 [m],
+    then by time.
     """
     similarity = values.new_full((len(values),), -torch.inf)
     unit = functional.normalize(values, dim=-1)
     cosine = (unit[1:] * unit[:-1]).sum(-1)
-    # Rows of one cell follow each other, so one comparison per row is enough.
+    # The rows of a cell are adjacent, so one comparison per row is enough.
     similarity[1:] = torch.where(cell[1:] == cell[:-1], cosine, -torch.inf)
     return similarity
 
 
 def most_alike(similarity: Tensor, index: Tensor, threshold: float, most: int) -> Tensor:
-    """Return which rows are merged, bool [m]: the `most` most similar, if at least `threshold`.
+    """Return which rows to merge, bool [m]: the `most` highest similarities >= `threshold`.
 
-    index: [m]; ties in `similarity` [m] go to the lower one.
+    Ties in `similarity` [m] go to the row with the lower `index` [m].
     """
-    # A stable sort of rows in the order of their indices.
+    # Sort by index first; the stable sort by similarity then keeps the order of ties.
     by_index = index.argsort()
     ranked = by_index[similarity[by_index].sort(descending=True, stable=True).indices[:most]]
     chosen = torch.zeros_like(similarity, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Baseline: fewer frames, each of them whole."""
+"""Baseline: keep all tokens of fewer frames."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class FewerFrames:
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; the partial frame is the last of the chosen ones."""
+        """Keep exactly `budget` tokens; the last chosen frame may be partial."""
         frames, per_frame = pooled_cells(tokens)
-        # The budget in whole frames, and what is left.
+        # Divide the budget into whole frames and the rest.
         whole, rest = divmod(budget, per_frame)
         chosen = evenly(frames, whole + (rest > 0)) * per_frame
         cells = [torch.arange(per_frame)] * whole + [evenly(per_frame, rest)] * (rest > 0)
-        # Cells of the chosen frames, as indices into all F * n.
+        # Convert cells of the chosen frames to indices into all F * n.
         kept = [first + own for first, own in zip(chosen.tolist(), cells, strict=True)]
         return keep_subset(tokens, torch.cat(kept) if kept else torch.arange(0))

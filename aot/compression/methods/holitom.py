@@ -1,4 +1,4 @@
-"""HoliTom (arXiv 2505.21334), its part before the language model: outer merging."""
+"""HoliTom (arXiv 2505.21334) before the language model: outer merging."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from aot.types import Clip, CompressedTokens, Needs, SourceWeights, TokenBudget,
 
 __all__ = ["HoliTom"]
 
-# The published thresholds for 10 % and for 15 % or more; the limit is halfway between.
+# The published thresholds for a ratio of 10 % and of 15 % or more; the limit is the midpoint.
 _THRESHOLD_LOW, _THRESHOLD_HIGH, _BETWEEN = 0.65, 0.80, Fraction(1, 8)
 
 
 @dataclass(frozen=True)
 class HoliTom(CheckedSettings):
-    """Average what stays the same over a segment, and keep the most attended of the other tokens.
+    """Average the static tokens of each segment, and keep the most attended dynamic tokens.
 
-    This is all that HoliTom does before the language model ("w/o M" in its tables). The video is
-    cut into the segments whose static positions save the most tokens. The static positions of a
-    segment become one token each, the mean over its frames; these are merged into density peaks. Of
-    its dynamic tokens, every frame keeps the most attended.
+    This is the part of HoliTom before the language model ("w/o M" in the paper's tables). The video
+    is cut into the segments whose static positions save the most tokens. Each static position of a
+    segment becomes one token, the mean over the frames of the segment. These static tokens are
+    merged into density peaks. Every frame keeps its most attended dynamic tokens.
 
-    The budget is exact. Static sets and frames share it in proportion to their size (largest
-    remainder, at least one token each if the budget allows; the paper rounds up or to the nearest).
-    If averaging alone leaves fewer tokens than the budget, the positions that changed most within
-    their segment become dynamic again, until there are enough.
+    The budget is exact. The static set of each segment and the dynamic set of each frame have a
+    share in proportion to size (largest remainder, at least one token if the budget suffices; the
+    paper rounds up or to the nearest). If averaging leaves fewer tokens than the budget, the least
+    similar static positions become dynamic until there are enough tokens.
     """
 
     card: ClassVar = Card(
@@ -74,16 +74,16 @@ class HoliTom(CheckedSettings):
 
     @property
     def needs(self) -> Needs:
-        """Return the block whose attention ranks dynamic tokens."""
+        """Return the vision tower block whose attention ranks dynamic tokens."""
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, per segment the static ones, then the dynamic ones.
+        """Keep exactly `budget` tokens: segment by segment, first static, then dynamic tokens.
 
-        Static tokens are at their cell in the first frame of the segment.
+        A static token has its cell in the first frame of the segment.
 
         Raises:
-            BudgetError: If the budget is 0, or if `paper_exact` would keep nothing.
+            BudgetError: If `budget` is 0, or if `paper_exact` would keep nothing.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
@@ -93,7 +93,7 @@ class HoliTom(CheckedSettings):
         # 1. Segments and their static positions.
         threshold = self._threshold(Fraction(budget, total))
         redundancy = _segment(features, threshold)
-        # 2. How many tokens every static set and every frame keeps.
+        # 2. The number of tokens that every static set and every frame keeps.
         if self.paper_exact:
             quotas = _published_quotas(TokenBudget.ratio_of(budget, total) * total, redundancy.capacity())
         else:
@@ -108,7 +108,7 @@ class HoliTom(CheckedSettings):
         return joined_parts(tokens, parts, redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
-        """Return the similarity above which a position is static, for this ratio."""
+        """Return the similarity threshold for static positions, for this `ratio`."""
         if self.static_similarity is not None:
             return self.static_similarity
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
@@ -116,9 +116,10 @@ class HoliTom(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor, *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources of static, then dynamic tokens, by segment.
+        """Yield features, indices, masses and sources: per segment, static then dynamic tokens.
 
-        kept: indices of the dynamic tokens into all F * n. traced: whether to yield sources.
+        `kept` has the indices of the dynamic tokens among all F * n. Sources are None unless
+        `traced`.
         """
         positions = features.shape[1]
         dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
@@ -133,10 +134,11 @@ class HoliTom(CheckedSettings):
             yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), unchanged(own) if traced else None
 
     def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return static tokens [s, D] merged into `clusters` tokens [K, D].
+        """Merge the static tokens `means` [s, D] into K = `clusters` tokens.
 
-        The others are: the indices of the centers [K], ascending; the cluster sizes [K]; the
-        cluster of each static token [s].
+        Returns:
+            The merged tokens [K, D]; the ascending indices [K] of the centers among the static
+            tokens; the cluster sizes [K]; the cluster of each static token [s].
         """
         # Nothing to merge.
         if clusters == len(means):
@@ -144,23 +146,23 @@ class HoliTom(CheckedSettings):
             return means, each, means.new_ones(clusters), each
         centers = density_peaks(means[None], clusters, min(self.neighbors, clusters)).sort().values
         owner = nearest_centers(means[None], centers)
-        # Members without the center itself, whose share is fixed.
+        # Exclude the center from its members, because its weight is fixed.
         others = members_of(owner, clusters, means.dtype).scatter(2, centers[..., None], 0)[0]
         counts, own = others.sum(-1), means[centers[0]]
-        # A fixed blend of the center and the mean of its other members.
+        # Blend the center and the mean of its other members with fixed weights.
         mixed = self.center_share * own + (1 - self.center_share) * (others @ means) / counts.clamp_min(1)[:, None]
         return torch.where(counts[:, None] > 0, mixed, own), centers[0], counts + 1, owner[0]
 
     def _static_sources(
         self, clip: Clip, where: Tensor, positions: int, centers: Tensor, owner: Tensor
     ) -> SourceWeights:
-        """Return what merged static tokens are made of.
+        """Return the sources of the merged static tokens of one segment.
 
         Args:
             clip: the segment over which static positions are averaged.
             where: [s], the static positions.
-            positions: n, the positions per frame.
-            centers: [K], indices into `where`.
+            positions: n, the number of positions per frame.
+            centers: [K], the indices of the centers in `where`.
             owner: [s], the cluster of each static position.
         """
         indices = torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
@@ -172,7 +174,7 @@ class HoliTom(CheckedSettings):
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:
     """Return the segments and static positions of features [F, n, D]."""
-    # Of each position, from one frame to the next.
+    # The similarity of each position from one frame to the next.
     similarity = functional.cosine_similarity(features[:-1], features[1:], dim=-1)
     clips = most_saving_clips(similarity > threshold)
     return Redundancy.above(threshold, clips, least_similarities(similarity, clips))
@@ -181,10 +183,10 @@ def _segment(features: Tensor, threshold: float) -> Redundancy:
 def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
     """Return the published quotas: static sets rounded to the nearest, frames rounded up.
 
-    They are shares, in floating point, of what averaging leaves. wanted: ratio times the number of
-    tokens, not rounded.
+    Each quota is the same share, in floating point, of its `capacity` after averaging. `wanted` is
+    the ratio times the number of tokens, not rounded.
     """
-    # Averaging may leave fewer tokens than wanted: then all are kept.
+    # If averaging leaves fewer tokens than wanted, all are kept.
     share = min(wanted / sum(quota.total for quota in capacity), 1.0)
     return tuple(
         Quota(round(quota.static * share), tuple(math.ceil(count * share) for count in quota.dynamic))
@@ -193,15 +195,15 @@ def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, 
 
 
 def _most_attended(saliency: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]) -> Tensor:
-    """Return the dynamic tokens that frames keep, as ascending indices into all F * n.
+    """Return the most attended dynamic tokens of all frames: ascending indices into all F * n.
 
-    saliency: [F, n]; ties go to the lower index.
+    `saliency` is [F, n]; ties go to the lower index.
     """
     device = saliency.device
     # One row per frame: the static positions of its segment.
     lengths = torch.tensor([len(clip) for clip in redundancy.clips], device=device)
     static = redundancy.static.repeat_interleave(lengths, 0)
-    # Static positions rank last; a frame keeps no more than its dynamic ones.
+    # Static positions rank last; no quota exceeds the number of dynamic tokens of a frame.
     ranked = saliency.masked_fill(static, -torch.inf).sort(descending=True, stable=True).indices
     counts = torch.tensor([count for quota in quotas for count in quota.dynamic], device=device)
     chosen = torch.arange(saliency.shape[1], device=device) < counts[:, None]

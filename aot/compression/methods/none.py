@@ -1,4 +1,4 @@
-"""No compression: every pooled token, as in the stock model."""
+"""No compression: keep every pooled token, as in the stock model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NoCompression"]
 
 @dataclass(frozen=True)
 class NoCompression:
-    """Keep all F * n tokens, whatever the budget is; ratio 1 selects this baseline."""
+    """Keep all F * n tokens and ignore the budget; ratio 1 selects this baseline."""
 
     card: ClassVar = Card("nowhere", exact=False, remark="all tokens, as in the stock model")
     needs: ClassVar = Needs()

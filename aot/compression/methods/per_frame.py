@@ -1,4 +1,4 @@
-"""Shared steps of methods that treat every frame on its own: equal budgets, and joining."""
+"""Provide shared steps of methods that compress frames separately: equal shares, and joining."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameTokens:
-    """The kept tokens of f consecutive frames, S per frame, in order.
+    """Hold the kept tokens of f consecutive frames, S per frame, in order.
 
     Attributes:
         features: [f, S, D].
-        cell: int64 [f, S], the index of each token in the pooled grid of its frame.
-        mass: [f, S].
-        weights: [f, S, n], of every pooled token of the frame in each kept token, up to a factor;
-            it may be None if the video is not traced.
+        cell: int64 [f, S], the index of each token's cell in the pooled grid.
+        mass: [f, S], the mass of each token.
+        weights: [f, S, n], the weight of each pooled token of the frame in each kept token, up to a
+            factor per kept token; may be None if the video is not traced.
     """
 
     features: Tensor
@@ -36,7 +36,7 @@ class FrameTokens:
     weights: Tensor | None
 
     def ordered(self, order: Tensor) -> FrameTokens:
-        """Return the same tokens in the order int64 [f, S]."""
+        """Return the same tokens sorted by `order`, int64 [f, S]."""
         wide = order[..., None].expand(-1, -1, self.features.shape[-1])
         return FrameTokens(
             self.features.gather(1, wide),
@@ -47,13 +47,13 @@ class FrameTokens:
 
 
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
-    """Return runs of frames, each with the number of tokens (at least 1) that its frames keep.
+    """Return runs of frames with equal shares, each with its number of tokens per frame (>= 1).
 
-    All frames together keep `budget` tokens, by largest remainder: the first frames keep one more.
-    If the budget is below one token per frame, the last frames keep none and are left out.
+    All frames together keep `budget` tokens, so the first frames may keep one token more. If
+    `budget` is below one token per frame, the last frames keep no token and are left out.
     """
     runs, first = [], 0
-    # Frames with the same share are one run, so that methods can treat them as a batch.
+    # Frames with the same share form one run, which methods can process as a batch.
     for share, run in groupby(spread(budget, [per_frame] * frames)):
         stop = first + len(list(run))
         runs.append((Clip(first, stop), share))
@@ -71,14 +71,14 @@ def joined_frames(
 
     Args:
         tokens: the visual tokens of the video.
-        parts: the runs of frames, each with the tokens that its frames keep.
+        parts: the runs of frames, each with the kept tokens of its frames.
         facts: plain values for the report.
 
     Raises:
         BudgetError: If nothing is kept.
     """
     per_frame = pooled_cells(tokens)[1]
-    # Cells of frames become indices into all F * n.
+    # Convert cells within frames to indices into all F * n.
     index = [part.cell + per_frame * _numbers(run, part.cell.device)[:, None] for run, part in parts]
     sources = None
     if tokens.traced:
@@ -94,5 +94,5 @@ def joined_frames(
 
 
 def _numbers(run: Clip, device: torch.device) -> Tensor:
-    """Return the frame indices of a run."""
+    """Return the frame indices of `run`."""
     return torch.arange(run.first, run.stop, device=device)

@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+ (arXiv 2403.15388): attended tokens absorb similar ones."""
+"""PruMerge and PruMerge+ (arXiv 2403.15388): the most attended tokens absorb similar tokens."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["PruMerge"]
 
 @dataclass(frozen=True)
 class PruMerge(CheckedSettings):
-    """Keep each frame's most attended tokens with similar ones added, and one sum of the others.
+    """Keep each frame's most attended tokens, add similar tokens to each, and sum up the others.
 
     This is a port to video and to vision towers without a CLS token. The attention of the CLS token
-    is replaced by a_j, the attention that token j receives in block `layer` as a share of its
-    frame's total. Each kept token gains the sum of a_j x_j over the `neighbors` other tokens with
-    the most similar keys (same block, mean over heads). One more token is that sum over all dropped
-    tokens, at the cell of the most attended of them. The published method works before the
-    projector of a model without pooling, this one on pooled tokens.
+    is replaced by a_j, the attention that token j receives in block `layer`, divided by the total
+    of its frame. To each kept token, a_j x_j is added for the `neighbors` other tokens j with the
+    most similar keys (same block, mean over heads). One more token is the sum of a_j x_j over all
+    dropped tokens, at the cell of the most attended dropped token. The published method works
+    before the projector of a model without pooling; this port works on pooled tokens.
 
-    The budget is exact. Of a frame's equal share S, S - 1 tokens are kept, in raster order: the
-    most attended or, with `plus`, one part of most attended tokens and `spread_per_outlier` parts
-    of evenly spaced ones. A neighbor can be added to several kept tokens and counts in the mass of
-    each, so the masses of a video sum up to more than its tokens.
+    The budget is exact. In a frame with the share S, S - 1 tokens are kept, in raster order: the
+    most attended tokens or, with `plus`, 1 part most attended tokens and `spread_per_outlier` parts
+    evenly spaced tokens. A token can be added to several kept tokens and counts in the mass of each
+    of them, so the masses of a video can sum to more than its number of tokens.
 
-    With `paper_exact`, outliers are in order of descending attention. With `plus`, every int(int(1
-    / share) / spread_per_outlier)-th token of the grid follows (at least every one; without the
-    last token), where share is that of outliers; a frame without outliers has none of these.
+    With `paper_exact`, outliers are kept, by descending attention. With `plus`, every k-th token of
+    the grid except the last token follows: k = int(1 / share) // spread_per_outlier, at least 1,
+    where share is the number of outliers / n. A frame without outliers keeps no such tokens.
     """
 
     card: ClassVar = Card(
@@ -63,25 +63,25 @@ class PruMerge(CheckedSettings):
 
     @property
     def needs(self) -> Needs:
-        """Return the block whose attention received and keys are read."""
+        """Return the vision tower block whose attention received and keys are needed."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `paper_exact`, the outliers.
+        """Keep exactly `budget` tokens; with `paper_exact`, the outliers of each frame.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
-        # 1. Attention as a share of the frame's.
+        # 1. Attention received, divided by the total of the frame.
         features = pool(tokens.features, tokens.grid, tokens.pool)
         metric = pooled_keys(tokens, self.layer)
         attention = pooled_saliency(tokens, self.layer)
         attention = attention / attention.sum(-1, keepdim=True)
-        # 2. The tokens that every frame keeps.
+        # 2. Choose the tokens that every frame keeps.
         chosen = self._outliers(attention) if self.paper_exact else self._fixed(attention, budget)
-        # 3. Each absorbs its neighbors, and one more token the dropped ones.
+        # 3. Kept tokens absorb their neighbors; one more token absorbs the dropped tokens.
         parts = []
         for run, kept in chosen:
             where = slice(run.first, run.stop)
@@ -89,14 +89,14 @@ class PruMerge(CheckedSettings):
         return joined_frames(tokens, parts, {"most_kept_per_frame": max(kept.shape[1] for _, kept in chosen)})
 
     def _fixed(self, attention: Tensor, budget: int) -> list[tuple[Clip, Tensor]]:
-        """Return runs of frames with the tokens int64 [f, S - 1] that they keep."""
+        """Return runs of frames, each with the cells int64 [f, S - 1] of the kept tokens."""
         chosen = []
         for run, share in equal_shares(attention.shape[0], attention.shape[1], budget):
-            # The last token of a share is the sum of the dropped ones.
+            # One token of the share is the sum of the dropped tokens.
             count = share - 1
             outliers = -(-count // (1 + self.spread_per_outlier)) if self.plus else count
             ranked = attention[run.first : run.stop].sort(dim=-1, descending=True, stable=True).indices
-            # Evenly spaced tokens of those that are not among the most attended.
+            # Choose evenly spaced tokens among all but the most attended tokens.
             rest = ranked[:, outliers:].sort(-1).values
             strides = torch.arange(count - outliers) * rest.shape[1] // max(count - outliers, 1)
             added = rest[:, strides.to(rest.device)]
@@ -104,9 +104,9 @@ class PruMerge(CheckedSettings):
         return chosen
 
     def _outliers(self, attention: Tensor) -> list[tuple[Clip, Tensor]]:
-        """Return single frames with the outliers [1, k] that they keep, as published."""
+        """Return one run per frame, with the cells [1, k] of its outliers, as published."""
         count = attention.shape[1]
-        # Above the upper whisker of a box plot.
+        # An outlier is above the upper whisker of a box plot.
         quartiles = attention.quantile(attention.new_tensor([0.25, 0.75]), dim=-1)
         bound = quartiles[1] + self.whiskers * (quartiles[1] - quartiles[0])
         ranked = attention.sort(dim=-1, descending=True, stable=True).indices
@@ -128,27 +128,27 @@ def _absorb(features: Tensor, attention: Tensor, metric: Tensor, kept: Tensor, n
 
     Args:
         features: [f, n, D].
-        attention: [f, n], as shares of the frame's.
-        metric: [f, n, d], by which neighbors are found.
-        kept: int64 [f, k].
-        neighbors: how many tokens are added to each.
+        attention: [f, n], the attention received divided by the total of the frame.
+        metric: [f, n, d], the keys that decide which tokens are neighbors.
+        kept: int64 [f, k], the cells of the kept tokens.
+        neighbors: the number of tokens to add to each kept token.
     """
     count = features.shape[1]
-    # The most similar other tokens of every kept one; they may be kept themselves.
+    # Find the most similar other tokens of every kept token; these may be kept tokens too.
     similarity = cosine_similarity(take_rows(metric, kept), metric)
-    # No token is a neighbor of its own.
+    # No token is its own neighbor.
     similarity.scatter_(2, kept[..., None], -torch.inf)
     nearest = similarity.sort(dim=-1, descending=True, stable=True).indices[..., : min(neighbors, count - 1)]
-    # The kept token has weight 1, its neighbors their attention.
+    # A kept token has weight 1; the weight of a neighbor is its attention.
     weights = torch.zeros_like(similarity, dtype=attention.dtype)
     weights.scatter_(2, nearest, attention[:, None].expand_as(weights).gather(2, nearest))
     weights.scatter_(2, kept[..., None], 1.0)
     mass = torch.full_like(kept, 1 + nearest.shape[-1])
-    # The dropped tokens, weighted by attention, at the cell of the most attended one.
+    # Add one token: the attention-weighted sum of the dropped tokens.
     if kept.shape[1] < count:
         dropped = attention.scatter(1, kept, 0.0)
         weights = torch.cat([weights, dropped[:, None]], 1)
-        # Attention is positive but may round to 0, so kept tokens get -1.
+        # Find the most attended dropped token. Attention may round to 0, so kept tokens get -1.
         heaviest = (dropped + torch.zeros_like(dropped).scatter(1, kept, -1.0)).argmax(-1, keepdim=True)
         kept = torch.cat([kept, heaviest], 1)
         mass = torch.cat([mass, torch.full_like(heaviest, count - mass.shape[1])], 1)

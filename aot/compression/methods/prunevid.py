@@ -1,4 +1,4 @@
-"""PruneVid (arXiv 2412.16117), its part before the language model: stage A."""
+"""PruneVid (arXiv 2412.16117) before the language model: stage A."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["PruneVid", "alike_frame_clips", "settled_labels"]
 
-_LEAST_CLUSTERED = 15  # with paper_exact, a smaller set of tokens stays as it is
+_LEAST_CLUSTERED = 15  # with paper_exact, a set with fewer tokens is not clustered
 
 
 @dataclass(frozen=True)
 class PruneVid(CheckedSettings):
-    """Average what stays the same in similar frames, and merge all tokens into cluster means.
+    """Average the static tokens of similar frames, and merge all tokens into cluster means.
 
-    Frames are clustered into segments. A position with a high mean cosine similarity over the pairs
-    of frames of a segment is static: it gives one token, the mean over the segment. The static
-    tokens of a segment, and the dynamic tokens of each frame, are merged into the means of clusters
-    around density peaks.
+    Frames are clustered into segments. A position is static if its mean cosine similarity over all
+    pairs of frames of the segment is high. Its tokens become one, the mean over the segment. The
+    static tokens of a segment are one set; the dynamic tokens of each frame are one set. Each set
+    is replaced by the means of clusters around density peaks.
 
-    The budget is exact: every set of tokens, also a small one, has clusters in proportion to its
-    size (largest remainder, at least one if the budget allows). If averaging alone leaves fewer
-    tokens than the budget, the least similar positions become dynamic again until there are enough.
+    The budget is exact. The number of clusters of a set is in proportion to its size (largest
+    remainder, at least 1 if the budget suffices), for small sets too. If averaging leaves fewer
+    tokens than the budget, the least similar static positions become dynamic as far as needed.
     """
 
     card: ClassVar = Card(
@@ -60,13 +60,13 @@ class PruneVid(CheckedSettings):
     )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, per segment static ones, then dynamic ones by frame.
+        """Keep exactly `budget` tokens: segment by segment, static tokens, then dynamic by frame.
 
-        Clusters of a set are in order of descending score of their centers, where their tokens are;
-        a static token is in the first frame of its segment.
+        The clusters of a set are sorted by descending density peak score of their centers. A token
+        has the cell of its cluster's center; a static token is in the first frame of its segment.
 
         Raises:
-            BudgetError: If the budget is 0, or if `paper_exact` would keep nothing.
+            BudgetError: If `budget` is 0, or if `paper_exact` would keep nothing.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
@@ -74,7 +74,7 @@ class PruneVid(CheckedSettings):
         features = features.to(working_dtype(features))
         # 1. Segments and their static positions.
         redundancy = self._segment(features)
-        # 2. How many clusters every static set and every frame has.
+        # 2. The number of clusters of every static set and every frame.
         if self.paper_exact:
             quotas = tuple(self._published_quota(quota) for quota in redundancy.capacity())
         else:
@@ -95,7 +95,7 @@ class PruneVid(CheckedSettings):
         return Redundancy.above(self.static_similarity, clips, similarity)
 
     def _published_quota(self, capacity: Quota) -> Quota:
-        """Return the published numbers of clusters for a segment's sets of tokens."""
+        """Return the published numbers of clusters for the set sizes `capacity` of a segment."""
 
         def clusters(count: int) -> int:
             return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)
@@ -105,21 +105,21 @@ class PruneVid(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources of static, then dynamic tokens, by segment.
+        """Yield features, indices, masses and sources: per segment, static then dynamic tokens.
 
-        traced: whether to yield sources.
+        Sources are None unless `traced`.
         """
         indices = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
             same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
-            # Static positions: the means over the segment are one set.
+            # Static positions: the means over the segment form one set.
             means = features[clip.first : clip.stop, same].mean(0)
             values, index, mass, owner = self._clustered(means[None], indices[clip.first, same][None], quota.static)
             sources = _sources(indices[clip.first : clip.stop, same], owner, quota.static) if traced else None
             yield values, index, mass * len(clip), sources
             first = clip.first
-            # Dynamic positions: each frame is a set. Frames of a segment differ by one cluster at
-            # most, so frames with equal counts are one batch.
+            # Dynamic positions: each frame is a set. The counts of a segment's frames differ by 1
+            # at most, so adjacent frames with equal counts form one batch.
             for clusters, equal in groupby(quota.dynamic):
                 stop = first + len(list(equal))
                 own = indices[first:stop, different]
@@ -128,14 +128,14 @@ class PruneVid(CheckedSettings):
                 first = stop
 
     def _clustered(self, values: Tensor, index: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return `clusters` means of each set of values [B, m, D], flattened to [B * clusters, D].
+        """Cluster each of the B sets of values [B, m, D] with token indices `index` [B, m].
 
-        With them the indices of the centers and the cluster sizes, both [B * clusters], and the
-        cluster of each token [B, m] (empty if there are no clusters). index: [B, m], indices of the
-        tokens.
+        Returns:
+            The cluster means [B * clusters, D]; the indices of the centers and the cluster sizes,
+            both [B * clusters]; the cluster of each token [B, m], or [B, 0] without clusters.
         """
         count = values.shape[1]
-        # Nothing to merge: all tokens stay, or none.
+        # Nothing to merge: keep all tokens or none.
         if clusters in (0, count):
             values, index = values[:, :clusters], index[:, :clusters]
             own = torch.arange(clusters, device=index.device).expand_as(index)
@@ -144,15 +144,16 @@ class PruneVid(CheckedSettings):
         owner = nearest_centers(values, centers)
         members = members_of(owner, clusters, values.dtype)
         sizes = members.sum(-1)
-        # A matrix product: it gives the same sums at every run.
+        # A matrix product gives the same sums in every run.
         means = members @ values / sizes[..., None]
         return means.flatten(0, 1), index.gather(1, centers).flatten(), sizes.flatten(), owner
 
 
 def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tuple[Clip, ...]:
-    """Return segments of similar frames: embeddings [F, E] are clustered, then labels are settled.
+    """Return segments of similar frames, from embeddings [F, E].
 
-    There are at most `clusters` different labels; a label may have several segments.
+    Frames are clustered around `clusters` density peaks; then `settled_labels` makes runs of equal
+    labels. A label may have several segments.
 
     Raises:
         ValueError: If `neighbors` is not in 1 .. F.
@@ -163,19 +164,19 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tupl
 
 
 def settled_labels(labels: Sequence[int]) -> list[int]:
-    """Return the labels of frames, each left with its longest run (or runs, if equally long).
+    """Return the labels of frames after each label has kept only its longest run (or equal runs).
 
-    A label that has only single frames disappears. From left to right, every freed frame takes the
-    label of the longer neighboring run; ties go to the left, and the label is 0 if there is no run.
-    A run counts the frames that joined it so far, as in the published program.
+    A label that has only runs of one frame disappears. All other frames are freed. From left to
+    right, every freed frame takes the label of the longer neighboring run, or 0 without runs. Ties
+    go to the left. Freed frames that join a run count in its length, as in the published code.
     """
     runs = _runs(labels)
-    # 1. Free the frames outside their label's longest runs.
+    # 1. Free the frames that are not in a longest run of their label.
     longest = {label: max(run.length for run in runs if run.label == label) for label in labels}
     settled: list[int | None] = []
     for run in runs:
         settled += [run.label if run.length == longest[run.label] > 1 else None] * run.length
-    # 2. Freed frames join a neighboring run.
+    # 2. Let each freed frame join a neighboring run.
     for frame, label in enumerate(settled):
         if label is None:
             settled[frame] = _longer_neighbor(settled[:frame], settled[frame:])
@@ -183,21 +184,21 @@ def settled_labels(labels: Sequence[int]) -> list[int]:
 
 
 def _longer_neighbor(before: Sequence[int | None], after: Sequence[int | None]) -> int:
-    """Return the label of the longer run: the last one of `before` or the first one of `after`."""
-    # Freed frames before the run on the right are skipped.
+    """Return the label of the longer run: the last run of `before` or the first run of `after`."""
+    # Skip the freed frames before the run on the right.
     left, right = _first_run(before[::-1]), _first_run(list(dropwhile(lambda label: label is None, after)))
     return max((left, right), key=lambda run: run.length).label
 
 
 def _first_run(labels: Sequence[int | None]) -> _Run:
-    """Return the run that `labels` begin with; without labels, an empty run of label 0."""
+    """Return the run at the start of `labels`; an empty run of label 0 if `labels` is empty."""
     same = list(takewhile(lambda label: label == labels[0], labels))
     return _Run(same[0] or 0, 0, len(same)) if same else _Run(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Frames first .. stop - 1, which have the same label."""
+    """Hold a run of frames with the same label, first .. stop - 1."""
 
     label: int
     first: int
@@ -210,7 +211,7 @@ class _Run:
 
 
 def _runs(labels: Sequence[int]) -> list[_Run]:
-    """Return the runs of equal labels, in order."""
+    """Return the runs of equal `labels`, in order."""
     runs: list[_Run] = []
     for label, group in groupby(labels):
         first = runs[-1].stop if runs else 0
@@ -219,14 +220,14 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
 
 
 def _sources(indices: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
-    """Return what clusters are made of.
+    """Return the sources of clusters.
 
     Args:
-        indices: [W, m], the indices of their tokens in W frames.
-        owner: [W, m], the cluster of each token, or [1, m] for means over the frames.
+        indices: [W, m], the token indices of m positions in W frames.
+        owner: [W, m], the cluster of each token, or [1, m] if the tokens are means over W frames.
         clusters: the number of clusters of each set.
     """
-    # Clusters are numbered set after set. Without clusters there are no owners.
+    # Number the clusters set after set. Without clusters, `owner` is empty.
     sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
     indices = indices[:, : owner.shape[1]]
     return merged(unchanged(indices), (owner + sets).expand_as(indices))

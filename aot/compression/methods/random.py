@@ -1,4 +1,4 @@
-"""Baseline: a random subset of the tokens."""
+"""Baseline: keep a random subset of the tokens."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["RandomTokens"]
 
 @dataclass(frozen=True)
 class RandomTokens(CheckedSettings):
-    """Keep a random subset of the video's tokens, a different one for every video.
+    """Keep a random subset of the video's tokens, different for every video.
 
-    The draw depends on the seed, the file name (without its folder), the frame times and the grid.
-    No feature is read, so every device, dtype and model with the same grid draws the same tokens.
+    The draw depends on the seed, the file name without the folder, the frame times and the grid,
+    but not on features. Every device, dtype and model with the same grid draws the same tokens.
     """
 
     card: ClassVar = Card("after pooling", remark="tokens drawn at random, different ones for every video")
@@ -34,7 +34,7 @@ class RandomTokens(CheckedSettings):
         """Keep exactly `budget` tokens, in raster order."""
         rows, cols = pooled_grid(tokens.grid, tokens.pool)
         identity = f"{tokens.video_name} {tokens.timestamps_s} {rows} x {cols}".encode(errors="surrogateescape")
-        # A generator of its own: the global one is never seeded.
+        # A separate generator: the global generator is never seeded.
         generator = torch.Generator().manual_seed(zlib.crc32(identity, self.seed))
         drawn = torch.randperm(len(tokens.timestamps_s) * rows * cols, generator=generator)[:budget]
         return keep_subset(tokens, drawn.sort().values)

@@ -19,21 +19,23 @@ from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["SimpleCluster", "farthest_first", "farthest_kmeans", "rotated_by_position"]
 
-_LENGTH_FLOOR = 1e-6  # least length by which a vector is divided
-_STILL = 1e-6  # greatest change of a coordinate at which centers have converged
+_LENGTH_FLOOR = 1e-6  # shorter vectors are divided by this instead of by their length
+_STILL = 1e-6  # centers have converged if no coordinate changes by more than this
 
 
 @dataclass(frozen=True)
 class SimpleCluster(CheckedSettings):
-    """Merge the pooled tokens into clusters that are similar and close in time and space.
+    """Merge pooled tokens into clusters of tokens that are similar and close in time and space.
 
     Cosine k-means runs on features that are rotated by frame, row and column (rotary embedding).
-    Each seed is the token least similar to the earlier seeds. The tokens are the means of the
-    original features, at their first members and in the order of these. The budget is exact.
+    Each seed is the token that is least similar to the earlier seeds. A kept token is the mean of
+    the original features of a cluster, at the cell of the cluster's first token. Kept tokens are in
+    raster order. The budget is exact.
 
-    In the published program, the first seed is the token with the longest unit vector, so rounding
-    decides it and with it the whole result. Here it is token `first_seed`. A cluster that ends
-    without tokens is an error there; here it takes the worst-served token of the largest cluster.
+    In the published code, the first seed is the token with the longest unit vector: rounding errors
+    decide it, and so the whole result. Here the first seed is token `first_seed`. An empty cluster
+    at the end is an error in the published code. Here the empty cluster takes the token of the
+    largest cluster that is least similar to the center.
     """
 
     card: ClassVar = Card(
@@ -60,13 +62,13 @@ class SimpleCluster(CheckedSettings):
         frames, per_frame = pooled_cells(tokens)
         count = frames * per_frame
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        # 1. Rotate the features; only the clustering sees the rotated ones.
+        # 1. Rotate the features; only the clustering uses the rotated features.
         keys = features.to(decision_dtype(features))
         keys = rotated_by_position(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
         # 2. Cluster the tokens of the whole video.
         first_seed = min(self.first_seed, count - 1)
         found = farthest_kmeans(keys, budget, iterations=self.iterations, first_seed=first_seed)
-        # 3. The means of the original features, by first member.
+        # 3. The means of the original features, sorted by first member.
         labels, (firsts, order) = found.labels, found.firsts().sort()
         return kept_tokens(
             tokens,
@@ -79,12 +81,12 @@ class SimpleCluster(CheckedSettings):
 
 
 def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
-    """Return features [F, n, D] of a grid (n = rows * cols) rotated by frame, row and column.
+    """Return features [F, n, D] of `grid` (n = rows * cols), rotated by frame, row and column.
 
     Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and
-    D // 3 for the column. The pairs (0, 1), (2, 3), ... of a section are rotated; an odd last
-    channel stays. Pair j of an axis' p pairs is rotated by theta^(-j / p) radians per step. Lengths
-    are kept.
+    D // 3 for the column. In each section, the channel pairs (0, 1), (2, 3), ... are rotated; an
+    odd last channel stays. Pair j of p pairs is rotated by theta^(-j / p) radians per step along
+    the axis. Vector lengths do not change.
     """
     frames, _, width = features.shape
     video = features.clone().view(frames, *grid, width)  # rotated in place
@@ -104,7 +106,7 @@ def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -
 
 
 def _rotations(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, float64 [steps, pairs], from the CPU: equal for every device."""
+    """Return cosines and sines, float64 [steps, pairs], on the CPU: the same for every device."""
     frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
     angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -113,16 +115,15 @@ def _rotations(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
 def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_seed: int = 0) -> Clustering:
     """Cluster points [m, D] by direction, without any random choice.
 
-    From the seeds of `farthest_first`, every point goes to the center with the greatest cosine
-    similarity, and a center becomes the mean of its points' unit vectors, scaled to length 1. A
-    center without points moves to the worst-served point, that is the point with the least
-    similarity to its own center (several centers to as many points, worst first). Rounds end when
-    no coordinate moves by more than 1e-6, or after `iterations`; a last assignment follows. If that
-    leaves a cluster empty, the largest cluster gives it its worst-served point.
+    The seeds are from `farthest_first`. In each round, every point goes to the center with the
+    highest cosine similarity. Then each center becomes the mean of its points' unit vectors, scaled
+    to length 1. The worst-served point is the point that is least similar to its center; empty
+    centers move to the worst-served points. Rounds end when no coordinate changes by more than
+    1e-6, or after `iterations` rounds. A last assignment follows. Each cluster that is then empty
+    takes the worst-served point of the largest cluster.
 
-    Cosines are computed in float64 (if the device has it) and compared in float32, and ties go to
-    the lower index. So the order of summation decides nothing, and all devices give the same
-    clusters.
+    Cosines are computed in float64 (if the device supports it) and compared in float32; ties go to
+    the lower index. The order of summation then has no effect: all devices give the same clusters.
 
     Raises:
         ValueError: If `clusters` is not in 1 .. m, `first_seed` is not in 0 .. m - 1, or
@@ -148,10 +149,10 @@ def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_see
 
 
 def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
-    """Return indices [count] of unit vectors [m, D] that are far from each other, from `first` on.
+    """Return `count` distinct indices of unit vectors [m, D] that are far from each other.
 
-    Each next one has the least similarity to its most similar earlier one. None is chosen twice;
-    ties go to the lower index.
+    The first index is `first`. Each further index has the lowest similarity to its most similar
+    earlier vector; ties go to the lower index.
 
     Raises:
         ValueError: If `first` is not in 0 .. m - 1.
@@ -171,7 +172,7 @@ def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
 
 
 def _moved(unit: Tensor, centers: Tensor) -> Tensor:
-    """Return the next centers [K, D]: the means of the points nearest to each center."""
+    """Return the next centers [K, D]: the mean of the points that are nearest to each center."""
     labels, similarity = _nearest(unit, centers)
     # Empty centers, in ascending order, take the worst-served points, worst first.
     empty = cluster_sizes(labels, len(centers)) == 0
@@ -181,15 +182,15 @@ def _moved(unit: Tensor, centers: Tensor) -> Tensor:
 
 
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest center of each unit vector [m, D], and the cosine in float32: both [m]."""
-    # In chunks, because a table of all points and centers may not fit in memory.
+    """Return each unit vector's nearest center [m] and the cosine to it, float32 [m]."""
+    # In chunks, because a table of all points by all centers may not fit in memory.
     chunks = row_chunks(len(unit), len(centers), unit.element_size())
     best = [(unit[rows] @ centers.mT).float().max(-1) for rows in chunks]
     return torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Return labels and similarities after the largest cluster gave each empty one a point."""
+    """Return labels and similarities after moving a point of the largest to each empty cluster."""
     sizes = cluster_sizes(labels, clusters)
     for empty in (sizes == 0).nonzero().flatten().tolist():
         largest = sizes.argmax()
@@ -202,6 +203,6 @@ def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[T
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """Return vectors scaled to length 1."""
+    """Return the vectors `values` scaled to length 1."""
     lengths: Tensor = values.norm(dim=-1, keepdim=True)
     return values / lengths.clamp_min(_LENGTH_FLOOR)

@@ -1,7 +1,7 @@
-"""Standout: the tokens that differ from the mean of the video, without repeats within a frame.
+"""Standout: keep tokens that differ from the video's mean and from each other within a frame.
 
-This project's own method. It reads no attention, so it works with any encoder and costs the encoder
-nothing; docs/methods.md describes how it was found and how accurate it is.
+This project's own method. It needs no attention, so it works with every encoder at no extra cost.
+docs/methods.md describes how the method was found and how accurate it is.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Standout", "distinctiveness", "spread_gains"]
 
 @dataclass(frozen=True)
 class Standout(CheckedSettings):
-    """Keep the tokens with the greatest gains of the whole video, unchanged and in raster order.
+    """Keep the tokens with the highest gains of the whole video, unchanged and in raster order.
 
-    The gain of a token is its distinctiveness (1 - cosine similarity to the mean of the video) to
-    the power of `emphasis`, times its distance to the tokens of its frame that were taken before.
-    So unusual frames keep more tokens, and a second token of one object comes after the first token
-    of every other object.
+    Tokens are taken one by one in each frame. The gain of a token is its distinctiveness (1 -
+    cosine similarity to the mean of the video) to the power `emphasis`, times its distance to the
+    nearest token taken before in the same frame. So unusual frames keep more tokens, and one object
+    gets a second token only after every other object has its first.
     """
 
     card: ClassVar = Card(
@@ -48,18 +48,18 @@ class Standout(CheckedSettings):
         """Keep exactly `budget` tokens.
 
         Raises:
-            BudgetError: If nothing would be kept.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = pooled.shape
         budget = min(budget, frames * per_frame)
-        # 1. How much every token differs from the mean of the video.
+        # 1. Compute how much every token differs from the mean of the video.
         weight = distinctiveness(pooled) ** self.emphasis
-        # 2. The gains of each frame's tokens, in the order in which they are taken.
+        # 2. Compute the gains of each frame's tokens, in the order of selection.
         gains, cells = spread_gains(pooled, weight, min(budget, per_frame))
-        # 3. The greatest gains of the video. Gains never increase within a frame, so these are the
-        # first gains of every frame.
+        # 3. Keep the highest gains of the video. Gains never increase within a frame, so every
+        # frame keeps its first selected tokens.
         greatest = gains.flatten().sort(descending=True, stable=True).indices[:budget]
         index = (greatest // gains.shape[1] * per_frame + cells.flatten()[greatest]).sort().values
         return kept_tokens(tokens, pooled.reshape(-1, width)[index], index)
@@ -68,10 +68,10 @@ class Standout(CheckedSettings):
 def distinctiveness(features: Tensor) -> Tensor:
     """Return 1 - cosine similarity to the mean of all tokens: [F, n] in [0, 2].
 
-    features: [F, n, D]. A zero vector has distinctiveness 0.
+    `features` is [F, n, D]. A zero vector has distinctiveness 0.
     """
     values = features.to(working_dtype(features))
-    # A zero vector has no direction, so nothing sets it apart.
+    # A zero vector has no direction; the last factor sets its distinctiveness to 0.
     directions, mean = functional.normalize(values, dim=-1), functional.normalize(values.mean((0, 1)), dim=0)
     return (1 - directions @ mean).clamp_(0, 2) * (directions != 0).any(-1)
 
@@ -79,10 +79,11 @@ def distinctiveness(features: Tensor) -> Tensor:
 def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Return gains and cells [F, most] of each frame's tokens, in the order of greedy selection.
 
-    The gain of a token is its weight times its distance to the nearest token of its frame that was
-    taken before. Each step takes the token with the greatest gain, so gains never increase; ties go
-    to the lower index (weighted farthest-point sampling). Distances are 1 - cosine similarity of
-    features minus the mean of all tokens; the first token of a frame has the greatest one, 2.
+    Each step takes the token with the highest gain; ties go to the lower index (weighted
+    farthest-point sampling). The gain of a token is its `weight` times the distance to the nearest
+    token that was taken before in the same frame, so the gains of the steps never increase. A
+    distance is 1 - cosine similarity, after the mean of all tokens is subtracted. In the first
+    step of a frame, all distances are 2, the maximum.
 
     Args:
         features: [F, n, D].
@@ -97,7 +98,7 @@ def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, T
     taken = torch.zeros_like(weight, dtype=torch.bool)
     gains, cells = [], []
     for _ in range(most):
-        # All frames take one token per step. A taken token has gain -1.
+        # Each frame takes one token per step. A token that was taken has gain -1.
         gain, cell = (weight * nearest).masked_fill(taken, -1).max(-1)
         gains.append(gain)
         cells.append(cell)

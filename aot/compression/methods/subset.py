@@ -1,4 +1,4 @@
-"""Steps that most methods share: pooled inputs, budget checks, kept tokens with their sources."""
+"""Provide steps that most methods share: pooled inputs, budget checks, and the result."""
 
 from __future__ import annotations
 
@@ -30,62 +30,62 @@ __all__ = [
 
 
 def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
-    """Return (F, n): the number of frames, and of tokens per frame after pooling."""
+    """Return (F, n), the number of frames and the number of tokens per frame after pooling."""
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     return len(tokens.timestamps_s), rows * cols
 
 
 def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:
-    """Return the attention received in block `layer`, pooled like the features: [F, n]."""
+    """Return the attention received in block `layer`, pooled as the features are: [F, n]."""
     return pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
 
 
 def least_ratio(kept: int, total: int) -> float:
-    """Return the least ratio, with three decimals, that leaves `kept` of `total` tokens."""
-    # Rounded up, so that the ratio is enough.
+    """Return the lowest ratio, with three decimals, that keeps `kept` of `total` tokens."""
+    # Rounded up, because a lower ratio would keep fewer tokens.
     return math.ceil(1000 * kept / total) / 1000
 
 
 def evenly(count: int, wanted: int) -> Tensor:
-    """Return `wanted` evenly spaced indices of 0 .. count - 1, int64 and ascending."""
-    # The middles of equally long stretches.
+    """Return `wanted` evenly spaced indices in 0 .. count - 1: int64, ascending."""
+    # Divide the range into `wanted` equal intervals and take the middle of each.
     return ((2 * torch.arange(wanted) + 1) * count) // max(2 * wanted, 1)
 
 
 def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
-    """Return the keys of block `layer`, mean over heads, pooled like the features: [F, n, d]."""
-    # Heads are averaged first, so that pooling reads less.
+    """Return the keys of block `layer`, mean over heads, pooled as the features are: [F, n, d]."""
+    # Average over heads first, because pooling then has less to compute.
     keys = tokens.keys[layer]
     return pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
 
 
 def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:
-    """Refuse a budget below `least` tokens; `why` is a clause of the message.
+    """Check that `budget` is at least `least` and at least 1; `why` is a clause of the message.
 
     Raises:
-        BudgetError: If fewer than `least` tokens, or none, are to be kept.
+        BudgetError: If `budget` is below `least` or below 1.
     """
     refuse_below(least, budget, math.prod(pooled_cells(tokens)), why)
 
 
 def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
-    """Refuse a budget as `check_budget` does, for `total` tokens that need not exist yet.
+    """Check `budget` as `check_budget` does, for a video of `total` tokens, encoded or not.
 
     Raises:
         BudgetError: See `check_budget`.
     """
     if budget >= max(least, 1):
         return
-    # The remedy is the least ratio that is enough.
+    # The message suggests the lowest ratio that is enough.
     asked = f"{budget} of {total} tokens are too few{why}" if budget else f"the ratio leaves none of {total} tokens"
     raise BudgetError(f"{asked}; use --ratio {least_ratio(max(least, 1), total):g} or more")
 
 
 def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None = None) -> CompressedTokens | None:
-    """Return all pooled tokens if the budget is enough for them, else None.
+    """Return all pooled tokens if `budget` is at least their number, else None.
 
     Raises:
-        BudgetError: If the budget is 0.
+        BudgetError: If `budget` is 0.
     """
     check_budget(tokens, budget)
     total = math.prod(pooled_cells(tokens))
@@ -93,10 +93,10 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
-    """Keep the pooled tokens `kept` [K], ascending indices into all F * n, unchanged.
+    """Return the pooled tokens with indices `kept` [K], ascending among all F * n, unchanged.
 
     Raises:
-        BudgetError: If nothing would be kept.
+        BudgetError: If `kept` is empty.
     """
     pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
     index = kept.to(pooled.device)
@@ -113,24 +113,25 @@ def kept_tokens(
     facts: Mapping[str, int | float | str | bool | None] | None = None,
     sources: SourceWeights | None = None,
 ) -> CompressedTokens:
-    """Return features [K, D] as compressed tokens, in this order.
+    """Return compressed tokens with `features` [K, D], in this order.
 
     Args:
         tokens: the visual tokens of the video.
-        features: [K, D], of the kept tokens.
-        index: [K], the pooled token (of all F * n) in whose cell each kept token is.
-        mass: [K], the number of pooled tokens in each, 1 by default; a token above 1 is merged.
-        clips: how frames are grouped; by default every frame is a clip.
+        features: [K, D], the features of the kept tokens.
+        index: [K], the frame and cell of each kept token, as an index into all F * n.
+        mass: [K], the number of pooled tokens that each kept token represents; None for 1. A token
+            with a mass above 1 has the role MERGED.
+        clips: the clips of the video; None for one clip per frame.
         facts: plain values for the report.
-        sources: what the tokens are made of, if `tokens` are traced.
+        sources: the sources of the kept tokens, if `tokens` is traced.
 
     Raises:
-        BudgetError: If nothing is kept.
+        BudgetError: If K is 0.
     """
     check_budget(tokens, len(index))
     frames, per_frame = pooled_cells(tokens)
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
-    # Where every token is: frame, row and column of the pooled grid.
+    # Split the index into frame, row and column of the pooled grid.
     cell = (index % per_frame).to(torch.int32)
     mass = torch.ones(len(index), device=features.device) if mass is None else mass.to(torch.float32)
     return CompressedTokens(
@@ -138,7 +139,7 @@ def kept_tokens(
         frame=(index // per_frame).to(torch.int32),
         row=cell // cols,
         col=cell % cols,
-        # A token with more than its own mass is merged.
+        # A token with a mass above 1 was merged.
         role=torch.where(mass > 1, int(Role.MERGED), int(Role.KEPT)).to(torch.uint8),
         mass=mass,
         grid=(rows, cols),
@@ -155,17 +156,17 @@ def joined_parts(
     clips: Sequence[Clip],
     facts: Mapping[str, int | float | str | bool | None],
 ) -> CompressedTokens:
-    """Return the parts as compressed tokens, one after the other.
+    """Return the concatenated `parts` as compressed tokens.
 
     Args:
         tokens: the visual tokens of the video.
-        parts: features [k, D], indices [k] into all F * n, masses [k], and sources if `tokens` are
-            traced.
-        clips: how frames are grouped.
+        parts: for each part, features [k, D], indices [k] into all F * n, masses [k], and sources
+            if `tokens` is traced.
+        clips: the clips of the video.
         facts: plain values for the report.
 
     Raises:
-        BudgetError: If nothing is kept.
+        BudgetError: If all parts are empty.
     """
     features, index, mass, sources = zip(*parts, strict=True)
     return kept_tokens(

@@ -1,4 +1,4 @@
-"""TempMe (arXiv 2409.01156): merging in frames, then across frames, in the vision tower."""
+"""TempMe (arXiv 2409.01156): merge in frames, then across frames, inside the vision tower."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["TempMe", "TempMeSettings"]
 
 @dataclass(frozen=True)
 class TempMeSettings(CheckedSettings):
-    """Shares of tokens that are merged, as published for 12 blocks.
+    """Hold the shares of tokens that each step merges, as published for 12 blocks.
 
-    All shares are raised or lowered together until the budget is met.
+    For another budget, all shares are raised or lowered together.
     """
 
     image_share: float = setting(
@@ -37,7 +37,7 @@ class TempMeSettings(CheckedSettings):
 
     @property
     def kept(self) -> ClipShares:
-        """Return the shares that every step keeps."""
+        """Return the shares of tokens that each step keeps."""
         return ClipShares(1 - self.image_share, 1 - self.across_share, 1 - self.within_share, 1 - self.later_share)
 
 
@@ -45,14 +45,15 @@ class TempMeSettings(CheckedSettings):
 class TempMe:
     """Merge similar tokens inside the vision tower by bipartite soft matching.
 
-    The early blocks merge within frames, by keys. Then three clip blocks join 2, 2 and 3 clips of
-    frames: they merge across the clips by the block's input, before attention, and within the
-    joined clip by keys, after attention. The later blocks merge within the clip.
+    The early blocks merge within frames, by similarity of keys. Then three clip blocks join 2, 2
+    and 3 clips into one. Each merges across the clips before attention, by similarity of the
+    block's input, and within the joined clip after attention, by similarity of keys. The later
+    blocks merge within the joined clip.
 
-    The clip blocks are those at the relative depth of blocks 8, 9 and 10 of the published 12. A
-    clip is the 12 frames so joined; the rest of a video ends in the longest clips that can be
-    joined evenly (8, 6, 4, 3, 2 or 1 frames). This is the training-free part: no low-rank adapters,
-    no position embeddings of clips, and no class token.
+    The clip blocks have the relative depth of blocks 8, 9 and 10 in the published 12 blocks. A
+    joined clip has 12 frames. The frames that remain at the end of a video form the longest clips
+    that can be joined evenly (8, 6, 4, 3, 2 or 1 frames). This is the training-free part of the
+    paper: no low-rank adapters, no position embeddings of clips, and no class token.
     """
 
     card: ClassVar = Card(
@@ -67,17 +68,17 @@ class TempMe:
 
     @classmethod
     def from_config(cls, config: Config, settings: TempMeSettings) -> TempMe:
-        """Return the method for the ratio of the configuration."""
+        """Return the method for `config.ratio`."""
         return cls(config.ratio, settings)
 
     @property
     def needs(self) -> Needs:
-        """Return the need for a vision tower that merges by `plan`."""
+        """Return the need for a vision tower that merges as `plan` says."""
         return Needs(merging=self)
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return consecutive clips, each the longest that its frames can be joined to evenly."""
-        # 12 frames, or the longest shorter clip at the end.
+        """Return consecutive clips of 12 frames, or fewer at the end, that can be joined evenly."""
+        # 12 frames, or at the end the longest clip that can be joined evenly.
         joined, clips, first = self.settings.kept.joined, [], 0
         while first < frames:
             most = min(math.prod(joined), frames - first)
@@ -87,25 +88,25 @@ class TempMe:
         return tuple(clips)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the merges of every block.
+        """Return the merges of every block for a clip.
 
-        The tower leaves one token more than a clip's share, so that an exact budget never asks for
-        more tokens than it left.
+        The tower keeps one token more than the clip's share of the budget, rounded down. The tokens
+        of all clips are then enough for the exact budget.
         """
-        # Never more than there are patches: merging cannot add tokens.
+        # At most the number of patches: merging cannot add tokens.
         target = math.floor(self.ratio * frames * tokens_per_frame) + 1
         return clip_merging(frames, patches, min(target, frames * patches), blocks, self.settings.kept)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or all that the tower left if these are fewer.
+        """Keep exactly `budget` tokens, or all tokens from the tower if these are fewer.
 
         The few tokens above the budget are merged by similarity, across all clips.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         kept = as_sequences(tokens)
-        # By the states: the tower is left, so there are no keys.
+        # By similarity of the output states: after the tower there are no keys.
         kept = kept.merge(kept.states, max(0, kept.count - budget))
         return merged_tokens(tokens, kept, self.clips(len(tokens.timestamps_s)))

@@ -1,4 +1,4 @@
-"""ToMe (arXiv 2210.09461): similar tokens of a frame merge in every block of the vision tower."""
+"""ToMe (arXiv 2210.09461): merge similar tokens of a frame in every block of the vision tower."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ToMe", "ToMeSettings"]
 
 @dataclass(frozen=True)
 class ToMeSettings:
-    """How merges are spread over the blocks."""
+    """Hold how the merges are spread over the blocks."""
 
     schedule: Literal["constant", "linear"] = setting(
         "constant",
@@ -35,9 +35,10 @@ class ToMeSettings:
 class ToMe:
     """Merge similar tokens of each frame by bipartite soft matching in every block of the tower.
 
-    Matching is by keys, between attention and MLP, and attention is proportional to token sizes.
-    The tower leaves each frame its share of the budget, rounded up; `compress` merges the few
-    tokens above the budget by the same matching, in frames that are evenly spaced over the video.
+    Tokens are matched by similarity of keys, between attention and MLP. Attention is proportional
+    to token sizes. In the tower, each frame keeps its share of the budget, rounded up. `compress`
+    merges the few tokens above the budget in the same way but by similarity of output features, in
+    frames that are evenly spaced over the video.
     """
 
     card: ClassVar = Card(
@@ -52,37 +53,37 @@ class ToMe:
 
     @classmethod
     def from_config(cls, config: Config, settings: ToMeSettings) -> ToMe:
-        """Return the method for the ratio of the configuration."""
+        """Return the method for `config.ratio`."""
         return cls(config.ratio, settings)
 
     @property
     def needs(self) -> Needs:
-        """Return the need for a vision tower that merges by `plan`."""
+        """Return the need for a vision tower that merges as `plan` says."""
         return Needs(merging=self)
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return every frame as its own clip, because frames merge on their own."""
+        """Return one clip per frame, because tokens merge within frames only."""
         return Clip.runs(frames, 1)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the merges of every block, down to a frame's share of the budget, rounded up."""
-        # In floating point 0.1 * 30 is above 3.
+        """Return the merges of every block; a frame keeps its share of the budget, rounded up."""
+        # The offset is needed because a product such as 0.07 * 100 is above 7 in floating point.
         target = math.ceil(self.ratio * tokens_per_frame - 1e-9)
         return frame_merging(patches, min(max(target, 1), patches), blocks, self.settings.schedule)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, or all that the tower left if these are fewer.
+        """Keep exactly `budget` tokens, or all tokens from the tower if these are fewer.
 
-        If the budget is below one token per frame, the last tokens of the frames merge across
-        frames.
+        If `budget` is below one token per frame, each frame is first reduced to one token. These
+        tokens are then merged across frames.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         clips = self.clips(len(tokens.timestamps_s))
         by_frame = as_sequences(tokens, len(clips))
-        # Frames merge on their own down to one token each; only the rest merges across frames.
+        # Merge within frames, down to one token each; make only the other merges across frames.
         merges = max(0, len(tokens.features) - budget)
         across = max(0, len(clips) - budget)
         kept = _merge_in_frames(by_frame, merges - across)
@@ -90,19 +91,19 @@ class ToMe:
 
 
 def _merge_in_frames(by_frame: MergingTokens, merges: int) -> MergingTokens:
-    """Return the tokens after `merges` more merges, as one sequence [1, T, D].
+    """Return the tokens after `merges` more merges within frames, as one sequence.
 
-    Frames have equally many merges; what is left over goes to evenly spaced frames.
+    Every frame makes the same number of merges; evenly spaced frames make one more for the rest.
     """
     frames = len(by_frame.states)
-    # Equally many merges in all frames first.
+    # First the same number of merges in all frames.
     each, more = divmod(merges, frames)
     by_frame = by_frame.merge(by_frame.states, each, by_similarity=True)
     whole = by_frame.joined(frames)
     if not more:
         return whole
     index = torch.arange(whole.count, device=whole.anchor.device).view(frames, -1)
-    # One more merge in the chosen frames; all other tokens are their own targets.
+    # Then one more merge in the chosen frames; all other tokens are their own targets.
     target, chosen = index.clone(), evenly(frames, more).to(index.device)
     target[chosen] = match_pairs(by_frame.states[chosen], 1).target + index[chosen, :1]
     return whole.merge_into(target.view(1, -1), more)

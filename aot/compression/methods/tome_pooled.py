@@ -1,4 +1,4 @@
-"""ToMe on pooled tokens: similar tokens of a frame merge, round after round."""
+"""ToMe on pooled tokens: merge similar tokens of each frame in rounds."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["PooledTokenMerging"]
 
 @dataclass(frozen=True)
 class PooledTokenMerging(CheckedSettings):
-    """Merge each frame's pooled tokens by bipartite soft matching, as a baseline of other papers.
+    """Merge each frame's pooled tokens by bipartite soft matching, a baseline of other papers.
 
-    In every round, each token at an even index is matched with the most similar one at an odd
-    index, and the best pairs become their mean, weighted by the number of merged tokens. Tokens are
-    in the order of the mean index of their members, at the cell of the one that absorbed the
-    others. The budget is exact: frames have equal shares, the first frames one token more if
-    needed.
+    In every round, each token with an even index is matched with the most similar token with an odd
+    index. The most similar pairs are replaced by their means, weighted by mass. A merged token has
+    the cell of the member that absorbed the other members. Tokens are sorted by the mean index of
+    their members. The budget is exact: frames have equal shares, and the first frames keep one
+    token more if needed.
 
-    There is no published program for video; ToMe itself (arXiv 2210.09461) merges inside the vision
-    tower, by keys.
+    There is no published code for video. ToMe itself (arXiv 2210.09461) merges inside the vision
+    tower, by similarity of keys.
     """
 
     card: ClassVar = Card(
@@ -51,11 +51,11 @@ class PooledTokenMerging(CheckedSettings):
         """Keep exactly `budget` tokens.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
-        # Frames with equal shares are one batch.
+        # Frames with equal shares form one batch.
         frames, per_frame = pooled_cells(tokens)
         features = pool(tokens.features, tokens.grid, tokens.pool)
         shares = equal_shares(frames, per_frame, budget)
@@ -65,7 +65,7 @@ class PooledTokenMerging(CheckedSettings):
         return joined_frames(tokens, parts, {"rounds": max(len(self._rounds(per_frame, share)) for _, share in shares)})
 
     def _rounds(self, count: int, share: int) -> list[int]:
-        """Return how many of `count` tokens disappear in each round, until `share` are left."""
+        """Return how many of `count` tokens each round removes until `share` tokens are left."""
         rounds = []
         while count > share:
             # At least one token per round, and no more than needed.
@@ -74,7 +74,7 @@ class PooledTokenMerging(CheckedSettings):
         return rounds
 
     def _merge(self, features: Tensor, share: int, *, traced: bool) -> FrameTokens:
-        """Return `share` tokens of each frame of features [f, n, D]; traced: with weights."""
+        """Return `share` tokens per frame of features [f, n, D], with weights if `traced`."""
         frames, count = features.shape[:2]
         own = cell = torch.arange(count, device=features.device).expand(frames, count)
         mean_index = cell[..., None].to(working_dtype(features))
@@ -83,22 +83,23 @@ class PooledTokenMerging(CheckedSettings):
         for merges in self._rounds(count, share):
             target = match_pairs(features, merges).target
             targets.append(target)
-            # The mean index first: it is weighted by the masses before this round.
+            # First merge the mean index, because it needs the masses before this round.
             mean_index = merge_matched(mean_index, mass, target)[0]
             features, mass, stays = merge_matched(features, mass, target)
             cell = cell.gather(1, stays)
-        # In the order of the members' mean index.
+        # Sort by the mean index of the members.
         order = mean_index[..., 0].sort(dim=-1, stable=True).indices
         return FrameTokens(features, cell, mass, _members(own, targets) if traced else None).ordered(order)
 
 
 def _members(owner: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """Return 1 where a pooled token is part of a remaining one, else 0: [f, S, n].
+    """Return [f, S, n]: 1 if pooled token j (axis 2) is part of kept token k (axis 1), else 0.
 
-    owner: [f, n], the indices before the rounds. targets: those of `match_pairs`, by round.
+    `owner` [f, n] has the token indices before the first round; `targets` has the targets from
+    `match_pairs` of each round.
     """
     for target in targets:
-        # What stays is numbered anew, without gaps, in every round.
+        # In every round, renumber the remaining tokens without gaps.
         stays = target == torch.arange(target.shape[1], device=target.device)
         owner = (stays.cumsum(1) - 1).gather(1, target).gather(1, owner)
     return functional.one_hot(owner).mT

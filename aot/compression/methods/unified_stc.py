@@ -1,7 +1,7 @@
-"""Unified spatiotemporal token compression (arXiv 2603.21957), before the language model.
+"""Unified spatiotemporal token compression (arXiv 2603.21957) before the language model.
 
-The second part of the paper, which merges by the question inside the language model, is not
-implemented.
+The second part of the paper, which uses the question to merge tokens inside the language model, is
+not implemented.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aot.types import Clip, CompressedTokens, Needs, VisualTokens
 
 __all__ = ["UnifiedSpatiotemporal", "admit_dissimilar", "nearest_peak", "tiled_density_peaks"]
 
-_LAST = -1  # the paper names no block; the features are the output of the last one
+_LAST = -1  # the last block, whose output becomes the features; the paper names no block
 _BLOCK = 512  # rows of the ranking that are compared in one product
 _TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 
@@ -34,10 +34,10 @@ _TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 class UnifiedSpatiotemporal(CheckedSettings):
     """Keep the video's most attended tokens that are dissimilar, and cluster means of the others.
 
-    The ranking is by the attention received in the last block of the vision tower. There is no
-    published program. Where the paper is silent: the others are all tokens not taken; the walk down
-    the ranking ends when its share of the budget is full; if too few tokens are dissimilar, the
-    most attended others fill the share.
+    Tokens are ranked by the attention received in the last block of the vision tower. There is no
+    published code, and the paper leaves these points open. All tokens that are not taken are
+    clustered. The selection ends when the share of the budget for dissimilar tokens is used. If too
+    few tokens are dissimilar, the most attended of the other tokens are taken as well.
     """
 
     card: ClassVar = Card(
@@ -54,24 +54,24 @@ class UnifiedSpatiotemporal(CheckedSettings):
     neighbors: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens, in raster order; a mean is at the center of its cluster.
+        """Keep exactly `budget` tokens in raster order; a mean has the cell of the cluster center.
 
         Raises:
-            BudgetError: If nothing would be kept.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, values = len(pooled), pooled.to(working_dtype(pooled)).flatten(0, 1)
         budget = min(budget, len(values))
         clusters = round(self.recycled_share * budget) if budget < len(values) else 0
-        # 1. Take dissimilar tokens, the most attended first.
+        # 1. Take dissimilar tokens, by descending attention.
         attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
         taken, unlike = self._take(values, attention, budget - clusters)
-        # 2. Recycle the others as cluster means.
+        # 2. Merge the other tokens into cluster means.
         rest = _others(taken, len(values))
         centers, cluster, means = self._recycle(values[rest], clusters)
         sizes = torch.bincount(cluster, minlength=clusters)
-        # 3. Both together, in raster order.
+        # 3. Sort both together in raster order.
         index = torch.cat([taken, rest[centers]])
         features = torch.cat([values[taken], means])
         mass = torch.cat([torch.ones_like(taken), sizes])
@@ -91,17 +91,18 @@ class UnifiedSpatiotemporal(CheckedSettings):
         )
 
     def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:
-        """Return `count` indices into values [N, D], and how many of them are dissimilar."""
+        """Return `count` indices into values [F * n, D], and how many of them are dissimilar."""
         ranked = attention.sort(descending=True, stable=True).indices
         unlike = admit_dissimilar(values[ranked], self.threshold, count)
-        # Too few are dissimilar: the most attended others fill the share.
+        # If too few tokens are dissimilar, take the most attended of the other tokens.
         filled = _others(unlike, len(ranked))[: count - len(unlike)]
         return ranked[torch.cat([unlike, filled])], len(unlike)
 
     def _recycle(self, rest: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return centers [clusters] of rest [m, D], the cluster of each token [m], and means.
+        """Return cluster centers, the cluster of each token, and cluster means of `rest` [m, D].
 
-        Without clusters, all three are empty.
+        Centers are indices [clusters] into `rest`, clusters [m], means [clusters, D]. All three are
+        empty if `clusters` is 0.
         """
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
@@ -112,25 +113,25 @@ class UnifiedSpatiotemporal(CheckedSettings):
 
 
 def _others(index: Tensor, count: int) -> Tensor:
-    """Return all of 0 .. count - 1 that are not in `index`, ascending."""
+    """Return the numbers in 0 .. count - 1 that are not in `index`, ascending."""
     other = torch.ones(count, dtype=torch.bool, device=index.device)
     other[index] = False
     return other.nonzero().flatten()
 
 
 def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
-    """Return the rows that a walk down a ranking admits: ascending int64 indices, at most `most`.
+    """Return the first `most` rows of `ranked` that are dissimilar: ascending int64 indices.
 
-    A row of ranked [m, D], best first, is admitted if its cosine similarity to every row admitted
-    before it is below `threshold`.
+    The rows of `ranked` [m, D] are visited in order, best first. A row is admitted if its cosine
+    similarity to every earlier admitted row is below `threshold`.
     """
     unit = functional.normalize(ranked.to(working_dtype(ranked)), dim=-1)
     admitted = torch.zeros(0, dtype=torch.int64, device=ranked.device)
     for first in range(0, len(unit), _BLOCK):
         if len(admitted) >= most:
             break
-        # A block of the ranking is compared with all rows admitted before it in one product, then
-        # decided within itself: no loop over tokens.
+        # One product compares a block of rows with all rows admitted before. A second product
+        # compares the rows of the block with each other. No loop over tokens is needed.
         block = unit[first : first + _BLOCK]
         free = (block @ unit[admitted].mT < threshold).all(-1)
         in_the_way = (block @ block.mT >= threshold).tril(-1)
@@ -139,13 +140,13 @@ def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
 
 
 def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
-    """Return the rows of a block that are admitted, bool [b].
+    """Return which rows of a block are admitted, bool [b].
 
-    free: bool [b], rows with no similar row among those admitted before the block. in_the_way: bool
-    [b, b], below the diagonal, where an earlier row of the block is similar.
+    Row k is final after at most k + 1 repetitions, because it depends on earlier rows only.
 
-    Row k is final after k + 1 repetitions at the latest, because it depends on earlier rows only;
-    most blocks need a few.
+    Args:
+        free: bool [b], whether a row is dissimilar to all rows admitted before the block.
+        in_the_way: bool [b, b], entry [k, j] with j < k: whether rows k and j are similar.
     """
     admitted = free
     while True:
@@ -158,10 +159,10 @@ def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
 def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
     """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
-    These are the density peaks (DPC-KNN) of `ops.density_peaks`, for all tokens of a video, whose
-    distances do not fit into memory together. Distances are therefore computed twice, tile by tile.
-    Densities stay logarithms: in sparse regions the densities themselves would underflow and tie.
-    Ties in density and in score go to the lower index.
+    The centers are density peaks (DPC-KNN) as in `ops.density_peaks`, but for all tokens of a
+    video. All distances together do not fit into memory, so each is computed twice, tile by
+    tile. Densities are kept as logarithms: in sparse regions, densities would underflow and be
+    equal. Ties in density and in score go to the lower index.
 
     Raises:
         ValueError: If `clusters` or `neighbors` is not in 1 .. m.
@@ -170,13 +171,13 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
     for name, value in (("clusters", clusters), ("neighbors", neighbors)):
         if not 1 <= value <= count:
             raise ValueError(f"{name}: expected 1 to {count}, got {value}")
-    # 1. Rank tokens by density: exp(-sparsity) is the density.
+    # 1. Rank tokens by density, which is exp(-sparsity).
     squared = _squared_distances(features)
     sparsity = torch.cat([squared(rows).topk(neighbors, largest=False).values.mean(1) for rows in _tiles(features)])
     densest_first = sparsity.sort(stable=True).indices
     rank = torch.empty_like(densest_first)
     rank[densest_first] = torch.arange(count, device=features.device)
-    # 2. The distance to the nearest denser token; for the densest, the greatest distance.
+    # 2. The distance to the nearest denser token; for the densest token, the largest distance.
     separation, greatest = [], []
     for rows in _tiles(features):
         tile = squared(rows)
@@ -190,24 +191,25 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
 
 
 def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
-    """Return the nearest of `peaks` to each row of features [m, D]: [m], in 0 .. K - 1.
+    """Return the nearest peak of each row of features [m, D], as indices [m] into `peaks`.
 
-    peaks: [K], indices into features. Every peak is its own nearest; ties go to the first peak.
+    `peaks` [K] has row indices. A peak is its own nearest peak; ties go to the lower index.
     """
     squared = _squared_distances(features)
     nearest = torch.cat([squared(rows, peaks).argmin(1) for rows in _tiles(features)])
-    # Rounding must not assign a peak to an equal one.
+    # Without this, a peak could be assigned to another peak with equal features.
     nearest[peaks] = torch.arange(len(peaks), device=features.device)
     return nearest
 
 
 def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
-    """Return a function (rows, columns) that returns squared distances / D: [rows, columns].
+    """Return a function f(rows, columns) of squared distances / D between rows of features [m, D].
 
-    features: [m, D]. Without columns, distances are to all rows, and exactly 0 to the row itself.
+    f returns a table [rows, columns]. Without `columns`, all rows are columns, and the distance of
+    a row to itself is exactly 0.
     """
     values = features.to(working_dtype(features))
-    # Distances stay the same, and |a|^2 + |b|^2 - 2ab loses less to rounding.
+    # Subtracting the mean keeps the distances and reduces rounding in |a|^2 + |b|^2 - 2ab.
     values = values - values.mean(0)
     norms = values.square().sum(-1)
 
@@ -216,7 +218,7 @@ def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
         tile = torch.addmm(norms[rows, None] + other_norms, values[rows], others.mT, alpha=-2)
         tile = tile.clamp_(min=0).div_(values.shape[1])
         if columns is None:
-            # Rounding may leave a distance of a row to itself.
+            # Rounding may leave a small distance from a row to itself.
             tile[torch.arange(len(rows), device=rows.device), rows] = 0
         return tile
 
@@ -224,6 +226,6 @@ def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
 
 
 def _tiles(features: Tensor) -> Iterator[Tensor]:
-    """Yield row indices, as many as make a tile of `_TILE_ELEMENTS` distances to all rows."""
+    """Yield chunks of row indices whose distances to all rows fit in `_TILE_ELEMENTS` elements."""
     count = len(features)
     yield from torch.split(torch.arange(count, device=features.device), max(1, _TILE_ELEMENTS // count))

@@ -1,4 +1,4 @@
-"""Baseline: evenly spaced tokens of the video."""
+"""Baseline: keep evenly spaced tokens of the video."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform:
-    """Keep evenly spaced tokens of all F * n, which are counted in raster order."""
+    """Keep evenly spaced tokens of all F * n tokens in raster order."""
 
     card: ClassVar = Card("after pooling", remark="evenly spaced tokens of the whole video")
     needs: ClassVar = Needs()
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens."""
+        """Keep exactly `budget` tokens, unchanged and in raster order."""
         frames, per_frame = pooled_cells(tokens)
         return keep_subset(tokens, evenly(frames * per_frame, budget))

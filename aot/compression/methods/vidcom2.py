@@ -1,4 +1,4 @@
-"""VidCom2 (arXiv 2505.14454): more tokens for unusual frames, and the unusual tokens of each."""
+"""VidCom2 (arXiv 2505.14454): keep unusual tokens, and more tokens of unusual frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 @dataclass(frozen=True)
 class VidCom2(CheckedSettings):
-    """Keep the tokens that are least like the mean of the video and the mean of their frame."""
+    """Keep the tokens that are least similar to the mean of the video and of their frame."""
 
     card: ClassVar = Card(
         "after pooling",
@@ -46,21 +46,21 @@ class VidCom2(CheckedSettings):
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens, unchanged and in raster order.
 
-        Frames share the budget as published, but by largest remainder. Every frame keeps at least
-        one token if the budget has one per frame.
+        Frames share the budget as published, but counts are rounded by largest remainder. Every
+        frame keeps at least one token if `budget` is at least the number of frames.
 
         Raises:
-            BudgetError: If nothing would be kept.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
         # 1. Compare tokens in the channels of least variance.
         directions = steady_directions(pooled, self.channel_share)
-        # 2. Similarity to the mean of the video and to that of the frame.
+        # 2. Compute the similarity to the mean of the video and to the mean of the frame.
         of_video = center_likeness(directions, directions.mean((0, 1)))
         of_frame = center_likeness(directions, directions.mean(1, keepdim=True))
-        # 3. How many tokens every frame keeps.
+        # 3. Decide how many tokens every frame keeps.
         ratio = TokenBudget.ratio_of(budget, frames * per_frame)
         shares = frame_shares(of_video, min(ratio, 1.0), self.temperature)
         if self.paper_exact:
@@ -68,16 +68,16 @@ class VidCom2(CheckedSettings):
         else:
             total, least = min(budget, frames * per_frame), int(budget >= frames)
             counts = torch.tensor(bounded_shares(total, shares.tolist(), least, per_frame))
-        # 4. The least similar tokens of every frame, in raster order.
+        # 4. Keep the least similar tokens of every frame, in raster order.
         index = least_per_frame(of_video + of_frame, counts).sort().values
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index)
 
 
 def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
-    """Return pooled [F, n, D] as unit vectors [F, n, C] in the channels that vary least.
+    """Return pooled [F, n, D] as unit vectors [F, n, C] in the C channels that vary least.
 
-    C = max(1, int(D * channel_share)). The variance is that of the population of all tokens; ties
-    go to the lower channel (VidCom2, steps 1 and 2).
+    C = max(1, int(D * channel_share)). The variance is the population variance over all tokens;
+    ties go to the lower channel (VidCom2, steps 1 and 2).
     """
     values = pooled.to(working_dtype(pooled))
     variance = values.flatten(0, 1).var(0, correction=0)
@@ -87,9 +87,9 @@ def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
 
 
 def center_likeness(directions: Tensor, center: Tensor) -> Tensor:
-    """Return the sum of five Gaussian kernels of the distance to `center`: [F, n] in (0, 5].
+    """Return [F, n] in (0, 5], the sum of five Gaussian kernels of the distance to `center`.
 
-    The center is broadcast over directions [F, n, C]. It is a mean of unit vectors and is not
+    `center` is broadcast over `directions` [F, n, C]. A center is a mean of unit vectors; it is not
     normalized again, so its length is at most 1 (VidCom2, step 3).
     """
     squared = (directions - center).square().sum(-1)
@@ -97,12 +97,12 @@ def center_likeness(directions: Tensor, center: Tensor) -> Tensor:
 
 
 def frame_shares(of_video: Tensor, ratio: float, temperature: float) -> Tensor:
-    """Return the share of its tokens that each frame keeps: [F] in (0, 1], `ratio` on average.
+    """Return [F] in (0, 1], the share of tokens that each frame keeps (VidCom2, step 4).
 
-    of_video: [F, n], similarity to the mean of the video. Frames that are less similar to it get
-    more (VidCom2, step 4).
+    The mean over the frames is `ratio`, unless a share is clamped to 1. `of_video` [F, n] is each
+    token's similarity to the mean of the video; frames that are less similar keep more tokens.
     """
-    # The greatest value is subtracted, as the published program does; softmax ignores it.
+    # The maximum is subtracted as in the published code; this does not change the softmax.
     uniqueness = -of_video.mean(1)
     weight = ((uniqueness - uniqueness.max()) / temperature).softmax(0)
     return (ratio * (1 + weight - 1 / len(weight))).clamp(max=1)

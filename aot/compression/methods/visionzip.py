@@ -25,21 +25,21 @@ __all__ = ["VisionZip"]
 class VisionZip(CheckedSettings):
     """Keep each frame's dominant tokens, and contextual tokens that absorb all others.
 
-    This is the video variant that later papers compare with. Of a frame's S tokens,
-    int(S * dominant_share) are dominant: those that receive the most attention, unchanged.
-    Contextual tokens are evenly spaced among the others. Every other token goes to the contextual
-    token with the most similar key (mean over heads), which becomes itself plus the mean of what it
-    gets. The published token is this sum, about twice as long as other tokens; in its sources
-    both terms have half the share.
+    This is the video variant that later papers use for comparison. A frame keeps S tokens. The
+    int(S * dominant_share) most attended tokens are dominant and stay unchanged. The other kept
+    tokens are contextual and evenly spaced among the rest. Each remaining token is assigned to the
+    contextual token with the most similar key (mean over heads). A contextual token becomes the
+    sum of itself and the mean of its assigned tokens, as published, and so has about twice the
+    norm of other tokens. In its source weights, both terms count one half.
 
-    Dominant tokens come first; both kinds are in raster order. If the model pools by averages, all
-    tokens are in one raster order, because that model marks the ends of rows.
+    Dominant tokens come first; both kinds are in raster order. With average pooling, both kinds
+    form one raster order, because such a model marks the ends of rows.
 
-    The budget is exact: frames have equal shares S, the first frames one token more if needed.
+    The budget is exact: frames have equal shares S; the first frames keep one token more if needed.
 
-    With `paper_exact`, on average-pooled grids, dominant tokens in raster order get the cells of
-    dominant tokens in order of attention, a slip of the published program; row and column are where
-    the language model reads a token, its source weights are of where the token comes from.
+    With `paper_exact` and average pooling, dominant tokens in raster order get the cells of
+    dominant tokens in order of attention: an error in the published code. Row and column then say
+    where the language model reads a token, source weights where the token comes from.
     """
 
     card: ClassVar = Card(
@@ -56,27 +56,27 @@ class VisionZip(CheckedSettings):
 
     @property
     def needs(self) -> Needs:
-        """Return the block whose attention received and keys are read."""
+        """Return the vision tower block whose attention received and keys are needed."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `paper_exact`, S per frame.
+        """Keep exactly `budget` tokens; with `paper_exact`, round(budget / F) of each frame.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         if (whole := whole_video(tokens, budget)) is not None:
             return whole
         frames, per_frame = pooled_cells(tokens)
-        # 1. Features, attention and keys at the pooled grid.
+        # 1. Pool features, attention and keys.
         features = pool(tokens.features, tokens.grid, tokens.pool)
         attention = pooled_saliency(tokens, self.layer)
         metric = pooled_keys(tokens, self.layer)
-        # 2. How many tokens every frame keeps.
+        # 2. Decide how many tokens every frame keeps.
         shares = equal_shares(frames, per_frame, budget)
         if self.paper_exact:
             shares = ((Clip(0, frames), max(1, round(budget / frames))),)
-        # 3. Dominant and contextual tokens, for all frames with the same share together.
+        # 3. Select dominant and contextual tokens, in one batch per run of equal shares.
         parts = []
         for run, share in shares:
             where = slice(run.first, run.stop)
@@ -87,19 +87,19 @@ class VisionZip(CheckedSettings):
     def _zip(
         self, tokens: VisualTokens, features: Tensor, attention: Tensor, metric: Tensor, share: int
     ) -> FrameTokens:
-        """Return `share` tokens of each frame, with average pooling all in raster order.
+        """Return `share` tokens of each frame; with average pooling, in one raster order.
 
         Args:
             tokens: the visual tokens of the video.
-            features: [f, n, D].
-            attention: [f, n].
-            metric: [f, n, d], by which tokens are assigned.
-            share: S.
+            features: [f, n, D], the pooled features.
+            attention: [f, n], the attention received.
+            metric: [f, n, d], the keys that decide the assignment.
+            share: S, the number of tokens that a frame keeps.
         """
         # Truncated, as published.
         dominant = int(share * self.dominant_share)
         ranked = attention.sort(dim=-1, descending=True, stable=True).indices
-        # Dominant tokens, and contextual ones among the others.
+        # Choose dominant tokens, and contextual tokens among the others.
         best = ranked[:, :dominant].sort(-1).values
         targets, others = _targets(ranked[:, dominant:].sort(-1).values, share - dominant)
         weights, members = _gathering(metric, targets, others)
@@ -111,14 +111,14 @@ class VisionZip(CheckedSettings):
         )
         if tokens.pool.kind != "average":
             return zipped
-        # `paper_exact` repeats the slip: cells in order of attention for tokens in raster order.
+        # `paper_exact` repeats the error: cells in order of attention, tokens in raster order.
         cells = ranked[:, :dominant] if self.paper_exact else best
         by_cell = torch.cat([cells, targets], 1).sort(-1)
         return replace(zipped.ordered(by_cell.indices), cell=by_cell.values)
 
 
 def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return `count` evenly spaced indices of each frame's `rest` [f, m], and the others."""
+    """Return `count` evenly spaced entries of each frame's `rest` [f, m], and all other entries."""
     # Indices 0, s, 2 s, ... with s = max(1, m // count).
     chosen = torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)
     is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device).index_fill_(0, chosen, True)
@@ -126,16 +126,16 @@ def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _gathering(metric: Tensor, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights of contextual tokens, [f, count, n], and what each gets, [f, count].
+    """Return the weights [f, K, n] of contextual tokens, and their numbers of members [f, K].
 
-    A contextual token is 1 times its target plus the mean of the tokens of `others` [f, o] whose
-    metric is most similar to that of the target. The second result is how many these are.
+    Each token in `others` [f, o] is assigned to the target in `targets` [f, K] with the most
+    similar `metric`. A contextual token is its target plus the mean of these members.
     """
     similarity = cosine_similarity(take_rows(metric, targets), take_rows(metric, others))
     nearest = similarity.argmax(1, keepdim=True)
     assigned = (nearest == torch.arange(targets.shape[1], device=metric.device)[:, None]).to(similarity.dtype)
     members = assigned.sum(-1)
-    # A mean: each of the assigned tokens has an equal share.
+    # For the mean, all tokens assigned to a target have equal weights.
     shares = assigned / members.clamp_min(1)[..., None]
     weights = shares.new_zeros(*shares.shape[:2], metric.shape[1])
     weights.scatter_(2, others[:, None].expand_as(shares), shares)

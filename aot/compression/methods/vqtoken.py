@@ -1,4 +1,4 @@
-"""VQToken (arXiv 2503.16980) without its trained part: a codebook of the video's patches."""
+"""VQToken (arXiv 2503.16980) without the trained part: a codebook of the video's patches."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _PUBLISHED_ITERATIONS = {"fixed": 50, "adaptive": 100}
 class VQToken(CheckedSettings):
     """Replace the patches of the whole video by the means of their clusters.
 
-    Cosine k-means over all F * N un-pooled patches gives the codebook. A token is the mean of a
-    cluster's patches, at the pooled cell of the first of them, and tokens are in the order of these
-    first patches. Its mass is the number of its patches in units of pooled tokens (N / n patches);
-    source weights sum up patches by pooled cell.
+    Cosine k-means over all F * N patches before pooling gives the codebook. A token is the mean of
+    a cluster's patches, at the pooled cell of the cluster's first patch. Tokens are sorted by first
+    patch. The mass of a token is its number of patches times n / N. Its source weights count its
+    patches in each pooled cell.
 
-    The trained attention that follows in the paper is left out, and with it the token hash, which
-    maps patches to tokens and has no other use.
+    The trained attention of the paper is not included. Without it, the token hash, which maps
+    patches to tokens, has no use and is not included either.
 
-    The length "adaptive" tries all lengths from `least_tokens` to `most_tokens` (neither above the
-    budget) and takes the length with the greatest second difference of the distortion.
+    With `length` "adaptive", all lengths from `least_tokens` to `most_tokens` (both limited by the
+    budget) are tried. The length with the largest second difference of the distortion is used.
 
-    With `paper_exact`, source weights are those of the unit vectors. The scan takes its second
-    difference number i (from 0) for the length i + 4, at least `least_tokens`, because the program
-    forgets where the scan began.
+    With `paper_exact`, source weights apply to unit vectors. If second difference i (from 0) is the
+    largest, the length is i + 4, at least `least_tokens`: the published code ignores the start of
+    the scan.
     """
 
     card: ClassVar = Card(
@@ -67,31 +67,31 @@ class VQToken(CheckedSettings):
     )
 
     def conflicts(self) -> Conflicts:
-        """Yield a greatest number that is below the least."""
+        """Yield a conflict if `most_tokens` is below `least_tokens`."""
         if self.most_tokens < self.least_tokens:
             yield "most_tokens", "must not be below least_tokens"
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with `length` "adaptive", the number at the elbow.
+        """Keep exactly `budget` tokens; with `length` "adaptive", the length at the elbow.
 
         Raises:
-            BudgetError: If the budget is 0.
+            BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
         frames, per_frame = pooled_cells(tokens)
         if self.length == "fixed" and budget >= frames * per_frame:
             return keep_subset(tokens, torch.arange(frames * per_frame))
-        # 1. The codebook.
+        # 1. Cluster the patches.
         patches = tokens.features.flatten(0, 1)
         found = self._cluster(patches, budget) if self.length == "fixed" else self._bend(patches, budget)
-        # 2. The order of tokens: by first patch.
+        # 2. Sort the tokens by first patch.
         firsts = found.firsts()
         order = firsts.sort().indices
         # Published: means of unit vectors, in the order of the codebook.
         if self.paper_exact:
             order = torch.arange(found.clusters, device=firsts.device)
             patches = functional.normalize(patches.to(working_dtype(patches)), dim=-1)
-        # 3. The means of clusters.
+        # 3. Average the patches of each cluster.
         codebook = cluster_means(patches, found.labels, found.clusters)
         per_patch = tokens.features.shape[1]
         return kept_tokens(
@@ -104,28 +104,28 @@ class VQToken(CheckedSettings):
         )
 
     def _cluster(self, patches: Tensor, clusters: int) -> Clustering:
-        """Return the clustering of patches [F * N, D] into that many clusters."""
+        """Return the clustering of patches [F * N, D] into `clusters` clusters."""
         iterations = self.iterations or _PUBLISHED_ITERATIONS[self.length]
         return cosine_kmeans(patches, clusters, iterations=iterations, seed=self.seed)
 
     def _bend(self, patches: Tensor, budget: int) -> Clustering:
-        """Return the clustering with the length at the elbow of the distortion."""
+        """Return the clustering whose number of clusters is at the elbow of the distortion."""
         ceiling = len(patches) if self.paper_exact else min(budget, len(patches))
         lengths = range(min(self.least_tokens, ceiling), min(self.most_tokens, ceiling) + 1)
-        # A clustering for every length of the scan.
+        # Cluster once for every length of the scan.
         found = {length: self._cluster(patches, length) for length in lengths}
         bend = _greatest_bend([each.distortion for each in found.values()])
         if not self.paper_exact:
             return found[lengths[bend]]
-        # `bend` counts lengths; the published index counts second differences, one less.
+        # `bend` is an index of lengths; the published index of second differences is bend - 1.
         length = min(max(bend - 1 + 4, self.least_tokens), ceiling)
         return found.get(length) or self._cluster(patches, length)
 
 
 def _greatest_bend(curve: list[float]) -> int:
-    """Return the index of a curve's elbow: the greatest second difference.
+    """Return the index of the elbow of `curve`, where the second difference is largest.
 
-    A curve of fewer than three points has its elbow at the end.
+    With fewer than three points, return the last index.
     """
     bends = [before - 2 * here + after for before, here, after in zip(curve, curve[1:], curve[2:], strict=False)]
     return 1 + bends.index(max(bends)) if bends else len(curve) - 1

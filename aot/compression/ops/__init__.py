@@ -1,4 +1,4 @@
-"""Provide the mathematics that several methods share: tensors in, tensors out.
+"""Provide the mathematics that several methods share, as functions of tensors.
 
-Nothing here knows a model, a file or a settings object.
+This package uses no model, no file and no settings object.
 """

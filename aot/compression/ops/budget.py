@@ -1,4 +1,4 @@
-"""Share a number of tokens among frames, or among other parts."""
+"""Divide a number of tokens among frames or other parts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["even_shares", "spread"]
 
 
 def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
-    """Share `total` in proportion to `capacities` by largest remainder.
+    """Return integer shares of `total` in proportion to `capacities`, by largest remainder.
 
-    No share exceeds its capacity. Ties go to the lower index.
+    No share exceeds the capacity with the same index. Ties go to the lower index.
 
     Raises:
         ValueError: If `total` is negative or above the sum of `capacities`.
@@ -22,7 +22,7 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
     # Nothing to share, and no division by 0.
     if room == 0:
         return tuple(0 for _ in capacities)
-    # Integers, because rounded quotients could tie or not by chance.
+    # Integers, because rounding of float quotients could make or break ties.
     shares = [total * capacity // room for capacity in capacities]
     remainders = [total * capacity % room for capacity in capacities]
     by_remainder = sorted(range(len(shares)), key=lambda i: -remainders[i])
@@ -32,7 +32,7 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
 
 
 def even_shares(total: int, parts: int) -> tuple[int, ...]:
-    """Share `total` equally among `parts` >= 1; the remainder goes to parts at even distances."""
+    """Return `parts` >= 1 equal shares of `total`; the remainder is spread at even distances."""
     # round(part * total / parts) in integers, with halves rounded up.
     edges = [(2 * part * total + parts) // (2 * parts) for part in range(parts + 1)]
     return tuple(stop - start for start, stop in pairwise(edges))

@@ -25,10 +25,10 @@ def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8)
     Args:
         embeddings: [F, E], one per frame.
         segments: cut after the `segments` - 1 frames that are least similar to the next frame.
-        threshold: also cut where the cosine similarity is below this.
+        threshold: also cut after each frame whose cosine similarity to the next frame is lower.
     """
     frames = embeddings.shape[0]
-    # 1. Cut after frame i where it differs enough from frame i + 1, or is among the least similar.
+    # 1. Cut after a frame if its similarity to the next is below the threshold or among the lowest.
     similarity = neighbor_similarity(embeddings)
     cut = similarity < threshold
     cut[similarity.argsort(stable=True)[: segments - 1]] = True

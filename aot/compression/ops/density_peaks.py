@@ -12,17 +12,17 @@ from aot.compression.ops.similarity import working_dtype
 
 __all__ = ["density_peak_scores", "density_peaks"]
 
-_ROUNDING = 64  # equal rows may differ by this many units in the last place of |a|^2 + |b|^2
+_ROUNDING = 64  # largest computed |a - b|^2 of equal rows, in units of eps * (|a|^2 + |b|^2)
 
 
 def density_peak_scores(features: Tensor, neighbors: int) -> Tensor:
-    """Return scores [B, m] of features [B, m, D]; the highest ones mark the cluster centers.
+    """Return scores [B, m] of features [B, m, D]; the highest scores mark the cluster centers.
 
     The score is density * separation, with distances d = |x_i - x_j| / sqrt(D):
-    density = exp(-mean of the `neighbors` smallest d^2), which include the token's own d = 0;
-    separation = distance to the nearest denser token, or the largest distance for the densest one.
-    Between equally dense tokens, the lower index counts as denser; the published programs decide at
-    random (docs/methods.md).
+    density = exp(-mean of the `neighbors` smallest d^2), where d = 0 of a token to itself counts;
+    separation = d to the nearest denser token; for the densest token, the largest d of all pairs.
+    Of two equally dense tokens, the token with the lower index counts as denser; the published code
+    decides at random (docs/methods.md).
 
     Raises:
         ValueError: If `neighbors` is not in 1 .. m.
@@ -30,10 +30,10 @@ def density_peak_scores(features: Tensor, neighbors: int) -> Tensor:
     count = features.shape[-2]
     if not 1 <= neighbors <= count:
         raise ValueError(f"neighbors: expected 1 to {count}, got {neighbors}")
-    # 1. Density: how near the nearest neighbors are.
+    # 1. Density, from the distances to the nearest neighbors.
     squared = _squared_distances(features)
     density = (-squared.topk(neighbors, dim=-1, largest=False).values.mean(-1)).exp()
-    # 2. Rank by density. The stable sort decides ties, so that exactly one token is the densest.
+    # 2. Rank by density. The stable sort decides ties: exactly one token is the densest.
     order = density.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
     # 3. Separation: the distance to the nearest token of a better rank.
@@ -54,14 +54,14 @@ def density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
 
 
 def _squared_distances(features: Tensor) -> Tensor:
-    """Return |x_i - x_j|^2 / D, [B, m, m], from one matrix product; exactly 0 for equal rows."""
+    """Return |x_i - x_j|^2 / D, [B, m, m]: exactly 0 for equal rows. Uses one matrix product."""
     values = features.to(working_dtype(features))
     # Subtracting the mean leaves the distances as they are and reduces rounding errors.
     values = values - values.mean(-2, keepdim=True)
     norms = values.square().sum(-1)
     both = norms[:, :, None] + norms[:, None, :]
     products = values @ values.mT
-    # Symmetric to the bit, so that two tokens that are nearest to each other are equally dense.
+    # Exactly symmetric: two tokens that are nearest to each other must be equally dense.
     squared = both - (products + products.mT)
     # Rounding may leave a small distance between equal rows.
     squared = squared.masked_fill(squared < _ROUNDING * torch.finfo(values.dtype).eps * both, 0)

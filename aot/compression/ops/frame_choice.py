@@ -1,7 +1,7 @@
-"""Choose the frames of a video that a question is about.
+"""Choose the frames of a video that match a question best.
 
-Frames are scored against the question; the best frames that are not near-duplicates are chosen.
-After B-VLLM (arXiv 2412.09919), with scores instead of its trained frame selector.
+Each frame gets a score for the question. Frames with high scores are chosen unless they are
+near-duplicates. After B-VLLM (arXiv 2412.09919), but scores replace the trained frame selector.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _LEAST_DEVIATION = 1e-6  # below this, a word's cosines differ only by rounding
 def choose_frames(scores: Tensor, embeddings: Tensor, count: int, duplicate_similarity: float = 0.95) -> list[int]:
     """Return the indices of the `count` best-scoring frames (all F if F <= count) in time order.
 
-    Frames are visited from the highest score down; ties go to the earlier frame. A frame is skipped
-    as a duplicate if (1 + cosine) / 2 of its embedding with that of a chosen frame is above
-    `duplicate_similarity`. This is B-VLLM's temporal merging in the order of scores instead of
-    time, so that the best frame of a group of duplicates is chosen. Only chosen frames are compared
-    with, so that a slow change, in which each frame resembles the one before, is still covered. If
-    too few frames differ, the best duplicates fill the rest.
+    Frames are visited by descending score; ties go to the earlier frame. A frame is skipped as a
+    duplicate if (1 + cosine) / 2 is above `duplicate_similarity`, with the cosine similarity of its
+    embedding to the embedding of a chosen frame. This is the temporal merging of B-VLLM, but in the
+    order of scores instead of time: the best frame of each group of duplicates is chosen. A frame
+    is compared with chosen frames only; a slow change, in which all adjacent frames are similar, is
+    therefore still covered. If too few frames differ, the best duplicates fill the rest.
 
     Args:
         scores: [F].
@@ -43,7 +43,7 @@ def choose_frames(scores: Tensor, embeddings: Tensor, count: int, duplicate_simi
         raise ValueError(f"count: expected at least 1, got {count}")
     if len(scores) != len(embeddings):
         raise ValueError(f"axis 0 of embeddings: expected {len(scores)} frames, got {len(embeddings)}")
-    # 1. Which pairs of frames are duplicates. One transfer to the CPU serves the whole loop.
+    # 1. Find the pairs of duplicates. One transfer to the CPU serves the whole loop.
     unit = functional.normalize(embeddings.to(decision_dtype(embeddings)), dim=-1)
     alike = ((1 + unit @ unit.T) / 2 > duplicate_similarity).cpu()
     # 2. Take frames by score and set duplicates aside.
@@ -58,7 +58,7 @@ def choose_frames(scores: Tensor, embeddings: Tensor, count: int, duplicate_simi
 
 
 def text_scores(texts: Tensor, embeddings: Tensor) -> Tensor:
-    """Return each frame's mean cosine similarity [F] to texts; embeddings are [F, E] and [Q, E]."""
+    """Return [F], each frame's mean cosine similarity to `texts` [Q, E]; `embeddings` is [F, E]."""
     dtype = torch.promote_types(working_dtype(texts), working_dtype(embeddings))
     similarity = functional.normalize(embeddings.to(dtype), dim=-1) @ functional.normalize(texts.to(dtype), dim=-1).T
     return similarity.mean(-1)
@@ -67,15 +67,15 @@ def text_scores(texts: Tensor, embeddings: Tensor) -> Tensor:
 class WordScores:
     """Score how well the words of a question match each frame of a video that arrives in chunks.
 
-    A word's evidence in a frame is its highest cosine similarity to the frame's tokens. All cosines
-    of a word have a large common part, which differs from word to word. The evidence is therefore
-    standardized: its distance from the mean in standard deviations, both over the tokens of all
-    frames. This takes three running numbers per word; subtracting the mean token from the tokens
-    would need all tokens in memory.
+    A word's evidence in a frame is the word's highest cosine similarity to the frame's tokens. All
+    cosines of a word have a large common part, which differs from word to word. The evidence is
+    therefore standardized: (evidence - mean) / standard deviation, with both statistics over the
+    word's cosines to the tokens of all frames. Three running numbers per word suffice for this.
+    Subtracting the mean token instead would need all tokens in memory.
 
     Args:
-        words: [W, D]; zero vectors have cosine 0.
-        weights: [W]; sum to 1.
+        words: [W, D], the embedding of each word; zero vectors have cosine 0.
+        weights: [W], the weight of each word; they sum to 1.
     """
 
     def __init__(self, words: Tensor, weights: Sequence[float]) -> None:
@@ -87,7 +87,7 @@ class WordScores:
         self._count = 0
 
     def add(self, tokens: Tensor) -> None:
-        """Add the tokens [F, n, D] of the next frames."""
+        """Record the cosines of the next frames, whose `tokens` are [F, n, D]."""
         for part in torch.split(tokens, _CHUNK):
             cosines = functional.normalize(part.to(self._words.dtype), dim=-1) @ self._words.T
             self._best.append(cosines.amax(1).cpu().double())
@@ -98,7 +98,7 @@ class WordScores:
             self._count += len(flat)
 
     def scores(self) -> Tensor:
-        """Return each frame's score, the weighted mean over words: float64 [F] on the CPU."""
+        """Return float64 [F] on the CPU: each frame's weighted mean evidence over all words."""
         # Rounding can make the variance slightly negative.
         mean = self._sum / self._count
         deviation = (self._squares / self._count - mean.square()).clamp_min(0).sqrt()

@@ -24,8 +24,8 @@ __all__ = [
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
     """Return the window index of each patch, int64 [N] in raster order.
 
-    Each side is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g = 27 and
-    three windows per side, a window has 9 x 9 patches; on other grids the windows are nearly equal.
+    A side of g patches is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g =
+    27 and `per_side` 3, a window has 9 x 9 patches; on other grids, windows are nearly equal.
     """
     rows, cols = (_axis_windows(size, per_side) for size in grid)
     return (rows[:, None] * per_side + cols[None, :]).flatten()
@@ -38,8 +38,8 @@ def _axis_windows(size: int, per_side: int) -> Tensor:
 
 
 def patch_distances(grid: tuple[int, int]) -> Tensor:
-    """Return Euclidean distances between patches, float64 [N, N]; rows and columns span [0, 1]."""
-    # A side of one patch has position 0.
+    """Return Euclidean distances between patches, float64 [N, N]; each axis spans [0, 1]."""
+    # On an axis of one patch, the position is 0.
     axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
     positions = torch.cartesian_prod(*axes)
     distances: Tensor = (positions[:, None] - positions[None]).norm(dim=-1)
@@ -47,7 +47,7 @@ def patch_distances(grid: tuple[int, int]) -> Tensor:
 
 
 def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
-    """Return the pooled grid; (27, 27) becomes (14, 14) bilinear or (13, 13) average."""
+    """Return (rows, columns) after pooling `grid`; stride 2: 27 -> 14 (bilinear), 13 (average)."""
     if pool.kind == "bilinear":
         return math.ceil(grid[0] / pool.stride), math.ceil(grid[1] / pool.stride)
     if pool.kind == "average":
@@ -56,7 +56,7 @@ def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
 
 
 def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Pool values [F, N, D] to [F, n, D] exactly as the model does, in their dtype.
+    """Return values [F, N, D] pooled to [F, n, D] as in the model, with unchanged dtype.
 
     Raises:
         ValueError: If axis 1 does not have grid[0] * grid[1] entries.
@@ -75,7 +75,7 @@ def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Return `pool` as a matrix, float64 [n, N]; row k has the patch weights of pooled token k."""
+    """Return the matrix of `pool`, float64 [n, N]: row k holds pooled token k's patch weights."""
     # Pooling is linear, so pooling the identity yields its matrix.
     patches = grid[0] * grid[1]
     return pool(torch.eye(patches, dtype=torch.float64)[None], grid, pooling)[0]
@@ -84,8 +84,8 @@ def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
 def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
     """Return the pooled cell that contains the center of each patch, int64 [N] in raster order.
 
-    A center on the border of two cells belongs to the later one. Patches that pooling drops belong
-    to the last row or column.
+    A center on the border of two cells belongs to the later cell. Patches that average pooling
+    drops at the end of an axis belong to the last row or column.
     """
     sizes = zip(grid, pooled_grid(grid, pooling), strict=True)
     rows, cols = (_axis_cells(size, pooled, pooling) for size, pooled in sizes)
@@ -93,8 +93,8 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def tokens_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Map patch indices (int64, of all F * N) to the pooled tokens (of all F * n) they lie in."""
-    # The frame stays; the patch within it becomes a cell.
+    """Return, for each patch index (int64, among F * N), its pooled token's index among F * n."""
+    # The frame index stays; the patch index within the frame becomes a cell index.
     rows, cols = pooled_grid(grid, pooling)
     cells = cells_of_patches(grid, pooling).to(patch.device)
     return patch // len(cells) * (rows * cols) + cells[patch % len(cells)]
@@ -105,5 +105,5 @@ def _axis_cells(size: int, pooled: int, pooling: Pooling) -> Tensor:
     # Average pooling drops patches after the last full cell.
     if pooling.kind == "average":
         return (index // pooling.stride).clamp_max(pooled - 1)
-    # floor((index + 1/2) * pooled / size) in integers, where a center on a border is exact.
+    # floor((index + 1/2) * pooled / size) in integers: exact for a center on a border.
     return (2 * index + 1) * pooled // (2 * size)

@@ -1,4 +1,4 @@
-"""Average groups of tokens with the same result on every run."""
+"""Average groups of tokens, with the same bits in every run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ __all__ = ["group_means"]
 def group_means(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Return the mean of each group's rows, [groups, D].
 
-    Rows are summed in ascending order. `index_add_` would sum in a different order on each run on
-    CUDA.
+    Rows are summed in ascending order. On CUDA, `index_add_` would use another order in each run.
 
     Args:
         values: [m, D], float32 or float64.

@@ -1,4 +1,4 @@
-"""Decide whether the Triton kernels run on a device; each has an equivalent in torch."""
+"""Decide whether Triton kernels can run on a device; each kernel has an equivalent in torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["on_device", "runs_triton"]
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Return whether a device is a CUDA device and Triton is installed and finds a C compiler."""
+    """Return whether `device` is a CUDA device on which Triton works (this needs a C compiler)."""
     return device.type == "cuda" and _has_triton()
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which `device` is the current one.
+    """Return a context in which `device` is the current CUDA device; empty for other types.
 
     Triton launches on the current device, even if the arguments are on another.
     """

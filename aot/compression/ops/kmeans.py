@@ -14,19 +14,19 @@ from aot.compression.ops.similarity import decision_dtype, working_dtype
 __all__ = ["Clustering", "cluster_means", "cluster_sizes", "cosine_kmeans", "row_chunks", "seed_points"]
 
 _TABLE_BYTES = 8 << 20  # largest temporary table, of points by clusters or points by channels
-_FLOOR = 1e-6  # added to squared distances, so that points that equal a seed can still be drawn
+_FLOOR = 1e-6  # added to squared distances: points that equal a seed can still be drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """Hold a partition of m points into K clusters, none of them empty.
+    """Hold a partition of m points into K non-empty clusters.
 
     Attributes:
         labels: int64 [m], each point's cluster in 0 .. K - 1.
         similarity: [m], each point's cosine similarity to its nearest center; 1 for a point that
-            was moved to a cluster without points.
+            was moved into an empty cluster.
         clusters: K.
-        iterations: how many times the centers were updated.
+        iterations: the number of updates of the centers.
     """
 
     labels: Tensor
@@ -56,16 +56,16 @@ def cosine_kmeans(
 
     Each point belongs to the center with the highest cosine similarity; a center is the mean of its
     points' unit vectors. Ties go to the lower index. Seeds are drawn by k-means++ with a private
-    generator. A cluster without points keeps its center during the iterations; after them it takes
-    the point with the lowest similarity to its own center. The same points give the same clusters
-    on the same device.
+    generator. An empty cluster keeps its center during the iterations. Then each empty cluster
+    takes the point that is least similar to the center of its cluster. The same points give the
+    same clusters on the same device.
 
     Args:
         points: [m, D].
         clusters: in 1 .. m.
-        iterations: the most iterations, at least 1.
-        tolerance: stop when the centers move by less than this (Frobenius norm).
-        seed: of the generator.
+        iterations: the largest number of iterations, at least 1.
+        tolerance: stop when the Frobenius norm of the centers' change is lower.
+        seed: the seed of the generator.
 
     Raises:
         ValueError: If `clusters` is not in 1 .. m, or `iterations` is below 1.
@@ -74,7 +74,7 @@ def cosine_kmeans(
         raise ValueError(f"clusters: expected 1 to {len(points)}, got {clusters}")
     if iterations < 1:
         raise ValueError(f"iterations: expected at least 1, got {iterations}")
-    # 1. Seeds. The draws are made on the CPU and are therefore the same for every device.
+    # 1. Seeds. The random numbers are drawn on the CPU and are the same for every device.
     unit = functional.normalize(points.to(working_dtype(points)), dim=-1)
     draws = torch.rand(clusters, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     centers = unit[seed_points(unit, draws)]
@@ -84,7 +84,7 @@ def cosine_kmeans(
         passed += 1
         labels, similarity = _nearest(unit, centers)
         moved = cluster_means(unit, labels, clusters)
-        # A cluster without points keeps its center for now.
+        # An empty cluster keeps its center for now.
         moved = torch.where(cluster_sizes(labels, clusters)[:, None] > 0, moved, centers)
         shift, centers = (moved - centers).norm(), moved
         if shift < tolerance:
@@ -95,14 +95,14 @@ def cosine_kmeans(
 
 
 def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
-    """Return the indices [K] of k-means++ seeds among unit vectors.
+    """Return the indices [K] of the k-means++ seeds among the points.
 
     The first seed is drawn uniformly. Each further seed is drawn with a probability proportional to
-    the squared distance to the nearest seed so far.
+    the squared distance to the nearest earlier seed.
 
     Args:
-        unit: [m, D].
-        draws: [K] uniform random numbers in [0, 1), one per seed.
+        unit: [m, D], the points as unit vectors.
+        draws: [K], uniform random numbers in [0, 1), one per seed.
     """
     draws = draws.to(unit.device, decision_dtype(unit))
     distance = torch.ones(len(unit), dtype=unit.dtype, device=unit.device)
@@ -119,16 +119,16 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
 
 
 def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Return the mean of each label's values [m, D], or 0: [K, D] in the working dtype."""
+    """Return [K, D], the mean of the values [m, D] of each label; 0 for a label without values."""
     sums = values.new_zeros(clusters, values.shape[1], dtype=working_dtype(values))
-    # In chunks, so that no converted copy of all values is made.
+    # In chunks: a converted copy of all values would need too much memory.
     each = torch.arange(clusters, device=labels.device)[:, None]
     for rows in row_chunks(len(values), max(sums.shape), sums.element_size()):
         part = values[rows].to(sums.dtype)
         if values.device.type == "cpu":
             sums.index_add_(0, labels[rows], part)
         else:
-            # `index_add_` sums in a random order on GPUs; a matrix product repeats its order.
+            # On GPUs `index_add_` sums in random order; a matrix product uses a fixed order.
             sums += (labels[rows] == each).to(sums.dtype) @ part
     return sums / cluster_sizes(labels, clusters).clamp_min(1)[:, None]
 
@@ -139,23 +139,23 @@ def cluster_sizes(labels: Tensor, clusters: int) -> Tensor:
 
 
 def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
-    """Yield slices that cover `rows` rows, so short that a table of slice x `width` stays small."""
+    """Yield slices that cover `rows`; a table of slice x `width` items has at most 8 MiB."""
     step = max(1, _TABLE_BYTES // (width * item_bytes))
     for first in range(0, rows, step):
         yield slice(first, first + step)
 
 
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most similar center [K, D] of unit vectors [m, D], and the cosine: both [m]."""
+    """Return, for each unit vector [m, D], the index of the most similar center and the cosine."""
     towards = functional.normalize(centers, dim=-1).mT
     parts = [(unit[rows] @ towards).max(-1) for rows in row_chunks(len(unit), len(centers), unit.element_size())]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Return labels and similarities after each empty cluster has taken the worst-fitting point."""
+    """Return labels and similarities after moving the least similar points to empty clusters."""
     empty = (cluster_sizes(labels, clusters) == 0).nonzero().flatten()
-    # Medoids stay, so that no cluster loses its last point.
+    # Medoids never move: no cluster loses its last point.
     medoids = _medoids(labels, similarity, clusters)
     fit = similarity.index_fill(0, medoids[medoids < len(labels)], torch.inf)
     moved = fit.sort(stable=True).indices[: len(empty)]
@@ -169,6 +169,6 @@ def _medoids(labels: Tensor, similarity: Tensor, clusters: int) -> Tensor:
 
 
 def _lowest(labels: Tensor, clusters: int, among: Tensor) -> Tensor:
-    """Return the lowest index of each label among the points where `among` [m] is true; else m."""
+    """Return [K], the lowest index with each label where `among` [m] is true; m without a match."""
     index = torch.arange(len(labels), device=labels.device).masked_fill_(~among, len(labels))
     return index.new_full((clusters,), len(labels)).scatter_reduce_(0, labels, index, "amin")

@@ -1,4 +1,4 @@
-"""Assign tokens to the nearest of given cluster centers."""
+"""Assign tokens to the nearest cluster center."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ __all__ = ["members_of", "nearest_centers"]
 
 
 def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
-    """Return the nearest center of each token, int64 [B, m], as a rank in 0 .. K - 1.
+    """Return the nearest center of each token, int64 [B, m], as an index into `centers`.
 
-    A center belongs to itself. Ties go to the first in `centers`.
+    A center is its own nearest center. Ties go to the lower index into `centers`.
 
     Args:
         features: [B, m, D].
-        centers: [B, K], token indices of the centers.
+        centers: [B, K], the token indices of the centers.
     """
     values = features.to(working_dtype(features))
     rows = torch.arange(len(values), device=values.device)[:, None]
-    # Direct differences: the faster matrix product loses the small distances that decide.
+    # Direct differences: the faster matrix product loses small distances, which decide here.
     distances = torch.cdist(values, values[rows, centers], compute_mode="donot_use_mm_for_euclid_dist")
-    # A center that equals an earlier one would otherwise lose its own token to it.
+    # Without this, a center with the features of an earlier center would belong to that center.
     own = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)
     return distances.argmin(-1).scatter(1, centers, own)
 
 
 def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
-    """Return a membership matrix [B, K, m]: 1 if token j belongs to center k, else 0.
+    """Return a membership matrix [B, K, m]: entry [k, j] is 1 if token j belongs to center k.
 
-    Sums over clusters become matrix products, which repeat to the bit on every device.
+    With it, sums over clusters are matrix products, which give the same bits in every run.
 
     Args:
         owners: [B, m], from `nearest_centers`.
         clusters: K.
-        dtype: of the matrix.
+        dtype: the dtype of the matrix.
     """
     ranks = torch.arange(clusters, device=owners.device)
     return (owners[:, None, :] == ranks[:, None]).to(dtype)

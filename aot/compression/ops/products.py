@@ -19,8 +19,8 @@ def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
     weights = weights.to(working_dtype(features))
     if features.dtype == weights.dtype or not _takes_halves(features.device):
         return _product(weights, features)
-    # Split the weights into a rounded half-precision part and its rounding error, also in half
-    # precision. The sum of both products is nearly as exact as float32 weights.
+    # Split the weights into a rounded part and the rounding error, both in half precision. The sum
+    # of both products is nearly as exact as one product with float32 weights.
     rounded = weights.to(features.dtype)
     lost = (weights - rounded).to(features.dtype)
     of_rounded, of_lost = _product(torch.cat([rounded, lost], 1), features).chunk(2, 1)
@@ -28,11 +28,13 @@ def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
 
 
 def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
-    """Return cosine similarities [F, N, M] of patches to their frame's anchors; 0 for zero vectors.
+    """Return cosine similarities [F, N, M] of patches to the anchors of the same frame.
+
+    Zero vectors have similarity 0.
 
     Args:
-        features: [F, N, D].
-        anchor_index: [F, M], patch indices of the anchors.
+        features: [F, N, D], the features of the patches.
+        anchor_index: [F, M], the patch indices of the anchors.
     """
     norms = _norms(features).clamp_min(1e-12)
     products = _product(features, take_rows(features, anchor_index).mT)
@@ -40,12 +42,12 @@ def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Return the rows `index` [F, M] of values [F, N, D]: [F, M, D]."""
+    """Return [F, M, D]: from frame f of values [F, N, D], the rows index[f] of index [F, M]."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in the working dtype, float32 if both are in half precision."""
+    """Return left @ right in the working dtype (float32 for half-precision input)."""
     dtype = torch.promote_types(working_dtype(left), working_dtype(right))
     if left.dtype == right.dtype == dtype:
         return left @ right
@@ -57,7 +59,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _norms(features: Tensor) -> Tensor:
     """Return the norms [F, N] of features [F, N, D] in the working dtype."""
     dtype = working_dtype(features)
-    # Except on CUDA, `dtype=` first makes a converted copy of the whole input.
+    # On devices other than CUDA, `dtype=` first makes a converted copy of the whole input.
     parts = [features] if features.is_cuda or features.dtype == dtype else _chunks(features)
     return torch.cat([torch.linalg.vector_norm(part, dim=-1, dtype=dtype) for part in parts])
 
@@ -67,5 +69,5 @@ def _chunks(values: Tensor) -> Sequence[Tensor]:
 
 
 def _takes_halves(device: torch.device) -> bool:
-    """Return whether torch multiplies half-precision matrices into float32 (CUDA, torch >= 2.8)."""
+    """Return whether torch can multiply half-precision matrices into float32 on `device`."""
     return device.type == "cuda" and "out_dtype" in (torch.bmm.__doc__ or "")

@@ -1,4 +1,4 @@
-"""Decide how many tokens each frame keeps, and select those with the lowest scores."""
+"""Decide how many tokens each frame keeps, and select the tokens with the lowest scores."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _HALVINGS = 64
 
 
 def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) -> tuple[int, ...]:
-    """Divide `total` in proportion to `weights`, each share in least .. most, by largest remainder.
+    """Return integer shares of `total` in proportion to `weights`, each in least .. most.
 
-    If a bound limits a share, the other shares make up the difference in proportion. Ties between
-    remainders go to the lower index.
+    If a bound limits a share, the other shares take the difference in proportion. The rest from
+    rounding down goes to the largest remainders; ties go to the lower index.
 
     Args:
         total: the sum of the shares.
-        weights: positive.
-        least: lower bound of each share.
-        most: upper bound of each share.
+        weights: positive weights, one per share.
+        least: the lower bound of each share.
+        most: the upper bound of each share.
 
     Raises:
         ValueError: If no shares within the bounds sum to `total`.
@@ -30,7 +30,7 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
     count = len(weights)
     if not count * least <= total <= count * most:
         raise ValueError(f"total: expected {count * least} to {count * most}, got {total}")
-    # 1. Bisect the factor at which the clamped shares sum to `total`; the sum grows with it.
+    # 1. Find the factor at which the clamped shares sum to `total`, by bisection.
     weight = torch.tensor(weights, dtype=torch.float64)
     low, high = 0.0, most / float(weight.min())
     for _ in range(_HALVINGS):
@@ -46,7 +46,7 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
 
 
 def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
-    """Return the indices of the counts[f] tokens with the lowest scores in each frame f.
+    """Return the indices of the lowest-scoring tokens, counts[f] of them from each frame f.
 
     Ties go to the lower index.
 
@@ -55,10 +55,10 @@ def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
         counts: [F], in 0 .. n.
 
     Returns:
-        Indices [K] into all F * n tokens, by frame and then by ascending score.
+        Indices [K] into all F * n tokens, sorted by frame and then by ascending score.
     """
     frames, per_frame = scores.shape
-    # Sort every frame, then take the first counts[f] of its row; the mask keeps this one batch.
+    # Sort every frame, then take the first counts[f] of row f; a mask does this without a loop.
     order = scores.sort(dim=-1, stable=True).indices
     index = order + per_frame * torch.arange(frames, device=scores.device)[:, None]
     return index[torch.arange(per_frame, device=scores.device) < counts.to(scores.device)[:, None]]

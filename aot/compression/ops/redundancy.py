@@ -1,7 +1,7 @@
-"""Find what a video repeats: clips, and the positions in them that stay the same.
+"""Find redundancy in a video: clips, and the static positions of each clip.
 
-A static position yields one token per clip, the mean over the clip's frames. All other tokens are
-dynamic. The budget is divided among both.
+The tokens of a static position are similar in all frames of the clip. Their mean over the frames
+is one static token. All other tokens are dynamic. Static and dynamic tokens share the budget.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Count a clip's tokens: the static ones, and the dynamic ones of each of its frames."""
+    """Hold the number of static tokens of a clip and of dynamic tokens of each frame."""
 
     static: int
     dynamic: tuple[int, ...]
 
     @property
     def total(self) -> int:
-        """Return the number of all tokens of the clip."""
+        """Return the number of static and dynamic tokens of the clip."""
         return self.static + sum(self.dynamic)
 
 
 def share_out(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Divide `budget` among all static sets and frames in proportion to their capacity.
+    """Divide `budget` among the static sets and frames of all clips, in proportion to capacity.
 
-    Every set and frame with a capacity keeps at least one token if the budget allows that. Rounding
-    and ties are those of `spread`; a clip's static set comes before its frames.
+    Each static set or frame with a capacity above 0 gets at least one token if `budget` suffices.
+    Rounding and ties follow `spread`; the static set of a clip precedes the frames of the clip.
 
     Raises:
         ValueError: If `budget` is above the sum of the capacities.
@@ -53,11 +53,11 @@ def share_out(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
 
 
 def _share(capacities: Sequence[int], budget: int) -> Sequence[int]:
-    """Return proportional shares, at least 1 where there is capacity if `budget` allows."""
+    """Return proportional shares, at least 1 for each capacity above 0 if `budget` suffices."""
     if budget < sum(capacity > 0 for capacity in capacities):
         return spread(budget, capacities)
-    single = [False] * len(capacities)  # those that get one token because their share rounds to 0
-    # Taking these tokens from the rest can round further shares to 0, so repeat until none is 0.
+    single = [False] * len(capacities)  # which parts get one token because the share rounds to 0
+    # These tokens reduce the other shares, and further shares can round to 0: repeat until none is.
     while True:
         others = [0 if one else capacity for one, capacity in zip(single, capacities, strict=True)]
         shares = [one + share for one, share in zip(single, spread(budget - sum(single), others), strict=True)]
@@ -72,9 +72,9 @@ class Redundancy:
 
     Attributes:
         clips: S clips that cover all frames.
-        similarity: [S, n], how similar the tokens of a position are over the clip; -inf in a clip
-            of one frame.
-        static: bool [S, n], whether the tokens of a position are merged into their mean.
+        similarity: [S, n], the similarity of a position's tokens over the frames of a clip; -inf in
+            a clip of one frame.
+        static: bool [S, n], whether a position's tokens in a clip are merged into their mean.
     """
 
     clips: tuple[Clip, ...]
@@ -83,12 +83,12 @@ class Redundancy:
 
     @classmethod
     def above(cls, threshold: float, clips: Sequence[Clip], similarity: Iterable[Tensor]) -> Redundancy:
-        """Make a position static where its similarity, [n] for each clip, is above `threshold`."""
+        """Make positions static if their `similarity`, [n] per clip, is above `threshold`."""
         table = torch.stack(list(similarity))
         return cls(tuple(clips), table, table > threshold)
 
     def capacity(self) -> tuple[Quota, ...]:
-        """Return the number of tokens that remain after merging the static positions."""
+        """Return the number of tokens of each clip after merging the static positions."""
         positions = self.static.shape[1]
         counts = self.static.sum(1).tolist()
         return tuple(
@@ -96,10 +96,10 @@ class Redundancy:
         )
 
     def with_room_for(self, budget: int) -> Redundancy:
-        """Return a copy in which enough static positions are dynamic again to have `budget` tokens.
+        """Return a copy with so few static positions that at least `budget` tokens remain.
 
-        The least similar positions change first. Ties go to the earlier clip, then to the lower
-        position. `budget` is at most F * n.
+        The least similar static positions become dynamic first. Ties go to the earlier clip, then
+        to the lower position. `budget` is at most F * n.
         """
         missing = budget - sum(quota.total for quota in self.capacity())
         if missing <= 0:
@@ -107,7 +107,7 @@ class Redundancy:
         # A position of a clip of W frames gains W - 1 tokens when it becomes dynamic.
         wins = torch.tensor([len(clip) - 1 for clip in self.clips], device=self.static.device)
         ranked = self.similarity.masked_fill(~self.static, torch.inf).flatten().sort(stable=True).indices
-        # Release positions as long as those before them in the ranking gain fewer than are missing.
+        # Release a position if all positions with a better rank gain fewer tokens than are missing.
         won = (wins[:, None] * self.static).flatten()[ranked]
         released = torch.zeros_like(self.static).flatten()
         released[ranked] = won.cumsum(0) - won < missing
@@ -115,14 +115,14 @@ class Redundancy:
 
 
 def position_similarity(features: Tensor) -> Tensor:
-    """Return each position's mean cosine similarity over all pairs of frames: [n]; -inf if W is 1.
+    """Return [n], each position's mean cosine similarity over all pairs of frames; -inf if W is 1.
 
-    features: [W, n, D]. The cost grows with W and not with W^2.
+    `features` is [W, n, D] for W frames. The cost grows with W and not with W^2.
     """
     frames = len(features)
     if frames == 1:
         return features.new_full(features.shape[1:2], -torch.inf)
-    # |sum of unit vectors|^2 is the sum of the cosines of all pairs, including each with itself.
+    # |sum of unit vectors|^2 is the sum of the cosines of all pairs, including (i, i).
     unit = functional.normalize(features, dim=-1)
     own = unit.square().sum((0, 2))
     pairs: Tensor = (unit.sum(0).square().sum(-1) - own) / (frames * (frames - 1))
@@ -130,9 +130,10 @@ def position_similarity(features: Tensor) -> Tensor:
 
 
 def least_similarities(similarity: Tensor, clips: Sequence[Clip]) -> list[Tensor]:
-    """Return each clip's lowest similarity of adjacent frames, [n]; -inf for a clip of one frame.
+    """Return, per clip, [n]: each position's lowest similarity of adjacent frames.
 
-    similarity: [F - 1, n], of each position in frame i to the same position in frame i + 1.
+    The value is -inf in a clip of one frame. `similarity` [F - 1, n] has the similarities between
+    frames i and i + 1 at the same position.
     """
     nothing = similarity.new_full(similarity.shape[1:], -torch.inf)
     return [similarity[clip.first : clip.stop - 1].amin(0) if len(clip) > 1 else nothing for clip in clips]
@@ -141,11 +142,11 @@ def least_similarities(similarity: Tensor, clips: Sequence[Clip]) -> list[Tensor
 def most_saving_clips(alike: Tensor) -> tuple[Clip, ...]:
     """Return the clips whose static positions save the most tokens (HoliTom, arXiv 2505.21334).
 
-    alike: bool [F - 1, n], whether a position stays the same from one frame to the next. A clip of
-    W frames saves W - 1 tokens for every position that stays the same in all of it. The optimum is
-    found by dynamic programming; ties go to the shorter last clip.
+    `alike` is bool [F - 1, n]: whether a position stays the same from one frame to the next. A clip
+    of W frames saves W - 1 tokens for every position that stays the same in all W frames. Dynamic
+    programming finds the optimum; ties go to the shorter last clip.
     """
-    # 1. best[stop]: the most tokens that clips of frames 0 .. stop - 1 can save.
+    # 1. best[stop]: the largest number of tokens that clips of frames 0 .. stop - 1 can save.
     saved = _savings(alike)
     frames = len(saved)
     best = torch.zeros(frames + 1, dtype=torch.long)
@@ -164,17 +165,17 @@ def most_saving_clips(alike: Tensor) -> tuple[Clip, ...]:
 
 
 def _savings(alike: Tensor) -> Tensor:
-    """Return the tokens saved by a clip, int64 [F, F] on the CPU.
+    """Return the number of tokens that each possible clip saves, int64 [F, F] on the CPU.
 
-    Entry [e, w] is of the clip of w + 1 frames whose last frame is e.
+    Entry [e, w] is for the clip of w + 1 frames whose last frame is e.
     """
     steps = len(alike)
-    # 1. For how many steps each position has stayed the same, up to each step: 0 where it changes.
+    # 1. Per step and position: the number of steps since the last change, 0 at a change.
     step = torch.arange(steps, device=alike.device)[:, None]
     streak = step - torch.where(alike, -1, step).cummax(0).values
-    # 2. counts[e, w]: the positions that had stayed the same for exactly w steps at frame e.
+    # 2. counts[e, w]: the number of positions that are the same for exactly w steps before frame e.
     counts = torch.zeros(steps + 1, steps + 1, dtype=torch.long, device=alike.device)
     counts[1:].scatter_add_(1, streak, torch.ones_like(streak))
-    # 3. Those of w steps or more are static in the clip, and each saves w tokens.
+    # 3. Positions with w steps or more are static in the clip [e, w]; each saves w tokens.
     enduring = counts.flip(1).cumsum(1).flip(1)
     return (enduring * torch.arange(steps + 1, device=alike.device)).cpu()

@@ -11,13 +11,13 @@ __all__ = ["cosine_similarity", "decision_dtype", "temporal_weight", "working_dt
 
 
 def working_dtype(values: Tensor) -> torch.dtype:
-    """Return the dtype to compute in: float64 for float64 input, else float32."""
-    # In half precision exp(-C / 0.1) is zero beyond C = 1.7.
+    """Return the dtype for computations: float64 if `values` is float64, else float32."""
+    # In half precision, exp(-C / 0.1) is zero for a transport cost C above 1.7.
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def decision_dtype(values: Tensor) -> torch.dtype:
-    """Return the dtype to make decisions in: float64, or float32 on MPS, which has no float64."""
+    """Return the dtype for decisions: float64, or float32 on MPS, which has no float64."""
     # Which tokens are distinct can depend on differences of 1e-7. Few tokens are involved, so
     # float64 costs little.
     return torch.float32 if values.device.type == "mps" else torch.float64
@@ -35,8 +35,9 @@ def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:
-    """Return 1 - exp(-j^2 / (2 sigma^2)), the weight of dissimilarity j frames after the keyframe.
+    """Return the weight of dissimilarity `offset_frames` after the keyframe, in [0, 1).
 
-    Used in Phase II of AOT (docs/algorithm.md, section 4).
+    The weight is 1 - exp(-j^2 / (2 sigma^2)) with j = `offset_frames` and sigma = `sigma_frames`,
+    for Phase II of AOT (docs/algorithm.md, section 4).
     """
     return 1.0 - math.exp(-(offset_frames**2) / (2 * sigma_frames**2 + 1e-9))

@@ -15,12 +15,12 @@ __all__ = ["Matching", "match_pairs", "merge_matched"]
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Record which tokens are merged into which.
+    """Record into which token each token is merged.
 
     Attributes:
-        target: int64 [B, T], the token that each token is merged into; its own index if it stays.
-        ranked: int64 [B, ceil(T / 2)], the tokens with an even index, by descending similarity to
-            their partner with an odd index.
+        target: int64 [B, T]; token i is merged into token target[i], and stays if target[i] is i.
+        ranked: int64 [B, ceil(T / 2)], the even token indices, sorted by descending similarity of
+            the token to its partner with an odd index.
     """
 
     target: Tensor
@@ -28,13 +28,13 @@ class Matching:
 
 
 def match_pairs(metric: Tensor, merges: int) -> Matching:
-    """Match the tokens of metric [B, T, d] by cosine similarity.
+    """Match tokens by the cosine similarity of their vectors in `metric` [B, T, d].
 
-    Each token with an even index is paired with the most similar token with an odd index. The
-    `merges` most similar pairs are merged, into the odd token. Ties go to the lower index.
+    Each token with an even index is paired with the most similar token with an odd index. In the
+    `merges` most similar pairs, the even index is merged into the odd. Ties go to the lower index.
 
     Raises:
-        ValueError: If `merges` is not in 0 .. ceil(T / 2), or there is no odd index to merge into.
+        ValueError: If `merges` is not in 0 .. ceil(T / 2), or is above 0 with fewer than 2 tokens.
     """
     batch, count = metric.shape[:2]
     most = (count + 1) // 2 if count > 1 else 0
@@ -43,25 +43,25 @@ def match_pairs(metric: Tensor, merges: int) -> Matching:
     target = torch.arange(count, device=metric.device).expand(batch, count).clone()
     if merges == 0:
         return Matching(target, target[:, ::2])
-    # 1. The best partner of each even token.
+    # 1. Find the most similar odd token for each even token.
     unit = functional.normalize(metric.to(working_dtype(metric)), dim=-1)
     similarity, partner = (unit[:, ::2] @ unit[:, 1::2].mT).max(-1)
-    # 2. The most similar pairs; even token i has index 2 i, odd token j has index 2 j + 1.
+    # 2. Rank the pairs by similarity; even token i has index 2 i, odd token j has index 2 j + 1.
     ranked = similarity.sort(dim=-1, descending=True, stable=True).indices
     merged = ranked[:, :merges]
     return Matching(target.scatter(1, 2 * merged, 2 * partner.gather(1, merged) + 1), 2 * ranked)
 
 
 def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge tokens into means that are weighted by size.
+    """Merge each token into its target; merged values are means that are weighted by size.
 
     Args:
         values: [B, T, D].
-        sizes: [B, T], how many tokens each is already made of.
+        sizes: [B, T], the number of original tokens in each token.
         target: [B, T], from `match_pairs`.
 
     Returns:
-        The remaining tokens in ascending order: values [B, T', D], sizes [B, T'], indices [B, T'].
+        Values [B, T', D], sizes [B, T'] and ascending indices [B, T'] of the remaining tokens.
     """
     # 1. Add values and sizes at the targets.
     batch, count, width = values.shape

@@ -1,6 +1,6 @@
-"""Trace what merged tokens are made of.
+"""Trace the pooled tokens that each merged token consists of, and their weights.
 
-Runs on the CPU, where sums repeat to the bit, and only on request: compression never needs it.
+This runs only on request, and on the CPU, where sums are the same in every run.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ __all__ = ["blended", "chosen", "joined", "merged", "of_chunks", "of_frames", "o
 
 
 def unchanged(index: Tensor) -> SourceWeights:
-    """Return one token for each index of a pooled token in `index`, int64 of any shape."""
+    """Return the sources of unchanged pooled tokens with indices `index` (int64, any shape)."""
     index = index.flatten().cpu()
     return SourceWeights(len(index), torch.arange(len(index)), index, torch.ones(len(index), dtype=torch.float64))
 
 
 def of_frames(weights: Tensor, first: int) -> SourceWeights:
-    """Return the tokens of consecutive frames, each a weighted mean over its own frame.
+    """Return the sources of tokens that are weighted means of the pooled tokens of one frame.
 
     Args:
-        weights: [f, k, n], of the frame's n pooled tokens in each of its k tokens.
-        first: the index of the first of the f frames.
+        weights: [f, k, n], the weight of each pooled token (axis 2) in each token (axis 1) of a
+            frame (axis 0).
+        first: the index of the first of these f consecutive frames.
     """
     weights = weights.cpu().double()
     frame, row, cell = weights.nonzero(as_tuple=True)
@@ -39,7 +40,7 @@ def of_frames(weights: Tensor, first: int) -> SourceWeights:
 
 
 def joined(parts: Sequence[SourceWeights]) -> SourceWeights:
-    """Return the tokens of all parts one after the other."""
+    """Return the sources of the tokens of all `parts`, concatenated."""
     firsts = [0, *accumulate(part.count for part in parts)]
     return SourceWeights(
         firsts[-1],
@@ -50,12 +51,12 @@ def joined(parts: Sequence[SourceWeights]) -> SourceWeights:
 
 
 def merged(tokens: SourceWeights, group: Tensor, weight: Tensor | None = None) -> SourceWeights:
-    """Return the means of groups of tokens.
+    """Return the sources of the means of groups of tokens.
 
     Args:
-        tokens: the tokens to merge.
-        group: the group of each token; a negative one drops the token.
-        weight: of each token in its mean; equal if None.
+        tokens: the sources of the tokens to merge.
+        group: the group of each token; a token with a negative group is dropped.
+        weight: the weight of each token in the mean of its group; None for equal weights.
     """
     group = group.flatten().cpu()
     # A mean of means weights each entry by the product of both weights, up to normalization.
@@ -66,9 +67,9 @@ def merged(tokens: SourceWeights, group: Tensor, weight: Tensor | None = None) -
 
 
 def blended(tokens: SourceWeights, others: SourceWeights, own: Tensor | float) -> SourceWeights:
-    """Return own * tokens + (1 - own) * others by token; a token unchanged if `others` lacks it.
+    """Return own * tokens + (1 - own) * others for each token.
 
-    own: [count] or one number, in [0, 1].
+    A token that has no entry in `others` stays unchanged. `own` is [count] or a number, in [0, 1].
     """
     is_blend = torch.zeros(tokens.count, dtype=torch.bool).index_fill_(0, others.token, True)
     own = torch.where(is_blend, torch.as_tensor(own).cpu().double(), 1.0)
@@ -81,7 +82,7 @@ def blended(tokens: SourceWeights, others: SourceWeights, own: Tensor | float) -
 
 
 def chosen(tokens: SourceWeights, order: Tensor) -> SourceWeights:
-    """Return the tokens with indices `order` (int64 [K], all different), in this order."""
+    """Return the sources of the tokens `order` (int64 [K], distinct indices), in this order."""
     rank = torch.full((tokens.count,), -1)
     rank[order.cpu()] = torch.arange(len(order))
     return merged(tokens, rank)
@@ -103,13 +104,13 @@ def of_patches(tokens: VisualTokens, labels: Tensor, order: Tensor) -> SourceWei
 
 
 def of_kept(kept: CompressedTokens) -> SourceWeights:
-    """Return what kept tokens are made of, in float32, sorted by token and source, each pair once.
+    """Return the sources of kept tokens in float32, with unique (token, source) pairs, sorted.
 
-    Without `sources` from the method, every token is an unchanged pooled token.
+    If `kept.sources` is None, every kept token is an unchanged pooled token.
     """
     found = kept.sources or unchanged(kept.cell)
     token, source, weight = found.token.cpu(), found.source.cpu(), found.weight.cpu()
-    # One integer per pair lets `unique` sort the pairs and find repeats.
+    # With one integer per pair, `unique` sorts the pairs and finds repeated pairs.
     total = _pooled_tokens(kept)
     pairs, pair = (token * total + source).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     weight = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, pair, weight.double())
@@ -119,7 +120,10 @@ def of_kept(kept: CompressedTokens) -> SourceWeights:
 
 
 def of_chunks(parts: Sequence[CompressedTokens]) -> SourceWeights | None:
-    """Return `of_kept` of consecutive chunks as one, counted through all; None if not traced."""
+    """Return the joined sources of consecutive chunks; None if a chunk was not traced.
+
+    The indices of pooled tokens count through all chunks.
+    """
     sources = [part.sources for part in parts if part.sources is not None]
     if len(sources) < len(parts):
         return None
@@ -132,7 +136,7 @@ def of_chunks(parts: Sequence[CompressedTokens]) -> SourceWeights | None:
 
 
 def _concatenated(values: Sequence[Tensor | None]) -> Tensor | None:
-    """Return all values one after the other; None if one is missing."""
+    """Return the concatenated `values`; None if any of them is None."""
     present = [each for each in values if each is not None]
     return torch.cat(present) if len(present) == len(values) else None
 
@@ -142,7 +146,7 @@ def _pooled_tokens(kept: CompressedTokens) -> int:
 
 
 def _normalized(count: int, token: Tensor, source: Tensor, weight: Tensor) -> SourceWeights:
-    """Return weights that sum to 1 in each token, without entries of weight 0."""
+    """Return the sources without entries of weight 0; the weights of each token sum to 1."""
     total = torch.zeros(count, dtype=torch.float64).index_add_(0, token, weight)
     held = weight > 0
     return SourceWeights(count, token[held], source[held], weight[held] / total[token[held]])

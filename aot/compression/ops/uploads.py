@@ -9,10 +9,10 @@ __all__ = ["uploaded"]
 
 
 def uploaded(values: Tensor, device: torch.device) -> Tensor:
-    """Return `values` on `device`, in order with the work queued there.
+    """Return `values` on `device`; on CUDA, the copy is queued after the work on the device.
 
-    A copy from ordinary memory makes the host wait until the device has done all its work. A copy
-    from pinned memory is queued. torch keeps pinned memory until its copy is done.
+    For a copy from pageable memory, the host waits until the device has finished all work. A copy
+    from pinned memory is queued. torch keeps the pinned memory until the copy is done.
     """
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)

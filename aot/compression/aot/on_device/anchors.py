@@ -1,8 +1,8 @@
-"""Choose anchors and kept cells in Triton, as `anchors` and `aot.compression.aot.budget` in torch.
+"""Choose anchors and kept cells in Triton, as `anchors` and `budget` do in torch.
 
-"Queued" in these modules means: the host only queues work and never waits for the device. It does
-not know how many anchors there are. Tensors that depend on this number have room for all patches
-of a frame, and kernels read it from the device.
+In these modules, "queued" means: the host only queues work and never waits for the device. So the
+host does not know the number of anchors. Tensors that depend on this number have room for all
+patches of a frame, and kernels read the number from the device.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _TILE = 64  # patches or cells that a program compares with all others
 
 @dataclass(frozen=True, slots=True)
 class QueuedAllocation:
-    """Anchors, kept cells and shares of the budget, on the device.
+    """Hold anchors, kept cells and shares of the budget, on the device.
 
     Attributes:
-        found: int32 [2], the number of anchors asked for, and the number that each frame has.
-        is_anchor: int8 [F, N].
-        anchor_index: int32 [F, N], the anchors of a frame, ascending; the rest is undefined.
-        cell: int32 [F, n], the kept cells of a frame, ascending; the rest is undefined.
-        kept: int32 [F], the number of kept cells.
-        distinct: int32 [F], the number of tokens that a frame after the keyframe keeps.
+        found: int32 [2], the number of anchors asked for, and the actual number per frame.
+        is_anchor: int8 [F, N], 1 for anchors.
+        anchor_index: int32 [F, N], the anchors of a frame, ascending; other entries are undefined.
+        cell: int32 [F, n], the kept cells of a frame, ascending; other entries are undefined.
+        kept: int32 [F], the number of kept cells of each frame.
+        distinct: int32 [F], the number of distinct tokens of each frame; 0 for keyframes.
     """
 
     found: Tensor
@@ -44,23 +44,23 @@ class QueuedAllocation:
 
 
 def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: int, budget: int) -> QueuedAllocation:
-    """Choose what `rank_patches`, `allocate` and `KeptCells.build` choose.
+    """Return the same choices as `rank_patches`, `allocate` and `KeptCells.build`.
 
     Args:
         layout: sizes and tables of the video.
         shallow: [F, N], saliency that ranks patches within windows.
         deep: [F, N], saliency that ranks all patches of a frame.
-        asked: the number of anchors with which the search starts.
+        asked: the number of anchors at which the search starts.
         budget: the number of tokens to keep.
     """
     frames, patches, cells = layout.frames, layout.patches, layout.cells
-    # With NaN, ranks are no permutation, and kernels would read undefined indices.
+    # With NaN, ranks would not be a permutation, and kernels would read undefined indices.
     shallow, deep = (values.float().masked_fill(values.isnan(), 0.0).contiguous() for values in (shallow, deep))
 
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=deep.device)
 
-    # 1. Tensors. `counts` and `masks` have a row for every number of anchors, 0 .. N.
+    # 1. Allocate tensors. `counts` and `masks` have a row for each number of anchors, 0 .. N.
     table = layout.tables
     window_rank, deep_order = ints(frames, patches), ints(frames, patches)
     counts, found = ints(patches + 1, frames), ints(2)
@@ -68,11 +68,11 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
     is_anchor, anchor_index = torch.empty_like(masks[0]), ints(frames, patches)
     votes, kept, best = ints(frames, cells), ints(frames, cells), ints(frames)
     salience = deep.new_empty(frames, cells)
-    # Dropped cells [F, n] and their number in each frame [F], zeroed by one launch.
+    # Dropped cells [F, n] and their number per frame [F], in one tensor of zeros.
     dropped = torch.zeros(frames * (cells + 1), dtype=torch.int32, device=deep.device)
     dropped_cells, dropped_counts = dropped[: frames * cells], dropped[frames * cells :]
     cell, kept_counts, distinct = ints(frames, cells), ints(frames), ints(frames)
-    # 2. Arguments that several kernels share.
+    # 2. Collect arguments that several kernels share.
     taps = (table["row_tap"], table["col_tap"], table["row_part"], table["col_part"])
     sizes = (frames, patches, layout.grid[1], cells, layout.pooled[1])
     blocks = {
@@ -87,19 +87,19 @@ def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: 
         rank_kernel[(frames, triton.cdiv(patches, _TILE))](
             shallow, deep, table["window"], window_rank, deep_order, patches, tile=_TILE
         )
-        # 4. Count kept cells for `asked` anchors, then for all numbers that the search may visit.
+        # 4. Count kept cells for `asked` anchors, then for each number that the search may try.
         for pruned, candidates in ((False, 1), (True, patches)):
             count_kernel[(frames, candidates)](
                 window_rank, deep_order, *split, *taps, *of_clips, masks, counts, asked, budget, *sizes,
                 pruned=pruned, **blocks, **frame_block,
             )  # fmt: skip
-        # 5. Search the number of anchors, and select the anchors and kept cells for it.
+        # 5. Find the number of anchors, then select the anchors and kept cells.
         search_kernel[(1,)](counts, *of_clips, table["total"], found, asked, budget, frames, patches, **frame_block)
         select_kernel[(frames,)](
             window_rank, deep_order, *split, *taps, found, deep,
             is_anchor, anchor_index, votes, salience, kept, best, counts, *sizes, **blocks,
         )  # fmt: skip
-        # 6. Drop cells of keyframes that do not fit, and share the rest of the budget.
+        # 6. Drop cells until the keyframes fit, and share the rest of the budget.
         trim_kernel[(triton.cdiv(len(layout.clips) * cells, _TILE),)](
             votes, salience, kept, best, counts, found, *of_clips, table["first"], dropped_cells, dropped_counts,
             budget, frames, cells, len(layout.clips), tile=_TILE, **frame_block,
@@ -120,7 +120,7 @@ def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: t
     inside = own < patches
     near, far = tl.load(shallow + at + own, mask=inside, other=0.0), tl.load(deep + at + own, mask=inside, other=0.0)
     home = tl.load(window + own, mask=inside, other=-1)
-    # 2. The rank of a patch is the number of patches before it. Ties go to the lower index.
+    # 2. The rank of a patch is the number of better patches. Ties go to the lower index.
     near_rank, far_rank = tl.zeros((tile,), tl.int32), tl.zeros((tile,), tl.int32)
     for first in range(0, patches, tile):
         other = first + tl.arange(0, tile)
@@ -139,8 +139,8 @@ def rank_kernel(shallow, deep, window, window_rank, deep_order, patches, tile: t
 
 @triton.jit
 def _mark(window_rank, deep_order, per_window, n_global, mask, patches, block: tl.constexpr):
-    """Store which patches of one frame are anchors."""
-    # In order of deep saliency: local anchors, and the first `n_global` of the other patches.
+    """Store in `mask` which patches of one frame are anchors."""
+    # By deep saliency: local anchors, and the first `n_global` of the other patches.
     rank = tl.arange(0, block)
     inside = rank < patches
     patch = tl.load(deep_order + rank, mask=inside, other=0)
@@ -154,7 +154,7 @@ def _mark(window_rank, deep_order, per_window, n_global, mask, patches, block: t
 def _pooled(
     values, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps: tl.constexpr, block: tl.constexpr
 ):
-    """Pool values of one frame's patches to its cells, float32 [block]."""
+    """Return the values of one frame's patches, pooled to cells: float32 [block]."""
     cell = tl.arange(0, block)
     inside = cell < cells
     # The weight of a patch is the product of its weights along rows and columns.
@@ -173,7 +173,7 @@ def _pooled(
 
 @triton.jit
 def _weighed(counts, keyframe, copies, later, frames, block: tl.constexpr):
-    """Count tokens of keyframes, with copies, and `later` times those of the other frames."""
+    """Return the sum of `counts`: keyframes times `copies`, other frames times `later`."""
     frame = tl.arange(0, block)
     inside = frame < frames
     count = tl.load(counts + frame, mask=inside, other=0)
@@ -193,12 +193,12 @@ def count_kernel(
 ):  # fmt: skip
     """Count the cells that each frame keeps with `asked` anchors.
 
-    If `pruned`, count them for every number of anchors that the search may visit. The counts for
-    `asked`, from the launch before, decide which numbers these are.
+    If `pruned`, count the cells for every number of anchors that the search may try instead. The
+    counts for `asked`, from an earlier launch, decide which numbers the search may try.
     """
     frame, number = tl.program_id(0).to(tl.int64), asked
     if pruned:
-        # The search goes down if keyframes do not fit, up if all kept cells are too few.
+        # The search goes down if the keyframes do not fit, and up if all kept cells are too few.
         number = tl.program_id(1) + 1
         at_start = counts + asked * frames
         base = _weighed(at_start, keyframe, copies, 0, frames, frame_block)
@@ -219,11 +219,11 @@ def count_kernel(
 
 @triton.jit(do_not_specialize=["asked", "budget", "frames", "patches"])
 def search_kernel(counts, keyframe, copies, total, found, asked, budget, frames, patches, frame_block: tl.constexpr):
-    """Find the number of anchors by the bisection of `aot.compression.aot.budget`."""
+    """Find the number of anchors by bisection, as `aot.compression.aot.budget` does."""
     base = _weighed(counts + asked * frames, keyframe, copies, 0, frames, frame_block)
     capacity = _weighed(counts + asked * frames, keyframe, copies, 1, frames, frame_block)
     down, up = base > budget, (base <= budget) & (capacity < budget)
-    # 1. Bisect, as `_bisect`: the condition holds at `above`, and not at `below`.
+    # 1. Bisect as `_bisect` does: the condition is true at `above` and false at `below`.
     below = tl.where(down, 0, asked)
     above = tl.where(up, patches, asked)
     while above - below > 1:
@@ -232,7 +232,7 @@ def search_kernel(counts, keyframe, copies, total, found, asked, budget, frames,
         reaches = _weighed(at, keyframe, copies, tl.where(down, 0, 1), frames, frame_block)
         holds = tl.where(down, reaches > budget, reaches >= budget)
         below, above = tl.where(holds, below, middle), tl.where(holds, middle, above)
-    # 2. Downwards, `above` does not fit. The number before it is taken if its cells suffice.
+    # 2. If the search goes down, `above` does not fit. Use above - 1 if its cells are enough.
     fits = tl.maximum(above - 1, 1)
     enough = _weighed(counts + fits * frames, keyframe, copies, 1, frames, frame_block) >= budget
     number = tl.where(down & (above > 1) & enough, fits, above)
@@ -246,8 +246,8 @@ def select_kernel(
     is_anchor, anchor_index, votes, salience, kept, best, counts, frames, patches, grid_cols, cells, pooled_cols,
     taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """Select anchors, score cells and choose kept cells; `best` is the last one to be dropped."""
-    # 1. Anchors: their mask, and their indices in ascending order.
+    """Select anchors, votes and kept cells of one frame; `best` is the last cell to be dropped."""
+    # 1. The mask of anchors, and the ascending indices of anchors.
     frame = tl.program_id(0).to(tl.int64)
     number = tl.load(found)
     at, cells_at = frame * patches, frame * cells
@@ -257,14 +257,14 @@ def select_kernel(
     patch = tl.arange(0, patch_block)
     anchor = tl.load(is_anchor + at + patch, mask=patch < patches, other=0).to(tl.int32)
     tl.store(anchor_index + at + tl.cumsum(anchor, axis=0) - 1, patch, mask=anchor > 0)
-    # 2. Votes and saliency of the cells. Cells of at least 0.5 and the highest one are kept.
+    # 2. Votes and saliency of the cells. Votes of at least 0.5 and the highest vote are kept.
     cell = tl.arange(0, cell_block)
     inside = cell < cells
     vote = _pooled(
         is_anchor + at, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block
     )
     salient = _pooled(deep + at, row_tap, col_tap, row_part, col_part, cells, grid_cols, pooled_cols, taps, cell_block)
-    # Integers, so that equal votes tie whatever the order of their sums.
+    # As integers, equal votes are equal in any summation order.
     whole = tl.where(inside, (vote * 65536 + 0.5).to(tl.int32), -1)
     is_kept = inside & ((vote >= 0.5) | (cell == tl.argmax(whole, axis=0, tie_break_left=True)))
     tl.store(votes + cells_at + cell, whole, mask=inside)
@@ -285,10 +285,10 @@ def trim_kernel(
 ):  # fmt: skip
     """Drop cells of keyframes until the keyframes fit into the budget.
 
-    The order is: fewest votes, least saliency, highest index. A cell is dropped if dropping all
-    before it is not enough.
+    The order is: fewest votes, lowest saliency, highest index. A cell is dropped if dropping all
+    earlier cells in this order is not enough.
     """
-    # 1. The number of tokens that must go.
+    # 1. The number of tokens to drop.
     excess = _weighed(counts + tl.load(found) * frames, keyframe, copies, 0, frames, frame_block) - budget
     if excess <= 0:
         return
@@ -300,7 +300,7 @@ def trim_kernel(
     vote, salient = tl.load(votes + at, mask=own < total, other=0), tl.load(salience + at, mask=own < total, other=0.0)
     may_go = (own < total) & (tl.load(kept + at, mask=own < total, other=0) > 0)
     may_go = may_go & (tl.load(best + frame, mask=own < total, other=0) != own % cells)
-    # 3. The number of tokens that the cells before each one free.
+    # 3. For each cell, the number of tokens that dropping all earlier cells removes.
     freed = tl.zeros((tile,), tl.int32)
     for first in range(0, total, tile):
         other = first + tl.arange(0, tile)
@@ -316,7 +316,7 @@ def trim_kernel(
         before = (other_vote < vote[:, None]) | ((other_vote == vote[:, None]) & less)
         worth = tl.load(copies + other_frame, mask=there, other=0)[None, :]
         freed += tl.sum(tl.where(before & goes[None, :], worth, 0), axis=1)
-    # 4. A cell goes if those before it do not free enough.
+    # 4. Drop a cell if this number is too small.
     goes = may_go & (freed < excess)
     tl.store(dropped + at, goes.to(tl.int32), mask=own < total)
     tl.atomic_add(dropped_counts + frame, goes.to(tl.int32), mask=goes)
@@ -327,8 +327,8 @@ def share_kernel(
     kept, dropped, dropped_counts, counts, found, keyframe, copies, cell_index, kept_counts, distinct,
     budget, frames, cells, cell_block: tl.constexpr, frame_block: tl.constexpr,
 ):  # fmt: skip
-    """List kept cells; share what the keyframes leave of the budget by largest remainder."""
-    # 1. The kept cells of every frame after trimming; each program does this for all frames.
+    """List kept cells, and share the budget after the keyframes by largest remainder."""
+    # 1. The number of kept cells of every frame after trimming, in each program for all frames.
     own = tl.program_id(0)
     frame = tl.arange(0, frame_block)
     inside = frame < frames
@@ -336,11 +336,11 @@ def share_kernel(
     count -= tl.load(dropped_counts + frame, mask=inside, other=0)
     is_key = tl.load(keyframe + frame, mask=inside, other=0) > 0
     base = tl.sum(tl.where(is_key, count * tl.load(copies + frame, mask=inside, other=0), 0), axis=0)
-    # 2. The proportional shares of later frames, in integers as `spread`.
+    # 2. The proportional shares of later frames, in integers as in `spread`.
     later = tl.where(is_key, 0, count).to(tl.int64)
     room, rest = tl.maximum(tl.sum(later, axis=0), 1), (budget - base).to(tl.int64)
     share, remainder = rest * later // room, rest * later % room
-    # 3. What is left goes to the largest remainders. Ties go to the earlier frame.
+    # 3. The rest goes to the largest remainders. Ties go to the earlier frame.
     left = rest - tl.sum(share, axis=0)
     is_own = frame == own
     remains, own_share = tl.sum(tl.where(is_own, remainder, 0), axis=0), tl.sum(tl.where(is_own, share, 0), axis=0)

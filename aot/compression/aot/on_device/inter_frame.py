@@ -1,7 +1,6 @@
 """Phase II in Triton without waits, as `inter_frame` in torch, for exact budgets.
 
-There are three launches for each offset from the keyframe, which serve all clips. Decisions are
-made in float64.
+For each offset from the keyframe, three launches process all clips. Decisions are made in float64.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["InterWeights", "QueuedInter", "match_queued"]
 
-_SIDE = 16  # keyframe tokens of a program that changes them
-_PARTS = 8  # of the features' width, each a program's
+_SIDE = 16  # keyframe tokens per program of `absorb_kernel`
+_PARTS = 8  # parts of the features' width, one per program of `products_kernel`
 _UNROLL = 4  # rows that are loaded at the same time
 _MARGIN = 1e-6  # as in `inter_frame`
 
 
 @dataclass(frozen=True, slots=True)
 class InterWeights:
-    """Settings of Phase II; see `aot.compression.aot.inter_frame.transport_within_clips`."""
+    """Hold the settings of Phase II; see `transport_within_clips`."""
 
     sigma_frames: float
     lambda_inter: float
@@ -38,13 +37,13 @@ class InterWeights:
 
 @dataclass(frozen=True, slots=True)
 class QueuedInter:
-    """What became of the tokens; undefined for cells that are not kept and for clips of one frame.
+    """Hold the result of Phase II; undefined for cells that are not kept, and clips of one frame.
 
     Attributes:
-        distinct: int8 [F, n], 1 for kept cells that have changed since the keyframe.
-        merged: float64 [C, n, D], the keyframes' tokens after absorption.
-        mass: float64 [C, n], their masses.
-        absorbed: float64 [L - 1, C, n, n], as in `ClipTransport`.
+        distinct: int8 [F, n], 1 for distinct tokens of later frames.
+        merged: float64 [C, n, D], the keyframe tokens after absorbing other tokens.
+        mass: float64 [C, n], the masses of the merged tokens.
+        absorbed: float64 [L - 1, C, n, n], as in `ClipTransport`; L is the longest clip's length.
     """
 
     distinct: Tensor
@@ -56,14 +55,14 @@ class QueuedInter:
 def match_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, tokens: Tensor, settings: InterWeights
 ) -> QueuedInter:
-    """Match the tokens [F, n, D] of every later frame to those of its keyframe."""
+    """Match the `tokens` [F, n, D] of every later frame to the tokens of its keyframe."""
     (frames, cells, width), clips = tokens.shape, len(layout.clips)
     longest = max(map(len, layout.clips))
 
     def doubles(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float64, device=tokens.device)
 
-    # `products` and `lengths` hold sums over parts of the width, so that more programs can run.
+    # `products` and `lengths` hold sums over parts of the width: more programs run in parallel.
     absorbed = torch.zeros(longest - 1, clips, cells, cells, dtype=torch.float64, device=tokens.device)
     mass = torch.ones(clips, cells, dtype=torch.float64, device=tokens.device)
     distinct = torch.zeros(frames, cells, dtype=torch.int8, device=tokens.device)
@@ -71,18 +70,18 @@ def match_queued(
     products, lengths = doubles(_PARTS, clips, cells, cells), doubles(_PARTS, 2, clips, cells)
     state = doubles(clips, 5, cells)
     columns = max(16, triton.next_power_of_2(cells))
-    # Tensor cores multiply half precision. Other products need registers, so tiles are smaller.
+    # Float32 products need more registers than half precision on tensor cores: smaller tiles.
     side, tile_width = (32, 64) if tokens.dtype.itemsize == 2 else (16, 32)
     tiles, span = triton.cdiv(cells, side), triton.cdiv(width, _PARTS * tile_width) * tile_width
     of_clips = (layout.tables["first"], layout.tables["length"])
     with on_device(tokens.device):
         for offset in range(1, longest):
-            # 1. Products with the keyframe tokens, whose values change with every frame.
+            # 1. Products with the keyframe tokens, whose values change after every frame.
             products_kernel[(clips * _PARTS, tiles, tiles)](
                 tokens, merged, *of_clips, allocation.kept, products, lengths, offset, clips, cells, width, span,
                 is_first=offset == 1, parts=_PARTS, side=side, tile_width=tile_width, num_warps=8,
             )  # fmt: skip
-            # 2. The plan, the distinct tokens, and what the keyframe tokens absorb.
+            # 2. The plan, the distinct tokens, and the mass that keyframe tokens absorb.
             match_kernel[(clips,)](
                 products, lengths, *of_clips, allocation.kept, allocation.distinct, state, absorbed[offset - 1],
                 distinct, mass, offset, clips, cells, settings.max_iterations,
@@ -101,17 +100,17 @@ def match_queued(
 
 @triton.jit
 def _products(left, right, is_first: tl.constexpr):
-    """Return left @ right' in float64. left: tokens; right: tokens, or float64 if not `is_first`.
+    """Return left @ right' in float64; `right` has the dtype of `left` if `is_first`, else float64.
 
-    Products of half precision numbers are exact in float32, and their sums over a few units are
-    exact to about 1e-7.
+    Products of two half-precision numbers are exact in float32. Their sums over one tile are exact
+    to about 1e-7.
     """
     dtype: tl.constexpr = left.dtype
     if dtype == tl.float32:
         product = tl.sum(left.to(tl.float64)[:, None, :] * right.to(tl.float64)[None, :, :], axis=2)
     elif is_first:
         product = tl.dot(left, tl.trans(right)).to(tl.float64)
-    else:  # three half precision numbers hold the digits of float32
+    else:  # split float32 into a sum of three half-precision numbers
         high = right.to(tl.float32).to(dtype)
         rest = (right - high.to(tl.float64)).to(tl.float32)
         middle = rest.to(dtype)
@@ -127,11 +126,11 @@ def products_kernel(
     tokens, merged, first_frame, length, kept, products, lengths, offset, clips, cells, width, span,
     is_first: tl.constexpr, parts: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Multiply tokens with the merged tokens of the keyframe, over one part of the width.
+    """Multiply the tokens at `offset` with the keyframe tokens, over one part of the width.
 
-    The squared lengths of both are summed up too.
+    The squared norms of both are computed too, over the same part.
     """
-    # 1. The tokens of this program. Clips that are too short have nothing at this offset.
+    # 1. The tokens of this program. Clips that are too short have no frame at this offset.
     clip, part = (tl.program_id(0) // parts).to(tl.int64), (tl.program_id(0) % parts).to(tl.int64)
     if tl.load(length + clip) <= offset:
         return
@@ -159,7 +158,7 @@ def products_kernel(
         left, right = left.to(tl.float64), right.to(tl.float64)
         row_squares += tl.sum(left * left, axis=1)
         column_squares += tl.sum(right * right, axis=1)
-    # 3. Store them. Squares are stored only once per row and column.
+    # 3. Store products and squares. Only one program per row or column stores the squares.
     at = (part * clips + clip) * cells
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     tl.store(products + at * cells + (rows[:, None] * cells + columns[None, :]), total, mask=inside)
@@ -178,7 +177,7 @@ def _double(value: tl.constexpr):
 
 @triton.jit
 def _length(lengths, index, count, step, parts: tl.constexpr, block: tl.constexpr):
-    """Return lengths, float64 [block], from the squares of all parts."""
+    """Return vector norms, float64 [block], from the sums of squares of all parts."""
     total = tl.zeros((block,), tl.float64)
     for part in tl.static_range(parts):
         total += tl.load(lengths + part * step + index, mask=index < count, other=0.0)
@@ -195,8 +194,8 @@ def match_kernel(
 ):  # fmt: skip
     """Match the frame at `offset` of one clip: costs, Sinkhorn, distinct tokens, absorbed mass.
 
-    `absorbed` holds the costs, then K, then the result. `state` holds vectors over the tokens of
-    the frame.
+    `absorbed` first stores the costs, then K, then the result. `state` stores vectors over the
+    tokens of the frame.
     """
     clip = tl.program_id(0).to(tl.int64)
     if tl.load(length + clip) <= offset:
@@ -210,9 +209,9 @@ def match_kernel(
     unshift, vector = state + clip * 5 * cells, state + (clip * 5 + 1) * cells
     best = state + (clip * 5 + 2) * cells
     lengths += clip * cells
-    # Keyframe tokens are columns, the tokens of this frame rows.
+    # Columns are keyframe tokens; rows are tokens of this frame.
     of_columns = _length(lengths + clips * cells, columns, column_count, 2 * clips * cells, parts, tile_columns)
-    # 1. Costs, and the least of them.
+    # 1. Costs, and the lowest cost.
     least = tl.full((tile_rows,), float("inf"), tl.float64)
     for start in range(0, row_count, tile_rows):
         rows = start + tl.arange(0, tile_rows)
@@ -231,7 +230,7 @@ def match_kernel(
     away = offset.to(tl.float64)  # as in `aot.compression.ops.similarity.temporal_weight`
     weight = 1 - tl.exp(-away * away / _double(2 * sigma_frames * sigma_frames + 1e-9))
     tl.debug_barrier()
-    # 2. K, each row shifted by its least cost.
+    # 2. K, with each row of costs shifted by its lowest cost.
     row_weight = 1.0 / tl.maximum(row_count, 1).to(tl.float64)
     column_weight = 1.0 / tl.maximum(column_count, 1).to(tl.float64)
     for start in range(0, row_count, tile_rows):
@@ -278,11 +277,11 @@ def match_kernel(
         plan = row[:, None] * tl.load(entries, mask=inside, other=0.0) * c[None, :]
         share = plan / tl.maximum(tl.sum(plan, axis=1), _double(1e-9))[:, None]
         tl.store(entries, share, mask=inside)
-        # Products round equal rows differently, and equal tokens must tie: see `DistinctRule`.
+        # Products round equal rows differently, but equal tokens must tie: see `DistinctRule`.
         tl.store(best + rows, (tl.max(share, axis=1) * _double(1e12) + 0.5).to(tl.int64).to(tl.float64), mask=in_rows)
     tl.debug_barrier()
-    # 5. The tokens with the smallest best shares are distinct. Keyframe tokens absorb the others.
-    others = tl.arange(0, tile_columns)  # of the frame's tokens
+    # 5. The tokens with the smallest best shares are distinct; keyframe tokens absorb the others.
+    others = tl.arange(0, tile_columns)  # indices of the frame's tokens
     other_best = tl.load(best + others, mask=others < row_count, other=float("inf"))
     changes = tl.load(wanted + frame)
     taken = tl.zeros((tile_columns,), tl.float64)
@@ -316,7 +315,7 @@ def absorb_kernel(
     key = tl.load(first_frame + clip).to(tl.int64)
     frame = key + offset
     row_count, column_count = tl.load(kept + frame), tl.load(kept + key)
-    # 1. The keyframe tokens of this program, and a part of their width.
+    # 1. The keyframe tokens of this program, over a part of the width.
     columns = tl.program_id(1) * side + tl.arange(0, side)
     if tl.program_id(1) * side >= column_count:
         return
@@ -328,7 +327,7 @@ def absorb_kernel(
         total = tl.load(start, mask=inside, other=0.0).to(tl.float64)
     else:
         total = tl.load(own, mask=inside, other=0.0)
-    # 2. Numerator and denominator. A few rows at a time, so that their loads overlap.
+    # 2. Numerator and denominator, `unroll` rows at a time to make their loads overlap.
     mass = tl.full((side,), 1.0, tl.float64)
     for first_row in range(0, row_count, unroll):
         for number in tl.static_range(unroll):
@@ -339,5 +338,5 @@ def absorb_kernel(
             values = tl.load(tokens + (frame * cells + row) * width + units, mask=there, other=0.0)
             total += share[:, None] * values.to(tl.float64)[None, :]
             mass += share
-    # 3. The new values, which the next frame meets.
+    # 3. Store the new values, which the next offset uses.
     tl.store(own, total / mass[:, None], mask=inside)

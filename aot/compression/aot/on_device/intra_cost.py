@@ -18,8 +18,8 @@ def product_kernel(
 ):  # fmt: skip
     """Multiply every patch with the anchors of its frame, in float32.
 
-    Only `dot` may read what the loop loads. If registers read a tile too, Triton 3.6 gives it one
-    buffer less, and on Hopper the next copy overwrites it while tensor cores still read it.
+    Only `dot` may read the tiles that the loop loads. If other code reads a tile too, Triton 3.6
+    uses one buffer less: on Hopper, the next copy overwrites a tile that tensor cores still read.
     """
     anchors = tl.load(found + 1)
     frame, first_column = tl.program_id(0).to(tl.int64), tl.program_id(2) * tile_columns
@@ -45,9 +45,9 @@ def product_kernel(
 
 @triton.jit
 def _similarity(products, norms, index, columns, anchors, in_rows, own):
-    """Return cosines of patches with anchors, and the patches of the anchors.
+    """Return the cosines of patches to anchors, and the anchors' patch indices.
 
-    own: the norms of the patches.
+    `own` has the norms of the patches.
     """
     patch = tl.load(index + columns, mask=columns < anchors, other=0)
     other = tl.maximum(tl.load(norms + patch, mask=columns < anchors, other=1.0), 1e-12)
@@ -71,9 +71,9 @@ def gibbs_kernel(
     spatial, epsilon, patches, grid_rows, grid_cols, tiles, tiny: tl.constexpr,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """Replace products by K = exp(-C / epsilon) and do the first iteration, from c = 1.
+    """Replace `products` by K = exp(-C / epsilon) and run the first iteration, from c = 1.
 
-    Each row of C is shifted by its least cost. The nearest anchor of every patch is found too.
+    Each row of C is shifted by its lowest cost. The nearest anchor of each patch is stored too.
     """
     # 1. The patches of this program. Rows of anchors get no mass.
     frame, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -85,7 +85,7 @@ def gibbs_kernel(
     products += at * patches
     offsets = rows[:, None] * patches
     index = anchor_index + at
-    # 2. The least cost and the nearest anchor of every patch. Ties go to the lower index.
+    # 2. The lowest cost and most similar anchor of every patch. Ties go to the lower index.
     best, best_at = tl.full((tile_rows,), float("-inf"), tl.float32), tl.zeros((tile_rows,), tl.int32)
     least = tl.full((tile_rows,), float("inf"), tl.float32)
     for first in range(0, anchors, tile_columns):
@@ -100,7 +100,7 @@ def gibbs_kernel(
         highest = tl.max(similar, axis=1)
         here = first + tl.argmax(similar, axis=1, tie_break_left=True)
         best_at, best = tl.where(highest > best, here, best_at), tl.maximum(best, highest)
-    # 3. K replaces the products, from which the costs are computed again.
+    # 3. Compute the costs from the products again, and store K in their place.
     row_sums = tl.zeros((tile_rows,), tl.float32)
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
@@ -112,8 +112,8 @@ def gibbs_kernel(
         gibbs = tl.where(there, tl.exp((least[:, None] - cost) / epsilon), 0.0)
         tl.store(products + (offsets + columns[None, :]), gibbs, mask=inside[:, None] & (columns < anchors)[None, :])
         row_sums += tl.sum(gibbs, axis=1)
-    best_at = tl.minimum(best_at, anchors - 1)  # NaN may have led beyond the anchors
-    # 4. Iteration 0: r from c = 1, and how far the unshifted r moved from 1.
+    best_at = tl.minimum(best_at, anchors - 1)  # with NaN, the index may be too high
+    # 4. Iteration 0: r from c = 1, and the change of the unshifted r from 1.
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
     shift = tl.exp(least / epsilon)
     row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
@@ -124,7 +124,7 @@ def gibbs_kernel(
     tl.store(nearest_at + at + rows, best_at, mask=inside)
     tl.atomic_add(nearest + at + best_at, source.to(tl.int32), mask=source)
     tl.debug_barrier()
-    # 5. The column sums of this tile. `_column_scale` adds those of all tiles.
+    # 5. The column sums of this tile. `_column_scale` adds the sums of all tiles.
     for first in range(0, anchors, tile_columns):
         columns = first + tl.arange(0, tile_columns)
         there = inside[:, None] & (columns < anchors)[None, :]

@@ -1,9 +1,9 @@
 """Phase I in Triton without waits, as `intra_frame` in torch, from features to kept cells.
 
 Every kernel reads the numbers of anchors and kept cells from the device. Sinkhorn iterations are
-launched before it is known whether they are needed; those that are not return immediately.
-`intra_cost` and `intra_sinkhorn` have the kernels that solve the transport problem; those that
-apply the plan and pool are here.
+launched before it is known whether they are needed; unneeded iterations return immediately.
+`intra_cost` and `intra_sinkhorn` have the kernels that solve the transport problem. The kernels
+that apply the plan and pool are in this module.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from aot.compression.ops.kernels import on_device
 
 __all__ = ["IntraWeights", "QueuedIntra", "transport_queued"]
 
-_ROWS, _COLUMNS = 64, 64  # patches and anchors of a tile; larger ones spill registers
-_WIDE = 6  # iterations with one launch each; the published rule fires after 2 to 9, mostly 2 to 4
+_ROWS, _COLUMNS = 64, 64  # patches and anchors of a tile; larger tiles spill registers
+_WIDE = 6  # iterations with one launch each; the published rule needs 2 to 9, mostly 2 to 4
 _CELLS = 32  # kept cells of a tile
-_TINY = torch.finfo(torch.float32).tiny  # the least denominator
+_TINY = torch.finfo(torch.float32).tiny  # lower bound of denominators
 
 
 @dataclass(frozen=True, slots=True)
 class IntraWeights:
-    """Settings of Phase I; see `aot.compression.aot.intra_frame.transport_within_frames`.
+    """Hold the settings of Phase I; see `transport_within_frames`.
 
-    mass_per_patch: whether `mass` is "token".
+    `mass_per_patch` says whether the setting `mass` is "token".
     """
 
     spatial_weight: float
@@ -47,13 +47,13 @@ class IntraWeights:
 
 @dataclass(frozen=True, slots=True)
 class QueuedIntra:
-    """The kept tokens; undefined for cells that are not kept.
+    """Hold the kept tokens after Phase I; entries beyond a frame's kept cells are undefined.
 
     Attributes:
-        tokens: [F, n, D].
-        weights: float32 [F, n, N], the share of each patch in each token.
-        iterations: int32 [].
-        errors: float32 [F, tiles], terms of the marginal error of each frame's plan.
+        tokens: [F, n, D], the pooled tokens.
+        weights: float32 [F, n, N], the weight of each patch in each token.
+        iterations: int32 [], the number of Sinkhorn iterations.
+        errors: float32 [F, tiles]; a row sums to the marginal error of the frame's plan.
     """
 
     tokens: Tensor
@@ -65,8 +65,8 @@ class QueuedIntra:
 def transport_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor, settings: IntraWeights
 ) -> QueuedIntra:
-    """Transport within the frames of features [F, N, D] and pool the kept cells."""
-    # 1. The plan T, as K, r and the column sums from which c follows.
+    """Transport within the frames of features [F, N, D], and pool the kept cells."""
+    # 1. The plan T, as K, r and column sums, which determine c.
     features = features.contiguous()
     solved = _solve(layout, allocation, features, settings)
     frames, patches, width = features.shape
@@ -75,7 +75,7 @@ def transport_queued(
     errors = weights.new_empty(frames, tiles)
     tokens = features.new_empty(frames, cells, width)
     with on_device(features.device):
-        # 2. The weights of patches in kept cells: pooling, with anchors replaced.
+        # 2. The weights of patches in kept cells, after transport and pooling.
         mixing_kernel[(frames, tiles, triton.cdiv(cells, _CELLS))](
             solved.gibbs, solved.rows, solved.column_sums, solved.nearest, solved.at,
             allocation.is_anchor, allocation.anchor_index, allocation.cell, allocation.kept, allocation.found,
@@ -94,15 +94,15 @@ def transport_queued(
 
 @dataclass(frozen=True, slots=True)
 class _Solved:
-    """The solved transport problem.
+    """Hold the solved transport problems of all frames.
 
     Attributes:
-        gibbs: [F, N, N], K.
-        rows: [F, N], r.
+        gibbs: [F, N, N], the kernel matrix K.
+        rows: [F, N], the row factors r.
         column_sums: [F, N], K' r.
-        nearest: int32 [F, N], the number of patches that are most similar to each anchor.
-        at: int32 [F, N], the anchor that each patch is most similar to.
-        iterations: int32 [].
+        nearest: int32 [F, N], for each anchor, the number of patches that `at` maps to the anchor.
+        at: int32 [F, N], for each patch, the index of the most similar anchor.
+        iterations: int32 [], the number of iterations.
     """
 
     gibbs: Tensor
@@ -114,13 +114,13 @@ class _Solved:
 
 
 def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor, settings: IntraWeights) -> _Solved:
-    """Queue the transport problems of all frames."""
+    """Queue the solution of the transport problems of all frames."""
     frames, patches, width = features.shape
     tiles = triton.cdiv(patches, _ROWS)
     wide = min(_WIDE, settings.max_iterations)
     late = settings.max_iterations - wide
 
-    # 1. Tensors. `rows` and `partial` alternate between two iterations.
+    # 1. Allocate tensors. `rows` and `partial` hold the last two iterations.
     def singles(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=features.device)
 
@@ -130,7 +130,7 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
     change, late_change = singles(wide, frames, tiles), singles(max(late, 1), frames)
     late_rows, late_sums = singles(max(late, 1), frames, patches), singles(max(late, 1), frames, patches)
     unshift = singles(frames, patches)
-    # Patches nearest to each anchor [F, N]; whether each iteration was skipped [wide].
+    # The number of patches nearest to each anchor [F, N]; whether each iteration was skipped.
     zeros = torch.zeros(frames * patches + wide + 2, dtype=torch.int32, device=features.device)
     nearest, stopped = zeros[: frames * patches], zeros[frames * patches :]
     at = torch.empty(frames, patches, dtype=torch.int32, device=features.device)
@@ -151,7 +151,7 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
             settings.spatial_weight, settings.epsilon, patches, layout.grid[0], layout.grid[1], tiles,
             tiny=_TINY, **tile, num_warps=8,
         )  # fmt: skip
-        # 3. Iterations with a launch each, then the others, with one launch for all of them.
+        # 3. The first iterations with one launch each, then all others in one launch.
         for step in range(1, wide):
             step_kernel[(frames, tiles)](
                 gibbs, *of_anchors, rows, unshift, partial, change, stopped,
@@ -161,7 +161,7 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
             gibbs, *of_anchors, rows, unshift, partial, change, stopped, late_rows, late_sums, late_change,
             settings.tolerance, wide, late, frames, patches, tiles, tiny=_TINY, **tile, **blocks, num_warps=8,
         )  # fmt: skip
-        # 4. The iteration at which the rule was met.
+        # 4. Find the iteration at which the stopping rule was met.
         verdict_kernel[(frames,)](
             allocation.found, rows, partial, change, stopped, late_rows, late_sums, late_change,
             final_rows, final_sums, iterations, settings.tolerance, wide, late, frames, patches, tiles,
@@ -172,7 +172,7 @@ def _solve(layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor,
 
 @triton.jit
 def _pool_weight(row_pool, col_pool, cell, patch, grid_rows, grid_cols, pooled_cols, mask):
-    """Return the pooling weights of patches [A] in cells [P]: [P, A]."""
+    """Return the pooling weights [P, A] of patches [A] in cells [P]."""
     of_row = tl.load(
         row_pool + (cell // pooled_cols)[:, None] * grid_rows + (patch // grid_cols)[None, :], mask=mask, other=0.0
     )
@@ -188,7 +188,7 @@ def mixing_kernel(
     row_pool, col_pool, weights, errors, lam, blend, mass_per_patch, patches, grid_rows, grid_cols, cells, pooled_cols,
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_cells: tl.constexpr,
 ):  # fmt: skip
-    """Compute the weights of a tile of patches in kept cells, directly and through anchors."""
+    """Compute the weights of a tile of patches in kept cells: direct, and through anchors."""
     # 1. The patches and kept cells of this program.
     frame, part, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * tile_cells
     count = tl.load(kept + frame)
@@ -204,7 +204,7 @@ def mixing_kernel(
     slot = first_cell + tl.arange(0, tile_cells)
     cell = tl.load(cell_index + frame * cells + slot, mask=slot < count, other=0)
     in_cells = slot < count
-    # 2. Through anchors: the anchor's weight in the cell times the patch's in the new anchor.
+    # 2. Through anchors: anchor's weight in the cell times patch's weight in the new anchor.
     mass = tl.where(mass_per_patch > 0, patches - anchors, 1).to(tl.float32)
     through = tl.zeros((tile_cells, tile_rows), tl.float32)
     row_mass = tl.zeros((tile_rows,), tl.float32)
@@ -214,7 +214,7 @@ def mixing_kernel(
         there = columns < anchors
         patch = tl.load(anchor_index + at + columns, mask=there, other=0)
         sums = tl.load(column_sums + at + columns, mask=there, other=0.0)
-        # Shares of ot_a and near_a per unit of mass, as `_blend`.
+        # Shares of ot_a and near_a per unit of mass, as in `_blend`.
         weight = 1.0 / anchors.to(tl.float32)
         c = weight / tl.maximum(sums, tiny)
         took = tl.load(nearest + at + columns, mask=there, other=0).to(tl.float32)
@@ -227,7 +227,7 @@ def mixing_kernel(
         plan = tl.where(there[:, None], plan * r[None, :] * c[:, None], 0.0)
         row_mass += tl.sum(plan, axis=0)
         column_error += tl.sum(tl.where(there, tl.abs(c * sums - weight), 0.0), axis=0)
-        # The new anchor: transported patches, nearest patches, and its own value.
+        # The new anchor: transported patches, nearest patches, and the anchor itself.
         mixed = plan * (lam * mass * moved_share)[:, None]
         is_near = (near[None, :] == columns[:, None]) & source[None, :] & there[:, None]
         mixed += tl.where(is_near, near_share[:, None], 0.0)
@@ -236,7 +236,7 @@ def mixing_kernel(
         mask = in_cells[:, None] & there[None, :]
         taken = _pool_weight(row_pool, col_pool, cell, patch, grid_rows, grid_cols, pooled_cols, mask)
         through = tl.dot(taken, mixed, through, input_precision="tf32x3")  # tensor cores, as precise as float32
-    # 3. Directly: patches that are no anchors keep their values.
+    # 3. Direct: patches that are not anchors keep their values.
     mask = in_cells[:, None] & source[None, :]
     direct = _pool_weight(row_pool, col_pool, cell, rows, grid_rows, grid_cols, pooled_cols, mask)
     entries = weights + (frame * cells + slot[:, None]) * patches + rows[None, :]
@@ -253,7 +253,7 @@ def pooled_kernel(
     weights, features, tokens, kept, patches, cells, width,
     tile_cells: tl.constexpr, tile_width: tl.constexpr, tile_patches: tl.constexpr,
 ):  # fmt: skip
-    """Pool the kept tokens. A second product adds what rounding took from the weights."""
+    """Compute the kept tokens, weights @ features; a second product corrects weight rounding."""
     frame, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1) * tile_cells
     count = tl.load(kept + frame)
     if first_cell >= count:
@@ -267,7 +267,7 @@ def pooled_kernel(
         weight = tl.load(entries, mask=(slot < count)[:, None] & (patch < patches)[None, :], other=0.0)
         there = (patch < patches)[:, None] & (units < width)[None, :]
         values = tl.load(features + (frame * patches + patch[:, None]) * width + units[None, :], mask=there, other=0.0)
-        # The weight as two numbers of the dtype of the features: rounded, and what that lost.
+        # Split the weight into two numbers in the features' dtype: rounded, and rounding error.
         rounded = weight.to(dtype)
         total = tl.dot(rounded, values, total, input_precision="ieee")
         if dtype != tl.float32:

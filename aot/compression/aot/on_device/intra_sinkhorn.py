@@ -13,7 +13,7 @@ __all__ = ["late_kernel", "step_kernel", "verdict_kernel"]
 
 @triton.jit
 def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, block: tl.constexpr):
-    """Return whether the stopping rule, which is for all frames, was met before `step`."""
+    """Return whether the stopping rule, a mean over all frames, was met before `step`."""
     programs = tl.arange(0, block)
     moved = tl.load(change + (step - 1) * frames * tiles + programs, mask=programs < frames * tiles, other=0.0)
     sources = tl.maximum(frames * (patches - anchors), 1).to(tl.float32)
@@ -22,7 +22,7 @@ def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, bl
 
 @triton.jit
 def _column_scale(partial, columns, anchors, tiles, patches, tiny: tl.constexpr, tile_block: tl.constexpr):
-    """Return c from the column sums of all tiles; zero beyond the anchors."""
+    """Return c from the column sums of all tiles; 0 for columns that are not anchors."""
     part = tl.arange(0, tile_block)
     there = (part < tiles)[:, None] & (columns < anchors)[None, :]
     sums = tl.sum(tl.load(partial + part[:, None] * patches + columns[None, :], mask=there, other=0.0), axis=0)
@@ -35,7 +35,7 @@ def step_kernel(
     tolerance, step, frames, patches, tiles, tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Do one more iteration if the rule was not met. The vectors of the last two are kept."""
+    """Run one more iteration if the stopping rule was not met; keep the last two states."""
     anchors = tl.load(found + 1)
     if _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, program_block):
         tl.store(stopped + step, 1)
@@ -48,7 +48,7 @@ def step_kernel(
     source = inside & (tl.load(is_anchor + at + rows, mask=inside, other=1) == 0)
     gibbs += at * patches
     offsets = rows[:, None] * patches
-    # 1. r = row / (K c), with c from the column sums of the iteration before.
+    # 1. r = row / (K c), with c from the column sums of the previous iteration.
     sums_before = partial + (before * frames + frame) * tiles * patches
     row_sums = tl.zeros((tile_rows,), tl.float32)
     for first in range(0, anchors, tile_columns):
@@ -60,7 +60,7 @@ def step_kernel(
         row_sums += tl.sum(values * scale[None, :], axis=1)
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
     row = tl.where(source, weight / tl.maximum(row_sums, tiny), 0.0)
-    # 2. How far r moved, for the stopping rule.
+    # 2. The change of r, for the stopping rule.
     old = tl.load(rows_out + before * frames * patches + at + rows, mask=inside, other=0.0)
     moved = tl.abs(row - old) * tl.load(unshift + at + rows, mask=inside, other=0.0)
     tl.store(rows_out + now * frames * patches + at + rows, row, mask=inside)
@@ -82,15 +82,15 @@ def late_kernel(
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Do all further iterations if the rule was not met, with one program per frame.
+    """Run all further iterations if the stopping rule was not met, with one program per frame.
 
-    Frames cannot see each other's changes here. So the vectors of every iteration are kept, and
-    `verdict_kernel` finds the one where the rule was met.
+    A program does not know the changes of other frames. So r and the column sums of all iterations
+    are stored, and `verdict_kernel` finds the iteration at which the rule was met.
     """
     anchors = tl.load(found + 1)
     if _fired(change, stopped, wide, anchors, frames, patches, tiles, tolerance, program_block):
         return
-    # 1. The state after the iterations with a launch each.
+    # 1. The state after the iterations that had one launch each.
     frame = tl.program_id(0).to(tl.int64)
     at, before = frame * patches, (wide - 1) % 2
     weight = 1.0 / tl.maximum(patches - anchors, 1).to(tl.float32)
@@ -103,7 +103,7 @@ def late_kernel(
     while step < late:
         new_rows = late_rows + step.to(tl.int64) * frames * patches
         new_sums = late_sums + step.to(tl.int64) * frames * patches
-        # 2. r = row / (K c), and how far it moved.
+        # 2. r = row / (K c), and the change of r.
         change_here = tl.zeros((tile_rows,), tl.float32)
         for start in range(0, patches, tile_rows):
             rows = start + tl.arange(0, tile_rows)
@@ -134,7 +134,7 @@ def late_kernel(
             tl.store(new_sums + columns, sums, mask=columns < anchors)
         tl.store(late_change + step * frames + frame, tl.sum(change_here, axis=0))
         tl.debug_barrier()
-        # These sums are over all tiles, so the next iteration reads one part instead of many.
+        # These sums are over all tiles: the next iteration reads one part instead of `tiles`.
         sums_before, old_rows, tiles = new_sums, new_rows, tl.minimum(tiles, 1)
         step += 1
 
@@ -146,8 +146,8 @@ def verdict_kernel(
     tile: tl.constexpr, late_block: tl.constexpr, program_block: tl.constexpr,
     tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Choose r and the column sums of the iteration where the rule was met, or of the last."""
-    # 1. The number of iterations done, if the rule was met in those with a launch each.
+    """Choose r and column sums of the iteration that met the stopping rule, or of the last."""
+    # 1. The number of iterations, if the rule was met within the first `wide` iterations.
     anchors = tl.load(found + 1)
     frame = tl.program_id(0).to(tl.int64)
     at = frame * patches
@@ -166,7 +166,7 @@ def verdict_kernel(
         chosen = tl.min(tl.where((steps < late) & (moved / sources < tolerance), steps, late - 1), axis=0)
         done = wide + chosen + 1
     tl.store(iterations, done)
-    # 3. Copy r and the column sums of that iteration.
+    # 3. Copy r and the column sums of this iteration.
     part = tl.arange(0, tile_block)
     state = (done - 1) % 2
     for first in range(0, patches, tile):

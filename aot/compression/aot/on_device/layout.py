@@ -1,4 +1,4 @@
-"""Upload all that the host knows before a queued compression: one copy of small tables."""
+"""Upload the tables that the host computes before a queued compression, in one copy."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _ALIGNED = 4  # elements in 16 bytes
 
 @dataclass(frozen=True, slots=True)
 class QueuedLayout:
-    """Sizes on the host, and tables on the device.
+    """Hold sizes on the host, and tables on the device.
 
     Attributes:
-        frames: F.
+        frames: F, the number of frames.
         clips: runs of frames.
         grid: patches per side (rows, cols).
         pooled: tokens per side (rows, cols).
-        taps: the most patches per side that contribute to a token.
+        taps: the largest number of patches along an axis that contribute to a token.
         tables: int32 or float32 views of one buffer, by name.
             window [N]: the window of each patch.
-            per_window, globals, total [N + 1]: local anchors per window, global anchors and all
-            anchors of a frame, by the number asked for.
-            row_tap, col_tap [rows or cols of tokens, taps]: patches that contribute to a token.
-            row_part, col_part: their weights; the weight of a patch is the product of both.
+            per_window, globals, total [N + 1]: the numbers of local anchors per window, of global
+            anchors and of all anchors of a frame, for each number of anchors asked for.
+            row_tap, col_tap [token rows or cols, taps]: patch rows or cols that are in a token.
+            row_part, col_part: their weights; the weight of a patch is row weight * col weight.
             row_pool [token rows, patch rows], col_pool: the same weights as matrices.
-            clip, keyframe, copies [F]: the frame's clip, whether it is a keyframe, and how often
-            its clip emits the keyframe.
+            clip, keyframe, copies [F]: the clip of a frame, whether the frame is a keyframe, and
+            how often the clip emits the keyframe.
             several [F]: 1 in clips of more than one frame.
             first, length [C]: the first frame and the number of frames of each clip.
     """
@@ -50,12 +50,12 @@ class QueuedLayout:
 
     @property
     def patches(self) -> int:
-        """Patches of a frame, N."""
+        """Return N, the number of patches of a frame."""
         return self.grid[0] * self.grid[1]
 
     @property
     def cells(self) -> int:
-        """Tokens of a frame before compression, n."""
+        """Return n, the number of pooled tokens of a frame before compression."""
         return self.pooled[0] * self.pooled[1]
 
     @classmethod
@@ -69,8 +69,8 @@ class QueuedLayout:
         copies: Sequence[int],
         device: torch.device,
     ) -> QueuedLayout:
-        """Lay out one video, with one copy to the device."""
-        # The tables of a grid are cached, those of clips are not.
+        """Return the layout of one video; all tables are uploaded in one copy."""
+        # The tables of the grid are cached, the tables of clips are not.
         of_grid = _of_grid(grid, pool, windows_per_side, local_ratio)
         tables = {**of_grid, **_of_clips(clips, copies)}
         return cls(
@@ -80,16 +80,16 @@ class QueuedLayout:
 
 
 def block_of(count: int, least: int = 32) -> int:
-    """Return the least power of 2 that is at least `count` and `least`.
+    """Return the lowest power of 2 that is at least `count` and at least `least`.
 
-    Kernels are compiled for each value, which takes seconds, so small ones are joined.
+    Kernels are compiled for each value, which takes seconds; `least` avoids many small values.
     """
     return max(least, 1 << (count - 1).bit_length())
 
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy all tables together, each to an aligned address: for others kernels compile again."""
-    # All values are 32 bits wide, so one int32 buffer holds floats as well.
+    """Copy all tables in one transfer, to aligned addresses: others would recompile kernels."""
+    # All values have 32 bits, so one int32 buffer can hold floats too.
     spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
     whole = torch.zeros(sum(spans), dtype=torch.int32)
     for (_, values), part in zip(tables.items(), torch.split(whole, spans), strict=True):
@@ -112,7 +112,7 @@ def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]
         "copies": torch.tensor(copies, dtype=torch.int32),
         "several": (lengths > 1).to(torch.int32),
     }
-    # One value per clip becomes one per frame.
+    # Repeat the value of each clip for all frames of the clip.
     spread = {name: values.repeat_interleave(lengths) for name, values in by_frame.items()}
     return {**spread, "keyframe": keyframe, "first": first, "length": lengths}
 
@@ -134,14 +134,14 @@ def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_
 
 
 def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
-    """Return `AnchorRanking.split` and `.total` of every number of anchors."""
-    # In float64, as the products of Python that `AnchorRanking.split` rounds down.
+    """Return `AnchorRanking.split` and `AnchorRanking.total` for every number of anchors."""
+    # In float64, because `AnchorRanking.split` rounds Python floats down.
     asked = torch.arange(patches + 1)
     local = (asked.double() * local_ratio).long()
     per_window = local // len(window_sizes)
     others = torch.where(per_window > 0, asked - local, asked)
     total = torch.minimum(per_window[:, None], window_sizes).sum(1) + others
-    # With N anchors, every patch is one.
+    # With N anchors, every patch is an anchor.
     per_window[-1], total[-1] = patches, patches
     counts = {"per_window": per_window, "globals": others, "total": total}
     return {name: values.to(torch.int32) for name, values in counts.items()}
@@ -155,7 +155,7 @@ def _axis_weights(side: int, pool: Pooling) -> Tensor:
 
 
 def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Return the patches of each token, ascending, and their weights; [tokens, taps] each."""
-    # Tokens at the border have fewer patches; the rest have weight 0.
+    """Return the patches of each token, ascending, and their weights: both [tokens, taps]."""
+    # Tokens at the border have fewer patches; unused taps have weight 0.
     patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
     return patch.to(torch.int32), weights.gather(1, patch).float()

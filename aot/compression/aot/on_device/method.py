@@ -1,7 +1,7 @@
-"""AOT without waits: all work is queued on the device, and facts are read later.
+"""Run AOT without waits: all work is queued on the device, and facts are read later.
 
-`aot.compression.aot.method` does what the kernels do not: published budgets, Sinkhorn until its
-marginals are right, Phase I switched off, float64, very large grids, and devices without Triton.
+`aot.compression.aot.method` runs in torch what the kernels do not support: published budgets, the
+marginal stopping rule, no Phase I, float64, very large grids, and devices without Triton.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
 
 Fact = int | float | str | bool | None
 
-_MOST_PATCHES = 4096  # that one program can count
+_MOST_PATCHES = 4096  # largest number of patches that one program can count
 
 
 def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
-    """Return whether the kernels can do what `config` asks for these tokens.
+    """Return whether the kernels support `config` for these `tokens`.
 
-    asked: the number of anchors with which the search starts.
+    `asked` is the number of anchors at which the search starts.
     """
-    # The kernels stop both phases as published, and need a search that starts below all patches.
+    # The kernels have only the published stopping rule, and start the search below N anchors.
     patches = tokens.features.shape[1]
     published = (config.intra.transport, config.inter.transport)
     return (
@@ -51,7 +51,7 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
 
 
 class FactsReadLater(Mapping[str, Fact]):
-    """Facts of which some are on the device until the first access, which waits for them."""
+    """Hold facts for the report; the first access reads them from the device and waits."""
 
     def __init__(self, read: Callable[[], Mapping[str, Fact]]) -> None:
         self._read = read
@@ -71,19 +71,19 @@ class FactsReadLater(Mapping[str, Fact]):
 
 
 class QueuedTransport:
-    """One compression in steps: `allocate`, `phase_one`, `phase_two`, `emit`."""
+    """Run one compression in steps: `allocate`, `phase_one`, `phase_two`, `emit`."""
 
     def __init__(
         self, config: AOTConfig, tokens: VisualTokens, clips: tuple[Clip, ...], asked: int, budget: int
     ) -> None:
         self._config, self._tokens, self._clips, self._asked, self._budget = config, tokens, clips, asked, budget
-        # As `aot.compression.aot.budget.allocate`; the host knows these numbers.
+        # As in `aot.compression.aot.budget.allocate`; the host knows these numbers.
         copies = copies_per_clip(clips, 2 if config.inter.keyframe == "both" else 1)
         self.copies = copies if budget >= sum(copies) else copies_per_clip(clips, 1)
 
     def allocate(self) -> None:
-        """Choose anchors, kept cells and the later frames' shares."""
-        # Modules with kernels need Triton, which may be missing, so they are imported late.
+        """Choose anchors, kept cells and the numbers of distinct tokens."""
+        # Import late: modules with kernels need Triton, which may be missing.
         from aot.compression.aot.on_device.anchors import allocate_queued
 
         anchors, tokens = self._config.anchors, self._tokens
@@ -95,7 +95,7 @@ class QueuedTransport:
         self._allocation = allocate_queued(self._layout, self._shallow, self._deep, self._asked, self._budget)
 
     def phase_one(self) -> None:
-        """Transport within frames, and pooling."""
+        """Transport within frames, and pool the kept cells."""
         from aot.compression.aot.on_device.intra_frame import IntraWeights, transport_queued
 
         settings, rule = self._config.intra, self._config.intra.transport
@@ -106,7 +106,7 @@ class QueuedTransport:
         self._intra = transport_queued(self._layout, self._allocation, self._tokens.features, weights)
 
     def phase_two(self) -> None:
-        """Transport within clips."""
+        """Transport the kept cells within clips."""
         from aot.compression.aot.on_device.inter_frame import InterWeights, match_queued
 
         settings, rule = self._config.inter, self._config.inter.transport
@@ -116,7 +116,7 @@ class QueuedTransport:
         self._inter = match_queued(self._layout, self._allocation, self._intra.tokens, weights)
 
     def emit(self, known: Mapping[str, Fact]) -> CompressedTokens:
-        """Emit the tokens. known: facts that the host knows."""
+        """Return the kept tokens, with the facts `known` to the host and those on the device."""
         from aot.compression.aot.on_device.token_order import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
@@ -142,7 +142,7 @@ class QueuedTransport:
         }
 
     def _sources(self, kept: QueuedEmission) -> SourceWeights:
-        """Return what the tokens are made of; waits for the device."""
+        """Return the source weights of the kept tokens; waits for the device."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]

@@ -1,4 +1,4 @@
-"""Emit the kept tokens in reading order in Triton, as `token_order` in torch."""
+"""Emit the kept tokens in reading order in Triton, as `token_order` does in torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["QueuedEmission", "emit_queued"]
 
 @dataclass(frozen=True, slots=True)
 class QueuedEmission:
-    """The fields of `CompressedTokens` with the same names, and where each token comes from.
+    """Hold fields of `CompressedTokens`, with the same names, and the origin of each token.
 
     Attributes:
-        slot: int32 [K], index among the kept cells of the frame.
-        clip: int32 [K], index of the clip of a merged token, -1 for others.
+        slot: int32 [K], the index of each token among the kept cells of its frame.
+        clip: int32 [K], the clip index of a merged token; -1 for other tokens.
     """
 
     features: Tensor
@@ -45,15 +45,15 @@ def emit_queued(
     budget: int,
     merged_only: bool,
 ) -> QueuedEmission:
-    """Emit exactly `budget` tokens.
+    """Return exactly `budget` tokens in reading order.
 
     Args:
         layout: sizes and tables of the video.
-        allocation: kept cells and shares.
+        allocation: kept cells and numbers of distinct tokens.
         tokens: [F, n, D], the pooled tokens.
         moved: the result of Phase II.
         budget: the number of tokens.
-        merged_only: whether a keyframe's merged tokens replace its own.
+        merged_only: whether merged tokens replace the original tokens of a keyframe.
     """
     (frames, cells, width), device, table = tokens.shape, tokens.device, layout.tables
     frame, row, col, slot, clip = (torch.empty(budget, dtype=torch.int32, device=device) for _ in range(5))
@@ -61,7 +61,7 @@ def emit_queued(
     mass = torch.empty(budget, dtype=torch.float32, device=device)
     features = tokens.new_empty(budget, width)
     with on_device(device):
-        # 1. One program per frame for its own tokens, and one for its merged ones.
+        # 1. Two programs per frame: one for original tokens, one for merged tokens.
         order_kernel[(frames, 2)](
             table["clip"], table["keyframe"], table["copies"], table["several"],
             allocation.cell, allocation.kept, allocation.distinct, moved.distinct, moved.mass,
@@ -70,7 +70,7 @@ def emit_queued(
             as_distinct=int(Role.DISTINCT), as_merged=int(Role.MERGED),
             frame_block=block_of(frames), cell_block=triton.next_power_of_2(cells),
         )  # fmt: skip
-        # 2. Features, token by token.
+        # 2. Copy the features with one program per token.
         copy_kernel[(budget,)](
             tokens, moved.merged, frame, slot, clip, features, cells, width,
             block=min(4096, triton.next_power_of_2(width)),
@@ -85,8 +85,8 @@ def order_kernel(
     merged_only: tl.constexpr, as_kept: tl.constexpr, as_keyframe: tl.constexpr, as_distinct: tl.constexpr,
     as_merged: tl.constexpr, frame_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """Write the tokens of one frame: its own, or the merged ones of a keyframe (`is_merged`)."""
-    # 1. How many original and merged tokens every frame emits.
+    """Write the original tokens of one frame, or (program 1) the merged tokens of a keyframe."""
+    # 1. The number of original and merged tokens that every frame emits.
     own, is_merged = tl.program_id(0), tl.program_id(1)
     frame = tl.arange(0, frame_block)
     inside = frame < frames
@@ -98,14 +98,14 @@ def order_kernel(
     instead = has_several & (merged_only == 1)
     merged_count = tl.where(is_key & has_several & (instead | twice), count, 0)
     own_count = tl.where(is_key, tl.where(instead, 0, count), tl.load(wanted + frame, mask=inside, other=0))
-    # 2. `first`, the number of tokens before those of this program; clips before this one first.
+    # 2. `first`, the number of tokens before this program's: first, the earlier clips.
     clip = tl.load(clip_of + own)
     key_here, several_here = tl.load(keyframe + own) > 0, tl.load(several + own) > 0
     number = tl.load(kept + own)
     slot = tl.arange(0, cell_block)
     first = tl.sum(tl.where(of_clip < clip, merged_count, 0), axis=0)
     if is_merged == 1:
-        # Merged tokens come last in their clip, or first if they replace the original ones.
+        # Merged tokens come last in their clip, or first if they replace the original tokens.
         if tl.sum(tl.where(frame == own, merged_count, 0), axis=0) == 0:
             return
         before = of_clip <= clip
@@ -117,11 +117,11 @@ def order_kernel(
         mass = tl.load(merged_mass + clip * cells + slot, mask=shown, other=0.0).to(tl.float32)
         clip_here = clip
     else:
-        # Original tokens come frame by frame, after merged ones that replace a keyframe.
+        # Original tokens come frame by frame, after merged tokens that replace a keyframe.
         first += tl.sum(tl.where(frame < own, own_count, 0), axis=0)
         if merged_only == 1:
             first += tl.sum(tl.where(of_clip == clip, merged_count, 0), axis=0)
-        # A keyframe shows all kept cells, or none if merged ones replace them; others the distinct.
+        # A keyframe shows all kept cells or (if replaced) none; a later frame, distinct tokens.
         changed = tl.load(distinct + own * cells + slot, mask=slot < number, other=0).to(tl.int32)
         whole = tl.zeros((cell_block,), tl.int32) + 1
         if merged_only == 1:
