@@ -161,7 +161,7 @@ class TransportConfig(CheckedSettings):
     """Settings of Sinkhorn; with the published stopping rule, it ends after about 2 iterations."""
 
     epsilon: float = setting(0.1, "Weight of the entropic regularization in the Sinkhorn transport.", least=1e-3)
-    max_iterations: int = setting(100, "The most Sinkhorn iterations.", least=1)
+    max_iterations: int = setting(100, "Maximum number of Sinkhorn iterations.", least=1)
     tolerance: float = setting(1e-2, "Sinkhorn stops below this.", above=0)
     stopping: Literal["published", "marginal"] = setting(
         "published", "`published`: at the mean change of the row scaling; `marginal`: at the error of the row sums."

@@ -65,7 +65,7 @@ class FastVid(CheckedSettings):
         least=0,
         most=1,
     )
-    neighbors: int = setting(4, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(4, "Number of nearest tokens that define a density, including the token itself.", least=1)
     paper_exact: bool = setting(False, "Every frame has floor(budget / F) tokens, and all shares are rounded down.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

@@ -65,7 +65,7 @@ class FlashVid(CheckedSettings):
         least=-1,
         most=1,
     )
-    neighbors: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(7, "Number of nearest tokens that define a density, including the token itself.", least=1)
     expansion: float = setting(1.25, "With `paper_exact`: how many times the ratio is kept.", least=1, below=math.inf)
     paper_exact: bool = setting(False, "Every frame has ceil(n * ratio * expansion) tokens, as published.")
 

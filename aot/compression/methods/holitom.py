@@ -67,7 +67,9 @@ class HoliTom(CheckedSettings):
         0.6, "Weight of the center in a merged token; the rest is the mean of the others.", least=0, most=1
     )
     neighbors: int = setting(
-        7, "Nearest tokens that define a density, the token itself included; at most as many as clusters.", least=1
+        7,
+        "Number of nearest tokens that define a density, including the token itself; at most the number of clusters.",
+        least=1,
     )
     layer: int = setting(-1, "Block of the vision tower whose attention ranks dynamic tokens.")
     paper_exact: bool = setting(False, "Use the published counts, which give more or fewer tokens than the budget.")

@@ -54,7 +54,9 @@ class PruneVid(CheckedSettings):
     token_cluster_share: float = setting(
         0.5, "With `paper_exact`: clusters per token of a set, rounded down.", above=0, most=1
     )
-    neighbors: int = setting(7, "Nearest tokens (or frames) that define a density, itself included.", least=1)
+    neighbors: int = setting(
+        7, "Number of nearest tokens (or frames) that define a density, including itself.", least=1
+    )
     paper_exact: bool = setting(
         False, "Use `token_cluster_share` whatever the budget is; a set of fewer than 15 tokens stays as it is."
     )

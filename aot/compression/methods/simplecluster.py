@@ -46,7 +46,7 @@ class SimpleCluster(CheckedSettings):
     needs: ClassVar = Needs()
 
     theta: float = setting(10_000.0, "Base of the rotary embedding.", least=1)
-    iterations: int = setting(10, "The most rounds.", least=1)
+    iterations: int = setting(10, "Maximum number of k-means rounds.", least=1)
     first_seed: int = setting(
         0, "Index of the token that is the first seed; the last token in a shorter video.", least=0
     )

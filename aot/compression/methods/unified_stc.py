@@ -51,7 +51,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
         0.7, "A token is taken if its cosine similarity to every token taken before is below this.", least=-1, most=1
     )
     recycled_share: float = setting(0.3, "Share of the budget that is cluster means of the others.", least=0, most=1)
-    neighbors: int = setting(7, "Nearest tokens that define a density, the token itself included.", least=1)
+    neighbors: int = setting(7, "Number of nearest tokens that define a density, including the token itself.", least=1)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens in raster order; a mean has the cell of the cluster center.

@@ -58,7 +58,9 @@ class VQToken(CheckedSettings):
         32, "With `length` adaptive: the greatest number that is tried; not below `least_tokens`."
     )
     iterations: int | None = setting(
-        None, "The most k-means rounds; null is the published 50 for `length` fixed and 100 for adaptive.", least=1
+        None,
+        "Maximum number of k-means rounds; null is the published 50 for `length` fixed and 100 for adaptive.",
+        least=1,
     )
     seed: int = setting(0, "Seed of the k-means++ draw.", least=0, most=2**31 - 1)
     paper_exact: bool = setting(
