@@ -21,8 +21,9 @@ def read_ahead(
 ) -> Generator[T, None, None]:
     """Yield the elements of `items`; a thread computes up to `depth` of them in advance.
 
-    An exception of `items` is raised after the earlier elements. When the result ends or is
-    closed, it calls `give_up`, ends the thread after its current element, and closes `items`.
+    If `items` raises an exception, it is raised here after the elements before it. When the
+    returned generator ends or is closed, it calls `give_up` (to end a long wait of `items`), waits
+    until the thread has finished its current element, and closes `items`.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop, at_work = threading.Event(), threading.Lock()
@@ -54,7 +55,10 @@ def read_ahead(
 def _fill(
     items: Generator[T, None, None], ready: queue.Queue[tuple[T | None, BaseException | None]], stop: threading.Event
 ) -> None:
-    """Put all `items` into `ready`, then StopIteration or their exception; end if `stop` is set."""
+    """Put every element of `items` into `ready`, then StopIteration or the exception of `items`.
+
+    Return early if `stop` is set.
+    """
 
     def put(item: T | None, end: BaseException | None) -> bool:
         while not stop.is_set():

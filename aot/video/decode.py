@@ -99,7 +99,7 @@ class OpenVideo:
     def frames(
         self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
     ) -> Iterator[FrameStream]:
-        """Yield a stream of the planned frames, or only of the frames shown at `times_s`."""
+        """Yield a stream of the planned frames; if `times_s` is not None, of those at `times_s`."""
         plan = self.plan if times_s is None else self.plan.at(times_s)
         reader = self._reader(plan)
         with closing(reader.pictures):
@@ -129,10 +129,11 @@ class FrameStream:
     """The sampled frames of an open video.
 
     Attributes:
-        source: facts about the video.
+        source: description of the video.
         planned: number of frames to decode.
-        images: iterator over (position, resized image [3, H, W]) of the frames not yet read.
-        decode_ms: decoding time so far.
+        images: iterator over (index in `FrameIndex.pts`, resized image [3, H, W]) of the frames not
+            yet read.
+        decode_ms: time spent so far on decoding and resizing, in milliseconds.
     """
 
     def __init__(

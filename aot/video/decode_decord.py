@@ -1,4 +1,4 @@
-"""Decode chosen frames with decord; refuse files of which decord returns wrong frames.
+"""Decode chosen frames with decord; refuse files from which decord returns wrong frames.
 
 decord runs in a child process, `decord_child`, because it aborts or hangs on some files, which no
 exception handler can catch. Pixels arrive through a pipe, one picture at a time.
@@ -131,7 +131,7 @@ class DecordReader:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
 
     def _answer(self, wanted: str, limit_s: float) -> Any:
-        """Return the key `wanted` of the child's next message, due within `limit_s` seconds."""
+        """Return the value `wanted` of the child's next message; fail after `limit_s` seconds."""
         assert self._process is not None and self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._stop_late, (late,))

@@ -1,4 +1,4 @@
-"""Decode chosen frames with PyAV; seek to a keyframe if this skips frames."""
+"""Decode chosen frames with PyAV; seek to a keyframe if this saves decoding frames."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _pictures(file: Path, index: FrameIndex, positions: Sequence[int]) -> Genera
 class _Player:
     """An open stream and its most recently decoded frame.
 
-    _position is the position of that frame, or -1 before the first frame.
-    Frames before position _doubtful_until may depend on lost frames.
+    `_position` is the index of that frame in `index.pts`, or -1 before the first frame.
+    Frames with an index below `_doubtful_until` may depend on lost frames.
     """
 
     def __init__(self, container: InputContainer, index: FrameIndex) -> None:
@@ -84,7 +84,10 @@ class _Player:
         self._position, self._doubtful_until = -1, 0
 
     def shows(self, position: int, *, seeking: bool) -> bool:
-        """Decode up to `position`, which must increase; return whether its frame was decoded."""
+        """Decode up to the frame at `position`; return whether this frame was decoded.
+
+        `position` must increase from call to call. If `seeking`, first seek if this skips frames.
+        """
         keyframe = self._keyframe_up_to(position)
         if seeking and keyframe > max(0, self._position):
             self._seek(keyframe, position)

@@ -3,7 +3,7 @@
 The child reads a request, one line of JSON, from standard input; it exits when the input ends.
 It writes answers, one line of JSON each, to standard output. Pixels follow each "shape" answer.
 
-Request: import_path, file, positions, memory_bytes (the limit for decord).
+Keys of the request: import_path, file, positions, memory_bytes (the limit for decord).
 Answers: {"frames": number of frames by decord's count}, then {"shape": [H, W, 3]} per frame; or
 {"missing": reason} if decord cannot be imported, {"unreadable": reason} if decord fails.
 """
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Serve one request, then exit without cleanup, because exit handlers may crash, too."""
+    """Serve one request, then exit without running exit handlers, because they may crash."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -40,7 +40,7 @@ def _leave_with_parent() -> None:
 
 
 def _only_answers_on_stdout() -> BinaryIO:
-    """Return the stream to the parent; redirect what libraries print to stderr."""
+    """Return a stream that writes answers to the parent; anything else on stdout goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers

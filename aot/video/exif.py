@@ -40,7 +40,7 @@ def _orientation_value(tiff: bytes) -> int:
     """Return the value of the orientation tag, or 0 if the tag is missing.
 
     Raises:
-        struct.error: If the data end before the end of their directory.
+        struct.error: If `tiff` ends before the end of its directory of tags.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

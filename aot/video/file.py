@@ -60,7 +60,8 @@ def open_file(
 def probe(path: str | Path) -> FrameIndex:
     """Return the frame index of a video; only one picture is decoded, for the orientation.
 
-    The indexed stream has the largest pictures, then the most frames; cover art is ignored.
+    Of several video streams, the one with the largest pictures is indexed; if these are equal, the
+    one with the most frames. Cover art is ignored.
     `info.width` and `info.height` are the displayed size: after rotation, with square pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Detect files of several joined recordings, of which FFmpeg reads only the first one or two."""
+"""Detect files of several joined recordings; FFmpeg reads only the first one or two of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def another_begins(file: Path, container: str, end: int) -> bool:
-    """Return whether another recording in the format `container` begins in `file` after `end`."""
+    """Return whether another recording in the format `container` begins at byte `end` or later."""
     beginning = _BEGINNINGS.get(container.partition(",")[0])
     if beginning is None:
         return False

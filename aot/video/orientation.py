@@ -34,7 +34,7 @@ class Orientation:
         The orientation is upright if `matrix` is None or singular.
 
         Args:
-            matrix: a b u, c d v, x y w as in ISO 14496-12, 6.2.2. A pixel at (p, q), with q
+            matrix: the numbers a b u c d v x y w of ISO 14496-12, 6.2.2. A pixel at (p, q), with q
                 downwards, is shown at (a p + c q, b p + d q).
         """
         if matrix is None:

@@ -46,7 +46,7 @@ class FrameIndex:
     """The frames of a video's main stream, in display order.
 
     Attributes:
-        info: facts about the video; width and height are as displayed.
+        info: description of the video; width and height are as displayed.
         pts: presentation times of all frames that can be shown, ascending, in units of `time_base`
             seconds. `pts` and `keyframes` are arrays of 8-byte integers.
         keyframes: positions in `pts` at which decoding can start, ascending.
@@ -121,7 +121,8 @@ def _picture_streams(container: InputContainer, name: str) -> list[VideoStream]:
 class _Scan:
     """Packet data of one stream; each array has one entry per shown frame, in file order.
 
-    `pts` or `dts` is _UNSTATED if the packet lacks it; `ticks` is the duration, 0 if unknown.
+    All times are in units of the stream's time base. `pts` or `dts` is _UNSTATED if the packet
+    lacks it; `ticks` is the duration of the frame, or 0 if unknown.
     """
 
     stream: VideoStream

@@ -53,7 +53,7 @@ def open_input(file: Path, options: dict[str, str]) -> InputContainer:
 
 
 def most_pixels(stream: VideoStream) -> int:
-    """Return the largest number of pixels that a picture may have; a file can claim any size."""
+    """Return the maximum allowed pixels of a picture of `stream`; a file can claim any size."""
     holds_many = stream.codec_context.codec.canonical_name in _HOLDING_MANY
     return _MOST_PIXELS_OF_LEVELS if holds_many else _MOST_PIXELS
 
@@ -78,13 +78,14 @@ def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
 def as_fraction(rational: Any) -> Fraction | None:
     """Return a time base or rate of PyAV as a Fraction, or None if the file does not have it.
 
-    PyAV up to 18 uses Fraction and None; later versions use their own type, and 0/1 or 0/0.
+    PyAV up to 18 returns a Fraction or None. Later versions return a type of their own, with the
+    value 0/1 or 0/0 if it is missing.
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 class UnknownDataError(Exception):
-    """Raised if PyAV cannot return side data, because it does not know a kind (such as Exif)."""
+    """Raised if PyAV cannot return side data, because it does not know one kind (such as Exif)."""
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:

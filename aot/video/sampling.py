@@ -35,14 +35,14 @@ class FramePlan:
     notices: tuple[str, ...] = ()
 
     def at(self, times_s: Collection[float]) -> FramePlan:
-        """Return a plan with only the frames that are shown at `times_s`."""
+        """Return a plan with only those frames whose `timestamps_s` are in `times_s`."""
         wanted = set(times_s)
         chosen = [pair for pair in zip(self.positions, self.timestamps_s, strict=True) if pair[1] in wanted]
         return FramePlan(tuple(p for p, _ in chosen), tuple(t for _, t in chosen), self.notices)
 
 
 def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
-    """Choose frames shown from `sampling.start_s` to `sampling.end_s`, both included.
+    """Choose frames among those from `sampling.start_s` to `sampling.end_s`, both included.
 
     Raises:
         VideoError: If no frame is shown in the range, or `sampling` is strict and the file is cut
@@ -101,7 +101,10 @@ def _is_picture(index: FrameIndex) -> bool:
 
 
 def spread(count: int, picks: int) -> list[int]:
-    """Return linspace(0, count - 1, picks) truncated as in LLaVA, or all if `picks` >= `count`."""
+    """Return `picks` evenly spread indices below `count`, or all indices if these are fewer.
+
+    The indices are linspace(0, count - 1, picks), truncated to whole numbers as in LLaVA.
+    """
     if picks >= count:
         return list(range(count))
     if picks == 1:
@@ -133,7 +136,7 @@ def _too_few(found: int, index: FrameIndex, sampling: SamplingConfig) -> tuple[s
 
 
 def _tolerance_s(index: FrameIndex) -> float:
-    """Return how many seconds late a frame time may be, because containers round to ticks."""
+    """Return by how many seconds a stored time may be late, because containers round to ticks."""
     return min(float(index.time_base) / 2, 1e-3) + 1e-9
 
 
@@ -173,7 +176,7 @@ def _evenly_in_time(
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:
-    """Divide `frames` frames into as few chunks of at most `most` as possible; return the lengths.
+    """Divide `frames` frames into the fewest chunks of at most `most` frames; return their lengths.
 
     The lengths are similar, because a short last chunk could not keep its share of the tokens. All
     lengths except the last are multiples of `together`. `most` must be a multiple of `together` if

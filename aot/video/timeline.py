@@ -22,9 +22,9 @@ class Timeline:
     """Shift the timestamps of a stream's packets, so that they continue after each restart.
 
     In recordings joined byte by byte (`cat a.ts b.ts`), timestamps restart at each part. A part
-    begins at a keyframe with pts and dts below the largest of the current part. If timestamps may
-    wrap around, a keyframe with a dts more than an hour above the largest also begins a part. The
-    shifted part begins one frame after the last frame of the previous part.
+    begins at a keyframe whose pts and dts are below the largest pts and dts of the current part. If
+    timestamps may wrap around, a keyframe whose dts is more than an hour above the largest dts also
+    begins a part. The shifted part begins one frame after the last frame of the previous part.
 
     Attributes:
         restarts: number of restarts so far.
