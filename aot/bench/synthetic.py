@@ -30,7 +30,7 @@ SYNTHETIC = ("shapes", *_LANGUAGE)
 
 
 def synthetic_model(name: str, config: ModelConfig) -> VideoModel:
-    """Return a LLaVA-OneVision of size `name` with random weights; for "shapes" the bundled model.
+    """Return a LLaVA-OneVision of size `name` with random weights; "shapes" is the bundled model.
 
     Raises:
         ConfigError: If a device or a library is missing, or `config` sets `quantize` or

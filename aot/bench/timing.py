@@ -38,7 +38,7 @@ def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
 
 
 def copy_bytes_per_second(device: torch.device, size: int = 2**28, rounds: int = 5) -> float:
-    """Return the best bandwidth of a plain copy, in bytes read and written per second."""
+    """Return the bytes read and written per second by the fastest copy of `size` bytes."""
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     best_ms = min(elapsed_ms(lambda: target.copy_(source), device) for _ in range(rounds + 1))

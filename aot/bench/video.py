@@ -25,7 +25,7 @@ __all__ = ["ArmTimes", "VideoTimes", "time_video"]
 class _Run:
     """Times of one run from file to answer; decoding overlaps with encoding.
 
-    `compress_ms` includes both phases. `first_token_ms` is measured from the start of the run.
+    `compress_ms` includes both phases of AOT. `first_token_ms` counts from the start of the run.
     """
 
     decode_ms: float
@@ -70,7 +70,7 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Measurements without and with compression, in this order; `speedup` is the time ratio."""
+    """Measurements; `arms` are without and with compression, `speedup` is their ratio of times."""
 
     frames: int
     visual_tokens: int

@@ -75,7 +75,7 @@ class ChunkCompressor:
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
 
     def _allowed(self, due: int, total: int) -> tuple[int, int]:
-        """Return the minimum and maximum number of tokens that the method may keep of `total`."""
+        """Return the fewest and the most tokens to keep of `total`; the budget is `due`."""
         if not self._config.compresses:
             return total, total
         if not self._config.has_budget:
@@ -83,7 +83,7 @@ class ChunkCompressor:
         return (due if self._method.card.exact else 1), due
 
     def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
-        """Raise a BudgetError if a method of this package, as published, exceeds `total` tokens."""
+        """Raise a BudgetError if a method of this package without a budget keeps over `total`."""
         promised = self._config.has_budget or is_plugged_in(self._method)
         if self._config.compresses and not promised and len(kept.features) > total:
             raise BudgetError(

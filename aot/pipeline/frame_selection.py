@@ -58,7 +58,7 @@ class FrameSelection:
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """Return the choice as facts for a report."""
+        """Return the choice as named values for the report."""
         selected = " ".join(map(str, self.frames))
         return {"sampled_frames": self.sampled, "selected_frames": selected, "selected_by": self.by}
 
@@ -90,7 +90,7 @@ def select_frames(
     """Choose `sampling.select_frames` frames by their mean score over the questions.
 
     Frames that the model reads together are chosen together, so the number of chosen frames is
-    rounded to whole groups.
+    rounded down to whole groups, but at least one group is chosen.
 
     Returns:
         The selection, or None if `select_frames` is None or at least the number of sampled frames.
@@ -155,7 +155,7 @@ def _best(
 
 
 def _together(segments: Sequence[Sequence[float]], count: int) -> list[list[tuple[int, float]]]:
-    """Divide each segment into groups of up to `count` frames; a frame is (index, time)."""
+    """Divide each segment of times into groups of up to `count` frames, as pairs (index, time)."""
     indices = itertools.count()
     return [
         [(next(indices), time) for time in times[first : first + count]]

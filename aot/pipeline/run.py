@@ -47,7 +47,7 @@ class Pipeline:
     Args:
         model: the model.
         config: the settings.
-        build: builds the method from the settings `outer`.
+        build: builds the method from the settings of the method alone, see `outer`.
     """
 
     def __init__(self, model: VideoModel, config: Config, build: Callable[[Config], Method] = build_method) -> None:
@@ -59,7 +59,7 @@ class Pipeline:
 
     @property
     def outer(self) -> Config:
-        """Return `config` with the ratio of the method alone, without the inner reduction."""
+        """Return `config` for the method alone: its own ratio, and no inner reduction."""
         return self._divided[0]
 
     @property
@@ -99,7 +99,7 @@ class Pipeline:
         """Decode, encode and compress a video, chunk by chunk.
 
         Args:
-            video: a file, an http or https address, "-" for standard input, or an open file.
+            video: a file, an http or https address, "-" for standard input, or a `VideoFile`.
             questions: the texts by which frames are chosen if `sampling.select_frames` is set.
             traced: whether to record the sources of kept tokens and pictures of the frames.
             on_progress: receives the progress of each stage.
@@ -118,7 +118,7 @@ class Pipeline:
             return self.model.generate(tokens, question, self.config.generation, self.inner)
 
     def read(self, tokens: CompressedTokens) -> Reading:
-        """Run the language model on `tokens` once, for several questions."""
+        """Run the language model on `tokens` once; the result can answer several questions."""
         with explained_memory():
             return self.model.read(tokens, self.inner)
 
@@ -210,7 +210,7 @@ def _encode_for(
 
 
 class _Run:
-    """Compress one video with one pipeline; the first error of `REFUSALS` ends the run."""
+    """Compress one video with one pipeline; the first error listed in `REFUSALS` ends the run."""
 
     def __init__(self, pipeline: Pipeline, traced: bool) -> None:
         self.pipeline = pipeline

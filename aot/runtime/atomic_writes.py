@@ -96,7 +96,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, overwrite: bool)
     a symbolic link, the target of the link is replaced.
 
     Raises:
-        OutputError: See `check_writable`; also raised if the disk is full.
+        OutputError: If `check_writable` refuses `path`, or the file cannot be written.
     """
     check_writable(path, overwrite=overwrite)
     target, mode = _target(path), _mode(path)

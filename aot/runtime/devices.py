@@ -12,8 +12,8 @@ def input_device(module: nn.Module) -> torch.device:
     """Return the device on which `module` expects its inputs.
 
     If accelerate spreads the weights over devices or loads them for each call, its hooks name the
-    device. The hooks move the inputs of `module`, but not the tensors that the caller adds to its
-    outputs. The caller must move such tensors to the returned device.
+    device in `execution_device`. The hooks move the inputs of `module`, but not the tensors that
+    the caller adds to its outputs. The caller must move such tensors to the returned device.
     """
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)

@@ -20,7 +20,7 @@ __all__ = ["PeakMemory", "peak_memory"]
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Peak memory in bytes minus the memory held at the start, or None if it is not reported."""
+    """Peak bytes of host and device minus the bytes held at the start, or None if not reported."""
 
     host: int | None = None
     device: int | None = None

@@ -25,7 +25,8 @@ _LARGEST = 2**63
 def check_plain(value: Any) -> None:
     """Check that `value` holds only plain values, at most a million, nested at most 12 deep.
 
-    If an object occurs several times in `value`, each occurrence counts.
+    Plain values are text, numbers, booleans, None, and lists, tuples and dicts of plain values. If
+    an object occurs several times in `value`, each occurrence counts.
 
     Raises:
         ValueError: If the check fails.
@@ -34,7 +35,7 @@ def check_plain(value: Any) -> None:
 
 
 def _count(value: Any, budget: int, depth: int) -> int:
-    """Return `budget` minus the number of values in `value`, including itself."""
+    """Return `budget` minus the number of values in `value`, which itself counts as one."""
     kind = type(value)
     if kind is dict and not all(type(key) is str for key in value):
         raise ValueError("the keys of its values must be text")
@@ -132,7 +133,7 @@ def each(reader: Reader, length: int | None = None) -> Reader:
 
 
 def named(reader: Reader) -> Reader:
-    """Return a reader of groups with any names; `reader` reads each value."""
+    """Return a reader of groups (dicts) with any names; `reader` reads each value."""
 
     def read(value: Any, key: str) -> dict[str, Any]:
         _require(type(value) is dict, key, "a group")
@@ -149,11 +150,11 @@ def record(
     *,
     exact: bool = False,
 ) -> Reader:
-    """Return a reader of groups with known names.
+    """Return a reader of groups (dicts) with known names.
 
     Args:
         readers: the reader of each name. A name is required unless it is in `missing` or `absent`.
-        missing: default values by name.
+        missing: by name, the default value if the group lacks the name.
         absent: optional names without a default value.
         others: the reader of all other names. If None, other names are left out.
         exact: whether other names raise a ValueError.

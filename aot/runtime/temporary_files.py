@@ -43,7 +43,7 @@ def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
 
 
 def _create(path: Path, mode: int) -> int | None:
-    """Create the file `path` and return the descriptor with its lock, or None on Windows."""
+    """Create and lock the file `path`; return the locked descriptor, or None on Windows."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         if sys.platform == "win32":  # Windows cannot move open files, so no locks are used

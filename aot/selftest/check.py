@@ -11,7 +11,7 @@ __all__ = ["Check", "CheckFailedError", "CheckResult", "CheckSkipped", "run"]
 
 
 class Check(NamedTuple):
-    """A check; `work` returns what was found as text, and raises if the check fails."""
+    """A check; `work` returns the finding as text, or raises an exception if the check fails."""
 
     name: str
     work: Callable[[], str]

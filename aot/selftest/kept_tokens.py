@@ -31,7 +31,7 @@ def checks() -> Iterator[Check]:
 
 
 def kept_cells(device: str) -> dict[str, list[int]]:
-    """Return by method the kept cells, as indices in [0, F * n), in the order of the output."""
+    """Return the cells that each method keeps: indices in [0, F * n), in output order."""
     model = loaded(device, "float32")
     pipelines = {name: Pipeline(model, config_of(method=name, ratio=_RATIO)) for name in METHODS if name != "none"}
     with clip_file() as clip:

@@ -36,7 +36,7 @@ def _skip_without_cuda() -> str:
 
 
 def transport(device: torch.device) -> str:
-    """Compare transport plans of kernel and torch version, for 603 patches and 126 anchors."""
+    """Compare plans of the Triton kernel and the torch version, for 603 patches and 126 anchors."""
     _require_triton(device)
     cost = torch.rand(4, 603, 126, generator=torch.Generator().manual_seed(0)).to(device)
     weights = cost.new_full((4, 603), 1 / 603), cost.new_full((4, 126), 1 / 126)
