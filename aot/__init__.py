@@ -1,6 +1,6 @@
 """Answer questions about a video with a tenth of the visual tokens.
 
-`import aot` is fast: torch and transformers are imported with the first name that needs them.
+`import aot` is fast: torch and transformers are imported when a name that needs them is first used.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Problem:
 
 
 class ConfigError(AOTError):
-    """Raised if a setting is unknown, ill-typed or out of range; `problems` lists all findings."""
+    """Raised if a setting is unknown, ill-typed or out of range; `problems` lists them all."""
 
     def __init__(self, *problems: str | Problem) -> None:
         super().__init__("; ".join(map(str, problems)))

@@ -39,14 +39,14 @@ Kind = Literal["methods", "inner"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Describe a method or an inner reduction in `aot methods`.
+    """Hold what `aot methods` shows about a method or an inner reduction.
 
     Attributes:
         acts: where the method acts, for instance "after pooling".
         source: the paper; empty for a baseline.
-        exact: whether the method keeps exactly the budget, for every budget.
+        exact: whether the method always keeps exactly as many tokens as the budget.
         remark: which tokens are kept and merged, in one clause.
-        least: the lowest possible ratio; empty if there is no limit.
+        least: the lowest possible ratio, as text; empty if every ratio is possible.
     """
 
     acts: str
@@ -100,12 +100,12 @@ _CALLED = {"methods": ("compress",), "inner": ("load", "with_load", "points", "r
 
 
 def names(kind: Kind = "methods") -> tuple[str, ...]:
-    """Return all names, those of this package first; plug-ins are not imported or checked."""
+    """Return all names of `kind`, this package's first; plug-ins are not imported or checked."""
     return (*_TABLES[kind], *_plugged_in(kind))
 
 
 def usable(kind: Kind = "methods") -> tuple[str, ...]:
-    """Import every plug-in, and return all names except those of broken plug-ins."""
+    """Import every plug-in; return all names of `kind` except plug-ins that fail or are invalid."""
     return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
 
 
@@ -133,7 +133,7 @@ def find(name: str, kind: Kind = "methods") -> Any:
 
 
 def hint(name: str, kind: Kind = "methods") -> str:
-    """Return advice for an unknown `name`: a similar name, or a name of the other kind."""
+    """Return advice for an unknown `name`: how to use it as the other kind, or a similar name."""
     other: Kind = "inner" if kind == "methods" else "methods"
     if name in names(other):
         return f"{name} {_how_to_ask(name, other)}"
@@ -182,7 +182,7 @@ def called(thing: object, kind: Kind = "methods") -> str:
 
 
 def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
-    """Return the error for a method or inner reduction `thing` that breaks its contract."""
+    """Return an error that `thing` breaks its contract; each of `problems` is a clause."""
     report = "report this to its authors" if is_plugged_in(thing, kind) else "report this"
     return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
 
@@ -215,7 +215,10 @@ def _class_of(thing: object) -> type:
 
 
 def _plug_in_of(thing: object, kind: Kind) -> EntryPoint | None:
-    """Return the entry point of the class of `thing`, else any one of its package, else None."""
+    """Return the entry point of the plug-in to which `thing` belongs, or None.
+
+    If the class of `thing` has no entry point, take the first one of the same top-level package.
+    """
     cls = _class_of(thing)
     root = cls.__module__.partition(".")[0]
     near = [point for point in _plugged_in(kind).values() if point.module.partition(".")[0] == root]
@@ -275,7 +278,7 @@ def _origin(point: EntryPoint) -> str:
 
 @cache
 def _plugged_in(kind: Kind) -> dict[str, EntryPoint]:
-    """Return plug-ins by name, without names of this package; the first of equal names is used."""
+    """Return the plug-ins of `kind` by name; ignore names of this package and repeated names."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"aot.{kind}"):
         if point.name not in _TABLES[kind]:

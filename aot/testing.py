@@ -54,7 +54,7 @@ _STILL = "still, of equal tokens"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The shape and dtype of a synthetic video, and the share of tokens to keep."""
+    """A synthetic video (if `still`, all its tokens are equal), and the ratio of tokens to keep."""
 
     frames: int
     grid: tuple[int, int]
@@ -88,9 +88,9 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
     A method must return exactly as many tokens as the budget (at most as many if the method's card
     has exact=False), finite features of the input's width and dtype, positions inside the pooled
     grid, and the same tokens in every run. It must change neither the input nor torch's global
-    generator. For traced tokens it must return `sources`, unless it keeps tokens unchanged. It may
-    refuse a budget with a `BudgetError` if its card names a `least` ratio; the message must contain
-    "use --ratio X", and the ratio X must work.
+    generator. If the input is `traced`, it must return `sources`, unless every kept token equals
+    the pooled token at its position. It may refuse a budget with a `BudgetError` if its card names
+    a `least` ratio; the message must contain "use --ratio X", and the ratio X must work.
 
     Args:
         method: the class, or the name under which it is installed.
@@ -118,7 +118,7 @@ def check_method(method: type | str, settings: Mapping[str, Any] | None = None) 
 def problems_of_method(
     method: type | str, settings: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, Exception | None]]:
-    """Yield (line, exception or None) for each problem that `check_method` reports."""
+    """Yield (line, the raised exception or None) for each problem that `check_method` reports."""
     trial = _Trial(find(method) if isinstance(method, str) else method, dict(settings or {}))
     for case in trial.cases():
         try:
@@ -130,14 +130,14 @@ def problems_of_method(
 
 
 class _Trial:
-    """Check one class of methods with given settings."""
+    """Check the method class `kind`, built with `settings`, on synthetic videos."""
 
     def __init__(self, kind: Any, settings: Mapping[str, Any]) -> None:
         self._kind, self._settings = kind, settings
         self._free = bool(settings.get("paper_exact"))
 
     def cases(self) -> Iterator[Case]:
-        """Yield the test videos: all shapes at all ratios, half precision, and equal tokens."""
+        """Yield the test cases: all shapes at all ratios, half precision, and a video of equal tokens."""
         merges = self._made(0.5).needs.merging is not None
         for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
             for ratio in _RATIOS:
@@ -217,7 +217,7 @@ class _Trial:
 
 
 def _of_no_name(problem: str | Problem) -> str | Problem:
-    """Return `problem` without the prefix "methods.uniform." of the paths in `_made`."""
+    """Return `problem` without "methods.uniform.", with which the paths begin in `_made`."""
     if isinstance(problem, str):
         return problem
     return replace(problem, path=problem.path.removeprefix("methods.uniform."))
@@ -254,9 +254,9 @@ def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
 def merged_video(
     merging: EncoderMerging, features: Tensor, grid: tuple[int, int], pooling: Pooling = _POOLED[0][2]
 ) -> VisualTokens:
-    """Return `features` [F, N, D] merged as in a tower whose blocks do not change tokens.
+    """Return a video of `features` [F, N, D], merged as by a tower whose blocks change no token.
 
-    The features are also used as keys.
+    Tokens are compared by their features instead of keys.
     """
     frames, patches, _ = features.shape
     video = MergedVideo()

@@ -39,12 +39,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Describe a video file, from its packets and one decoded picture (for the orientation).
+    """Describe a video file, as found in its header, its packets and one decoded picture.
 
     `frames` is the number of shown frames; `discarded_frames` counts packets that an edit list
-    discards. `header_frames` is the number in the container's header, or 0 if missing. Pictures are
-    rotated clockwise by `rotation_degrees`, then flipped horizontally if `mirrored`. `width` and
-    `height` are the displayed size after both, with square pixels.
+    discards. `header_frames` is the number of frames in the container's header, or 0 if missing.
+    Pictures are rotated clockwise by `rotation_degrees`, then flipped horizontally if `mirrored`.
+    `width` and `height` are the displayed size after rotation, with square pixels.
     """
 
     path: str
@@ -85,7 +85,7 @@ class VideoFrames:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Describe the spatial pooling of the model; AOT works both before and after pooling.
+    """Describe how the model pools the patches of each frame.
 
     "bilinear" resizes the grid to ceil(g / stride) per side, with align_corners=False
     (LLaVA-OneVision). "average" takes means of stride x stride patches and drops an incomplete
@@ -141,7 +141,8 @@ class Needs:
     """List the encoder outputs that a method needs.
 
     Attributes:
-        saliency_layers: indices of blocks whose attention received is recorded; -1 is the last.
+        saliency_layers: indices of blocks (-1 is the last) for which the attention that each patch
+            receives is recorded.
         key_layers: indices of blocks whose keys are recorded; -1 is the last.
         frame_embeddings: whether an embedding of each frame is needed.
         pooling_attention: whether the attention weights of SigLIP's pooling head are needed.
@@ -204,7 +205,8 @@ class MergedPatches:
 
     Attributes:
         owner: int64 [F, N], the index of the token that contains each patch.
-        anchor: int64 [T], the patch of each token (frame * N + patch) that absorbed the others.
+        anchor: int64 [T], for each token, the patch (index frame * N + patch) that absorbed the
+            other patches of the token.
         tower_share: (tokens that enter the MLP) / (patches), averaged over blocks.
     """
 
@@ -219,7 +221,7 @@ class VisualTokens:
 
     Attributes:
         features: [F, N, D] in raster order, after the projector and before pooling. If the tower
-            merged tokens: [T, D] of all frames, clip by clip, not to be pooled.
+            merged tokens: [T, D], the tokens of all frames, clip by clip, which are not pooled.
         grid: (rows, cols) of patches per frame, before any merging.
         pool: the model's pooling, which is not applied to merged tokens.
         timestamps_s: F presentation times.
@@ -286,7 +288,7 @@ class TransportPlan:
 
     @property
     def marginal_error(self) -> Tensor:
-        """Return `row_error` plus the distance of column sums from `column_weights`, [B]."""
+        """Return `row_error` plus the L1 distance from the column sums to `column_weights`, [B]."""
         return self.row_error + (self.plan.sum(-2) - self.column_weights).abs().sum(-1)
 
 
@@ -330,16 +332,17 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourceWeights:
-    """Hold the sources of tokens: a sparse weight matrix [count, F * n] with E entries.
+    """Hold how tokens are mixed from pooled tokens: a sparse matrix [count, F * n] of E weights.
 
     The matrix times the pooled tokens gives the features, up to a factor per token. The weights of
     a token sum to 1, or to less if a method left out weights below 0.001.
 
     Attributes:
-        count: the number of tokens: K for the kept tokens.
+        count: the number of tokens, which is K for the kept tokens.
         token: int64 [E], the row of each entry: the index of a token.
-        source: int64 [E], the column of each entry: the index of a pooled token among all F * n.
-        weight: float [E], the weight of the pooled token in the token, in (0, 1].
+        source: int64 [E], the column of each entry: the index of a pooled token, which is
+            frame * n + (its index in the frame).
+        weight: float [E], the weight in (0, 1] of the pooled token `source` in the token `token`.
         source_mass: float32 [F * n], the total mass of the patches of each pooled token, if tokens
             are made of patches; None if all masses are 1.
         is_global: bool [count], true for tokens of global anchors and false for tokens of local
@@ -364,10 +367,10 @@ class CompressedTokens:
         row: int32 [K], the row of each token in the pooled grid.
         col: int32 [K], the column of each token in the pooled grid.
         role: uint8 [K], values of `Role`.
-        mass: float32 [K], the number of pooled tokens in each token: 1 plus what it absorbed.
+        mass: float32 [K], the number of pooled tokens in each token: 1 plus the mass it absorbed.
         grid: (rows, cols) of the pooled grid.
         timestamps_s: F presentation times.
-        clips: the clips that were compressed together.
+        clips: the groups of frames that were compressed together.
         facts: plain values that explain the result in a report (anchors per frame, iterations,
             ...).
         duration_s: duration of the whole video, or None if unknown.
@@ -392,6 +395,6 @@ class CompressedTokens:
 
     @property
     def cell(self) -> Tensor:
-        """Return the index of each token in raster order over all F * n cells, int64 [K]."""
+        """Return the cell of each token, (frame * rows + row) * cols + col, int64 [K]."""
         rows, cols = self.grid
         return (self.frame.long() * rows + self.row.long()) * cols + self.col.long()
