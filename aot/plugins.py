@@ -105,7 +105,7 @@ def names(kind: Kind = "methods") -> tuple[str, ...]:
 
 
 def usable(kind: Kind = "methods") -> tuple[str, ...]:
-    """Import every plug-in; return all names of `kind` except plug-ins that fail or are invalid."""
+    """Import every plug-in; return all names of `kind` except those of invalid plug-ins."""
     return (*_TABLES[kind], *(name for name in _plugged_in(kind) if _is_usable(name, kind)))
 
 
@@ -182,7 +182,7 @@ def called(thing: object, kind: Kind = "methods") -> str:
 
 
 def broken_promise(thing: object, kind: Kind, *problems: str) -> MethodError:
-    """Return an error that `thing` breaks its contract; each of `problems` is a clause."""
+    """Return an error stating how `thing` breaks its contract; each of `problems` is a clause."""
     report = "report this to its authors" if is_plugged_in(thing, kind) else "report this"
     return MethodError(f"{called(thing, kind)} {'; it '.join(problems)}; use another {_NOUNS[kind]}, and {report}")
 

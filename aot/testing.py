@@ -137,7 +137,7 @@ class _Trial:
         self._free = bool(settings.get("paper_exact"))
 
     def cases(self) -> Iterator[Case]:
-        """Yield the test cases: all shapes at all ratios, half precision, and a video of equal tokens."""
+        """Yield the cases: all shapes at all ratios, half precision, and one with equal tokens."""
         merges = self._made(0.5).needs.merging is not None
         for shape in _POOLED if merges else (*_POOLED, *_UNPOOLED):
             for ratio in _RATIOS:
@@ -217,7 +217,7 @@ class _Trial:
 
 
 def _of_no_name(problem: str | Problem) -> str | Problem:
-    """Return `problem` without "methods.uniform.", with which the paths begin in `_made`."""
+    """Return `problem` with the prefix "methods.uniform." (see `_made`) removed from its path."""
     if isinstance(problem, str):
         return problem
     return replace(problem, path=problem.path.removeprefix("methods.uniform."))

@@ -64,7 +64,7 @@ def one_line(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 2) -> str:
-    """Return a question that suggests up to `most` similar names from `known`; "" if none is."""
+    """Return "did you mean A or B?", with up to `most` of the `known` names, or "" without any."""
     alike = similar_names(name, known, most=most)
     return f"did you mean {' or '.join(alike)}?" if alike else ""
 

@@ -24,7 +24,7 @@ __all__ = ["CompressorSize", "CompressorTimes", "time_compressor"]
 
 @dataclass(frozen=True, slots=True)
 class CompressorSize:
-    """Size of the input (frames F, patches per side g, width D), and AOT's anchors M and ratio."""
+    """Size of the input (frames F, patches per side g, width D); anchors per frame M, and ratio."""
 
     frames: int = 32
     side: int = 27

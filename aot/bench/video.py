@@ -70,7 +70,10 @@ class ArmTimes:
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Measurements; `arms` are without and with compression, `speedup` is their ratio of times."""
+    """Times without and with compression, in this order in `arms`.
+
+    `speedup` has by name the ratio (time without compression) / (time with compression).
+    """
 
     frames: int
     visual_tokens: int

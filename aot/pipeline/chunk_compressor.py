@@ -83,7 +83,7 @@ class ChunkCompressor:
         return (due if self._method.card.exact else 1), due
 
     def _refuse_excess(self, kept: CompressedTokens, total: int) -> None:
-        """Raise a BudgetError if a method of this package without a budget keeps over `total`."""
+        """Raise a BudgetError if a built-in method that runs without a budget exceeds `total`."""
         promised = self._config.has_budget or is_plugged_in(self._method)
         if self._config.compresses and not promised and len(kept.features) > total:
             raise BudgetError(

@@ -21,7 +21,7 @@ __all__ = ["model_record", "report_of"]
 
 
 def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock) -> RetentionReport:
-    """Return the report on `tokens`, which `pipeline` kept; wait for the device."""
+    """Return the report on `tokens`, which `pipeline` kept; this waits for the device."""
     model, outer = pipeline.model, pipeline.outer
     per_frame = math.prod(tokens.grid)
     rows = frame_retention(tokens, per_frame, video.similarity)

@@ -142,7 +142,7 @@ def compress_each(
     on_progress: StageProgress = silent,
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
-    """Compress one video with every pipeline; yield (pipeline, result) when each is ready.
+    """Compress one video with every pipeline; yield each (pipeline, result) when it is ready.
 
     The pipelines share the frames. Methods that do not merge inside the vision tower share one
     encoding, and so do methods that merge there in the same way.

@@ -81,7 +81,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write `text` to `path` in UTF-8, completely or not at all; replace invalid characters.
+    """Write `text` to `path`, completely or not at all; replace characters that UTF-8 lacks.
 
     Raises:
         OutputError: See `write_whole`.

@@ -28,7 +28,7 @@ def path_kind(name: str | Path) -> PathKind | None:
 
 
 def is_same_file(one: str | Path, other: str | Path) -> bool:
-    """Return whether two paths name one file; links are followed, and the file may be missing."""
+    """Return whether two paths name the same file; links are followed; the file may be missing."""
     if path_kind(one) and path_kind(other):
         return Path(one).samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -54,7 +54,7 @@ def dtypes(device: str) -> tuple[str, ...]:
 
 
 def config_of(**overrides: Any) -> Config:
-    """Return settings of the bundled model with `overrides`; the user's own are not read."""
+    """Return settings of the bundled model with `overrides`; the user's settings are not read."""
     return build_config(merge_settings({"model": {"name": BUNDLED_MODEL}}, overrides))
 
 

@@ -25,7 +25,7 @@ _SHARE_LIMIT = 0.9
 
 
 def checks() -> Iterator[Check]:
-    """Yield one check per device, of all methods in float32."""
+    """Yield one check per device, which covers all methods in float32."""
     for device in devices():
         yield Check(f"kept tokens on {device}", partial(_compare_all, device))
 
@@ -66,6 +66,6 @@ def _compare_all(device: str) -> str:
 
 
 def _shared(found: list[int], recorded: list[int]) -> float:
-    """Return the number of common cells / the length of the longer list; cells may repeat."""
+    """Return (number of common cells) / (length of the longer list); cells may repeat."""
     both = Counter(found) & Counter(recorded)
     return both.total() / max(len(found), len(recorded))

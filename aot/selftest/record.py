@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Write both files next to this module."""
+    """Write the video and the record of kept tokens next to this module."""
     folder = Path(__file__).parent
     write_clip(scene(), folder / "clip.mp4", side=FRAME_SIDE, frames_per_second=4, quality=24)
     rows = [f'  "{name}": {json.dumps(cells)}' for name, cells in kept_cells("cpu").items()]

@@ -99,7 +99,10 @@ class OpenVideo:
     def frames(
         self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
     ) -> Iterator[FrameStream]:
-        """Yield a stream of the planned frames; if `times_s` is not None, of those at `times_s`."""
+        """Yield a stream of the planned frames.
+
+        If `times_s` is not None, only planned frames with these times are read.
+        """
         plan = self.plan if times_s is None else self.plan.at(times_s)
         reader = self._reader(plan)
         with closing(reader.pictures):
@@ -112,7 +115,7 @@ class OpenVideo:
 
     @contextmanager
     def pictures(self, times_s: Collection[float]) -> Iterator[Iterator[tuple[float, NDArray[np.uint8]]]]:
-        """Yield an iterator over (time, picture [H, W, 3]) of the planned frames at `times_s`.
+        """Yield an iterator over (time, picture [H, W, 3]) of the frames with times `times_s`.
 
         Pictures keep their decoded size, even if their pixels are not square. torch is not used.
         """

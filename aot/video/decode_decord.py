@@ -131,7 +131,10 @@ class DecordReader:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
 
     def _answer(self, wanted: str, limit_s: float) -> Any:
-        """Return the value `wanted` of the child's next message; fail after `limit_s` seconds."""
+        """Return the value of the key `wanted` in the child's next message.
+
+        If the message takes more than `limit_s` seconds, kill the child and raise a VideoError.
+        """
         assert self._process is not None and self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._stop_late, (late,))
