@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A model family: `label` lists its checkpoints; `module` and `cls` name its class."""
+    """A model family: `label` lists its checkpoints; the class `cls` in `module` runs them."""
 
     label: str
     module: str
@@ -102,7 +102,7 @@ def find_model(config: ModelConfig) -> FoundModel:
     Raises:
         ConfigError: If an option needs a device or library that is missing.
         ModelError: If no model is named, or the model is unknown, unsupported, or neither cached
-            nor reachable.
+            nor reachable on the hub.
     """
     if not config.name:
         raise ModelError(f"no model is set; pass --model (for instance {REAL_MODEL}) or set AOT_MODEL")
@@ -116,7 +116,7 @@ def find_model(config: ModelConfig) -> FoundModel:
 
 
 def describe_model(config: ModelConfig, to_fetch: Listing | None) -> FoundModel:
-    """Read config.json of a checkpoint that was looked up already.
+    """Read config.json of the checkpoint that `config` names, after `look_up` has found it.
 
     `to_fetch` is the result of `aot.models.loading.lookup.look_up`.
 
@@ -158,7 +158,9 @@ def fetch_model(found: FoundModel, announce: Callable[[str], None] = lambda sent
 
 
 def identify_model(found: FoundModel) -> ModelIdentity:
-    """Return the identity of a local checkpoint, with a hash of its token space's weights.
+    """Return the identity of a checkpoint on this machine: name, revision and a hash of weights.
+
+    The hash covers only the weights that define the space of the visual tokens.
 
     Raises:
         ModelError: If these weights are missing or damaged.

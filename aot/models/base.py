@@ -23,8 +23,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 class ModelIdentity:
     """Identify the model that encoded tokens.
 
-    `fingerprint` is a hash of the stored weights that define the token space. The hash does not
-    depend on the dtype in which the checkpoint is loaded.
+    `fingerprint` is a hash of the stored weights that define the space of visual tokens. The hash
+    does not depend on the dtype in which the checkpoint is loaded.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Answer(Protocol):
 
     @property
     def first_token_at(self) -> float | None:
-        """Return the `time.perf_counter` when the first token reached the host; None until then.
+        """Return the `time.perf_counter()` at which the first token reached the host, or None.
 
         The first text may come later, because a word can consist of several tokens.
         """
@@ -81,8 +81,8 @@ class Reading(Protocol):
 class VideoModel(Protocol):
     """A loaded video LLM.
 
-    `temporal_patch` is the number of sampled frames that are encoded together as one of the F
-    frames. `notices` are sentences for the user about the checkpoint.
+    `temporal_patch` is the number of sampled frames that are encoded together and count as one
+    frame afterwards. `notices` are sentences for the user about the checkpoint.
     """
 
     identity: ModelIdentity
@@ -90,14 +90,14 @@ class VideoModel(Protocol):
     notices: tuple[str, ...]
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """Return the size (rows, cols) in pixels that `frames` frames of a video must have."""
+        """Return the size (rows, cols) in pixels that `frames` frames of `source` must have."""
 
     @property
     def language_layers(self) -> int:
         """Return the number of the language model's layers."""
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the vision block of each layer number; negative numbers count from the end."""
+        """Return the vision block's index for each of `layers`; -1 means the last block."""
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -114,15 +114,15 @@ class VideoModel(Protocol):
         """
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Encode `frames` to visual tokens; `on_frame` receives (done, total) sampled frames."""
+        """Encode `frames` to visual tokens; `on_frame` receives the frame counts (done, total)."""
 
     def generate(
         self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
     ) -> Answer:
-        """Start to answer about kept tokens; `inner` drops tokens inside the language model."""
+        """Start to answer `question` about `tokens`; `inner` drops some of them inside the LLM."""
 
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
-        """Prepare to answer several questions about kept tokens; for `inner` see `generate`."""
+        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
 
 
 class FrameScorer(Protocol):
@@ -134,7 +134,7 @@ class FrameScorer(Protocol):
     by: str
 
     def add(self, visual: VisualTokens) -> None:
-        """Score the next chunk of frames, which was encoded with frame embeddings."""
+        """Score the next chunk of frames; `visual` must include frame embeddings."""
 
     def scores(self) -> Tensor:
         """Return the scores [F] of all frames so far, on the CPU; higher is more relevant."""
@@ -145,4 +145,4 @@ class ScoresFrames(Protocol):
     """An optional ability of a `VideoModel`: score frames without running the language model."""
 
     def frame_scorer(self, questions: Sequence[str]) -> FrameScorer | None:
-        """Return a scorer that averages over `questions`; None if they have no usable word."""
+        """Return a scorer for the mean over `questions`; None if no question has a usable word."""

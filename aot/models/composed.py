@@ -40,7 +40,7 @@ class ComposedModel(ABC):
     """Base class of the families. Each family defines how to encode frames and lay out a prompt.
 
     Attributes:
-        temporal_patch: the number of sampled frames that the tower encodes as one frame.
+        temporal_patch: the number of sampled frames that the tower encodes together, as one frame.
         token_space: name suffixes of the weights that define the space of visual tokens.
         merges_inside: whether the tower can merge tokens.
         pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
@@ -104,7 +104,7 @@ class ComposedModel(ABC):
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Encode `frames` to visual tokens: run tower and projector in batches.
 
-        `on_frame` receives (done, total) sampled frames.
+        `on_frame` receives the numbers of sampled frames (done, total).
 
         Raises:
             UnsupportedError: If the model cannot provide something in `needs`.
@@ -113,7 +113,7 @@ class ComposedModel(ABC):
 
     @abstractmethod
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
-        """Return the size (rows, cols) in pixels that `frames` frames of a video must have."""
+        """Return the size (rows, cols) in pixels that `frames` frames of `source` must have."""
 
     @abstractmethod
     def _template(self) -> tuple[str, str]:
@@ -129,15 +129,15 @@ class ComposedModel(ABC):
 
     @property
     def positions(self) -> str:
-        """Return "packed" (positions 0 .. P - 1) or "original" (positions in the whole video)."""
+        """Return "packed" (positions 0 .. P - 1) or "original" (as if no token were dropped)."""
         return "packed" if self.config.positions == "auto" else self.config.positions
 
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int] | None:
-        """Return positions [1, P] or [3, 1, P] and the next position; None means 0 .. P - 1.
+        """Return the positions [1, P] or [3, 1, P] of P prompt rows, and the position after them.
 
-        `texts` holds the ids of each run's text.
+        None means the positions 0 .. P - 1. `texts` holds the token ids of each run's text.
         """
         if self.positions == "packed":
             return None
@@ -161,7 +161,7 @@ class ComposedModel(ABC):
         }
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the tower block of each layer number; negative numbers count from the end."""
+        """Return the tower block's index for each of `layers`; -1 means the last block."""
         depth = len(attention_modules(self.tower))
         return tuple(resolve_layer(layer, depth) for layer in layers)
 
@@ -229,7 +229,7 @@ class ComposedModel(ABC):
     def _run_tower(
         self, frames: VideoFrames, needs: Needs, batch: int, on_frame: Progress | None
     ) -> tuple[TowerPass, list[str]]:
-        """Return the joined tower passes of all frames, and notices about smaller batches.
+        """Run the tower over all frames; return its output and notices about smaller batches.
 
         A batch has up to `batch` groups of `temporal_patch` frames.
         """
@@ -250,13 +250,13 @@ class ComposedModel(ABC):
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:
-        """Return a scorer that compares visual tokens with question words; None without words."""
+        """Return a scorer by the words of `questions`; None if no question has a usable word."""
         # Both are inputs of the language model, so its layers need not run.
         words = embed_words(self.tokenizer, self._embed, questions)
         return None if words is None else ByWords(words, "the question's own words")
 
     def _embed(self, ids: list[int]) -> Tensor:
-        """Return the input embeddings [I, D] of I ids."""
+        """Return the language model's input embeddings [I, D] of I token `ids`."""
         table = self.network.get_input_embeddings()
         embedded: Tensor = table(torch.tensor(ids, device=input_device(table)))
         return embedded
@@ -293,9 +293,10 @@ class ComposedModel(ABC):
         return VideoPrompt(ids, self._embedded(ids, rows, tokens), token, tokens, len(rows), positions, following)
 
     def _embedded(self, ids: Tensor, rows: Sequence[int], tokens: CompressedTokens) -> Tensor:
-        """Return the embeddings [1, P, D] of prompt rows, each a kept token, `TEXT` or `NEWLINE`.
+        """Return the embeddings [1, P, D] of P prompt rows with token ids `ids` [1, P].
 
-        `rows` is on the host, so nothing is read back from the device.
+        `rows` holds for each row the index of a kept token, or `TEXT` or `NEWLINE`. The list
+        is on the host, so nothing is read back from the device.
         """
         embed, device = self.network.get_input_embeddings(), ids.device
 
@@ -317,7 +318,7 @@ class ComposedModel(ABC):
         return embedded
 
     def _suffix(self, prefix: VideoPrompt, question: str) -> list[int]:
-        """Return the ids of the text after the video; for errors see `prompt`."""
+        """Return the ids of the text after the video, with `question`; for errors see `prompt`."""
         after = self._template()[1].replace("{question}", check_question(self.tokenizer, question))
         ids = text_ids(self.tokenizer, after)
         limit, length = self.network.config.text_config.max_position_embeddings, prefix.video_end + len(ids)
@@ -370,7 +371,7 @@ class ComposedModel(ABC):
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
-        """Return the number of visual tokens in each layer: all kept tokens in every layer."""
+        """Return the number of visual tokens in each layer, which is the number of kept tokens."""
         return (len(tokens.features),) * self.language_layers
 
 

@@ -1,1 +1,1 @@
-"""Model families: visual tokens and prompts, built from stock transformers modules."""
+"""Model families, which encode visual tokens and build prompts with transformers' own modules."""

@@ -62,7 +62,7 @@ class InternVL(ComposedModel):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the tokens per side after pixel shuffle; None if config.json lacks a size."""
+        """Return a frame's token grid (rows, cols); None if config.json lacks a size."""
         vision, ratio = description.get("vision_config"), description.get("downsample_ratio", 0.5)
         try:
             sizes, patches = (vision[name] for name in ("image_size", "patch_size"))  # type: ignore[index]
@@ -90,19 +90,19 @@ class InternVL(ComposedModel):
 
     @property
     def _patches(self) -> tuple[int, int]:
-        """Return the patches per side (rows, cols), before pixel shuffle."""
+        """Return a frame's patch grid (rows, cols), before pixel shuffle."""
         patch_rows, patch_cols = self.network.config.vision_config.patch_size
         return self.image_size[0] // patch_rows, self.image_size[1] // patch_cols
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the tokens per side (rows, cols), e.g. (16, 16)."""
+        """Return a frame's token grid (rows, cols), e.g. (16, 16)."""
         rows, cols = self._patches
         return rows // self._stride, cols // self._stride
 
     @property
     def tokens_per_frame(self) -> int:
-        """Return n, the tokens of one frame."""
+        """Return n, the number of tokens of one frame."""
         return self.grid[0] * self.grid[1]
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:

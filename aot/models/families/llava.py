@@ -76,7 +76,7 @@ class Llava(ComposedModel):
 
     @classmethod
     def known_grid(cls, config: ModelConfig, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the tokens per side after pooling; None if config.json lacks a size."""
+        """Return the token grid (rows, cols) after pooling; None if config.json lacks a size."""
         vision = description.get("vision_config")
         size, patch = (vision.get("image_size"), vision.get("patch_size")) if isinstance(vision, dict) else (0, 0)
         if not (isinstance(size, int) and isinstance(patch, int) and size >= patch > 0):
@@ -101,7 +101,7 @@ class Llava(ComposedModel):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the patches per side (rows, cols) before pooling, e.g. (27, 27)."""
+        """Return a frame's patch grid (rows, cols) before pooling, e.g. (27, 27)."""
         vision = self.network.config.vision_config
         side = vision.image_size // vision.patch_size
         return side, side
@@ -118,7 +118,7 @@ class Llava(ComposedModel):
 
     @property
     def tokens_per_frame(self) -> int:
-        """Return n, the tokens of one frame after pooling."""
+        """Return n, the number of tokens of one frame after pooling."""
         rows, cols = pooled_grid(self.grid, self.pool)
         return rows * cols
 
@@ -130,7 +130,7 @@ class Llava(ComposedModel):
 
     @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
-        """Run tower and projector in batches; merge in the tower if `needs.merging` is set."""
+        """Run tower and projector in batches; merge tokens in the tower if `needs.merging`."""
         self.check_frames(frames)
         if needs.merging is not None:
             if needs != Needs(merging=needs.merging):
@@ -234,7 +234,7 @@ class Llava(ComposedModel):
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected
 
     def _head(self, hidden: Tensor) -> SiglipHead:
-        """Return SigLIP's pooling head, loaded at the first use."""
+        """Return SigLIP's pooling head; the first call loads it to the device of `hidden`."""
         # Two threads that share the model must not load it twice.
         with self._loading_head:
             if self._siglip_head is None:

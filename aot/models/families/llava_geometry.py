@@ -33,8 +33,9 @@ class LlavaGeometry:
             the pooled grid that keeps a token. "every_row": after each row, as published for
             LLaVA-Video. "frame": one after each frame. "frame_rows": after each frame, one per row
             of the grid. "none": no newlines.
-        order: "raster" means by frame, row and column; "method" is the order that the method
-            returns. None means "raster" if newlines divide the video, else "method".
+        order: the order of the kept tokens. "raster": by frame, row and column. "method": as the
+            compression method returned them. None: "raster" if newlines divide the video, else
+            "method".
     """
 
     pool: Pooling = _BILINEAR
@@ -46,9 +47,10 @@ class LlavaGeometry:
         """Return a checkpoint's geometry.
 
         `mm_newline_position` in config.json decides. If it is missing, the model's name decides:
-        the name in config.json, or else `config.name` without folders. Ports of LLaVA-Video to
-        transformers' layout record nothing else. LLaVA-Video's pooling mode is ignored: it is a
-        default of the training script.
+        the name in config.json, or else `config.name` without folders. The name is
+        needed because LLaVA-Video in transformers' layout has a config.json without
+        `mm_newline_position`. The pooling mode in LLaVA-Video's original config.json is ignored,
+        because it is only a default of the training script.
         """
         position = description.get("mm_newline_position")
         name = _last_name(str(description.get("_name_or_path") or config.name))
@@ -75,8 +77,8 @@ class LlavaGeometry:
     def run(self, tokens: CompressedTokens, *, indexed: bool = True) -> Run:
         """Return kept tokens and newlines in the order in which the language model reads them.
 
-        If `indexed`, each row has its index in the whole video. If not, the run may be returned
-        before the device has selected the tokens.
+        If `indexed`, the run holds the index that each row would have if no token had been dropped.
+        If not, these indices may be missing; then nothing is read back from the device.
         """
         # 1. No newlines between frames, and at most one newline at the end.
         if self.newline in ("none", "one_token"):
@@ -100,10 +102,10 @@ class LlavaGeometry:
         return Run("", [row for row, _ in rows], [offset for _, offset in rows], span * len(tokens.timestamps_s))
 
     def _passes(self, tokens: CompressedTokens) -> Sequence[tuple[int, Sequence[int]]]:
-        """Return (frame, indices of its kept tokens) in reading order.
+        """Return pairs in reading order: a frame index, and the indices of the frame's kept tokens.
 
-        In the method's order a frame may occur twice (a keyframe before and after merging), and a
-        frame without kept tokens is left out.
+        With the token order "method", a frame may occur twice (a keyframe before and after
+        merging), and a frame without kept tokens is left out.
         """
         if self.token_order == "raster":
             return list(enumerate(by_frame(tokens)))
@@ -118,14 +120,14 @@ class LlavaGeometry:
         return passes
 
     def _frame_span(self, grid: tuple[int, int]) -> int:
-        """Return the number of prompt rows of a frame that keeps all tokens."""
+        """Return the number of tokens and newlines of a frame that keeps all tokens."""
         newlines = 1 if self.newline == "frame" else grid[0]
         return math.prod(grid) + newlines
 
     def _frame_rows(
         self, members: Sequence[int], cells: Sequence[int], grid: tuple[int, int]
     ) -> Iterator[tuple[int, int]]:
-        """Yield (row, index in the whole frame) for a frame's `members` and newlines."""
+        """Yield (row, its index in a frame that keeps all tokens) for `members` and newlines."""
         lines, cols = grid
         if self.newline in ("frame", "frame_rows"):
             # All tokens, then all newlines of the frame.
@@ -148,7 +150,7 @@ def _last_name(path: str) -> str:
 
 
 def refuse_llava_settings(config: ModelConfig, name: str) -> None:
-    """Raise ConfigError if a LLaVA setting is given, which the family `name` does not have."""
+    """Raise ConfigError if `config` sets an option of LLaVA, which the family `name` lacks."""
     unset = ModelConfig()
     settings = ("pool", "newline", "token_order", "time_instruction", "siglip_head")
     given = [setting for setting in settings if getattr(config, setting) != getattr(unset, setting)]

@@ -84,7 +84,7 @@ def _check_tokenizer(config: ModelConfig) -> None:
 
 
 def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
-    """Load the weights under the network's names; check that none is missing or unused."""
+    """Load the network from renamed weights; check that no weight is missing or unused."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
     # 1. The configuration, from config.json and the shapes of the weights.
@@ -117,7 +117,7 @@ def _load_network(config: ModelConfig, description: Mapping[str, Any]) -> Any:
 
 
 def _is_spare(name: str) -> bool:
-    """Return whether the weight `name` may be missing: SigLIP parts after LLaVA's features."""
+    """Return whether the weight `name` is not needed: it is in SigLIP after LLaVA's features."""
     block = re.match(r"model\.vision_tower\.encoder\.layers\.(\d+)\.", name)
     after = ("model.vision_tower.post_layernorm.", "model.vision_tower.head.")
     return int(block[1]) >= _BLOCKS if block else name.startswith(after)
@@ -189,6 +189,10 @@ def _vision_settings(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str
 
 
 def _image_size(positions: int, patch: int) -> int:
-    """Return pixels per side; 27 patches of 14 pixels leave 6 of SigLIP's 384 pixels unused."""
+    """Return the image's side in pixels, for `positions` square patches of side `patch` pixels.
+
+    If SigLIP's 384 x 384 pixels hold exactly `positions` whole patches, the side is 384, although
+    27 patches of 14 pixels leave 6 pixels unused.
+    """
     side = round(positions**0.5)
     return _IMAGE_SIZE if _IMAGE_SIZE // patch == side else side * patch

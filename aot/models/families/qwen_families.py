@@ -74,9 +74,9 @@ class Qwen3VL(QwenVL):
     def _template(self) -> tuple[str, str]:
         """Return the text before and after the video.
 
-        Vision markers enclose each pair of frames. With "hf", markers also enclose the whole video,
-        as in the chat template that transformers reads from version 5.10 on, unlike the original
-        code.
+        Vision markers enclose each pair of frames. With `model.template` "hf", markers also enclose
+        the whole video: so does the chat template in transformers 5.10 and later, but not Qwen's
+        original code.
         """
         user = "<|im_start|>user\n"
         return (user + _START, 2 * _END + _ASKED) if self.config.template == "hf" else (user, _END + _ASKED)

@@ -37,7 +37,7 @@ class FrameSizes:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], default: FrameSizes) -> FrameSizes:
-        """Return the limits in `settings`, the preprocessor file; `default` gives missing limits.
+        """Return the limits in the preprocessor's `settings`; `default` gives missing limits.
 
         Raises:
             ModelError: a limit in `settings` is not a positive integer.
@@ -100,7 +100,7 @@ def _first(settings: Mapping[str, Any], names: tuple[str, str], default: int) ->
 
 
 def _shrunk(height: int, width: int, frames: int, most: int, factor: int) -> tuple[int, int]:
-    """Return sides shrunk to multiples of `factor`, with at most `most` pixels in all frames."""
+    """Shrink sides to multiples of `factor`; `frames` frames then have at most `most` pixels."""
     scale = math.sqrt(frames * height * width / most)
     rows, cols = (max(factor, math.floor(side / scale / factor) * factor) for side in (height, width))
     return rows, cols

@@ -39,9 +39,9 @@ class WholePrompt:
     def around(
         cls, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens, video_token: int
     ) -> WholePrompt:
-        """Build the prompt with all tokens of the video from the `runs` of kept tokens.
+        """Build the prompt with all tokens of the video; `runs` lay out the kept tokens.
 
-        `texts` are the token ids of the runs' texts. Each run has equally many consecutive frames.
+        `texts` holds the token ids of each run's text. Runs have equally many consecutive frames.
         """
         (rows, cols), frames = tokens.grid, len(tokens.timestamps_s)
         per_run = frames // len(runs) * rows * cols

@@ -1,7 +1,8 @@
 """Qwen2.5-VL and Qwen3-VL: frames in pairs, no pooling, native aspect ratio, 3D position ids.
 
 The tower encodes two sampled frames together and merges their patches 2 x 2 into tokens. So F
-is the number of frame pairs, and N = n. For each token, a method receives from its 2 x 2 patches:
+is the number of frame pairs, and N = n: to a method, each token is one patch. A method receives
+these values; values per token are computed from the token's 2 x 2 patches:
 
     saliency           the mean attention received in a block (mean over heads, sum over queries)
     keys               the mean key in a block, with the tower's rotary position embedding
@@ -103,7 +104,7 @@ class QwenVL(ComposedModel):
         return all(side > 0 and side % self._sizes.factor == 0 for side in size)
 
     def saliency_blocks(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return for each of `layers` the nearest block with full attention."""
+        """Return for each of `layers` the index of the nearest block with full attention."""
         return tuple(map(self._block, layers))
 
     @torch.no_grad()  # unlike inference_mode, no_grad returns tensors that training may use
@@ -144,9 +145,10 @@ class QwenVL(ComposedModel):
         )
 
     def _of_tokens(self, recorded: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Average values [1, N, ...], recorded per pair, over each token's patches: [T, n, ...].
+        """Return the mean over each token's patches, [T, n, ...], of values recorded for T pairs.
 
-        The result is in raster order, even if the tower attends in another order.
+        `recorded` holds tensors [pairs, patches, ...] in the tower's order; the result is in raster
+        order.
         """
         patches = torch.cat(list(recorded))
         tokens = patches.view(len(patches), grid[0] * grid[1], -1, *patches.shape[2:]).mean(2)
@@ -154,20 +156,20 @@ class QwenVL(ComposedModel):
         return tokens if order is None else tokens[:, inverse(order).to(tokens.device)]
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
-        """Return the tokens per side (rows, cols) of a frame."""
+        """Return a frame's token grid (rows, cols)."""
         return pixels.shape[2] // self._sizes.factor, pixels.shape[3] // self._sizes.factor
 
     def _block(self, layer: int) -> int:
-        """Return the block with full attention nearest to `layer`; ties go to the deeper block."""
+        """Return the full-attention block nearest to `layer`; of two equally near, the deeper."""
         wanted = resolve_layer(layer, len(attention_modules(self.tower)))
         return min(self._full_attention(), key=lambda block: (abs(block - wanted), -block))
 
     def _full_attention(self) -> Sequence[int]:
-        """Return the blocks in which all patches of a pair attend to each other."""
+        """Return the indices of the blocks in which all patches of a pair attend to each other."""
         return range(len(attention_modules(self.tower)))
 
     def _attended_order(self, grid: tuple[int, int]) -> Tensor | None:
-        """Return the order in which the tower attends to a pair's tokens; None for raster order."""
+        """Return a pair's tokens (raster indices) in the tower's order; None for raster order."""
         return None
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
@@ -189,7 +191,7 @@ class QwenVL(ComposedModel):
     def _positions(
         self, texts: Sequence[Sequence[int]], runs: Sequence[Run], tokens: CompressedTokens
     ) -> tuple[Tensor, int]:
-        """Return the kept rows' M-RoPE position ids [3, 1, P], and the next position."""
+        """Return the kept rows' M-RoPE position ids [3, 1, P], and the position after the video."""
         # 1. Positions of the prompt with all tokens of the video, by the model's own rule.
         whole = WholePrompt.around(texts, runs, tokens, self.video_token)
         (rows, cols), merge = tokens.grid, self.tower.config.spatial_merge_size

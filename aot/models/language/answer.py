@@ -74,8 +74,8 @@ class StreamedAnswer:
     """An answer that a thread generates while the caller iterates over its text.
 
     If the caller leaves the loop early, the thread stops. The next answer of the model starts after
-    the thread has stopped. Each iteration generates the answer again. The checkpoint's repetition
-    penalty also applies to the prompt.
+    the thread has stopped. A second iteration generates the answer again. The checkpoint's
+    repetition penalty also applies to the prompt.
 
     `read(room)` runs prefill and allocates `room` cache slots for the answer. `layer_tokens` is the
     number of visual tokens in each layer of the language model, if known before prefill.
@@ -121,7 +121,7 @@ class StreamedAnswer:
                 raise piece
 
     def _run(self, pieces: SimpleQueue[str | BaseException | None], stop: threading.Event) -> None:
-        """Put the pieces into the queue, then None, or the error that ended the answer early."""
+        """Put the pieces into the queue, and last None, or the error that ended the answer."""
         try:
             for piece in self.pieces():
                 if stop.is_set():

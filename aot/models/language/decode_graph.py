@@ -24,7 +24,7 @@ _HIDDEN = float("-inf")
 
 
 class BoundSteps:
-    """Steps that are the same operations on the same memory, as a CUDA graph requires.
+    """Decode steps that all run the same operations on the same memory, as a CUDA graph requires.
 
     The index of the next slot is a tensor on the device. Attention reads every slot, and a mask
     hides the empty slots. Layers may hold different numbers of rows; each number has a separate
@@ -49,7 +49,7 @@ class BoundSteps:
         self._done += 1
 
     def _bind(self) -> None:
-        """Bind free slots for the next steps, after the bound slots are all used."""
+        """Bind free slots for the next steps, once all bound slots are used."""
         # 1. Count the rows of past steps as held, and let each layer provide free slots.
         self._step.zero_()
         for layer in self._layers:
@@ -159,7 +159,11 @@ def _index(device: torch.device) -> int:
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Run the context on another stream, as captures require, in order with the current stream."""
+    """Run the `with` body on a side stream, because a capture cannot use the default stream.
+
+    The body runs after the work that is already queued on the current stream. Work that is queued
+    there later runs after the body.
+    """
     stream, lock = _stream(device)
     current = torch.cuda.current_stream(device)
     with lock:
@@ -171,5 +175,5 @@ def _side_stream(device: torch.device) -> Iterator[None]:
 
 @cache
 def _stream(device: torch.device) -> tuple[torch.cuda.Stream, threading.Lock]:
-    """Return a stream and a lock for all answers: cuBLAS keeps memory for each stream it uses."""
+    """Return one stream and its lock for all answers: cuBLAS keeps memory for each stream."""
     return torch.cuda.Stream(device), threading.Lock()  # type: ignore[no-untyped-call]

@@ -96,7 +96,7 @@ class ReadPrompts:
 
 
 class Decoding:
-    """Generate for a batch; each iteration yields the next ids, equally many for every sequence.
+    """Generate for a batch; each iteration yields equally many new ids for every sequence.
 
     The loop ends after `max_new_tokens`; the caller must stop at end tokens. `notices` are
     sentences for the user about how the tokens are generated.
@@ -147,7 +147,7 @@ class Decoding:
         return self._choice.unfinished
 
     def note(self, notice: str) -> None:
-        """Add a sentence for the user."""
+        """Add the sentence `notice` for the user."""
         self.notices += (notice,)
 
     @torch.inference_mode()
@@ -190,14 +190,14 @@ class Decoding:
 
 
 class Steps(Protocol):
-    """A way to generate tokens."""
+    """A way to run decode steps."""
 
     def step(self) -> None:
         """Generate one more token of every sequence."""
 
 
 class _LaunchedSteps(ABC):
-    """Steps whose operations the host launches."""
+    """Decode steps whose operations the host launches one by one, without a CUDA graph."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding, self._done = decoding, 0
@@ -231,7 +231,7 @@ class LeanSteps(_LaunchedSteps):
 
 
 class WholeSteps(_LaunchedSteps):
-    """Steps that call the whole language model, if the lean decoder does not support it."""
+    """Steps that call the whole language model, for models that `LeanDecoder` does not support."""
 
     def __init__(self, decoding: Decoding, body: Any) -> None:
         super().__init__(decoding)

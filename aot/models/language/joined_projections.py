@@ -20,10 +20,10 @@ _JOINED = ((("q_proj", "k_proj", "v_proj"), "o_proj"), (("gate_proj", "up_proj")
 
 
 def join_projections(network: nn.Module, device: torch.device) -> None:
-    """Join the projections of each decoder layer that have the same input; move them to `device`.
+    """In each decoder layer, join projections that have the same input; move them to `device`.
 
-    Layers are moved one by one, so extra memory is needed for one layer only. Weights do not change
-    if they are quantized or offloaded, or if a copy would not free memory (mapped files).
+    Layers are moved one by one, so extra memory is needed for one layer only. Weights are left
+    alone if they are quantized or offloaded, or if a copy would not free memory (mapped files).
     """
     for module in network.modules():
         for names, other in _JOINED:

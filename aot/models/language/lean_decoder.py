@@ -26,7 +26,7 @@ _WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version
 
 
 def why_not_lean(body: Any, cache: Any) -> str | None:
-    """Return why `LeanDecoder` does not support `body` and `cache`, as a clause, or None."""
+    """Return a clause that says why `LeanDecoder` cannot run `body` with `cache`, or None."""
     if not is_plain_decoder(body) or not all(isinstance(layer, Slots) for layer in cache.layers):
         return f"decoders of type {body.config.model_type} are not supported"
     # Hooks of accelerate run only if a module is called, and the lean decoder calls few modules.
@@ -41,7 +41,7 @@ def why_not_lean(body: Any, cache: Any) -> str | None:
 
 
 class LeanDecoder:
-    """A language model (without its head) for which `why_not_lean` returns None."""
+    """A faster way to call a language model (without its head) if `why_not_lean` returns None."""
 
     def __init__(self, body: Any) -> None:
         self._layers = [_Layer(layer) for layer in body.layers]
@@ -136,7 +136,7 @@ _Function = Callable[[Tensor], Tensor]
 
 
 def _linear(module: nn.Module) -> _Function:
-    """Return the function of a projection; quantized projections are called as modules."""
+    """Return a function that applies a projection; quantized projections are called as modules."""
     # A plain projection is called without the overhead of `nn.Module.__call__`.
     return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
@@ -151,7 +151,7 @@ def _together(*modules: Any) -> _Function:
 
 
 def _one_product(modules: Sequence[Any]) -> _Function | None:
-    """Return a function for several projections in one product; None if they are not joined."""
+    """Return a function that applies joined projections as one product; None if not joined."""
     if any(type(module) is not nn.Linear for module in modules):
         return None
     biased = any(module.bias is not None for module in modules)
@@ -163,7 +163,7 @@ def _one_product(modules: Sequence[Any]) -> _Function | None:
 
 
 def _norm(module: Any) -> _Function:
-    """Return the function of an RMS norm."""
+    """Return a function that applies an RMS norm."""
     weight, eps = module.weight, module.variance_epsilon
     if weight.is_cuda:
         return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
@@ -182,7 +182,7 @@ def _norm(module: Any) -> _Function:
 
 
 def _mlp(module: Any) -> _Function:
-    """Return the function of an MLP."""
+    """Return a function that applies an MLP."""
     # A mixture of experts has no single gate; it is called as a module.
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return lambda states: module(states[:, None])[:, 0]

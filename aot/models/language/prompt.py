@@ -35,8 +35,9 @@ class Run:
     Attributes:
         text: the text.
         rows: the prompt rows after the text: indices of kept tokens, or `NEWLINE`.
-        offsets: the index of each of `rows` if this part keeps all tokens; None means 0, 1, ...
-        span: the number of rows if this part keeps all tokens; None means the length of `rows`.
+        offsets: the index that each of `rows` would have if no token of this part of the video had
+            been dropped; None means 0, 1, ...
+        span: the number of rows that this part would then have; None means the length of `rows`.
     """
 
     text: str
@@ -68,7 +69,7 @@ class VideoPrompt:
     next_position: int = 0
 
     def followed_by(self, ids: Tensor, embeddings: Tensor) -> VideoPrompt:
-        """Return the prompt with text appended: ids [1, S], embeddings [1, S, D]."""
+        """Return the prompt followed by S rows of text: `ids` [1, S], `embeddings` [1, S, D]."""
         return replace(
             self,
             ids=torch.cat([self.ids, ids], 1),
@@ -79,7 +80,7 @@ class VideoPrompt:
         )
 
     def positions_with(self, count: int) -> Tensor | None:
-        """Return the positions after appending `count` rows of text; None for 0, 1, 2, ..."""
+        """Return the positions of all rows and `count` more rows of text; None for 0, 1, 2, ..."""
         if self.positions is None:
             return None
         # Positions of text are equal in time, height and width.
@@ -87,7 +88,7 @@ class VideoPrompt:
         return torch.cat([self.positions, text.expand(*self.positions.shape[:-1], -1)], -1)
 
     def following(self) -> Tensor:
-        """Return the position of the next token: [1, 1] or [3, 1, 1]."""
+        """Return the position of the row after the prompt: [1, 1] or [3, 1, 1]."""
         if self.positions is None:
             return self.ids.new_full((1, 1), self.ids.shape[1])
         return self.ids.new_full((*self.positions.shape[:-1], 1), self.next_position)
@@ -133,9 +134,9 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def positions_in_whole(texts: Sequence[Sequence[int]], runs: Sequence[Run]) -> tuple[list[int], int]:
-    """Return each row's position in the prompt with all visual tokens, and the next position.
+    """Return each row's position if no token had been dropped, and the position after the rows.
 
-    `texts` holds the ids of each run's text.
+    `texts` holds the token ids of each run's text.
     """
     positions: list[int] = []
     following = 0

@@ -32,7 +32,8 @@ class QuestionWords:
 
     Attributes:
         embeddings: [W, D].
-        weights: [W], with sum 1. Questions have equal weights; a question's words share its weight.
+        weights: [W], with sum 1. All questions have the same weight, which is divided equally among
+            the words of the question.
     """
 
     embeddings: Tensor
@@ -51,8 +52,8 @@ def content_words(question: str) -> list[str]:
 def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions: Sequence[str]) -> QuestionWords | None:
     """Return the embeddings of all known content words; None if no question has such a word.
 
-    `embed` returns [I, D] for I ids; a word has the mean over its tokens. Questions without a known
-    content word are ignored.
+    A word is known if the tokenizer has tokens for all its parts; its embedding is the mean over
+    its tokens. `embed` returns [I, D] for I ids. Questions without such a word are ignored.
     """
     # 1. The known content words of each question, by the ids of their tokens.
     weights: dict[str, float] = {}
@@ -69,7 +70,7 @@ def embed_words(tokenizer: Any, embed: Callable[[list[int]], Tensor], questions:
 
 
 def _known_ids(tokenizer: Any, word: str) -> list[int]:
-    """Return the ids of `word` inside a sentence; empty if a part of `word` has no token."""
+    """Return the ids that `word` has in a sentence; empty if a part of `word` has no token."""
     # Most tokenizers encode a word after a space differently from a word at the start.
     ids: list[int] = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     return [] if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids

@@ -49,8 +49,9 @@ class ReadingAnew:
 class Reading:
     """Answer several questions after a common prefix, which is read once.
 
-    Up to rounding, the answers are as after reading the whole prompt for each question. `prefix` is
-    the prompt up to the end of the video. `suffix_of(question)` returns the ids after the video.
+    Up to rounding, the answers are the same as if each whole prompt were read separately. `prefix`
+    is the prompt up to the end of the video. `suffix_of(question)` returns the token ids of the
+    rest of the prompt.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Reading:
         return written
 
     def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
-        """Read the suffixes of one batch after the common prefix."""
+        """Run prefill of one batch of suffixes after the common prefix."""
         # 1. Shorter suffixes are padded on the left with their own first id; padding is masked and
         # takes no positions.
         prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
@@ -161,7 +162,10 @@ class Reading:
         return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
 
     def _positions(self, distance: Tensor) -> Tensor:
-        """Return positions [B, R] or [3, B, R] of text, `distance` [B, R] after the video's end."""
+        """Return the positions, [B, R] or [3, B, R], of R rows of text per sequence.
+
+        `distance` [B, R] is the number of rows between the end of the video and each row.
+        """
         return self._prefix.following() + distance.clamp(min=0)
 
 

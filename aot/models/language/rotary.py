@@ -13,7 +13,7 @@ __all__ = ["Rotations", "of_three_axes"]
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """Rotary embeddings of N positions, [B, N, d]; the first half of the sines is negated."""
+    """Rotary embeddings of N positions, [B, N, d]; sines of channels below d / 2 are negated."""
 
     cosines: Tensor
     sines: Tensor

@@ -105,7 +105,7 @@ def slot_cache(config: Any, room: int) -> Any:
 
 
 def branched_cache(cache: Any, batch: int, room: int) -> Any:
-    """Return a cache with `batch` copies of one sequence; the original does not change."""
+    """Return a cache with `batch` copies of the sequence in `cache`, which does not change."""
     branched = copy.copy(cache)
     branched.layers = [_branched(layer, batch, room) for layer in cache.layers]
     return branched

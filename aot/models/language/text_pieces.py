@@ -42,7 +42,7 @@ class TextPieces:
         return self._upto(text, len(text))
 
     def _shorten(self, text: str) -> None:
-        """Keep only the last ids, if this cannot change later text; `text` is the decoded text."""
+        """Keep only the last ids, if this cannot change later text; `text` decodes all ids."""
         # The last ids must decode to the same text alone, and the rest must have been returned.
         kept = self._ids[-_KEPT_IDS:]
         tail: str = self._tokenizer.decode(kept, skip_special_tokens=True)

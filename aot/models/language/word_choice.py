@@ -38,7 +38,7 @@ class WordChoice:
         return self._drawn.unfinished if self._drawn else None
 
     def prepare(self) -> None:
-        """Draw random numbers for the next choice, because a CUDA graph cannot include this."""
+        """Draw random numbers for the next choice, outside the CUDA graph of a step."""
         if self._drawn:
             self._drawn.wind()
 
@@ -56,11 +56,11 @@ _Filter = Callable[[Any, Tensor], Tensor]
 class SeededChoice:
     """Draw a token from softmax(logits / temperature), restricted by `filters`.
 
-    Each token w of the vocabulary has an exponential random variable E(w). The token with the
-    largest p(w) / E(w) is chosen, which is w with probability p(w). Before each choice, `wind`
-    draws all E(w) into `clocks` [V] from a separate generator. So equal seeds give equal tokens,
-    even if other code uses random numbers. All sequences of a batch share E(w), so a batch does not
-    change their tokens.
+    Each token w has a probability p(w) and an exponential random variable E(w). The token with the
+    largest p(w) / E(w) is chosen; this is w with probability p(w). Before each choice, `wind` draws
+    all E(w) into `clocks` [V] from a separate generator. So equal seeds give equal tokens, even if
+    other code uses random numbers. All sequences of a batch share E(w), so each sequence gets the
+    tokens that it would get alone.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ _OFF = {
 
 
 def _filters(config: Any) -> dict[str, _Filter]:
-    """Return the filters of a network's generation_config, by setting."""
+    """Return the filters of a network's generation_config, by the name of the setting."""
     from transformers.generation import logits_process
 
     wanted = {name: getattr(config, name, None) for name in _FILTERS}

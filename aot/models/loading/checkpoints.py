@@ -49,7 +49,7 @@ __all__ = [
 
 
 def hub_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Return `revision` and `local_files_only` for every loader of transformers.
+    """Return the arguments `revision` and `local_files_only` for the loaders of transformers.
 
     The hub is not asked in offline mode, or if the checkpoint is complete on this machine.
     """
@@ -257,7 +257,7 @@ def fingerprint(config: ModelConfig, suffixes: tuple[str, ...]) -> str:
 
 
 def identify(config: ModelConfig, description: Mapping[str, Any], suffixes: tuple[str, ...]) -> ModelIdentity:
-    """Return the checkpoint's name, revision, and hash of the weights with these `suffixes`."""
+    """Return name, revision, and hash of the weights whose names end with one of `suffixes`."""
     return ModelIdentity(str(config.name), description.get("_commit_hash"), fingerprint(config, suffixes))
 
 

@@ -28,7 +28,7 @@ def is_here(config: ModelConfig) -> bool:
 
 
 def is_vetted(config: ModelConfig) -> bool:
-    """Return whether a model may be loaded if a file names it and the user does not.
+    """Return whether the model `config.name` may be loaded if a file, not the user, names it.
 
     The bundled model and models in the hub's cache may be loaded. A folder may not be loaded,
     because the author of the file may have put the folder there.
@@ -41,8 +41,8 @@ def is_vetted(config: ModelConfig) -> bool:
 def look_up(config: ModelConfig) -> Listing | None:
     """Return the files to fetch before the checkpoint can be loaded.
 
-    Return None if the checkpoint is on this machine, or if the hub must not be asked. The time
-    limit is the same as in `list_files`.
+    Return None if the checkpoint is on this machine, or in offline mode. Each request to
+    the hub takes at most `aot.models.loading.hub.PATIENCE_S` seconds.
 
     Raises:
         ModelError: the folder or model does not exist, or the hub cannot be reached.
@@ -74,7 +74,7 @@ def look_up(config: ModelConfig) -> Listing | None:
 
 
 def _check_local(config: ModelConfig) -> None:
-    """Check that a path that looks local is a model folder, so that the hub is not asked."""
+    """Check that `config.name` is a model folder if it looks like a path; else raise ModelError."""
     # A path is local if it starts like a path, or if it exists.
     path = location(config)
     kind = path_kind(path)

@@ -22,9 +22,10 @@ WITHOUT_HEAD = "mean of the frame's features"
 
 @dataclass(frozen=True, slots=True)
 class TowerPass:
-    """Output of a tower for a batch of f frames; the fields are as in `VisualTokens`, with f for F.
+    """Output of a tower for a batch of frames.
 
-    `saliency` may hold more layers than a method asked for.
+    The shapes are as in `VisualTokens`, where F is the number of frames in the batch. `saliency`
+    may hold more layers than a method asked for.
     """
 
     features: Tensor
@@ -79,8 +80,8 @@ def run_tower(
     """Run a tower over `total` frames, up to `batch` at a time, and join its outputs on one device.
 
     `run(first, stop)` returns the output for the frames from `first` to `stop` - 1. `on_fewer`
-    receives each reduced batch size. On CUDA the result of the check for finite values is not
-    awaited, so that more work can be queued. The caller finds the flag in `TowerPass.finite`.
+    receives each reduced batch size. On CUDA this function does not wait for the check for
+    finite values, so that more work can be queued; `TowerPass.finite` will hold the result.
 
     Raises:
         NumericsError: features or saliency hold NaN or infinite values, and the device is not CUDA.
@@ -119,7 +120,7 @@ def _is_queued(device: torch.device) -> bool:
 
 
 def _without_features(part: TowerPass, whole: Tensor) -> TowerPass:
-    """Return `part` with `whole` as its features, on the device of `whole`."""
+    """Return `part` on the device of `whole`, with its features replaced by `whole`."""
 
     # A tower may be spread over several devices.
     def moved(values: Tensor | None) -> Tensor | None:

@@ -15,7 +15,7 @@ __all__ = ["ByTextTower", "ByWords"]
 
 
 class ByTextTower:
-    """Score frames by cosine similarity to `texts` [Q, E], SigLIP's question embeddings."""
+    """Score frames by cosine similarity to `texts` [Q, E], SigLIP's embeddings of Q questions."""
 
     def __init__(self, texts: Tensor, name: str) -> None:
         self.by = f"the text tower of {name}"

@@ -24,7 +24,7 @@ __all__ = ["MergedVideo", "blocks_before_features", "run_merging_tower"]
 
 
 def run_merging_tower(tower: Any, pixels: Tensor, plan: Sequence[BlockMerging]) -> MergingTokens:
-    """Return the tokens of `pixels` [F, 3, H, W] after one block per step of `plan`.
+    """Return the tokens of `pixels` [F, 3, H, W] after the first blocks, one per step of `plan`.
 
     Without merges, the states equal the hidden states of the stock tower before its final norm.
     """
@@ -79,13 +79,14 @@ def _attend(attention: Any, states: Tensor, tokens: MergingTokens) -> tuple[Tens
 
 @dataclass(frozen=True, slots=True)
 class MergedVideo:
-    """Clips encoded by a merging tower, one entry per batch.
+    """Clips encoded by a merging tower; each list has one entry per batch of clips.
 
     Attributes:
         features: [T, D], the tokens of the batch.
         owner: [F, N], for each patch the index of its token in the features of all batches.
         anchor: [T], for each token the index of its anchor (see `MergedPatches`) in all batches.
-        embeddings: [F, D], the mean over each frame's patches; a patch has its token's feature.
+        embeddings: [F, D], the mean over each frame's patches, where a patch has the feature of its
+            token.
         worked: the number of tokens that entered an MLP, averaged over blocks.
     """
 
@@ -96,7 +97,7 @@ class MergedVideo:
     worked: list[int] = field(default_factory=list)
 
     def add(self, tokens: MergingTokens, projected: Tensor, plan: Sequence[BlockMerging], patches: int) -> None:
-        """Add C clips of equal length, with `projected` states [C, T, D] and N = `patches`."""
+        """Add C clips of equal length: features `projected` [C, T, D], N = `patches` per frame."""
         tokens = tokens.to(projected.device)
         # 1. The clips as one sequence, whose indices continue those of earlier batches.
         whole = tokens.joined(len(projected))

@@ -32,7 +32,7 @@ def batch_size_for(device: torch.device, frame_bytes: int) -> int:
 def micro_batches(
     total: int, size: int, run: Callable[[int, int], T], on_fewer: Callable[[int], None]
 ) -> Iterator[tuple[int, T]]:
-    """Yield (first, run(first, stop)) for consecutive batches of up to `size` of `total` frames.
+    """Yield (first, run(first, stop)) for each batch: up to `size` consecutive frames of `total`.
 
     If a batch runs out of memory, the batch size is halved, `on_fewer` receives the new size, and
     the same frames are tried again. If a single frame runs out of memory, the error is raised.

@@ -1,7 +1,7 @@
 """Normalize pixels for a vision tower, without torchvision or pillow.
 
-Frames are resized while decoding (bicubic, antialiased, on uint8: within 2/255 of pillow), so only
-the statistics of the normalization are needed here.
+Frames are resized while decoding (bicubic, antialiased, on uint8; at most 2/255 from pillow's
+result), so only the statistics of the normalization are needed here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pixel_statistics(
 
 
 def video_settings(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings of the checkpoint's video preprocessor, from the first file with any."""
+    """Return the video preprocessor's settings, from the first of `_FILES` that has settings."""
     nested = read_json(config, _FILES[0]).get("video_processor")
     return dict(nested or read_json(config, _FILES[1]) or read_json(config, _FILES[2]))
 

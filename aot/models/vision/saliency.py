@@ -75,7 +75,7 @@ def _make_recordable(modules: Sequence[nn.Module]) -> None:
     """Make the modules attend through `_attend`, which runs the same kernel with the same results.
 
     This happens once per network and is never undone. A pass in another thread is not disturbed,
-    because the old and the new name run the same kernel.
+    because the kernel is the same under its old and its new name.
     """
     from transformers import AttentionInterface
 
@@ -171,8 +171,8 @@ def recorded_attention(
 ) -> Iterator[Recording]:
     """Record the forward passes of `tower` that this thread runs within the context.
 
-    Each pass appends to the recording. `Recording` has the given layer numbers; see
-    `resolve_layer`.
+    Each pass appends to the recording, whose keys are the numbers in `saliency_layers` and
+    `key_layers`. `resolve_layer` says which block a number means.
     """
     if not saliency_layers and not key_layers:
         yield Recording()

@@ -54,7 +54,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def _unit_blocks(width: int) -> tuple[int, int]:
-    """Split `width` into two powers of 2, at least 16: 72 into 64 and 16, but 64 into 64 and 0."""
+    """Return powers of 2, at least 16, that cover `width`: (64, 16) for 72, (64, 0) for 64."""
     first = max(16, 1 << (width.bit_length() - 1))
     return first, max(16, triton.next_power_of_2(width - first)) if width > first else 0
 

@@ -69,7 +69,10 @@ class SiglipHead:
         return pooled
 
     def attention(self, features: Tensor) -> Tensor:
-        """Return the head-averaged attention to each patch: float32 [F, N]; each row sums to 1."""
+        """Return the attention that the pooling head pays to each patch, float32 [F, N].
+
+        Weights are averaged over attention heads; each row sums to 1.
+        """
         normed = self.post_layernorm(features)
         head: Any = self.head
         # The probe is the head's only query, so there is one row of weights.
