@@ -42,7 +42,7 @@ def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Return [F, M, D], of which entry [f, i] is values[f, index[f, i]], a row of values [F, N, D]."""
+    """Return [F, M, D]: entry [f, i] is the row values[f, index[f, i]] of values [F, N, D]."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
