@@ -18,7 +18,7 @@ _PERCENT = re.compile(rf"({_NUMBER})\s*%")
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """A notation of numbers. `words` describes it; `read` parses text and returns None if wrong."""
+    """A notation of numbers: `words` describes it; `read` parses it (None for any other text)."""
 
     words: str
     read: Callable[[str], float | None]

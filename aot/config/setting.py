@@ -73,7 +73,7 @@ def _as_text(value: Any) -> str:
 
 
 class CheckedSettings:
-    """Base class of dataclasses of settings; it checks the range of each and their conflicts."""
+    """Base class of dataclasses of settings; it checks ranges, and conflicts between settings."""
 
     __slots__ = ()
 

@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Hold the number of static tokens of a clip and of dynamic tokens of each frame."""
+    """Hold the number of static tokens of a clip, and of dynamic tokens of each of its frames."""
 
     static: int
     dynamic: tuple[int, ...]
@@ -84,9 +84,9 @@ class Redundancy:
 
     @classmethod
     def above(cls, threshold: float, clips: Sequence[Clip], similarity: Iterable[Tensor]) -> Redundancy:
-        """Make positions of a clip static if their similarity in the clip is above `threshold`.
+        """Return a redundancy in which positions with a similarity above `threshold` are static.
 
-        `similarity` yields a tensor [n] per clip.
+        `similarity` yields the similarities of all positions, [n], for each of the `clips`.
         """
         table = torch.stack(list(similarity))
         return cls(tuple(clips), table, table > threshold)

@@ -35,7 +35,7 @@ def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:
-    """Return the factor of dissimilarity in a frame `offset_frames` after its keyframe, in [0, 1).
+    """Return the factor, in [0, 1), of the cost in a frame `offset_frames` after its keyframe.
 
     The factor is 1 - exp(-j^2 / (2 sigma^2)) with j = `offset_frames` and sigma = `sigma_frames`.
     Phase II of AOT uses it (docs/algorithm.md, section 4).
