@@ -20,7 +20,7 @@ class Layer:
     Attributes:
         settings: nested settings.
         source: name of the source, for instance "aot.yaml"; empty for values from Python.
-        names: the user's names of settings, for instance {"sampling.start_s": "--start"}.
+        names: how the user named settings, for instance {"sampling.start_s": "--start"}.
     """
 
     settings: Settings
@@ -34,7 +34,7 @@ class Layer:
         return f"{self.source}: {problem}" if self.source else str(problem)
 
     def has(self, path: str) -> bool:
-        """Return whether the layer sets the setting at `path`, or any setting of that group."""
+        """Return whether the layer sets the setting `path`, or any setting in the group `path`."""
         return _has(self.settings, path)
 
 
@@ -51,7 +51,7 @@ def build_layers(layers: Sequence[Layer]) -> Config:
 
 
 def explained(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
-    """Return `error` with each problem explained by the last layer that sets its path."""
+    """Return a copy of `error`; the last layer that sets a problem's path explains the problem."""
     return type(error)(*(_explain(problem, layers) for problem in error.problems))
 
 

@@ -18,7 +18,7 @@ _PERCENT = re.compile(rf"({_NUMBER})\s*%")
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """A text notation of a number. `words` describes it; `read` returns None for other text."""
+    """A notation of numbers: `words` describes it; `read` parses it (None for any other text)."""
 
     words: str
     read: Callable[[str], float | None]

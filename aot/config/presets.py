@@ -46,7 +46,7 @@ def preset_settings(name: str) -> dict[str, Any]:
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:
-    """Return the settings in the YAML `text`; messages name it `source`.
+    """Return the settings in the YAML `text`, which error messages call `source`.
 
     Raises:
         ConfigError: If `text` is not valid YAML, or does not consist of `key: value` lines.
@@ -58,7 +58,7 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Return the value of the YAML `text`; messages name it `source`.
+    """Return the value of the YAML `text`, which error messages call `source`.
 
     Raises:
         ConfigError: If `text` is not valid YAML, repeats a key, or has an alias (aliases can

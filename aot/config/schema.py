@@ -95,8 +95,8 @@ class ModelConfig(CheckedSettings):
     Qwen3-VL. The default frame size of a checkpoint is often large.
 
     `positions`: most methods for LLaVA were published with packed position ids. With original
-    position ids, the text after the video also keeps its own. Qwen-VL has three position ids per
-    token: time, height and width.
+    position ids, the text after the video is also numbered as if no token had been dropped. Qwen-VL
+    has three position ids per token: time, height and width.
 
     `newline`: LLaVA's learned newline token is placed after the video ("one_token",
     LLaVA-OneVision), after every row with a kept token ("grid", LLaVA-Video), after every row
@@ -158,7 +158,7 @@ class ModelConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class TransportConfig(CheckedSettings):
-    """Settings of Sinkhorn; with the published stopping rule, it ends after about 2 iterations."""
+    """Settings of Sinkhorn; with the published stopping rule, it takes about 2 iterations."""
 
     epsilon: float = setting(0.1, "Weight of the entropic regularization in the Sinkhorn transport.", least=1e-3)
     max_iterations: int = setting(100, "Maximum number of Sinkhorn iterations.", least=1)
@@ -204,7 +204,7 @@ class IntraConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class InterConfig(CheckedSettings):
-    """Settings of phase II, the transport within a clip; distinct tokens have no good match."""
+    """Settings of phase II, transport within a clip; tokens without a good match are distinct."""
 
     enabled: bool = setting(True, "Phase II, transport within a clip.")
     sigma_frames: float = setting(1.5, "Scale of the time term in the cost, in frames.", above=0)
@@ -223,7 +223,7 @@ class InterConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig(CheckedSettings):
-    """Settings of the division of frames into clips; dynamic clips end by FastVID's rule."""
+    """Settings of the division of frames into clips; dynamic clips follow FastVID's rule."""
 
     mode: Literal["fixed", "dynamic"] = setting(
         "fixed", "Clips of fixed length, or clips that end where the picture changes."
@@ -266,10 +266,11 @@ class GenerationConfig(CheckedSettings):
 
 @dataclass(frozen=True, slots=True)
 class InnerConfig(CheckedSettings):
-    """Settings of a reduction inside the language model, which follows any method.
+    """Settings of a reduction inside the language model, which acts after any method.
 
     With `budget: total`, the method keeps more than the ratio, so that the mean share of tokens
-    over the layers is the ratio. With `budget: extra`, the reduction has its published constants.
+    over the layers is the ratio. With `budget: extra`, the method keeps the ratio, and the
+    reduction then drops more tokens, with its published constants.
     """
 
     name: str | None = setting(None, "A reduction inside the language model; names from `aot methods`.")
@@ -351,7 +352,7 @@ class Config(CheckedSettings):
         return self.method != "none" and not self.methods.get(self.method, {}).get("paper_exact")
 
     def token_budget(self, frames: int, tokens_per_frame: int) -> int:
-        """Return the budget in tokens: round(ratio * frames * n), without newline tokens."""
+        """Return round(ratio * frames * tokens_per_frame), the budget without newline tokens."""
         return round(self.ratio * frames * tokens_per_frame)
 
     def to_dict(self) -> dict[str, Any]:
@@ -369,7 +370,9 @@ def _unknown(name: str, kind: Kind) -> str:
 
 
 def build_config(settings: Settings) -> Config:
-    """Build a `Config` from nested `settings`, which override the result of `model_settings`.
+    """Build a `Config` from nested `settings`.
+
+    If they select the bundled model, settings that they lack come from the preset of this model.
 
     Raises:
         ConfigError: If a key is unknown or a value is wrong. The error lists all problems.

@@ -73,7 +73,7 @@ def _as_text(value: Any) -> str:
 
 
 class CheckedSettings:
-    """Base class of dataclasses of settings; it checks their ranges and their conflicts."""
+    """Base class of dataclasses of settings; it checks ranges, and conflicts between settings."""
 
     __slots__ = ()
 
@@ -95,7 +95,7 @@ class CheckedSettings:
             raise ConfigError(*problems)
 
     def conflicts(self) -> Conflicts:
-        """Yield (name, problem) for settings that contradict each other; subclasses override it."""
+        """Yield (name, problem) for settings that contradict each other; by default, none."""
         return iter(())
 
 

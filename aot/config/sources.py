@@ -23,9 +23,10 @@ _MOST_BYTES = 256 * 2**10  # PyYAML parses 100 KB per second
 def resolve_config(
     overrides: Settings, preset: str | None = None, *, folder: Path | None = None, base: Settings | None = None
 ) -> Config:
-    """Build the configuration: overrides > `folder`/aot.yaml > preset > `base` > defaults.
+    """Build the configuration: `overrides` > `folder`/aot.yaml > `preset` > `base` > defaults.
 
-    If `preset` is None, aot.yaml may name a preset under the key `preset`.
+    A > B means that A overrides B. If `preset` is None, aot.yaml may name a preset under the key
+    `preset`.
 
     Raises:
         ConfigError: If a file is not valid YAML, or its settings are unknown or out of range.

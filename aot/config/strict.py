@@ -112,7 +112,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _convert_groups(value: Any, path: str, problems: list[Problem]) -> Any:
-    """Return groups of settings by name; the named methods check the settings later."""
+    """Return groups of settings, one per method; each method checks its own settings later."""
     groups = value if isinstance(value, Mapping) else {"": value}
     wrong = [name for name, group in groups.items() if not (isinstance(name, str) and isinstance(group, Mapping))]
     problems += [Problem(f"{path}.{name}".removesuffix("."), "must be a group of settings") for name in wrong]

@@ -39,9 +39,9 @@ def sources_of(tokens: CompressedTokens) -> SourceWeights:
 def fates(tokens: CompressedTokens) -> Tensor:
     """Return the fate of every pooled token, uint8 [F, n], values of `Fate`.
 
-    A kept token with mass m and weight w for a pooled token holds m * w of the pooled token. If a
-    pooled token is not kept, it is merged if all kept tokens together hold at least half of its
-    mass, and otherwise discarded.
+    A kept token with mass m, in which a pooled token has the weight w, holds m * w of this pooled
+    token. A pooled token that is not kept is merged if all kept tokens together hold at least half
+    of its mass, and otherwise discarded.
 
     Raises:
         ValueError: If the run was not traced.

@@ -22,7 +22,7 @@ class FramePictures:
     """Collect JPEG files of frames that arrive in chunks.
 
     Args:
-        together: number of frames that the model reads together; only the first is collected.
+        together: number of frames that the model reads together; the first one is collected.
     """
 
     def __init__(self, together: int = 1) -> None:

@@ -64,7 +64,7 @@ def read_report(value: object) -> dict[str, Any]:
     `config` are checked later, by `aot.config.schema`.
 
     Raises:
-        ValueError: If a value is missing, of a wrong type or out of range. The message has the key.
+        ValueError: If a value is missing, has a wrong type or range. The message names the key.
     """
     sizes = record({"visual_tokens": whole(1), "frames": each(free)})(value, "report")
     total, frames = sizes["visual_tokens"], len(sizes["frames"])

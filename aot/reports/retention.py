@@ -85,7 +85,7 @@ class ModelRecord:
         return f"{self.name} on {self.placement['device']}, {self.placement['dtype']}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a flat dict of plain values, without `width` and `saliency_blocks` if None."""
+        """Return a flat dict of plain values; `width` and `saliency_blocks` are omitted if None."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in _IDENTITY}
         width = {} if self.width is None else {"width": self.width}
         blocks = {} if self.saliency_blocks is None else {"saliency_blocks": list(self.saliency_blocks)}
@@ -93,7 +93,7 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelRecord:
-        """Return the record from the dict of `to_dict`; its values must have been checked."""
+        """Return the record from a dict that `to_dict` made and whose values were checked."""
         own = {name: plain[name] for name in (*_IDENTITY, "width")}
         placement = {name: value for name, value in plain.items() if name not in {*own, "saliency_blocks"}}
         return cls(**own, placement=placement, saliency_blocks=tuple(plain["saliency_blocks"]))
@@ -143,7 +143,7 @@ class RetentionReport:
 
     @classmethod
     def from_dict(cls, plain: object) -> RetentionReport:
-        """Return the report from a dict of `to_dict`, possibly of an earlier version of aot.
+        """Return the report from a dict that `to_dict` made, possibly in an earlier version of aot.
 
         Raises:
             ValueError: If a value is missing, has the wrong type or is out of range.
@@ -221,7 +221,7 @@ def frame_retention(
 
 
 def language_model_load(layer_tokens: Sequence[int], visual_tokens: int) -> float:
-    """Return the mean of `layer_tokens` over the layers, divided by `visual_tokens`.
+    """Return the mean of `layer_tokens` (visual tokens per layer), divided by `visual_tokens`.
 
     Without a reduction inside the language model, the result equals the retention.
     """

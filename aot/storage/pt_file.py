@@ -1,7 +1,8 @@
 """Read a `.pt` file of plain values and tensors without executing code.
 
-PyTorch's own reader is not used: with overlapping entries or calls, a small file can make it
-allocate any amount of memory. This reader refuses such files before it reads their data.
+PyTorch's own reader is not used: with overlapping zip entries or with calls of functions, a small
+file can make it allocate any amount of memory. This reader refuses such files without reading
+their data.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _check_end(file: BinaryIO) -> None:
 
 
 def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
-    """Check that entries are uncompressed and distinct, do not overlap and leave no gaps."""
+    """Check that entries are uncompressed, differ in name, do not overlap and leave no gaps."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("its directory lists a name twice")
@@ -107,7 +108,7 @@ def _check_directory(file: BinaryIO, archive: zipfile.ZipFile) -> None:
 
 
 def _tensor(archive: zipfile.ZipFile, folder: str, stored: _StoredTensor, storages: dict[_Storage, Tensor]) -> Tensor:
-    """Return a contiguous tensor; read its storage only once, into `storages`."""
+    """Return the tensor `stored`; `storages` keeps each storage, so that it is read only once."""
     import torch
 
     if stored.storage not in storages:

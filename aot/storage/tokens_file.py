@@ -1,4 +1,4 @@
-"""Write and read tokens files as `.pt` (loads with weights_only=True) or `.safetensors`.
+"""Write and read tokens files: `.pt` (torch loads it with weights_only=True) or `.safetensors`.
 
 Both formats hold the tensors of `CompressedTokens` by attribute name and, as plain values, the
 grid, clips, timestamps and the whole `RetentionReport`. This is enough to answer questions later,

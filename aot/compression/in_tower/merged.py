@@ -29,7 +29,7 @@ def merged_patches(tokens: VisualTokens) -> MergedPatches:
 
 
 def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
-    """Return the tokens that the tower merged as `MergingTokens`, for further merges.
+    """Convert the tokens that the tower merged to `MergingTokens`, so that more can be merged.
 
     The tokens are divided into `sequences` consecutive sequences of equal length.
     """
@@ -51,8 +51,8 @@ def merged_tokens(tokens: VisualTokens, kept: MergingTokens, clips: Sequence[Cli
     """Return the tokens of `kept` (one sequence), each at the pooled cell of its anchor patch.
 
     Tokens are sorted by the mean index of their patches. The mass of a token is its number of
-    patches times F * n / (F * N), so all masses sum to F * n. A token of several patches has the
-    role MERGED. Its source weights count its patches in each pooled cell.
+    patches times n / N, so all masses sum to F * n. A token of several patches has the role MERGED.
+    If the run is traced, source weights are the shares of a token's patches in each pooled cell.
 
     Raises:
         BudgetError: If `kept` has no tokens.

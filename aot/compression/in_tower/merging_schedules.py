@@ -18,11 +18,11 @@ __all__ = ["ClipShares", "block_counts", "clip_merging", "frame_merging", "joins
 def frame_merging(
     patches: int, target: int, blocks: int, schedule: Literal["constant", "linear"] = "constant"
 ) -> tuple[BlockMerging, ...]:
-    """Return the merges of each block, from `patches` to `target` tokens (ToMe, section 3).
+    """Return how each block merges, so that `target` of `patches` tokens remain (ToMe, section 3).
 
     With the "constant" schedule, all blocks merge equally many tokens and the first blocks take the
     remainder. With "linear", the merges per block fall from twice the mean to 0. A block that must
-    merge more than half of its tokens matches several times. Unmerged tokens are sorted by
+    merge more than half of its tokens repeats the matching. Unmerged tokens are sorted by
     similarity, because there is no class token (arXiv 2210.09461).
 
     Raises:
@@ -43,15 +43,15 @@ def frame_merging(
 
 @cache
 def clip_merging(frames: int, patches: int, target: int, blocks: int, shares: ClipShares) -> tuple[BlockMerging, ...]:
-    """Return the merges of each block, from `frames` * `patches` tokens of a clip to `target`.
+    """Return how each block merges, so that `target` of a clip's frames * patches tokens remain.
 
     All `shares` are raised to the same power: the highest power that leaves at least `target`
-    tokens. The last block merges the rest, with several matchings if needed; in other blocks, one
-    matching merges at most half of the tokens.
+    tokens. The last block then merges down to exactly `target` tokens and repeats the matching if
+    needed; in other blocks, one matching merges at most half of the tokens.
 
     Raises:
-        ValueError: If `target` is not in 1 .. frames * patches, or `frames` is not a product of one
-            number per clip block, each at most the number in `shares.joined`.
+        ValueError: If `target` is not in 1 .. frames * patches, or `frames` is not a product with
+            one factor per clip block, of which factor i is at most `shares.joined[i]`.
     """
     if not 1 <= target <= frames * patches:
         raise ValueError(f"target: expected 1 to {frames * patches} tokens, got {target}")
@@ -86,8 +86,8 @@ class ClipShares:
         image: share of a frame's tokens that is left after all blocks before the clip blocks.
         across: share of the joined tokens that a clip block keeps before its attention.
         within: share of the remaining tokens that a clip block keeps after its attention.
-        later: share of its tokens that each block after the clip blocks keeps.
-        clip_blocks: the indices of the blocks that join clips, in a tower of `blocks` blocks.
+        later: share of the tokens that each block after the clip blocks keeps.
+        clip_blocks: the indices (from 0) of the blocks that join clips, in the published tower.
         blocks: the number of blocks in the published tower.
         joined: the largest number of clips that each clip block joins into one.
     """
@@ -101,14 +101,15 @@ class ClipShares:
     joined: tuple[int, int, int] = (2, 2, 3)
 
     def power(self, exponent: float) -> ClipShares:
-        """Return a copy with all shares raised to the power `exponent`, for another ratio."""
+        """Return a copy with all shares raised to the power `exponent`, to reach another ratio."""
         names = ("image", "across", "within", "later")
         return replace(self, **{name: getattr(self, name) ** exponent for name in names})
 
     def clip_block_indices(self, blocks: int) -> list[int]:
-        """Return the indices of the clip blocks at the same relative depth in a tower of `blocks`.
+        """Return the indices of the clip blocks in a tower of `blocks` blocks.
 
-        The indices are distinct if the tower has at least as many blocks as `clip_blocks`.
+        Their relative depth is that in the published tower. The indices are distinct if `blocks` is
+        at least the length of `clip_blocks`.
         """
         indices: list[int] = []
         for number, block in enumerate(self.clip_blocks):
@@ -119,10 +120,10 @@ class ClipShares:
 
 
 def joins_for(frames: int, joined: Sequence[int]) -> tuple[int, ...] | None:
-    """Return factors of `frames`: the number of clips that each clip block joins into one.
+    """Factorize `frames`: factor i is the number of clips that clip block i joins into one.
 
-    Factor i is at most joined[i], and early factors are as large as possible. Return None if there
-    are no such factors.
+    Factor i is at most `joined[i]`, and early factors are as large as possible. Return None if
+    there are no such factors.
     """
     # Descending order makes early factors as large as possible.
     options = product(*(range(most, 0, -1) for most in joined))
@@ -130,7 +131,7 @@ def joins_for(frames: int, joined: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def _plan(patches: int, blocks: int, join_at: dict[int, int], shares: ClipShares) -> list[BlockMerging]:
-    """Return the merges of every block for these `shares`; `join_at` maps blocks to joins."""
+    """Return how every block merges; `join_at` maps clip blocks to numbers of clips to join."""
     first, last, count, steps = min(join_at), max(join_at), patches, []
     in_frames = _part(patches, shares.image)
     for block in range(blocks):
@@ -150,12 +151,12 @@ def _plan(patches: int, blocks: int, join_at: dict[int, int], shares: ClipShares
 
 
 def _merges(count: int, kept: float) -> int:
-    """Return how many of `count` tokens to merge to keep the share `kept`; at most half."""
+    """Return how many of `count` tokens to merge, at most half, to leave the share `kept`."""
     return min(_part(count, kept), count // 2)
 
 
 def _part(count: int, kept: float) -> int:
-    """Return how many of `count` tokens to remove to keep the share `kept`, rounded down."""
+    """Return how many of `count` tokens to remove, rounded down, to leave the share `kept`."""
     # The offset is needed because 1 - 0.9 is below 0.1 in floating point.
     return int((1 - kept) * count + 1e-9)
 

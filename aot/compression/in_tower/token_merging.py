@@ -69,7 +69,7 @@ class MergingTokens:
         )
 
     def merge(self, metric: Tensor, merges: int, *, by_similarity: bool = False) -> MergingTokens:
-        """Merge `merges` tokens of every sequence into similar tokens, as size-weighted means.
+        """Merge `merges` tokens of every sequence into similar tokens, by size-weighted means.
 
         One soft matching (ToMe, arXiv 2210.09461) merges at most half of the tokens; for more
         merges, the remaining tokens are matched again. In the result, unmerged tokens with even
@@ -103,7 +103,7 @@ class MergingTokens:
     def merge_into(self, target: Tensor, merges: int) -> MergingTokens:
         """Merge token i of each sequence into token target[i]; token i stays if target[i] is i.
 
-        `target` is [B, T]; `merges` tokens of each sequence have another token as target. In the
+        `target` is [B, T]; `merges` is the number of tokens per sequence that do not stay. In the
         result, tokens with even indices come first, then odd indices, both in index order.
         """
         return self._folded(_Folding.of(target, self.sizes, merges))
@@ -139,14 +139,15 @@ class _Folding:
 
     @classmethod
     def of(cls, target: Tensor, sizes: Tensor, merges: int, ranked: Tensor | None = None) -> _Folding:
-        """Return the step that merges each token into its target, without a wait for the device.
+        """Return the step that merges each token into its target, without waiting for the device.
 
         Args:
             target: [B, T], see `Matching`.
             sizes: [B, T], the number of patches in each token.
-            merges: the number of merged tokens per sequence. With it, no shape depends on values
-                that are on the device.
-            ranked: the order of unmerged tokens with even indices; None for index order.
+            merges: the number of merged tokens per sequence. Because it is known on the host, the
+                shapes of all results are known without reading `target`.
+            ranked: [B, ceil(T / 2)], the order in which tokens with even indices are kept; None for
+                ascending order.
         """
         count = target.shape[1]
         index = torch.arange(count, device=target.device).expand_as(target)

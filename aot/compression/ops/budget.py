@@ -32,7 +32,7 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
 
 
 def even_shares(total: int, parts: int) -> tuple[int, ...]:
-    """Return `parts` >= 1 equal shares of `total`; the remainder is spread at even distances."""
+    """Divide `total` into `parts` >= 1 nearly equal shares; the larger ones are evenly spaced."""
     # round(part * total / parts) in integers, with halves rounded up.
     edges = [(2 * part * total + parts) // (2 * parts) for part in range(parts + 1)]
     return tuple(stop - start for start, stop in pairwise(edges))

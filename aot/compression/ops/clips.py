@@ -25,7 +25,7 @@ def dynamic_clips(embeddings: Tensor, segments: int = 8, threshold: float = 0.8)
     Args:
         embeddings: [F, E], one per frame.
         segments: cut after the `segments` - 1 frames that are least similar to the next frame.
-        threshold: also cut after each frame whose cosine similarity to the next frame is lower.
+        threshold: also cut after each frame with a cosine similarity to the next frame below this.
     """
     frames = embeddings.shape[0]
     # 1. Cut after a frame if its similarity to the next is below the threshold or among the lowest.

@@ -19,7 +19,7 @@ def density_peak_scores(features: Tensor, neighbors: int) -> Tensor:
     """Return scores [B, m] of features [B, m, D]; the highest scores mark the cluster centers.
 
     The score is density * separation, with distances d = |x_i - x_j| / sqrt(D):
-    density = exp(-mean of the `neighbors` smallest d^2), where d = 0 of a token to itself counts;
+    density = exp(-mean of the `neighbors` smallest d^2), including d = 0 of a token to itself;
     separation = d to the nearest denser token; for the densest token, the largest d of all pairs.
     Of two equally dense tokens, the token with the lower index counts as denser; the published code
     decides at random (docs/methods.md).
@@ -54,7 +54,7 @@ def density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
 
 
 def _squared_distances(features: Tensor) -> Tensor:
-    """Return |x_i - x_j|^2 / D, [B, m, m]: exactly 0 for equal rows. Uses one matrix product."""
+    """Return |x_i - x_j|^2 / D, [B, m, m], from one matrix product; exactly 0 for equal rows."""
     values = features.to(working_dtype(features))
     # Subtracting the mean leaves the distances as they are and reduces rounding errors.
     values = values - values.mean(-2, keepdim=True)

@@ -1,7 +1,7 @@
 """Choose the frames of a video that match a question best.
 
 Each frame gets a score for the question. Frames with high scores are chosen unless they are
-near-duplicates. After B-VLLM (arXiv 2412.09919), but scores replace the trained frame selector.
+near-duplicates. This follows B-VLLM (arXiv 2412.09919), with scores instead of a trained selector.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def choose_frames(scores: Tensor, embeddings: Tensor, count: int, duplicate_simi
     """Return the indices of the `count` best-scoring frames (all F if F <= count) in time order.
 
     Frames are visited by descending score; ties go to the earlier frame. A frame is skipped as a
-    duplicate if (1 + cosine) / 2 is above `duplicate_similarity`, with the cosine similarity of its
-    embedding to the embedding of a chosen frame. This is the temporal merging of B-VLLM, but in the
-    order of scores instead of time: the best frame of each group of duplicates is chosen. A frame
-    is compared with chosen frames only; a slow change, in which all adjacent frames are similar, is
-    therefore still covered. If too few frames differ, the best duplicates fill the rest.
+    duplicate if (1 + c) / 2 is above `duplicate_similarity`, where c is the cosine similarity of
+    its embedding to the embedding of any frame chosen before. B-VLLM merges in the same way, but
+    visits frames in time order; here, the best frame of each group of duplicates is chosen. Frames
+    are not compared with skipped frames; a slow change, in which all adjacent frames are similar,
+    is therefore still covered. If fewer than `count` are chosen, the best duplicates are added.
 
     Args:
-        scores: [F].
-        embeddings: [F, E].
-        count: at least 1.
-        duplicate_similarity: in [0, 1].
+        scores: [F], how well each frame matches the question.
+        embeddings: [F, E], one per frame.
+        count: the number of frames to choose, at least 1.
+        duplicate_similarity: the limit for duplicates, in [0, 1].
 
     Raises:
         ValueError: If `count` is below 1, or scores and embeddings differ in length.
@@ -58,7 +58,7 @@ def choose_frames(scores: Tensor, embeddings: Tensor, count: int, duplicate_simi
 
 
 def text_scores(texts: Tensor, embeddings: Tensor) -> Tensor:
-    """Return [F], each frame's mean cosine similarity to `texts` [Q, E]; `embeddings` is [F, E]."""
+    """Return [F], the mean cosine similarity of each frame's embedding [F, E] to `texts` [Q, E]."""
     dtype = torch.promote_types(working_dtype(texts), working_dtype(embeddings))
     similarity = functional.normalize(embeddings.to(dtype), dim=-1) @ functional.normalize(texts.to(dtype), dim=-1).T
     return similarity.mean(-1)
@@ -70,8 +70,8 @@ class WordScores:
     A word's evidence in a frame is the word's highest cosine similarity to the frame's tokens. All
     cosines of a word have a large common part, which differs from word to word. The evidence is
     therefore standardized: (evidence - mean) / standard deviation, with both statistics over the
-    word's cosines to the tokens of all frames. Three running numbers per word suffice for this.
-    Subtracting the mean token instead would need all tokens in memory.
+    word's cosines to the tokens of all frames. Two running sums per word suffice for this, whereas
+    subtracting the mean token from all tokens would need all tokens in memory.
 
     Args:
         words: [W, D], the embedding of each word; zero vectors have cosine 0.
@@ -87,7 +87,7 @@ class WordScores:
         self._count = 0
 
     def add(self, tokens: Tensor) -> None:
-        """Record the cosines of the next frames, whose `tokens` are [F, n, D]."""
+        """Record the cosines of the words to the `tokens` [F, n, D] of the next F frames."""
         for part in torch.split(tokens, _CHUNK):
             cosines = functional.normalize(part.to(self._words.dtype), dim=-1) @ self._words.T
             self._best.append(cosines.amax(1).cpu().double())
@@ -98,7 +98,7 @@ class WordScores:
             self._count += len(flat)
 
     def scores(self) -> Tensor:
-        """Return float64 [F] on the CPU: each frame's weighted mean evidence over all words."""
+        """Return each frame's weighted mean of standardized evidence, float64 [F] on the CPU."""
         # Rounding can make the variance slightly negative.
         mean = self._sum / self._count
         deviation = (self._squares / self._count - mean.square()).clamp_min(0).sqrt()

@@ -24,8 +24,9 @@ __all__ = [
 def window_ids(grid: tuple[int, int], per_side: int) -> Tensor:
     """Return the window index of each patch, int64 [N] in raster order.
 
-    A side of g patches is cut at round(i * g / per_side) (docs/algorithm.md, section 1). With g =
-    27 and `per_side` 3, a window has 9 x 9 patches; on other grids, windows are nearly equal.
+    The grid is cut into `per_side` x `per_side` windows; a side of g patches is cut at
+    round(i * g / per_side) (docs/algorithm.md, section 1). With g = 27 and `per_side` = 3, every
+    window has 9 x 9 patches; in other cases, the sizes of windows can differ by one row or column.
     """
     rows, cols = (_axis_windows(size, per_side) for size in grid)
     return (rows[:, None] * per_side + cols[None, :]).flatten()
@@ -47,7 +48,10 @@ def patch_distances(grid: tuple[int, int]) -> Tensor:
 
 
 def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
-    """Return (rows, columns) after pooling `grid`; stride 2: 27 -> 14 (bilinear), 13 (average)."""
+    """Return (rows, columns) of the grid after pooling.
+
+    With stride 2, a side of 27 becomes 14 (bilinear, rounded up) or 13 (average, rounded down).
+    """
     if pool.kind == "bilinear":
         return math.ceil(grid[0] / pool.stride), math.ceil(grid[1] / pool.stride)
     if pool.kind == "average":
@@ -56,7 +60,7 @@ def pooled_grid(grid: tuple[int, int], pool: Pooling) -> tuple[int, int]:
 
 
 def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Return values [F, N, D] pooled to [F, n, D] as in the model, with unchanged dtype.
+    """Pool `values` [F, N, D] to [F, n, D] in the same way as the model; the dtype is unchanged.
 
     Raises:
         ValueError: If axis 1 does not have grid[0] * grid[1] entries.
@@ -75,7 +79,7 @@ def pool(values: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def pooling_weights(grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Return the matrix of `pool`, float64 [n, N]: row k holds pooled token k's patch weights."""
+    """Return the matrix of `pool`, float64 [n, N]: row k has the patch weights of token k."""
     # Pooling is linear, so pooling the identity yields its matrix.
     patches = grid[0] * grid[1]
     return pool(torch.eye(patches, dtype=torch.float64)[None], grid, pooling)[0]
@@ -93,7 +97,7 @@ def cells_of_patches(grid: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def tokens_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Return, for each patch index (int64, among F * N), its pooled token's index among F * n."""
+    """Map each index in `patch` (0 .. F * N - 1) to the pooled token's index (0 .. F * n - 1)."""
     # The frame index stays; the patch index within the frame becomes a cell index.
     rows, cols = pooled_grid(grid, pooling)
     cells = cells_of_patches(grid, pooling).to(patch.device)

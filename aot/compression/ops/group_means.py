@@ -1,4 +1,4 @@
-"""Average groups of tokens, with the same bits in every run."""
+"""Average groups of tokens, with bitwise identical results in every run."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ def runs_triton(device: torch.device) -> bool:
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which `device` is the current CUDA device; empty for other types.
+    """Return a context in which `device` is the current CUDA device; without effect on other types.
 
-    Triton launches on the current device, even if the arguments are on another.
+    Triton launches on the current device, even if the arguments are on another device.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 

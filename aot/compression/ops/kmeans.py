@@ -25,7 +25,7 @@ class Clustering:
         labels: int64 [m], each point's cluster in 0 .. K - 1.
         similarity: [m], each point's cosine similarity to its nearest center; 1 for a point that
             was moved into an empty cluster.
-        clusters: K.
+        clusters: K, the number of clusters.
         iterations: the number of updates of the centers.
     """
 
@@ -41,7 +41,7 @@ class Clustering:
 
     @property
     def distortion(self) -> float:
-        """Return the sum of 1 - cosine over the points."""
+        """Return the sum of 1 - `similarity` over all points."""
         return float((1 - self.similarity.to(decision_dtype(self.similarity))).sum())
 
     def firsts(self) -> Tensor:
@@ -55,16 +55,16 @@ def cosine_kmeans(
     """Cluster points [m, D] by direction into exactly `clusters` non-empty clusters.
 
     Each point belongs to the center with the highest cosine similarity; a center is the mean of its
-    points' unit vectors. Ties go to the lower index. Seeds are drawn by k-means++ with a private
-    generator. An empty cluster keeps its center during the iterations. Then each empty cluster
-    takes the point that is least similar to the center of its cluster. The same points give the
-    same clusters on the same device.
+    points' unit vectors. Ties go to the lower index. Seeds are drawn by k-means++ with a
+    separate random generator. An empty cluster keeps its center during the iterations. After them,
+    the points that are least similar to their own centers are moved, one into each empty cluster.
+    The same points give the same clusters on the same device.
 
     Args:
         points: [m, D].
-        clusters: in 1 .. m.
+        clusters: K, in 1 .. m.
         iterations: the largest number of iterations, at least 1.
-        tolerance: stop when the Frobenius norm of the centers' change is lower.
+        tolerance: stop when the Frobenius norm of the centers' change is below this.
         seed: the seed of the generator.
 
     Raises:
@@ -119,7 +119,7 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
 
 
 def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Return [K, D], the mean of the values [m, D] of each label; 0 for a label without values."""
+    """Return the mean of `values` [m, D] for each label, [K, D]; 0 for a label without values."""
     sums = values.new_zeros(clusters, values.shape[1], dtype=working_dtype(values))
     # In chunks: a converted copy of all values would need too much memory.
     each = torch.arange(clusters, device=labels.device)[:, None]
@@ -139,7 +139,7 @@ def cluster_sizes(labels: Tensor, clusters: int) -> Tensor:
 
 
 def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
-    """Yield slices that cover `rows`; a table of slice x `width` items has at most 8 MiB."""
+    """Yield slices that cover `rows` rows of `width` items; each has at most 8 MiB, or one row."""
     step = max(1, _TABLE_BYTES // (width * item_bytes))
     for first in range(0, rows, step):
         yield slice(first, first + step)
@@ -163,12 +163,12 @@ def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[T
 
 
 def _medoids(labels: Tensor, similarity: Tensor, clusters: int) -> Tensor:
-    """Return the point most similar to each center, [K]; m for an empty cluster."""
+    """Return the index of the point most similar to each center, [K]; m for an empty cluster."""
     best = similarity.new_full((clusters,), -torch.inf).scatter_reduce_(0, labels, similarity, "amax")
     return _lowest(labels, clusters, similarity == best[labels])
 
 
 def _lowest(labels: Tensor, clusters: int, among: Tensor) -> Tensor:
-    """Return [K], the lowest index with each label where `among` [m] is true; m without a match."""
+    """Return [K], each label's lowest index at which `among` [m] is true; m if there is none."""
     index = torch.arange(len(labels), device=labels.device).masked_fill_(~among, len(labels))
     return index.new_full((clusters,), len(labels)).scatter_reduce_(0, labels, index, "amin")

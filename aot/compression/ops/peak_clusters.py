@@ -29,9 +29,9 @@ def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
 
 
 def members_of(owners: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:
-    """Return a membership matrix [B, K, m]: entry [k, j] is 1 if token j belongs to center k.
+    """Return membership matrices [B, K, m]: entry [b, k, j] is 1 if token j belongs to center k.
 
-    With it, sums over clusters are matrix products, which give the same bits in every run.
+    With them, sums over the tokens of clusters are matrix products, which are bitwise reproducible.
 
     Args:
         owners: [B, m], from `nearest_centers`.

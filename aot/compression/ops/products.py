@@ -42,7 +42,7 @@ def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Return [F, M, D]: from frame f of values [F, N, D], the rows index[f] of index [F, M]."""
+    """Return [F, M, D]: entry [f, i] is the row values[f, index[f, i]] of values [F, N, D]."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
@@ -69,5 +69,5 @@ def _chunks(values: Tensor) -> Sequence[Tensor]:
 
 
 def _takes_halves(device: torch.device) -> bool:
-    """Return whether torch can multiply half-precision matrices into float32 on `device`."""
+    """Return whether torch can multiply half-precision matrices on `device` into float32 ones."""
     return device.type == "cuda" and "out_dtype" in (torch.bmm.__doc__ or "")

@@ -15,8 +15,9 @@ _HALVINGS = 64
 def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) -> tuple[int, ...]:
     """Return integer shares of `total` in proportion to `weights`, each in least .. most.
 
-    If a bound limits a share, the other shares take the difference in proportion. The rest from
-    rounding down goes to the largest remainders; ties go to the lower index.
+    If a bound limits a share, the other shares take the difference in proportion to their weights.
+    Shares are rounded down; the tokens left over go to the largest remainders, one each. Ties go to
+    the lower index.
 
     Args:
         total: the sum of the shares.
@@ -52,7 +53,7 @@ def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         scores: [F, n].
-        counts: [F], in 0 .. n.
+        counts: [F], the number of tokens to select from each frame, in 0 .. n.
 
     Returns:
         Indices [K] into all F * n tokens, sorted by frame and then by ascending score.

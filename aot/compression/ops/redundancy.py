@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Hold the number of static tokens of a clip and of dynamic tokens of each frame."""
+    """Hold the number of static tokens of a clip, and of dynamic tokens of each of its frames."""
 
     static: int
     dynamic: tuple[int, ...]
@@ -40,10 +40,11 @@ class Quota:
 
 
 def share_out(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Divide `budget` among the static sets and frames of all clips, in proportion to capacity.
+    """Divide `budget` in proportion to `capacity`, which has one quota per clip.
 
-    Each static set or frame with a capacity above 0 gets at least one token if `budget` suffices.
-    Rounding and ties follow `spread`; the static set of a clip precedes the frames of the clip.
+    Every number of a quota (`static`, and `dynamic` per frame) gets its own share. Each share with
+    a capacity above 0 is at least one token if `budget` suffices. Rounding is by largest remainder;
+    ties go to the earlier clip, then to `static`, then to the earlier frame.
 
     Raises:
         ValueError: If `budget` is above the sum of the capacities.
@@ -53,7 +54,7 @@ def share_out(budget: int, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
 
 
 def _share(capacities: Sequence[int], budget: int) -> Sequence[int]:
-    """Return proportional shares, at least 1 for each capacity above 0 if `budget` suffices."""
+    """Divide `budget` proportionally; if it suffices, each capacity above 0 gets at least 1."""
     if budget < sum(capacity > 0 for capacity in capacities):
         return spread(budget, capacities)
     single = [False] * len(capacities)  # which parts get one token because the share rounds to 0
@@ -83,7 +84,10 @@ class Redundancy:
 
     @classmethod
     def above(cls, threshold: float, clips: Sequence[Clip], similarity: Iterable[Tensor]) -> Redundancy:
-        """Make positions static if their `similarity`, [n] per clip, is above `threshold`."""
+        """Return a redundancy in which positions with a similarity above `threshold` are static.
+
+        `similarity` yields the similarities of all positions, [n], for each of the `clips`.
+        """
         table = torch.stack(list(similarity))
         return cls(tuple(clips), table, table > threshold)
 
@@ -115,9 +119,10 @@ class Redundancy:
 
 
 def position_similarity(features: Tensor) -> Tensor:
-    """Return [n], each position's mean cosine similarity over all pairs of frames; -inf if W is 1.
+    """Return [n]: each position's mean cosine similarity over all pairs of frames.
 
-    `features` is [W, n, D] for W frames. The cost grows with W and not with W^2.
+    `features` is [W, n, D] for W frames; if W is 1, the result is -inf. The time grows with W, not
+    with W^2.
     """
     frames = len(features)
     if frames == 1:
@@ -130,7 +135,7 @@ def position_similarity(features: Tensor) -> Tensor:
 
 
 def least_similarities(similarity: Tensor, clips: Sequence[Clip]) -> list[Tensor]:
-    """Return, per clip, [n]: each position's lowest similarity of adjacent frames.
+    """Return a tensor [n] per clip: each position's lowest similarity between adjacent frames.
 
     The value is -inf in a clip of one frame. `similarity` [F - 1, n] has the similarities between
     frames i and i + 1 at the same position.

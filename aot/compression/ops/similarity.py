@@ -35,9 +35,9 @@ def cosine_similarity(sources: Tensor, anchors: Tensor) -> Tensor:
 
 
 def temporal_weight(offset_frames: int, sigma_frames: float) -> float:
-    """Return the weight of dissimilarity `offset_frames` after the keyframe, in [0, 1).
+    """Return the factor, in [0, 1), of the cost in a frame `offset_frames` after its keyframe.
 
-    The weight is 1 - exp(-j^2 / (2 sigma^2)) with j = `offset_frames` and sigma = `sigma_frames`,
-    for Phase II of AOT (docs/algorithm.md, section 4).
+    The factor is 1 - exp(-j^2 / (2 sigma^2)) with j = `offset_frames` and sigma = `sigma_frames`.
+    Phase II of AOT uses it (docs/algorithm.md, section 4).
     """
     return 1.0 - math.exp(-(offset_frames**2) / (2 * sigma_frames**2 + 1e-9))

@@ -31,7 +31,7 @@ def match_pairs(metric: Tensor, merges: int) -> Matching:
     """Match tokens by the cosine similarity of their vectors in `metric` [B, T, d].
 
     Each token with an even index is paired with the most similar token with an odd index. In the
-    `merges` most similar pairs, the even index is merged into the odd. Ties go to the lower index.
+    `merges` most similar pairs, the even token is merged into the odd. Ties go to the lower index.
 
     Raises:
         ValueError: If `merges` is not in 0 .. ceil(T / 2), or is above 0 with fewer than 2 tokens.

@@ -51,7 +51,7 @@ def joined(parts: Sequence[SourceWeights]) -> SourceWeights:
 
 
 def merged(tokens: SourceWeights, group: Tensor, weight: Tensor | None = None) -> SourceWeights:
-    """Return the sources of the means of groups of tokens.
+    """Return the sources of new tokens, each the mean of a group of `tokens`.
 
     Args:
         tokens: the sources of the tokens to merge.
@@ -67,9 +67,10 @@ def merged(tokens: SourceWeights, group: Tensor, weight: Tensor | None = None) -
 
 
 def blended(tokens: SourceWeights, others: SourceWeights, own: Tensor | float) -> SourceWeights:
-    """Return own * tokens + (1 - own) * others for each token.
+    """Return the sources of the blends own * x + (1 - own) * y of each token.
 
-    A token that has no entry in `others` stays unchanged. `own` is [count] or a number, in [0, 1].
+    `tokens` has the sources of x, and `others` those of y. A token that has no entry in `others`
+    stays unchanged. `own` is [count] or a number, in [0, 1].
     """
     is_blend = torch.zeros(tokens.count, dtype=torch.bool).index_fill_(0, others.token, True)
     own = torch.where(is_blend, torch.as_tensor(own).cpu().double(), 1.0)
@@ -122,7 +123,7 @@ def of_kept(kept: CompressedTokens) -> SourceWeights:
 def of_chunks(parts: Sequence[CompressedTokens]) -> SourceWeights | None:
     """Return the joined sources of consecutive chunks; None if a chunk was not traced.
 
-    The indices of pooled tokens count through all chunks.
+    In the result, the indices of pooled tokens continue from chunk to chunk.
     """
     sources = [part.sources for part in parts if part.sources is not None]
     if len(sources) < len(parts):

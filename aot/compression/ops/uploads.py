@@ -9,10 +9,10 @@ __all__ = ["uploaded"]
 
 
 def uploaded(values: Tensor, device: torch.device) -> Tensor:
-    """Return `values` on `device`; on CUDA, the copy is queued after the work on the device.
+    """Return `values` on `device`; on CUDA, do not wait for the copy.
 
-    For a copy from pageable memory, the host waits until the device has finished all work. A copy
-    from pinned memory is queued. torch keeps the pinned memory until the copy is done.
+    On CUDA, `values` are first copied to pinned memory: a copy from there is only queued, whereas a
+    copy from pageable memory waits for the device. torch frees the pinned memory after the copy.
     """
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)

@@ -61,7 +61,7 @@ class ShownRun:
         visual_tokens: number of visual tokens before compression.
         budget_tokens: the token budget, or None without a budget.
         costs_ms: time of each stage.
-        peak_bytes: the peak memory of "host", "device" or "answering"; None if unknown.
+        peak_bytes: the peak memory, with keys "host", "device" or "answering"; None if unknown.
         command: the command that reproduces the result, or an empty string.
         config: the settings.
         answers: (question, answer) pairs.
@@ -90,7 +90,7 @@ class ShownRun:
 
 
 def shown_frames(frames: int) -> list[int]:
-    """Return the indices of the shown frames: all, or evenly spaced blocks if more than 128."""
+    """Return the indices of shown frames: all; of more than 128, 16 evenly spaced blocks of 8."""
     if frames <= _MOST_FRAMES:
         return list(range(frames))
     blocks = _MOST_FRAMES // _BLOCK_FRAMES
@@ -99,7 +99,7 @@ def shown_frames(frames: int) -> list[int]:
 
 
 def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
-    """Return the values that the script draws: pictures, and fates and sources of each run."""
+    """Return the data for the page's script: pictures of shown frames, and each run's tokens."""
     tokens = runs[0].tokens
     shown = shown_frames(len(tokens.timestamps_s))
     return {
@@ -113,7 +113,7 @@ def drawn(video: ShownVideo, runs: Sequence[ShownRun]) -> dict[str, Any]:
 
 
 def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
-    """Return the values of one run, with the tokens of the frames `shown` only."""
+    """Return the data of one run for the script, limited to the frames with indices `shown`."""
     tokens, sources = run.tokens, sources_of(run.tokens)
     per_frame = math.prod(tokens.grid)
     fate = run.fates
@@ -132,10 +132,10 @@ def _drawn_run(run: ShownRun, shown: Sequence[int]) -> dict[str, Any]:
 
 
 def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible: Tensor) -> list[list[Any]]:
-    """Return [index, cell, role, mass, parts, sources] of each token in `visible`.
+    """Return [index, cell, role, mass, parts, sources] of each token with an index in `visible`.
 
-    `parts` are three weights, see `_parts`. `sources` has cells and weights, interleaved, by
-    descending weight.
+    `parts` has the weights of the token's own cell, of the rest of its frame and of other frames.
+    The list `sources` is [cell, weight, cell, weight, ...] by descending weight.
     """
     strongest, parts = _strongest_sources(sources), _parts(tokens, sources).tolist()
     cell, role, mass = tokens.cell.tolist(), tokens.role.tolist(), tokens.mass.tolist()
@@ -153,7 +153,7 @@ def _described_tokens(tokens: CompressedTokens, sources: SourceWeights, visible:
 
 
 def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
-    """Return weights [K, 3] of each token: from its cell, the rest of its frame, other frames."""
+    """Return [K, 3]: each token's weights of its own cell, the rest of its frame, other frames."""
     # kind 0: the cell of the token, 1: elsewhere in the same frame, 2: another frame.
     per_frame, own = math.prod(tokens.grid), tokens.cell.cpu()[sources.token]
     elsewhere = (sources.source // per_frame != own // per_frame).long()
@@ -163,7 +163,7 @@ def _parts(tokens: CompressedTokens, sources: SourceWeights) -> Tensor:
 
 
 def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
-    """Return the largest sources of each token, as a list of interleaved cells and weights."""
+    """Return the largest sources as {token: [cell, weight, ...]}, by descending weight."""
     token, weight = sources.token.numpy(), sources.weight.numpy()
     # Sort by token and descending weight; the rank of an entry is its index within its token.
     order = np.lexsort((-weight, token))
@@ -178,7 +178,7 @@ def _strongest_sources(sources: SourceWeights) -> dict[int, list[int | float]]:
 
 
 def _holders(tokens: CompressedTokens, sources: SourceWeights, fate: Tensor, visible: Tensor) -> dict[str, list[int]]:
-    """Return the merged cells in `visible`, and the kept token that holds most of each cell."""
+    """Return the merged cells where `visible` is true, and the token that holds most of each."""
     held = sources.weight * tokens.mass.cpu()[sources.token]
     order = held.sort(stable=True).indices
     holder = np.full(len(fate), -1)

@@ -53,7 +53,7 @@ def shown_run(
     answers: Sequence[tuple[str, str]],
     answers_ms: Mapping[str, float],
 ) -> ShownRun:
-    """Return `compression` as a run of a page; `answers_ms` adds costs that the report lacks."""
+    """Convert `compression` to a run of a page; `answers_ms` adds times that the report lacks."""
     report = compression.report
     return ShownRun(
         name=name,
@@ -89,7 +89,7 @@ def run_name(method: str, config: Config) -> str:
 
 
 def unshown(configs: Iterable[Config]) -> list[str]:
-    """Return a list of one sentence on inner reductions, which pages do not show, or []."""
+    """Return a notice if `configs` have inner reductions, which pages do not show: [text] or []."""
     names = dict.fromkeys(config.inner.name for config in configs if config.reduces_inside)
     return (
         [f"{' and '.join(map(str, names))} drops more inside the language model, which is not shown"] if names else []

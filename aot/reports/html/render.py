@@ -83,7 +83,10 @@ def _axes(runs: Sequence[ShownRun]) -> list[int]:
 
 
 def _open_runs(runs: Sequence[ShownRun]) -> set[int]:
-    """Return the indices of the runs shown at first: all, or up to four that are not baselines."""
+    """Return the indices of at most four runs that are shown at first.
+
+    Of more than four runs, baselines are left out, unless all runs are baselines.
+    """
     numbers = range(len(runs))
     telling = [number for number in numbers if runs[number].name.split()[0] not in _BASELINES]
     return set(numbers if len(runs) <= _MOST_OPEN else (telling or list(numbers))[:_MOST_OPEN])

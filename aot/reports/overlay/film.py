@@ -78,7 +78,7 @@ def write_overlay(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write all frames of `source` in the range of `sampling`, with the fates in `tokens` drawn.
+    """Write all frames of `source` in the range of `sampling`, with the fates of `tokens` on them.
 
     The output is H.264 without sound, upright and at the original size (odd sides grow by one
     pixel; a picture over 4.2 million pixels is scaled down). Each frame keeps its duration, and the
@@ -149,7 +149,7 @@ class _Timing:
         return pts[position] - pts[self.video.plan.positions[0]]
 
     def lasting(self, position: int) -> int:
-        """Return the duration of a frame in ticks: until the next frame or the video's end."""
+        """Return the duration of a frame in ticks: up to the next frame or the end of the video."""
         index = self.video.index
         if position + 1 < len(index.pts):
             return index.pts[position + 1] - index.pts[position]

@@ -1,6 +1,6 @@
 """Draw the fates of tokens on a picture, with one multiplication and one addition per sample.
 
-A map of inks, one per pixel, is prepared once for each sampled frame. An ink multiplies the picture
+For each sampled frame, a map with one ink per pixel is prepared once. An ink multiplies the pixel
 by a share and adds a color.
 """
 
@@ -176,7 +176,7 @@ class Painter:
         return inks
 
     def _ink_strip(self, inks: Bytes) -> None:
-        """Draw the strip with a tick per sampled frame; keyframes have a full-height tick."""
+        """Draw the time strip: one tick per sampled frame, with full height for keyframes."""
         layout = self.layout
         strip = inks[-layout.strip :]
         strip[:] = _STRIP
@@ -241,7 +241,7 @@ def _planes(planes: Bytes, layout: Layout) -> tuple[Bytes, Bytes, Bytes]:
 
 
 def _cells_of(pixels: int, cells: int) -> NDArray[np.int64]:
-    """Return the cell index of each pixel, [pixels]; pixels of a chroma sample share a cell."""
+    """Return each pixel's cell index, [pixels]; the pixels of a chroma sample share a cell."""
     return np.repeat((2 * np.arange(pixels // 2) + 1) * cells // pixels, 2)
 
 
