@@ -43,7 +43,7 @@ def script() -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its code."""
+    """Run the command that `sys.argv` names, and exit with the exit code of the command."""
     _replace_closed_streams()
     _remove_invalid_sizes()
     if limit_bytes := limit_of_process():
@@ -75,7 +75,7 @@ def _run() -> NoReturn:
 
 
 def _replace_closed_streams() -> None:
-    """Open the null device for closed streams (`2>&-`), so that no file gets their descriptor."""
+    """Replace closed streams (`2>&-`) by the null device, so no file gets descriptor 0, 1 or 2."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -107,14 +107,14 @@ def _finish(left: SystemExit) -> int:
 
 
 def _wrong_line(error: BaseException | None) -> Any:
-    """Return the first usage error of typer among `error` and its causes, or None."""
+    """Return the first usage error of typer among `error` and its causes; None if there is none."""
     while error is not None and not hasattr(error, "format_message"):
         error = error.__context__
     return error
 
 
 def session_of_words() -> Session:
-    """Return a session with --json as typed, for errors before a command has read its flags."""
+    """Return a session for errors before flags are read; `as_json` tells if --json was typed."""
     from aot_cli.session import Session
 
     words = sys.argv[1:]

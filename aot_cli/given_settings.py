@@ -42,7 +42,7 @@ class Given:
 
     @cached_property
     def resolved(self) -> Config:
-        """Return the configuration of all sources.
+        """Return the configuration from all sources: user, preset, files and defaults.
 
         Raises:
             ConfigError: If a value is wrong; the message lists all problems and their sources.
@@ -50,11 +50,13 @@ class Given:
         return self.config({})
 
     def config(self, base: Settings) -> Config:
-        """Return the configuration; preset, files and given settings override `base`."""
+        """Return the configuration; the preset, files and settings of the user override `base`."""
         return build_layers(self.layers(base))
 
     def layers(self, base: Settings | None = None) -> list[Layer]:
-        """Return all layers, lowest priority first: model, `base`, preset, file, given settings.
+        """Return all layers, the lowest priority first.
+
+        The order is: model, `base`, preset, file, AOT_* variables, flags, --set.
 
         Raises:
             ConfigError: If a file is not valid YAML, or the preset does not exist.
@@ -79,7 +81,7 @@ def _nest(path: str, value: object) -> Settings:
 
 
 def assigned_layer(texts: Sequence[str], source: str) -> Layer:
-    """Return a layer of the settings in `texts`, each of the form PATH=VALUE with a YAML value.
+    """Return a layer of the settings in `texts`; each text is PATH=VALUE with a YAML value.
 
     Raises:
         ConfigError: If a text has no `=`, a value is not YAML, or a path is inside a group that

@@ -40,7 +40,7 @@ class _Deferred(TyperCommand):
     """A command whose module is not imported yet."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Import the command, and make its context from the arguments."""
+        """Import the command, and return its context for `arguments`."""
         return load_command(str(self.name)).make_context(*arguments, **settings)
 
 
@@ -78,7 +78,7 @@ class _Commands(TyperGroup):
 
 @contextmanager
 def _safe_messages() -> Iterator[None]:
-    """Escape control characters in typer's usage errors, and report an early Ctrl-C."""
+    """Escape control characters in typer's usage errors; report Ctrl-C before a command starts."""
     try:
         yield
     except KeyboardInterrupt as error:

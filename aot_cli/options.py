@@ -91,7 +91,7 @@ class Flag:
 
     @property
     def parameter_name(self) -> str:
-        """Return the name of the command's parameter."""
+        """Return the name of the parameter that holds the flag's value in a command's function."""
         return self.path.replace(".", "__")
 
     @property
@@ -101,11 +101,11 @@ class Flag:
 
     @property
     def variable(self) -> str:
-        """Return the environment variable of the same name."""
+        """Return the name of the flag's environment variable, such as "AOT_RATIO"."""
         return "AOT_" + self.typed.strip("-").replace("-", "_").upper()
 
     def read(self, text: str | bool) -> object:
-        """Return `text` converted to `kind`; return an invalid text as is, for a later check."""
+        """Return `text` converted to `kind`, or `text` itself if it is invalid (checked later)."""
         if isinstance(text, bool):
             return text
         if self.kind is bool:
@@ -113,7 +113,7 @@ class Flag:
         return text if self.kind is str else read_number(text, self.kind)
 
     def parameter(self, panel: str) -> inspect.Parameter:
-        """Return a parameter of typer that takes text; flags and variables are checked alike."""
+        """Return a parameter of typer that takes text, so that flags are checked like variables."""
         return _parameter(
             self.parameter_name,
             (bool if self.kind is bool else str) | None,
@@ -126,7 +126,7 @@ class Flag:
 
 
 def _flag(path: str, *flag_names: str, metavar: str | None = None) -> Flag:
-    """Return the flag of the setting `path`; the setting defines names and metavar by default."""
+    """Return the flag of the setting `path`, which defines missing `flag_names` and `metavar`."""
     setting, name = _SETTINGS[path], path.rpartition(".")[2].replace("_", "-")
     kind = plain_type(setting.hint)
     own_names = flag_names or (f"--{name}/--no-{name}" if kind is bool else f"--{name}",)
@@ -246,7 +246,7 @@ def _call(function: Callable[..., None], given: Given, values: Mapping[str, obje
 
 
 def _collect(values: dict[str, Any], flags: Sequence[Flag]) -> Given:
-    """Remove settings from `values`; return these settings and the settings of the environment."""
+    """Remove the settings from `values`; return them with the settings of AOT_* variables."""
     assigned = assigned_layer(values.pop("assignments") or [], "--set")
     typed = {flag: values.pop(flag.parameter_name) for flag in flags}
     found = {flag: os.environ.get(flag.variable) or None for flag in flags}  # an empty variable counts as not set
@@ -261,7 +261,7 @@ def _layer(texts: Mapping[Flag, str | bool | None], name: Callable[[Flag], str])
 
 
 def _read_by_typer(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    """Return the environment variables of flags that are not settings; typer reads them."""
+    """Return the environment variables that typer reads: those of flags that are not settings."""
     options = (note for parameter in parameters for note in getattr(parameter.annotation, "__metadata__", ()))
     return [str(option.envvar) for option in options if getattr(option, "envvar", None)]
 
@@ -282,7 +282,7 @@ _VERBOSITY = [
 
 
 def named_methods(text: str) -> list[str]:
-    """Return the names in a comma-separated text; "all" gives all methods and inner reductions."""
+    """Return the names in the comma-separated `text`; "all" means all methods and none+INNER."""
     every = [*usable(), *(f"none+{inner}" for inner in usable("inner"))]
     return every if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
 

@@ -43,7 +43,7 @@ class Session:
 
     @property
     def elapsed_s(self) -> float:
-        """Return the seconds since the start."""
+        """Return the seconds since the command started."""
         return time.perf_counter() - self.started_s
 
     @property
@@ -75,7 +75,7 @@ def print_line(message: str) -> None:
 
 @contextmanager
 def begin(session: Session) -> Iterator[None]:
-    """Make `session` current, turn library warnings into notes and print the log if verbose.
+    """Make `session` current and turn library warnings into notes; if verbose, print the log.
 
     Raises:
         ConfigError: If `session` is both quiet and verbose.
@@ -92,7 +92,7 @@ def begin(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_notices(session: Session) -> Iterator[None]:
-    """Turn Python's warnings into notes, but only log deprecation and future warnings."""
+    """Turn Python's warnings into notes; deprecation and future warnings are only logged."""
 
     def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
         line = " ".join(str(message).split())

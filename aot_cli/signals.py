@@ -17,7 +17,7 @@ __all__ = ["Terminated", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised at SIGTERM; `except Exception` does not catch it, and temporary files are removed."""
+    """Raised at SIGTERM; not caught by `except Exception`, so that temporary files are removed."""
 
 
 @contextmanager
@@ -47,8 +47,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> bool:
     """Raise a dropped KeyboardInterrupt again; return False if `unraisable` is another exception.
 
-    Python prints and drops exceptions in finalizers and in callbacks from C. Without this, a signal
-    that arrives there would not end the command.
+    Python prints and drops exceptions in finalizers and in callbacks from C. Without this function,
+    a signal that arrives in such code would not end the command.
     """
     dropped, profile = unraisable.exc_type, sys.getprofile()
     if not issubclass(dropped, KeyboardInterrupt):

@@ -47,8 +47,8 @@ class Chosen:
 
     Attributes:
         config: The settings.
-        to_fetch: The files of the model on the hub; None if nothing has to be downloaded.
-        method: The method, if it has been built to check the settings; otherwise None.
+        to_fetch: The list of the model's files on the hub; None if no file has to be downloaded.
+        method: The method object if it was built to check the settings, otherwise None.
     """
 
     config: Config
@@ -91,7 +91,7 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
-    """Return the number of frames of each segment; segments are compressed separately.
+    """Return the number of sampled frames in each segment; segments are compressed separately.
 
     Raises:
         VideoError: If there is no frame in the time range.
@@ -112,7 +112,7 @@ def _checked_method(chosen: Chosen, segments: Sequence[int]) -> Method | None:
 
 
 def _unused(given: Given, methods: Sequence[str]) -> list[str]:
-    """Return the names of methods that have given settings but are not in `methods`."""
+    """Return the methods to which the user gave settings, but which are not in `methods`."""
     owners = [name for name in given.settings.get("methods") or {} if name not in methods]
     for_aot = given.settings.get("aot") and not set(methods) & set(AOT_METHODS)
     return [*owners, "aot"] if for_aot else owners

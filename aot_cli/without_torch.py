@@ -1,8 +1,8 @@
 """Read what the classes of methods declare, without importing torch.
 
 `aot methods` shows cards, settings and docstrings. The modules of methods also import torch, which
-takes longer than everything else. Here, these modules are imported with an empty replacement for
-torch and removed afterwards; the next import loads them with the real torch.
+takes longer than everything else. The functions here import the modules of methods with an empty
+replacement for torch and remove them afterwards; the next import loads them with the real torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def without_torch(read: Callable[[], T]) -> T:
 
 
 def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind], T]) -> dict[tuple[str, Kind], T]:
-    """Return `describe(name, kind)` for each pair in `wanted`; import torch only for plug-ins."""
+    """Return `describe(*pair)` for each pair in `wanted`; import torch only for plug-ins."""
     tables = {"methods": METHODS, "inner": INNER}
     own = [each for each in wanted if each[0] in tables[each[1]]]
     found = without_torch(lambda: {each: describe(*each) for each in own})
@@ -41,7 +41,7 @@ def read_each(wanted: Sequence[tuple[str, Kind]], describe: Callable[[str, Kind]
 
 
 class _Anything:
-    """An object that accepts every use at import time: attribute, decorator or type."""
+    """An object that can be used as anything during an import: attribute, decorator or type."""
 
     def __getattr__(self, name: str) -> _Anything:
         if name.startswith("__"):

@@ -28,10 +28,10 @@ class Interval:
 class Resampling:
     """Resample videos with the same draws for every condition, so that differences are paired.
 
-    The `scores` of the methods are arrays with one number per question. For a paired difference,
-    pass the difference of two conditions' scores. The interval is Efron's percentile interval of
-    the cluster bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, section
-    3.8).
+    `micro`, `macro` and `family` take an array `scores` with one number per question. For a paired
+    difference, pass the scores of one condition minus the scores of the other. The interval is
+    Efron's percentile interval of the cluster bootstrap (Davison and Hinkley, Bootstrap Methods and
+    their Application, section 3.8).
 
     Args:
         groups: index of the video of each question, 0 .. V - 1.
@@ -57,18 +57,18 @@ class Resampling:
         return self._interval(self._means(scores)[1])
 
     def family(self, scores: Floats, family: int) -> Interval:
-        """Return the mean of `scores` over the questions of `family`, with its interval."""
+        """Return the mean of `scores` over the family with index `family`, with its interval."""
         mine = self.families == family
         return self._interval(self._ratio(scores, mine), mine)
 
     def _means(self, scores: Floats) -> tuple[Floats, Floats]:
-        """Return two arrays with one value per draw: the micro and the macro means."""
+        """Return the micro means and the macro means: for the original data, then for each draw."""
         everything = np.ones(len(scores), bool)
         kinds = [self._ratio(scores, self.families == family) for family in np.unique(self.families)]
         return self._ratio(scores, everything), np.nanmean(np.stack(kinds), axis=0)
 
     def _ratio(self, scores: Floats, mine: NDArray[np.bool_]) -> Floats:
-        """Return the mean score per draw over the questions in `mine`; NaN if a draw has none."""
+        """Return the mean of `scores[mine]` in the original data and each draw; NaN if empty."""
         videos = self.weights.shape[1]
         sums = np.bincount(self.groups[mine], weights=scores[mine], minlength=videos)
         counts = np.bincount(self.groups[mine], minlength=videos)
@@ -77,7 +77,10 @@ class Resampling:
         return ratio
 
     def _interval(self, values: Floats, mine: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        """Return `values[0]` and the 95 % interval of `values[1:]`, or no bounds for one video."""
+        """Return `values[0]` with the 95 % interval of `values[1:]`.
+
+        The bounds are None if all questions in `mine` are about the same video.
+        """
         # Resampling one video always gives this video, so the variance is unknown.
         if len(np.unique(self.groups[mine])) < 2:
             return Interval(float(values[0]), None, None)

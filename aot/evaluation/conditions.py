@@ -17,7 +17,7 @@ __all__ = ["Condition", "build_conditions", "off_budget"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A named configuration; all conditions of a run share the frames and the model."""
+    """A named configuration; all conditions of a run have the same frames and the same model."""
 
     name: str
     config: Config
@@ -29,7 +29,7 @@ class Condition:
 
     @property
     def key(self) -> str:
-        """Return the key of the condition, unique in a run: "aot@0.1", or "none" without ratio."""
+        """Return a key, unique in a run: "NAME@RATIO", or only the name if all tokens are kept."""
         return f"{self.name}@{self.ratio:g}" if self._is_reduced else self.name
 
     @property
@@ -88,14 +88,17 @@ def _build(config: Config, settings: Mapping[str, Any], source: str) -> Config:
 
 
 def _parts(text: str, inner: str | None) -> tuple[str, dict[str, Any]]:
-    """Return name and settings of the condition `text`: METHOD+INNER, or METHOD with `inner`."""
+    """Return the name and the settings of a condition; `text` is METHOD+INNER or METHOD.
+
+    Without +INNER, the inner reduction is `inner`, or none if METHOD is "none".
+    """
     method, _, named = text.partition("+")
     own = named or (inner if method != "none" else None)
     return f"{method}+{own}" if own else method, {"method": method, "inner": {"name": own}}
 
 
 def off_budget(conditions: Sequence[Condition]) -> list[str]:
-    """Return a note for each name if the ratio alone does not set the number of kept tokens."""
+    """Return a note for each method with which the ratio alone does not set the kept tokens."""
     sentences: dict[str, str] = {}
     for condition in conditions:
         config = condition.config

@@ -76,22 +76,23 @@ class Item:
 
     @property
     def right_option(self) -> int | None:
-        """Return the index of the option whose text or letter is `answer`, or None."""
+        """Return the index of the option whose text or letter is `answer`; None without a match."""
         if self.answer in self.options:
             return self.options.index(self.answer)
         return self.option_of(self.answer) if len(self.answer) == 1 else None
 
     def option_of(self, letter: str) -> int | None:
-        """Return the index of the option with the letter `letter`, or None."""
+        """Return the index of the option with the letter `letter`; None without such an option."""
         index = _LETTERS.find(letter.upper())
         return index if 0 <= index < len(self.options) else None
 
 
 def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...]:
-    """Return the questions of `path`, a file with one JSON object per line, grouped by video.
+    """Return the questions in the JSONL file `path`; questions about the same video are adjacent.
 
-    The keys of an object are "video" (relative to the folder of `path`), "question", "answer" and
-    optionally "options", "family" and "id". Only the first `limit_videos` videos are used.
+    Each line is an object with the keys "video" (relative to the folder of `path`), "question",
+    "answer" and optionally "options", "family" and "id". If `limit_videos` is given, only the
+    questions about the first `limit_videos` videos are returned.
 
     Raises:
         ConfigError: If `path` cannot be read, a line is invalid or a video is missing. The message
@@ -173,9 +174,9 @@ def _wrong_options(item: Item) -> str | None:
 
 
 def _misfit(item: Item, items: Mapping[str, Item], sizes: dict[Path, int | None]) -> str | None:
-    """Return an error message if the id is not unique or the video is missing, otherwise None.
+    """Return an error message if `items` has the id of `item`, or if the video is missing.
 
-    `sizes` caches the file size of each video (None if the file is missing).
+    `sizes` caches the size of each video in bytes (None if the file is missing).
     """
     if item.id in items:
         return f"the id {item.id!r} is not unique"

@@ -67,7 +67,7 @@ class Journal:
         self._held |= {(answered.condition, answered.item): answered for answered in answers}
 
     def _begin(self) -> None:
-        """Delete answers that are to be discarded, then write run.json."""
+        """Delete answers.jsonl if no earlier answer is reused, then write run.json."""
         # In this order run.json never describes the answers of another run.
         if not self._held:
             self.answers.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ class Journal:
         self._begun = True
 
     def answer(self, condition: str, item: Item) -> Answered | None:
-        """Return the answer to `item` under the condition with key `condition`, or None."""
+        """Return the answer to `item` under the condition with key `condition`; None if missing."""
         return self._held.get((condition, item.fingerprint))
 
     def missing(self, condition: str, items: Sequence[Item]) -> list[Item]:
@@ -84,7 +84,7 @@ class Journal:
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ConfigError that lists the values that differ, except in added conditions."""
+    """Raise a ConfigError if `before` and `now` differ in a value; conditions may be added."""
     conditions = [key for key in now["conditions"] if key in before["conditions"]]
     differing = {
         *_differences(before["config"], now["config"]),

@@ -49,7 +49,7 @@ def plot_accuracy(results: Results, path: Path) -> None:
 
 
 def accuracy_figure(results: Results) -> Any:
-    """Return a figure of micro accuracy with 95 % intervals.
+    """Return a figure of the micro accuracy (mean over all questions) with 95 % intervals.
 
     The figure has one line per method. With a single ratio, or with more methods than colors, it
     has one row per method instead. A dashed line marks the accuracy with all tokens.
@@ -120,7 +120,7 @@ def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
 
 
 def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
-    """Write each name right of the axes, and connect the name to the last point of its curve."""
+    """Write each name to the right of the axes, and connect it to the last point of its line."""
     low, high = axes.get_ylim()
     heights = spread([accuracy for _, _, accuracy, _ in ends], _NAME_GAP * (high - low))
     for (name, share, accuracy, color), height in zip(ends, heights, strict=True):
@@ -135,7 +135,8 @@ def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
 def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Return `heights` moved to be at least `gap` apart, with the least sum of squared moves.
 
-    The order is preserved. The algorithm subtracts the gaps and pools adjacent violators.
+    The order of the heights is preserved. The algorithm subtracts the gaps from the sorted heights
+    and then averages neighbors that are in the wrong order (pool adjacent violators).
     """
     # 1. Subtract the gaps; the sorted heights must then not decrease.
     order = sorted(range(len(heights)), key=lambda k: heights[k])
@@ -155,7 +156,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw one row per method, best method on top, with one point per ratio, largest on top."""
+    """Draw a row per method (best on top); in each row, draw a point per ratio (largest on top)."""
     from matplotlib import colormaps
 
     names = _best_last(lines)
@@ -187,7 +188,7 @@ def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | N
 
 
 def _best_last(lines: Lines) -> list[str]:
-    """Return the method names sorted by lead, worst first.
+    """Return the method names in order of increasing lead.
 
     The lead is the accuracy minus the mean of all methods at the same ratio, averaged over ratios.
     """
@@ -206,7 +207,7 @@ def _best_last(lines: Lines) -> list[str]:
 
 
 def _points(axes: Any, coords: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
-    """Draw accuracies in percent with known intervals: along y if `upright`, otherwise along x."""
+    """Draw `measured` in percent, with known intervals: along y if `upright`, otherwise along x."""
     means = [100 * each.mean for each in measured]
     reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
              [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip

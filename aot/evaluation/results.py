@@ -78,8 +78,8 @@ class Results:
         questions: number of questions.
         families: number of questions in each family.
         visual_tokens: number of tokens before compression, mean over videos.
-        decode_ms: decoding time of the first condition, median over videos.
-        encode_ms: encoding time of the first condition, median over videos.
+        decode_ms: time to decode a video under the first condition, median over videos.
+        encode_ms: time of the vision encoder under the first condition, median over videos.
         conditions: one result per condition.
     """
 
@@ -96,7 +96,7 @@ class Results:
         return asdict(self)
 
     def to_csv(self) -> str:
-        """Return a CSV table with one row per condition; accuracies have interval columns."""
+        """Return a CSV table: a row per condition, three columns per accuracy (mean and bounds)."""
         text = io.StringIO()
         rows = [_flat(result) for result in self.conditions]
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -109,7 +109,7 @@ class Results:
 def summarize(
     items: Sequence[Item], conditions: Sequence[Condition], answered: Mapping[str, Sequence[Answered]]
 ) -> Results:
-    """Return the results; `answered` maps condition keys to answers in the order of `items`."""
+    """Return the results; `answered` has the answers of each condition key, in order of `items`."""
     names = sorted({item.family for item in items})
     videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
@@ -179,5 +179,5 @@ def _flat(result: ConditionResult) -> dict[str, str | float | None]:
 
 
 def _column(what: str, name: str) -> str:
-    """Return a column name without spaces, because many programs do not accept spaces."""
+    """Return the column name WHAT_NAME without spaces, which many programs do not accept."""
     return "_".join([what, *name.split()])

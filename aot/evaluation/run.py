@@ -57,7 +57,7 @@ def evaluate(
         conditions: configurations with the same frames, model and generation settings.
         folder: folder of the results; it is created if missing, and locked during the run.
         restart: whether to discard earlier answers.
-        on_progress: called with (done, total), in videos times conditions.
+        on_progress: called with (done, total), which count pairs of a video and a condition.
         on_notice: called with sentences for the user.
 
     Raises:
@@ -131,7 +131,7 @@ def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
-    """Return the settings and versions that affect answers and must not change in a folder."""
+    """Return the settings and versions that affect answers and must be equal within a folder."""
     shared = conditions[0].config.to_dict()
     # These two settings do not affect the answers.
     del shared["model"]["offline"]
@@ -158,7 +158,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answers about one video under one condition with the compression used, or a refusal."""
+    """The outcome of one condition on one video: `answered` and `compression`, or a `refusal`."""
 
     condition: Condition
     answered: Sequence[Answered] = ()
@@ -244,7 +244,7 @@ def _answer(
 def _first_reply(
     pipeline: Pipeline, tokens: CompressedTokens, item: Item, measure_memory: bool
 ) -> tuple[Reply, int | None]:
-    """Answer `item` alone; return the reply and the peak memory in bytes, None if not measured."""
+    """Answer `item` alone; return the reply and, if measured, the peak memory in bytes, or None."""
     device = torch.device(pipeline.model.placement["device"])
     with peak_memory(device) if measure_memory else nullcontext(PeakMemory()) as peak:
         reply = write_reply(lambda: pipeline.answer(tokens, item.prompt))

@@ -31,10 +31,10 @@ def normalize(text: str) -> str:
 def score(item: Item, predicted: str) -> float:
     """Return 1 if `predicted` is right, else 0; for a description, the share of right sentences.
 
-    A multiple-choice answer is right if it is the letter or the text of the right option. The
-    sentences of a description (family "describe") are compared as a whole, in any order. The share
-    is matches / max(predicted sentences, expected sentences); it falls with each missing and each
-    invented sentence.
+    A multiple-choice answer is right if it is the letter or the text of the right option. In a
+    description (family "describe"), a sentence is right if the expected description has the same
+    sentence at any place. The share is right sentences / max(predicted sentences, expected
+    sentences), so it falls with each missing and each invented sentence.
     """
     if item.options:
         return float(_chosen(item, predicted) == item.right_option)
@@ -44,7 +44,7 @@ def score(item: Item, predicted: str) -> float:
 
 
 def _chosen(item: Item, predicted: str) -> int | None:
-    """Return the index of the option that `predicted` names, or None.
+    """Return the index of the option that `predicted` names; None if it names no option.
 
     `predicted` may be the text of the option, the letter alone, or the letter with punctuation.
     """

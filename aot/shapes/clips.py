@@ -37,7 +37,7 @@ def write_clip(
 def encode_clip(
     scene: Scene, target: Path, side: int = _SIDE, frames_per_second: int = FRAMES_PER_SECOND, quality: int = _QUALITY
 ) -> None:
-    """Write a scene like `write_clip`, but not atomically; `target` may be a temporary file."""
+    """Do the same as `write_clip`, but write directly to `target`; errors leave a partial file."""
     import av
 
     times = [index / frames_per_second for index in range(BEATS * frames_per_second)]

@@ -62,7 +62,7 @@ class QA:
         question: the question in one of the wordings of `kind`.
         answer: the right answer.
         reference: indices into `scene.things` of the things that the question is about.
-        named: names of things that are filled into the wording, in order.
+        named: names of things to fill into the wording, in the order of its placeholders.
     """
 
     kind: str
@@ -83,7 +83,7 @@ def word(kind: str, wording: int, named: Sequence[str]) -> str:
 
 
 def questions(scene: Scene) -> list[QA]:
-    """Return all questions that can be answered about `scene`, in the first wording of each."""
+    """Return all questions that can be answered about `scene`, each in its first wording."""
     asked = [*_single(scene), *_counts(scene), *_exists(scene), *_orders(scene), *_events(scene)]
     return [*asked, _qa(scene, "describe", (), description(scene))]
 

@@ -28,7 +28,7 @@ PAINT = {
 
 
 def render(scene: Scene, times: Sequence[float], side: int = SIDE) -> NDArray[np.uint8]:
-    """Return the scene at `times` (in beats) as RGB [F, side, side, 3], with the scene's noise."""
+    """Return noisy pictures of `scene` at `times` (in beats), as RGB [F, side, side, 3]."""
     rng = np.random.default_rng([scene.seed, 11])
     scale = side / SIDE
     canvases = [_paint_background(background, side) for background in scene.backgrounds]
@@ -45,7 +45,7 @@ def render(scene: Scene, times: Sequence[float], side: int = SIDE) -> NDArray[np
 
 
 def visible_share(thing: Thing, time: float, cells: int) -> Floats:
-    """Return the share of each grid cell that `thing` covers: [cells, cells], in [0, 1]."""
+    """Return the share of each grid cell that `thing` covers at `time`: [cells, cells], 0 .. 1."""
     share = np.zeros((SIDE, SIDE), np.float32)
     if thing.seen(time):
         rows, cols, mask = _mask(thing, time, 1.0, SIDE)
@@ -74,7 +74,7 @@ def _paint(frame: Floats, thing: Thing, time: float, scale: float) -> None:
 
 
 def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, slice, Floats]:
-    """Return the bounding box of `thing` (row and column slices) and the coverage of each pixel."""
+    """Return row and column slices around `thing`, and the covered share of each pixel in them."""
     x, y = (value * scale for value in thing.position(time))
     radius = thing.radius * scale
     cols = slice(max(0, math.floor(x - radius - 1)), min(side, math.ceil(x + radius + 1)))
@@ -85,9 +85,10 @@ def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, sl
 
 
 def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
-    """Return the signed distance to the outline in pixels, negative inside.
+    """Return each pixel's signed distance to the outline of `shape`, in pixels, negative inside.
 
-    The distance is only accurate near the outline, where it smooths the edge.
+    `dx` and `dy` are the offsets of pixels from the center. The distance is accurate only near the
+    outline, which is enough to smooth the edge.
     """
     if shape == "circle":
         return np.hypot(dx, dy) - 0.9 * radius
@@ -104,7 +105,7 @@ def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
 
 
 def _star_distance(dx: Floats, dy: Floats, radius: float) -> Floats:
-    """Return the signed distance to a five-pointed star with one point up."""
+    """Return each pixel's signed distance to the outline of a five-pointed star, one point up."""
     # By symmetry, every tenth of the circle maps to the same straight edge.
     fifth = 2 * math.pi / 5
     angle = abs((np.arctan2(dx, -dy) + fifth / 2) % fifth - fifth / 2)

@@ -100,7 +100,11 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A dark tint (RGB, 0 .. 255), a brightness ramp and a texture drawn with `seed`."""
+    """A dark background of color `tint` (RGB, 0 .. 255) and varying brightness.
+
+    Brightness rises by `ramp[0]` from top to bottom and by `ramp[1]` from left to right. `blocks` x
+    `blocks` areas get random brightness of standard deviation `texture`, drawn with `seed`.
+    """
 
     tint: tuple[float, float, float]
     ramp: tuple[float, float]
@@ -111,7 +115,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The content of a video; with a scene change at beat `cut`, `backgrounds` has two items."""
+    """The content of a video; if the scene changes at beat `cut`, `backgrounds` has two items."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -125,7 +129,7 @@ class Scene:
 
 
 def sample_scene(seed: int) -> Scene:
-    """Return the scene of a seed: one to four things, sometimes with a cut."""
+    """Return the scene of `seed`: one to four things, sometimes with a scene change."""
     rng = np.random.default_rng([seed, 7])
     cut = int(rng.integers(3, 6)) if rng.random() < 0.15 else None
     count = int(rng.choice([2, 3, 4] if cut else [1, 2, 3, 4], p=[0.3, 0.4, 0.3] if cut else [0.1, 0.25, 0.35, 0.3]))
@@ -142,7 +146,7 @@ def sample_scene(seed: int) -> Scene:
 
 
 def _spans(rng: np.random.Generator, count: int, cut: int | None) -> Iterator[tuple[int, int]]:
-    """Yield (first, stop) of every thing; without a cut, the first thing is visible throughout."""
+    """Yield `first` and `stop` of each thing; without a cut, the first thing is always visible."""
     if cut is not None:
         before = int(rng.integers(1, count))
         yield from [(0, cut)] * before + [(cut, BEATS)] * (count - before)

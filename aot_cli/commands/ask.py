@@ -110,7 +110,7 @@ def ask(
 
 
 def _questions(source: str, words: list[str], more: list[str] | None) -> list[str]:
-    """Return the questions: `words` joined to one, then `more`; without both, lines of stdin."""
+    """Return the questions: `words` as one, then `more`; if both are empty, the lines of stdin."""
     _check_words(words)
     questions = [*([" ".join(words)] if words else []), *(more or [])]
     if not questions and source != "-" and not sys.stdin.isatty():
@@ -166,7 +166,7 @@ def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:
-    """Check that the model that a tokens file names may be loaded.
+    """Check that `model`, which the tokens file `source` names, may be loaded.
 
     Raises:
         ModelError: If the model is neither bundled nor cached, and the user does not agree.
@@ -185,9 +185,9 @@ def _check_choice(source: str, model: ModelConfig) -> None:
 
 
 def _with_tokens(source: str, asked: Config, made: Config) -> Config:
-    """Return `asked` with the settings of `made` that produced the tokens of the file.
+    """Return `asked` with those settings of `made` that produced the tokens of the file `source`.
 
-    If `asked` sets another reduction inside the language model, this one removes further tokens.
+    If `asked` sets another reduction inside the language model, it removes further tokens.
     """
     how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
     if asked.inner.name is None:
@@ -201,7 +201,7 @@ def _with_tokens(source: str, asked: Config, made: Config) -> Config:
 
 
 def _is_whole(asked: Config, made: Config) -> bool:
-    """Return whether the file has all tokens and `asked` reduces inside the language model."""
+    """Return whether `made` kept all tokens and `asked` reduces them inside the language model."""
     return asked.inner.name is not None and made.method == "none"
 
 

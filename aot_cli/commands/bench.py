@@ -165,7 +165,7 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
 
 
 def _warn_if_busy(figure: Figure) -> None:
-    """Print a note if the times of equal runs differ a lot."""
+    """Print a note if the longest time in `figure` is much longer than the shortest."""
     if figure.most > _BUSY * figure.least:
         spread = f"{figure.least:.0f} to {figure.most:.0f} ms"
         notify([f"equal runs took {spread}, so other programs use this machine; repeat without other load"])

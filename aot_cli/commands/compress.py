@@ -84,6 +84,6 @@ def _named_after(video: str, *, force: bool) -> Path:
 
 
 def _write_report(path: Path, report: RetentionReport, found: Mapping[str, object], *, force: bool) -> None:
-    """Write the report: one row per frame to a .csv file, the object of `--json` to .json."""
+    """Write the report to `path`: a row per frame if .csv, the object of `--json` if .json."""
     whole = json_text(json_object(_SCHEMA, found), ascii_only=False) + "\n"
     write_text(path, report.to_csv() if path.suffix.lower() == ".csv" else whole, overwrite=force)

@@ -86,7 +86,7 @@ def demo(
 def _ask_both_ways(
     scene: Scene, video: VideoFile, tokens: Path, page: Path, config: Config
 ) -> tuple[Compression, list[AnswerPair]]:
-    """Return the compression, and each question with answers from all and from kept tokens."""
+    """Return the compression, and the answers to each question with all and with kept tokens."""
     from aot.pipeline.run import Pipeline
     from aot.reports import html
 

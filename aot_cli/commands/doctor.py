@@ -59,7 +59,7 @@ def doctor(
 
 
 def _selftest(*, as_lines: bool) -> list[CheckResult]:
-    """Run the checks; with `as_lines`, print a line after each and the totals at the end."""
+    """Run the checks; if `as_lines`, print a line after each check and the totals at the end."""
     prepare_libraries(offline=True)
     results = []
     current().stage = "self-test"

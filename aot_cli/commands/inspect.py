@@ -93,7 +93,7 @@ def _check_overlay(source: str, overlay: Path, *, force: bool, with_model: bool)
 def _compress(
     source: str, given: Given, html: Path | None, overlay: Path | None, *, force: bool, pictured: bool
 ) -> tuple[Compression, ClipStrips | None]:
-    """Return the compression and, if `pictured`, strips of pictures; write page and overlay."""
+    """Compress the video, write page and overlay, return the result and, if `pictured`, strips."""
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
         config, traced = pipeline.config, bool(pictured or html or overlay)

@@ -64,10 +64,10 @@ def _everything() -> dict[Kind, list[MethodCard]]:
 
 
 def _of_name(name: str) -> dict[Kind, list[MethodDetails]]:
-    """Return the details of the method and of the inner reduction with this name.
+    """Return the details of the method and of the inner reduction that are called `name`.
 
     Raises:
-        ConfigError: If neither of them exists, or if a plug-in is broken.
+        ConfigError: If neither has this name, or if a plug-in is broken.
     """
     wanted = {kind: (name,) for kind in _KINDS if name in names(kind)}
     if not wanted:

@@ -49,6 +49,6 @@ def show_preset(
 
 
 def _purpose(text: str) -> str:
-    """Return the first sentence of a preset's header comment, without the first line (command)."""
+    """Return the first sentence of a preset's header comment; skip the first line, a command."""
     header = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     return " ".join(header[1:]).strip().partition(". ")[0].rstrip(".")

@@ -59,7 +59,7 @@ def list_settings(
 
 
 def _below(path: str | None, settings: Sequence[_Listed]) -> Sequence[_Listed]:
-    """Return the setting `path` or the settings of the group `path`; all settings if None.
+    """Return the setting `path` or the settings of the group `path`; all if `path` is None.
 
     Raises:
         ConfigError: If neither a setting nor a group has this name.
@@ -93,7 +93,7 @@ def _settings_of(name: str, kind: Kind) -> list[Setting]:
 
 
 def _resolved(given: Given) -> Iterator[ResolvedSetting]:
-    """Yield all settings of a run, and those of methods that are used or have given settings.
+    """Yield the settings of a run, then those of every method that is used or is given settings.
 
     Raises:
         ConfigError: If a value is wrong.

@@ -16,7 +16,7 @@ __all__ = ["bench_table", "compressor_table"]
 
 
 def bench_table(times: VideoTimes) -> Table:
-    """Return a table with a row per stage: times without and with compression, and speed-up."""
+    """Return a table with a row per stage: time without and with compression, and the speed-up."""
     plain, kept = times.arms
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -67,7 +67,7 @@ def _megabytes(size_bytes: int | None) -> str:
 
 
 def _spread(figure: Figure) -> str:
-    """Return "median (least to most)", or an empty text for a stage that did not run."""
+    """Return "median (least to most)", or "" if the stage did not run."""
     if not figure.most:
         return ""
     digits = 0 if figure.median >= 100 else 1 if figure.median >= 1 else 3

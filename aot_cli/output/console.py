@@ -136,7 +136,7 @@ def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
 
 
 def json_text(value: Mapping[str, object], *, ascii_only: bool = True) -> str:
-    """Return valid JSON: numbers that are not finite become null, paths become strings."""
+    """Return `value` as valid JSON; infinite numbers and NaN become null, paths become strings."""
     return escaped(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
@@ -153,7 +153,7 @@ def _plain(value: object) -> object:
 
 
 def print_usage(report: RetentionReport, stage_ms: Mapping[str, float]) -> None:
-    """Print `usage_line` on stderr if stderr is a terminal, or with --verbose."""
+    """Print `usage_line` on stderr if stderr is a terminal (without --quiet), or with --verbose."""
     if current().shows_progress or current().verbose:
         print_text(usage_line(report, stage_ms), to_stderr=True)
 
@@ -175,7 +175,7 @@ def quiet_libraries(offline: bool) -> None:
 
 
 def prepare_libraries(offline: bool) -> None:
-    """Silence transformers and its libraries too; call this before the first use of a model."""
+    """Silence huggingface_hub and transformers; call this before the first use of a model."""
     quiet_libraries(offline)
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -237,12 +237,12 @@ class StageBars:
         current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:
-        """Return a callback for (bytes done, bytes in total) that shows megabytes."""
+        """Return a callback that takes (bytes done, bytes in total) and shows megabytes."""
         return lambda done, whole: self(stage, done // 10**6, whole // 10**6)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Show a stage of unknown length, and log its time."""
+        """Show a stage of unknown length while the context is open, and log the stage's time."""
         task, start = self._progress.add_task(name, total=None), time.perf_counter()
         current().stage = name
         yield

@@ -56,7 +56,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class VideoDescription:
-    """A description of a video without a model; the caller has to print `notices`."""
+    """A description of a video, made without a model; the caller has to print `notices`."""
 
     source: str
     video: VideoInfo
@@ -157,7 +157,7 @@ def _clip_parts(
 
 
 def _video_facts(video: VideoInfo) -> dict[str, str]:
-    """Return the properties of a video as text."""
+    """Return the properties of a video; names and values are texts."""
     frames = f"{video.frames}"
     if video.header_frames not in (0, video.frames):
         frames += f" ({video.header_frames} in the header)"

@@ -34,7 +34,7 @@ class MethodCard:
     needs: list[str] | None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the card as an object for JSON, without `needs` if None."""
+        """Return the card as an object for JSON; `needs` is left out if it is None."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in plain.items() if (name, value) != ("needs", None)}
 
@@ -54,7 +54,7 @@ class MethodDetails(MethodCard):
 
 
 def describe(name: str, kind: Kind) -> MethodCard:
-    """Return the card of a method; for a broken plug-in, the remark of the card is the error."""
+    """Return the card of a method; if a plug-in is broken, `remark` of the card has the error."""
     needs: list[str] = []
     try:
         card: Card = find(name, kind).card
@@ -103,7 +103,7 @@ def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
 
 
 def _paragraphs(*classes: type) -> list[str]:
-    """Return the paragraphs of the docstrings; a paragraph is one line, a list has more lines."""
+    """Return the paragraphs of the docstrings, each as one line; a list has one line per item."""
     texts = [inspect.cleandoc(cls.__doc__ or "") for cls in classes]
     own = [text for text, cls in zip(texts, classes, strict=True) if not text.startswith(f"{cls.__name__}(")]
     parts = [part for text in own for part in text.split("\n\n") if part]
@@ -125,7 +125,7 @@ def _presets(name: str, kind: Kind) -> list[str]:
 
 
 def _least_share(name: str) -> str:
-    """Return the least ratio of an inner reduction at the published depth; "" means any ratio."""
+    """Return the least ratio that works in `PUBLISHED_LAYERS` layers, or "" if all ratios work."""
     from aot.compression.in_llm.base import PUBLISHED_LAYERS
 
     for thousandth in range(1, 1001):
@@ -140,7 +140,7 @@ def _least_share(name: str) -> str:
 
 
 def _needs(name: str) -> list[str]:
-    """Return the encoder outputs that a method needs, as text.
+    """Return the names of the encoder outputs that a method needs.
 
     Raises:
         ConfigError: If a plug-in fails when it is built.

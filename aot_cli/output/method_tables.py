@@ -47,7 +47,7 @@ class CardTable:
 
 
 def _kept(card: MethodCard) -> Text:
-    """Return the remark of a card, with lines about the least ratio, the budget and the paper."""
+    """Return the remark of `card`, then lines about the least ratio, the budget and the paper."""
     details = [f"ratio: at least {card.least}"] if card.least else []
     if not card.exact and card.acts:
         details.append("at most the budget")

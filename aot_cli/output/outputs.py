@@ -17,7 +17,7 @@ _ENDINGS = {"--report": (".json", ".csv"), "--html": (".html", ".htm"), "--overl
 
 
 def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: bool) -> None:
-    """Check that the files in `outputs` (by flag) can be written.
+    """Check that the files in `outputs`, which maps flags to files, can be written.
 
     Raises:
         ConfigError: If a suffix is wrong, two flags name the same file, or `source` is a tokens

@@ -37,7 +37,7 @@ def compression_page(
 
     Args:
         path: The file; if None, no page is written.
-        result: A traced run.
+        result: The result of a run with `traced`.
         words: Command, video and other arguments that repeat the run, without settings.
         force: Replace an existing file.
         answers: Pairs of question and answer.

@@ -20,7 +20,7 @@ _ALWAYS = ("model.name", "sampling.frames", "sampling.fps", "method", "ratio")
 
 
 def ask_words(source: str, questions: Sequence[str]) -> list[str]:
-    """Return the command line of `aot ask` without settings, as `words` for `command_for`."""
+    """Return the words of `aot ask` without settings, for the argument `words` of `command_for`."""
     first, *more = questions
     return ["ask", source, first, *(word for question in more for word in ("-q", question))]
 
@@ -28,8 +28,8 @@ def ask_words(source: str, questions: Sequence[str]) -> list[str]:
 def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] = ()) -> str:
     """Return a command line that repeats a run.
 
-    The command line has flags for model, frames, method and ratio. Other settings have a flag if
-    they differ from the defaults with or without ./aot.yaml, so it also works in other folders.
+    The command line has flags for model, frames, method and ratio. Another setting has a flag if it
+    differs from the default with or without ./aot.yaml, so the command also works in other folders.
 
     Args:
         words: Command, source and other arguments.

@@ -15,7 +15,7 @@ __all__ = ["SafeConsole"]
 
 
 class SafeConsole(Console):
-    """A console that takes colors from styles only and escapes control characters in text."""
+    """A console whose colors come only from styles; control characters in text are escaped."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **settings)

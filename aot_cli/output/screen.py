@@ -1,8 +1,8 @@
-"""Print text without control characters, which file names, tokens files and answers may contain.
+"""Print text without control characters; file names, tokens files and answers may contain some.
 
-Control characters move the cursor, change colors and titles and open links, and directional
-overrides disguise a name. `print_text` prints text; `aot_cli.output.safe_console` prints tables and
-progress bars.
+Control characters can move the cursor, change colors and titles, and open links; directional
+overrides can disguise a name. `print_text` prints text; `aot_cli.output.safe_console` prints tables
+and progress bars.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def print_text(text: str = "", *, end: str = "\n", to_stderr: bool = False) -> N
 
 
 def drop_unwritten(stream: TextIO) -> None:
-    """Flush a stream; if this fails, drop the rest, so that the exit code does not change."""
+    """Flush `stream`; if this fails, drop what is unwritten, so that the exit code is unchanged."""
     try:
         stream.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Make rows and tables of settings, as they are declared or with their values."""
+"""Make rows and tables of settings: of their declarations, or of their values in a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make strips of small pictures, from a traced run or from the video file."""
+"""Make strips of small pictures, from the pictures of a run or from the video file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["strips_of_file", "strips_of_pictures"]
 
 
 def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
-    """Return the strips of a run; `files` has one JPEG picture per frame of the run."""
+    """Return the strips of the run `found`; `files` has one JPEG picture per frame of the run."""
     size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
     pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
 
 
 def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:
-    """Decode the pictures of a described video and return strips, or None if decoding fails."""
+    """Return strips of decoded pictures of the described video `found`; None if decoding fails."""
     size, clips = _size(found.video), _clips(found)
     try:
         return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)
@@ -42,7 +42,7 @@ def strips_of_file(video: VideoFile, found: VideoDescription, sampling: Sampling
 def _decoded(
     file: VideoFile, sampling: SamplingConfig, times_s: Mapping[int, float], size: tuple[int, int]
 ) -> dict[int, NDArray[np.uint8]]:
-    """Return small decoded pictures by frame number, for the frames in `times_s`."""
+    """Decode the frames of `times_s`, a map from frame number to time; return small pictures."""
     from aot.video import open_video
 
     frame_at = {time: frame for frame, time in times_s.items()}

@@ -46,7 +46,7 @@ _TAIL = 8
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """A question, its right answer, and the model's answers from all and from kept tokens."""
+    """A question, the right answer, and the model's answers with all and with only kept tokens."""
 
     question: str
     expected: str
@@ -55,7 +55,7 @@ class AnswerPair:
 
 
 def print_result(*parts: RenderableType) -> None:
-    """Print to stdout; a file or pipe gets wide lines, so that nothing is cut off."""
+    """Print `parts` to stdout; in a file or pipe, lines are wide, so that nothing is cut off."""
     _print(_console(), parts)
 
 
@@ -82,7 +82,7 @@ def _print(console: Console, parts: Iterable[RenderableType]) -> None:
 
 
 def seconds(value: float) -> str:
-    """Return a time in the video with two decimals."""
+    """Return a time in seconds with two decimals."""
     return f"{value:.2f}"
 
 
@@ -123,7 +123,7 @@ def frame_table(frames: Sequence[FrameRetention]) -> Table:
 
 
 def _bar(frame: FrameRetention, most: int) -> Text:
-    """Return a bar of up to five blocks for the kept tokens, in the colors of the headings."""
+    """Return a bar for the kept tokens, colored like the headings; five blocks stand for `most`."""
     bar, tokens = Text(), 0
     for name, color in _ROLE_COLORS.items():
         tokens += getattr(frame, name)
@@ -150,7 +150,7 @@ def clip_table(clips: Sequence[Grouping]) -> Table:
 
 
 def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableType]:
-    """Return the parts to print: question, table of tokens and costs by method, all answers."""
+    """Return the parts to print: the question, a table of tokens and costs, and all answers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
         table.add_column(
@@ -262,7 +262,7 @@ def _condition_table(
 
 
 def _difference(paired: Difference | None, enough: bool) -> str:
-    """Return a difference in points; add * if `enough` and if the interval excludes 0."""
+    """Return the micro difference in points; add * if `enough` and if the interval excludes 0."""
     if paired is None:
         return ""
     mean, low, high = paired.micro.mean, paired.micro.low, paired.micro.high

@@ -50,7 +50,7 @@ def picture_size(width: int, height: int) -> tuple[int, int]:
 
 
 def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
-    """Return the first and the last clips to show; with few frames, all clips and no clips."""
+    """Return the first and the last clips to show; if there are few frames, all clips and ()."""
     if sum(len(clip.members) for clip in clips) <= _LONG:
         return clips, ()
     first = _up_to(clips, _HEAD)
@@ -59,7 +59,7 @@ def shown_clips(clips: Clips) -> tuple[Clips, Clips]:
 
 
 def _up_to(clips: Clips, frames: int) -> int:
-    """Return how many leading clips (at least one) have at most `frames` frames in total."""
+    """Return how many of the first clips (at least one) have at most `frames` frames together."""
     count = 0
     for number, clip in enumerate(clips):
         count += len(clip.members)
@@ -109,7 +109,7 @@ class ClipStrips:
         yield from _joined(row, gap)
 
     def _blocks(self, clip: Grouping, width: int) -> Iterator[list[Text]]:
-        """Yield the strip of a clip in blocks of lines, each at most `width` columns wide."""
+        """Yield the strip of `clip` in parts; a part is a list of lines, at most `width` wide."""
         most = max(1, (width + _GAP) // (self._wide + _GAP))
         members, times = clip.members, clip.timestamps_s
         for first in range(0, len(members), most):
@@ -129,7 +129,7 @@ class ClipStrips:
         return Text(seconds(time_s))
 
     def _column(self, frame: int, label: Text) -> list[Text]:
-        """Return the lines of the picture of `frame`, then `label`, all of the same length."""
+        """Return lines of the same length: those of the picture of `frame`, then `label`."""
         picture = self._pictures.get(frame)
         lines = [Text() for _ in range(self._rows // 2)] if picture is None else _half_blocks(picture)
         lines.append(label)
@@ -145,7 +145,7 @@ def _equally_long(lines: list[Text], least: int = 0) -> list[Text]:
 
 
 def _joined(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
-    """Yield the lines of `blocks` next to each other, then an empty line."""
+    """Yield the lines of `blocks` side by side, `gap` columns apart, then an empty line."""
     for parts in zip(*blocks, strict=True):
         line = Text(" " * gap).join(parts)
         line.no_wrap, line.overflow = True, "crop"
@@ -155,7 +155,7 @@ def _joined(blocks: Sequence[Sequence[Text]], gap: int) -> Iterator[Text]:
 
 
 def _half_blocks(picture: Picture) -> list[Text]:
-    """Return a line per two pixel rows: upper row as text color, lower row as background."""
+    """Return a line per two pixel rows: upper row as text color, lower row as background color."""
     lines = []
     for upper, lower in zip(picture[::2].tolist(), picture[1::2].tolist(), strict=True):
         line = Text()

@@ -55,7 +55,7 @@ def choose_tokens(covered: Tensor, rng: np.random.Generator, full_share: float) 
 
 
 def keep_tokens(features: Tensor, choice: Choice) -> Tensor:
-    """Return the kept tokens [B, K, D] of `features` [B, N, D], after merging."""
+    """Return the tokens of `features` [B, N, D] that `choice` keeps, after merging: [B, K, D]."""
     width = features.shape[-1]
     kept = features.gather(1, choice.kept[..., None].expand(-1, -1, width))
     if not choice.merge:

@@ -1,4 +1,4 @@
-"""Draw labeled frames: crowded frames to train the tower, videos to train the language model."""
+"""Draw labeled frames: frames with many things for the tower, videos for the language model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabeledVideo:
 
 
 def sample_times(frames: int) -> tuple[float, ...]:
-    """Return the times in beats of `frames` frames that even sampling selects from the mp4."""
+    """Return the times (in beats) of the `frames` frames that even sampling selects from a clip."""
     return tuple(index / FRAMES_PER_SECOND for index in spread(BEATS * FRAMES_PER_SECOND, frames))
 
 
@@ -91,7 +91,7 @@ def _label(things: Sequence[Thing], grid: int) -> Array:
 
 
 def _as_filmed(frames: Array, rng: np.random.Generator) -> Array:
-    """Convert RGB [F, S, S, 3] to [F, 3, S, S], with blur and brightness changes like a codec's."""
+    """Blur RGB `frames` [F, S, S, 3] and vary brightness, like a codec; return [F, 3, S, S]."""
     values = frames.astype(np.float32)
     blur = rng.uniform(0, 0.5)
     for axis in (1, 2):

@@ -39,7 +39,7 @@ def is_first(thing: Tensor, beat: Tensor | None = None) -> Tensor:
 
 
 def end_cells(thing: Thing) -> list[int]:
-    """Return row and column of the first cell of `thing`, then of the last visible cell."""
+    """Return row and column of the cell where `thing` appears, then of its last visible cell."""
     ends = (thing.position(thing.first), thing.position(thing.stop - 0.1))
     return [int(at * SIDE_CELLS / SIDE) for x, y in ends for at in (y, x)]
 
@@ -55,7 +55,7 @@ def words_of(thing: Thing, video: LabeledVideo) -> tuple[int, ...]:
 
 
 def token_labels(videos: list[LabeledVideo]) -> dict[str, Tensor]:
-    """Return labels of all pooled tokens by name, [B, F * n] each.
+    """Return the labels of all pooled tokens; each name of a label maps to a tensor [B, F * n].
 
     "thing" is the index of the thing that a token shows (-1: background), "beat" the beat of the
     frame; the other labels are class indices.
@@ -65,7 +65,7 @@ def token_labels(videos: list[LabeledVideo]) -> dict[str, Tensor]:
 
 
 def _video_labels(video: LabeledVideo) -> dict[str, Tensor]:
-    """Return labels of one video's tokens, [F * n] each."""
+    """Return the labels of the pooled tokens of one video, [F * n] each."""
     things, frames = video.cover.shape[:2]
     cells = int(np.prod(pooled_grid((GRID, GRID), POOL)))
     cover = torch.from_numpy(video.cover).float().reshape(things * frames, GRID * GRID, 1)
@@ -81,7 +81,10 @@ def _video_labels(video: LabeledVideo) -> dict[str, Tensor]:
 
 
 def _tables(video: LabeledVideo) -> dict[str, Tensor]:
-    """Return the class of each thing in each frame, [things, F], by label; `IGNORE` if hidden."""
+    """Return for each label the class of each thing in each frame, [things, F].
+
+    The motion is `IGNORE` in frames earlier than one beat after the thing appears.
+    """
     rows: dict[str, list[list[int]]] = {name: [] for name in ("color", "shape", "size", "motion", "late", "turned")}
     for thing in video.scene.things:
         # Motion is visible from one beat after the thing appears.

@@ -127,7 +127,10 @@ class LanguageLesson(nn.Module):
         return self._batch[1:]
 
     def _branches(self, videos: list[LabeledVideo], thing: Tensor, rng: np.random.Generator) -> list[list[Branch]]:
-        """Return for each video the questions that the kept tokens can answer, as many as fit."""
+        """Return as many questions about each video as fit, if the kept tokens can answer them.
+
+        `thing` [B, K] has the index of the thing that each kept token shows.
+        """
         groups = []
         for video, things in zip(videos, thing, strict=True):
             present = set(things.tolist())
@@ -142,7 +145,10 @@ class LanguageLesson(nn.Module):
         return groups
 
     def _run(self, prompt: Tensor, visual: Tensor, packed: Packed, prefix: int) -> tuple[Tensor, ...]:
-        """Return the hidden states after every block; a branch attends to the prefix and itself."""
+        """Return the input embeddings, then the hidden states after every layer.
+
+        The tokens of a branch attend to the prefix and to earlier tokens of the same branch.
+        """
         embed = self.network.get_input_embeddings()
         batch = len(visual)
         newline = self.network.model.image_newline.expand(batch, 1, -1)
@@ -169,7 +175,7 @@ class LanguageLesson(nn.Module):
 
     @torch.no_grad()
     def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
-        """Return by family the share of answers whose tokens are all predicted correctly."""
+        """Return for each family the share of answers in which every token is predicted right."""
         video, row = packed.weight.nonzero(as_tuple=True)
         wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
         branch = packed.segment[video, row] - 1
@@ -181,7 +187,7 @@ class LanguageLesson(nn.Module):
         return {family: sum(values) / len(values) for family, values in right.items()}
 
     def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return the loss of predicting one word per group of `GROUPS` with the tied embedding."""
+        """Return the loss of predicting one word per group of `GROUPS` with the word embeddings."""
         normal = self.network.model.language_model.norm(states)
         words = self.network.get_input_embeddings().weight
         losses = []
@@ -192,7 +198,7 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _cell_loss(self, visual: Tensor, cell: Tensor) -> Tensor:
-        """Return the loss of predicting each visual token's row and column.
+        """Return the loss of predicting the row and column of each visual token in its frame.
 
         Without this loss, the projector discards the position.
         """
@@ -246,7 +252,10 @@ class LanguageLesson(nn.Module):
         return torch.stack(losses).mean()
 
     def _place_loss(self, states: Tensor, places: list[list[int]]) -> Tensor:
-        """Return the loss of predicting a thing's first and last cell at the word that names it."""
+        """Return the loss of predicting the cells where a thing appears and is last visible.
+
+        `states` belong to the words that name the things; `places` are results of `end_cells`.
+        """
         targets = torch.tensor(places).unbind(-1)
         losses = [F.cross_entropy(head(states), target) for head, target in zip(self.places, targets, strict=True)]
         return torch.stack(losses).mean()

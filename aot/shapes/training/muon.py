@@ -20,7 +20,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimize matrices with updates whose root mean square is about 0.2, as for AdamW."""
+    """Optimize matrices; an update has a root mean square of about 0.2 * lr, as in AdamW."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 0.0, weight_decay: float = 0.0, momentum: float = 0.95
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Return approximations of the nearest semi-orthogonal matrices, [B, M, N] (Newton-Schulz)."""
+    """Return approximations of the semi-orthogonal matrices nearest to `matrices`, [B, M, N]."""
     # The Gram matrix of the shorter side is smaller.
     wide: Tensor = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

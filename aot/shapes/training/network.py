@@ -126,7 +126,10 @@ def _architecture() -> LlavaOnevisionConfig:
 
 
 def _sine_positions(scale: float = 0.35) -> Tensor:
-    """Return two-dimensional sine and cosine embeddings, [g * g, D]: rows, then columns."""
+    """Return position embeddings of the patches, [g * g, D], made of sines and cosines.
+
+    The first half of D depends on the row of the patch, the second half on the column.
+    """
     axis = torch.arange(GRID) / (GRID - 1)
     frequencies = math.pi * torch.arange(1, TOWER_WIDTH // 4 + 1) / 4
     waves = torch.cat([torch.sin(axis[:, None] * frequencies), torch.cos(axis[:, None] * frequencies)], 1) * scale

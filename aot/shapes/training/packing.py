@@ -51,16 +51,17 @@ class Branch:
 
 @dataclass(slots=True)
 class Packed:
-    """A batch of packed branches, which follow a common prefix.
+    """A batch of packed branches; all branches of a video follow the same prefix.
 
     Attributes:
         ids: [B, L], token ids.
-        segment: [B, L], the number of the branch from 1; -1 is padding.
+        segment: [B, L], the number (from 1) of the branch that each token belongs to; -1: padding.
         positions: [B, L], position ids.
         weight: [B, L], loss weight of predicting the next token.
         families: family of each branch, in one list per video.
-        pointers: triples (video, row of a token that names a thing, thing).
-        readers: triples (video, last row of a prompt, row that this row should attend to).
+        pointers: triples (video, row of a token that names a thing, thing); all are indices.
+        readers: triples (video, row of the last token before an answer, row of a token of the
+            question that names a thing); the first row should attend to the second.
     """
 
     ids: Tensor
@@ -73,7 +74,7 @@ class Packed:
 
 
 def choose_questions(scene: Scene, rng: np.random.Generator, seen: Sequence[bool]) -> list[QA]:
-    """Return questions about `scene` in random wordings and random order; rare kinds come early.
+    """Return questions about `scene` in random wordings and order; rare kinds tend to come first.
 
     Questions about a thing without a kept token are left out.
 
@@ -102,7 +103,7 @@ def _reworded(qa: QA, rng: np.random.Generator) -> QA:
 
 
 def encode_branch(qa: QA, scene: Scene, index: dict[str, int]) -> Branch:
-    """Return a question and its answer as a branch; `index` maps words to token ids."""
+    """Return the branch of a question and its answer; `index` maps words to token ids."""
     asked = qa.question.split()
     answer = qa.answer.split()
     words = [*asked, "<|im_end|>", "<|im_start|>", "assistant", *answer, "<|im_end|>"]
@@ -135,9 +136,9 @@ def _pointers(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
 
 
 def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int]]:
-    """Return a pointer from a missing thing's name to the only thing of the same shape, if any.
+    """Return [(index of the shape in `words`, thing)] if exactly one thing has this shape, else [].
 
-    The color of the existing thing shows that the answer is no.
+    `words` ask for a thing that does not exist. The color of the thing shows that the answer is no.
     """
     color, shape = qa.named[0].split()
     alike = [number for number, thing in enumerate(scene.things) if thing.shape == shape]
@@ -145,7 +146,7 @@ def _nearly_named(words: list[str], qa: QA, scene: Scene) -> list[tuple[int, int
 
 
 def _find(words: list[str], color: str, shape: str) -> int:
-    """Return the index of the word `shape`: after `color` if possible, else without a color."""
+    """Return the index of `shape` in `words`: after `color` if possible, else not after a color."""
     both = [k for k, pair in enumerate(pairwise(words)) if pair == (color, shape)]
     if both:
         return both[0] + 1
@@ -153,7 +154,7 @@ def _find(words: list[str], color: str, shape: str) -> int:
 
 
 def _described(answer: list[str], scene: Scene) -> list[tuple[int, int]]:
-    """Return pairs (index of the shape's word, thing) for the things that a description names."""
+    """Return pairs (index of a shape in `answer`, thing) for the things that `answer` names."""
     names = {thing.name: number for number, thing in enumerate(scene.things)}
     spoken = [" ".join(pair) for pair in pairwise(answer)]
     return [(k, names[name]) for k, name in enumerate(spoken, 1) if name in names]

@@ -62,5 +62,5 @@ def write_processor(folder: Path, side: int, grid: int, pinpoints: Sequence[Sequ
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON that ends with a newline."""
+    """Write `content` to `path` as indented JSON that ends with a newline."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

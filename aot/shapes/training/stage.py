@@ -81,7 +81,7 @@ def run_stage(name: str, lesson: nn.Module, schedule: Schedule, folder: Path, ch
 
 
 def _optimizers(lesson: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Return AdamW for all parameters, or AdamW and Muon if the schedule has `matrix_peak`."""
+    """Return AdamW alone, or AdamW and Muon (for matrices in layers) if `matrix_peak` is set."""
     wanted = {name: p for name, p in lesson.named_parameters() if p.requires_grad}
     inner = {name: p for name, p in wanted.items() if schedule.matrix_peak and p.ndim == 2 and ".layers." in name}
     outer = [p for name, p in wanted.items() if name not in inner]
@@ -97,7 +97,7 @@ def _optimizers(lesson: nn.Module, schedule: Schedule) -> list[torch.optim.Optim
 
 
 def _resume(lesson: nn.Module, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> int:
-    """Load a checkpoint if it exists; return the first step to run."""
+    """Load `checkpoint` if it exists; return the index of the first step to run."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)

@@ -18,12 +18,12 @@ _BACKGROUND_WEIGHT = 0.15
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """Return uint8 pixels scaled to the tower's input range, [-1, 1]."""
+    """Return `pixels` (uint8), scaled to the input range of the vision tower, [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 class TowerLesson(nn.Module):
-    """Compute the loss of one batch of crowded frames.
+    """Compute the loss of one batch of frames with many things.
 
     The loss is a weighted sum of cross entropies: color, shape, size and position of each patch.
     """
