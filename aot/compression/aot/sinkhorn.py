@@ -37,7 +37,7 @@ def sinkhorn(
     joint: bool = False,
     solver: Literal["auto", "torch"] = "auto",
 ) -> TransportPlan:
-    """Minimize <T, C> - epsilon H(T) over plans T with given row and column sums (Cuturi 2013).
+    """Minimize <T, C> - epsilon H(T) over plans T with fixed row and column sums (Cuturi 2013).
 
         K = exp(-C / epsilon);  r = c = 1
         repeat:  r = row / (K c);  c = column / (K' r)
