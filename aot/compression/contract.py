@@ -33,11 +33,11 @@ _ROUNDED_PER_LAYER = 2  # visual tokens that rounding may add to a layer's share
 
 
 def needs_of(method: Method) -> Needs:
-    """Return `method.needs`: the merging and the recorded values that the encoder must provide.
+    """Return `method.needs`: the values to record and the tokens to merge inside the encoder.
 
     Raises:
-        MethodError: If `method.needs` is not a `Needs`, or if the code of a plug-in fails, here or
-            later in the returned `merging`.
+        MethodError: If `method.needs` is not a `Needs`, or if the code of a plug-in fails, now or
+            later when the returned `merging` is called.
     """
     with blamed(method):
         needs = method.needs
@@ -67,7 +67,7 @@ class _BlamedMerging:
 
 
 def check_encoded(finite: Tensor | None) -> None:
-    """Check `finite`, the flag of `VisualTokens`; reading the value waits for the device.
+    """Check the flag `VisualTokens.finite`, if it is set; reading it waits for the device.
 
     Raises:
         NumericsError: If `finite` is false.
@@ -155,7 +155,7 @@ def _described(values: Any) -> str:
 
 
 def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Yield a text for each wrong value; one copy brings all checks to the host."""
+    """Yield a text for each check of values that fails; one copy brings all results to the host."""
     # 1. Features, frames, cells and roles in their ranges.
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
@@ -191,7 +191,10 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:
-    """Yield the first defect of `sources` for `count` kept and `total` pooled tokens; waits."""
+    """Yield the first defect of `sources`, if any; reading values waits for the device.
+
+    `count` is the number of kept tokens, `total` the number of pooled tokens of the video.
+    """
     if not isinstance(sources, SourceWeights):
         yield f"returned sources of type {type(sources).__name__}, not aot.types.SourceWeights"
         return
@@ -258,12 +261,12 @@ def _problems_of_reduction(found: object, state: State) -> Iterator[str]:
 
 
 def check_load(reduction: InnerReduction, layer_tokens: tuple[int, ...], visual: int) -> None:
-    """Check the number of visual tokens in the layers of the language model.
+    """Check that a reduction left the layers no more visual tokens than `reduction.load` allows.
 
-    `layer_tokens` has this number for each layer; `visual` is the number before the first layer.
+    `layer_tokens` has the number of visual tokens in each layer, `visual` the number before any.
 
     Raises:
-        MethodError: If the mean share of the layers exceeds `reduction.load` by more than rounding.
+        MethodError: If the mean share over layers exceeds `reduction.load` by more than rounding.
     """
     layers = len(layer_tokens)
     with blamed(reduction, "inner"):

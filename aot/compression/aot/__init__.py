@@ -9,8 +9,8 @@ Read the modules in this order, next to docs/algorithm.md:
 5. `cells`: the cells that are kept after pooling (section 3).
 6. `inter_frame`: Phase II, transport within a clip (section 4).
 7. `token_order`: the order of the kept tokens (section 4).
-8. `budget`: the numbers of anchors and distinct tokens for an exact budget (section 6).
+8. `budget`: the numbers of anchors and distinct tokens that give an exact budget (section 6).
 9. `token_weights`: the source weights of the kept tokens, for reports.
 
-`on_device` has the same stages as Triton kernels, without waits of the host.
+`on_device` has the same stages as Triton kernels, which the host queues without waiting.
 """

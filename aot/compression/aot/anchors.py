@@ -14,11 +14,11 @@ __all__ = ["AnchorRanking", "rank_patches"]
 
 @dataclass(frozen=True, slots=True)
 class AnchorRanking:
-    """Hold the ranks of all patches; any number of anchors is selected without another sort.
+    """Hold the ranks of all patches; `select` takes any number of anchors without another sort.
 
     Attributes:
-        window_rank: [F, N], the rank of a patch in its window by shallow saliency, from 0.
-        deep_order: [F, N], the patches of a frame by descending deep saliency.
+        window_rank: [F, N], each patch's rank in the window; 0 has the highest shallow saliency.
+        deep_order: [F, N], the patch indices of each frame, sorted by descending deep saliency.
         window_sizes: the number of patches in each window.
     """
 
@@ -27,18 +27,18 @@ class AnchorRanking:
     window_sizes: tuple[int, ...]
 
     def split(self, count: int, local_ratio: float) -> tuple[int, int]:
-        """Return the numbers of local anchors per window and of global anchors for `count` anchors.
+        """Return the numbers of local anchors per window and of global anchors per frame.
 
-        As published, int(count * local_ratio) anchors are divided among the windows, rounded down;
-        the anchors lost by rounding are not replaced. With less than one local anchor per window,
-        the published code crashes; here all anchors are then global.
+        As published, int(count * local_ratio) of `count` anchors are local. This number is divided
+        by the number of windows and rounded down; the anchors lost by rounding are not replaced. If
+        the result is 0, the published code crashes; here all `count` anchors are then global.
         """
         local = int(count * local_ratio)
         per_window = local // len(self.window_sizes)
         return (per_window, count - local) if per_window else (0, count)
 
     def total(self, count: int, local_ratio: float) -> int:
-        """Return the number of anchors per frame in `select`, for example 202 for count 205."""
+        """Return how many anchors per frame `select` marks, for example 202 if `count` is 205."""
         # If `count` is at least N, every patch is an anchor.
         patches = self.deep_order.shape[1]
         if count >= patches:
@@ -67,16 +67,16 @@ class AnchorRanking:
 def rank_patches(shallow: Tensor, deep: Tensor, grid: tuple[int, int], windows_per_side: int = 3) -> AnchorRanking:
     """Rank the patches of every frame to select anchors (docs/algorithm.md, section 1).
 
-    Ties go to the lower index.
+    Of patches with equal saliency, the patch with the lower index comes first.
 
     Args:
         shallow: [F, N], saliency for local anchors, from a shallow layer.
         deep: [F, N], saliency for global anchors, from a deep layer.
         grid: patches per side (rows, cols), N = rows * cols.
-        windows_per_side: the number of windows along each axis, limited by rows and columns.
+        windows_per_side: the number of windows along each axis, at most min(rows, cols).
 
     Raises:
-        ValueError: If `shallow` and `deep` do not both have N = rows * cols columns.
+        ValueError: If `shallow` and `deep` differ in shape, or do not have N = rows * cols columns.
     """
     patches = grid[0] * grid[1]
     if shallow.shape != deep.shape or shallow.shape[-1] != patches:

@@ -1,8 +1,8 @@
 """Meet exact budgets: choose the numbers of anchors and of distinct tokens per frame.
 
-In published AOT, the number of kept tokens depends on the content. Here it is exact
-(docs/algorithm.md, section 6): the number of anchors is changed until the keyframes fit, and later
-frames share the rest of the budget.
+In published AOT, the number of kept tokens depends on the content. Here the number is exact
+(docs/algorithm.md, section 6): the number of anchors is changed until the tokens of the keyframes
+fit into the budget, and later frames share the rest of the budget.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _PUBLISHED_ANCHORS = ((0.0, 0), (0.10, 126), (0.15, 144), (0.20, 196), (0.25, 20
 
 
 def anchors_for_ratio(ratio: float, patches: int) -> int:
-    """Return the number of anchors per frame (>= 1) for `ratio`, scaled from 729 to `patches`."""
+    """Return the number of anchors per frame, 1 to `patches`, for keeping the share `ratio`.
+
+    Published numbers, for 729 patches per frame, are interpolated and then scaled to `patches`.
+    """
     for (r0, m0), (r1, m1) in pairwise(_PUBLISHED_ANCHORS):
         if ratio <= r1:
             anchors = m0 + (ratio - r0) / (r1 - r0) * (m1 - m0)
@@ -38,11 +41,11 @@ class Allocation:
     """Hold how a budget is shared among the frames.
 
     Attributes:
-        anchors: the number of anchors asked for per frame.
-        kept: bool [F, n], the kept cells.
-        distinct: the number of distinct tokens of each frame, 0 for keyframes; None if the numbers
-            depend on the content.
-        copies: how often each clip emits its keyframe.
+        anchors: the number of anchors per frame, to be passed to `AnchorRanking.select`.
+        kept: bool [F, n], true for kept cells.
+        distinct: the number of distinct tokens of each frame, 0 for keyframes; None if
+            `DistinctRule` decides by content.
+        copies: how often each clip emits its keyframe, 1 or 2.
     """
 
     anchors: int
@@ -60,16 +63,16 @@ def allocate(
     saliency: Tensor,
     copies: int = 2,
 ) -> Allocation:
-    """Choose anchors, kept cells and distinct counts so that exactly `budget` tokens are emitted.
+    """Choose anchors, kept cells and numbers of distinct tokens that give `budget` tokens.
 
     Args:
         budget: the number of tokens, from one per clip to F * n.
-        anchors: the number of anchors at which the search starts; the result is close to it.
-        most_anchors: N, the largest number of anchors.
+        anchors: the number of anchors per frame to try first; the chosen number is near it.
+        most_anchors: N, the largest number of anchors per frame.
         clips: consecutive runs of frames that cover all F.
-        votes_for: a function from a number of anchors to the pooled anchor mask [F, n].
-        saliency: [F, n]; of keyframe cells with equal votes, the least salient is dropped first.
-        copies: how often a clip of several frames emits its keyframe, if the budget suffices.
+        votes_for: returns the pooled anchor mask [F, n] for a number of anchors per frame.
+        saliency: [F, n]; if keyframe cells have equal votes, the least salient is dropped first.
+        copies: how often a clip of several frames emits its keyframe if `budget` suffices.
 
     Raises:
         ValueError: If `budget` is below one token per clip.
@@ -99,12 +102,12 @@ def allocate(
 
 
 def copies_per_clip(clips: Sequence[Clip], copies: int) -> tuple[int, ...]:
-    """Return how often each clip emits its keyframe: once for one frame, else `copies` times."""
+    """Return how often each clip emits its keyframe: 1 for clips of one frame, else `copies`."""
     return tuple(copies if len(clip) > 1 else 1 for clip in clips)
 
 
 def kept_cells(votes: Tensor) -> Tensor:
-    """Return the kept cells, bool [F, n]: votes of at least 0.5, and each frame's highest vote.
+    """Return a bool mask [F, n]: cells whose vote is at least 0.5 or the highest of the frame.
 
     `votes` is the pooled anchor mask [F, n] (docs/algorithm.md, section 3).
     """
@@ -113,13 +116,13 @@ def kept_cells(votes: Tensor) -> Tensor:
 
 
 def _comparable(votes: Tensor) -> Tensor:
-    """Return the votes as integers: equal sums of weights become equal in any summation order."""
+    """Return votes in whole units of 2^-16: equal votes stay equal in any order of summation."""
     return votes.mul(2**16).round()
 
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """Hold votes [F, n], kept cells [F, n] and their count per frame, for a number of anchors."""
+    """Hold votes [F, n], kept cells [F, n] and kept cells per frame, for one number of anchors."""
 
     votes: Tensor
     kept: Tensor
@@ -140,18 +143,18 @@ class _Fit:
     copies: Sequence[int]
 
     def base(self, counts: Sequence[int]) -> int:
-        """Return the number of tokens of all keyframes, including copies."""
+        """Return how many tokens all keyframes emit if frame f keeps counts[f] cells."""
         return sum(copies * counts[clip.first] for clip, copies in zip(self.clips, self.copies, strict=True))
 
     def capacity(self, counts: Sequence[int]) -> int:
-        """Return `base` plus the number of kept cells in later frames."""
+        """Return how many tokens are emitted if later frames emit all their kept cells too."""
         return self.base(counts) + sum(counts) - sum(counts[clip.first] for clip in self.clips)
 
     def search(self, start: int, most: int, selected: Callable[[int], _Selection]) -> int:
-        """Return a number of anchors near `start` with base <= budget <= capacity.
+        """Return a number of anchors near `start` for which base <= budget <= capacity.
 
         If the budget is above the capacity for m anchors and below the base for m + 1 anchors,
-        return m + 1; its keyframes are trimmed afterwards.
+        return m + 1; `trim` must then drop keyframe cells.
         """
 
         def bounds(anchors: int) -> tuple[int, int]:
@@ -168,10 +171,10 @@ class _Fit:
         return _bisect(start, most, lambda m: bounds(m)[1] >= self.budget)
 
     def trim(self, selection: _Selection, saliency: Tensor) -> Tensor:
-        """Return the kept cells after dropping keyframe cells until the keyframes fit the budget.
+        """Drop keyframe cells until the keyframes fit the budget, and return the other kept cells.
 
-        Cells with the fewest votes are dropped first, then the least salient, then the highest
-        index. The last cell in this order stays in each keyframe.
+        The cell with the fewest votes goes first; of equal votes, the least salient; of equal
+        saliency, the last in the video. In each keyframe, the cell that would go last stays.
         """
         # 1. List the cells that may be dropped: in every keyframe, all but the last in this order.
         excess = self.base(selection.counts) - self.budget

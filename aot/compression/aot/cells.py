@@ -12,10 +12,10 @@ __all__ = ["KeptCells"]
 
 @dataclass(frozen=True, slots=True)
 class KeptCells:
-    """Hold the kept cells of every frame, padded to P, the largest number in a frame.
+    """Hold the kept cells of every frame; rows are padded to P, the most kept cells of a frame.
 
     Attributes:
-        index: [F, P], the kept cells of a frame in raster order, then padding.
+        index: [F, P], the indices of each frame's kept cells in raster order, then padding.
         valid: bool [F, P], false for padding.
     """
 

@@ -23,13 +23,16 @@ _COSINE_MARGIN = 1e-6  # the published code clamps cosines to +-(1 - this)
 
 @dataclass(frozen=True, slots=True)
 class DistinctRule:
-    """Hold the rule that decides from q, a token's best share, which tokens are distinct.
+    """Hold the rule that decides which tokens of later frames are distinct: kept, not merged.
+
+    The rule reads q, the largest share of a token that a single keyframe token would receive.
 
     Attributes:
-        kind: "count", the counts[f] smallest q of frame f (exact budgets); "quantile", q below the
-            `level` quantile of the frame (published code); "threshold", q below `level` (paper).
-        level: the setting keep_ratio for "quantile", tau for "threshold".
-        counts: [F], the number of distinct tokens of every frame, for "count".
+        kind: which tokens are distinct. "count": the counts[f] tokens of frame f with the smallest
+            q (exact budgets). "quantile": tokens whose q is below the `level` quantile of the
+            frame (published code). "threshold": tokens whose q is below `level` (paper).
+        level: the setting `keep_ratio` if `kind` is "quantile", `tau` if it is "threshold".
+        counts: [F], the number of distinct tokens of every frame, only if `kind` is "count".
     """
 
     kind: Literal["count", "quantile", "threshold"]
@@ -37,14 +40,14 @@ class DistinctRule:
     counts: Tensor | None = None
 
     def select(self, q: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
-        """Return which tokens are distinct, in one frame of every clip: bool [C, P].
+        """Return which tokens are distinct, bool [C, P], for one frame of every clip.
 
-        Ties go to the lower index.
+        "count" takes the token with the lower index first if tokens have equal q.
 
         Args:
-            q: [C, P], the best share of each token.
+            q: [C, P], see `DistinctRule`.
             valid: bool [C, P], false for padding.
-            frames: [C], the frame index of each row.
+            frames: [C], the index of the frame that each row describes.
         """
         if self.kind == "threshold":
             return valid & (q < self.level)
@@ -60,10 +63,10 @@ class DistinctRule:
         return valid & (rank < self.counts[frames][:, None])
 
     def _quantile(self, ascending: Tensor, count: Tensor) -> Tensor:
-        """Return the `level` quantile of each row [C], with linear interpolation.
+        """Return the `level` quantile of each row, interpolated linearly: [C].
 
         Args:
-            ascending: [C, P], sorted values, then padding.
+            ascending: [C, P], the values of each row in ascending order, then padding.
             count: [C], the number of values in each row.
         """
         # The same as torch.quantile, but for rows with different counts.
@@ -80,10 +83,10 @@ class ClipTransport:
     """Hold the result of Phase II.
 
     Attributes:
-        distinct: bool [F, P], the tokens of later frames that are kept.
+        distinct: bool [F, P], true for distinct tokens, which later frames keep.
         merged: [C, P, D], the keyframe tokens Y of each clip after absorbing other tokens.
-        mass: float32 [C, P], 1 plus the absorbed mass of each merged token; 0 for padding.
-        absorbed: for each offset j = 1, 2, ... from the keyframe, [C, P, P]: the mass that each
+        mass: float32 [C, P], 1 plus the mass that each merged token absorbed; 0 for padding.
+        absorbed: one [C, P, P] for each offset j = 1, 2, ... from the keyframe: the mass that each
             token of frame j (axis 1) gives to each keyframe token (axis 2).
     """
 
@@ -106,12 +109,12 @@ def transport_within_clips(
     """Transport later frames X into the keyframe Y of their clip (docs/algorithm.md, section 4).
 
         C = (1 - cos(X, Y), shifted to a minimum of 0) (1 - exp(-j^2 / (2 sigma_frames^2)))
-        T = Sinkhorn(exp(-C / epsilon)), uniform
-        p = T with rows normalized;  q[x] = max over y of p[x, y]
+        T = Sinkhorn(exp(-C / epsilon)), with equal row sums and equal column sums
+        p = T, each row divided by its sum;  q[x] = max over y of p[x, y]
         Y <- (Y + lambda_inter sum_x p[x, y] x) / (1 + lambda_inter sum_x p[x, y])
 
-    Frame X is j frames after keyframe Y. The sums are over the tokens x that are not distinct by
-    `rule`. The frames of a clip are processed in order; all clips form one batch.
+    Frame X is j frames after keyframe Y. The sums are over the tokens x that are not distinct
+    according to `rule`. The frames j = 1 of all clips are processed together, then j = 2 and so on.
 
     Args:
         tokens: [F, P, D], kept tokens after pooling.
@@ -120,7 +123,7 @@ def transport_within_clips(
         rule: decides which tokens are distinct.
         sigma_frames: the scale of the temporal distance j, in frames.
         lambda_inter: the weight of the absorbed tokens relative to Y.
-        **settings: arguments of `sinkhorn`.
+        **settings: passed to `sinkhorn`.
     """
     # In float64: the order of the q can depend on differences of 1e-7.
     dtype = decision_dtype(tokens)
@@ -152,18 +155,18 @@ def transport_within_clips(
 
 
 def _table(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the keyframe and the length of each clip, both [C]."""
+    """Return the index of the keyframe and the number of frames of each clip, both [C]."""
     rows = torch.tensor([(clip.first, len(clip)) for clip in clips], device=device)
     return rows[:, 0], rows[:, 1]
 
 
 def _uniform(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return equal weights for the valid tokens of each row; each row sums to 1."""
+    """Return equal weights for the valid tokens of each row, with sum 1; 0 for padding."""
     return valid.to(dtype) / valid.sum(-1, keepdim=True).clamp_min(1)
 
 
 def _inter_cost(sources: Tensor, anchors: Tensor, source_valid: Tensor, anchor_valid: Tensor) -> Tensor:
-    """Return 1 - cos(X, Y), shifted to a minimum of 0 in each clip; 0 for padding."""
+    """Return 1 - cos(X, Y), [C, P, P], after subtracting each clip's minimum; 0 for padding."""
     limit = 1 - _COSINE_MARGIN
     cost = 1 - cosine_similarity(sources, anchors).clamp(-limit, limit)
     pairs = source_valid[:, :, None] & anchor_valid[:, None, :]

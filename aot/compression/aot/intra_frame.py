@@ -1,7 +1,7 @@
-"""Phase I: within each frame, optimal transport moves the other patches into the anchors.
+"""Phase I: within each frame, merge the other patches into the anchors by optimal transport.
 
 Every new anchor and every pooled token is a weighted sum of patches of the same frame. So one
-matrix per frame does both steps, and no changed copy of the features is needed.
+matrix per frame does both transport and pooling, without a changed copy of the features.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["FrameTransport", "transport_within_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameTransport:
-    """Hold how the anchors of every frame change.
+    """Hold the weights with which patches are mixed into the new anchors of every frame.
 
     Attributes:
         anchor_index: [F, M], the patch indices of the anchors, ascending.
-        mixing: [F, M, N], the weight of each patch of the frame in each new anchor; rows sum to 1.
-        plan: the transport plan [F, N, M]; the rows of anchors are zero.
+        mixing: [F, M, N], the weight of each patch in each new anchor; every row sums to 1.
+        plan: the transport plan, [F, N, M]; rows of patches that are anchors are zero.
     """
 
     anchor_index: Tensor
@@ -61,7 +61,7 @@ def transport_within_frames(
     mass: Literal["plan", "token"] = "plan",
     **settings: Unpack[SinkhornSettings],
 ) -> FrameTransport | None:
-    """Transport patches u of every frame into its anchors a (docs/algorithm.md, section 2).
+    """Transport the other patches u of a frame into the anchors a (docs/algorithm.md, section 2).
 
         C[u, a] = 1 - cos(x_u, x_a) + spatial_weight |pos_u - pos_a|      positions in [0, 1]^2
         T       = Sinkhorn(exp(-C / epsilon)), rows sum to 1/U, columns to 1/M
@@ -74,14 +74,14 @@ def transport_within_frames(
         anchors: bool [F, N], with exactly `anchor_count` true in every frame.
         anchor_count: M, the number of anchors per frame; U = N - M.
         grid: patches per side (rows, cols).
-        spatial_weight: the weight of the distance in the grid; 0 in the paper.
+        spatial_weight: the weight of the distance between positions; 0 in the paper.
         nearest_blend: the weight of near_a; 0 in the paper.
         lambda_intra: the weight of the transported patches relative to the anchor's own value.
-        mass: "plan", total mass 1 per frame (published); "token", mass 1 per patch: T times U.
-        **settings: arguments of `sinkhorn`.
+        mass: "plan" transports mass 1 per frame (published); "token", mass 1 per patch: T times U.
+        **settings: passed to `sinkhorn`.
 
     Returns:
-        The change of the anchors, or None if every patch is an anchor and nothing moves.
+        The weights of patches in the new anchors, or None if every patch is an anchor.
     """
     if anchor_count == features.shape[1]:
         return None
@@ -111,7 +111,7 @@ def transport_within_frames(
 
 
 def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor, Tensor]:
-    """Blend ot_a and near_a, which are weighted means of patches.
+    """Blend ot_a and near_a of `transport_within_frames`, both given as weights of patches.
 
     Args:
         moved: [F, N, M], the mass that each patch gives to each anchor by transport.
@@ -119,7 +119,7 @@ def _blend(moved: Tensor, nearest: Tensor, nearest_blend: float) -> tuple[Tensor
         nearest_blend: the weight of near_a.
 
     Returns:
-        The weights of patches [F, N, M] and of the anchor's own value [F, M] in each new anchor.
+        The weight of each patch [F, N, M] and of the old anchor [F, M] in each new anchor.
     """
     # Each mean divides by 1, the mass of the anchor itself, plus the received mass.
     moved_share = (1 - nearest_blend) / (1 + moved.sum(1))

@@ -1,7 +1,8 @@
 """AOT: anchors and optimal transport within frames, then within clips (arXiv 2603.01400).
 
-With `budget: exact`, the number of kept tokens is the budget. With `budget: paper`, it depends on
-the content, as in the authors' code. Section numbers in comments refer to docs/algorithm.md.
+If the setting is `budget: exact`, the number of kept tokens is the budget. If the setting is
+`budget: paper`, the number depends on the content, as in the authors' code. Section numbers refer
+to docs/algorithm.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["AnchorTransport", "DynamicAnchorTransport"]
 class AnchorTransport:
     """Keep the salient and the changed tokens of each clip, and merge the other tokens into them.
 
-    Both phases of the paper are implemented, for any number of frames, grid and device.
+    Both phases of the paper are implemented, for any number of frames, any grid and any device.
     """
 
     card: ClassVar = Card(
@@ -53,12 +54,12 @@ class AnchorTransport:
 
     @classmethod
     def from_config(cls, config: Config) -> AnchorTransport:
-        """Return the method with `config.resolved_aot` and `config.ratio`."""
+        """Return the method for the settings `config.resolved_aot` and the ratio `config.ratio`."""
         return cls(config.resolved_aot, config.ratio)
 
     @property
     def needs(self) -> Needs:
-        """Return two layers for saliency (section 0), and frame embeddings for dynamic clips."""
+        """Ask for the saliency of two layers and, if clips are dynamic, for frame embeddings."""
         anchors = self.config.anchors
         return Needs(
             saliency_layers=(anchors.shallow_layer, anchors.deep_layer),
@@ -66,10 +67,10 @@ class AnchorTransport:
         )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; with the setting `budget: paper`, ignore the budget.
+        """Keep exactly `budget` tokens; if the setting is `budget: paper`, ignore this argument.
 
         Raises:
-            BudgetError: If an exact budget is below one token per clip.
+            BudgetError: If the setting is `budget: exact` and `budget` is below one token per clip.
         """
         # If possible, run the same stages as GPU kernels without waits.
         clips = self._clips(tokens)
@@ -127,12 +128,12 @@ class AnchorTransport:
         transport.phase_two()
 
     def _asked(self, tokens: VisualTokens) -> int:
-        """Return the number of anchors at which the search starts."""
+        """Return the number of anchors per frame to try first, at most the number of patches."""
         patches = tokens.features.shape[1]
         return min(self.config.anchors.count or anchors_for_ratio(self.ratio, patches), patches)
 
     def _clips(self, tokens: VisualTokens) -> tuple[Clip, ...]:
-        """Return the clips, fixed or dynamic (section 5); clips of one frame without Phase II."""
+        """Return fixed or dynamic clips (section 5), or clips of one frame if Phase II is off."""
         # In a clip of one frame, Phase II merges nothing.
         frames, settings = tokens.features.shape[0], self.config.clips
         if not self.config.inter.enabled:
@@ -146,10 +147,10 @@ class AnchorTransport:
     def check_frames(self, budget: int, frames: int, total: int) -> None:
         """Check `budget` for a video of `frames` frames before the content is known.
 
-        `total` is F * n. The number of dynamic clips depends on the content; 1 is assumed.
+        `total` is F * n. The number of dynamic clips depends on the content, so 1 is assumed.
 
         Raises:
-            BudgetError: If an exact budget is below one token per clip.
+            BudgetError: If the setting is `budget: exact` and `budget` is below one token per clip.
         """
         settings = self.config.clips
         fixed = not self.config.inter.enabled or settings.mode == "fixed"
@@ -174,12 +175,12 @@ class AnchorTransport:
     def _allocate(
         self, tokens: VisualTokens, ranking: AnchorRanking, clips: tuple[Clip, ...], budget: int
     ) -> Allocation:
-        """Return the number of anchors, kept cells and distinct tokens per frame (section 6)."""
+        """Choose the anchors, the kept cells and the numbers of distinct tokens (section 6)."""
         settings = self.config.anchors
         patches, asked = tokens.features.shape[1], self._asked(tokens)
 
         def votes_for(anchors: int) -> Tensor:
-            """Return the pooled anchor mask [F, n] for this number of `anchors` (section 3)."""
+            """Return the pooled anchor mask [F, n] for `anchors` anchors per frame (section 3)."""
             mask = ranking.select(anchors, settings.local_ratio)
             return pool(mask.float()[..., None], tokens.grid, tokens.pool)[..., 0]
 
@@ -197,8 +198,8 @@ class AnchorTransport:
         """Transport within frames, and pool the kept cells (sections 2 and 3).
 
         Returns:
-            The kept cells [F, P, D] in the dtype of the features; the weights of patches in these
-            cells [F, P, N] and the transport plan, both None if nothing moves.
+            The kept cells [F, P, D] in the dtype of the features, the weights of patches in these
+            cells [F, P, N], and the transport plan. Weights and plan are None if nothing moves.
         """
         settings, local_ratio = self.config.intra, self.config.anchors.local_ratio
         moved = (
@@ -226,7 +227,7 @@ class AnchorTransport:
     def phase_two(
         self, pooled: Tensor, cells: KeptCells, allocation: Allocation, clips: tuple[Clip, ...]
     ) -> ClipTransport:
-        """Transport the kept cells [F, P, D] within clips (section 4)."""
+        """Transport `pooled`, the kept cells [F, P, D], within clips (section 4)."""
         settings = self.config.inter
         # Exact budgets set a count; the published code uses a quantile, the paper a threshold.
         if allocation.distinct is not None:
@@ -248,7 +249,7 @@ class AnchorTransport:
     def _facts(
         self, tokens: VisualTokens, ranking: AnchorRanking, allocation: Allocation, plan: TransportPlan | None
     ) -> dict[str, int | float | str | bool | None]:
-        """Return the facts for the report."""
+        """Return the facts that the report shows about this compression."""
         return {
             "anchors_asked": allocation.anchors,
             "anchors_per_frame": ranking.total(allocation.anchors, self.config.anchors.local_ratio),

@@ -16,7 +16,7 @@ _CHECKED_STEPS = (3, 9, 29)  # steps that read the flag; the published rule need
 
 
 class SinkhornSettings(TypedDict, total=False):
-    """Hold the settings of `sinkhorn` that both phases have."""
+    """Hold the arguments of `sinkhorn` that are settings of both phases."""
 
     epsilon: float
     max_iterations: int
@@ -37,7 +37,7 @@ def sinkhorn(
     joint: bool = False,
     solver: Literal["auto", "torch"] = "auto",
 ) -> TransportPlan:
-    """Minimize <T, C> - epsilon H(T) over plans T with given row and column sums (Cuturi 2013).
+    """Minimize <T, C> - epsilon H(T) over plans T with fixed row and column sums (Cuturi 2013).
 
         K = exp(-C / epsilon);  r = c = 1
         repeat:  r = row / (K c);  c = column / (K' r)
@@ -49,12 +49,12 @@ def sinkhorn(
     Args:
         cost: C, [B, S, A], float32 or float64; values of padding are ignored.
         row_weights: [B, S], the row sums.
-        column_weights: [B, A], the column sums; in each problem, the total equals that of the rows.
+        column_weights: [B, A], the column sums, with the same total as the row sums of the problem.
         epsilon: the weight of the entropy H.
         max_iterations: the largest number of iterations.
         tolerance: the threshold of the stopping rule.
-        stopping: "published" ends a problem if the mean of |r - r_previous| over its rows is below
-            `tolerance`; with row weights 1/S this takes about 2 iterations (docs/algorithm.md,
+        stopping: "published" ends a problem if the mean of |r - r_previous| over the rows is below
+            `tolerance`; if row weights are 1/S, this takes about 2 iterations (docs/algorithm.md,
             section 2). "marginal" ends it if the L1 error of the row sums is below `tolerance`.
         joint: whether the published rule averages over the rows of all problems, which then end
             together (Phase I).
@@ -93,7 +93,7 @@ def _solve(
     marginal: bool,
     joint: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the plan [B, S, A], the iterations [B] and whether the stopping rule was met [B]."""
+    """Return plans [B, S, A], numbers of iterations [B], and whether the rule was met, bool [B]."""
     # 1. The kernel matrix K.
     valid_rows, valid_columns = row_weights > 0, column_weights > 0
     row_counts = valid_rows.sum(-1)

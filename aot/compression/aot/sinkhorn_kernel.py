@@ -1,8 +1,8 @@
 """Solve entropic optimal transport in Triton, as `sinkhorn` does in torch.
 
-One program runs all iterations of a problem, so a solution takes a few launches and no wait of the
-host. If all problems must end at the same iteration, r and c of every iteration are stored, because
-that iteration is known only afterwards.
+One program runs all iterations of a problem, so a batch takes a few launches and the host never
+waits. If all problems must end at the same iteration, r and c of every iteration are stored,
+because the iteration at which they end is known only afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def solve(
     marginal: bool,
     joint: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the plan [B, S, A], the iterations [B] and whether the stopping rule was met [B].
+    """Return plans [B, S, A], numbers of iterations [B], and whether the rule was met, bool [B].
 
     For the arguments, see `aot.compression.aot.sinkhorn.sinkhorn`.
     """
@@ -91,9 +91,9 @@ def scaling_kernel(
     epsilon: tl.constexpr, tolerance: tl.constexpr, smallest: tl.constexpr,
     marginal: tl.constexpr, joint: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """Run iterations `first` .. `last` - 1 of one problem; build K before iteration 0.
+    """Run iterations `first` to `last` - 1 of one problem; if `first` is 0, compute K before.
 
-    Every iteration reads K once, for the row sums and, with the new r, for the column sums.
+    An iteration reads each tile of K once: row sums give the new r, which gives column sums.
     """
     problem = tl.program_id(0).to(tl.int64)  # makes all offsets int64
     if tl.load(stopped):
@@ -177,7 +177,7 @@ def plan_kernel(
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
 ):
-    """Replace K by T = diag(r) K diag(c), with the state of each problem's last iteration."""
+    """Replace K by T = diag(r) K diag(c), where r and c are of the problem's last iteration."""
     problem = tl.program_id(0).to(tl.int64)
     state = tl.load(iterations + problem) % slots * batch + problem
     rows = tl.program_id(1) * tile_rows + tl.arange(0, tile_rows)

@@ -31,7 +31,7 @@ class Emission:
     role: Tensor
 
     def of(self, own: Tensor, merged: Tensor) -> Tensor:
-        """Return the value of each kept token, [K, ...].
+        """Return each token's value, [K, ...]: from `merged` for merged tokens, else from `own`.
 
         Args:
             own: [F, P, ...], the values of the kept cells.
@@ -47,11 +47,12 @@ def emission(
 ) -> Emission:
     """Return the kept tokens of all clips, clip by clip (docs/algorithm.md, section 4).
 
-    A clip emits the original tokens of its keyframe, then the distinct tokens of later frames in
-    raster order, then the merged tokens of its keyframe. With `keyframe` "merged", the merged
-    tokens replace the original tokens at the start. A clip of one frame emits its original tokens.
+    A clip emits the original tokens of its keyframe, then the distinct tokens of later frames, then
+    the merged tokens if `copies` is 2 for the clip. Tokens of a frame are in raster order. If
+    `keyframe` is "merged", the merged tokens replace the original tokens at the start. A clip of
+    one frame emits its original tokens.
 
-    `copies` says how often each clip emits its keyframe. `distinct` is a bool mask [F, P].
+    `copies` has 1 or 2 for each clip: how often the keyframe is emitted. `distinct` is bool [F, P].
     `keyframe` is "both", "original" or "merged".
     """
     device = distinct.device

@@ -1,4 +1,4 @@
-"""Compute the source weights of kept tokens: the pooled tokens that each consists of.
+"""Compute source weights: the share of each pooled token in each kept token.
 
 Both phases of AOT are weighted sums, so each kept token is a weighted sum of pooled tokens.
 """
@@ -30,8 +30,8 @@ class AnchorComposition:
 
     Attributes:
         weights: [F, P, N], the weights of patches in kept cells; None if Phase I moved nothing.
-        absorbed: see `ClipTransport`.
-        anchors: the number of anchors asked for.
+        absorbed: as in `ClipTransport`.
+        anchors: the number of anchors per frame, as passed to `ranking.select`.
     """
 
     grid: tuple[int, int]
@@ -83,7 +83,7 @@ class AnchorComposition:
         return token[row], (firsts[clip[row]] + offset) * own.shape[2] + cell, shares[row, offset, cell]
 
     def _global_anchors(self) -> Tensor:
-        """Return the cells with more votes from global than from local anchors: bool [F, n]."""
+        """Return which cells pool more weight of global than of local anchors: bool [F, n]."""
         local = self.ranking.local(self.anchors, self.local_ratio)
         others = self.ranking.select(self.anchors, self.local_ratio) & ~local
         votes = pool(torch.stack([local, others], -1).float(), self.grid, self.pool)
@@ -91,14 +91,14 @@ class AnchorComposition:
 
 
 def merged_shares(absorbed: Sequence[Tensor], clips: int, like: Tensor) -> Tensor:
-    """Return the shares [C, P, L, P] of all tokens of a clip in its merged tokens.
+    """Return the shares of all tokens of each clip in the clip's merged tokens: [C, P, L, P].
 
     Entry [c, p, j, s] is the share of token s in frame j of clip c in merged token p.
 
     Args:
-        absorbed: see `ClipTransport`, for L - 1 frames after the keyframe.
+        absorbed: as in `ClipTransport`, one tensor for each of L - 1 frames after the keyframe.
         clips: C, the number of clips.
-        like: [F, P, ...], a tensor with the P, dtype and device to use.
+        like: [F, P, ...], a tensor whose P, dtype and device the result has.
     """
     # Before the first transport, each keyframe token consists of itself.
     size = like.shape[1]

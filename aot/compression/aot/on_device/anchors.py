@@ -1,6 +1,6 @@
 """Choose anchors and kept cells in Triton, as `anchors` and `budget` do in torch.
 
-In these modules, "queued" means: the host only queues work and never waits for the device. So the
+In `on_device`, "queued" means: the host only queues work and never waits for the device. So the
 host does not know the number of anchors. Tensors that depend on this number have room for all
 patches of a frame, and kernels read the number from the device.
 """
@@ -24,13 +24,13 @@ _TILE = 64  # patches or cells that a program compares with all others
 
 @dataclass(frozen=True, slots=True)
 class QueuedAllocation:
-    """Hold anchors, kept cells and shares of the budget, on the device.
+    """Hold the anchors, the kept cells and each frame's share of the budget, on the device.
 
     Attributes:
-        found: int32 [2], the number of anchors asked for, and the actual number per frame.
+        found: int32 [2], the chosen `count` for `AnchorRanking.total`, and the result of `total`.
         is_anchor: int8 [F, N], 1 for anchors.
-        anchor_index: int32 [F, N], the anchors of a frame, ascending; other entries are undefined.
-        cell: int32 [F, n], the kept cells of a frame, ascending; other entries are undefined.
+        anchor_index: int32 [F, N], first the anchors of a frame, ascending; the rest is undefined.
+        cell: int32 [F, n], first the kept cells of a frame, ascending; the rest is undefined.
         kept: int32 [F], the number of kept cells of each frame.
         distinct: int32 [F], the number of distinct tokens of each frame; 0 for keyframes.
     """
@@ -44,13 +44,13 @@ class QueuedAllocation:
 
 
 def allocate_queued(layout: QueuedLayout, shallow: Tensor, deep: Tensor, asked: int, budget: int) -> QueuedAllocation:
-    """Return the same choices as `rank_patches`, `allocate` and `KeptCells.build`.
+    """Queue the same choices as `rank_patches`, `allocate` and `KeptCells.build` make.
 
     Args:
         layout: sizes and tables of the video.
         shallow: [F, N], saliency that ranks patches within windows.
         deep: [F, N], saliency that ranks all patches of a frame.
-        asked: the number of anchors at which the search starts.
+        asked: the number of anchors per frame to try first; the chosen number is near it.
         budget: the number of tokens to keep.
     """
     frames, patches, cells = layout.frames, layout.patches, layout.cells
@@ -173,7 +173,7 @@ def _pooled(
 
 @triton.jit
 def _weighed(counts, keyframe, copies, later, frames, block: tl.constexpr):
-    """Return the sum of `counts`: keyframes times `copies`, other frames times `later`."""
+    """Return the sum of `counts`, multiplied by `copies` in keyframes and by `later` elsewhere."""
     frame = tl.arange(0, block)
     inside = frame < frames
     count = tl.load(counts + frame, mask=inside, other=0)
@@ -191,10 +191,10 @@ def count_kernel(
     pruned: tl.constexpr, taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
     frame_block: tl.constexpr,
 ):  # fmt: skip
-    """Count the cells that each frame keeps with `asked` anchors.
+    """Count the cells that one frame keeps with `asked` anchors.
 
-    If `pruned`, count the cells for every number of anchors that the search may try instead. The
-    counts for `asked`, from an earlier launch, decide which numbers the search may try.
+    If `pruned`, each program counts for one other number of anchors instead, if `search_kernel` may
+    try this number. The counts for `asked`, from an earlier launch, decide this.
     """
     frame, number = tl.program_id(0).to(tl.int64), asked
     if pruned:
@@ -246,7 +246,7 @@ def select_kernel(
     is_anchor, anchor_index, votes, salience, kept, best, counts, frames, patches, grid_cols, cells, pooled_cols,
     taps: tl.constexpr, patch_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """Select anchors, votes and kept cells of one frame; `best` is the last cell to be dropped."""
+    """Select anchors and kept cells of one frame; `best` gets the cell that is never dropped."""
     # 1. The mask of anchors, and the ascending indices of anchors.
     frame = tl.program_id(0).to(tl.int64)
     number = tl.load(found)
@@ -285,8 +285,8 @@ def trim_kernel(
 ):  # fmt: skip
     """Drop cells of keyframes until the keyframes fit into the budget.
 
-    The order is: fewest votes, lowest saliency, highest index. A cell is dropped if dropping all
-    earlier cells in this order is not enough.
+    The cell with the fewest votes goes first; of equal votes, the least salient; of equal saliency,
+    the last in the video. A cell is dropped if dropping all cells that go before is not enough.
     """
     # 1. The number of tokens to drop.
     excess = _weighed(counts + tl.load(found) * frames, keyframe, copies, 0, frames, frame_block) - budget
@@ -327,7 +327,7 @@ def share_kernel(
     kept, dropped, dropped_counts, counts, found, keyframe, copies, cell_index, kept_counts, distinct,
     budget, frames, cells, cell_block: tl.constexpr, frame_block: tl.constexpr,
 ):  # fmt: skip
-    """List kept cells, and share the budget after the keyframes by largest remainder."""
+    """Share the budget that keyframes leave, by largest remainder, and list the kept cells."""
     # 1. The number of kept cells of every frame after trimming, in each program for all frames.
     own = tl.program_id(0)
     frame = tl.arange(0, frame_block)

@@ -1,6 +1,7 @@
-"""Phase II in Triton without waits, as `inter_frame` in torch, for exact budgets.
+"""Run Phase II in Triton for exact budgets, as `inter_frame` does in torch; the host never waits.
 
-For each offset from the keyframe, three launches process all clips. Decisions are made in float64.
+For each offset j, three launches process frame j after the keyframe in all clips. The plan and the
+choice of distinct tokens are computed in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MARGIN = 1e-6  # as in `inter_frame`
 
 @dataclass(frozen=True, slots=True)
 class InterWeights:
-    """Hold the settings of Phase II; see `transport_within_clips`."""
+    """Hold the settings of Phase II, which `transport_within_clips` describes."""
 
     sigma_frames: float
     lambda_inter: float
@@ -37,13 +38,13 @@ class InterWeights:
 
 @dataclass(frozen=True, slots=True)
 class QueuedInter:
-    """Hold the result of Phase II; undefined for cells that are not kept, and clips of one frame.
+    """Hold the result of Phase II; entries of unkept cells and of one-frame clips are undefined.
 
     Attributes:
         distinct: int8 [F, n], 1 for distinct tokens of later frames.
         merged: float64 [C, n, D], the keyframe tokens after absorbing other tokens.
         mass: float64 [C, n], the masses of the merged tokens.
-        absorbed: float64 [L - 1, C, n, n], as in `ClipTransport`; L is the longest clip's length.
+        absorbed: float64 [L - 1, C, n, n], as in `ClipTransport`; the longest clip has L frames.
     """
 
     distinct: Tensor
@@ -55,7 +56,7 @@ class QueuedInter:
 def match_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, tokens: Tensor, settings: InterWeights
 ) -> QueuedInter:
-    """Match the `tokens` [F, n, D] of every later frame to the tokens of its keyframe."""
+    """Queue Phase II: transport `tokens`, [F, n, D], of later frames into their keyframes."""
     (frames, cells, width), clips = tokens.shape, len(layout.clips)
     longest = max(map(len, layout.clips))
 
@@ -102,8 +103,8 @@ def match_queued(
 def _products(left, right, is_first: tl.constexpr):
     """Return left @ right' in float64; `right` has the dtype of `left` if `is_first`, else float64.
 
-    Products of two half-precision numbers are exact in float32. Their sums over one tile are exact
-    to about 1e-7.
+    Products of two half-precision numbers are exact in float32; the sum of the products over one
+    tile is exact to about 1e-7.
     """
     dtype: tl.constexpr = left.dtype
     if dtype == tl.float32:
@@ -126,9 +127,9 @@ def products_kernel(
     tokens, merged, first_frame, length, kept, products, lengths, offset, clips, cells, width, span,
     is_first: tl.constexpr, parts: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Multiply the tokens at `offset` with the keyframe tokens, over one part of the width.
+    """Multiply keyframe tokens with the tokens `offset` frames later, over one part of the width.
 
-    The squared norms of both are computed too, over the same part.
+    `lengths` gets the sums of squares of the tokens of both frames, over the same part.
     """
     # 1. The tokens of this program. Clips that are too short have no frame at this offset.
     clip, part = (tl.program_id(0) // parts).to(tl.int64), (tl.program_id(0) % parts).to(tl.int64)
@@ -171,13 +172,13 @@ def products_kernel(
 
 @triton.jit
 def _double(value: tl.constexpr):
-    """Return a float64 scalar that was never rounded to float32."""
+    """Return `value` as a float64 scalar, without rounding it to float32 first."""
     return tl.full((), value, tl.float64)
 
 
 @triton.jit
 def _length(lengths, index, count, step, parts: tl.constexpr, block: tl.constexpr):
-    """Return vector norms, float64 [block], from the sums of squares of all parts."""
+    """Return token norms, float64 [block], from the sums of squares over all parts of the width."""
     total = tl.zeros((block,), tl.float64)
     for part in tl.static_range(parts):
         total += tl.load(lengths + part * step + index, mask=index < count, other=0.0)
@@ -192,10 +193,10 @@ def match_kernel(
     epsilon: tl.constexpr, tolerance: tl.constexpr, margin: tl.constexpr, tiny: tl.constexpr,
     parts: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
 ):  # fmt: skip
-    """Match the frame at `offset` of one clip: costs, Sinkhorn, distinct tokens, absorbed mass.
+    """Find the distinct tokens and absorbed mass of one clip, `offset` frames after the keyframe.
 
-    `absorbed` first stores the costs, then K, then the result. `state` stores vectors over the
-    tokens of the frame.
+    `absorbed` stores first the costs, then K, then the shares p, at last the absorbed mass. `state`
+    stores vectors with one entry per token of the frame.
     """
     clip = tl.program_id(0).to(tl.int64)
     if tl.load(length + clip) <= offset:
@@ -308,7 +309,7 @@ def absorb_kernel(
     tokens, merged, first_frame, length, kept, absorbed, offset, cells, width,
     is_first: tl.constexpr, side: tl.constexpr, tile_width: tl.constexpr, unroll: tl.constexpr,
 ):  # fmt: skip
-    """Update Y <- (Y + sum_x a[x, y] x) / (1 + sum_x a[x, y]), where a = `absorbed`."""
+    """Replace keyframe tokens y by (y + sum_x a[x, y] x) / (1 + sum_x a[x, y]), a = `absorbed`."""
     clip = tl.program_id(0).to(tl.int64)
     if tl.load(length + clip) <= offset:
         return

@@ -1,4 +1,4 @@
-"""Phase I in Triton, first half: from features to the kernel matrix K and the first iteration.
+"""Run the first half of Phase I in Triton: the matrix K and Sinkhorn's first iteration.
 
 `intra_frame` launches these kernels.
 """
@@ -16,9 +16,9 @@ def product_kernel(
     features, anchor_index, found, products, patches, width,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_width: tl.constexpr,
 ):  # fmt: skip
-    """Multiply every patch with the anchors of its frame, in float32.
+    """Compute the scalar product of every patch and every anchor of a frame, in float32.
 
-    Only `dot` may read the tiles that the loop loads. If other code reads a tile too, Triton 3.6
+    Only `tl.dot` may read the tiles that the loop loads. If other code reads a tile too, Triton 3.6
     uses one buffer less: on Hopper, the next copy overwrites a tile that tensor cores still read.
     """
     anchors = tl.load(found + 1)
@@ -45,9 +45,9 @@ def product_kernel(
 
 @triton.jit
 def _similarity(products, norms, index, columns, anchors, in_rows, own):
-    """Return the cosines of patches to anchors, and the anchors' patch indices.
+    """Return the cosines between patches and anchors, and the patch index of each anchor.
 
-    `own` has the norms of the patches.
+    `own` has the norms of these patches, `norms` those of all patches of the frame.
     """
     patch = tl.load(index + columns, mask=columns < anchors, other=0)
     other = tl.maximum(tl.load(norms + patch, mask=columns < anchors, other=1.0), 1e-12)
@@ -73,7 +73,8 @@ def gibbs_kernel(
 ):  # fmt: skip
     """Replace `products` by K = exp(-C / epsilon) and run the first iteration, from c = 1.
 
-    Each row of C is shifted by its lowest cost. The nearest anchor of each patch is stored too.
+    The lowest cost of each row of C is subtracted first. `nearest_at` gets the most similar anchor
+    of each patch, `nearest` the number of patches for which an anchor is the most similar.
     """
     # 1. The patches of this program. Rows of anchors get no mass.
     frame, part = tl.program_id(0).to(tl.int64), tl.program_id(1)

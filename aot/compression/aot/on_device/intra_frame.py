@@ -1,4 +1,4 @@
-"""Phase I in Triton without waits, as `intra_frame` in torch, from features to kept cells.
+"""Run Phase I and pooling in Triton, as `intra_frame` does in torch; the host never waits.
 
 Every kernel reads the numbers of anchors and kept cells from the device. Sinkhorn iterations are
 launched before it is known whether they are needed; unneeded iterations return immediately.
@@ -31,9 +31,9 @@ _TINY = torch.finfo(torch.float32).tiny  # lower bound of denominators
 
 @dataclass(frozen=True, slots=True)
 class IntraWeights:
-    """Hold the settings of Phase I; see `transport_within_frames`.
+    """Hold the settings of Phase I, which `transport_within_frames` describes.
 
-    `mass_per_patch` says whether the setting `mass` is "token".
+    `mass_per_patch` is true if the setting `mass` is "token".
     """
 
     spatial_weight: float
@@ -50,10 +50,10 @@ class QueuedIntra:
     """Hold the kept tokens after Phase I; entries beyond a frame's kept cells are undefined.
 
     Attributes:
-        tokens: [F, n, D], the pooled tokens.
+        tokens: [F, n, D], the kept cells of each frame, pooled after transport.
         weights: float32 [F, n, N], the weight of each patch in each token.
         iterations: int32 [], the number of Sinkhorn iterations.
-        errors: float32 [F, tiles]; a row sums to the marginal error of the frame's plan.
+        errors: float32 [F, tiles]; the sum of a row is the marginal error of the frame's plan.
     """
 
     tokens: Tensor
@@ -65,7 +65,7 @@ class QueuedIntra:
 def transport_queued(
     layout: QueuedLayout, allocation: QueuedAllocation, features: Tensor, settings: IntraWeights
 ) -> QueuedIntra:
-    """Transport within the frames of features [F, N, D], and pool the kept cells."""
+    """Queue Phase I for `features`, [F, N, D], and the pooling of the kept cells."""
     # 1. The plan T, as K, r and column sums, which determine c.
     features = features.contiguous()
     solved = _solve(layout, allocation, features, settings)
@@ -98,10 +98,10 @@ class _Solved:
 
     Attributes:
         gibbs: [F, N, N], the kernel matrix K.
-        rows: [F, N], the row factors r.
-        column_sums: [F, N], K' r.
+        rows: [F, N], the row factors r, one per patch.
+        column_sums: [F, N], K' r, one per anchor.
         nearest: int32 [F, N], for each anchor, the number of patches that `at` maps to the anchor.
-        at: int32 [F, N], for each patch, the index of the most similar anchor.
+        at: int32 [F, N], for each patch, the position of the most similar anchor in `anchor_index`.
         iterations: int32 [], the number of iterations.
     """
 
@@ -188,7 +188,7 @@ def mixing_kernel(
     row_pool, col_pool, weights, errors, lam, blend, mass_per_patch, patches, grid_rows, grid_cols, cells, pooled_cols,
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_cells: tl.constexpr,
 ):  # fmt: skip
-    """Compute the weights of a tile of patches in kept cells: direct, and through anchors."""
+    """Compute the weights of patches in kept cells: directly by pooling, plus through anchors."""
     # 1. The patches and kept cells of this program.
     frame, part, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * tile_cells
     count = tl.load(kept + frame)
@@ -253,7 +253,7 @@ def pooled_kernel(
     weights, features, tokens, kept, patches, cells, width,
     tile_cells: tl.constexpr, tile_width: tl.constexpr, tile_patches: tl.constexpr,
 ):  # fmt: skip
-    """Compute the kept tokens, weights @ features; a second product corrects weight rounding."""
+    """Compute the kept tokens, weights @ features; a second product adds what rounding removed."""
     frame, first_cell = tl.program_id(0).to(tl.int64), tl.program_id(1) * tile_cells
     count = tl.load(kept + frame)
     if first_cell >= count:

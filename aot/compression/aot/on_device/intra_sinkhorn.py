@@ -1,4 +1,4 @@
-"""Phase I in Triton, second half: Sinkhorn iterations after the first, for all frames together.
+"""Run the second half of Phase I in Triton: Sinkhorn's iterations after the first.
 
 `intra_frame` launches these kernels.
 """
@@ -13,7 +13,7 @@ __all__ = ["late_kernel", "step_kernel", "verdict_kernel"]
 
 @triton.jit
 def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, block: tl.constexpr):
-    """Return whether the stopping rule, a mean over all frames, was met before `step`."""
+    """Return whether the stopping rule (mean over all frames) was met before iteration `step`."""
     programs = tl.arange(0, block)
     moved = tl.load(change + (step - 1) * frames * tiles + programs, mask=programs < frames * tiles, other=0.0)
     sources = tl.maximum(frames * (patches - anchors), 1).to(tl.float32)
@@ -22,7 +22,7 @@ def _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, bl
 
 @triton.jit
 def _column_scale(partial, columns, anchors, tiles, patches, tiny: tl.constexpr, tile_block: tl.constexpr):
-    """Return c from the column sums of all tiles; 0 for columns that are not anchors."""
+    """Return the column factors c from the column sums of all tiles; 0 beyond the last anchor."""
     part = tl.arange(0, tile_block)
     there = (part < tiles)[:, None] & (columns < anchors)[None, :]
     sums = tl.sum(tl.load(partial + part[:, None] * patches + columns[None, :], mask=there, other=0.0), axis=0)
@@ -35,7 +35,7 @@ def step_kernel(
     tolerance, step, frames, patches, tiles, tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Run one more iteration if the stopping rule was not met; keep the last two states."""
+    """Run iteration `step` if the stopping rule was not met; the last two states stay stored."""
     anchors = tl.load(found + 1)
     if _fired(change, stopped, step, anchors, frames, patches, tiles, tolerance, program_block):
         tl.store(stopped + step, 1)
@@ -82,7 +82,7 @@ def late_kernel(
     tiny: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr,
     program_block: tl.constexpr, tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Run all further iterations if the stopping rule was not met, with one program per frame.
+    """Run `late` more iterations if the stopping rule was not met, with one program per frame.
 
     A program does not know the changes of other frames. So r and the column sums of all iterations
     are stored, and `verdict_kernel` finds the iteration at which the rule was met.
@@ -146,7 +146,7 @@ def verdict_kernel(
     tile: tl.constexpr, late_block: tl.constexpr, program_block: tl.constexpr,
     tile_block: tl.constexpr,
 ):  # fmt: skip
-    """Choose r and column sums of the iteration that met the stopping rule, or of the last."""
+    """Copy r and column sums of the first iteration that met the rule, or else of the last one."""
     # 1. The number of iterations, if the rule was met within the first `wide` iterations.
     anchors = tl.load(found + 1)
     frame = tl.program_id(0).to(tl.int64)

@@ -1,4 +1,4 @@
-"""Upload the tables that the host computes before a queued compression, in one copy."""
+"""Compute tables for the kernels on the host, and upload all of them in one copy."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ _ALIGNED = 4  # elements in 16 bytes
 
 @dataclass(frozen=True, slots=True)
 class QueuedLayout:
-    """Hold sizes on the host, and tables on the device.
+    """Hold the sizes of a video on the host, and tables for the kernels on the device.
 
     Attributes:
         frames: F, the number of frames.
-        clips: runs of frames.
+        clips: consecutive runs of frames that cover all F.
         grid: patches per side (rows, cols).
         pooled: tokens per side (rows, cols).
-        taps: the largest number of patches along an axis that contribute to a token.
+        taps: the largest number of patch rows or columns that contribute to a token.
         tables: int32 or float32 views of one buffer, by name.
             window [N]: the window of each patch.
-            per_window, globals, total [N + 1]: the numbers of local anchors per window, of global
-            anchors and of all anchors of a frame, for each number of anchors asked for.
-            row_tap, col_tap [token rows or cols, taps]: patch rows or cols that are in a token.
-            row_part, col_part: their weights; the weight of a patch is row weight * col weight.
-            row_pool [token rows, patch rows], col_pool: the same weights as matrices.
-            clip, keyframe, copies [F]: the clip of a frame, whether the frame is a keyframe, and
-            how often the clip emits the keyframe.
-            several [F]: 1 in clips of more than one frame.
+            per_window, globals, total [N + 1]: entry m has the number of local anchors per window,
+            of global anchors and of all anchors per frame that `AnchorRanking` gives for count m.
+            row_tap [token rows, taps]: the patch rows in each token row; col_tap: same for cols.
+            row_part, col_part: the weights of `row_tap`, `col_tap`; a patch's weight in a token is
+            the product of its row's and its column's weight.
+            row_pool [token rows, patch rows], col_pool: the same weights as full matrices.
+            clip, keyframe, copies [F]: the clip index of a frame, 1 for keyframes and 0 for others,
+            and how often the clip emits its keyframe.
+            several [F]: 1 if the clip of the frame has more than one frame, else 0.
             first, length [C]: the first frame and the number of frames of each clip.
     """
 
@@ -82,13 +83,13 @@ class QueuedLayout:
 def block_of(count: int, least: int = 32) -> int:
     """Return the lowest power of 2 that is at least `count` and at least `least`.
 
-    Kernels are compiled for each value, which takes seconds; `least` avoids many small values.
+    Each new value compiles kernels again, which takes seconds; `least` avoids many small values.
     """
     return max(least, 1 << (count - 1).bit_length())
 
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy all tables in one transfer, to aligned addresses: others would recompile kernels."""
+    """Copy all tables in one transfer, aligned to 16 bytes: else Triton would recompile kernels."""
     # All values have 32 bits, so one int32 buffer can hold floats too.
     spans = [-(-values.numel() // _ALIGNED) * _ALIGNED for values in tables.values()]
     whole = torch.zeros(sum(spans), dtype=torch.int32)
@@ -134,7 +135,7 @@ def _of_grid(grid: tuple[int, int], pool: Pooling, windows_per_side: int, local_
 
 
 def _anchor_counts(window_sizes: Tensor, patches: int, local_ratio: float) -> dict[str, Tensor]:
-    """Return `AnchorRanking.split` and `AnchorRanking.total` for every number of anchors."""
+    """Return `AnchorRanking.split` and `AnchorRanking.total` for every count from 0 to N."""
     # In float64, because `AnchorRanking.split` rounds Python floats down.
     asked = torch.arange(patches + 1)
     local = (asked.double() * local_ratio).long()
@@ -155,7 +156,7 @@ def _axis_weights(side: int, pool: Pooling) -> Tensor:
 
 
 def _taps(weights: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Return the patches of each token, ascending, and their weights: both [tokens, taps]."""
+    """Return the patches of each token along an axis, and the patches' weights: [tokens, taps]."""
     # Tokens at the border have fewer patches; unused taps have weight 0.
     patch = (weights > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :taps]
     return patch.to(torch.int32), weights.gather(1, patch).float()

@@ -1,7 +1,7 @@
-"""Run AOT without waits: all work is queued on the device, and facts are read later.
+"""Run AOT without waiting: queue all work on the device, and read facts for the report later.
 
-`aot.compression.aot.method` runs in torch what the kernels do not support: published budgets, the
-marginal stopping rule, no Phase I, float64, very large grids, and devices without Triton.
+The kernels do not support `budget: paper`, the marginal stopping rule, Phase I turned off, float64,
+very large grids, and devices without Triton. For these, `aot.compression.aot.method` uses torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST_PATCHES = 4096  # largest number of patches that one program can count
 def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
     """Return whether the kernels support `config` for these `tokens`.
 
-    `asked` is the number of anchors at which the search starts.
+    `asked` is the number of anchors per frame to try first.
     """
     # The kernels have only the published stopping rule, and start the search below N anchors.
     patches = tokens.features.shape[1]
@@ -71,7 +71,7 @@ class FactsReadLater(Mapping[str, Fact]):
 
 
 class QueuedTransport:
-    """Run one compression in steps: `allocate`, `phase_one`, `phase_two`, `emit`."""
+    """Queue one compression: call `allocate`, `phase_one`, `phase_two`, then `emit`."""
 
     def __init__(
         self, config: AOTConfig, tokens: VisualTokens, clips: tuple[Clip, ...], asked: int, budget: int
@@ -116,7 +116,7 @@ class QueuedTransport:
         self._inter = match_queued(self._layout, self._allocation, self._intra.tokens, weights)
 
     def emit(self, known: Mapping[str, Fact]) -> CompressedTokens:
-        """Return the kept tokens, with the facts `known` to the host and those on the device."""
+        """Return the kept tokens; `known` has the facts that need no reading from the device."""
         from aot.compression.aot.on_device.token_order import emit_queued
 
         merged_only = self._config.inter.keyframe == "merged"
@@ -142,7 +142,7 @@ class QueuedTransport:
         }
 
     def _sources(self, kept: QueuedEmission) -> SourceWeights:
-        """Return the source weights of the kept tokens; waits for the device."""
+        """Wait for the device, and return the source weights of the kept tokens."""
         config, tokens, allocation = self._config.anchors, self._tokens, self._allocation
         fullest = int(allocation.kept.max())
         valid = torch.arange(fullest, device=allocation.kept.device) < allocation.kept[:, None]

@@ -1,4 +1,4 @@
-"""Emit the kept tokens in reading order in Triton, as `token_order` does in torch."""
+"""Sort the kept tokens into reading order with Triton, as `token_order` does with torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["QueuedEmission", "emit_queued"]
 
 @dataclass(frozen=True, slots=True)
 class QueuedEmission:
-    """Hold fields of `CompressedTokens`, with the same names, and the origin of each token.
+    """Hold the kept tokens: fields named as in `CompressedTokens`, and the origin of each token.
 
     Attributes:
         slot: int32 [K], the index of each token among the kept cells of its frame.
@@ -85,7 +85,7 @@ def order_kernel(
     merged_only: tl.constexpr, as_kept: tl.constexpr, as_keyframe: tl.constexpr, as_distinct: tl.constexpr,
     as_merged: tl.constexpr, frame_block: tl.constexpr, cell_block: tl.constexpr,
 ):  # fmt: skip
-    """Write the original tokens of one frame, or (program 1) the merged tokens of a keyframe."""
+    """Write the original tokens of a frame or, if program_id(1) is 1, its merged tokens."""
     # 1. The number of original and merged tokens that every frame emits.
     own, is_merged = tl.program_id(0), tl.program_id(1)
     frame = tl.arange(0, frame_block)
