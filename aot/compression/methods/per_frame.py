@@ -49,9 +49,9 @@ class FrameTokens:
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
     """Divide `budget` equally among the frames; return runs of frames with the same share.
 
-    Each run comes with its share, the number of tokens that each frame of the run keeps (at least
-    1). If `budget` is not a multiple of `frames`, the first frames keep one token more. If `budget`
-    is below `frames`, the last frames keep no token and are left out.
+    The share is the number of tokens that each frame of the run keeps, at least 1. If `budget` is
+    not a multiple of `frames`, the first frames keep one token more. If `budget` is below `frames`,
+    the last frames keep no token and are left out.
     """
     runs, first = [], 0
     # Frames with the same share form one run, which methods can process as a batch.

@@ -60,9 +60,7 @@ def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
 
 
 def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:
-    """Check that `budget` is at least `least` and at least 1.
-
-    The error message says that the tokens are too few; `why` is the text that follows.
+    """Check that `budget` is at least `least` and 1; `why` follows "too few" in the error message.
 
     Raises:
         BudgetError: If `budget` is below `least` or below 1.
