@@ -166,7 +166,7 @@ class Neighbors:
         return cls(order, similarity)
 
     def merge(self, state: State, count: int) -> Reduction:
-        """Merge the `count` most similar patches into the previous ones; each run becomes its mean."""
+        """Merge the `count` most similar patches into the previous ones; runs become means."""
         is_merged = torch.zeros(len(self.order), dtype=torch.bool, device=self.order.device)
         # Back to prompt order, because ties go to the earlier token and not to the lower cell.
         similarity = torch.empty_like(self.similarity)

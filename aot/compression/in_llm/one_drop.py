@@ -50,8 +50,7 @@ class OneDrop(CheckedSettings):
 def resolve_layer(layer: int, layers: int) -> int:
     """Return `layer` if the model has that layer, else a layer at the same relative depth.
 
-    The relative depth is `layer` / 28 (the published model has 28 layers). The result is at least
-    1.
+    The relative depth is `layer` / 28, as published for 28 layers. The result is at least 1.
     """
     if layer < layers:
         return layer

@@ -19,7 +19,7 @@ __all__ = ["PruneVidInner"]
 
 @dataclass(frozen=True)
 class PruneVidInner(OneDrop):
-    """Keep from each segment and frame a share of tokens, those that the question attends to most.
+    """Keep, in each segment and frame, the share of tokens that the question attends to most.
 
     Before `layer`, tokens are ranked by the attention received from the text after the video, in
     the preceding layer (the paper's M). The attention is computed without rotary positions and
@@ -59,7 +59,7 @@ class PruneVidInner(OneDrop):
         return Reduction(state.visual[dropped], forgotten=True)
 
     def _shares(self, sizes: list[int]) -> tuple[int, ...]:
-        """Return how many tokens to keep from each set; `sizes` are the token counts of the sets."""
+        """Return how many tokens to keep from each set; a set has sizes[i] tokens."""
         shares = [int(self.keep * size) for size in sizes]
         # If truncation would leave no token in any set, use the exact counts.
         if self.paper_exact and any(shares):

@@ -115,7 +115,7 @@ def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[
 def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
     """Return each token's cosine similarity to the same cell of the compared frame: [F, n].
 
-    Frame f of `pooled` [F, n, D] is compared with frame compared[f]; f itself means similarity 0.
+    `pooled` is [F, n, D]. Frame f is compared with frame compared[f], or has 0 if this is f itself.
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     # Whole frames need no product.

@@ -125,7 +125,7 @@ class FlashVid(CheckedSettings):
         return even_shares(budget, frames)
 
     def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """Return ascending indices, among F * n, of the diverse tokens: counts[f] of frame f.
+        """Return ascending indices of the video's diverse tokens: counts[f] tokens of frame f.
 
         The distance of token j from token i is (1 - cosine similarity) * attention received by j *
         dot product of token j and the mean of its segment (ADTS, version 2).
@@ -176,7 +176,7 @@ class FlashVid(CheckedSettings):
         return roots
 
     def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
-        """Return how many clusters each frame gets of its segment's `rest`: at most its `roots`."""
+        """Return each frame's cluster count, part of its segment's `rest`; at most its `roots`."""
         clusters: list[int] = []
         for clip in clips:
             own = roots[clip.first : clip.stop]
@@ -330,7 +330,7 @@ def _clustered_trees(
 
 
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
-    """Return the index, among F * n, of the root of every token's tree: int64 [F, n].
+    """Return the index, 0 .. F * n - 1, of the root of every token's tree: int64 [F, n].
 
     `parent` and `linked`, both [F, n], have the same meaning as in `merge_trees`.
     """

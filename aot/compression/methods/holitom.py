@@ -47,9 +47,9 @@ class HoliTom(CheckedSettings):
 
     The budget is exact. The static tokens of each segment form one set, the dynamic tokens of each
     frame another. Every set keeps a share of the budget in proportion to its size (by largest
-    remainder, at least one token if the budget suffices; the paper rounds up or to the nearest). If
-    averaging leaves fewer tokens than the budget, the least similar static positions become dynamic
-    until there are enough tokens.
+    remainder, at least one token if possible; the paper rounds up or to the nearest). If averaging
+    leaves fewer tokens than the budget, the least similar static positions become dynamic until
+    there are enough tokens.
     """
 
     card: ClassVar = Card(
@@ -112,7 +112,7 @@ class HoliTom(CheckedSettings):
         return joined_parts(tokens, parts, redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
-        """Return the similarity above which a position is static if `ratio` is the ratio."""
+        """Return the similarity above which a position is static, given the ratio `ratio`."""
         if self.static_similarity is not None:
             return self.static_similarity
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
@@ -177,7 +177,7 @@ class HoliTom(CheckedSettings):
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:
-    """Return segments of features [F, n, D], with the static positions above `threshold`."""
+    """Return segments of features [F, n, D]; positions are static above `threshold`."""
     # The similarity of each position from one frame to the next.
     similarity = functional.cosine_similarity(features[:-1], features[1:], dim=-1)
     clips = most_saving_clips(similarity > threshold)

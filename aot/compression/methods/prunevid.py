@@ -32,14 +32,13 @@ class PruneVid(CheckedSettings):
 
     Frames are clustered into segments. A position is static if its mean cosine similarity over all
     pairs of frames of the segment is above `static_similarity`, else dynamic. The tokens at a
-    static position become one token, the mean over the segment. The static tokens of a segment form
-    one set; the dynamic tokens of each frame form one set. The tokens of each set are clustered
-    around density peaks, and each cluster becomes its mean.
+    static position become one token, their mean. The static tokens of a segment form one set, and
+    so do the dynamic tokens of each frame. The tokens of each set are clustered around density
+    peaks, and each cluster becomes its mean.
 
     The budget is exact. The number of clusters of a set is in proportion to the set's size (by
-    largest remainder, at least 1 if the budget suffices), even if the set is small. If averaging
-    leaves fewer tokens than the budget, the least similar static positions become dynamic until
-    there are enough tokens.
+    largest remainder, at least 1 if possible), even if the set is small. If averaging leaves fewer
+    tokens than the budget, the least similar static positions become dynamic as needed.
     """
 
     card: ClassVar = Card(
@@ -66,9 +65,8 @@ class PruneVid(CheckedSettings):
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; in each segment, static tokens precede dynamic tokens.
 
-        Dynamic tokens are in order of frames. Clusters of a set have descending density peak
-        scores. A token has the cell of its cluster's center; a static token is in the first frame
-        of its segment.
+        Dynamic tokens are in order of frames, clusters by descending density peak score. A token
+        has the cell of its cluster's center; a static token is in the first frame of its segment.
 
         Raises:
             BudgetError: If `budget` is 0, or if `paper_exact` would keep nothing.
@@ -100,7 +98,7 @@ class PruneVid(CheckedSettings):
         return Redundancy.above(self.static_similarity, clips, similarity)
 
     def _published_quota(self, capacity: Quota) -> Quota:
-        """Return the published numbers of clusters of a segment's sets of sizes `capacity`."""
+        """Return the published cluster counts of a segment's sets of the sizes `capacity`."""
 
         def clusters(count: int) -> int:
             return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)

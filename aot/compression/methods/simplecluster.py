@@ -33,8 +33,8 @@ class SimpleCluster(CheckedSettings):
     raster order. The budget is exact.
 
     In the published code, the first seed is the token with the longest unit vector, so rounding
-    errors decide the whole result. Here the first seed is token `first_seed`. If a cluster is empty
-    at the end, the published code fails. Here the empty cluster takes the token of the largest
+    errors decide the whole result. Here the first seed is token `first_seed`. An empty cluster at
+    the end is an error in the published code. Here the empty cluster takes the token of the largest
     cluster that is least similar to this cluster's center.
     """
 
@@ -83,10 +83,10 @@ class SimpleCluster(CheckedSettings):
 def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
     """Return features [F, n, D] rotated by frame, row and column; `grid` is (rows, columns).
 
-    Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and D
-    // 3 for the column. In each section, the channel pairs (0, 1), (2, 3), ... are rotated; an odd
-    last channel stays. Pair j of p pairs is rotated by theta^(-j / p) radians per step along the
-    axis. Vector lengths do not change.
+    Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and
+    D // 3 for the column. In each section, the channel pairs (0, 1), (2, 3), ... are rotated; an
+    odd last channel stays. Pair j of p pairs is rotated by theta^(-j / p) radians per step along
+    the axis. Vector lengths do not change.
     """
     frames, _, width = features.shape
     video = features.clone().view(frames, *grid, width)  # rotated in place

@@ -82,8 +82,8 @@ def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, T
     Each step takes the token with the highest gain; ties go to the lower index (weighted
     farthest-point sampling). The gain of a token is its `weight` times the distance to the nearest
     token that was taken before in the same frame, so the gains of the steps never increase. A
-    distance is 1 - cosine similarity, after the mean of all tokens is subtracted. In the first step
-    of a frame, all distances are 2, the maximum.
+    distance is 1 - cosine similarity, after the mean of all tokens is subtracted. In the first
+    step of a frame, all distances are 2, the maximum.
 
     Args:
         features: [F, n, D].

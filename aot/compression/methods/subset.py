@@ -95,9 +95,7 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
-    """Return the pooled tokens with the indices `kept` [K], unchanged.
-
-    `kept` is ascending; its entries are indices into the F * n pooled tokens of the video.
+    """Return the pooled tokens with the indices `kept` [K], ascending in 0 .. F * n - 1, unchanged.
 
     Raises:
         BudgetError: If `kept` is empty.
@@ -125,7 +123,7 @@ def kept_tokens(
         index: [K], the index of each kept token among the F * n pooled tokens: frame * n + cell.
         mass: [K], the number of pooled tokens that each kept token represents; None if all are 1.
             A token with a mass above 1 has the role MERGED.
-        clips: the clips of the video; None if every frame is a clip.
+        clips: the clips of the video; None makes every frame a clip.
         facts: plain values for the report.
         sources: the source weights of the kept tokens; None if `tokens` is not traced.
 

@@ -207,9 +207,8 @@ def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
 def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
     """Return a function of squared distances, divided by D, between rows of features [m, D].
 
-    The function takes row indices `rows` and `columns` and returns the distances between them,
-    [len(rows), len(columns)]. Without `columns`, it uses all rows as columns, and the distance of a
-    row to itself is exactly 0.
+    The function takes row indices `rows` and `columns` and returns a table [rows, columns]. Without
+    `columns`, all rows are columns, and the distance of a row to itself is exactly 0.
     """
     values = features.to(working_dtype(features))
     # Subtracting the mean keeps the distances and reduces rounding in |a|^2 + |b|^2 - 2ab.
