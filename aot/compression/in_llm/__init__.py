@@ -16,15 +16,15 @@ __all__ = ["InnerReduction", "LayerPoint", "Reduction", "State", "divide"]
 def divide(config: Config, layers: int) -> tuple[Config, InnerReduction | None]:
     """Divide the savings of a run between the method and the reduction inside the language model.
 
-    If `inner.budget` is total, the returned ratio of the method makes the mean load of the language
-    model's layers equal to `config.ratio`.
+    If `inner.budget` is total, the ratio of the method (or, if this is impossible, the reduction)
+    is changed so that the layers process, on average, the share `config.ratio` of visual tokens.
 
     Args:
         config: the settings of the run.
         layers: the number of layers of the language model.
 
     Returns:
-        The settings of the method, without a reduction; and the reduction, or None.
+        The settings of the run with the method's ratio, without a reduction; the reduction or None.
 
     Raises:
         ConfigError: If a setting of the reduction is unknown or out of range.

@@ -19,14 +19,14 @@ PUBLISHED_LAYERS = 28  # number of layers of Qwen2-7B; published layer numbers r
 
 @dataclass(frozen=True, slots=True)
 class LayerPoint:
-    """Hold where a reduction acts: before layer `layer`, or between its attention and its MLP."""
+    """Hold where a reduction acts: before a layer, or between the layer's attention and MLP."""
 
     layer: int
     after_attention: bool = False
 
 
 class AttentionRows(Protocol):
-    """Return attention weights [H, R, T], from `rows` [R] to all T rows: post-softmax, float32.
+    """Return the attention weights from `rows` [R] to all T rows, after softmax: float32 [H, R, T].
 
     The weights are from the last layer that has attended or, with `upcoming`, from the next layer.
     Without `rotary`, positions have no effect. Without `causal`, a row also attends to later rows.
@@ -46,14 +46,14 @@ class State:
         layers: the number of layers.
         hidden: [1, T, D], the hidden states.
         visual: [V], the rows of visual tokens, ascending.
-        token: [V], the index into `tokens` of each row in `visual`.
+        token: [V], for each row in `visual`, the index of its token in `tokens`.
         newline: [L], the rows of learned newlines, ascending.
         line: [L], the line of the pooled grid that each newline ends; -1 for a newline that ends
             the video.
         question: [Q], the rows of the text after the video.
         tokens: the compressed tokens of the video.
         attention: a function that returns attention weights between rows.
-        notes: the `notes` of the last `Reduction`.
+        notes: the `notes` of the previous `Reduction` for this prompt; empty at first.
     """
 
     layer: int
@@ -124,8 +124,8 @@ class Reduction:
     Attributes:
         dropped: int64 [R], the rows to drop; text rows are not allowed.
         hidden: [1, T, D], new hidden states of all rows; None if the kept rows do not change.
-        packed: whether the kept rows get new position ids without gaps; else the ids stay.
-        forgotten: whether the KV caches of earlier layers also drop these rows after prefill.
+        packed: whether the kept rows get new position ids without gaps; if not, they keep theirs.
+        forgotten: whether the KV caches of earlier layers also lose the dropped rows after prefill.
         notes: numbers that the reduction receives in the next `State`.
         done: whether the reduction must not be called again.
     """
@@ -150,14 +150,14 @@ class InnerReduction(Protocol):
     card: ClassVar[Card]
 
     def load(self, layers: int) -> float:
-        """Return the mean, over `layers` layers, of the share of visual tokens in a layer."""
+        """Return the share of visual tokens that a layer processes, averaged over all `layers`."""
         ...
 
     def with_load(self: R, load: float, layers: int) -> R:
         """Return a copy of the reduction whose mean load is `load`.
 
         Raises:
-            BudgetError: If `load` cannot be reached; the message must continue "--inner NAME".
+            BudgetError: If `load` cannot be reached. The message is put after "--inner NAME".
         """
         ...
 

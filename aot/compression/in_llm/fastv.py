@@ -17,7 +17,7 @@ __all__ = ["FastV"]
 class FastV(OneDrop):
     """Keep the visual tokens that the last prompt token attends to most, from an early layer on.
 
-    Before `layer`, round(keep * m) of m visual tokens are kept, ranked by the attention in the
+    Before `layer`, round(keep * m) of m visual tokens are kept, ranked by this attention in the
     preceding layer (mean over heads). The kept tokens keep their position ids.
     """
 

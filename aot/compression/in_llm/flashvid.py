@@ -20,9 +20,9 @@ _ROUNDING = 1e-9  # a product can be just above an integer: 0.07 * 100 > 7 in fl
 class FlashVidInner(OneDrop):
     """Keep the visual tokens that the last prompt token attends to most, from a late layer on.
 
-    Before `layer`, ceil(keep * m) of m visual tokens are kept, ranked by the attention in the
-    preceding layer (mean over heads). Newlines that end a line count as visual,
-    as published. This drop lets more tokens enter the language model at the same mean load.
+    Before `layer`, ceil(keep * m) of m visual tokens are kept, ranked by this attention in the
+    preceding layer (mean over heads). Newlines that end a line count as visual, as published. This
+    drop lets more tokens enter the language model at the same mean load.
     """
 
     card: ClassVar = Card(

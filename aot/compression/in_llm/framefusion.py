@@ -28,11 +28,11 @@ class FrameFusion(CheckedSettings):
     Before the first layer and after every attention, a token is merged into the previous token of
     its cell if their cosine similarity is at least `similarity`. Merging ends when a step removes
     less than the share `fade_out` of the tokens. In the next layer, tokens that receive the least
-    attention from the last prompt token are dropped; the mean load of all layers is then `cost`.
-    If merging alone can reach `cost`, nothing is dropped. Newlines that end the same line of the
-    grid count as tokens of one more cell.
+    attention from the last prompt token are dropped, so many that the mean load of all layers is
+    `cost`. If merging alone can reach `cost`, nothing is dropped. Newlines that end the same line
+    of the grid count as tokens of one more cell.
 
-    If merging would use up the load of the remaining layers, tokens are dropped instead.
+    If a merge would leave no load for the remaining layers, tokens are dropped instead.
     """
 
     card: ClassVar = Card(
@@ -49,7 +49,7 @@ class FrameFusion(CheckedSettings):
     )
 
     def load(self, layers: int) -> float:
-        """Return `cost`, for any number of layers."""
+        """Return the mean load, which is `cost` for any number of layers."""
         return self.cost
 
     def with_load(self, load: float, layers: int) -> FrameFusion:
@@ -92,7 +92,7 @@ class FrameFusion(CheckedSettings):
         return replace(neighbors.merge(state, similar), notes=(*merged_so_far, fraction))
 
     def _prune(self, state: State, sparsity: float) -> Reduction:
-        """Drop the least attended patches, the share `sparsity` of all that remain."""
+        """Drop the share `sparsity` of the remaining patches, the least attended patches first."""
         rows = state.patches
         # Before the first layer no layer has attended yet: use the first layer's attention.
         scores = state.from_last(upcoming=not state.notes)[rows]
@@ -102,8 +102,8 @@ class FrameFusion(CheckedSettings):
 def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> float:
     """Return z, the share of the remaining tokens to remove now for a mean load of `cost`.
 
-    With s_i the share of tokens left after merge i: z = 1 - (L cost - (s_1 + ... + s_l)) / ((L - l)
-    s_l), at least 0.
+    z = 1 - (L cost - (s_1 + ... + s_l)) / ((L - l) s_l), at least 0, where s_i is the share of
+    tokens left after merge i.
 
     Args:
         cost: the mean load over all layers.
@@ -125,12 +125,12 @@ def needed_sparsity(cost: float, layers: int, merged: tuple[float, ...]) -> floa
 
 
 def _overdraws(cost: float, layers: int, merged: tuple[float, ...]) -> bool:
-    """Return whether the layers after these merges use up the load of all `layers`."""
+    """Return whether the layers after the merges `merged` use up the total load of all layers."""
     return layers * cost - _spent(merged)[0] <= 0
 
 
 def _spent(merged: tuple[float, ...]) -> tuple[float, float]:
-    """Return the sum of the layers' loads so far, and the share of tokens that is left."""
+    """Return the sum of the layers' loads, and the share of tokens left, after all merges."""
     spent, share = 0.0, 1.0
     # Each merge is followed by one layer, which processes the tokens that are left.
     for fraction in merged:
@@ -145,8 +145,8 @@ class Neighbors:
 
     Attributes:
         order: [R], indices into the patches, sorted by type and then by row.
-        similarity: [R], in this order, the cosine similarity of each patch to the previous patch of
-            the same type; -2 for the first patch of a type.
+        similarity: [R], sorted like `order`, the cosine similarity of each patch to the previous
+            patch of the same type; -2 for the first patch of a type.
     """
 
     order: Tensor
@@ -166,7 +166,7 @@ class Neighbors:
         return cls(order, similarity)
 
     def merge(self, state: State, count: int) -> Reduction:
-        """Merge the `count` most similar patches into their predecessors; runs become means."""
+        """Merge the `count` most similar patches into the previous ones; runs become means."""
         is_merged = torch.zeros(len(self.order), dtype=torch.bool, device=self.order.device)
         # Back to prompt order, because ties go to the earlier token and not to the lower cell.
         similarity = torch.empty_like(self.similarity)

@@ -21,7 +21,7 @@ __all__ = ["HoliTomInner", "merge_in_turn"]
 class HoliTomInner(OneDrop):
     """Keep the tokens that the last prompt token attends to most; merge all others into them.
 
-    Before `layer`, round(keep * m) of m tokens are kept, ranked by the attention in the preceding
+    Before `layer`, round(keep * m) of m tokens are kept, ranked by this attention in the preceding
     layer (mean over heads). Every other token is merged into the most similar kept token
     (`merge_in_turn`). Newlines count among the m tokens, as published.
     """
@@ -54,8 +54,8 @@ def merge_in_turn(kept: Tensor, dropped: Tensor) -> Tensor:
     """Return the tokens `kept` [A, D] after merging the tokens `dropped` [B, D] into them.
 
     Each dropped token is merged into the most similar kept token; similarities are computed before
-    any merge. A kept token is averaged with its n dropped tokens one after the other. The last
-    dropped token then has weight 1/2; the first one and the kept token have weight 1/2^n each.
+    any merge. A kept token is averaged with its n dropped tokens one after the other. Then the last
+    dropped token has weight 1/2; the first dropped token and the kept token have 1/2^n each.
     """
     if not len(dropped):
         return kept

@@ -1,4 +1,4 @@
-"""Find the line of a frame that each learned newline of a prompt ends."""
+"""Find, for each learned newline of a prompt, the line of a frame that the newline ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["ended_lines"]
 
 
 def ended_lines(token: Tensor, newline: Tensor, tokens: CompressedTokens) -> Tensor:
-    """Return the line of the pooled grid that each newline of a prompt ends: int64 [L].
+    """Return, for each newline of a prompt, the line of the pooled grid that it ends: int64 [L].
 
-    A single newline ends the whole video and has line -1. If the number of newlines is frames times
-    lines per frame, newline i ends line i of the video. Otherwise each newline ends the line of the
+    A single newline ends the whole video and has line -1. If there are as many newlines as lines in
+    all frames, the newlines end these lines in order. Otherwise each newline ends the line of the
     last visual token before it.
 
     Args:
-        token: [P], the index into `tokens` of each row of the prompt; negative if the row is not a
-            visual token.
+        token: [P], for each row of the prompt, the index of its token in `tokens`; negative if the
+            row is not a visual token.
         newline: [L], the rows of the newlines, ascending.
         tokens: the compressed tokens of the video.
     """

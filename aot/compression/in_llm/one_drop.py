@@ -20,7 +20,7 @@ S = TypeVar("S", bound="OneDrop")
 
 @dataclass(frozen=True)
 class OneDrop(CheckedSettings):
-    """Keep the share `keep` of the visual tokens before `layer` runs."""
+    """Drop visual tokens once: from `layer` on, only the share `keep` of them is left."""
 
     layer: int
     keep: float
@@ -35,7 +35,7 @@ class OneDrop(CheckedSettings):
         """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If `load` is at most K / L, with K of L layers before the drop.
+            BudgetError: If `load` is at most K / L (K of L layers run before the drop).
         """
         full = resolve_layer(self.layer, layers)
         refuse_load(load, full / layers, f"the first {full} of {layers} layers see every token")
@@ -50,7 +50,7 @@ class OneDrop(CheckedSettings):
 def resolve_layer(layer: int, layers: int) -> int:
     """Return `layer` if the model has that layer, else a layer at the same relative depth.
 
-    The relative depth is `layer` / 28, as in the published model; the result is at least 1.
+    The relative depth is `layer` / 28, as published for 28 layers. The result is at least 1.
     """
     if layer < layers:
         return layer
@@ -59,7 +59,7 @@ def resolve_layer(layer: int, layers: int) -> int:
 
 
 def refuse_load(load: float, least: float, why: str) -> None:
-    """Check that the mean load `load` is above `least`; `why` is a clause of the message.
+    """Check that the mean load `load` is above `least`; `why` is the reason in the message.
 
     Raises:
         BudgetError: If `load` is at most `least`. The caller puts the name of the reduction before
@@ -74,7 +74,7 @@ def refuse_load(load: float, least: float, why: str) -> None:
 def least_of(scores: Tensor, kept: int) -> Tensor:
     """Return the indices to drop, ascending: all but the `kept` highest of scores [M].
 
-    Ties go to the lower index. At least one index is kept.
+    Of equal scores, the one with the lower index is kept. At least one index is kept.
     """
     # A stable sort ranks ties by index.
     ranked = scores.sort(descending=True, stable=True).indices

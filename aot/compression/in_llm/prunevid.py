@@ -19,7 +19,7 @@ __all__ = ["PruneVidInner"]
 
 @dataclass(frozen=True)
 class PruneVidInner(OneDrop):
-    """Keep the visual tokens that the question attends to most, a share of each segment and frame.
+    """Keep, in each segment and frame, the share of tokens that the question attends to most.
 
     Before `layer`, tokens are ranked by the attention received from the text after the video, in
     the preceding layer (the paper's M). The attention is computed without rotary positions and
@@ -59,7 +59,7 @@ class PruneVidInner(OneDrop):
         return Reduction(state.visual[dropped], forgotten=True)
 
     def _shares(self, sizes: list[int]) -> tuple[int, ...]:
-        """Return how many tokens to keep from each set, for sets of these `sizes`."""
+        """Return how many tokens to keep from each set; a set has sizes[i] tokens."""
         shares = [int(self.keep * size) for size in sizes]
         # If truncation would leave no token in any set, use the exact counts.
         if self.paper_exact and any(shares):
@@ -68,7 +68,7 @@ class PruneVidInner(OneDrop):
 
 
 def _groups(state: State) -> Tensor:
-    """Return the set index of each visual token, int64 [V], from 0 and in the order of the video.
+    """Return the index of each visual token's set: int64 [V], counted from 0 in video order.
 
     The static tokens of a clip form one set; the dynamic tokens of each frame form one set.
     """

@@ -22,12 +22,12 @@ class PyramidDrop(CheckedSettings):
     """Keep fewer visual tokens in deeper layers: those that the last prompt token attends to most.
 
     The layers form `parts` equal parts. Before each part except the first, the share `keep` of the
-    tokens of the previous part is kept, ranked by the attention in the next layer. The kept rows
-    get new position ids without gaps.
+    tokens of the previous part is kept, ranked by the attention in the part's first layer. The kept
+    rows get new position ids without gaps.
 
-    For a given mean load, `keep` is the solution a of (1 + a + a^2 + a^3) / 4 = load (with four
-    parts). If this has no solution, the first drop moves to layer 2. The published model is also
-    trained with these drops; here they are used at inference only.
+    If a mean load is required, `keep` becomes the solution a of (1 + a + a^2 + a^3) / 4 = load (for
+    four parts). If this has no solution, the first drop moves to layer 2. The published model is
+    also trained with these drops; here they are used at inference only.
     """
 
     card: ClassVar = Card(
@@ -53,14 +53,14 @@ class PyramidDrop(CheckedSettings):
         return self.keep ** sum(begin <= layer for begin in self._begins(layers))
 
     def load(self, layers: int) -> float:
-        """Return the mean, over all layers, of the share of visual tokens in a layer."""
+        """Return the share of visual tokens that a layer processes, averaged over all `layers`."""
         return sum(self._share(layer, layers) for layer in range(layers)) / layers
 
     def with_load(self, load: float, layers: int) -> PyramidDrop:
         """Return a copy with the share `keep` that makes the mean load equal to `load`.
 
         Raises:
-            BudgetError: If `load` is at most K / L, with K of L layers before the first drop.
+            BudgetError: If `load` is at most K / L (K of L layers run before the first drop).
         """
         # If the published layers cannot reach this load, drop earlier.
         found = self if load > self._begins(layers)[0] / layers else replace(self, first_layer=_EARLY)

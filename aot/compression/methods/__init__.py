@@ -14,7 +14,7 @@ __all__ = ["Card", "Method", "build_method", "check_method_settings", "make_meth
 
 
 def build_method(config: Config) -> Method:
-    """Return the method `config.method` with its settings, or `none` if the ratio is 1.
+    """Return the method `config.method` with its settings; if the ratio is 1, return `none`.
 
     Raises:
         ConfigError: If the method does not exist, or a setting is unknown or out of range.
@@ -26,7 +26,7 @@ def build_method(config: Config) -> Method:
 
 
 def check_method_settings(config: Config) -> None:
-    """Check the settings of all methods, also of those that the run does not use.
+    """Check the settings of all methods, including methods that the run does not use.
 
     Raises:
         ConfigError: If a setting is unknown or out of range.
@@ -41,14 +41,14 @@ def check_method_settings(config: Config) -> None:
 def make_method(kind: Any, config: Config, name: str) -> Method:
     """Return a method of the class `kind`, with the settings in `config.methods[name]`.
 
-    If `kind` has `from_config`, this class method receives the whole configuration, for example
-    because the method needs the ratio before the encoder runs. If `kind` also has `settings_type`,
-    a dataclass, `from_config` receives an instance of it as well. Otherwise the fields of `kind`
-    itself are the settings.
+    If `kind` has no class method `from_config`, the fields of `kind` are the settings. Otherwise
+    `from_config` receives the whole configuration, for example because the method needs the ratio
+    before the encoder runs. If `kind` also has a dataclass `settings_type`, `from_config` also
+    receives an instance of this dataclass; else the method takes no settings.
 
     Raises:
-        ConfigError: See `build_method`.
-        MethodError: See `build_method`.
+        ConfigError: If a setting is unknown or out of range.
+        MethodError: If `kind` is a plug-in and its construction fails.
     """
     settings, path = config.methods.get(name, {}), f"methods.{name}."
     made: Method

@@ -15,7 +15,7 @@ __all__ = ["TopAttention"]
 
 @dataclass(frozen=True)
 class TopAttention:
-    """Keep the most salient tokens of the whole video, unchanged and in raster order."""
+    """Keep the video's tokens that receive the most attention, unchanged and in raster order."""
 
     card: ClassVar = Card("after pooling", remark="the tokens that receive the most attention in the vision tower")
 
@@ -25,11 +25,11 @@ class TopAttention:
 
     @property
     def needs(self) -> Needs:
-        """Return the vision tower block whose attention received is needed."""
+        """Return the need for the attention that tokens receive in vision tower block `layer`."""
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; ties go to the lower index."""
+        """Keep exactly `budget` tokens; ties in attention go to the lower index."""
         ranked = pooled_saliency(tokens, self.layer).flatten().sort(descending=True, stable=True).indices
         # Select by saliency, then restore the order of the video.
         return keep_subset(tokens, ranked[:budget].sort().values)

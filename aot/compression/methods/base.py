@@ -20,7 +20,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """Return the encoder outputs and the merging that the method requires."""
+        """Return the encoder outputs and any merging in the encoder that the method needs."""
         ...
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:

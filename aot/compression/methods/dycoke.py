@@ -34,7 +34,7 @@ class DyCoke(CheckedSettings):
 
     Frames form groups of four. The second and third frame of a group are compared with the first
     frame, the fourth frame with the third; all comparisons use the original features. In a compared
-    frame, the tokens with the lowest cosine similarity to the same cell of the other frame are
+    frame, the tokens with the lowest cosine similarity to the same cell of the earlier frame are
     kept. Tokens of whole frames are in raster order, tokens of compared frames in order of
     ascending similarity, as published.
 
@@ -56,7 +56,7 @@ class DyCoke(CheckedSettings):
     paper_exact: bool = setting(False, "Use `prune_rate` whatever the budget is.")
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens; compared frames share the rest after whole frames equally.
+        """Keep exactly `budget` tokens; compared frames equally share what whole frames leave.
 
         Raises:
             BudgetError: If `budget` is below the number of tokens in the whole frames, or if
@@ -76,7 +76,7 @@ class DyCoke(CheckedSettings):
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=Clip.runs(frames, _GROUP_FRAMES))
 
     def _published_counts(self, compared: Sequence[int], per_frame: int) -> list[int]:
-        """Return the published token count of each frame, for any budget."""
+        """Return the published token count of each frame, which does not depend on the budget."""
         if len(compared) == 1:
             raise BudgetError("dycoke with paper_exact keeps no token of a one-frame video; set paper_exact to false")
         differing = int((1 - self.prune_rate) * per_frame)
@@ -102,7 +102,7 @@ def compared_frames(frames: int, published: bool = False) -> list[int]:
 
 
 def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[int]:
-    """Return the token count of every frame; the counts sum to `budget` (at most F * n)."""
+    """Return the token count of every frame; the counts sum to min(`budget`, F * n)."""
     frames, per_frame = pooled_cells(tokens)
     room = [0 if frame == other else per_frame for frame, other in enumerate(compared)]
     whole = room.count(0) * per_frame
@@ -113,9 +113,9 @@ def _counts(tokens: VisualTokens, compared: Sequence[int], budget: int) -> list[
 
 
 def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
-    """Return [F, n], each token's cosine similarity to the same cell of frame compared[f].
+    """Return each token's cosine similarity to the same cell of the compared frame: [F, n].
 
-    Whole frames have similarity 0. `pooled` is [F, n, D]; `compared` is from `compared_frames`.
+    `pooled` is [F, n, D]. Frame f is compared with frame compared[f], or has 0 if this is f itself.
     """
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     # Whole frames need no product.

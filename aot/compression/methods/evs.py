@@ -28,7 +28,7 @@ class EfficientVideoSampling:
     The change of a token is 1 - cosine similarity to the same cell of the previous frame.
 
     With `paper_exact`, int(N (1 - q)) of all N tokens are kept, with q = 1 - ratio in floating
-    point. A count below one frame is raised to one frame and is no error.
+    point. If this is less than the tokens of one frame, one whole frame is kept, without an error.
     """
 
     card: ClassVar = Card(

@@ -36,10 +36,10 @@ class FastVid(CheckedSettings):
 
     Salient tokens receive the most attention in SigLIP's pooling head. Context tokens are density
     peaks in the anchor frames of a segment: the last frame, and every `anchor_stride_frames`-th
-    frame before it. Each context token absorbs the most similar tokens of the segment. All tokens
-    are in raster order.
+    frame before it. Each remaining token of the segment is merged into the most similar context
+    token of each anchor frame. All kept tokens are in raster order.
 
-    The budget is exact. All frames have equal shares; floor(context_share * share) of these
+    The budget is exact. All frames have equal shares; floor(context_share * share) of a frame's
     tokens are context tokens. The context tokens of a segment are spread over its anchor frames. If
     the anchor frames have too few tokens, the excess becomes salient tokens of the other frames.
     """
@@ -72,7 +72,7 @@ class FastVid(CheckedSettings):
         """Keep exactly `budget` tokens; with `paper_exact`, at most `budget` tokens.
 
         Raises:
-            BudgetError: If `budget` is 0, or with `paper_exact` less than one token per frame.
+            BudgetError: If `budget` is 0, or below one token per frame with `paper_exact`.
             ValueError: If `tokens` has no frame embeddings or no pooling attention.
         """
         if tokens.frame_embeddings is None or tokens.pooling_attention is None:
@@ -138,9 +138,9 @@ class FastVid(CheckedSettings):
     ) -> tuple[list[Tensor], list[Tensor], list[SourceWeights]]:
         """Return the context tokens of every frame with anchors, their masses and their sources.
 
-        For a frame with k anchors, these are [k, D], [k] and, if `traced`, `SourceWeights`. In each
-        frame with anchors, the anchors absorb all tokens of the segment that are not salient,
-        including the anchors. So one token can be part of several context tokens.
+        For a frame with k anchors, these are [k, D], [k] and, if `traced`, `SourceWeights`. Every
+        token of the segment that is not salient, even an anchor, is absorbed by one anchor in each
+        frame with anchors. So a token can be part of several context tokens.
         """
         context, absorbed, made_of = [], [], []
         for clip in clips:
@@ -206,8 +206,8 @@ def _anchor_sources(
     """Return the sources of the context tokens of `frame`, one for each cell in `anchors`.
 
     A context token is `own_weight` times the anchor plus 1 - `own_weight` times the mean of the
-    tokens that `nearest` assigns to the anchor. `nearest` has an entry for each token of `clip`
-    that is not salient.
+    tokens that `nearest` assigns to the anchor. For each token of `clip` that is not salient,
+    `nearest` has the index of an anchor.
     """
     frames, per_frame = salient.shape
     indices = torch.arange(frames * per_frame, device=salient.device).view(frames, per_frame)

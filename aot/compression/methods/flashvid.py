@@ -34,14 +34,15 @@ __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_r
 class FlashVid(CheckedSettings):
     """Keep diverse tokens of each frame (ADTS), and merge the rest over time and in frames (TSTM).
 
-    The budget is exact. All frames have equal shares; ceil(diverse_share * share) of these tokens
-    are diverse. The other tokens of a segment's share are spread over its frames, in proportion to
-    the number of tree roots in each frame. If a segment would have fewer trees than its share, only
-    the most similar links between tokens are used.
+    The budget is exact, and all frames have equal shares. In each frame, ceil(diverse_share *
+    share) tokens are diverse. Other tokens are linked to similar tokens of the previous frame;
+    linked tokens form a tree, which becomes one token at its root, the first token. The roots of
+    each frame are clustered; the clusters of a segment are spread over its frames in proportion to
+    the number of roots. If too few tokens would be left, only the most similar links are used.
 
     With `paper_exact`, counts are computed in floating point. The sum of a tree is divided by 1 +
     the number of children of the root. In a segment of one frame, diverse tokens are also
-    clustered, and cells repeat. Diverse tokens may repeat.
+    clustered, so two tokens may have the same cell. A diverse token may be kept several times.
     """
 
     card: ClassVar = Card(
@@ -116,7 +117,7 @@ class FlashVid(CheckedSettings):
         )
 
     def _shares(self, budget: int, frames: int, per_frame: int) -> tuple[int, ...]:
-        """Return the share of every frame, before tokens are spread over each segment."""
+        """Return the number of tokens of every frame, before segments redistribute them."""
         # Published: all frames have the same share, rounded up.
         if self.paper_exact:
             ratio = TokenBudget.ratio_of(budget, frames * per_frame)
@@ -124,10 +125,10 @@ class FlashVid(CheckedSettings):
         return even_shares(budget, frames)
 
     def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
-        """Return the diverse tokens, counts[f] of each frame f: ascending indices into all F * n.
+        """Return ascending indices of the video's diverse tokens: counts[f] tokens of frame f.
 
-        The distance of token i to token j is (1 - cosine similarity) * attention received by j *
-        dot product of j and the mean of its segment (ADTS, version 2).
+        The distance of token j from token i is (1 - cosine similarity) * attention received by j *
+        dot product of token j and the mean of its segment (ADTS, version 2).
         """
         unit = functional.normalize(values, dim=-1)
         relevance = [_within(values, clip) @ _within(values, clip).mean((0, 1)) for clip in clips]
@@ -145,7 +146,7 @@ class FlashVid(CheckedSettings):
         """Return which tokens are merged into a token of the previous frame: bool [F, n].
 
         In every segment, at least as many tokens stay unmerged as the sum of the frames' `shares`.
-        `similarity` [F, n] is to the most similar token of the previous frame.
+        `similarity` [F, n] is the similarity to the most similar token of the previous frame.
         """
         linked = similarity > self.link_similarity
         for clip in clips:
@@ -166,16 +167,16 @@ class FlashVid(CheckedSettings):
         return linked
 
     def _roots(self, roots: Tensor, clips: Sequence[Clip]) -> Tensor:
-        """Return the tokens to cluster, bool [F, n]: the tree `roots`.
+        """Return which tokens are clustered, bool [F, n]: the tree `roots`, changed in place.
 
-        With `paper_exact`, all tokens of a segment of one frame are clustered.
+        With `paper_exact`, all tokens of a segment of one frame are clustered, not only the roots.
         """
         for clip in clips:
             roots[clip.first] |= self.paper_exact and len(clip) == 1
         return roots
 
     def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
-        """Return the number of clusters of every frame, at most its number of roots."""
+        """Return each frame's cluster count, part of its segment's `rest`; at most its `roots`."""
         clusters: list[int] = []
         for clip in clips:
             own = roots[clip.first : clip.stop]
@@ -195,9 +196,9 @@ def _within(values: Tensor, clip: Clip) -> Tensor:
 
 
 def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Tensor:
-    """Return the first `count` greedy max-min picks of ADTS in their order: int64 [B, count].
+    """Pick `count` distant tokens (ADTS); return their indices in picking order: int64 [B, count].
 
-    Column j of `distances` [B, m, m] holds the distances of token j to all tokens. Distances need
+    Column j of `distances` [B, m, m] holds the distances of token j from all tokens. Distances need
     not be symmetric or positive. The first pick has the largest distance to its nearest other token
     (the second smallest entry of its column). Each further pick has the largest distance to the
     nearest earlier pick. Ties go to the lower index. Picks are distinct unless `repeats` is true.
@@ -244,14 +245,15 @@ def merge_trees(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean of each root's tree [F, n, D] and the number of tokens in the tree [F, n].
 
-    A root is a token that is not linked. The results for linked tokens have no meaning.
+    A root is a token that is not linked. Its tree is the root and all tokens that are merged into
+    it directly or through other tokens. The results for linked tokens have no meaning.
 
     Args:
         values: [F, n, D].
         parent: int64 [F, n], the index of a token's parent in the previous frame.
         linked: bool [F, n], whether a token is merged into its parent.
-        children_count_once: divide the sum of a tree by 1 + the number of children of the root, as
-            in the published code, which does not count deeper levels.
+        children_count_once: whether to divide the sum of a tree by 1 + the number of children of
+            the root, as in the published code, which does not count deeper levels.
     """
     sums, sizes = values.clone(), torch.ones_like(values[..., 0])
     divisors = sizes.clone()
@@ -272,8 +274,8 @@ def _cluster_frames(
 ) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
     """Return the clusters of every frame's chosen tokens: means, centers, masses and memberships.
 
-    Means are [K, D], centers are indices [K] into all F * n, masses are [K]. Memberships map each
-    frame with clusters to the cluster indices of its chosen tokens.
+    Means are [K, D], centers are indices [K] among F * n, masses are [K]. Memberships map each
+    frame with clusters to the cluster index of each chosen token in this frame.
 
     Args:
         values: [F, n, D].
@@ -300,7 +302,7 @@ def _cluster_frames(
 def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tensor, Tensor]:
     """Return the density peaks of values [m, D], ascending, and the nearest peak of each value.
 
-    Peaks are int64 [K]; nearest peaks [m] are indices into them. A peak is its own nearest peak.
+    Peaks are int64 [K]; nearest peaks [m] are indices into the peaks. A peak is nearest to itself.
     """
     peaks = density_peaks(values[None], clusters, min(neighbors, clusters))[0].sort().values
     # Not as a matrix product, whose rounding errors would decide near-ties.
@@ -312,9 +314,10 @@ def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tenso
 def _clustered_trees(
     parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
 ) -> SourceWeights:
-    """Return the sources of the clusters that `_cluster_frames` makes from trees.
+    """Return the sources of the clusters into which trees are merged.
 
-    `parent`, `linked` and `chosen` are [F, n]; `nearest` has the memberships of `_cluster_frames`.
+    `parent`, `linked` and `children_count_once` define the trees, as in `merge_trees`. The tokens
+    `chosen`, bool [F, n], are clustered; `nearest` maps each frame to their cluster indices.
     """
     roots = tree_roots(parent, linked)
     # Number the clusters frame after frame, as `_cluster_frames` does.
@@ -327,9 +330,9 @@ def _clustered_trees(
 
 
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
-    """Return the root of every token's tree, as an index into all F * n: int64 [F, n].
+    """Return the index, 0 .. F * n - 1, of the root of every token's tree: int64 [F, n].
 
-    For `parent` and `linked`, see `merge_trees`.
+    `parent` and `linked`, both [F, n], have the same meaning as in `merge_trees`.
     """
     roots = torch.arange(parent.numel(), device=parent.device).view_as(parent)
     # In time order: the root of each parent is already known.
@@ -339,9 +342,9 @@ def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
 
 
 def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:
-    """Return [F * n], the published mean of each root's tree divided by the true mean.
+    """Return the published mean of each root's tree divided by the tree's true mean: [F * n].
 
-    This factor is the size of the tree / (1 + the number of children of the root).
+    The factor is the number of tokens in the tree / (1 + the number of children of the root).
     """
     # Indices of the parents into all F * n.
     before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]

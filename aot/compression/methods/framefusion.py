@@ -87,7 +87,7 @@ class _Runs:
 
     Attributes:
         features: [m, D], the mean of each run.
-        index: [m], the index of each run's first token among all F * n.
+        index: [m], the index of each run's first token among the F * n pooled tokens.
         attention: [m], the mean attention received by the tokens of a run.
         mass: [m], the number of tokens in a run.
         per_frame: n, the number of tokens per frame.
@@ -158,9 +158,10 @@ def similarity_to_previous(values: Tensor, cell: Tensor) -> Tensor:
 
 
 def most_alike(similarity: Tensor, index: Tensor, threshold: float, most: int) -> Tensor:
-    """Return which rows to merge, bool [m]: the `most` highest similarities >= `threshold`.
+    """Return which rows to merge, bool [m]: at most `most` rows, those of highest similarity.
 
-    Ties in `similarity` [m] go to the row with the lower `index` [m].
+    Only rows with a `similarity` [m] of at least `threshold` are merged. Ties go to the row with
+    the lower `index` [m].
     """
     # Sort by index first; the stable sort by similarity then keeps the order of ties.
     by_index = index.argsort()

@@ -42,12 +42,14 @@ class HoliTom(CheckedSettings):
     This is the part of HoliTom before the language model ("w/o M" in the paper's tables). The video
     is cut into the segments whose static positions save the most tokens. Each static position of a
     segment becomes one token, the mean over the frames of the segment. These static tokens are
-    merged into density peaks. Every frame keeps its most attended dynamic tokens.
+    clustered around density peaks, and each cluster becomes one token. The tokens at all other
+    positions are dynamic; every frame keeps its most attended dynamic tokens.
 
-    The budget is exact. The static set of each segment and the dynamic set of each frame have a
-    share in proportion to size (largest remainder, at least one token if the budget suffices; the
-    paper rounds up or to the nearest). If averaging leaves fewer tokens than the budget, the least
-    similar static positions become dynamic until there are enough tokens.
+    The budget is exact. The static tokens of each segment form one set, the dynamic tokens of each
+    frame another. Every set keeps a share of the budget in proportion to its size (by largest
+    remainder, at least one token if possible; the paper rounds up or to the nearest). If averaging
+    leaves fewer tokens than the budget, the least similar static positions become dynamic until
+    there are enough tokens.
     """
 
     card: ClassVar = Card(
@@ -80,9 +82,9 @@ class HoliTom(CheckedSettings):
         return Needs(saliency_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens: segment by segment, first static, then dynamic tokens.
+        """Keep exactly `budget` tokens; in each segment, static tokens precede dynamic tokens.
 
-        A static token has its cell in the first frame of the segment.
+        A static token has the first frame of its segment and the cell of its cluster's center.
 
         Raises:
             BudgetError: If `budget` is 0, or if `paper_exact` would keep nothing.
@@ -110,7 +112,7 @@ class HoliTom(CheckedSettings):
         return joined_parts(tokens, parts, redundancy.clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
-        """Return the similarity threshold for static positions, for this `ratio`."""
+        """Return the similarity above which a position is static, given the ratio `ratio`."""
         if self.static_similarity is not None:
             return self.static_similarity
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
@@ -118,10 +120,10 @@ class HoliTom(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor, *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources: per segment, static then dynamic tokens.
+        """Yield the features, indices, masses and sources of the kept tokens, segment by segment.
 
-        `kept` has the indices of the dynamic tokens among all F * n. Sources are None unless
-        `traced`.
+        In each segment, static tokens come first. `kept` holds the indices of the kept dynamic
+        tokens among the F * n pooled tokens. Sources are None unless `traced`.
         """
         positions = features.shape[1]
         dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
@@ -175,7 +177,7 @@ class HoliTom(CheckedSettings):
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:
-    """Return the segments and static positions of features [F, n, D]."""
+    """Return segments of features [F, n, D]; positions are static above `threshold`."""
     # The similarity of each position from one frame to the next.
     similarity = functional.cosine_similarity(features[:-1], features[1:], dim=-1)
     clips = most_saving_clips(similarity > threshold)
@@ -183,10 +185,11 @@ def _segment(features: Tensor, threshold: float) -> Redundancy:
 
 
 def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
-    """Return the published quotas: static sets rounded to the nearest, frames rounded up.
+    """Return the published numbers of tokens to keep from each static set and each frame.
 
-    Each quota is the same share, in floating point, of its `capacity` after averaging. `wanted` is
-    the ratio times the number of tokens, not rounded.
+    The share kept is the same for all sets and is computed in floating point. Counts of static sets
+    are rounded to the nearest integer, counts of frames up. `wanted` is the ratio times the number
+    of tokens, not rounded; `capacity` holds the numbers of tokens after averaging.
     """
     # If averaging leaves fewer tokens than wanted, all are kept.
     share = min(wanted / sum(quota.total for quota in capacity), 1.0)
@@ -197,9 +200,9 @@ def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, 
 
 
 def _most_attended(saliency: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]) -> Tensor:
-    """Return the most attended dynamic tokens of all frames: ascending indices into all F * n.
+    """Return the most attended dynamic tokens of all frames: ascending indices [K].
 
-    `saliency` is [F, n]; ties go to the lower index.
+    Indices are into the F * n pooled tokens. `saliency` is [F, n]; ties go to the lower index.
     """
     device = saliency.device
     # One row per frame: the static positions of its segment.

@@ -16,7 +16,7 @@ __all__ = ["NoCompression"]
 
 @dataclass(frozen=True)
 class NoCompression:
-    """Keep all F * n tokens and ignore the budget; ratio 1 selects this baseline."""
+    """Keep all pooled tokens and ignore the budget; a ratio of 1 selects this baseline."""
 
     card: ClassVar = Card("nowhere", exact=False, remark="all tokens, as in the stock model")
     needs: ClassVar = Needs()

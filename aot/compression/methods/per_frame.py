@@ -20,14 +20,14 @@ __all__ = ["FrameTokens", "equal_shares", "joined_frames"]
 
 @dataclass(frozen=True, slots=True)
 class FrameTokens:
-    """Hold the kept tokens of f consecutive frames, S per frame, in order.
+    """Hold the kept tokens of f consecutive frames, S tokens for each frame.
 
     Attributes:
         features: [f, S, D].
         cell: int64 [f, S], the index of each token's cell in the pooled grid.
         mass: [f, S], the mass of each token.
-        weights: [f, S, n], the weight of each pooled token of the frame in each kept token, up to a
-            factor per kept token; may be None if the video is not traced.
+        weights: [f, S, n], the weight of each pooled token of the frame in each kept token. Only
+            proportions within a kept token matter. May be None if the video is not traced.
     """
 
     features: Tensor
@@ -36,7 +36,7 @@ class FrameTokens:
     weights: Tensor | None
 
     def ordered(self, order: Tensor) -> FrameTokens:
-        """Return the same tokens sorted by `order`, int64 [f, S]."""
+        """Return the tokens rearranged: new token k of frame i is the old token order[i, k]."""
         wide = order[..., None].expand(-1, -1, self.features.shape[-1])
         return FrameTokens(
             self.features.gather(1, wide),
@@ -47,10 +47,11 @@ class FrameTokens:
 
 
 def equal_shares(frames: int, per_frame: int, budget: int) -> tuple[tuple[Clip, int], ...]:
-    """Return runs of frames with equal shares, each with its number of tokens per frame (>= 1).
+    """Divide `budget` equally among the frames; return runs of frames with the same share.
 
-    All frames together keep `budget` tokens, so the first frames may keep one token more. If
-    `budget` is below one token per frame, the last frames keep no token and are left out.
+    The share is the number of tokens that each frame of the run keeps, at least 1. If `budget` is
+    not a multiple of `frames`, the first frames keep one token more. If `budget` is below `frames`,
+    the last frames keep no token and are left out.
     """
     runs, first = [], 0
     # Frames with the same share form one run, which methods can process as a batch.

@@ -26,19 +26,20 @@ class PruMerge(CheckedSettings):
 
     This is a port to video and to vision towers without a CLS token. The attention of the CLS token
     is replaced by a_j, the attention that token j receives in block `layer`, divided by the total
-    of its frame. To each kept token, a_j x_j is added for the `neighbors` other tokens j with the
+    of its frame. To each kept token, a_j x_j is added for the `neighbors` other tokens x_j with the
     most similar keys (same block, mean over heads). One more token is the sum of a_j x_j over all
     dropped tokens, at the cell of the most attended dropped token. The published method works
     before the projector of a model without pooling; this port works on pooled tokens.
 
     The budget is exact. In a frame with the share S, S - 1 tokens are kept, in raster order: the
-    most attended tokens or, with `plus`, 1 part most attended tokens and `spread_per_outlier` parts
-    evenly spaced tokens. A token can be added to several kept tokens and counts in the mass of each
-    of them, so the masses of a video can sum to more than its number of tokens.
+    most attended tokens or, with `plus`, `spread_per_outlier` evenly spaced tokens for each most
+    attended token. A token can be added to several kept tokens and counts in the mass of each of
+    them, so the masses of a video can sum to more than its number of tokens.
 
-    With `paper_exact`, outliers are kept, by descending attention. With `plus`, every k-th token of
-    the grid except the last token follows: k = int(1 / share) // spread_per_outlier, at least 1,
-    where share is the number of outliers / n. A frame without outliers keeps no such tokens.
+    With `paper_exact`, a frame keeps its outliers (see `whiskers`), by descending attention. With
+    `plus`, these are followed by the other tokens among every k-th token of the frame, without the
+    last token of the frame: k = int(1 / share) // spread_per_outlier, at least 1, where share is
+    the number of outliers / n. A frame without outliers keeps only the sum of its tokens.
     """
 
     card: ClassVar = Card(
@@ -63,7 +64,7 @@ class PruMerge(CheckedSettings):
 
     @property
     def needs(self) -> Needs:
-        """Return the vision tower block whose attention received and keys are needed."""
+        """Return the need for the attention received and the keys in vision tower block `layer`."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
@@ -89,7 +90,7 @@ class PruMerge(CheckedSettings):
         return joined_frames(tokens, parts, {"most_kept_per_frame": max(kept.shape[1] for _, kept in chosen)})
 
     def _fixed(self, attention: Tensor, budget: int) -> list[tuple[Clip, Tensor]]:
-        """Return runs of frames, each with the cells int64 [f, S - 1] of the kept tokens."""
+        """Return runs of f frames with equal shares S, and the kept cells: int64 [f, S - 1]."""
         chosen = []
         for run, share in equal_shares(attention.shape[0], attention.shape[1], budget):
             # One token of the share is the sum of the dropped tokens.
@@ -104,7 +105,7 @@ class PruMerge(CheckedSettings):
         return chosen
 
     def _outliers(self, attention: Tensor) -> list[tuple[Clip, Tensor]]:
-        """Return one run per frame, with the cells [1, k] of its outliers, as published."""
+        """Return one run per frame, with the cells [1, k] that it keeps, as published."""
         count = attention.shape[1]
         # An outlier is above the upper whisker of a box plot.
         quartiles = attention.quantile(attention.new_tensor([0.25, 0.75]), dim=-1)

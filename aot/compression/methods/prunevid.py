@@ -31,13 +31,14 @@ class PruneVid(CheckedSettings):
     """Average the static tokens of similar frames, and merge all tokens into cluster means.
 
     Frames are clustered into segments. A position is static if its mean cosine similarity over all
-    pairs of frames of the segment is high. Its tokens become one, the mean over the segment. The
-    static tokens of a segment are one set; the dynamic tokens of each frame are one set. Each set
-    is replaced by the means of clusters around density peaks.
+    pairs of frames of the segment is above `static_similarity`, else dynamic. The tokens at a
+    static position become one token, their mean. The static tokens of a segment form one set, and
+    so do the dynamic tokens of each frame. The tokens of each set are clustered around density
+    peaks, and each cluster becomes its mean.
 
-    The budget is exact. The number of clusters of a set is in proportion to its size (largest
-    remainder, at least 1 if the budget suffices), for small sets too. If averaging leaves fewer
-    tokens than the budget, the least similar static positions become dynamic as far as needed.
+    The budget is exact. The number of clusters of a set is in proportion to the set's size (by
+    largest remainder, at least 1 if possible), even if the set is small. If averaging leaves fewer
+    tokens than the budget, the least similar static positions become dynamic as needed.
     """
 
     card: ClassVar = Card(
@@ -62,9 +63,9 @@ class PruneVid(CheckedSettings):
     )
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
-        """Keep exactly `budget` tokens: segment by segment, static tokens, then dynamic by frame.
+        """Keep exactly `budget` tokens; in each segment, static tokens precede dynamic tokens.
 
-        The clusters of a set are sorted by descending density peak score of their centers. A token
+        Dynamic tokens are in order of frames, clusters by descending density peak score. A token
         has the cell of its cluster's center; a static token is in the first frame of its segment.
 
         Raises:
@@ -97,7 +98,7 @@ class PruneVid(CheckedSettings):
         return Redundancy.above(self.static_similarity, clips, similarity)
 
     def _published_quota(self, capacity: Quota) -> Quota:
-        """Return the published numbers of clusters for the set sizes `capacity` of a segment."""
+        """Return the published cluster counts of a segment's sets of the sizes `capacity`."""
 
         def clusters(count: int) -> int:
             return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)
@@ -107,9 +108,9 @@ class PruneVid(CheckedSettings):
     def _emit(
         self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], *, traced: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield features, indices, masses and sources: per segment, static then dynamic tokens.
+        """Yield the features, indices, masses and sources of the kept tokens, segment by segment.
 
-        Sources are None unless `traced`.
+        In each segment, static tokens come first. Sources are None unless `traced`.
         """
         indices = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
         for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
@@ -134,7 +135,7 @@ class PruneVid(CheckedSettings):
 
         Returns:
             The cluster means [B * clusters, D]; the indices of the centers and the cluster sizes,
-            both [B * clusters]; the cluster of each token [B, m], or [B, 0] without clusters.
+            both [B * clusters]; the cluster of each token [B, m]; [B, 0] if `clusters` is 0.
         """
         count = values.shape[1]
         # Nothing to merge: keep all tokens or none.
@@ -152,10 +153,11 @@ class PruneVid(CheckedSettings):
 
 
 def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tuple[Clip, ...]:
-    """Return segments of similar frames, from embeddings [F, E].
+    """Return segments of similar frames, given an embedding of each frame: `embeddings` [F, E].
 
-    Frames are clustered around `clusters` density peaks; then `settled_labels` makes runs of equal
-    labels. A label may have several segments.
+    Frames are clustered around `clusters` density peaks, and each frame is labeled with its
+    cluster. Short runs of equal labels then join neighboring runs (`settled_labels`). Each
+    resulting run is a segment, so a cluster may have several segments.
 
     Raises:
         ValueError: If `neighbors` is not in 1 .. F.
@@ -166,11 +168,12 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tupl
 
 
 def settled_labels(labels: Sequence[int]) -> list[int]:
-    """Return the labels of frames after each label has kept only its longest run (or equal runs).
+    """Return the labels of frames after short runs of equal labels have joined neighboring runs.
 
-    A label that has only runs of one frame disappears. All other frames are freed. From left to
-    right, every freed frame takes the label of the longer neighboring run, or 0 without runs. Ties
-    go to the left. Freed frames that join a run count in its length, as in the published code.
+    Each label keeps its longest run, or all longest runs if several are equally long; a run of one
+    frame is never kept. The frames of all other runs are freed. From left to right, every freed
+    frame takes the label of the longer neighboring run, or 0 if there is no such run. Ties go to
+    the left run. A frame that joins a run makes this run longer, as in the published code.
     """
     runs = _runs(labels)
     # 1. Free the frames that are not in a longest run of their label.
@@ -200,7 +203,7 @@ def _first_run(labels: Sequence[int | None]) -> _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Hold a run of frames with the same label, first .. stop - 1."""
+    """Hold a run of frames with the same label: the frames `first` .. `stop` - 1."""
 
     label: int
     first: int
@@ -213,7 +216,7 @@ class _Run:
 
 
 def _runs(labels: Sequence[int]) -> list[_Run]:
-    """Return the runs of equal `labels`, in order."""
+    """Return the runs of equal consecutive `labels`, from the first frame to the last."""
     runs: list[_Run] = []
     for label, group in groupby(labels):
         first = runs[-1].stop if runs else 0
@@ -222,11 +225,11 @@ def _runs(labels: Sequence[int]) -> list[_Run]:
 
 
 def _sources(indices: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
-    """Return the sources of clusters.
+    """Return the sources of the clusters of dynamic tokens in W frames or of one static set.
 
     Args:
         indices: [W, m], the token indices of m positions in W frames.
-        owner: [W, m], the cluster of each token, or [1, m] if the tokens are means over W frames.
+        owner: the cluster of each token: [W, m], or [1, m] if the tokens are means over W frames.
         clusters: the number of clusters of each set.
     """
     # Number the clusters set after set. Without clusters, `owner` is empty.

@@ -22,7 +22,7 @@ class RandomTokens(CheckedSettings):
     """Keep a random subset of the video's tokens, different for every video.
 
     The draw depends on the seed, the file name without the folder, the frame times and the grid,
-    but not on features. Every device, dtype and model with the same grid draws the same tokens.
+    but not on features. With the same grid, every device, dtype and model draws the same tokens.
     """
 
     card: ClassVar = Card("after pooling", remark="tokens drawn at random, different ones for every video")

@@ -32,10 +32,10 @@ class SimpleCluster(CheckedSettings):
     the original features of a cluster, at the cell of the cluster's first token. Kept tokens are in
     raster order. The budget is exact.
 
-    In the published code, the first seed is the token with the longest unit vector: rounding errors
-    decide it, and so the whole result. Here the first seed is token `first_seed`. An empty cluster
-    at the end is an error in the published code. Here the empty cluster takes the token of the
-    largest cluster that is least similar to the center.
+    In the published code, the first seed is the token with the longest unit vector, so rounding
+    errors decide the whole result. Here the first seed is token `first_seed`. An empty cluster at
+    the end is an error in the published code. Here the empty cluster takes the token of the largest
+    cluster that is least similar to this cluster's center.
     """
 
     card: ClassVar = Card(
@@ -81,7 +81,7 @@ class SimpleCluster(CheckedSettings):
 
 
 def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
-    """Return features [F, n, D] of `grid` (n = rows * cols), rotated by frame, row and column.
+    """Return features [F, n, D] rotated by frame, row and column; `grid` is (rows, columns).
 
     Channels form three sections: D // 3 + D % 3 for the frame index, then D // 3 for the row and
     D // 3 for the column. In each section, the channel pairs (0, 1), (2, 3), ... are rotated; an
@@ -106,7 +106,7 @@ def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -
 
 
 def _rotations(steps: int, pairs: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, float64 [steps, pairs], on the CPU: the same for every device."""
+    """Return the cosines and sines of all angles, computed on the CPU: float64 [steps, pairs]."""
     frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
     angles = torch.arange(steps, dtype=torch.float64)[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -182,7 +182,7 @@ def _moved(unit: Tensor, centers: Tensor) -> Tensor:
 
 
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each unit vector's nearest center [m] and the cosine to it, float32 [m]."""
+    """Return the nearest center of each unit vector [m], and their cosines, float32 [m]."""
     # In chunks, because a table of all points by all centers may not fit in memory.
     chunks = row_chunks(len(unit), len(centers), unit.element_size())
     best = [(unit[rows] @ centers.mT).float().max(-1) for rows in chunks]
@@ -190,7 +190,7 @@ def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Return labels and similarities after moving a point of the largest to each empty cluster."""
+    """Return labels and similarities after each empty cluster has taken a point of the largest."""
     sizes = cluster_sizes(labels, clusters)
     for empty in (sizes == 0).nonzero().flatten().tolist():
         largest = sizes.argmax()

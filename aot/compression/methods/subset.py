@@ -36,12 +36,12 @@ def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
 
 
 def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:
-    """Return the attention received in block `layer`, pooled as the features are: [F, n]."""
+    """Return the attention that each pooled token receives in tower block `layer`: [F, n]."""
     return pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
 
 
 def least_ratio(kept: int, total: int) -> float:
-    """Return the lowest ratio, with three decimals, that keeps `kept` of `total` tokens."""
+    """Return the lowest ratio with three decimals that keeps at least `kept` of `total` tokens."""
     # Rounded up, because a lower ratio would keep fewer tokens.
     return math.ceil(1000 * kept / total) / 1000
 
@@ -53,14 +53,14 @@ def evenly(count: int, wanted: int) -> Tensor:
 
 
 def pooled_keys(tokens: VisualTokens, layer: int) -> Tensor:
-    """Return the keys of block `layer`, mean over heads, pooled as the features are: [F, n, d]."""
+    """Return the pooled keys of tower block `layer`, averaged over the heads: [F, n, d]."""
     # Average over heads first, because pooling then has less to compute.
     keys = tokens.keys[layer]
     return pool(keys.mean(2, dtype=working_dtype(keys)), tokens.grid, tokens.pool)
 
 
 def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "") -> None:
-    """Check that `budget` is at least `least` and at least 1; `why` is a clause of the message.
+    """Check that `budget` is at least `least` and 1; `why` follows "too few" in the error message.
 
     Raises:
         BudgetError: If `budget` is below `least` or below 1.
@@ -69,10 +69,12 @@ def check_budget(tokens: VisualTokens, budget: int, least: int = 1, why: str = "
 
 
 def refuse_below(least: int, budget: int, total: int, why: str = "") -> None:
-    """Check `budget` as `check_budget` does, for a video of `total` tokens, encoded or not.
+    """Check that `budget` is at least `least` and at least 1, for a video of `total` tokens.
+
+    Unlike `check_budget`, this needs no encoded video. `why` follows "too few" in the message.
 
     Raises:
-        BudgetError: See `check_budget`.
+        BudgetError: If `budget` is below `least` or below 1.
     """
     if budget >= max(least, 1):
         return
@@ -93,7 +95,7 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
-    """Return the pooled tokens with indices `kept` [K], ascending among all F * n, unchanged.
+    """Return the pooled tokens with the indices `kept` [K], ascending in 0 .. F * n - 1, unchanged.
 
     Raises:
         BudgetError: If `kept` is empty.
@@ -113,17 +115,17 @@ def kept_tokens(
     facts: Mapping[str, int | float | str | bool | None] | None = None,
     sources: SourceWeights | None = None,
 ) -> CompressedTokens:
-    """Return compressed tokens with `features` [K, D], in this order.
+    """Return the kept tokens as `CompressedTokens`, in the order of `features`.
 
     Args:
         tokens: the visual tokens of the video.
         features: [K, D], the features of the kept tokens.
-        index: [K], the frame and cell of each kept token, as an index into all F * n.
-        mass: [K], the number of pooled tokens that each kept token represents; None for 1. A token
-            with a mass above 1 has the role MERGED.
-        clips: the clips of the video; None for one clip per frame.
+        index: [K], the index of each kept token among the F * n pooled tokens: frame * n + cell.
+        mass: [K], the number of pooled tokens that each kept token represents; None if all are 1.
+            A token with a mass above 1 has the role MERGED.
+        clips: the clips of the video; None makes every frame a clip.
         facts: plain values for the report.
-        sources: the sources of the kept tokens, if `tokens` is traced.
+        sources: the source weights of the kept tokens; None if `tokens` is not traced.
 
     Raises:
         BudgetError: If K is 0.
@@ -160,8 +162,8 @@ def joined_parts(
 
     Args:
         tokens: the visual tokens of the video.
-        parts: for each part, features [k, D], indices [k] into all F * n, masses [k], and sources
-            if `tokens` is traced.
+        parts: for each part, the features [k, D], indices [k] among the F * n pooled tokens, masses
+            [k] and sources (None if `tokens` is not traced) of its tokens.
         clips: the clips of the video.
         facts: plain values for the report.
 

@@ -19,9 +19,9 @@ __all__ = ["TempMe", "TempMeSettings"]
 
 @dataclass(frozen=True)
 class TempMeSettings(CheckedSettings):
-    """Hold the shares of tokens that each step merges, as published for 12 blocks.
+    """Hold the share of tokens that each step merges away, for a tower of 12 blocks.
 
-    For another budget, all shares are raised or lowered together.
+    The defaults are as published. All shares are raised or lowered together to meet the budget.
     """
 
     image_share: float = setting(
@@ -45,15 +45,16 @@ class TempMeSettings(CheckedSettings):
 class TempMe:
     """Merge similar tokens inside the vision tower by bipartite soft matching.
 
-    The early blocks merge within frames, by similarity of keys. Then three clip blocks join 2, 2
-    and 3 clips into one. Each merges across the clips before attention, by similarity of the
-    block's input, and within the joined clip after attention, by similarity of keys. The later
-    blocks merge within the joined clip.
+    The early blocks merge within frames, by similarity of keys. Then come three clip blocks. The
+    first and second each join 2 clips into one; the third joins 3, so a joined clip has 12 frames.
+    A clip block merges across the clips before its attention, by similarity of the block's input,
+    and within the joined clip after its attention, by similarity of keys. The later blocks merge
+    within the joined clip.
 
-    The clip blocks have the relative depth of blocks 8, 9 and 10 in the published 12 blocks. A
-    joined clip has 12 frames. The frames that remain at the end of a video form the longest clips
-    that can be joined evenly (8, 6, 4, 3, 2 or 1 frames). This is the training-free part of the
-    paper: no low-rank adapters, no position embeddings of clips, and no class token.
+    The clip blocks are at the same relative depth as the blocks with indices 8, 9 and 10 of 12 in
+    the paper. Leftover frames at the end of a video form clips of 8, 6, 4, 3, 2 or 1 frames, the
+    longest first, because only these lengths are products of such joins. This is the training-free
+    part of the paper: no low-rank adapters, no position embeddings of clips, and no class token.
     """
 
     card: ClassVar = Card(
@@ -77,7 +78,7 @@ class TempMe:
         return Needs(merging=self)
 
     def clips(self, frames: int) -> tuple[Clip, ...]:
-        """Return consecutive clips of 12 frames, or fewer at the end, that can be joined evenly."""
+        """Return clips of 12 frames, and at the end clips of 8, 6, 4, 3, 2 or 1 frames."""
         # 12 frames, or at the end the longest clip that can be joined evenly.
         joined, clips, first = self.settings.kept.joined, [], 0
         while first < frames:
@@ -88,10 +89,10 @@ class TempMe:
         return tuple(clips)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the merges of every block for a clip.
+        """Return the merges of every block, for a clip of `frames` frames.
 
-        The tower keeps one token more than the clip's share of the budget, rounded down. The tokens
-        of all clips are then enough for the exact budget.
+        The clip's share of the budget is rounded down, and the tower keeps one token more than
+        that. So all clips together have enough tokens for the exact budget.
         """
         # At most the number of patches: merging cannot add tokens.
         target = math.floor(self.ratio * frames * tokens_per_frame) + 1

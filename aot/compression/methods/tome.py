@@ -23,7 +23,7 @@ __all__ = ["ToMe", "ToMeSettings"]
 
 @dataclass(frozen=True)
 class ToMeSettings:
-    """Hold how the merges are spread over the blocks."""
+    """Hold the setting that says how the merges are spread over the blocks of the vision tower."""
 
     schedule: Literal["constant", "linear"] = setting(
         "constant",
@@ -35,10 +35,10 @@ class ToMeSettings:
 class ToMe:
     """Merge similar tokens of each frame by bipartite soft matching in every block of the tower.
 
-    Tokens are matched by similarity of keys, between attention and MLP. Attention is proportional
-    to token sizes. In the tower, each frame keeps its share of the budget, rounded up. `compress`
-    merges the few tokens above the budget in the same way but by similarity of output features, in
-    frames that are evenly spaced over the video.
+    Tokens are matched by similarity of keys, between attention and MLP. In attention, a merged
+    token counts as often as it has patches. In the tower, each frame keeps its share of the budget,
+    rounded up. The few tokens above the budget are merged after the tower, by similarity of output
+    features, in frames that are evenly spaced over the video.
     """
 
     card: ClassVar = Card(
@@ -66,7 +66,7 @@ class ToMe:
         return Clip.runs(frames, 1)
 
     def plan(self, frames: int, patches: int, tokens_per_frame: int, blocks: int) -> tuple[BlockMerging, ...]:
-        """Return the merges of every block; a frame keeps its share of the budget, rounded up."""
+        """Return every block's merges; a frame keeps its share of the budget, rounded up."""
         # The offset is needed because a product such as 0.07 * 100 is above 7 in floating point.
         target = math.ceil(self.ratio * tokens_per_frame - 1e-9)
         return frame_merging(patches, min(max(target, 1), patches), blocks, self.settings.schedule)
@@ -91,9 +91,10 @@ class ToMe:
 
 
 def _merge_in_frames(by_frame: MergingTokens, merges: int) -> MergingTokens:
-    """Return the tokens after `merges` more merges within frames, as one sequence.
+    """Return the tokens after `merges` merges within frames, joined into one sequence.
 
-    Every frame makes the same number of merges; evenly spaced frames make one more for the rest.
+    Every frame makes the same number of merges. If `merges` is not a multiple of the number of
+    frames, as many evenly spaced frames as needed make one more merge.
     """
     frames = len(by_frame.states)
     # First the same number of merges in all frames.

@@ -24,13 +24,13 @@ __all__ = ["PooledTokenMerging"]
 
 @dataclass(frozen=True)
 class PooledTokenMerging(CheckedSettings):
-    """Merge each frame's pooled tokens by bipartite soft matching, a baseline of other papers.
+    """Merge similar pooled tokens of each frame in rounds, by bipartite soft matching.
 
-    In every round, each token with an even index is matched with the most similar token with an odd
-    index. The most similar pairs are replaced by their means, weighted by mass. A merged token has
-    the cell of the member that absorbed the other members. Tokens are sorted by the mean index of
-    their members. The budget is exact: frames have equal shares, and the first frames keep one
-    token more if needed.
+    Other papers use such a variant of ToMe for comparison. In every round, each token with an even
+    index is matched with the most similar token with an odd index. The most similar pairs are
+    replaced by their means, weighted by mass. A merged token has the cell of the member that
+    absorbed the other members. Tokens are sorted by the mean index of their members. The budget is
+    exact: frames have equal shares, and the first frames keep one token more if needed.
 
     There is no published code for video. ToMe itself (arXiv 2210.09461) merges inside the vision
     tower, by similarity of keys.
@@ -74,7 +74,7 @@ class PooledTokenMerging(CheckedSettings):
         return rounds
 
     def _merge(self, features: Tensor, share: int, *, traced: bool) -> FrameTokens:
-        """Return `share` tokens per frame of features [f, n, D], with weights if `traced`."""
+        """Merge `features` [f, n, D] down to `share` tokens per frame; add weights if `traced`."""
         frames, count = features.shape[:2]
         own = cell = torch.arange(count, device=features.device).expand(frames, count)
         mean_index = cell[..., None].to(working_dtype(features))
@@ -95,8 +95,8 @@ class PooledTokenMerging(CheckedSettings):
 def _members(owner: Tensor, targets: Sequence[Tensor]) -> Tensor:
     """Return [f, S, n]: 1 if pooled token j (axis 2) is part of kept token k (axis 1), else 0.
 
-    `owner` [f, n] has the token indices before the first round; `targets` has the targets from
-    `match_pairs` of each round.
+    `owner` [f, n] holds the token indices 0 .. n - 1 of each frame. `targets` holds, for each
+    round, the index of the token into which each token is merged (its own index if it stays).
     """
     for target in targets:
         # In every round, renumber the remaining tokens without gaps.

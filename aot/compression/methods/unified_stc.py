@@ -34,10 +34,11 @@ _TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 class UnifiedSpatiotemporal(CheckedSettings):
     """Keep the video's most attended tokens that are dissimilar, and cluster means of the others.
 
-    Tokens are ranked by the attention received in the last block of the vision tower. There is no
-    published code, and the paper leaves these points open. All tokens that are not taken are
-    clustered. The selection ends when the share of the budget for dissimilar tokens is used. If too
-    few tokens are dissimilar, the most attended of the other tokens are taken as well.
+    Tokens are ranked by the attention received in the last block of the vision tower. A token is
+    taken if it is dissimilar to every token taken before. All tokens that are not taken are
+    clustered. There is no published code, and the paper leaves some points open. Here the selection
+    ends when 1 - `recycled_share` of the budget is used; if too few tokens are dissimilar, the most
+    attended of the other tokens are taken as well.
     """
 
     card: ClassVar = Card(
@@ -91,7 +92,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
         )
 
     def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:
-        """Return `count` indices into values [F * n, D], and how many of them are dissimilar."""
+        """Return the indices of the `count` taken tokens, and how many of them are dissimilar."""
         ranked = attention.sort(descending=True, stable=True).indices
         unlike = admit_dissimilar(values[ranked], self.threshold, count)
         # If too few tokens are dissimilar, take the most attended of the other tokens.
@@ -99,10 +100,10 @@ class UnifiedSpatiotemporal(CheckedSettings):
         return ranked[torch.cat([unlike, filled])], len(unlike)
 
     def _recycle(self, rest: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return cluster centers, the cluster of each token, and cluster means of `rest` [m, D].
+        """Cluster the tokens `rest` [m, D]; return centers, the cluster of each token, and means.
 
-        Centers are indices [clusters] into `rest`, clusters [m], means [clusters, D]. All three are
-        empty if `clusters` is 0.
+        Centers are indices into `rest`: [clusters]. The clusters of the tokens are [m], the cluster
+        means [clusters, D]. All three tensors are empty if `clusters` is 0.
         """
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
@@ -120,10 +121,10 @@ def _others(index: Tensor, count: int) -> Tensor:
 
 
 def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
-    """Return the first `most` rows of `ranked` that are dissimilar: ascending int64 indices.
+    """Return the indices of at most `most` rows of `ranked` that are dissimilar: int64, ascending.
 
-    The rows of `ranked` [m, D] are visited in order, best first. A row is admitted if its cosine
-    similarity to every earlier admitted row is below `threshold`.
+    The rows of `ranked` [m, D] are visited from first to last. A row is admitted if its cosine
+    similarity to every row admitted before is below `threshold`.
     """
     unit = functional.normalize(ranked.to(working_dtype(ranked)), dim=-1)
     admitted = torch.zeros(0, dtype=torch.int64, device=ranked.device)
@@ -142,11 +143,12 @@ def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
 def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
     """Return which rows of a block are admitted, bool [b].
 
-    Row k is final after at most k + 1 repetitions, because it depends on earlier rows only.
+    A row is admitted if it is dissimilar to all rows admitted before. Row k is final after at most
+    k + 1 repetitions of this rule, because it depends on earlier rows only.
 
     Args:
         free: bool [b], whether a row is dissimilar to all rows admitted before the block.
-        in_the_way: bool [b, b], entry [k, j] with j < k: whether rows k and j are similar.
+        in_the_way: bool [b, b], entry [k, j] is true if j < k and rows k and j are similar.
     """
     admitted = free
     while True:
@@ -160,9 +162,9 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
     """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
     The centers are density peaks (DPC-KNN) as in `ops.density_peaks`, but for all tokens of a
-    video. All distances together do not fit into memory, so each is computed twice, tile by
-    tile. Densities are kept as logarithms: in sparse regions, densities would underflow and be
-    equal. Ties in density and in score go to the lower index.
+    video. All distances together do not fit into memory, so they are computed tile by tile, once
+    for the densities and once for the scores. Densities are kept as logarithms: in sparse regions,
+    densities would underflow and be equal. Ties in density and in score go to the lower index.
 
     Raises:
         ValueError: If `clusters` or `neighbors` is not in 1 .. m.
@@ -193,7 +195,7 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
 def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
     """Return the nearest peak of each row of features [m, D], as indices [m] into `peaks`.
 
-    `peaks` [K] has row indices. A peak is its own nearest peak; ties go to the lower index.
+    `peaks` [K] holds row indices. A peak is its own nearest peak; ties go to the lower index.
     """
     squared = _squared_distances(features)
     nearest = torch.cat([squared(rows, peaks).argmin(1) for rows in _tiles(features)])
@@ -203,10 +205,10 @@ def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
 
 
 def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
-    """Return a function f(rows, columns) of squared distances / D between rows of features [m, D].
+    """Return a function of squared distances, divided by D, between rows of features [m, D].
 
-    f returns a table [rows, columns]. Without `columns`, all rows are columns, and the distance of
-    a row to itself is exactly 0.
+    The function takes row indices `rows` and `columns` and returns a table [rows, columns]. Without
+    `columns`, all rows are columns, and the distance of a row to itself is exactly 0.
     """
     values = features.to(working_dtype(features))
     # Subtracting the mean keeps the distances and reduces rounding in |a|^2 + |b|^2 - 2ab.

@@ -14,7 +14,7 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform:
-    """Keep evenly spaced tokens of all F * n tokens in raster order."""
+    """Keep tokens that are evenly spaced in the raster order of the whole video."""
 
     card: ClassVar = Card("after pooling", remark="evenly spaced tokens of the whole video")
     needs: ClassVar = Needs()

@@ -74,7 +74,7 @@ class VidCom2(CheckedSettings):
 
 
 def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
-    """Return pooled [F, n, D] as unit vectors [F, n, C] in the C channels that vary least.
+    """Return unit vectors [F, n, C]: `pooled` [F, n, D] in the C channels of least variance.
 
     C = max(1, int(D * channel_share)). The variance is the population variance over all tokens;
     ties go to the lower channel (VidCom2, steps 1 and 2).
@@ -87,10 +87,10 @@ def steady_directions(pooled: Tensor, channel_share: float) -> Tensor:
 
 
 def center_likeness(directions: Tensor, center: Tensor) -> Tensor:
-    """Return [F, n] in (0, 5], the sum of five Gaussian kernels of the distance to `center`.
+    """Return the similarity of each token to `center`, a sum of five Gaussians: [F, n] in (0, 5].
 
-    `center` is broadcast over `directions` [F, n, C]. A center is a mean of unit vectors; it is not
-    normalized again, so its length is at most 1 (VidCom2, step 3).
+    The distance is from `directions` [F, n, C] to `center` (broadcast), a mean of unit vectors that
+    is not normalized again, so its length is at most 1 (VidCom2, step 3).
     """
     squared = (directions - center).square().sum(-1)
     return torch.stack([(-squared / (2 * variance)).exp() for variance in _VARIANCES]).sum(0)

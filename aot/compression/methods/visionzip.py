@@ -27,19 +27,21 @@ class VisionZip(CheckedSettings):
 
     This is the video variant that later papers use for comparison. A frame keeps S tokens. The
     int(S * dominant_share) most attended tokens are dominant and stay unchanged. The other kept
-    tokens are contextual and evenly spaced among the rest. Each remaining token is assigned to the
-    contextual token with the most similar key (mean over heads). A contextual token becomes the
-    sum of itself and the mean of its assigned tokens, as published, and so has about twice the
-    norm of other tokens. In its source weights, both terms count one half.
+    tokens are contextual: evenly spaced tokens that are not dominant. Each remaining token is
+    assigned to the contextual token with the most similar key (mean over heads). A contextual token
+    becomes the sum of itself and the mean of its assigned tokens, as published, and so has about
+    twice the norm of other tokens. In its source weights, both terms count one half.
 
-    Dominant tokens come first; both kinds are in raster order. With average pooling, both kinds
-    form one raster order, because such a model marks the ends of rows.
+    In a frame, dominant tokens come before contextual tokens, and each kind is in raster order.
+    With average pooling, all tokens of a frame are in one raster order, because models with average
+    pooling mark the ends of rows.
 
     The budget is exact: frames have equal shares S; the first frames keep one token more if needed.
 
-    With `paper_exact` and average pooling, dominant tokens in raster order get the cells of
-    dominant tokens in order of attention: an error in the published code. Row and column then say
-    where the language model reads a token, source weights where the token comes from.
+    With `paper_exact` and average pooling, an error in the published code is repeated: the first
+    dominant token in raster order gets the cell of the most attended dominant token, and so on. The
+    row and column of a token then say where the language model reads it; its source weights say
+    where it comes from.
     """
 
     card: ClassVar = Card(
@@ -56,7 +58,7 @@ class VisionZip(CheckedSettings):
 
     @property
     def needs(self) -> Needs:
-        """Return the vision tower block whose attention received and keys are needed."""
+        """Return the need for the attention received and the keys in vision tower block `layer`."""
         return Needs(saliency_layers=(self.layer,), key_layers=(self.layer,))
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
@@ -129,7 +131,7 @@ def _gathering(metric: Tensor, targets: Tensor, others: Tensor) -> tuple[Tensor,
     """Return the weights [f, K, n] of contextual tokens, and their numbers of members [f, K].
 
     Each token in `others` [f, o] is assigned to the target in `targets` [f, K] with the most
-    similar `metric`. A contextual token is its target plus the mean of these members.
+    similar `metric`, as a member. A contextual token is the target plus the mean of its members.
     """
     similarity = cosine_similarity(take_rows(metric, targets), take_rows(metric, others))
     nearest = similarity.argmax(1, keepdim=True)

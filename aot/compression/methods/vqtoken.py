@@ -27,10 +27,10 @@ _PUBLISHED_ITERATIONS = {"fixed": 50, "adaptive": 100}
 class VQToken(CheckedSettings):
     """Replace the patches of the whole video by the means of their clusters.
 
-    Cosine k-means over all F * N patches before pooling gives the codebook. A token is the mean of
-    a cluster's patches, at the pooled cell of the cluster's first patch. Tokens are sorted by first
-    patch. The mass of a token is its number of patches times n / N. Its source weights count its
-    patches in each pooled cell.
+    All F * N patches before pooling are clustered by cosine k-means. A token is the mean of a
+    cluster's patches, at the pooled cell of the cluster's first patch. Tokens are sorted by first
+    patch. The mass of a token is its number of patches times n / N, with n tokens and N patches per
+    frame. Its source weights count its patches in each pooled cell.
 
     The trained attention of the paper is not included. Without it, the token hash, which maps
     patches to tokens, has no use and is not included either.
@@ -38,9 +38,9 @@ class VQToken(CheckedSettings):
     With `length` "adaptive", all lengths from `least_tokens` to `most_tokens` (both limited by the
     budget) are tried. The length with the largest second difference of the distortion is used.
 
-    With `paper_exact`, source weights apply to unit vectors. If second difference i (from 0) is the
-    largest, the length is i + 4, at least `least_tokens`: the published code ignores the start of
-    the scan.
+    With `paper_exact`, tokens are means of unit vectors, and source weights refer to these. An
+    adaptive length is i + 4, at least `least_tokens`, if the second difference with index i (from
+    0) is the largest: the published code ignores the start of the scan.
     """
 
     card: ClassVar = Card(
