@@ -82,7 +82,7 @@ def _replace_closed_streams() -> None:
 
 
 def _remove_invalid_sizes() -> None:
-    """Remove invalid values of COLUMNS and LINES, because rich then fails or prints nothing."""
+    """Unset COLUMNS and LINES if invalid; with invalid values, rich fails or prints nothing."""
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "")):
             os.environ.pop(name, None)

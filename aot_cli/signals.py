@@ -17,7 +17,7 @@ __all__ = ["Terminated", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised at SIGTERM; not caught by `except Exception`, so that temporary files are removed."""
+    """Raised at SIGTERM, so that clean-up code runs; `except Exception` does not catch it."""
 
 
 @contextmanager

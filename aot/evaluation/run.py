@@ -131,7 +131,7 @@ def _open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
 
 
 def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str, object]:
-    """Return the settings and versions that affect answers and must be equal within a folder."""
+    """Return what affects answers: settings and versions that all runs into a folder share."""
     shared = conditions[0].config.to_dict()
     # These two settings do not affect the answers.
     del shared["model"]["offline"]

@@ -81,7 +81,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write `text` to `path`, completely or not at all; replace characters that UTF-8 lacks.
+    """Write `text` to `path` completely or not at all; replace what UTF-8 cannot encode.
 
     Raises:
         OutputError: See `write_whole`.

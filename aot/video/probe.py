@@ -221,7 +221,7 @@ def _mean_ticks(pts: Sequence[int]) -> Fraction:
 
 
 def _varies(pts: Sequence[int], time_base: Fraction) -> bool:
-    """Return whether the frame rate varies by more than the rounding of times to ticks or ms."""
+    """Return whether any frame is off even spacing by more than rounding (1 tick + 1 ms)."""
     tolerance = 1 + math.ceil(Fraction(1, 1000) / time_base)
     first, mean = pts[0], float(_mean_ticks(pts))
     return any(abs(time - first - number * mean) > tolerance for number, time in enumerate(pts))

@@ -31,7 +31,7 @@ def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips
 
 
 def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:
-    """Return strips of decoded pictures of the described video `found`; None if decoding fails."""
+    """Decode `video`, described by `found`; return strips of its pictures, None on failure."""
     size, clips = _size(found.video), _clips(found)
     try:
         return ClipStrips(clips, _decoded(video, sampling, _shown_times(clips), size), size)

@@ -145,7 +145,7 @@ class QwenVL(ComposedModel):
         )
 
     def _of_tokens(self, recorded: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return the mean over each token's patches, [T, n, ...], of values recorded for T pairs.
+        """Average `recorded` over the patches of each token; return [T, n, ...] for T frame pairs.
 
         `recorded` holds tensors [pairs, patches, ...] in the tower's order; the result is in raster
         order.

@@ -193,7 +193,7 @@ def _mlp(module: Any) -> _Function:
         return lambda states: down(act(gate(states)) * up(states))
 
     def joined(states: Tensor) -> Tensor:
-        """Compute gate and up projection in one product."""
+        """Apply the MLP, with the gate and up projections in one matrix product."""
         gated, lifted = both(states).chunk(2, -1)
         product: Tensor = act(gated) * lifted
         return down(product)

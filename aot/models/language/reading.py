@@ -75,7 +75,7 @@ class Reading:
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
-        """Start to answer a question; the text is generated while the answer is iterated.
+        """Start an answer; its text is generated while the caller iterates over it.
 
         Raises:
             ConfigError: If the question is empty, too long, or contains a control word.
