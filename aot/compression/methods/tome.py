@@ -36,9 +36,9 @@ class ToMe:
     """Merge similar tokens of each frame by bipartite soft matching in every block of the tower.
 
     Tokens are matched by similarity of keys, between attention and MLP. In attention, a merged
-    token is weighted by its number of patches. In the tower, each frame keeps its share of the budget,
-    rounded up. The few tokens above the budget are merged after the tower, by similarity of output
-    features, in frames that are evenly spaced over the video.
+    token is weighted by its number of patches. In the tower, each frame keeps its share of the
+    budget, rounded up. The few tokens above the budget are merged after the tower, by similarity of
+    output features, in frames that are evenly spaced over the video.
     """
 
     card: ClassVar = Card(

@@ -64,7 +64,7 @@ class BoundSteps:
         self._rotations = self._through.rotations(position, like, self._room)
 
     def _mask(self, layer: Slots) -> Tensor:
-        """Return a layer's attention mask: 0 for filled slots without padding, -inf for all others."""
+        """Return a layer's attention mask: 0 for filled slots but padding, otherwise -inf."""
         seen = self._decoding.seen
         shape = (len(layer.keys), 1, 1, layer.capacity)
         mask = layer.keys.new_full(shape, _HIDDEN, dtype=torch.float32)

@@ -224,7 +224,7 @@ class _Run:
         )
 
     def result(self) -> Prefilled:
-        """Return caches without forgotten rows, and the last row's states; check the layers' load."""
+        """Return caches without forgotten rows and the last row's states; check the load."""
         for number, remembered in enumerate(self._remembered):
             if remembered is not None:
                 self._forget(number, remembered)

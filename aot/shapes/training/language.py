@@ -82,7 +82,7 @@ class LanguageLesson(nn.Module):
         return (weights @ value).transpose(1, 2), None
 
     def forward(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of step `step`; for the log, its terms and accuracy by question family."""
+        """Return the loss of `step`; for the log, its terms and accuracy by question family."""
         # 1. Visual tokens, compressed at random.
         rng = np.random.default_rng([self.seed, step, 19])
         videos, hidden = self._videos(step // _STEPS_PER_BATCH)
