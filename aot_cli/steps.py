@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from aot.compression.methods import Method, check_method_settings
 from aot.config.schema import AOT_METHODS, BUNDLED_MODEL, REAL_MODEL, Config
 from aot.config.strict import Settings, merge_settings
 from aot.errors import VideoError
@@ -18,7 +19,6 @@ from aot_cli.output.console import StageBars, log, notify, prepare_libraries, qu
 from aot_cli.session import current
 
 if TYPE_CHECKING:
-    from aot.compression.methods import Method
     from aot.models.loading.hub import Listing
     from aot.pipeline.run import Pipeline
     from aot.reports.retention import Compression, ModelRecord
@@ -161,8 +161,6 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     """
     model_config = chosen.config.model
     prepare_libraries(model_config.offline)
-    from aot.compression.methods import check_method_settings
-
     check_method_settings(chosen.config)
     found = describe_model(model_config, chosen.to_fetch)
     fetch_model(found, lambda sentence: notify([sentence]))
