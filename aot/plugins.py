@@ -30,6 +30,7 @@ __all__ = [
     "hint",
     "is_plugged_in",
     "names",
+    "settings_class",
     "unheard_plug_ins",
     "usable",
 ]
@@ -130,6 +131,14 @@ def find(name: str, kind: Kind = "methods") -> Any:
     if name not in _plugged_in(kind):
         raise ConfigError(f"there is no {_NOUNS[kind]} {name!r}; {hint(name, kind)}")
     return _load(_plugged_in(kind)[name], kind)
+
+
+def settings_class(found: Any) -> Any:
+    """Return the dataclass of the settings of the class `found`, or None if it has no settings.
+
+    Without a class method `from_config`, the fields of `found` are the settings.
+    """
+    return getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
 
 
 def hint(name: str, kind: Kind = "methods") -> str:
@@ -256,8 +265,7 @@ def _problems(found: Any, kind: Kind) -> Iterator[str]:
             yield f"has no {name}()"
     if kind == "methods" and not hasattr(found, "needs"):
         yield "has no needs (a property or class attribute)"
-    # A class with `from_config` names its settings class; any other class is its own settings.
-    settings = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
+    settings = settings_class(found)
     if settings is not None:
         yield from _problems_of_settings(settings)
 

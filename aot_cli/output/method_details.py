@@ -11,7 +11,7 @@ from aot.config.presets import preset_names, preset_settings
 from aot.config.schema import AOT_METHODS, AOTConfig, Config
 from aot.config.setting import Setting, settings_in
 from aot.errors import BudgetError, ConfigError, first_line
-from aot.plugins import METHODS, Card, Kind, find
+from aot.plugins import METHODS, Card, Kind, find, settings_class
 from aot_cli.output.setting_tables import as_yaml, setting_row
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def settings_type(name: str, kind: Kind) -> tuple[type | None, str]:
         return found, f"inner.settings.{name}."
     if name in AOT_METHODS:
         return AOTConfig, "aot."
-    own = getattr(found, "settings_type", None) if hasattr(found, "from_config") else found
-    return own, f"methods.{name}."
+    return settings_class(found), f"methods.{name}."
 
 
 def _paragraphs(*classes: type) -> list[str]:

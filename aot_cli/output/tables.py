@@ -123,7 +123,7 @@ def frame_table(frames: Sequence[FrameRetention]) -> Table:
 
 
 def _bar(frame: FrameRetention, most: int) -> Text:
-    """Return a bar for the kept tokens, colored like the headings; five blocks stand for `most`."""
+    """Return a bar for the kept tokens, colored like the headings; five blocks mean `most`."""
     bar, tokens = Text(), 0
     for name, color in _ROLE_COLORS.items():
         tokens += getattr(frame, name)

@@ -8,7 +8,7 @@ from aot.compression.methods.base import Method
 from aot.config.schema import Config
 from aot.config.strict import build_settings
 from aot.errors import ConfigError
-from aot.plugins import Card, blamed, find
+from aot.plugins import Card, blamed, find, settings_class
 
 __all__ = ["Card", "Method", "build_method", "check_method_settings", "make_method"]
 
@@ -33,9 +33,9 @@ def check_method_settings(config: Config) -> None:
     """
     for name, settings in config.methods.items():
         kind = find(name)
-        cls = getattr(kind, "settings_type", None if hasattr(kind, "from_config") else kind)
-        if cls is not None:
-            build_settings(cls, settings, f"methods.{name}.")
+        if (cls := settings_class(kind)) is not None:
+            with blamed(kind):
+                build_settings(cls, settings, f"methods.{name}.")
 
 
 def make_method(kind: Any, config: Config, name: str) -> Method:
@@ -50,14 +50,13 @@ def make_method(kind: Any, config: Config, name: str) -> Method:
         ConfigError: If a setting is unknown or out of range.
         MethodError: If `kind` is a plug-in and its construction fails.
     """
-    settings, path = config.methods.get(name, {}), f"methods.{name}."
+    settings, path, cls = config.methods.get(name, {}), f"methods.{name}.", settings_class(kind)
     made: Method
     with blamed(kind):
-        # The fields of the class itself are its settings.
         if not hasattr(kind, "from_config"):
             made = build_settings(kind, settings, path)
-        elif hasattr(kind, "settings_type"):
-            made = kind.from_config(config, build_settings(kind.settings_type, settings, path))
+        elif cls is not None:
+            made = kind.from_config(config, build_settings(cls, settings, path))
         elif settings:
             raise ConfigError(f"methods.{name} takes no settings; the settings of AOT are under aot")
         else:

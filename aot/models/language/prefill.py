@@ -95,7 +95,7 @@ def attention_rows(
 
 
 class _Run:
-    """The state of one prompt on its way through the layers."""
+    """Hold the state of one prompt between the layers during prefill."""
 
     def __init__(self, language: Any, prompt: VideoPrompt, reduction: InnerReduction, room: int) -> None:
         self._language, self._prompt, self._reduction = language, prompt, reduction

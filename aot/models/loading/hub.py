@@ -163,7 +163,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
             # The caller's thread raises the error.
             failed.append(error)
 
-    # Name resolution has no timeout. If the thread hangs there, it is left behind as a daemon.
+    # Name resolution has no timeout. If the thread hangs there, it stays as a daemon.
     thread = Thread(target=run, name="aot-hub", daemon=True)
     thread.start()
     thread.join(seconds)
