@@ -83,6 +83,7 @@ def _remove_unheld(path: Path) -> None:
         status = os.fstat(descriptor)
         if S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            if os.path.samestat(status, path.lstat()):  # else its owner has made it anew since it was opened
+                path.unlink()
     finally:
         os.close(descriptor)

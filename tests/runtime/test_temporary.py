@@ -74,6 +74,25 @@ def test_many_at_once_do_not_take_each_others(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_one_that_was_made_anew_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has opened the file, but its owner removes and makes it before the other run locks it."""
+    import fcntl
+
+    left, lock = tmp_path / ".aot-1.part", fcntl.flock
+    left.touch()
+
+    def replaced(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_NB:
+            left.rename(tmp_path / "old")
+            left.touch()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with temporary_file(tmp_path):
+        pass
+    assert names(tmp_path) == [".aot-1.part", "old"]
+
+
 def test_ctrl_c_just_after_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = os.open
 
