@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aot.compression.all_settings import with_all_settings
 from aot.config.schema import Config
 from aot.models.base import VideoModel
 from aot.pipeline.stream import EncodedVideo
@@ -38,7 +39,7 @@ def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo,
         facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
         model=replace(model_record(model), width=width, saliency_blocks=blocks),
         video=video.source,
-        config=pipeline.config,
+        config=with_all_settings(pipeline.config),
         versions=pipeline.versions,
         notices=(*model.notices, *video.notices, *_notices(outer, rows)),
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aot.compression.all_settings import with_all_settings
 from aot.config.schema import Config, build_config
 from aot.config.sources import resolve_config
 from aot_cli.options import FLAGS
@@ -37,7 +39,7 @@ def command_for(words: Sequence[str], config: Config, leave_out: Sequence[str] =
         leave_out: Paths of settings that `words` already contain.
     """
     resolved = dict(_flat(config.to_dict()))
-    usual = [dict(_flat(plain)) for plain in _usual(config)]
+    usual = [dict(_flat(each.to_dict())) for each in _usual(config)]
     named = [path for path in _ALWAYS if resolved[path] is not None]
     if resolved["sampling.fps"] is not None:
         named.remove("sampling.frames")
@@ -53,12 +55,15 @@ def _not_a_flag(source: str) -> str:
     return f"./{source}" if source.startswith("-") and source != "-" else source
 
 
-def _usual(config: Config) -> Iterator[Settings]:
+def _usual(config: Config) -> Iterator[Config]:
     """Yield the default settings for the model's name, without and then with ./aot.yaml."""
     assert config.model.name is not None  # the run had a model
     model = {"model": {"name": config.model.name}}
-    yield build_config(model).to_dict()
-    yield resolve_config({}, base=model).to_dict()
+    for usual in (build_config(model), resolve_config({}, base=model)):
+        # Reports state all settings of the method and the reduction that were used.
+        inner = replace(usual.inner, name=config.inner.name)
+        stated = with_all_settings(replace(usual, method=config.method, inner=inner))
+        yield replace(usual, methods=stated.methods, inner=replace(usual.inner, settings=stated.inner.settings))
 
 
 def _flat(settings: Settings, above: str = "") -> Iterator[tuple[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aot.compression.in_llm.holitom import HoliTomInner
+from aot.compression.methods.fastvid import FastVid
 from tests.support.cli_run import Aot
 
 
@@ -49,6 +52,19 @@ def test_reports(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     assert [int(row["kept"]) for row in rows] == [frame["kept"] for frame in report["frames"]]
     assert sum(frame["kept"] for frame in report["frames"]) == report["kept_tokens"]
     assert "retention" in run.err
+
+
+def test_reports_state_all_settings_of_what_was_used(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    """The command that repeats the run names only those that were given."""
+    chosen = ("--method", "fastvid", "--inner", "holitom", "--set", "inner.settings.holitom.keep=0.6")
+    run_aot("compress", clip_file, "--report", "r.json", "--html", "page.html", *chosen, *small)
+    config = json.loads(Path("r.json").read_text())["config"]
+    assert set(config["methods"]["fastvid"]) == {each.name for each in fields(FastVid)}
+    assert config["inner"]["settings"] == {"holitom": {**asdict(HoliTomInner()), "keep": 0.6}}
+    (command,) = {line for line in Path("page.html").read_text().splitlines() if "aot compress" in line}
+    assert "inner.settings.holitom.keep=0.6" in command
+    assert "methods.fastvid" not in command
+    assert "holitom.layer" not in command
 
 
 def test_json_is_the_report(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:

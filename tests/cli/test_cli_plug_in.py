@@ -122,7 +122,7 @@ def test_it_is_listed_and_runs(run_aot: Aot, clip_file: Path, small_folder: Path
     assert done.code == 0, done.err
     assert done.json["kept_tokens"] == done.json["budget_tokens"]
     assert all(frame["kept"] for frame in done.json["frames"])
-    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
+    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3, "layer": -1}}
     for setting, told in (("shared=1", "unknown setting"), ("even_share=2", "must be in [0, 1], got 2")):
         wrong = run_aot(*line, "--method", "every-other", "--set", f"methods.every-other.{setting}", "--force")
         assert wrong.code == 2
@@ -137,7 +137,7 @@ def test_its_settings_come_from_the_folder(run_aot: Aot, clip_file: Path, small_
     done = run_aot("compress", clip_file, "-o", "t.pt", "--model", small_folder, "--frames", "4", "--json")
     assert done.code == 0, done.err
     assert done.json["config"]["method"] == "every-other"
-    assert done.json["config"]["methods"] == {"every-other": {"even_share": 0.3}}
+    assert done.json["config"]["methods"]["every-other"]["even_share"] == 0.3
 
 
 @pytest.mark.usefixtures("installed")
