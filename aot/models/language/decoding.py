@@ -98,22 +98,27 @@ class ReadPrompts:
 class Decoding:
     """Generate for a batch; each iteration yields equally many new ids for every sequence.
 
-    The loop ends after `max_new_tokens`; the caller must stop at end tokens. `notices` are
-    sentences for the user about how the tokens are generated.
+    The constructor queues the choice of the first token. The loop ends after `max_new_tokens`; the
+    caller must stop at end tokens. `notices` are sentences for the user about how the tokens are
+    generated.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
         self.cache, self.seen = read.cache, read.seen
         self.notices: tuple[str, ...] = ()
-        self._model, self._last, self._past = model, read.last, read.past
+        self._model, self._past = model, read.past
         self._options = options
         self.position = read.position
         self._word = read.past.ids[:, -1].clone()  # steps write into it
+        logits = model.head(read.last)
+        self._choice = WordChoice(model.settings, options, logits.shape[-1], self.device)
+        self._choice.prepare()
+        self._choose(logits)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         # 1. The first token. On CUDA the host prepares the steps while the device reads the prompt.
         # On a CPU, preparing them first would only delay the token.
-        self._begin()
         steps = self._pick_steps() if self.device.type == "cuda" else None
         yield self._recent(1)
         # 2. The second token alone, then several tokens per wait.
@@ -149,14 +154,6 @@ class Decoding:
     def note(self, notice: str) -> None:
         """Add the sentence `notice` for the user."""
         self.notices += (notice,)
-
-    @torch.inference_mode()
-    def _begin(self) -> None:
-        """Choose the first token."""
-        logits = self._model.head(self._last)
-        self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
-        self._choice.prepare()
-        self._choose(logits)
 
     def _choose(self, logits: Tensor) -> None:
         # In place, because a CUDA graph reads and writes fixed addresses. The head may be on

@@ -355,10 +355,10 @@ def test_text_is_handed_over_now_and_then(bundled: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 0.0)
     often = list(answer)
     monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 1e9)
-    first, rest = answer
+    begun, first, rest = answer
     assert len(often) > 10
-    assert first == often[0]
-    assert first + rest == "".join(often)
+    assert [begun, first] == often[:2]
+    assert (begun, first + rest) == ("", "".join(often))
 
 
 def test_unknown_kinds_are_none() -> None:
