@@ -22,6 +22,7 @@ from aot.models.base import ModelIdentity, Progress
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.language.decoding import LanguageModel
 from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
+from aot.models.language.prompt_attention import use_prompt_attention
 from aot.models.language.question_words import embed_words
 from aot.models.language.reading import Reading, ReadingAnew
 from aot.models.language.word_choice import ignored_settings
@@ -60,6 +61,8 @@ class ComposedModel(ABC):
         # Uploaded once: every batch of frames is normalized with them.
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
+        if self.device.type == "cuda":
+            use_prompt_attention(self.language)
         self._batch_frames = config.encode_batch_frames
         # Shared by all answers of this model: only one answer at a time may use the network.
         self._left = LeftAnswers()
