@@ -114,6 +114,8 @@ class Decoding:
         logits = model.head(read.last)
         self._choice = WordChoice(model.settings, options, logits.shape[-1], self.device)
         self._choice.prepare()
+        # Steps on CUDA read several tokens from the past at a time.
+        self._is_past_read = self._choice.reads_past or self.device.type == "cuda"
         self._choose(logits)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
@@ -159,7 +161,8 @@ class Decoding:
         # In place, because a CUDA graph reads and writes fixed addresses. The head may be on
         # another device than the embeddings.
         self._word.copy_(self._choice(logits.to(self.device), self._past))
-        self._past.append(self._word)
+        if self._is_past_read:
+            self._past.append(self._word)
 
     @torch.inference_mode()
     def _go_on(self, steps: Steps, count: int) -> list[list[int]]:

@@ -224,7 +224,7 @@ def counted() -> Iterator[_Operations]:
         yield operations
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("lean", 27), ("bound", 34), ("whole", 56)])
+@pytest.mark.parametrize(("kind", "limit"), [("lean", 19), ("bound", 34), ("whole", 56)])
 def test_operations_of_a_step(bundled: Any, kind: str, limit: int) -> None:
     """What is launched for a word: so much a layer, and little beside."""
     answer = bundled.generate(kept(bundled), ASKED[0], LONG)
