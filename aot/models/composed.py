@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -97,6 +97,11 @@ class ComposedModel(ABC):
     def language(self) -> Any:
         """Return the language model without its head."""
         return self.network.model.language_model
+
+    @cached_property
+    def _writer(self) -> LanguageModel:
+        """Return the parts of the network that all answers of this model use."""
+        return LanguageModel.of(self.network, self.language)
 
     @property
     @abstractmethod
@@ -358,8 +363,7 @@ class ComposedModel(ABC):
 
             check_decoder(language)
             read, layer_tokens = partial(prefill, language, prompt, inner), ()
-        model = LanguageModel.of(self.network, language)
-        return StreamedAnswer(model, self.tokenizer, prompt, options, read, self._left, layer_tokens)
+        return StreamedAnswer(self._writer, self.tokenizer, prompt, options, read, self._left, layer_tokens)
 
     @torch.inference_mode()
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
@@ -368,9 +372,9 @@ class ComposedModel(ABC):
         if inner is not None:
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
         # Otherwise all questions share the keys and values of the prompt up to the video's end.
-        prefix, model = self._prefix(tokens), LanguageModel.of(self.network, self.language)
+        prefix = self._prefix(tokens)
         return Reading(
-            model, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
+            self._writer, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ CUDA graph and replayed. On a CPU, a step takes little more time than the module
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -40,12 +40,14 @@ class LanguageModel:
         embed: the input embeddings.
         head: the output embeddings.
         settings: the network's generation_config.
+        warmed: the kinds of answers (see `Decoding.kind`) of which a CUDA graph was captured.
     """
 
     body: Any
     embed: Any
     head: Any
     settings: Any
+    warmed: set[Hashable] = field(default_factory=set)
 
     @classmethod
     def of(cls, network: Any, body: Any) -> LanguageModel:
@@ -134,6 +136,17 @@ class Decoding:
     def device(self) -> torch.device:
         """Return the device on which tokens are chosen."""
         return self._word.device
+
+    @property
+    def warmed(self) -> set[Hashable]:
+        """Return the kinds of answers of which a CUDA graph of this model was captured."""
+        return self._model.warmed
+
+    @property
+    def kind(self) -> Hashable:
+        """Return what decides which operations a step has, besides the model and the lengths."""
+        options = self._options
+        return len(self._word), options.temperature > 0, options.min_new_tokens > 0
 
     @property
     def prepare(self) -> Any:
