@@ -357,6 +357,13 @@ class SourceWeights:
     is_global: Tensor | None = None
 
 
+class UnreadCheck(Protocol):
+    """A check of values whose result was not read from the device yet."""
+
+    def read(self) -> None:
+        """Wait for the result; raise an error if the values are wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompressedTokens:
     """Hold the kept tokens in the order in which the language model reads them.
@@ -377,6 +384,8 @@ class CompressedTokens:
         deepstack: [layers, K, D] or None, see `VisualTokens`.
         sources: the sources of the tokens; None if not traced, or if every token is an unchanged
             pooled token.
+        unread: the check of the values, if its result was not read yet; None if they were checked.
+            On CUDA, the pipeline does not wait for it. An answer reads it before the first text.
     """
 
     features: Tensor
@@ -392,6 +401,7 @@ class CompressedTokens:
     duration_s: float | None = None
     deepstack: Tensor | None = None
     sources: SourceWeights | None = None
+    unread: UnreadCheck | None = None
 
     @property
     def cell(self) -> Tensor:

@@ -32,7 +32,9 @@ __all__ = [
     "compress_with_progress",
     "load_pipeline",
     "load_with_progress",
+    "log_decisions",
     "opened_video",
+    "queue_with_progress",
     "refuse_selection",
     "unknown_words",
 ]
@@ -179,13 +181,21 @@ def compress_with_progress(
     pipeline: Pipeline, video: VideoFile, questions: Sequence[str] = (), *, traced: bool = False
 ) -> Compression:
     """Compress `video` with progress bars, and log the decisions of the pipeline."""
-    with StageBars() as bars:
-        result = pipeline.compress(video, questions, traced=traced, on_progress=bars)
-    _log_decisions(result)
+    result = queue_with_progress(pipeline, video, questions, traced=traced)
+    log_decisions(result)
     return result
 
 
-def _log_decisions(result: Compression) -> None:
+def queue_with_progress(
+    pipeline: Pipeline, video: VideoFile, questions: Sequence[str] = (), *, traced: bool = False
+) -> Compression:
+    """Compress `video` with progress bars; to read the report may still wait for the device."""
+    with StageBars() as bars:
+        return pipeline.compress(video, questions, traced=traced, on_progress=bars)
+
+
+def log_decisions(result: Compression) -> None:
+    """Log the decisions of a pipeline that has just compressed a video."""
     report, tokens = result.report, result.tokens
     rows, cols = tokens.grid
     log(

@@ -77,7 +77,7 @@ def test_a_graph_writes_what_generate_does(bundled_on_gpu: Llava, clip_file: Pat
     answer = model.generate(tokens, "what happens ?", OPTIONS[options])
     with steps_of("graph") as steps:
         ids = list(answer._words())
-    assert steps[0]._graph is not None  # type: ignore[attr-defined]
+    assert steps[0]._replay is not None  # type: ignore[attr-defined]
     assert not answer.notices
     assert ids == stock_ids(model, model.prompt(tokens, "what happens ?"), OPTIONS[options])
     assert ids == ids_of(answer, "lean") == ids_of(answer, "graph")

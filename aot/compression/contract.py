@@ -7,13 +7,14 @@ drop visual and newline rows only. Any other result is an error that names the m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from aot.compression.ops.downloads import Download
 from aot.compression.ops.grid import pooled_grid
 from aot.errors import NumericsError
 from aot.plugins import blamed, broken_promise, is_plugged_in
@@ -87,6 +88,9 @@ def check_tokens(
 ) -> CompressedTokens:
     """Return `kept` without gradients if `kept` satisfies the contract of methods.
 
+    If `tokens.finite` was not read yet, the values of `kept` are not read either: their check is
+    queued on the device, and the result has it as `unread`.
+
     Args:
         method: the method that returned `kept`.
         kept: the kept tokens.
@@ -98,14 +102,36 @@ def check_tokens(
         MethodError: If `kept` breaks the contract.
         NumericsError: If `tokens` are not finite, or a method of this package overflowed.
     """
-    problems = list(problems_of_tokens(kept, tokens, least, most))
+    known, values = _checked(kept, tokens, least, most)
+    if known or values is None or tokens.finite is None:
+        _refuse(method, [*known, *(values.problems() if values else ())])
+        return _detached(kept)
+    return replace(_detached(kept), unread=_CheckOfMethod(method, values))
+
+
+def _detached(kept: CompressedTokens) -> CompressedTokens:
+    return replace(kept, features=kept.features.detach(), mass=kept.mass.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckOfMethod:
+    """The check of the values that `method` returned."""
+
+    method: Method
+    values: _QueuedValues
+
+    def read(self) -> None:
+        """Wait for the check, and raise the errors of `check_tokens`."""
+        _refuse(self.method, list(self.values.problems()))
+
+
+def _refuse(method: Method, problems: list[str]) -> None:
     if _ENCODED_NONSENSE in problems:
         raise NumericsError(_ENCODED_NONSENSE)
     if problems == [_NOT_FINITE] and not is_plugged_in(method):
         raise NumericsError("compression overflowed; the model's features are too large for float32, check its files")
     if problems:
         raise broken_promise(method, "methods", *problems)
-    return replace(kept, features=kept.features.detach(), mass=kept.mass.detach())
 
 
 _NOT_FINITE = "returned features with NaN or infinite values"
@@ -113,24 +139,25 @@ _NOT_FINITE = "returned features with NaN or infinite values"
 
 def problems_of_tokens(kept: object, tokens: VisualTokens, least: int, most: int) -> Iterator[str]:
     """Yield each violation of the contract as a text to print after the name of the method."""
+    known, values = _checked(kept, tokens, least, most)
+    yield from known
+    if values is not None:
+        yield from values.problems()
+
+
+def _checked(kept: object, tokens: VisualTokens, least: int, most: int) -> tuple[Sequence[str], _QueuedValues | None]:
+    """Return the problems that the host knows, and the queued check of values if possible."""
     if not isinstance(kept, CompressedTokens):
-        yield f"returned a {type(kept).__name__}, not aot.types.CompressedTokens"
-        return
+        return [f"returned a {type(kept).__name__}, not aot.types.CompressedTokens"], None
     # Values can only be checked if shapes, dtypes and devices are right.
     misshapen = list(_misshapen(kept, tokens))
-    yield from misshapen
     if misshapen:
-        return
-    count = len(kept.features)
+        return misshapen, None
+    known, count = list(_wrong_layout(kept, tokens)), len(kept.features)
     if not least <= count <= most:
         allowed = f"exactly {most}" if least == most else f"{least} to {most}"
-        yield f"kept {count} tokens where {allowed} were due"
-    wrong_values = list(_wrong_values(kept, tokens))
-    yield from wrong_values
-    yield from _wrong_facts(kept, tokens)
-    if kept.sources is not None and not wrong_values:  # NaN has no sources
-        total = len(tokens.timestamps_s) * math.prod(pooled_grid(tokens.grid, tokens.pool))
-        yield from _wrong_sources(kept.sources, count, total)
+        known.insert(0, f"kept {count} tokens where {allowed} were due")
+    return known, _QueuedValues(kept, tokens)
 
 
 def _misshapen(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
@@ -154,8 +181,28 @@ def _described(values: Any) -> str:
     return str(list(values.shape)) if isinstance(values, Tensor) else f"of type {type(values).__name__}"
 
 
-def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
-    """Yield a text for each check of values that fails; one copy brings all results to the host."""
+class _QueuedValues:
+    """Check values of `kept`, facts and sources; `problems` waits for the device."""
+
+    def __init__(self, kept: CompressedTokens, tokens: VisualTokens) -> None:
+        # `tokens` are not held, because they are much larger than `kept`.
+        wrong = _wrong_values(kept, tokens)
+        # One copy to the host for all checks.
+        self._problems, self._found = list(wrong), Download(torch.stack(list(wrong.values())))
+        self._facts, self._sources, self._count = kept.facts, kept.sources, len(kept.features)
+        self._total = len(tokens.timestamps_s) * math.prod(pooled_grid(tokens.grid, tokens.pool))
+
+    def problems(self) -> Iterator[str]:
+        """Yield a text for each check that fails."""
+        found = self._found.read().tolist()
+        yield from (problem for problem, holds in zip(self._problems, found, strict=True) if holds)
+        yield from _wrong_facts(self._facts)
+        if self._sources is not None and not any(found):  # NaN has no sources
+            yield from _wrong_sources(self._sources, self._count, self._total)
+
+
+def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Mapping[str, Tensor]:
+    """Return for each check of values its text, and a bool [] that is true if the check fails."""
     # 1. Features, frames, cells and roles in their ranges.
     rows, cols = pooled_grid(tokens.grid, tokens.pool)
     sizes = {"frame": len(tokens.timestamps_s), "row": rows, "col": cols, "role": len(Role)}
@@ -169,12 +216,10 @@ def _wrong_values(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]
     wrong["returned a mass that is not a finite number above 0"] = ~((mass > 0) & mass.isfinite()).all()
     unmerged = (mass > 1 + _ROUNDING) & (kept.role != int(Role.MERGED))
     wrong["returned a token of mass above 1 whose role is not MERGED"] = unmerged.any()
-    # 3. One copy to the host for all checks.
-    found = torch.stack(list(wrong.values())).tolist()
-    yield from (problem for problem, holds in zip(wrong, found, strict=True) if holds)
+    return wrong
 
 
-def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
+def _wrong_layout(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
     grid, frames = pooled_grid(tokens.grid, tokens.pool), len(tokens.timestamps_s)
     if tuple(kept.grid) != grid:
         yield f"returned the grid {kept.grid}, not the pooled {grid}"
@@ -183,7 +228,10 @@ def _wrong_facts(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]:
     edges = [0, *(edge for clip in kept.clips for edge in (clip.first, clip.stop)), frames]
     if edges[::2] != edges[1::2] or not all(len(clip) > 0 for clip in kept.clips):
         yield f"returned clips that do not cover frames 0 .. {frames - 1}, each once"
-    for name, value in kept.facts.items():
+
+
+def _wrong_facts(facts: Mapping[str, object]) -> Iterator[str]:
+    for name, value in facts.items():
         if not isinstance(value, (bool, int, float, str, type(None))):
             yield f"returned the fact {name} of type {type(value).__name__}, which no report can hold"
         elif isinstance(value, float) and not math.isfinite(value):

@@ -40,6 +40,9 @@ class ModelIdentity:
 class Answer(Protocol):
     """An answer that is generated while the caller iterates over its pieces of text.
 
+    The first piece is empty. It comes when all work up to the first token is queued on the device,
+    so that the caller can use the time until the token is computed.
+
     `prompt_tokens` is the length of the whole prompt, with text, visual tokens and newlines.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from aot.models.base import ModelIdentity, Progress
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.language.decoding import LanguageModel
 from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
+from aot.models.language.prompt_attention import use_prompt_attention
 from aot.models.language.question_words import embed_words
 from aot.models.language.reading import Reading, ReadingAnew
 from aot.models.language.word_choice import ignored_settings
@@ -60,6 +61,8 @@ class ComposedModel(ABC):
         # Uploaded once: every batch of frames is normalized with them.
         statistics = pixel_statistics(config, *self.pixel_defaults)
         self.mean, self.std = (values.to(self.device) for values in statistics)
+        if self.device.type == "cuda":
+            use_prompt_attention(self.language)
         self._batch_frames = config.encode_batch_frames
         # Shared by all answers of this model: only one answer at a time may use the network.
         self._left = LeftAnswers()
@@ -94,6 +97,11 @@ class ComposedModel(ABC):
     def language(self) -> Any:
         """Return the language model without its head."""
         return self.network.model.language_model
+
+    @cached_property
+    def _writer(self) -> LanguageModel:
+        """Return the parts of the network that all answers of this model use."""
+        return LanguageModel.of(self.network, self.language)
 
     @property
     @abstractmethod
@@ -355,8 +363,7 @@ class ComposedModel(ABC):
 
             check_decoder(language)
             read, layer_tokens = partial(prefill, language, prompt, inner), ()
-        model = LanguageModel.of(self.network, language)
-        return StreamedAnswer(model, self.tokenizer, prompt, options, read, self._left, layer_tokens)
+        return StreamedAnswer(self._writer, self.tokenizer, prompt, options, read, self._left, layer_tokens)
 
     @torch.inference_mode()
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading | ReadingAnew:
@@ -365,9 +372,9 @@ class ComposedModel(ABC):
         if inner is not None:
             return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
         # Otherwise all questions share the keys and values of the prompt up to the video's end.
-        prefix, model = self._prefix(tokens), LanguageModel.of(self.network, self.language)
+        prefix = self._prefix(tokens)
         return Reading(
-            model, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
+            self._writer, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 import torch
 
-from aot.compression.aot.method import AnchorTransport
 from aot.compression.contract import check_encoded, check_tokens
 from aot.compression.methods import Method
+from aot.compression.ops.downloads import Fact, FactsReadLater
 from aot.compression.ops.grid import pooled_grid
 from aot.compression.ops.source_weights import of_chunks, of_kept
 from aot.config.schema import Config
@@ -20,7 +19,7 @@ from aot.errors import BudgetError
 from aot.plugins import blamed, called, is_plugged_in
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock
-from aot.types import Clip, CompressedTokens, TokenBudget, VisualTokens
+from aot.types import Clip, CompressedTokens, TokenBudget, UnreadCheck, VisualTokens
 
 __all__ = ["ChunkCompressor"]
 
@@ -52,27 +51,31 @@ class ChunkCompressor:
         per_frame = math.prod(pooled_grid(visual.grid, visual.pool))
         budget = self._config.token_budget(self._frames, per_frame)
         due, self._budget = budget - self._budget, budget
-        # 2. Compress. AOT tolerates NaN, so `check_tokens` checks later, without a wait here.
-        method = self._method
-        if not isinstance(method, AnchorTransport):
-            check_encoded(visual.finite)
+        # 2. Compress. Whether `visual` is finite is read after the answer has begun.
         allowed = TokenBudget(due, self._config.ratio)
-        with self._clock.stage("compress"), blamed(method), explained_memory(), torch.no_grad():
-            found = method.compress(visual, allowed)
+        with self._clock.stage("compress"):
+            found = self._compress(visual, allowed)
         if self._traced:
             # Compress again, so that the measured time does not include tracing.
-            with blamed(method), explained_memory(), torch.no_grad():
-                found = method.compress(replace(visual, traced=True), allowed)
+            found = self._compress(replace(visual, traced=True), allowed)
         # 3. Check the contract of the method.
         total = len(visual.timestamps_s) * per_frame
         self._refuse_excess(found, total)
-        tokens = check_tokens(method, found, visual, *self._allowed(due, total))
+        tokens = check_tokens(self._method, found, visual, *self._allowed(due, total))
         # 4. Keep the tokens, their deepstack features and, if traced, their sources.
         deepstack = visual.deepstack
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.cell.to(deepstack.device)]
         sources = of_kept(tokens) if self._traced else None
         self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
+
+    def _compress(self, visual: VisualTokens, allowed: TokenBudget) -> CompressedTokens:
+        try:
+            with blamed(self._method), explained_memory(), torch.no_grad():
+                return self._method.compress(visual, allowed)
+        except Exception:
+            check_encoded(visual.finite)  # NaN may be the cause
+            raise
 
     def _allowed(self, due: int, total: int) -> tuple[int, int]:
         """Return the fewest and the most tokens to keep of `total`; the budget is `due`."""
@@ -100,6 +103,7 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
     if len(parts) == 1:
         return parts[0]
     deepstack = [part.deepstack for part in parts if part.deepstack is not None]
+    unread = [part.unread for part in parts if part.unread is not None]
     firsts = [0, *accumulate(len(part.timestamps_s) for part in parts[:-1])]
     return CompressedTokens(
         features=torch.cat([part.features for part in parts]),
@@ -115,16 +119,29 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
             for part, first in zip(parts, firsts, strict=True)
             for clip in part.clips
         ),
-        facts=_join_facts([part.facts for part in parts]),
+        facts=FactsReadLater(lambda: _join_facts([part.facts for part in parts])),
         duration_s=parts[0].duration_s,
         deepstack=torch.cat(deepstack, 1) if deepstack else None,
         sources=of_chunks(parts),
+        unread=_UnreadChecks(unread) if unread else None,
     )
 
 
-def _join_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _UnreadChecks:
+    """The unread checks of several chunks."""
+
+    of_chunks: Sequence[UnreadCheck]
+
+    def read(self) -> None:
+        """Wait for the checks; raise the error of the first chunk whose values are wrong."""
+        for check in self.of_chunks:
+            check.read()
+
+
+def _join_facts(facts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
     """Return one value per fact: the common value of all chunks, or "minimum to maximum"."""
-    joined: dict[str, Any] = {}
+    joined: dict[str, Fact] = {}
     for name in facts[0]:
         values = [each[name] for each in facts]
         agree = all(value == values[0] for value in values)

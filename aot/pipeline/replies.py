@@ -34,11 +34,24 @@ class Reply:
     notices: tuple[str, ...]
 
 
-def write_reply(begin: Callable[[], Answer], on_text: Callable[[str], object] = lambda text: None) -> Reply:
-    """Call `begin` and generate the whole answer; `on_text` receives the text in pieces."""
+def write_reply(
+    begin: Callable[[], Answer],
+    on_text: Callable[[str], object] = lambda text: None,
+    on_begun: Callable[[], object] = lambda: None,
+) -> Reply:
+    """Call `begin` and generate the whole answer.
+
+    Args:
+        begin: returns the answer.
+        on_text: receives the text in pieces.
+        on_begun: called before any text, once the first token is queued: the time for work on the
+            host, such as to read the report of a compression.
+    """
     start_s = time.perf_counter()
     answer, pieces = begin(), list[str]()
-    for piece in answer:
+    for number, piece in enumerate(answer):
+        if number == 0:
+            on_begun()
         pieces.append(piece)
         on_text(piece)
     answer_ms, first_s = (time.perf_counter() - start_s) * 1e3, answer.first_token_at

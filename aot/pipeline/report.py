@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from aot.compression.all_settings import with_all_settings
+from aot.compression.ops.downloads import Download
 from aot.config.schema import Config
 from aot.models.base import VideoModel
 from aot.pipeline.stream import EncodedVideo
@@ -21,21 +24,48 @@ if TYPE_CHECKING:
 __all__ = ["model_record", "report_of"]
 
 
-def report_of(pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock) -> RetentionReport:
-    """Return the report on `tokens`, which `pipeline` kept; this waits for the device."""
+def report_of(
+    pipeline: Pipeline, tokens: CompressedTokens, video: EncodedVideo, clock: StageClock
+) -> Callable[[], RetentionReport]:
+    """Queue copies of the facts about `tokens`, which `pipeline` kept, to the host.
+
+    Returns:
+        A function that waits for these copies, but not for later work, and returns the report. It
+        raises a NumericsError or MethodError if the values of the tokens are wrong.
+    """
+    peak_bytes = clock.peak_bytes()  # now, because an answer may take more
+    frame_and_role = Download(torch.stack([tokens.frame, tokens.role.to(tokens.frame.dtype)]))
+
+    def read() -> RetentionReport:
+        if tokens.unread is not None:
+            tokens.unread.read()
+        frame, role = frame_and_role.read()
+        return _report(pipeline, replace(tokens, frame=frame, role=role), video, clock, peak_bytes)
+
+    return read
+
+
+def _report(
+    pipeline: Pipeline,
+    tokens: CompressedTokens,
+    video: EncodedVideo,
+    clock: StageClock,
+    peak_bytes: Mapping[str, int | None],
+) -> RetentionReport:
     model, outer = pipeline.model, pipeline.outer
     per_frame = math.prod(tokens.grid)
-    rows = frame_retention(tokens, per_frame, video.similarity)
+    rows = frame_retention(tokens, per_frame, video.similarity.read().tolist())
     total, (kept, width) = video.frames * per_frame, tokens.features.shape
     blocks = model.saliency_blocks(pipeline.needs.saliency_layers)
+    encoding_ms, compress_ms = video.clock.stage_ms, clock.stage_ms["compress"]
     return RetentionReport(
         visual_tokens=total,
         budget_tokens=outer.token_budget(len(rows), per_frame) if outer.has_budget else None,
         kept_tokens=kept,
         retention=kept / total,
         frames=rows,
-        stage_ms={name: clock.stage_ms[name] for name in ("decode", "encode", "compress")},
-        peak_bytes=clock.peak_bytes(),
+        stage_ms={"decode": encoding_ms["decode"], "encode": encoding_ms["encode"], "compress": compress_ms},
+        peak_bytes=peak_bytes,
         facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
         model=replace(model_record(model), width=width, saliency_blocks=blocks),
         video=video.source,

@@ -29,7 +29,7 @@ from aot.types import CompressedTokens, Needs, VisualTokens
 if TYPE_CHECKING:
     from aot.video import VideoFile
 
-__all__ = ["REFUSALS", "Compression", "Pipeline", "Refusal", "compress_each"]
+__all__ = ["REFUSALS", "Compression", "Pipeline", "Refusal", "compress_each", "queue_each"]
 
 REFUSALS = (BudgetError, UnsupportedError, MethodError)
 
@@ -104,10 +104,13 @@ class Pipeline:
             traced: whether to record the sources of kept tokens and pictures of the frames.
             on_progress: receives the progress of each stage.
 
+        On CUDA this returns before the device is done. Then `Compression.report` waits, and it or
+        the first text of an answer raises the NumericsError or MethodError of wrong values.
+
         Raises:
             VideoError, ConfigError, NumericsError, MemoryLimitError, MethodError: See `aot.errors`.
         """
-        ((_, result),) = compress_each([self], video, questions, traced=traced, on_progress=on_progress)
+        ((_, result),) = queue_each([self], video, questions, traced, on_progress)
         if isinstance(result, Refusal):
             raise result.error
         return result
@@ -158,6 +161,29 @@ def compress_each(
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
     """
+    for pipeline, result in queue_each(pipelines, video, questions, traced, on_progress, on_notice):
+        yield pipeline, _read(result)
+
+
+def _read(result: Compression | Refusal) -> Compression | Refusal:
+    """Wait for the facts of a compression and the checks of its values."""
+    if isinstance(result, Compression):
+        try:
+            result.report  # noqa: B018
+        except REFUSALS as error:
+            return Refusal(error)
+    return result
+
+
+def queue_each(
+    pipelines: Sequence[Pipeline],
+    video: str | Path | VideoFile,
+    questions: Sequence[str],
+    traced: bool,
+    on_progress: StageProgress,
+    on_notice: Callable[[str], None] = lambda notice: None,
+) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
+    """Do as `compress_each`, but do not wait for the device."""
     runs = [_Run(pipeline, traced) for pipeline in pipelines]
     yield from ((run.pipeline, run.refusal) for run in runs if run.refusal)
     waiting = [run for run in runs if not run.refusal]
@@ -198,15 +224,11 @@ def _encode_for(
             run.add(visual)
 
     try:
-        encoded = encoder.run(video, compress)
+        return encoder.run(video, compress)
     except (UnsupportedError, MethodError) as error:  # merging inside the tower is refused or fails
         for run in runs:
             run.refusal = run.refusal or Refusal(error)
         return None
-    for run in runs:
-        for stage in ("decode", "encode"):
-            run.clock.add(stage, clock.stage_ms[stage])
-    return encoded
 
 
 class _Run:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.ops.clips import neighbor_similarity
+from aot.compression.ops.downloads import Download
 from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError
 from aot.models.base import VideoModel
@@ -32,15 +33,17 @@ class EncodedVideo:
     Attributes:
         source: the video.
         frames: F, the number of frames that the model encoded.
-        similarity: F - 1 cosine similarities of adjacent frames, from the frame embeddings or, if
-            none were recorded, from the mean features.
+        similarity: float [F - 1], the cosine similarities of adjacent frames, from the frame
+            embeddings or, if none were recorded, from the mean features.
+        clock: has the times of the stages "decode" and "encode".
         selection: the frames chosen by the questions, or None.
         notices: sentences for the user.
     """
 
     source: VideoInfo
     frames: int
-    similarity: Sequence[float]
+    similarity: Download
+    clock: StageClock
     selection: FrameSelection | None
     notices: tuple[str, ...]
 
@@ -119,7 +122,8 @@ class VideoEncoder:
             return EncodedVideo(
                 source=stream.source,
                 frames=similarity.frames,
-                similarity=similarity.read(),
+                similarity=similarity.download(),
+                clock=self._clock,
                 selection=selection,
                 notices=tuple(dict.fromkeys((*first, *stream.notices, *notices))),
             )
@@ -160,10 +164,9 @@ class _AdjacentSimilarity:
         self._found.append(neighbor_similarity(joined))
         self._last = embeddings[-1:]
 
-    def read(self) -> list[float]:
-        """Wait for the device and return all F - 1 similarities."""
-        found: list[float] = torch.cat(self._found).tolist()
-        return found
+    def download(self) -> Download:
+        """Queue a copy of all F - 1 similarities to the host."""
+        return Download(torch.cat(self._found))
 
 
 def _check_uncut(frames: int, sampling: SamplingConfig, together: int) -> None:

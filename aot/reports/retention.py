@@ -7,8 +7,9 @@ import io
 import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -171,19 +172,31 @@ class RetentionReport:
         return text.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
 class Compression:
     """Hold the kept tokens of a video and the report on the compression.
 
-    Attributes:
+    Args:
         tokens: the kept tokens.
-        report: the report.
+        report: the report, or a function that reads its facts from the device.
         pictures: a JPEG file of each encoded frame, or None if the run was not traced.
     """
 
-    tokens: CompressedTokens
-    report: RetentionReport
-    pictures: Sequence[bytes] | None = None
+    def __init__(
+        self,
+        tokens: CompressedTokens,
+        report: RetentionReport | Callable[[], RetentionReport],
+        pictures: Sequence[bytes] | None = None,
+    ) -> None:
+        self.tokens, self.pictures, self._given = tokens, pictures, report
+
+    @cached_property
+    def report(self) -> RetentionReport:
+        """Return the report; the first access may wait for the device.
+
+        Raises:
+            NumericsError, MethodError: If the values of `tokens` turn out to be wrong.
+        """
+        return self._given if isinstance(self._given, RetentionReport) else self._given()
 
 
 def frame_retention(

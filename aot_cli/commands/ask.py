@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,9 +31,10 @@ from aot_cli.session import current
 from aot_cli.steps import (
     Chosen,
     choose_model_for_video,
-    compress_with_progress,
     load_pipeline,
+    log_decisions,
     opened_video,
+    queue_with_progress,
     unknown_words,
 )
 
@@ -77,9 +79,16 @@ def ask(
         _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
     )
     pipeline, compression = made
-    config, model, report = pipeline.config, pipeline.model, compression.report
-    notify([*report.notices, *unknown_words(model, questions)])
-    replies = _replies(pipeline, compression.tokens, questions, stream=not as_json)
+    config, model = pipeline.config, pipeline.model
+
+    def announce() -> None:
+        # The report waits for the device, which by now also has the prompt to read.
+        if not tokens_given:
+            log_decisions(compression)
+        notify([*compression.report.notices, *unknown_words(model, questions)])
+
+    replies = _replies(pipeline, compression.tokens, questions, announce, stream=not as_json)
+    report = compression.report
     answers_ms = sum(reply.answer_ms for reply in replies)
     pairs = [(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
     words = ask_words(source, questions)
@@ -143,7 +152,7 @@ def _check_words(words: list[str]) -> None:
 def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> tuple[Pipeline, Compression]:
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
-        return pipeline, compress_with_progress(pipeline, video, questions, traced=traced)
+        return pipeline, queue_with_progress(pipeline, video, questions, traced=traced)
 
 
 def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
@@ -205,15 +214,25 @@ def _is_whole(asked: Config, made: Config) -> bool:
     return asked.inner.name is not None and made.method == "none"
 
 
-def _replies(pipeline: Pipeline, tokens: CompressedTokens, questions: list[str], *, stream: bool) -> list[Reply]:
-    """Answer every question; with `stream`, print the text while it is generated."""
+def _replies(
+    pipeline: Pipeline, tokens: CompressedTokens, questions: list[str], announce: Callable[[], None], *, stream: bool
+) -> list[Reply]:
+    """Answer every question; with `stream`, print the text while it is generated.
+
+    `announce` is called before the first text, while the device reads the first prompt.
+    """
     answers = pipeline.answers(tokens, questions)
     replies: list[Reply] = []
-    for number, question in enumerate(questions, 1):
-        current().stage = f"answer {number} of {len(questions)}"
+
+    def begin_text() -> None:
+        if not replies:
+            announce()
         if stream and len(questions) > 1:
-            print_text(f"Q: {question}\nA: ", end="")
-        reply = write_reply(lambda: next(answers), _print_piece if stream else lambda text: None)
+            print_text(f"Q: {questions[len(replies)]}\nA: ", end="")
+
+    for number in range(1, len(questions) + 1):
+        current().stage = f"answer {number} of {len(questions)}"
+        reply = write_reply(lambda: next(answers), _print_piece if stream else lambda text: None, begin_text)
         if stream:
             print_text()
         notify([*reply.notices, *([] if reply.text.strip() else ["the model's answer is empty"])])

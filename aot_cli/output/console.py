@@ -187,10 +187,6 @@ def prepare_libraries(offline: bool) -> None:
     disable_progress_bar()  # this also hides the download bars of the hub, which are shown again below
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()
-    import torch
-
-    # cuDNN plans attention per thread and prompt length, which takes 50 to 700 ms per answer.
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class StageBars:

@@ -119,16 +119,27 @@ def test_unusable_checkpoints(run_aot: Aot, clip_file: Path, tmp_path: Path) -> 
     assert "lacks" in one_line(run.err)
 
 
-def test_nan_features(run_aot: Aot, clip_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_nan_features(
+    run_aot: Aot, clip_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """On a device that queues its work they are found when an answer has begun, and no word of it is printed."""
+    monkeypatch.setattr("aot.models.vision.encoding._is_queued", lambda device: late)
     folder = make_checkpoint(tmp_path / "nan", grid=5)
     file = folder / "model.safetensors"
     weights = load_file(file)
     name = next(key for key in weights if key.endswith("linear_2.bias"))
     weights[name] = torch.full_like(weights[name], torch.nan)
     save_file(weights, file, metadata={"format": "pt"})
-    run = run_aot("compress", clip_file, "-o", "t.pt", "--model", folder, "--frames", "2")
-    assert run.code == 1
-    assert "NaN" in one_line(run.err)
+    rest = ("--model", folder, "--frames", "2", "--method", "uniform")
+    for command in (
+        ("compress", clip_file, "-o", "t.pt"),
+        ("ask", clip_file, "what?"),
+        ("ask", clip_file, "a", "-q", "b"),
+    ):
+        run = run_aot(*command, *rest)
+        assert (run.code, run.out) == (1, "")
+        assert "NaN" in one_line(run.err)
     assert not list(Path().iterdir())
 
 

@@ -6,6 +6,7 @@ GPUs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,15 +19,23 @@ from torch.utils.weak import WeakIdKeyDictionary
 __all__ = ["PretendDevices", "spread"]
 
 _CPU = torch.device("cpu")
+_READS = (
+    *(Tensor.tolist, Tensor.item, Tensor.nonzero, torch.nonzero, Tensor.__bool__, Tensor.__int__, Tensor.__float__),
+    *(Tensor.__index__, Tensor.masked_select),
+)
 
 
 class PretendDevices(TorchFunctionMode):
-    """Track the simulated device of every tensor in a context; all computation is on the CPU."""
+    """Track the simulated device of every tensor in a context; all computation is on the CPU.
+
+    `moves` counts copies between devices, and `reads` what makes the host wait for a device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._places = WeakIdKeyDictionary()
         self.moves = 0
+        self.reads: Counter[str] = Counter()
 
     def put(self, tensor: Tensor, device: str | torch.device) -> None:
         """Set the simulated device of a tensor."""
@@ -42,6 +51,9 @@ class PretendDevices(TorchFunctionMode):
         named = dict(kwargs or {})
         if func == Tensor.device.__get__:
             return self.of(args[0])
+        if func in _READS and self.of(args[0]).type != "cpu":
+            self.reads[resolve_name(func)] += 1
+        self.reads["mask"] += func in (Tensor.__getitem__, Tensor.__setitem__) and self._is_mask(args[1])
         if func in (Tensor.to, Tensor.cpu):
             return self._moved((*args, _CPU) if func == Tensor.cpu else args, named)
         if func in (Tensor.numpy, Tensor.__array__) and self.of(args[0]).type != "cpu":
@@ -55,6 +67,11 @@ class PretendDevices(TorchFunctionMode):
                 self._places[each] = place
         return found
 
+    def _is_mask(self, index: Any) -> bool:
+        """Return whether an index has a mask on a device; its number of rows must be read."""
+        masks = (each for each in tree_leaves(index) if isinstance(each, Tensor) and each.dtype == torch.bool)
+        return any(self.of(each).type != "cpu" for each in masks)
+
     def _moved(self, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
         tensor, *rest = args
         wanted = [each for each in rest if isinstance(each, (torch.device, str))]
@@ -66,6 +83,7 @@ class PretendDevices(TorchFunctionMode):
         found = tensor.to(dtype)
         if place != self.of(tensor):
             self.moves += 1
+            self.reads["copy to the host"] += place.type == "cpu" and not named.get("non_blocking")
             found = found.clone() if found is tensor else found
         self._places[found] = place
         return found

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aot.models.families.qwen_frames import FrameSizes, window_order
 from aot.models.families.qwen_vl import QwenVL
-from aot.models.language.prompt import Run, VideoPrompt, by_frame, in_reading_order
+from aot.models.language.prompt import Run, VideoPrompt, by_frame, sorted_by_cell
 from aot.models.vision.preprocessing import CLIP
 from aot.types import CompressedTokens
 
@@ -31,9 +31,13 @@ class Qwen25VL(QwenVL):
         turns = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         return turns + _START, _END + _ASKED
 
+    def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:
+        # Sorted on the device; the host need not know the order.
+        return super()._prefix(sorted_by_cell(tokens))
+
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         # No text between pairs: their times are in the position ids.
-        return [Run("", in_reading_order(tokens))]
+        return [Run("", range(len(tokens.features)))]
 
     def _pair_times(self, times_s: Sequence[float]) -> tuple[float, ...]:
         # A pair has the time of its first frame.

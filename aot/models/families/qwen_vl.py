@@ -32,6 +32,7 @@ from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.families.llava_geometry import refuse_llava_settings
 from aot.models.families.qwen_frames import FrameSizes, inverse, packed
+from aot.models.families.qwen_layout import tower_layout
 from aot.models.families.qwen_positions import WholePrompt, seconds_per_frame
 from aot.models.language.prompt import Run
 from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
@@ -123,13 +124,13 @@ class QwenVL(ComposedModel):
         vision, grid = self.tower.config, self._grid(pixels)
         rows = packed(self.normalize(pixels), self.temporal_patch, vision.patch_size, vision.spatial_merge_size)
         pairs, merge = -(-len(pixels) // self.temporal_patch), vision.spatial_merge_size
-        sides = torch.tensor([[pairs, grid[0] * merge, grid[1] * merge]], device=rows.device)
+        layout = tower_layout(self.tower, (pairs, grid[0] * merge, grid[1] * merge), rows.device)
         # 2. Blocks to record. Two layers may share the nearest block with full attention.
         salient = {layer: self._block(layer) for layer in needs.saliency_layers}
         keyed = {layer: self._block(layer) for layer in needs.key_layers}
         last = (self._block(-1),) if needs.pooling_attention else ()
         with recorded_attention(self.tower, (*salient.values(), *last), tuple(keyed.values())) as recording:
-            found = self.tower(rows, grid_thw=sides)
+            found = self.tower(rows, **layout)
         # 3. From patches to tokens.
         of_tokens = partial(self._of_tokens, grid=grid)
         received = {block: of_tokens(values) for block, values in recording.saliency.items()}

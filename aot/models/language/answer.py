@@ -77,6 +77,9 @@ class StreamedAnswer:
     the thread has stopped. A second iteration generates the answer again. The checkpoint's
     repetition penalty also applies to the prompt.
 
+    The first piece is empty: the device has been given all work up to the first token. Checks of
+    the kept tokens are read then, before the first text.
+
     `read(room)` runs prefill and allocates `room` cache slots for the answer. `layer_tokens` is the
     number of visual tokens in each layer of the language model, if known before prefill.
     """
@@ -123,10 +126,10 @@ class StreamedAnswer:
     def _run(self, pieces: SimpleQueue[str | BaseException | None], stop: threading.Event) -> None:
         """Put the pieces into the queue, and last None, or the error that ended the answer."""
         try:
-            for piece in self.pieces():
+            for number, piece in enumerate(self.pieces()):
                 if stop.is_set():
                     break
-                if piece:
+                if piece or number == 0:
                     pieces.put(piece)
         except BaseException as error:  # the iterating thread raises the error
             pieces.put(error)
@@ -134,10 +137,17 @@ class StreamedAnswer:
             pieces.put(None)
 
     def pieces(self) -> Iterator[str]:
-        """Generate in the current thread; after each token, yield the new text (often empty)."""
+        """Generate in the current thread; after each token, yield the new text (often empty).
+
+        The first piece is empty and comes when the first token is queued.
+        """
         self.first_token_at, self.output_tokens = None, 0
         text, due = TextPieces(self._tokenizer), 0.0
-        for word in self._words():
+        decoding = self._begin()
+        yield ""
+        if self._prompt.tokens.unread is not None:
+            self._prompt.tokens.unread.read()
+        for word in self._words(decoding):
             # An empty piece is yielded too, so that `_run` can stop after any token.
             text.add(word)
             now = time.perf_counter()
@@ -147,10 +157,10 @@ class StreamedAnswer:
             yield piece
         yield text.end()
 
-    def _words(self) -> Iterator[int]:
+    def _words(self, decoding: Decoding | None = None) -> Iterator[int]:
         """Yield the generated ids, up to and including the end token."""
         ends = end_ids(self._model.settings)
-        decoding = self._begin()
+        decoding = decoding or self._begin()
         for (ids,) in decoding:
             # The ids are on the host, so the device has computed them.
             self.first_token_at = self.first_token_at or time.perf_counter()
@@ -163,9 +173,10 @@ class StreamedAnswer:
 
     @torch.inference_mode()
     def _begin(self) -> Decoding:
-        """Run prefill, and return the decoding loop that continues the prompt."""
+        """Queue prefill and the first token; return the decoding loop that continues the prompt."""
         prompt = self._prompt
         read = self._read(room_for(self._options))
         self.layer_tokens = read.layer_tokens or self.layer_tokens
         past = Past(prompt.ids, self._options.max_new_tokens)
-        return Decoding(self._model, ReadPrompts(read.cache, read.last, past, prompt.following()), self._options)
+        found = ReadPrompts(read.cache, read.last, past, prompt.following())
+        return Decoding(self._model, found, self._options)

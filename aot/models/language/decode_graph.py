@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
@@ -88,38 +88,41 @@ class BoundSteps:
 
 
 class GraphSteps(BoundSteps):
-    """Bound steps that replay a CUDA graph: the first step warms up, the second is captured.
+    """Bound steps that replay a CUDA graph, which holds one step.
 
-    If capturing fails, the host launches the operations of every step.
+    The first answer of its kind launches a step to warm up: libraries allocate workspaces and load
+    kernels, which a capture may forbid. Later answers of the model capture their first step. If a
+    capture fails after a warm-up, the host launches the operations of every step.
     """
 
     def __init__(self, decoding: Decoding, through: LeanDecoder) -> None:
         super().__init__(decoding, through)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._warm = self._failed = False
+        self._replay: Callable[[], None] | None = None
+        self._is_warm = decoding.kind in decoding.warmed
+        self._launched = self._failed = False
 
     def _bind(self) -> None:
         super()._bind()
-        self._graph = None  # the graph holds the addresses of the old slots and masks
+        self._replay = None  # the graph holds the addresses of the old slots and masks
 
     def _run(self) -> None:
-        if self._warm and not self._failed and self._graph is None:
+        if self._is_warm and not self._failed and self._replay is None:
             self._capture()
-        if self._graph is not None:
-            self._graph.replay()
+        if self._replay is not None:
+            self._replay()
             return
-        # In the first step libraries allocate workspaces; a capture would forbid this.
         with _side_stream(self._decoding.device):
             self._words()
-        self._warm = True
+        self._is_warm = self._launched = True
 
     def _capture(self) -> None:
-        """Capture a step without running it; if this fails, add a notice with the reason."""
-        graph = torch.cuda.CUDAGraph()
+        """Capture a step; if this fails, warm up, or add a notice with the reason after that."""
         try:
-            with _side_stream(self._decoding.device), _captured(graph, self._decoding.device):
-                self._words()
+            self._replay = self._record()
         except RuntimeError as error:
+            self._is_warm = False
+            if not self._launched:
+                return
             # An operation that waits for the device cannot be captured, for instance a filter's.
             self._failed = True
             rule = self._decoding.unfinished_rule
@@ -128,7 +131,14 @@ class GraphSteps(BoundSteps):
                 f"the answer is written without a CUDA graph, which is slower: {reason} cannot be captured"
             )
         else:
-            self._graph = graph
+            self._decoding.warmed.add(self._decoding.kind)
+
+    def _record(self) -> Callable[[], None]:
+        """Capture a step without running it; return the function that runs it."""
+        graph = torch.cuda.CUDAGraph()
+        with _side_stream(self._decoding.device), _captured(graph, self._decoding.device):
+            self._words()
+        return graph.replay
 
 
 @contextmanager

@@ -7,8 +7,8 @@ CUDA graph and replayed. On a CPU, a step takes little more time than the module
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -40,12 +40,14 @@ class LanguageModel:
         embed: the input embeddings.
         head: the output embeddings.
         settings: the network's generation_config.
+        warmed: the kinds of answers (see `Decoding.kind`) of which a CUDA graph was captured.
     """
 
     body: Any
     embed: Any
     head: Any
     settings: Any
+    warmed: set[Hashable] = field(default_factory=set)
 
     @classmethod
     def of(cls, network: Any, body: Any) -> LanguageModel:
@@ -98,22 +100,29 @@ class ReadPrompts:
 class Decoding:
     """Generate for a batch; each iteration yields equally many new ids for every sequence.
 
-    The loop ends after `max_new_tokens`; the caller must stop at end tokens. `notices` are
-    sentences for the user about how the tokens are generated.
+    The constructor queues the choice of the first token. The loop ends after `max_new_tokens`; the
+    caller must stop at end tokens. `notices` are sentences for the user about how the tokens are
+    generated.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: LanguageModel, read: ReadPrompts, options: GenerationConfig) -> None:
         self.cache, self.seen = read.cache, read.seen
         self.notices: tuple[str, ...] = ()
-        self._model, self._last, self._past = model, read.last, read.past
+        self._model, self._past = model, read.past
         self._options = options
         self.position = read.position
         self._word = read.past.ids[:, -1].clone()  # steps write into it
+        logits = model.head(read.last)
+        self._choice = WordChoice(model.settings, options, logits.shape[-1], self.device)
+        self._choice.prepare()
+        # Steps on CUDA read several tokens from the past at a time.
+        self._is_past_read = self._choice.reads_past or self.device.type == "cuda"
+        self._choose(logits)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         # 1. The first token. On CUDA the host prepares the steps while the device reads the prompt.
         # On a CPU, preparing them first would only delay the token.
-        self._begin()
         steps = self._pick_steps() if self.device.type == "cuda" else None
         yield self._recent(1)
         # 2. The second token alone, then several tokens per wait.
@@ -127,6 +136,17 @@ class Decoding:
     def device(self) -> torch.device:
         """Return the device on which tokens are chosen."""
         return self._word.device
+
+    @property
+    def warmed(self) -> set[Hashable]:
+        """Return the kinds of answers of which a CUDA graph of this model was captured."""
+        return self._model.warmed
+
+    @property
+    def kind(self) -> Hashable:
+        """Return what decides which operations a step has, besides the model and the lengths."""
+        options = self._options
+        return len(self._word), options.temperature > 0, options.min_new_tokens > 0
 
     @property
     def prepare(self) -> Any:
@@ -150,19 +170,12 @@ class Decoding:
         """Add the sentence `notice` for the user."""
         self.notices += (notice,)
 
-    @torch.inference_mode()
-    def _begin(self) -> None:
-        """Choose the first token."""
-        logits = self._model.head(self._last)
-        self._choice = WordChoice(self._model.settings, self._options, logits.shape[-1], self.device)
-        self._choice.prepare()
-        self._choose(logits)
-
     def _choose(self, logits: Tensor) -> None:
         # In place, because a CUDA graph reads and writes fixed addresses. The head may be on
         # another device than the embeddings.
         self._word.copy_(self._choice(logits.to(self.device), self._past))
-        self._past.append(self._word)
+        if self._is_past_read:
+            self._past.append(self._word)
 
     @torch.inference_mode()
     def _go_on(self, steps: Steps, count: int) -> list[list[int]]:

@@ -79,19 +79,20 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         attention = layer.self_attn
         self._width, self._scale = attention.head_dim, attention.scaling
-        self._before, self._between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self._project = _together(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out = _linear(attention.o_proj)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self._project = _normed_product(layer.input_layernorm, projections) or _after(
+            _norm(layer.input_layernorm), _together(*projections)
+        )
+        self._add_out = _added(attention.o_proj)
         self._norms = (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
         self._groups = attention.num_key_value_groups
-        self._mlp = _mlp(layer.mlp)
+        self._add_mlp = _added_mlp(layer.post_attention_layernorm, layer.mlp)
 
     def __call__(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
-        states = states + self._attend(self._before(states), rotations, slots, mask)
-        return states + self._mlp(self._between(states))
+        return self._add_mlp(self._add_out(states, self._attend(states, rotations, slots, mask)))
 
     def _attend(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
-        # 1. Queries, keys and values in one product; their heads follow each other.
+        # 1. Norm; queries, keys and values in one product; their heads follow each other.
         batch = len(states)
         heads = self._project(states).view(batch, -1, self._width)
         key_heads = heads.shape[1] // (self._groups + 2)
@@ -112,7 +113,7 @@ class _Layer:
             )
         else:
             attended = _by_products(grouped, seen_keys, seen_values, mask, self._scale)
-        return self._out(attended.reshape(batch, -1))
+        return attended.reshape(batch, -1)
 
 
 def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -133,6 +134,7 @@ def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, sc
 
 
 _Function = Callable[[Tensor], Tensor]
+_Addition = Callable[[Tensor, Tensor], Tensor]  # (states, input) -> states plus a function of the input
 
 
 def _linear(module: nn.Module) -> _Function:
@@ -150,7 +152,7 @@ def _together(*modules: Any) -> _Function:
     return lambda states: torch.cat([each(states) for each in apart], -1)
 
 
-def _one_product(modules: Sequence[Any]) -> _Function | None:
+def _one_product(modules: Sequence[Any]) -> partial[Tensor] | None:
     """Return a function that applies joined projections as one product; None if not joined."""
     if any(type(module) is not nn.Linear for module in modules):
         return None
@@ -160,6 +162,47 @@ def _one_product(modules: Sequence[Any]) -> _Function | None:
     if weight is None or (biased and bias is None):
         return None
     return partial(functional.linear, weight=weight, bias=bias)
+
+
+def _after(first: _Function, second: _Function) -> _Function:
+    return lambda states: second(first(states))
+
+
+def _is_small(module: Any) -> bool:
+    """Return whether a plain projection in float32 on a CPU, where each operation costs time."""
+    return type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+
+
+def _normed_product(norm: Any, modules: Sequence[Any]) -> _Function | None:
+    """Return a function that applies an RMS norm and joined projections; None if not possible.
+
+    For one row, the norm's divisor is a number, which the product multiplies into its result.
+    """
+    joined = _one_product(modules) if all(map(_is_small, modules)) else None
+    if joined is None:
+        return None
+    several, weight, bias = _after(_norm(norm), joined), joined.keywords["weight"].t(), joined.keywords["bias"]
+    factors, eps, width = norm.weight.detach(), norm.variance_epsilon, len(norm.weight)
+    # Without a bias, the product ignores the tensor to which it would be added.
+    onto, beta = (weight.new_zeros(1), 0) if bias is None else (bias, 1)
+
+    def product(states: Tensor) -> Tensor:
+        if len(states) > 1:
+            return several(states)
+        row = states.view(-1)
+        divided = (torch.dot(row, row).item() / width + eps) ** -0.5
+        return torch.addmm(onto, states * factors, weight, beta=beta, alpha=divided)
+
+    return product
+
+
+def _added(module: Any) -> _Addition:
+    """Return a function that adds a projection of its second argument to the first."""
+    if _is_small(module) and module.bias is None:
+        weight = module.weight.detach().t()
+        return lambda states, given: torch.addmm(states, given, weight)
+    linear = _linear(module)
+    return lambda states, given: states + linear(given)
 
 
 def _norm(module: Any) -> _Function:
@@ -181,21 +224,19 @@ def _norm(module: Any) -> _Function:
     return normed
 
 
-def _mlp(module: Any) -> _Function:
-    """Return a function that applies an MLP."""
+def _added_mlp(norm: Any, module: Any) -> _Function:
+    """Return a function that adds an MLP of the normalized states to the states."""
+    normed = _norm(norm)
     # A mixture of experts has no single gate; it is called as a module.
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return lambda states: module(states[:, None])[:, 0]
-    gate, up, down = (_linear(getattr(module, name)) for name in ("gate_proj", "up_proj", "down_proj"))
+        return lambda states: states + module(normed(states)[:, None])[:, 0]
+    gates, add_down = (module.gate_proj, module.up_proj), _added(module.down_proj)
     act = functional.silu if isinstance(module.act_fn, nn.SiLU) else module.act_fn
-    both = _one_product((module.gate_proj, module.up_proj))
-    if both is None:
-        return lambda states: down(act(gate(states)) * up(states))
+    both = _normed_product(norm, gates) or _after(normed, _together(*gates))
 
-    def joined(states: Tensor) -> Tensor:
-        """Apply the MLP, with the gate and up projections in one matrix product."""
+    def added(states: Tensor) -> Tensor:
+        """Apply the gate and up projections in one matrix product if they are joined."""
         gated, lifted = both(states).chunk(2, -1)
-        product: Tensor = act(gated) * lifted
-        return down(product)
+        return add_down(states, act(gated) * lifted)
 
-    return joined
+    return added

@@ -22,6 +22,7 @@ __all__ = [
     "check_question",
     "in_reading_order",
     "positions_in_whole",
+    "sorted_by_cell",
     "text_ids",
 ]
 
@@ -156,6 +157,14 @@ def in_reading_order(tokens: CompressedTokens) -> list[int]:
     # The sort is stable, so that several tokens of one cell keep their order.
     order: list[int] = tokens.cell.argsort(stable=True).tolist()
     return order
+
+
+def sorted_by_cell(tokens: CompressedTokens) -> CompressedTokens:
+    """Return the tokens in reading order, without sources; the host does not wait for the order."""
+    order = tokens.cell.argsort(stable=True)
+    names = ("features", "frame", "row", "col", "role", "mass")
+    deepstack = None if tokens.deepstack is None else tokens.deepstack[:, order.to(tokens.deepstack.device)]
+    return replace(tokens, **{name: getattr(tokens, name)[order] for name in names}, deepstack=deepstack, sources=None)
 
 
 def by_frame(tokens: CompressedTokens) -> list[list[int]]:

@@ -37,6 +37,11 @@ class WordChoice:
         """Return the name of the setting whose filter failed in the last call, or None."""
         return self._drawn.unfinished if self._drawn else None
 
+    @property
+    def reads_past(self) -> bool:
+        """Return whether a choice depends on earlier tokens."""
+        return bool(self._rules)
+
     def prepare(self) -> None:
         """Draw random numbers for the next choice, outside the CUDA graph of a step."""
         if self._drawn:

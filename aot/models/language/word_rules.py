@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aot.compression.ops.uploads import uploaded
+
 __all__ = ["Past", "Rule", "end_ids", "word_rules"]
 
 _NEVER = float("-inf")
@@ -90,7 +92,7 @@ def _members(ids: Sequence[int] | frozenset[int], vocabulary: int, device: torch
     known = sorted(word for word in ids if word < vocabulary)
     members = torch.zeros(vocabulary, dtype=torch.bool)
     members[known] = True
-    return members.to(device)
+    return uploaded(members, device)
 
 
 class _RepetitionPenalty:
@@ -130,7 +132,7 @@ class _BadWords:
         # Shorter sequences are padded on the left with -1, which matches everything.
         before = max(map(len, words)) - 1
         padded = [[-1] * (before + 1 - len(word)) + list(word) for word in words]
-        ids = torch.tensor(padded, device=device)
+        ids = uploaded(torch.tensor(padded), device)
         self._before, self._last = ids[:, :-1], ids[:, -1]
 
     def __call__(self, scores: Tensor, past: Past) -> Tensor:

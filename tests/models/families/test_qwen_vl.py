@@ -231,8 +231,9 @@ def test_merged_tokens_stand_where_their_anchors_were(model: QwenVL, stock: Any,
     assert len(tokens.features) == round(0.3 * 4 * 15)
     inputs = stock_inputs(model, frames)
     video = (inputs["input_ids"][0] == model.video_token).nonzero()[:, 0]
-    cell = (tokens.frame.long() * 3 + tokens.row) * 5 + tokens.col
     prompt = model.prompt(tokens, QUESTION)
+    cell = prompt.tokens.cell
+    assert torch.equal(cell.sort().values, tokens.cell.sort().values)
     of_tokens = prompt.token[prompt.token >= 0]
     assert sorted(of_tokens.tolist()) == list(range(len(tokens.features)))
     assert torch.equal(cell[of_tokens], cell.sort().values)

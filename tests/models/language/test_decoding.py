@@ -21,7 +21,7 @@ from aot.config.schema import Config, GenerationConfig, ModelConfig, build_confi
 from aot.models import load_model
 from aot.models.language import answer as answer_module
 from aot.models.language import decode_graph, word_choice
-from aot.models.language.decode_graph import BoundSteps
+from aot.models.language.decode_graph import BoundSteps, GraphSteps
 from aot.models.language.decoding import Decoding
 from aot.models.language.lean_decoder import why_not_lean
 from aot.models.language.slots import Slots, slot_cache
@@ -224,7 +224,7 @@ def counted() -> Iterator[_Operations]:
         yield operations
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("lean", 27), ("bound", 34), ("whole", 56)])
+@pytest.mark.parametrize(("kind", "limit"), [("lean", 19), ("bound", 34), ("whole", 56)])
 def test_operations_of_a_step(bundled: Any, kind: str, limit: int) -> None:
     """What is launched for a word: so much a layer, and little beside."""
     answer = bundled.generate(kept(bundled), ASKED[0], LONG)
@@ -319,6 +319,58 @@ def test_a_note_names_what_cannot_be_captured(bundled: Any, monkeypatch: pytest.
     assert answer.notices == (said,)
 
 
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[GraphSteps]:
+    """Graphs without CUDA: what replays a step runs it. Lists the steps of each graph."""
+    made: list[GraphSteps] = []
+
+    def record(steps: GraphSteps) -> Callable[[], None]:
+        made.append(steps)
+        return steps._words
+
+    monkeypatch.setattr(GraphSteps, "_record", record)
+    monkeypatch.setattr(decode_graph, "_side_stream", lambda device: nullcontext())
+    return made
+
+
+def launched(answer: Any, expected: list[int]) -> bool:
+    """Whether an answer, which must be as expected, launched a step before the graph's."""
+    with steps_of("graph") as picked:
+        assert list(answer._words()) == expected
+    return picked[0]._launched  # type: ignore[attr-defined, no-any-return]
+
+
+def test_only_the_first_answer_of_a_kind_warms_up(bundled: Any, recorded: list[GraphSteps]) -> None:
+    tokens = kept(bundled)
+    for question, options, warms_up in [
+        (ASKED[0], LONG, True), (ASKED[1], LONG, False), (ASKED[1], DRAWN, True), (ASKED[0], DRAWN, False),
+        (ASKED[0], replace(LONG, max_new_tokens=30), False),
+    ]:  # fmt: skip
+        answer = bundled.generate(tokens, question, options)
+        assert launched(answer, ids_of(answer, "lean")) == warms_up
+        assert not answer.notices
+    assert len(recorded) == 5
+
+
+def test_a_capture_that_fails_without_a_warm_up_is_tried_again(
+    bundled: Any, recorded: list[GraphSteps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = bundled.generate(kept(bundled), ASKED[0], LONG)
+    expected = ids_of(answer, "lean")
+    assert launched(answer, expected)
+    record, failures = GraphSteps._record, [RuntimeError("operation not permitted when stream is capturing")]
+
+    def fail_once(steps: GraphSteps) -> Callable[[], None]:
+        if failures:
+            raise failures.pop()
+        return record(steps)
+
+    monkeypatch.setattr(GraphSteps, "_record", fail_once)
+    assert launched(answer, expected)
+    assert not answer.notices
+    assert len(recorded) == 2
+
+
 def test_slots_that_are_empty_are_never_seen() -> None:
     """What is behind the rows that are held may be anything that is a number."""
     slots = Slots(4)
@@ -355,10 +407,10 @@ def test_text_is_handed_over_now_and_then(bundled: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 0.0)
     often = list(answer)
     monkeypatch.setattr(answer_module, "_BETWEEN_PIECES_S", 1e9)
-    first, rest = answer
+    begun, first, rest = answer
     assert len(often) > 10
-    assert first == often[0]
-    assert first + rest == "".join(often)
+    assert [begun, first] == often[:2]
+    assert (begun, first + rest) == ("", "".join(often))
 
 
 def test_unknown_kinds_are_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,17 @@ import pytest
 import torch
 
 from aot.compression.methods import build_method
-from aot.config.schema import Config, SamplingConfig
+from aot.compression.methods.none import NoCompression
+from aot.compression.ops.downloads import FactsReadLater
+from aot.config.schema import Config, GenerationConfig, SamplingConfig
 from aot.errors import NumericsError
 from aot.models.vision import encoding
 from aot.models.vision.encoding import TowerPass, run_tower
 from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.run import Pipeline, compress_each
 from aot.pipeline.stream import VideoEncoder
 from aot.runtime.stages import StageClock
+from aot.types import CompressedTokens, VisualTokens
 from tests.support.model_inputs import QUESTION, frames_for
 from tests.support.syncs import counted_syncs
 
@@ -61,7 +66,7 @@ def test_the_encoder(small_model: Llava) -> None:
 
 @pytest.mark.usefixtures("queues")
 def test_a_chunk_of_a_video(small_model: Llava, clip_file: Path) -> None:
-    """The frames' similarity is read when all chunks are done."""
+    """The frames' similarity is copied, and read when somebody asks."""
     sampling, needs = SamplingConfig(8, segment_frames=4), build_method(Config()).needs
     before: list[int] = []
     with counted_syncs() as waits:
@@ -69,8 +74,8 @@ def test_a_chunk_of_a_video(small_model: Llava, clip_file: Path) -> None:
             clip_file, lambda visual: before.append(len(waits))
         )
     assert before == [0, 0]
-    assert dict(waits) == {"tolist": 1}
-    assert len(video.similarity) == 7
+    assert not waits
+    assert len(video.similarity.read()) == 7
 
 
 def nonsense(first: int, stop: int) -> TowerPass:
@@ -93,4 +98,63 @@ def test_nonsense_that_is_queued_is_refused_with_the_tokens(small_model: Llava, 
     good = small_model.encode(frames, built.needs)
     visual = replace(good, features=whole.features, finite=whole.finite)
     with pytest.raises(NumericsError, match="the vision tower produced NaN"):
-        compressor.add(visual)
+        compressor.add(visual)  # AOT then keeps a wrong number, which the host knows at once
+        unread = compressor.tokens().unread
+        assert unread is not None
+        unread.read()
+
+
+# --- From the pixels to the first token
+
+ASKED = Config(sampling=SamplingConfig(8, segment_frames=4), generation=GenerationConfig(max_new_tokens=4))
+
+
+@pytest.mark.usefixtures("queues")
+@pytest.mark.parametrize("method", ["none", "uniform"])
+def test_until_the_first_token_is_queued(small_model: Llava, clip_file: Path, method: str) -> None:
+    """Then the report is read, and last the token."""
+    pipeline = Pipeline(small_model, replace(ASKED, method=method, ratio=0.3))
+    with counted_syncs() as waits:
+        kept = pipeline.compress(clip_file)
+        pieces = pipeline.answer(kept.tokens, QUESTION).pieces()
+        assert next(pieces) == ""
+        assert not waits
+        assert sum(frame.kept for frame in kept.report.frames) == kept.report.kept_tokens
+        assert waits
+    assert "".join(pieces)
+
+
+@pytest.mark.usefixtures("queues")
+def test_facts_of_several_chunks_are_read_with_the_report(small_model: Llava, clip_file: Path) -> None:
+    numbers = itertools.count(1)
+
+    class WithFacts(NoCompression):
+        def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+            return replace(super().compress(tokens, budget), facts=FactsReadLater(lambda: {"number": next(numbers)}))
+
+    kept = Pipeline(small_model, replace(ASKED, method="none"), lambda outer: WithFacts()).compress(clip_file)
+    next(small_model.generate(kept.tokens, QUESTION, ASKED.generation).pieces())
+    assert next(numbers) == 1  # nobody has read a fact
+    assert kept.report.facts == {"number": "2 to 3"}
+
+
+@pytest.fixture
+def broken(small_model: Llava, queues: None, monkeypatch: pytest.MonkeyPatch) -> Llava:
+    """A model whose tower gives NaN, which a device that queues its work says late."""
+    projector = small_model.network.model.multi_modal_projector
+    whole = projector.forward
+    monkeypatch.setattr(projector, "forward", lambda states: whole(states) * torch.nan)
+    return small_model
+
+
+def test_nonsense_stops_an_answer_before_its_first_text(broken: Llava, clip_file: Path) -> None:
+    pipeline = Pipeline(broken, replace(ASKED, method="uniform", ratio=0.3))
+    kept = pipeline.compress(clip_file)
+    pieces: list[str] = []
+    with pytest.raises(NumericsError, match="the vision tower produced NaN"):
+        pieces.extend(pipeline.answer(kept.tokens, QUESTION))
+    assert not "".join(pieces)
+    with pytest.raises(NumericsError, match="the vision tower produced NaN"):
+        kept.report  # noqa: B018
+    with pytest.raises(NumericsError):  # others wait at once
+        list(compress_each([pipeline], clip_file))

@@ -6,8 +6,7 @@ very large grids, and devices without Triton. For these, `aot.compression.aot.me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.aot.token_order import Emission
 from aot.compression.aot.token_weights import AnchorComposition
+from aot.compression.ops.downloads import Download, Fact, FactsReadLater
 from aot.compression.ops.kernels import runs_triton
 from aot.config.schema import AOTConfig
 from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
@@ -25,9 +25,7 @@ from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
 if TYPE_CHECKING:
     from aot.compression.aot.on_device.token_order import QueuedEmission
 
-__all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
-
-Fact = int | float | str | bool | None
+__all__ = ["QueuedTransport", "can_queue"]
 
 _MOST_PATCHES = 4096  # largest number of patches that one program can count
 
@@ -48,26 +46,6 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
         and tokens.features.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and asked < patches <= _MOST_PATCHES
     )
-
-
-class FactsReadLater(Mapping[str, Fact]):
-    """Hold facts for the report; the first access reads them from the device and waits."""
-
-    def __init__(self, read: Callable[[], Mapping[str, Fact]]) -> None:
-        self._read = read
-
-    @cached_property
-    def _facts(self) -> Mapping[str, Fact]:
-        return self._read()
-
-    def __getitem__(self, name: str) -> Fact:
-        return self._facts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)
-
-    def __len__(self) -> int:
-        return len(self._facts)
 
 
 class QueuedTransport:
@@ -124,22 +102,27 @@ class QueuedTransport:
         return CompressedTokens(
             features=kept.features, frame=kept.frame, row=kept.row, col=kept.col, role=kept.role, mass=kept.mass,
             grid=self._layout.pooled, timestamps_s=self._tokens.timestamps_s, clips=self._clips,
-            facts=FactsReadLater(lambda: self._facts(known)),
+            facts=self._facts(known),
             sources=self._sources(kept) if self._tokens.traced else None,
         )  # fmt: skip
 
-    def _facts(self, known: Mapping[str, Fact]) -> dict[str, Fact]:
+    def _facts(self, known: Mapping[str, Fact]) -> FactsReadLater:
         # One copy from the device for all facts.
-        read = torch.cat([self._allocation.found.double(), self._intra.iterations.double()[None]])
+        found = torch.cat([self._allocation.found.double(), self._intra.iterations.double()[None]])
         error = self._intra.errors.sum(1).max().double()[None]
-        asked, each, iterations, marginal_error = torch.cat([read, error]).tolist()
-        return {
-            "anchors_asked": int(asked),
-            "anchors_per_frame": int(each),
-            **known,
-            "intra_iterations": int(iterations),
-            "intra_marginal_error": marginal_error,
-        }
+        copy = Download(torch.cat([found, error]))
+
+        def read() -> dict[str, Fact]:
+            asked, each, iterations, marginal_error = copy.read().tolist()
+            return {
+                "anchors_asked": int(asked),
+                "anchors_per_frame": int(each),
+                **known,
+                "intra_iterations": int(iterations),
+                "intra_marginal_error": marginal_error,
+            }
+
+        return FactsReadLater(read)
 
     def _sources(self, kept: QueuedEmission) -> SourceWeights:
         """Wait for the device, and return the source weights of the kept tokens."""
