@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
+from aot.compression.methods.subset import check_budget, keep_all, kept_tokens, pooled_saliency
 from aot.compression.ops.budget import even_shares, spread
 from aot.compression.ops.clips import dynamic_clips
 from aot.compression.ops.density_peaks import density_peaks
@@ -83,7 +83,7 @@ class FlashVid(CheckedSettings):
         values = features.to(working_dtype(features))
         clips = dynamic_clips(values.mean(1), self.segments, self.threshold)
         if budget >= frames * per_frame:
-            return keep_subset(tokens, torch.arange(frames * per_frame), clips)
+            return keep_all(tokens, clips)
         shares = self._shares(budget, frames, per_frame)
         # 2. ADTS: diverse tokens of every frame.
         diverse_counts = [math.ceil(self.diverse_share * share) for share in shares]
