@@ -147,8 +147,7 @@ class FastVid(CheckedSettings):
         each frame with anchors. So a token can be part of several context tokens.
         """
         parts = [_Context.empty(values)]
-        for run in clips.batches():
-            frames = slice(run.first, run.stop)
+        for frames in clips.batches():
             anchors = counts.anchors[frames]
             most = longest(anchors.sum()[None], counts.most_anchors)
             if most:
@@ -156,7 +155,7 @@ class FastVid(CheckedSettings):
                 valid = torch.arange(most, device=index.device) < anchors.sum()
                 members = _members(values[frames], index, anchors, counts.most_per_frame, clips.same[frames, frames])
                 members = members * ~salient[frames].flatten()
-                parts.append(self._absorb(values, run.first * values.shape[1], index, valid, members, traced=traced))
+                parts.append(self._absorb(values, frames.start * values.shape[1], index, valid, members, traced=traced))
         return _Context.joined(parts)
 
     def _absorb(
@@ -247,7 +246,7 @@ class _Context:
         return cls(features, index, absorbed, valid, joined(sources))
 
     def with_salient(self, salient: Tensor) -> SourceWeights:
-        """Return the sources of the tokens `salient` [F, n] and of these tokens, in raster order."""
+        """Return the sources of the tokens `salient` and of these tokens, in raster order."""
         assert self.sources is not None
         own = salient.flatten().nonzero()[:, 0]
         return chosen(joined([unchanged(own), self.sources]), torch.cat([own, self.index[self.valid]]).argsort())

@@ -305,7 +305,7 @@ def _cluster_frames(
     frames, per_frame, _ = values.shape
     owner = torch.full_like(chosen, -1, dtype=torch.long)
     parts = [(values[0, :0], owner[0, :0], sizes[0, :0], chosen[0, :0])]
-    for batch in batches(frames, values.device):
+    for batch in batches(torch.arange(frames, device=values.device)):
         counts = clusters[batch]
         most = longest(counts, min(total, per_frame))
         if not most:
@@ -322,8 +322,8 @@ def _cluster_frames(
         index = first + cells.gather(1, found.centers)
         parts.append((means.flatten(0, 1), index.flatten(), masses.flatten(), found.valid.flatten()))
         # 3. The clusters are numbered frame after frame.
-        number = (clusters.cumsum(0) - clusters)[batch, None] + found.owner
-        owner[batch] = owner[batch].scatter(1, cells, torch.where(found.owner < most, number, -1))
+        number, before = found.numbers(), clusters[: batch.start].sum()
+        owner[batch] = owner[batch].scatter(1, cells, torch.where(number < 0, number, number + before))
     means, index, masses, valid = (torch.cat(each) for each in zip(*parts, strict=True))
     rows = true_indices(valid, total)
     return _Merged(means[rows], index[rows], masses[rows], owner)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,13 @@ from aot.compression.ops.clips import CutClips
 from aot.compression.ops.grid import pool, pooled_grid
 from aot.compression.ops.read_later import Fact
 from aot.compression.ops.similarity import working_dtype
-from aot.compression.ops.source_weights import joined
+from aot.compression.ops.source_weights import chosen, joined
 from aot.compression.ops.uploads import uploaded
 from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, SourceWeights, VisualTokens
 
 __all__ = [
+    "Part",
     "check_budget",
     "evenly",
     "joined_parts",
@@ -161,31 +163,51 @@ def kept_tokens(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Hold k tokens, of which some may be padding.
+
+    Attributes:
+        features: [k, D].
+        index: int64 [k], the indices of the tokens among F * n.
+        mass: [k].
+        order: int64 [k], numbers that sort the tokens of all parts.
+        valid: bool [k], false for padding.
+        sources: the sources of the valid tokens; None if the video is not traced.
+    """
+
+    features: Tensor
+    index: Tensor
+    mass: Tensor
+    order: Tensor
+    valid: Tensor
+    sources: SourceWeights | None = None
+
+
 def joined_parts(
-    tokens: VisualTokens,
-    parts: Iterable[tuple[Tensor, Tensor, Tensor, SourceWeights | None]],
-    clips: Sequence[Clip],
-    facts: Mapping[str, Fact],
+    tokens: VisualTokens, parts: Sequence[Part], total: int, clips: Sequence[Clip], facts: Mapping[str, Fact]
 ) -> CompressedTokens:
-    """Return the concatenated `parts` as compressed tokens.
+    """Return the `total` tokens of all `parts`, sorted, as compressed tokens.
+
+    Tokens with the same `Part.order` stay in the order of `parts`.
 
     Args:
         tokens: the visual tokens of the video.
-        parts: for each part, the features [k, D], indices [k] among the F * n pooled tokens, masses
-            [k] and sources (None if `tokens` is not traced) of its tokens.
+        parts: the parts, with `total` valid tokens.
+        total: K.
         clips: the clips of the video.
         facts: plain values for the report.
 
     Raises:
-        BudgetError: If all parts are empty.
+        BudgetError: If `total` is 0.
     """
-    features, index, mass, sources = zip(*parts, strict=True)
-    return kept_tokens(
-        tokens,
-        torch.cat(features),
-        torch.cat(index),
-        mass=torch.cat(mass),
-        clips=clips,
-        facts=facts,
-        sources=joined(sources) if tokens.traced else None,
+    features, index, mass, order, valid = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("features", "index", "mass", "order", "valid")
     )
+    # Padding comes last.
+    rank = order.masked_fill(~valid, torch.iinfo(order.dtype).max).sort(stable=True).indices[:total]
+    sources = None
+    if tokens.traced:
+        found = joined([part.sources for part in parts if part.sources is not None])
+        sources = chosen(found, (valid.cumsum(0) - 1)[rank])
+    return kept_tokens(tokens, features[rank], index[rank], mass=mass[rank], clips=clips, facts=facts, sources=sources)

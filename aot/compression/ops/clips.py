@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.ops.padding import is_queued
+from aot.compression.ops.padding import batches
 from aot.types import Clip
 
 __all__ = ["CutClips", "dynamic_clips", "neighbor_similarity"]
@@ -33,15 +33,18 @@ class CutClips(Sequence[Clip]):
         self.first = torch.where(starts, frame, 0).cummax(0).values
         self.length = self.same.sum(1)
 
+    def batches(self) -> Iterator[slice]:
+        """Yield the frames of each clip on the CPU, elsewhere of all; see `padding.batches`."""
+        return batches(self.number)
+
+    def within(self, frames: slice) -> CutClips:
+        """Return the clips of `frames`, one of `batches`."""
+        return self if frames == slice(0, len(self.starts)) else CutClips(self.starts[frames])
+
     @cached_property
     def same(self) -> Tensor:
         """Return bool [F, F]: whether two frames are in one clip."""
         return self.number[:, None] == self.number
-
-    def batches(self) -> Iterator[Clip]:
-        """Yield each clip on the CPU; elsewhere the whole video, because reading clips waits."""
-        # Products between frames of different clips are of no use, and cost the CPU time.
-        yield from [Clip(0, len(self.starts))] if is_queued(self.starts.device) else self._clips
 
     @cached_property
     def _clips(self) -> tuple[Clip, ...]:

@@ -17,13 +17,15 @@ def group_sizes(group: Tensor, groups: int) -> Tensor:
 def group_sums(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Return the sum of each group's rows, [groups, D]; 0 for a group without rows.
 
-    Rows are summed in ascending order. On CUDA, `index_add_` would use another order in each run.
+    The order of summation is the same in every run; on CUDA, that of `index_add_` is not.
 
     Args:
         values: [m, D], float32 or float64.
         group: int64 [m], the group of each row, in 0 .. groups - 1.
         groups: the number of groups.
     """
+    if groups == 1:
+        return values.sum(0, keepdim=True)
     if not values.is_cuda:  # in order, and twice as fast
         return values.new_zeros(groups, values.shape[1]).index_add_(0, group, values)
     # The stable sort keeps the order of rows within a group. A check of the lengths would wait.

@@ -7,12 +7,13 @@ the same code runs on tables without padding, set by set: there the time grows w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-__all__ = ["batches", "is_queued", "longest", "packed", "placed", "true_indices", "true_rows"]
+__all__ = ["batches", "fixed_point", "is_queued", "longest", "packed", "placed", "true_indices", "true_rows"]
 
 
 def is_queued(device: torch.device) -> bool:
@@ -25,10 +26,34 @@ def longest(counts: Tensor, most: int) -> int:
     return most if is_queued(counts.device) else int(counts.max()) if counts.numel() else 0
 
 
-def batches(sets: int, device: torch.device) -> Iterator[slice]:
-    """Yield the ranges of sets to process together: one set on the CPU, elsewhere all sets."""
-    # Sets differ in size. A batch pads all of them to the largest, which costs the CPU time.
-    yield from [slice(0, sets)] if is_queued(device) else [slice(each, each + 1) for each in range(sets)]
+def batches(label: Tensor) -> Iterator[slice]:
+    """Yield the ranges of sets to process together: on the CPU, adjacent sets with equal labels.
+
+    Elsewhere, all sets form one range. `label` is [B]. If sets with other labels differ in size, or
+    products between them are of no use, this saves the CPU time, which grows with the padding.
+    """
+    if is_queued(label.device):
+        yield slice(0, len(label))
+        return
+    stops = (label[1:] != label[:-1]).nonzero().flatten().add(1).tolist()
+    yield from (slice(start, stop) for start, stop in pairwise([0, *stops, len(label)]))
+
+
+def fixed_point(step: Callable[[Tensor], Tensor], most: int, device: torch.device) -> Tensor:
+    """Return the number that `step` reaches from 0 and then does not change: int64 [1].
+
+    `step` maps numbers [r] to numbers [r] that are not lower, and reaches `most` at the highest.
+    """
+    if not is_queued(device):
+        number = torch.zeros(1, dtype=torch.long)
+        while not torch.equal(following := step(number), number):
+            number = following
+        return number
+    # Tabulate all steps. Each time the table is applied to itself, an entry is twice as many steps.
+    reached = step(torch.arange(most + 1, device=device)).clamp_max(most)
+    for _ in range(most.bit_length()):
+        reached = reached[reached]
+    return reached[:1]
 
 
 def true_rows(mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class PeakClusters:
     Attributes:
         centers: int64 [B, P], the index of each cluster's center in its set.
         valid: bool [B, P], false for padding.
-        owner: int64 [B, m], the cluster of each token; P for padding, and in a set without clusters.
+        owner: int64 [B, m], the cluster of each token; P for padding and in sets without clusters.
     """
 
     centers: Tensor
@@ -71,6 +71,11 @@ class PeakClusters:
         ranks = torch.arange(self.centers.shape[1], device=self.owner.device)
         return (self.owner[:, None, :] == ranks[:, None]).to(dtype)
 
+    def numbers(self) -> Tensor:
+        """Return the cluster of each token, counted over all sets: int64 [B, m]; -1 for none."""
+        first = self.valid.sum(1).cumsum(0) - self.valid.sum(1)
+        return torch.where(self.owner < self.valid.shape[1], first[:, None] + self.owner, -1)
+
 
 def nearest_centers(features: Tensor, centers: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the nearest center of each token, int64 [B, m], as an index into `centers`.
@@ -95,7 +100,7 @@ def nearest_centers(features: Tensor, centers: Tensor, valid: Tensor | None = No
 
 
 def _distances(values: Tensor, centers: Tensor) -> Tensor:
-    """Return distances [B, m, K] of values [B, m, D] to their `centers`, or increasing with them."""
+    """Return distances [B, m, K] of `values` to their `centers`, or numbers in the same order."""
     rows = torch.arange(len(values), device=values.device)[:, None]
     # A matrix product in the dtype of the values would lose small distances, which decide here.
     if not is_queued(values.device):
