@@ -88,7 +88,7 @@ class PruneVid(CheckedSettings):
             quotas = share_out(budget, redundancy.capacity())
         # 3. The means of all clusters.
         clips, static = redundancy.clips, redundancy.capacity().static
-        parts = []
+        parts: list[Part] = []
         for frames in clips.batches():
             sets = TokenSets.static(features, redundancy, frames)
             parts += self._clustered(sets, quotas.static, budget, 0, traced=tokens.traced)

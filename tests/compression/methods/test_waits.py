@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from aot.compression.methods import build_method
-from aot.compression.ops import padding
+from aot.compression.methods import build_method, framefusion
+from aot.compression.ops import padding, peak_clusters
 from aot.compression.ops.source_weights import of_kept
 from aot.config.schema import Config
 from aot.plugins import METHODS
@@ -62,5 +62,6 @@ def test_what_is_padded_keeps_the_same(name: str, ratio: float, monkeypatch: pyt
     method = build_method(Config(method=name, ratio=budget / case.total))
     tokens = replace(synthetic_video(method.needs, case), traced=True)
     expected = method.compress(tokens, budget)
-    monkeypatch.setattr(padding, "is_queued", lambda device: True)
+    for module in (padding, peak_clusters, framefusion):
+        monkeypatch.setattr(module, "is_queued", lambda device: True)
     same(method.compress(tokens, budget), expected)
