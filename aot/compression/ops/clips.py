@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.ops.padding import batches
+from aot.compression.ops.uploads import uploaded
 from aot.types import Clip
 
-__all__ = ["CutClips", "dynamic_clips", "neighbor_similarity"]
+__all__ = ["CutClips", "clip_bounds", "dynamic_clips", "neighbor_similarity"]
 
 
 class CutClips(Sequence[Clip]):
@@ -71,6 +72,15 @@ class CutClips(Sequence[Clip]):
 
     def __repr__(self) -> str:
         return repr(self._clips)
+
+
+def clip_bounds(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return, for each frame, the first frame and the number of frames of its clip: int64 [F]."""
+    if isinstance(clips, CutClips):
+        return clips.first.to(device), clips.length.to(device)
+    bounds = [(clip.first, len(clip)) for clip in clips for _ in range(clip.first, clip.stop)]
+    first, length = uploaded(torch.tensor(bounds), device).unbind(1)
+    return first, length
 
 
 def neighbor_similarity(embeddings: Tensor) -> Tensor:
