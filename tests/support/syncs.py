@@ -91,21 +91,20 @@ def counted_syncs() -> Iterator[Counter[str]]:
         yield watched.waits
 
 
-def without_values(given: Any) -> Any:
-    """Return a copy of `given`, a dataclass of tensors, on a device that computes shapes alone.
-
-    There, an operation that reads a value raises an error.
-    """
+def moved(given: Any, device: str) -> Any:
+    """Return a copy of `given`, a dataclass of tensors, on `device`."""
     if isinstance(given, Tensor):
-        return given.to("meta")
+        return given.to(device)
     if isinstance(given, dict):
-        return {name: without_values(each) for name, each in given.items()}
+        return {name: moved(each, device) for name, each in given.items()}
     if is_dataclass(given) and not isinstance(given, type):
-        held = {each.name: getattr(given, each.name) for each in fields(given)}
-        changed = {name: without_values(each) for name, each in held.items() if isinstance(each, (Tensor, dict))}
-        nested = {name: without_values(each) for name, each in held.items() if is_dataclass(each)}
-        return replace(given, **changed, **nested)
+        return replace(given, **{each.name: moved(getattr(given, each.name), device) for each in fields(given)})
     return given
+
+
+def without_values(given: Any) -> Any:
+    """Return a copy of `given` on a device without values: reading one is an error."""
+    return moved(given, "meta")
 
 
 @contextmanager

@@ -311,6 +311,6 @@ def _members(values: Tensor, index: Tensor, counts: Tensor, most: int, same: Ten
     best = similarity[:, table.clamp_max(anchors - 1)].masked_fill(~is_anchor, -torch.inf).argmax(-1)
     nearest = table[torch.arange(len(rows), device=index.device), best]
     # 3. Only for frames with anchors, and tokens of the same segment; others go to an extra column.
-    takes = (same[:, rows] & is_anchor[:, 0]).repeat_interleave(values.shape[1], 0)
+    takes = (same[:, None, rows] & is_anchor[:, 0]).expand(-1, values.shape[1], -1).flatten(0, 1)
     members = similarity.new_zeros(len(tokens), anchors + 1)
     return members.scatter_(1, torch.where(takes, nearest, anchors), 1.0)[:, :anchors].mT

@@ -163,7 +163,7 @@ class FlashVid(CheckedSettings):
         room = clips.length * per_frame - (clips.same * shares).sum(1)
         is_crowded = (clips.same * linked.sum(1)).sum(1) > room
         # 2. Rank the tokens of each segment by similarity. Only the most similar links are kept.
-        number = clips.number.repeat_interleave(per_frame)
+        number = clips.number[:, None].expand_as(similarity).flatten()
         order = similarity.flatten().sort(descending=True, stable=True).indices
         order = order[number[order].sort(stable=True).indices]
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

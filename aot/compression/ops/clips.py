@@ -14,7 +14,7 @@ from aot.compression.ops.padding import batches
 from aot.compression.ops.uploads import uploaded
 from aot.types import Clip
 
-__all__ = ["CutClips", "clip_bounds", "dynamic_clips", "neighbor_similarity"]
+__all__ = ["CutClips", "clip_bounds", "dynamic_clips", "joined_clips", "neighbor_similarity"]
 
 
 class CutClips(Sequence[Clip]):
@@ -72,6 +72,16 @@ class CutClips(Sequence[Clip]):
 
     def __repr__(self) -> str:
         return repr(self._clips)
+
+
+def joined_clips(parts: Sequence[Sequence[Clip]], firsts: Sequence[int]) -> Sequence[Clip]:
+    """Return the clips of consecutive chunks; firsts[i] is the first frame of chunk i."""
+    cuts = [part for part in parts if isinstance(part, CutClips)]
+    if len(cuts) == len(parts):
+        return CutClips(torch.cat([part.starts for part in cuts]))
+    return tuple(
+        Clip(first + clip.first, first + clip.stop) for part, first in zip(parts, firsts, strict=True) for clip in part
+    )
 
 
 def clip_bounds(clips: Sequence[Clip], device: torch.device) -> tuple[Tensor, Tensor]:
