@@ -377,7 +377,8 @@ class CompressedTokens:
         mass: float32 [K], the number of pooled tokens in each token: 1 plus the mass it absorbed.
         grid: (rows, cols) of the pooled grid.
         timestamps_s: F presentation times.
-        clips: the groups of frames that were compressed together.
+        clips: the groups of frames that were compressed together. If they depend on the content,
+            the first access reads them from the device.
         facts: plain values that explain the result in a report (anchors per frame, iterations,
             ...).
         duration_s: duration of the whole video, or None if unknown.
@@ -396,7 +397,7 @@ class CompressedTokens:
     mass: Tensor
     grid: tuple[int, int]
     timestamps_s: tuple[float, ...]
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     facts: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
     deepstack: Tensor | None = None

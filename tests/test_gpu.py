@@ -17,16 +17,18 @@ from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.families.llava import Llava
 from aot.models.vision.tower import hidden_states
-from aot.plugins import INNER
-from aot.types import VideoFrames, VideoInfo
+from aot.plugins import INNER, METHODS
+from aot.testing import Case, synthetic_video
+from aot.types import Pooling, VideoFrames, VideoInfo
 from tests.support.compressed import compress_video
 from tests.support.decoded import error_of_products, ids_of, steps_of, stock_ids
+from tests.support.syncs import moved
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
 ]
-METHODS = ("none", "uniform", "attention", "aot", "vidcom2")
+COMPARED = sorted({*METHODS} - {"aot-dyn", "simplecluster", "standout", "unified-stc", "vqtoken"})
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def on_gpu(small_folder: Path) -> VideoModel:
     return load_model(ModelConfig(name=str(small_folder), device="cuda", dtype="float32"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPARED)
 def test_the_cpu_keeps_the_same(on_gpu: VideoModel, small_model: Llava, clip_file: Path, method: str) -> None:
     config = Config(ratio=0.25, method=method, sampling=SamplingConfig(8))
     expected, found = (compress_video(clip_file, model, config).tokens for model in (small_model, on_gpu))
@@ -163,6 +165,26 @@ def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: L
         run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_methods_wait_for_nothing_and_keep_what_the_cpu_keeps(name: str) -> None:
+    case = Case(16, (14, 14), Pooling("bilinear"), 0.3)
+    method, budget = build_method(Config(method=name, ratio=case.ratio)), case.budget(case.ratio)
+    tokens = synthetic_video(method.needs, case)
+    expected, on_device = method.compress(tokens, budget), moved(tokens, "cuda")
+    method.compress(on_device, budget)  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = method.compress(on_device, budget)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found.cell.tolist() == expected.cell.tolist()
+    assert found.role.tolist() == expected.role.tolist()
+    torch.testing.assert_close(found.mass.cpu(), expected.mass)
+    torch.testing.assert_close(found.features.cpu(), expected.features, rtol=1e-4, atol=1e-4)
+    assert list(found.clips) == list(expected.clips)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aot.compression.ops.downloads import Download
+from aot.compression.ops.clips import CutClips
 from aot.compression.ops.grid import pooled_grid
+from aot.compression.ops.read_later import Download
 from aot.errors import NumericsError
 from aot.plugins import blamed, broken_promise, is_plugged_in
 from aot.types import BlockMerging, Clip, CompressedTokens, EncoderMerging, Needs, Role, SourceWeights, VisualTokens
@@ -225,8 +226,8 @@ def _wrong_layout(kept: CompressedTokens, tokens: VisualTokens) -> Iterator[str]
         yield f"returned the grid {kept.grid}, not the pooled {grid}"
     if tuple(kept.timestamps_s) != tuple(tokens.timestamps_s):
         yield "returned other timestamps than it was given"
-    edges = [0, *(edge for clip in kept.clips for edge in (clip.first, clip.stop)), frames]
-    if edges[::2] != edges[1::2] or not all(len(clip) > 0 for clip in kept.clips):
+    # `CutClips` cover all frames whatever they are, and reading them would wait.
+    if not isinstance(kept.clips, CutClips) and not _cover(kept.clips, frames):
         yield f"returned clips that do not cover frames 0 .. {frames - 1}, each once"
 
 
@@ -236,6 +237,12 @@ def _wrong_facts(facts: Mapping[str, object]) -> Iterator[str]:
             yield f"returned the fact {name} of type {type(value).__name__}, which no report can hold"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"returned the fact {name} {value}, which no report can hold"
+
+
+def _cover(clips: Sequence[Clip], frames: int) -> bool:
+    """Return whether `clips` hold the frames 0 .. `frames` - 1, each once and in order."""
+    edges = [0, *(edge for clip in clips for edge in (clip.first, clip.stop)), frames]
+    return edges[::2] == edges[1::2] and all(len(clip) > 0 for clip in clips)
 
 
 def _wrong_sources(sources: object, count: int, total: int) -> Iterator[str]:

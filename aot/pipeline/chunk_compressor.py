@@ -11,15 +11,16 @@ import torch
 
 from aot.compression.contract import check_encoded, check_tokens
 from aot.compression.methods import Method
-from aot.compression.ops.downloads import Fact, FactsReadLater
+from aot.compression.ops.clips import joined_clips
 from aot.compression.ops.grid import pooled_grid
+from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.compression.ops.source_weights import of_chunks, of_kept
 from aot.config.schema import Config
 from aot.errors import BudgetError
 from aot.plugins import blamed, called, is_plugged_in
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock
-from aot.types import Clip, CompressedTokens, TokenBudget, UnreadCheck, VisualTokens
+from aot.types import CompressedTokens, TokenBudget, UnreadCheck, VisualTokens
 
 __all__ = ["ChunkCompressor"]
 
@@ -114,11 +115,7 @@ def _join(parts: Sequence[CompressedTokens]) -> CompressedTokens:
         mass=torch.cat([part.mass for part in parts]),
         grid=parts[0].grid,
         timestamps_s=tuple(time for part in parts for time in part.timestamps_s),
-        clips=tuple(
-            Clip(first + clip.first, first + clip.stop)
-            for part, first in zip(parts, firsts, strict=True)
-            for clip in part.clips
-        ),
+        clips=joined_clips([part.clips for part in parts], firsts),
         facts=FactsReadLater(lambda: _join_facts([part.facts for part in parts])),
         duration_s=parts[0].duration_s,
         deepstack=torch.cat(deepstack, 1) if deepstack else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from aot.compression.all_settings import with_all_settings
-from aot.compression.ops.downloads import Download
+from aot.compression.ops.read_later import Download
 from aot.config.schema import Config
 from aot.models.base import VideoModel
 from aot.pipeline.stream import EncodedVideo

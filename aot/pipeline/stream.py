@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.ops.clips import neighbor_similarity
-from aot.compression.ops.downloads import Download
+from aot.compression.ops.read_later import Download
 from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError
 from aot.models.base import VideoModel

@@ -1,38 +1,141 @@
-"""Count the operations that make the host wait for a device, without a device."""
+"""Count the operations that make the host wait for a device, and the launches, without a device."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Operations that return a value to the host, or whose result has as many entries as the values say.
+_READS = {
+    "_local_scalar_dense", "nonzero", "argwhere", "equal", "is_nonzero", "masked_select", "bincount", "histc",
+    "_unique", "_unique2", "unique_dim", "unique_consecutive",
+}  # fmt: skip
+# Not on a device: views, and tensors without values.
+_NO_LAUNCH = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "detach", "alias", "lift_fresh"}
 
 
-class _Waits(TorchDispatchMode):
-    def __init__(self) -> None:
+def _waits(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    name = function.__name__.split(".")[0]
+    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):  # an index by a mask is found first
+        return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in args[1])
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    if name == "segment_reduce":  # checks the lengths
+        return not kwargs.get("unsafe", False)
+    return name in _READS
+
+
+def _uploads(function: Any, args: tuple[Any, ...], result: Any) -> bool:
+    """Return whether a copy to the device came from memory that is not pinned, see `ops.uploads`."""
+    name = function.__name__.split(".")[0]
+    if name in ("index", "index_put", "index_put_"):  # indices on the CPU are copied
+        return any(isinstance(each, Tensor) and each.device != args[0].device and each.ndim for each in args[1])
+    return name in ("_to_copy", "copy_", "copy") and _is_on("meta", result) and _is_on("cpu", args)
+
+
+def _is_on(device: str, values: Any) -> bool:
+    return any(each.device.type == device for each in tree_leaves(values) if isinstance(each, Tensor))
+
+
+class _Watched(TorchDispatchMode):
+    """Count waits and launches of operations on `device`."""
+
+    def __init__(self, device: str) -> None:
         super().__init__()
-        self.seen: Counter[str] = Counter()
+        self.device = device
+        self.waits: Counter[str] = Counter()
+        self.launches = 0
+        self._uploading = False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         name = function.__name__.split(".")[0]
-        if name in ("_local_scalar_dense", "nonzero", "equal"):
-            self.seen[name] += 1
-        return function(*args, **(kwargs or {}))
+        if _is_on(self.device, args) and _waits(function, args, kwargs):
+            self.waits[name] += 1
+        result = function(*args, **kwargs)
+        if _uploads(function, args, result) and not self._uploading:
+            self.waits["upload"] += 1
+        is_view = any(each.alias_info and not each.alias_info.is_write for each in function._schema.returns)
+        self.launches += _is_on(self.device, result) and not is_view and name not in _NO_LAUNCH
+        return result
+
+    def upload(self, values: Tensor, device: torch.device) -> Tensor:
+        """Stand in for `uploaded`, which does not wait."""
+        self._uploading = True
+        try:
+            return values.to(device)
+        finally:
+            self._uploading = False
 
 
 @contextmanager
 def counted_syncs() -> Iterator[Counter[str]]:
     """Yield a counter of the operations within the context that read values from a device."""
-    waits = _Waits()
-    read = torch.Tensor.tolist
+    watched = _Watched("cpu")
+    read = Tensor.tolist
 
-    def tolist(self: torch.Tensor) -> Any:
-        waits.seen["tolist"] += 1
+    def tolist(self: Tensor) -> Any:
+        watched.waits["tolist"] += 1
         return read(self)
 
-    with patch.object(torch.Tensor, "tolist", tolist), waits:
-        yield waits.seen
+    with patch.object(Tensor, "tolist", tolist), watched:
+        yield watched.waits
+
+
+def moved(given: Any, device: str) -> Any:
+    """Return a copy of `given`, a dataclass of tensors, on `device`."""
+    if isinstance(given, Tensor):
+        return given.to(device)
+    if isinstance(given, dict):
+        return {name: moved(each, device) for name, each in given.items()}
+    if is_dataclass(given) and not isinstance(given, type):
+        return replace(given, **{each.name: moved(getattr(given, each.name), device) for each in fields(given)})
+    return given
+
+
+def without_values(given: Any) -> Any:
+    """Return a copy of `given` on a device without values: reading one is an error."""
+    return moved(given, "meta")
+
+
+@contextmanager
+def queued() -> Iterator[_Watched]:
+    """Yield the waits and launches of what runs on the device of `without_values` in the context."""
+    watched = _Watched("meta")
+    made = torch.tensor
+
+    def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Make a tensor; values of the host that go to a device are copied, and the host waits."""
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "meta":
+            watched.waits["upload"] += 1
+        return made(data, *args, **kwargs)
+
+    modules = [name for name, module in list(_modules()) if hasattr(module, "uploaded")]
+    with _patched(modules, watched.upload), patch.object(torch, "tensor", tensor), watched:
+        yield watched
+
+
+def _modules() -> Iterator[tuple[str, Any]]:
+    import sys
+
+    yield from ((name, module) for name, module in list(sys.modules.items()) if name.startswith("aot.compression"))
+
+
+@contextmanager
+def _patched(modules: list[str], upload: Any) -> Iterator[None]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        for name in modules:
+            stack.enter_context(patch(f"{name}.uploaded", upload))
+        yield

@@ -142,7 +142,8 @@ class AnchorTransport:
             return Clip.runs(frames, settings.frames)
         if tokens.frame_embeddings is None:
             raise ValueError("frame_embeddings: expected [F, E] for dynamic clips, got None")
-        return dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold)
+        # The number of clips decides which budgets are refused, so it is read here.
+        return tuple(dynamic_clips(tokens.frame_embeddings, settings.segments, settings.threshold))
 
     def check_frames(self, budget: int, frames: int, total: int) -> None:
         """Check `budget` for a video of `frames` frames before the content is known.

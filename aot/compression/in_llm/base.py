@@ -50,6 +50,7 @@ class State:
         newline: [L], the rows of learned newlines, ascending.
         line: [L], the line of the pooled grid that each newline ends; -1 for a newline that ends
             the video.
+        ends_video: whether the prompt has one newline that ends the video, and none that end lines.
         question: [Q], the rows of the text after the video.
         tokens: the compressed tokens of the video.
         attention: a function that returns attention weights between rows.
@@ -63,6 +64,7 @@ class State:
     token: Tensor
     newline: Tensor
     line: Tensor
+    ends_video: bool
     question: Tensor
     tokens: CompressedTokens
     attention: AttentionRows
@@ -86,7 +88,7 @@ class State:
         LLaVA-Video counts both as visual. A newline that ends the whole video, as in
         LLaVA-OneVision, counts as text and is excluded.
         """
-        return torch.cat([self.visual, self.newline[self.line >= 0]]).sort().values
+        return torch.cat([self.visual, *self._line_ends(self.newline)]).sort().values
 
     @property
     def patch_type(self) -> Tensor:
@@ -95,11 +97,14 @@ class State:
         The type of a visual token is its cell; the type of a newline is rows * cols + its line.
         """
         # Types of newlines follow the types of the rows * cols cells.
-        ends_line = self.line >= 0
-        of_newlines = self.line[ends_line] + self.tokens.grid[0] * self.tokens.grid[1]
+        of_newlines = self._line_ends(self.line + self.tokens.grid[0] * self.tokens.grid[1])
         # Sort by row, as `patches` does.
-        order = torch.cat([self.visual, self.newline[ends_line]]).argsort()
-        return torch.cat([self.cell_in_frame, of_newlines])[order]
+        order = torch.cat([self.visual, *self._line_ends(self.newline)]).argsort()
+        return torch.cat([self.cell_in_frame, *of_newlines])[order]
+
+    def _line_ends(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return `values` [L] of the newlines if they end lines, else nothing."""
+        return () if self.ends_video else (values,)
 
     @property
     def mass(self) -> Tensor:
@@ -109,7 +114,8 @@ class State:
     def from_last(self, *, upcoming: bool = False) -> Tensor:
         """Return the last prompt token's attention to each row: float32 [T], mean over heads."""
         # One row of attention is enough; the full matrix is never computed.
-        last = torch.tensor([self.hidden.shape[1] - 1], device=self.hidden.device)
+        rows = self.hidden.shape[1]
+        last = torch.arange(rows - 1, rows, device=self.hidden.device)
         return self.attention(last, upcoming=upcoming).mean(0)[0]
 
     def _of_each(self, values: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from aot.compression.in_llm.base import LayerPoint, Reduction, State
 from aot.compression.in_llm.one_drop import least_of, refuse_load
+from aot.compression.ops.group_means import group_means
+from aot.compression.ops.padding import true_indices
 from aot.compression.ops.similarity import working_dtype
 from aot.config.setting import CheckedSettings, setting
 from aot.errors import BudgetError
@@ -80,6 +82,7 @@ class FrameFusion(CheckedSettings):
         # 2. Find the share of tokens that are similar enough to merge.
         neighbors = Neighbors.build(state)
         count = len(neighbors.order)
+        # The number of rows that are left decides the shapes in all later layers, so it is read.
         similar = int((neighbors.similarity >= self.similarity).sum())
         fraction = similar / count
         # 3. If merging alone reaches the load: merge only the most similar tokens, and stop.
@@ -171,15 +174,16 @@ class Neighbors:
         # Back to prompt order, because ties go to the earlier token and not to the lower cell.
         similarity = torch.empty_like(self.similarity)
         similarity[self.order] = self.similarity
-        is_merged[similarity.sort(descending=True, stable=True).indices[:count]] = True
+        merged = similarity.sort(descending=True, stable=True).indices[:count]
+        is_merged.index_fill_(0, merged, True)
         # A run is an unmerged token and all merged tokens that follow it.
         in_cells = is_merged[self.order]
         run, rows = (~in_cells).cumsum(0) - 1, state.patches
         states = state.hidden[0, rows[self.order]]
         # The mean of a run replaces its first token.
-        sums = states.new_zeros(len(run) - count, states.shape[1], dtype=working_dtype(states))
-        sums.index_add_(0, run, states.to(sums.dtype))
+        runs = len(run) - count
+        means = group_means(states.to(working_dtype(states)), run, runs)
         hidden = state.hidden.clone()
-        heads = rows[self.order[~in_cells]]
-        hidden[0, heads] = (sums / torch.bincount(run)[:, None]).to(hidden.dtype)
-        return Reduction(rows[is_merged], hidden)
+        heads = rows[self.order[true_indices(~in_cells, runs)]]
+        hidden[0, heads] = means.to(hidden.dtype)
+        return Reduction(rows[merged.sort().values], hidden)

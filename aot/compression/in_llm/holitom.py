@@ -10,6 +10,8 @@ from torch import Tensor
 
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop, least_of
+from aot.compression.ops.group_means import group_sizes
+from aot.compression.ops.padding import true_indices
 from aot.compression.ops.similarity import cosine_similarity, working_dtype
 from aot.config.setting import setting
 from aot.plugins import Card
@@ -42,8 +44,8 @@ class HoliTomInner(OneDrop):
         lost = least_of(state.from_last()[rows], round(self.keep * len(rows)))
         # 2. Merge each dropped row into the most similar kept row.
         is_kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        is_kept[lost] = False
-        kept, dropped = rows[is_kept], rows[lost]
+        is_kept.index_fill_(0, lost, False)
+        kept, dropped = rows[true_indices(is_kept, len(rows) - len(lost))], rows[lost]
         # Change a copy: the caller owns `state`.
         hidden = state.hidden.clone()
         hidden[0, kept] = merge_in_turn(hidden[0, kept], hidden[0, dropped])
@@ -62,7 +64,7 @@ def merge_in_turn(kept: Tensor, dropped: Tensor) -> Tensor:
     dtype = working_dtype(kept)
     target = cosine_similarity(dropped[None].to(dtype), kept[None].to(dtype))[0].argmax(1)
     # Rank each dropped token among the dropped tokens with the same target.
-    counts = torch.bincount(target, minlength=len(kept))
+    counts = group_sizes(target, len(kept))
     order = target.sort(stable=True).indices
     rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[target[order]]
     # Closed form of the repeated average: each average halves the weights of earlier tokens, and

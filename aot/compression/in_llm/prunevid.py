@@ -10,7 +10,11 @@ from torch import Tensor
 
 from aot.compression.in_llm.base import Reduction, State
 from aot.compression.in_llm.one_drop import OneDrop
-from aot.compression.ops.budget import spread
+from aot.compression.ops.budget import spread_rows
+from aot.compression.ops.clips import clip_bounds
+from aot.compression.ops.group_means import group_sizes
+from aot.compression.ops.padding import true_indices
+from aot.compression.ops.similarity import decision_dtype
 from aot.config.setting import setting
 from aot.plugins import Card
 
@@ -48,38 +52,33 @@ class PruneVidInner(OneDrop):
         # 1. Compute the attention received from the question.
         received = state.attention(state.question, rotary=False, causal=False)[:, :, state.visual].amax((0, 1))
         # 2. Rank each token in its set: sort by attention, then stably by set.
-        group = _groups(state)
+        group, sets = _groups(state), 2 * len(state.tokens.timestamps_s)
         order = received.sort(descending=True, stable=True).indices
         order = order[group[order].sort(stable=True).indices]
-        sizes = torch.bincount(group)
+        sizes = group_sizes(group, sets)
         rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[group[order]]
-        # 3. Drop the tokens whose rank is beyond the share of their set.
-        shares = torch.tensor(self._shares(sizes.tolist()), device=order.device)
-        dropped = order[rank >= shares[group[order]]].sort().values
+        # 3. Drop the tokens whose rank is beyond the share of their set. Published counts are read.
+        total = max(round(self.keep * len(order)), 1)
+        shares = spread_rows(torch.full_like(sizes[:1], total), sizes[None])[0]
+        if self.paper_exact:
+            truncated = (self.keep * sizes.to(decision_dtype(sizes))).long()
+            # If truncation would leave no token in any set, use the exact counts.
+            shares = torch.where(truncated.any(), truncated, shares)
+            total = int(shares.sum())
+        is_dropped = rank >= shares[group[order]]
+        dropped = order[true_indices(is_dropped, len(order) - total)].sort().values
         return Reduction(state.visual[dropped], forgotten=True)
-
-    def _shares(self, sizes: list[int]) -> tuple[int, ...]:
-        """Return how many tokens to keep from each set; a set has sizes[i] tokens."""
-        shares = [int(self.keep * size) for size in sizes]
-        # If truncation would leave no token in any set, use the exact counts.
-        if self.paper_exact and any(shares):
-            return tuple(shares)
-        return spread(max(round(self.keep * sum(sizes)), 1), sizes)
 
 
 def _groups(state: State) -> Tensor:
-    """Return the index of each visual token's set: int64 [V], counted from 0 in video order.
+    """Return the index of each visual token's set, int64 [V], ascending in video order.
 
     The static tokens of a clip form one set; the dynamic tokens of each frame form one set.
     """
     # Find, for every frame, the first frame and the number of frames of its clip.
-    first, length = (torch.zeros(len(state.tokens.timestamps_s), dtype=torch.int64) for _ in range(2))
-    for clip in state.tokens.clips:
-        first[clip.first : clip.stop], length[clip.first : clip.stop] = clip.first, len(clip)
     frame = state.frame
-    opening, frames = (values.to(frame.device)[frame] for values in (first, length))
+    opening, frames = (values[frame] for values in clip_bounds(state.tokens.clips, frame.device))
     # Decide by mass, because compressed tokens do not record which tokens are static.
     is_static = (frames > 1) & (frame == opening) & (state.mass >= frames) & (state.mass % frames == 0)
-    # Two sets per frame, static before dynamic; `unique` renumbers the sets without gaps.
-    numbers: Tensor = torch.unique(2 * frame + ~is_static, return_inverse=True)[1]
-    return numbers
+    # Two sets per frame, static before dynamic; some have no tokens.
+    return 2 * frame + ~is_static

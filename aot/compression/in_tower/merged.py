@@ -35,7 +35,9 @@ def as_sequences(tokens: VisualTokens, sequences: int = 1) -> MergingTokens:
     """
     patches = merged_patches(tokens)
     # A token's size is the number of its patches.
-    sizes = patches.owner.flatten().bincount(minlength=len(tokens.features)).to(decision_dtype(tokens.features))
+    owners = patches.owner.flatten()
+    sizes = owners.new_zeros(len(tokens.features)).index_add_(0, owners, torch.ones_like(owners))
+    sizes = sizes.to(decision_dtype(tokens.features))
     owner, anchor = patches.owner.view(sequences, -1), patches.anchor.view(sequences, -1)
     before = torch.arange(sequences, device=owner.device)[:, None]
     # Owners (tokens) and anchors (patches) count from the start of their sequence.

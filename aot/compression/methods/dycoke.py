@@ -18,6 +18,7 @@ from aot.compression.ops.budget import spread
 from aot.compression.ops.grid import pool
 from aot.compression.ops.quotas import least_per_frame
 from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.uploads import uploaded
 from aot.config.setting import CheckedSettings, setting
 from aot.errors import BudgetError
 from aot.plugins import Card
@@ -66,13 +67,14 @@ class DyCoke(CheckedSettings):
         # 1. The number of tokens that every frame keeps.
         compared = compared_frames(frames, self.paper_exact)
         counts = self._published_counts(compared, per_frame) if self.paper_exact else _counts(tokens, compared, budget)
-        counts_per_frame = torch.tensor(counts)
         # 2. The similarity of every token to the same cell of the other frame.
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         similarity = similarity_to_frames(pooled, compared)
-        similarity[counts_per_frame.to(similarity.device) == per_frame] = 0  # whole frames stay in raster order
+        counts_per_frame = uploaded(torch.tensor(counts), similarity.device)
+        # Whole frames stay in raster order.
+        similarity = similarity.masked_fill(counts_per_frame[:, None] == per_frame, 0)
         # 3. The least similar tokens of every frame.
-        index = least_per_frame(similarity, counts_per_frame)
+        index = least_per_frame(similarity, counts_per_frame, sum(counts))
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=Clip.runs(frames, _GROUP_FRAMES))
 
     def _published_counts(self, compared: Sequence[int], per_frame: int) -> list[int]:
@@ -120,7 +122,5 @@ def similarity_to_frames(pooled: Tensor, compared: Sequence[int]) -> Tensor:
     unit = functional.normalize(pooled.to(working_dtype(pooled)), dim=-1)
     # Whole frames need no product.
     pairs = [(frame, other) for frame, other in enumerate(compared) if frame != other]
-    frame, other = torch.tensor(pairs, dtype=torch.int64, device=pooled.device).view(-1, 2).unbind(1)
-    similarity = unit.new_zeros(unit.shape[:2])
-    similarity[frame] = (unit[frame] * unit[other]).sum(-1)
-    return similarity
+    frame, other = uploaded(torch.tensor(pairs, dtype=torch.int64), pooled.device).view(-1, 2).unbind(1)
+    return unit.new_zeros(unit.shape[:2]).index_copy_(0, frame, (unit[frame] * unit[other]).sum(-1))

@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_saliency
-from aot.compression.ops.budget import even_shares, spread
-from aot.compression.ops.clips import dynamic_clips
-from aot.compression.ops.density_peaks import density_peaks
+from aot.compression.methods.subset import check_budget, keep_all, kept_tokens, pooled_saliency
+from aot.compression.ops.budget import even_shares, spread_rows
+from aot.compression.ops.clips import CutClips, dynamic_clips
 from aot.compression.ops.grid import pool
-from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.group_means import group_sizes, group_sums
+from aot.compression.ops.padding import batches, longest, packed, true_indices
+from aot.compression.ops.peak_clusters import PeakClusters
+from aot.compression.ops.products import take_rows
+from aot.compression.ops.similarity import decision_dtype, working_dtype
 from aot.compression.ops.source_weights import chosen, joined, merged, unchanged
+from aot.compression.ops.uploads import uploaded
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
+from aot.types import CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
 
 __all__ = ["FlashVid", "max_min_picks", "merge_trees", "nearest_before", "tree_roots"]
 
@@ -83,36 +87,38 @@ class FlashVid(CheckedSettings):
         values = features.to(working_dtype(features))
         clips = dynamic_clips(values.mean(1), self.segments, self.threshold)
         if budget >= frames * per_frame:
-            return keep_subset(tokens, torch.arange(frames * per_frame), clips)
+            return keep_all(tokens, clips)
         shares = self._shares(budget, frames, per_frame)
         # 2. ADTS: diverse tokens of every frame.
         diverse_counts = [math.ceil(self.diverse_share * share) for share in shares]
         diverse = self._diverse(values, pooled_saliency(tokens, -1), diverse_counts, clips)
         # 3. TSTM over time: the other tokens link to similar tokens of the previous frame. Each
         # tree of linked tokens becomes the mean of its tokens.
-        free = torch.ones(frames, per_frame, dtype=torch.bool, device=diverse.device)
-        free.view(-1)[diverse] = False
+        is_diverse = torch.zeros(frames * per_frame, dtype=torch.bool, device=diverse.device)
+        free = ~is_diverse.index_fill_(0, diverse, True).view(frames, per_frame)
         similarity, parent = nearest_before(values, free)
-        linked = self._linked(similarity, shares, clips)
+        linked = self._linked(similarity, uploaded(torch.tensor(shares), free.device), clips)
         trees, sizes = merge_trees(values, parent, linked, children_count_once=self.paper_exact)
         # 4. TSTM in space: the tree roots of every frame form clusters around density peaks.
         roots = self._roots(free & ~linked, clips)
         rest = [share - count for share, count in zip(shares, diverse_counts, strict=True)]
-        clusters = self._clusters(rest, roots.sum(1).tolist(), clips)
-        merged, merged_index, mass, nearest = _cluster_frames(trees, sizes, roots, clusters, self.neighbors)
+        clusters = self._clusters(uploaded(torch.tensor(rest), free.device), roots.sum(1), clips)
+        # Published counts depend on the content, and are read.
+        total = int(clusters.sum()) if self.paper_exact else sum(rest)
+        merged = _cluster_frames(trees, sizes, roots, clusters, self.neighbors, total)
         # 5. Diverse and merged tokens together, in raster order.
-        index, order = torch.cat([diverse, merged_index]).sort(stable=True)
+        index, order = torch.cat([diverse, merged.index]).sort(stable=True)
         sources = None
         if tokens.traced:
-            clustered = _clustered_trees(parent, linked, roots, nearest, children_count_once=self.paper_exact)
+            clustered = _clustered_trees(parent, linked, merged.owner, children_count_once=self.paper_exact)
             sources = chosen(joined([unchanged(diverse), clustered]), order)
         return kept_tokens(
             tokens,
-            torch.cat([features.reshape(-1, width)[diverse], merged.to(features.dtype)])[order],
+            torch.cat([features.reshape(-1, width)[diverse], merged.means.to(features.dtype)])[order],
             index,
-            mass=torch.cat([mass.new_ones(len(diverse)), mass])[order],
+            mass=torch.cat([merged.masses.new_ones(len(diverse)), merged.masses])[order],
             clips=clips,
-            facts={"diverse_tokens": len(diverse), "merged_tokens": len(merged_index)},
+            facts={"diverse_tokens": len(diverse), "merged_tokens": total},
             sources=sources,
         )
 
@@ -124,75 +130,73 @@ class FlashVid(CheckedSettings):
             return (min(math.ceil(per_frame * ratio * self.expansion), per_frame),) * frames
         return even_shares(budget, frames)
 
-    def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: Sequence[Clip]) -> Tensor:
+    def _diverse(self, values: Tensor, attention: Tensor, counts: Sequence[int], clips: CutClips) -> Tensor:
         """Return ascending indices of the video's diverse tokens: counts[f] tokens of frame f.
 
         The distance of token j from token i is (1 - cosine similarity) * attention received by j *
         dot product of token j and the mean of its segment (ADTS, version 2).
         """
         unit = functional.normalize(values, dim=-1)
-        relevance = [_within(values, clip) @ _within(values, clip).mean((0, 1)) for clip in clips]
+        # The mean of a segment is the mean over its frames.
+        means = (clips.same.to(values.dtype) @ values.mean(1)) / clips.length[:, None]
         # The factors depend on the column's token only, so distances are not symmetric.
-        weights = attention.to(values.dtype) * torch.cat(relevance)
+        weights = attention.to(values.dtype) * (values @ means[..., None])[..., 0]
         distances = (1 - unit @ unit.mT) * weights[:, None, :]
         distances.diagonal(dim1=1, dim2=2).zero_()
         picks = max_min_picks(distances, max(counts), repeats=self.paper_exact)
         first = torch.arange(len(values), device=picks.device)[:, None] * values.shape[1]
         # All frames make max(counts) picks; frame f uses the first counts[f] of them.
-        wanted = torch.arange(picks.shape[1], device=picks.device) < torch.tensor(counts, device=picks.device)[:, None]
-        return (first + picks)[wanted].sort().values
+        wanted = (torch.arange(picks.shape[1]) < torch.tensor(counts)[:, None]).flatten().nonzero()[:, 0]
+        return (first + picks).flatten()[uploaded(wanted, picks.device)].sort().values
 
-    def _linked(self, similarity: Tensor, shares: Sequence[int], clips: Sequence[Clip]) -> Tensor:
+    def _linked(self, similarity: Tensor, shares: Tensor, clips: CutClips) -> Tensor:
         """Return which tokens are merged into a token of the previous frame: bool [F, n].
 
-        In every segment, at least as many tokens stay unmerged as the sum of the frames' `shares`.
-        `similarity` [F, n] is the similarity to the most similar token of the previous frame.
+        In every segment, at least as many tokens stay unmerged as the sum of the frames' `shares`
+        [F]. `similarity` [F, n] is the similarity to the most similar token of the previous frame.
         """
+        per_frame = similarity.shape[1]
+        # Trees do not cross segments.
+        similarity = similarity.masked_fill(clips.starts[:, None], -torch.inf)
         linked = similarity > self.link_similarity
-        for clip in clips:
-            # Trees do not cross segments.
-            linked[clip.first] = False
-            own = _within(similarity, clip)[1:].flatten()
-            room = len(clip) * similarity.shape[1] - sum(shares[clip.first : clip.stop])
-            if _within(linked, clip).sum() <= room:
-                continue
-            # Too many links: keep only the most similar links.
-            ranked = own.sort(descending=True, stable=True)
-            if self.paper_exact:
-                # Published: raise the threshold, which drops all links that are equal to it.
-                held = own > (ranked.values[room - 1] if room else torch.inf)
-            else:
-                held = ranked.indices.argsort() < room
-            linked[clip.first + 1 : clip.stop] = held.view(len(clip) - 1, -1)
-        return linked
+        # 1. For each frame: the largest number of links in its segment, and if there are more.
+        room = clips.length * per_frame - (clips.same * shares).sum(1)
+        is_crowded = (clips.same * linked.sum(1)).sum(1) > room
+        # 2. Rank the tokens of each segment by similarity. Only the most similar links are kept.
+        number = clips.number[:, None].expand_as(similarity).flatten()
+        order = similarity.flatten().sort(descending=True, stable=True).indices
+        order = order[number[order].sort(stable=True).indices]
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        rank = rank.view_as(similarity) - clips.first[:, None] * per_frame
+        held = rank < room[:, None]
+        if self.paper_exact:
+            # Published: raise the threshold, which drops all links that are equal to it.
+            at_limit = torch.where(rank == room[:, None] - 1, similarity, -torch.inf).amax(1)
+            limit = torch.where(clips.same, at_limit, -torch.inf).amax(1)
+            held = similarity > torch.where(room > 0, limit, torch.inf)[:, None]
+        return torch.where(is_crowded[:, None], held, linked)
 
-    def _roots(self, roots: Tensor, clips: Sequence[Clip]) -> Tensor:
-        """Return which tokens are clustered, bool [F, n]: the tree `roots`, changed in place.
+    def _roots(self, roots: Tensor, clips: CutClips) -> Tensor:
+        """Return which tokens are clustered, bool [F, n]: the tree `roots`.
 
         With `paper_exact`, all tokens of a segment of one frame are clustered, not only the roots.
         """
-        for clip in clips:
-            roots[clip.first] |= self.paper_exact and len(clip) == 1
-        return roots
+        return roots | (clips.length == 1)[:, None] if self.paper_exact else roots
 
-    def _clusters(self, rest: Sequence[int], roots: Sequence[int], clips: Sequence[Clip]) -> list[int]:
-        """Return each frame's cluster count, part of its segment's `rest`; at most its `roots`."""
-        clusters: list[int] = []
-        for clip in clips:
-            own = roots[clip.first : clip.stop]
-            wanted = min(sum(rest[clip.first : clip.stop]), sum(own))
-            if self.paper_exact:
-                # In floating point, as published: 170 * (22 / 170) is above 22.
-                share = wanted / max(sum(own), 1)
-                clusters += [math.ceil(count * share) for count in own]
-            else:
-                clusters += spread(wanted, own)
-        return clusters
+    def _clusters(self, rest: Tensor, roots: Tensor, clips: CutClips) -> Tensor:
+        """Return each frame's cluster count, int64 [F]: a part of its segment's `rest` [F].
 
-
-def _within(values: Tensor, clip: Clip) -> Tensor:
-    """Return the part of `values` in the frames of `clip`."""
-    return values[clip.first : clip.stop]
+        A frame has at most as many clusters as `roots` [F].
+        """
+        # Row c of the table: the roots of the frames of segment c.
+        member = clips.number == torch.arange(len(roots), device=roots.device)[:, None]
+        own = member * roots
+        wanted = torch.minimum((member * rest).sum(1), own.sum(1))
+        if not self.paper_exact:
+            return spread_rows(wanted, own).sum(0)
+        # In floating point, as published: 170 * (22 / 170) is above 22.
+        share = wanted.to(decision_dtype(wanted)) / own.sum(1).clamp_min(1)
+        return (roots * share[clips.number]).ceil().long()
 
 
 def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Tensor:
@@ -212,17 +216,17 @@ def max_min_picks(distances: Tensor, count: int, *, repeats: bool = False) -> Te
     if count == 0:
         return torch.empty(batch, 0, dtype=torch.long, device=distances.device)
     # The smallest entry of a column is normally the token's distance to itself.
-    rows = torch.arange(batch, device=distances.device)
-    pick = distances.kthvalue(min(2, tokens), dim=1).values.argmax(-1)
-    picks, nearest = [pick], distances[rows, pick]
-    taken = torch.zeros_like(nearest, dtype=torch.bool)
+    pick = distances.kthvalue(min(2, tokens), dim=1).values.argmax(-1, keepdim=True)
+    picks = [pick]
+    nearest = torch.full_like(distances[:, 0], torch.inf)
     for _ in range(count - 1):
-        # One pick per step in every element of the batch.
-        taken[rows, pick] = not repeats
-        pick = nearest.masked_fill(taken, -torch.inf).argmax(-1)
+        # One pick per step in every element of the batch. A token that is taken stays at -inf.
+        nearest = torch.minimum(nearest, distances.take_along_dim(pick[..., None], 1)[:, 0])
+        if not repeats:
+            nearest = nearest.scatter_(1, pick, -torch.inf)
+        pick = nearest.argmax(-1, keepdim=True)
         picks.append(pick)
-        nearest = torch.minimum(nearest, distances[rows, pick])
-    return torch.stack(picks, 1)
+    return torch.cat(picks, 1)
 
 
 def nearest_before(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,78 +259,85 @@ def merge_trees(
         children_count_once: whether to divide the sum of a tree by 1 + the number of children of
             the root, as in the published code, which does not count deeper levels.
     """
-    sums, sizes = values.clone(), torch.ones_like(values[..., 0])
-    divisors = sizes.clone()
-    cells = torch.arange(values.shape[1], device=values.device)
-    # From the last frame backwards: a token absorbs its subtree before its parent absorbs the
-    # token.
-    for frame in range(len(values) - 1, 0, -1):
-        # A matrix product, because scattered sums differ from run to run on CUDA devices.
-        joins = ((parent[frame] == cells[:, None]) & linked[frame]).to(values.dtype)
-        sums[frame - 1] += joins @ sums[frame]
-        sizes[frame - 1] += joins @ sizes[frame]
-        divisors[frame - 1] += joins.sum(-1)
-    return sums / (divisors if children_count_once else sizes)[..., None], sizes
+    per_frame = values.shape[1]
+    roots = tree_roots(parent, linked).flatten()
+    sums = group_sums(values.flatten(0, 1), roots, len(roots)).view_as(values)
+    sizes = group_sizes(roots, len(roots)).view_as(parent)
+    divisors = sizes
+    if children_count_once:
+        # Indices of the parents into all F * n; tokens that are not linked are counted apart.
+        before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * per_frame
+        above = torch.where(linked, before + parent, len(roots)).flatten()
+        divisors = 1 + group_sizes(above, len(roots) + 1)[:-1].view_as(parent)
+    return sums / divisors.clamp_min(1)[..., None], sizes.to(values.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Hold the K clusters of all frames.
+
+    Attributes:
+        means: [K, D].
+        index: int64 [K], the centers among F * n.
+        masses: [K], the number of tokens in each cluster.
+        owner: int64 [F, n], the cluster of each token that is clustered; -1 for other tokens.
+    """
+
+    means: Tensor
+    index: Tensor
+    masses: Tensor
+    owner: Tensor
 
 
 def _cluster_frames(
-    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Sequence[int], neighbors: int
-) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
-    """Return the clusters of every frame's chosen tokens: means, centers, masses and memberships.
-
-    Means are [K, D], centers are indices [K] among F * n, masses are [K]. Memberships map each
-    frame with clusters to the cluster index of each chosen token in this frame.
+    values: Tensor, sizes: Tensor, chosen: Tensor, clusters: Tensor, neighbors: int, total: int
+) -> _Merged:
+    """Return the clusters of every frame's chosen tokens.
 
     Args:
         values: [F, n, D].
         sizes: [F, n], the number of tokens that each value was merged from.
         chosen: bool [F, n]; each frame f has at least clusters[f] chosen tokens.
-        clusters: [F], the number of clusters of each frame.
+        clusters: int64 [F], the number of clusters of each frame.
         neighbors: the number of nearest tokens that define a density.
+        total: K, the sum of `clusters`.
     """
-    means, indices, masses = [values[:0, 0]], [chosen.new_empty(0, dtype=torch.long)], [sizes[:0, 0]]
-    clusters_of: dict[int, Tensor] = {}
-    for frame, count in enumerate(clusters):
-        if count == 0:
+    frames, per_frame, _ = values.shape
+    owner = torch.full_like(chosen, -1, dtype=torch.long)
+    parts = [(values[0, :0], owner[0, :0], sizes[0, :0], chosen[0, :0])]
+    for batch in batches(torch.arange(frames, device=values.device)):
+        counts = clusters[batch]
+        most = longest(counts, min(total, per_frame))
+        if not most:
             continue
-        cells = chosen[frame].nonzero()[:, 0]
-        centers, nearest = _nearest_peaks(values[frame, cells], count, neighbors)
-        is_member = (nearest[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
-        means.append(is_member.mT @ values[frame, cells] / is_member.sum(0)[:, None])
-        indices.append(frame * values.shape[1] + cells[centers])
-        masses.append(is_member.mT @ sizes[frame, cells])
-        clusters_of[frame] = nearest
-    return torch.cat(means), torch.cat(indices), torch.cat(masses), clusters_of
+        # 1. The chosen tokens of each frame, in clusters around density peaks.
+        cells, valid = packed(chosen[batch], per_frame)
+        own = take_rows(values[batch], cells)
+        found = PeakClusters.build(own, valid, counts, most, neighbors=neighbors, most_neighbors=counts)
+        # 2. The mean and the mass of each cluster.
+        members = found.members(values.dtype)
+        means = members @ own / members.sum(-1, keepdim=True).clamp_min(1)
+        masses = (members @ take_rows(sizes[batch][..., None], cells))[..., 0]
+        first = torch.arange(frames, device=cells.device)[batch, None] * per_frame
+        index = first + cells.gather(1, found.centers)
+        parts.append((means.flatten(0, 1), index.flatten(), masses.flatten(), found.valid.flatten()))
+        # 3. The clusters are numbered frame after frame.
+        number, before = found.numbers(), clusters[: batch.start].sum()
+        owner[batch] = owner[batch].scatter(1, cells, torch.where(number < 0, number, number + before))
+    means, index, masses, valid = (torch.cat(each) for each in zip(*parts, strict=True))
+    rows = true_indices(valid, total)
+    return _Merged(means[rows], index[rows], masses[rows], owner)
 
 
-def _nearest_peaks(values: Tensor, clusters: int, neighbors: int) -> tuple[Tensor, Tensor]:
-    """Return the density peaks of values [m, D], ascending, and the nearest peak of each value.
-
-    Peaks are int64 [K]; nearest peaks [m] are indices into the peaks. A peak is nearest to itself.
-    """
-    peaks = density_peaks(values[None], clusters, min(neighbors, clusters))[0].sort().values
-    # Not as a matrix product, whose rounding errors would decide near-ties.
-    nearest = torch.cdist(values, values[peaks], compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-    nearest[peaks] = torch.arange(clusters, device=values.device)
-    return peaks, nearest
-
-
-def _clustered_trees(
-    parent: Tensor, linked: Tensor, chosen: Tensor, nearest: dict[int, Tensor], *, children_count_once: bool
-) -> SourceWeights:
+def _clustered_trees(parent: Tensor, linked: Tensor, owner: Tensor, *, children_count_once: bool) -> SourceWeights:
     """Return the sources of the clusters into which trees are merged.
 
-    `parent`, `linked` and `children_count_once` define the trees, as in `merge_trees`. The tokens
-    `chosen`, bool [F, n], are clustered; `nearest` maps each frame to their cluster indices.
+    `parent`, `linked` and `children_count_once` define the trees, as in `merge_trees`. `owner`
+    [F, n] is the cluster of each token that is clustered, else -1.
     """
     roots = tree_roots(parent, linked)
-    # Number the clusters frame after frame, as `_cluster_frames` does.
-    cluster, first = torch.full_like(roots, -1), 0
-    for frame, peak in nearest.items():
-        cluster[frame, chosen[frame]] = first + peak
-        first += int(peak.max()) + 1
     weights = _published_weights(parent, linked, roots) if children_count_once else None
-    return merged(merged(unchanged(torch.arange(roots.numel())), roots), cluster, weights)
+    return merged(merged(unchanged(torch.arange(roots.numel())), roots), owner, weights)
 
 
 def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
@@ -334,11 +345,13 @@ def tree_roots(parent: Tensor, linked: Tensor) -> Tensor:
 
     `parent` and `linked`, both [F, n], have the same meaning as in `merge_trees`.
     """
-    roots = torch.arange(parent.numel(), device=parent.device).view_as(parent)
-    # In time order: the root of each parent is already known.
-    for frame in range(1, len(roots)):
-        roots[frame] = torch.where(linked[frame], roots[frame - 1, parent[frame]], roots[frame])
-    return roots
+    own = torch.arange(parent.numel(), device=parent.device).view_as(parent)
+    before = torch.arange(-1, len(parent) - 1, device=parent.device)[:, None] * parent.shape[1]
+    roots = torch.where(linked, before + parent, own).flatten()
+    # Each step doubles the distance from a token to the ancestor that is known.
+    for _ in range((len(parent) - 1).bit_length()):
+        roots = roots[roots]
+    return roots.view_as(parent)
 
 
 def _published_weights(parent: Tensor, linked: Tensor, roots: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aot.compression.methods.framefusion_queued import QueuedRuns
 from aot.compression.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
+from aot.compression.ops.padding import is_queued
+from aot.compression.ops.read_later import FactsReadLater
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import chosen, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
@@ -61,6 +64,8 @@ class FrameFusion(CheckedSettings):
             BudgetError: If `budget` is 0.
         """
         check_budget(tokens, budget)
+        if is_queued(tokens.features.device):
+            return self._queued(tokens, budget)
         # 1. Merge, pass after pass.
         runs = _Runs.of(tokens)
         passes, merging = 0, True
@@ -78,6 +83,23 @@ class FrameFusion(CheckedSettings):
             clips=[Clip(0, pooled_cells(tokens)[0])],
             facts={"merging_passes": passes, "pruned_tokens": len(runs.index) - len(kept.index)},
             sources=kept.sources,
+        )
+
+    def _queued(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        """Compress in the same way without waiting for the device."""
+        pooled = pool(tokens.features, tokens.grid, tokens.pool)
+        budget, values = min(budget, pooled.shape[0] * pooled.shape[1]), pooled.to(working_dtype(pooled))
+        runs = QueuedRuns.of(values)
+        runs.merge(self.threshold, budget, self.least_merged)
+        index = runs.most_attended(pooled_saliency(tokens, _LAST), budget)
+        return kept_tokens(
+            tokens,
+            runs.features(values, index),
+            index,
+            mass=runs.masses(index),
+            clips=[Clip(0, len(pooled))],
+            facts=FactsReadLater(lambda: runs.facts(budget)),
+            sources=runs.sources(index) if tokens.traced else None,
         )
 
 

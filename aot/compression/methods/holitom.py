@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -12,22 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import joined_parts, pooled_cells, pooled_saliency, whole_video
-from aot.compression.ops.density_peaks import density_peaks
+from aot.compression.methods.subset import Part, joined_parts, pooled_cells, pooled_saliency, whole_video
 from aot.compression.ops.grid import pool
-from aot.compression.ops.peak_clusters import members_of, nearest_centers
+from aot.compression.ops.padding import longest, true_indices
+from aot.compression.ops.peak_clusters import PeakClusters
+from aot.compression.ops.products import take_rows
+from aot.compression.ops.read_later import FactsReadLater
 from aot.compression.ops.redundancy import (
     Quota,
     Redundancy,
-    least_similarities,
+    TokenSets,
+    least_similarity,
     most_saving_clips,
     share_out,
 )
-from aot.compression.ops.similarity import working_dtype
-from aot.compression.ops.source_weights import blended, chosen, merged, unchanged
+from aot.compression.ops.similarity import decision_dtype, working_dtype
+from aot.compression.ops.source_weights import blended, chosen, joined, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
+from aot.types import CompressedTokens, Needs, SourceWeights, TokenBudget, VisualTokens
 
 __all__ = ["HoliTom"]
 
@@ -100,16 +103,18 @@ class HoliTom(CheckedSettings):
         # 2. The number of tokens that every static set and every frame keeps.
         if self.paper_exact:
             quotas = _published_quotas(TokenBudget.ratio_of(budget, total) * total, redundancy.capacity())
+            budget = int(quotas.total)  # published counts depend on the content, and are read
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
-        # 3. The most attended dynamic tokens of every frame.
+        # 3. Static tokens merged into density peaks, and the most attended dynamic tokens.
+        parts = [*self._static(features, redundancy, quotas.static, budget, traced=tokens.traced)]
         saliency = pooled_saliency(tokens, self.layer).to(features.device)
-        kept = _most_attended(saliency, redundancy, quotas)
-        # 4. Static tokens merged into density peaks, and all tokens in order.
-        facts = {"segments": len(redundancy.clips), "static_similarity": threshold}
-        parts = self._emit(features, redundancy, quotas, kept, traced=tokens.traced)
-        return joined_parts(tokens, parts, redundancy.clips, facts)
+        parts.append(_most_attended(features, saliency, redundancy, quotas.dynamic, budget, traced=tokens.traced))
+        # 4. All tokens in order.
+        clips = redundancy.clips
+        facts = FactsReadLater(lambda: {"segments": len(clips), "static_similarity": threshold})
+        return joined_parts(tokens, parts, budget, clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:
         """Return the similarity above which a position is static, given the ratio `ratio`."""
@@ -117,63 +122,58 @@ class HoliTom(CheckedSettings):
             return self.static_similarity
         return _THRESHOLD_LOW if ratio <= _BETWEEN else _THRESHOLD_HIGH
 
-    def _emit(
-        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], kept: Tensor, *, traced: bool
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield the features, indices, masses and sources of the kept tokens, segment by segment.
+    def _static(
+        self, features: Tensor, redundancy: Redundancy, counts: Tensor, budget: int, *, traced: bool
+    ) -> Iterator[Part]:
+        """Yield the merged static tokens: counts[f] tokens of a segment with the first frame f.
 
-        In each segment, static tokens come first. `kept` holds the indices of the kept dynamic
-        tokens among the F * n pooled tokens. Sources are None unless `traced`.
+        `features` is [F, n, D]; `budget` is the number of all kept tokens.
         """
-        positions = features.shape[1]
-        dynamic = torch.split(kept, [sum(quota.dynamic) for quota in quotas])
-        for clip, static, quota, own in zip(redundancy.clips, redundancy.static, quotas, dynamic, strict=True):
-            if quota.static:
-                where = static.nonzero()[:, 0]
-                # A static token is the mean over the frames of its segment.
-                means = features[clip.first : clip.stop, where].mean(0)
-                values, centers, members, owner = self._merged(means, quota.static)
-                sources = self._static_sources(clip, where, positions, centers, owner) if traced else None
-                yield values, clip.first * positions + where[centers], members * len(clip), sources
-            yield features.flatten(0, 1)[own], own, features.new_ones(len(own)), unchanged(own) if traced else None
+        per_frame = features.shape[1]
+        for frames in redundancy.clips.batches():
+            most = longest(counts[frames], min(budget, per_frame))
+            if not most:
+                continue
+            static = TokenSets.static(features, redundancy, frames)
+            quota = static.counts(counts)
+            clusters = PeakClusters.build(
+                static.values, static.valid, quota, most, neighbors=self.neighbors, most_neighbors=quota
+            )
+            values, members = self._merged(static.values, clusters)
+            first = static.first[:, None] * per_frame
+            yield Part(
+                values.flatten(0, 1),
+                (first + static.cells.gather(1, clusters.centers)).flatten(),
+                (members * static.length[:, None]).flatten(),
+                (2 * first).expand_as(members).flatten(),
+                clusters.valid.flatten(),
+                self._static_sources(static, clusters, per_frame) if traced else None,
+            )
 
-    def _merged(self, means: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Merge the static tokens `means` [s, D] into K = `clusters` tokens.
-
-        Returns:
-            The merged tokens [K, D]; the ascending indices [K] of the centers among the static
-            tokens; the cluster sizes [K]; the cluster of each static token [s].
-        """
-        # Nothing to merge.
-        if clusters == len(means):
-            each = torch.arange(clusters, device=means.device)
-            return means, each, means.new_ones(clusters), each
-        centers = density_peaks(means[None], clusters, min(self.neighbors, clusters)).sort().values
-        owner = nearest_centers(means[None], centers)
+    def _merged(self, means: Tensor, clusters: PeakClusters) -> tuple[Tensor, Tensor]:
+        """Return the clusters of `means` [C, P, D] as tokens [C, K, D], and their sizes [C, K]."""
         # Exclude the center from its members, because its weight is fixed.
-        others = members_of(owner, clusters, means.dtype).scatter(2, centers[..., None], 0)[0]
-        counts, own = others.sum(-1), means[centers[0]]
+        others = clusters.members(means.dtype).scatter(2, clusters.centers[..., None], 0)
+        counts, own = others.sum(-1, keepdim=True), take_rows(means, clusters.centers)
         # Blend the center and the mean of its other members with fixed weights.
-        mixed = self.center_share * own + (1 - self.center_share) * (others @ means) / counts.clamp_min(1)[:, None]
-        return torch.where(counts[:, None] > 0, mixed, own), centers[0], counts + 1, owner[0]
+        mixed = self.center_share * own + (1 - self.center_share) * (others @ means) / counts.clamp_min(1)
+        return torch.where(counts > 0, mixed, own), counts[..., 0] + 1
 
-    def _static_sources(
-        self, clip: Clip, where: Tensor, positions: int, centers: Tensor, owner: Tensor
-    ) -> SourceWeights:
-        """Return the sources of the merged static tokens of one segment.
-
-        Args:
-            clip: the segment over which static positions are averaged.
-            where: [s], the static positions.
-            positions: n, the number of positions per frame.
-            centers: [K], the indices of the centers in `where`.
-            owner: [s], the cluster of each static position.
-        """
-        indices = torch.arange(clip.first, clip.stop, device=where.device)[:, None] * positions + where
-        # First the mean over the frames, then the blend within clusters.
-        means = merged(unchanged(indices), torch.arange(len(owner)).expand_as(indices))
-        others = merged(means, owner.index_fill(0, centers, -1))
-        return blended(chosen(means, centers), others, self.center_share)
+    def _static_sources(self, static: TokenSets, clusters: PeakClusters, per_frame: int) -> SourceWeights:
+        """Return the sources of the merged static tokens of all segments."""
+        found = [unchanged(torch.empty(0, dtype=torch.long))]
+        for number, (first, length) in enumerate(zip(static.first.tolist(), static.length.tolist(), strict=True)):
+            held = static.valid[number]
+            where, owner = static.cells[number][held], clusters.owner[number][held]
+            centers = clusters.centers[number][clusters.valid[number]]
+            if not len(centers):
+                continue
+            # First the mean over the frames, then the blend within clusters.
+            indices = torch.arange(first, first + length, device=where.device)[:, None] * per_frame + where
+            means = merged(unchanged(indices), torch.arange(len(owner)).expand_as(indices))
+            others = merged(means, owner.index_fill(0, centers, -1))
+            found.append(blended(chosen(means, centers), others, self.center_share))
+        return joined(found)
 
 
 def _segment(features: Tensor, threshold: float) -> Redundancy:
@@ -181,10 +181,10 @@ def _segment(features: Tensor, threshold: float) -> Redundancy:
     # The similarity of each position from one frame to the next.
     similarity = functional.cosine_similarity(features[:-1], features[1:], dim=-1)
     clips = most_saving_clips(similarity > threshold)
-    return Redundancy.above(threshold, clips, least_similarities(similarity, clips))
+    return Redundancy.above(threshold, clips, least_similarity(similarity, clips))
 
 
-def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, ...]:
+def _published_quotas(wanted: float, capacity: Quota) -> Quota:
     """Return the published numbers of tokens to keep from each static set and each frame.
 
     The share kept is the same for all sets and is computed in floating point. Counts of static sets
@@ -192,24 +192,27 @@ def _published_quotas(wanted: float, capacity: Sequence[Quota]) -> tuple[Quota, 
     of tokens, not rounded; `capacity` holds the numbers of tokens after averaging.
     """
     # If averaging leaves fewer tokens than wanted, all are kept.
-    share = min(wanted / sum(quota.total for quota in capacity), 1.0)
-    return tuple(
-        Quota(round(quota.static * share), tuple(math.ceil(count * share) for count in quota.dynamic))
-        for quota in capacity
-    )
+    total = capacity.total
+    share = (wanted / total.to(decision_dtype(total))).clamp(max=1)
+    return Quota((capacity.static * share).round().long(), (capacity.dynamic * share).ceil().long())
 
 
-def _most_attended(saliency: Tensor, redundancy: Redundancy, quotas: Sequence[Quota]) -> Tensor:
-    """Return the most attended dynamic tokens of all frames: ascending indices [K].
+def _most_attended(
+    features: Tensor, saliency: Tensor, redundancy: Redundancy, counts: Tensor, budget: int, *, traced: bool
+) -> Part:
+    """Return the most attended dynamic tokens: counts[f] tokens of each frame f, ascending.
 
-    Indices are into the F * n pooled tokens. `saliency` is [F, n]; ties go to the lower index.
+    `features` is [F, n, D], `saliency` [F, n]; ties go to the lower index. `budget` is the number
+    of all kept tokens.
     """
-    device = saliency.device
-    # One row per frame: the static positions of its segment.
-    lengths = torch.tensor([len(clip) for clip in redundancy.clips], device=device)
-    static = redundancy.static.repeat_interleave(lengths, 0)
+    static = redundancy.static
     # Static positions rank last; no quota exceeds the number of dynamic tokens of a frame.
     ranked = saliency.masked_fill(static, -torch.inf).sort(descending=True, stable=True).indices
-    counts = torch.tensor([count for quota in quotas for count in quota.dynamic], device=device)
-    chosen = torch.arange(saliency.shape[1], device=device) < counts[:, None]
-    return torch.zeros_like(static).scatter(1, ranked, chosen).flatten().nonzero()[:, 0]
+    chosen = torch.arange(saliency.shape[1], device=static.device) < counts[:, None]
+    kept = torch.zeros_like(static).scatter(1, ranked, chosen)
+    index = true_indices(kept, longest(counts.sum()[None], budget))
+    valid = torch.arange(len(index), device=index.device) < counts.sum()
+    # In the order of the video, but after the static tokens of the segment's first frame.
+    order = 2 * index + 1
+    values = features.flatten(0, 1)[index]
+    return Part(values, index, values.new_ones(len(index)), order, valid, unchanged(index[valid]) if traced else None)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from aot.compression.methods.subset import keep_subset, pooled_cells
+from aot.compression.methods.subset import keep_all
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
@@ -23,5 +21,4 @@ class NoCompression:
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep every pooled token, unchanged and in raster order."""
-        frames, per_frame = pooled_cells(tokens)
-        return keep_subset(tokens, torch.arange(frames * per_frame))
+        return keep_all(tokens)

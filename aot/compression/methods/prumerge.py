@@ -13,6 +13,7 @@ from aot.compression.methods.subset import pooled_keys, pooled_saliency, whole_v
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
+from aot.compression.ops.uploads import uploaded
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -100,7 +101,7 @@ class PruMerge(CheckedSettings):
             # Choose evenly spaced tokens among all but the most attended tokens.
             rest = ranked[:, outliers:].sort(-1).values
             strides = torch.arange(count - outliers) * rest.shape[1] // max(count - outliers, 1)
-            added = rest[:, strides.to(rest.device)]
+            added = rest[:, uploaded(strides, rest.device)]
             chosen.append((run, torch.cat([ranked[:, :outliers], added], 1).sort(-1).values))
         return chosen
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import dropwhile, groupby, takewhile
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aot.compression.methods.subset import joined_parts, whole_video
+from aot.compression.methods.subset import Part, joined_parts, whole_video
+from aot.compression.ops.clips import CutClips
 from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
-from aot.compression.ops.peak_clusters import members_of, nearest_centers
-from aot.compression.ops.redundancy import Quota, Redundancy, position_similarity, share_out
-from aot.compression.ops.similarity import working_dtype
+from aot.compression.ops.padding import batches, longest
+from aot.compression.ops.peak_clusters import PeakClusters, nearest_centers
+from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.redundancy import Quota, Redundancy, TokenSets, position_similarity, share_out
+from aot.compression.ops.similarity import decision_dtype, working_dtype
 from aot.compression.ops.source_weights import merged, unchanged
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, SourceWeights, VisualTokens
+from aot.types import CompressedTokens, Needs, SourceWeights, VisualTokens
 
 __all__ = ["PruneVid", "alike_frame_clips", "settled_labels"]
 
@@ -79,14 +81,25 @@ class PruneVid(CheckedSettings):
         redundancy = self._segment(features)
         # 2. The number of clusters of every static set and every frame.
         if self.paper_exact:
-            quotas = tuple(self._published_quota(quota) for quota in redundancy.capacity())
+            quotas = self._published_quotas(redundancy.capacity())
+            budget = int(quotas.total)  # published counts depend on the content, and are read
         else:
             redundancy = redundancy.with_room_for(budget)
             quotas = share_out(budget, redundancy.capacity())
         # 3. The means of all clusters.
-        facts = {"segments": len(redundancy.clips), "static_positions": sum(q.static for q in redundancy.capacity())}
-        parts = self._emit(features, redundancy, quotas, traced=tokens.traced)
-        return joined_parts(tokens, parts, redundancy.clips, facts)
+        clips, static = redundancy.clips, redundancy.capacity().static
+        parts: list[Part] = []
+        for frames in clips.batches():
+            sets = TokenSets.static(features, redundancy, frames)
+            parts += self._clustered(sets, quotas.static, budget, 0, traced=tokens.traced)
+            # The counts of a segment's frames differ by 1 at most.
+            for alike in batches(quotas.dynamic[frames]):
+                sets = TokenSets.dynamic(
+                    features, redundancy, slice(frames.start + alike.start, frames.start + alike.stop)
+                )
+                parts += self._clustered(sets, quotas.dynamic, budget, 1, traced=tokens.traced)
+        facts = FactsReadLater(lambda: {"segments": len(clips), "static_positions": int(static.sum())})
+        return joined_parts(tokens, parts, budget, clips, facts)
 
     def _segment(self, features: Tensor) -> Redundancy:
         """Return the segments and static positions of features [F, n, D]."""
@@ -94,65 +107,52 @@ class PruneVid(CheckedSettings):
         # Density peaks need at least one cluster and at most F neighbors.
         clusters = max(int(self.frame_cluster_share * frames), 1)
         clips = alike_frame_clips(features.mean(1), clusters, min(self.neighbors, frames))
-        similarity = (position_similarity(features[clip.first : clip.stop]) for clip in clips)
-        return Redundancy.above(self.static_similarity, clips, similarity)
+        return Redundancy.above(self.static_similarity, clips, position_similarity(features, clips))
 
-    def _published_quota(self, capacity: Quota) -> Quota:
-        """Return the published cluster counts of a segment's sets of the sizes `capacity`."""
+    def _published_quotas(self, capacity: Quota) -> Quota:
+        """Return the published cluster counts of sets of the sizes `capacity`."""
 
-        def clusters(count: int) -> int:
-            return count if count < _LEAST_CLUSTERED else int(self.token_cluster_share * count)
+        def clusters(counts: Tensor) -> Tensor:
+            shares = self.token_cluster_share * counts.to(decision_dtype(counts))
+            return torch.where(counts < _LEAST_CLUSTERED, counts, shares.long())
 
-        return Quota(clusters(capacity.static), tuple(clusters(count) for count in capacity.dynamic))
+        return Quota(clusters(capacity.static), clusters(capacity.dynamic))
 
-    def _emit(
-        self, features: Tensor, redundancy: Redundancy, quotas: Sequence[Quota], *, traced: bool
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, SourceWeights | None]]:
-        """Yield the features, indices, masses and sources of the kept tokens, segment by segment.
+    def _clustered(self, sets: TokenSets, quota: Tensor, budget: int, order: int, *, traced: bool) -> Iterator[Part]:
+        """Yield the cluster means of all sets, if there are clusters.
 
-        In each segment, static tokens come first. Sources are None unless `traced`.
+        Args:
+            sets: the tokens.
+            quota: [F], the number of clusters of a set with this first frame.
+            budget: the number of all kept tokens.
+            order: 0 for static tokens, which come first in their frame; 1 for dynamic tokens.
+            traced: whether to return sources.
         """
-        indices = torch.arange(features.shape[0] * features.shape[1], device=features.device).view(features.shape[:2])
-        for clip, static, quota in zip(redundancy.clips, redundancy.static, quotas, strict=True):
-            same, different = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
-            # Static positions: the means over the segment form one set.
-            means = features[clip.first : clip.stop, same].mean(0)
-            values, index, mass, owner = self._clustered(means[None], indices[clip.first, same][None], quota.static)
-            sources = _sources(indices[clip.first : clip.stop, same], owner, quota.static) if traced else None
-            yield values, index, mass * len(clip), sources
-            first = clip.first
-            # Dynamic positions: each frame is a set. The counts of a segment's frames differ by 1
-            # at most, so adjacent frames with equal counts form one batch.
-            for clusters, equal in groupby(quota.dynamic):
-                stop = first + len(list(equal))
-                own = indices[first:stop, different]
-                values, index, mass, owner = self._clustered(features[first:stop, different], own, clusters)
-                yield values, index, mass, _sources(own, owner, clusters) if traced else None
-                first = stop
-
-    def _clustered(self, values: Tensor, index: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cluster each of the B sets of values [B, m, D] with token indices `index` [B, m].
-
-        Returns:
-            The cluster means [B * clusters, D]; the indices of the centers and the cluster sizes,
-            both [B * clusters]; the cluster of each token [B, m]; [B, 0] if `clusters` is 0.
-        """
-        count = values.shape[1]
-        # Nothing to merge: keep all tokens or none.
-        if clusters in (0, count):
-            values, index = values[:, :clusters], index[:, :clusters]
-            own = torch.arange(clusters, device=index.device).expand_as(index)
-            return values.flatten(0, 1), index.flatten(), values.new_ones(index.numel()), own
-        centers = density_peaks(values, clusters, min(self.neighbors, count))
-        owner = nearest_centers(values, centers)
-        members = members_of(owner, clusters, values.dtype)
-        sizes = members.sum(-1)
+        counts, per_frame = sets.counts(quota), sets.per_frame
+        most = longest(counts, min(budget, per_frame))
+        if not most:
+            return
+        sizes = sets.valid.sum(1)
+        # If there is nothing to merge, the tokens stay in their order.
+        clusters = PeakClusters.build(
+            sets.values, sets.valid, counts, most,
+            neighbors=self.neighbors, most_neighbors=sizes, by_score=counts < sizes,
+        )  # fmt: skip
         # A matrix product gives the same sums in every run.
-        means = members @ values / sizes[..., None]
-        return means.flatten(0, 1), index.gather(1, centers).flatten(), sizes.flatten(), owner
+        members = clusters.members(sets.values.dtype)
+        count = members.sum(-1)
+        means = members @ sets.values / count.clamp_min(1)[..., None]
+        yield Part(
+            means.flatten(0, 1),
+            (sets.first[:, None] * per_frame + sets.cells.gather(1, clusters.centers)).flatten(),
+            (count * sets.length[:, None]).flatten(),
+            (2 * sets.first[:, None] + order).expand_as(count).flatten(),
+            clusters.valid.flatten(),
+            _sources(sets, clusters) if traced else None,
+        )
 
 
-def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tuple[Clip, ...]:
+def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> CutClips:
     """Return segments of similar frames, given an embedding of each frame: `embeddings` [F, E].
 
     Frames are clustered around `clusters` density peaks, and each frame is labeled with its
@@ -163,76 +163,49 @@ def alike_frame_clips(embeddings: Tensor, clusters: int, neighbors: int) -> tupl
         ValueError: If `neighbors` is not in 1 .. F.
     """
     centers = density_peaks(embeddings[None], clusters, neighbors)
-    labels = nearest_centers(embeddings[None], centers)[0].tolist()
-    return tuple(Clip(run.first, run.stop) for run in _runs(settled_labels(labels)))
+    labels = settled_labels(nearest_centers(embeddings[None], centers)[0])
+    return CutClips(_run_starts(labels))
 
 
-def settled_labels(labels: Sequence[int]) -> list[int]:
+def settled_labels(labels: Tensor) -> Tensor:
     """Return the labels of frames after short runs of equal labels have joined neighboring runs.
 
     Each label keeps its longest run, or all longest runs if several are equally long; a run of one
     frame is never kept. The frames of all other runs are freed. From left to right, every freed
     frame takes the label of the longer neighboring run, or 0 if there is no such run. Ties go to
     the left run. A frame that joins a run makes this run longer, as in the published code.
+
+    `labels` is int64 [F].
     """
-    runs = _runs(labels)
     # 1. Free the frames that are not in a longest run of their label.
-    longest = {label: max(run.length for run in runs if run.label == label) for label in labels}
-    settled: list[int | None] = []
-    for run in runs:
-        settled += [run.label if run.length == longest[run.label] > 1 else None] * run.length
-    # 2. Let each freed frame join a neighboring run.
-    for frame, label in enumerate(settled):
-        if label is None:
-            settled[frame] = _longer_neighbor(settled[:frame], settled[frame:])
-    return [label for label in settled if label is not None]
+    frames = len(labels)
+    length = CutClips(_run_starts(labels)).length
+    is_longest = length == torch.where(labels[:, None] == labels, length, 0).amax(1)
+    is_kept = is_longest & (length > 1)
+    # 2. For each frame, the first kept run that does not end before it: its label, and its length.
+    frame = torch.arange(frames, device=labels.device)
+    following = torch.where(is_kept, frame, frames).flip(0).cummin(0).values.flip(0)
+    label, limit = (torch.cat([each, each.new_zeros(1)])[following] for each in (labels, length))
+    # 3. A freed frame joins the left run if this is as long as the limit; a kept frame never does.
+    limit = torch.where(is_kept, frames + 1, limit)
+    current, count = labels.new_zeros(()), labels.new_zeros(())
+    settled = []
+    for own, least in zip(label.unbind(), limit.unbind(), strict=True):
+        joined = torch.where(count >= least, current, own)
+        count = count * (joined == current) + 1
+        current = joined
+        settled.append(current)
+    return torch.stack(settled)
 
 
-def _longer_neighbor(before: Sequence[int | None], after: Sequence[int | None]) -> int:
-    """Return the label of the longer run: the last run of `before` or the first run of `after`."""
-    # Skip the freed frames before the run on the right.
-    left, right = _first_run(before[::-1]), _first_run(list(dropwhile(lambda label: label is None, after)))
-    return max((left, right), key=lambda run: run.length).label
+def _run_starts(labels: Tensor) -> Tensor:
+    """Return which frames have another label than the previous frame: bool [F]; frame 0 has."""
+    changes = labels[1:] != labels[:-1]
+    return torch.cat([torch.ones_like(labels[:1], dtype=torch.bool), changes])
 
 
-def _first_run(labels: Sequence[int | None]) -> _Run:
-    """Return the run at the start of `labels`; an empty run of label 0 if `labels` is empty."""
-    same = list(takewhile(lambda label: label == labels[0], labels))
-    return _Run(same[0] or 0, 0, len(same)) if same else _Run(0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Hold a run of frames with the same label: the frames `first` .. `stop` - 1."""
-
-    label: int
-    first: int
-    stop: int
-
-    @property
-    def length(self) -> int:
-        """Return the number of frames."""
-        return self.stop - self.first
-
-
-def _runs(labels: Sequence[int]) -> list[_Run]:
-    """Return the runs of equal consecutive `labels`, from the first frame to the last."""
-    runs: list[_Run] = []
-    for label, group in groupby(labels):
-        first = runs[-1].stop if runs else 0
-        runs.append(_Run(label, first, first + len(list(group))))
-    return runs
-
-
-def _sources(indices: Tensor, owner: Tensor, clusters: int) -> SourceWeights:
-    """Return the sources of the clusters of dynamic tokens in W frames or of one static set.
-
-    Args:
-        indices: [W, m], the token indices of m positions in W frames.
-        owner: the cluster of each token: [W, m], or [1, m] if the tokens are means over W frames.
-        clusters: the number of clusters of each set.
-    """
-    # Number the clusters set after set. Without clusters, `owner` is empty.
-    sets = torch.arange(len(owner), device=owner.device)[:, None] * clusters
-    indices = indices[:, : owner.shape[1]]
-    return merged(unchanged(indices), (owner + sets).expand_as(indices))
+def _sources(sets: TokenSets, clusters: PeakClusters) -> SourceWeights:
+    """Return the sources of the clusters of all sets."""
+    frame = torch.arange(len(sets.number), device=sets.first.device) + sets.first[0]
+    indices = frame[:, None] * sets.per_frame + sets.cells[sets.number]
+    return merged(unchanged(indices), clusters.numbers()[sets.number])

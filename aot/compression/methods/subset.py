@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from aot.compression.ops.clips import CutClips
 from aot.compression.ops.grid import pool, pooled_grid
+from aot.compression.ops.read_later import Fact
 from aot.compression.ops.similarity import working_dtype
-from aot.compression.ops.source_weights import joined
+from aot.compression.ops.source_weights import chosen, joined
+from aot.compression.ops.uploads import uploaded
 from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, SourceWeights, VisualTokens
 
 __all__ = [
+    "Part",
     "check_budget",
     "evenly",
     "joined_parts",
+    "keep_all",
     "keep_subset",
     "kept_tokens",
     "least_ratio",
@@ -90,8 +96,13 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
         BudgetError: If `budget` is 0.
     """
     check_budget(tokens, budget)
-    total = math.prod(pooled_cells(tokens))
-    return keep_subset(tokens, torch.arange(total), clips) if budget >= total else None
+    return keep_all(tokens, clips) if budget >= math.prod(pooled_cells(tokens)) else None
+
+
+def keep_all(tokens: VisualTokens, clips: Sequence[Clip] | None = None) -> CompressedTokens:
+    """Return all pooled tokens, unchanged and in raster order."""
+    pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
+    return kept_tokens(tokens, pooled, torch.arange(len(pooled), device=pooled.device), clips=clips)
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
@@ -101,7 +112,7 @@ def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None
         BudgetError: If `kept` is empty.
     """
     pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
-    index = kept.to(pooled.device)
+    index = uploaded(kept, pooled.device)
     return kept_tokens(tokens, pooled[index], index, clips=clips)
 
 
@@ -112,7 +123,7 @@ def kept_tokens(
     *,
     mass: Tensor | None = None,
     clips: Sequence[Clip] | None = None,
-    facts: Mapping[str, int | float | str | bool | None] | None = None,
+    facts: Mapping[str, Fact] | None = None,
     sources: SourceWeights | None = None,
 ) -> CompressedTokens:
     """Return the kept tokens as `CompressedTokens`, in the order of `features`.
@@ -146,37 +157,57 @@ def kept_tokens(
         mass=mass,
         grid=(rows, cols),
         timestamps_s=tokens.timestamps_s,
-        clips=tuple(clips) if clips is not None else Clip.runs(frames, 1),
-        facts=dict(facts or {}),
+        clips=Clip.runs(frames, 1) if clips is None else clips if isinstance(clips, CutClips) else tuple(clips),
+        facts={} if facts is None else facts,
         sources=sources,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Hold k tokens, of which some may be padding.
+
+    Attributes:
+        features: [k, D].
+        index: int64 [k], the indices of the tokens among F * n.
+        mass: [k].
+        order: int64 [k], numbers that sort the tokens of all parts.
+        valid: bool [k], false for padding.
+        sources: the sources of the valid tokens; None if the video is not traced.
+    """
+
+    features: Tensor
+    index: Tensor
+    mass: Tensor
+    order: Tensor
+    valid: Tensor
+    sources: SourceWeights | None = None
+
+
 def joined_parts(
-    tokens: VisualTokens,
-    parts: Iterable[tuple[Tensor, Tensor, Tensor, SourceWeights | None]],
-    clips: Sequence[Clip],
-    facts: Mapping[str, int | float | str | bool | None],
+    tokens: VisualTokens, parts: Sequence[Part], total: int, clips: Sequence[Clip], facts: Mapping[str, Fact]
 ) -> CompressedTokens:
-    """Return the concatenated `parts` as compressed tokens.
+    """Return the `total` tokens of all `parts`, sorted, as compressed tokens.
+
+    Tokens with the same `Part.order` stay in the order of `parts`.
 
     Args:
         tokens: the visual tokens of the video.
-        parts: for each part, the features [k, D], indices [k] among the F * n pooled tokens, masses
-            [k] and sources (None if `tokens` is not traced) of its tokens.
+        parts: the parts, with `total` valid tokens.
+        total: K.
         clips: the clips of the video.
         facts: plain values for the report.
 
     Raises:
-        BudgetError: If all parts are empty.
+        BudgetError: If `total` is 0.
     """
-    features, index, mass, sources = zip(*parts, strict=True)
-    return kept_tokens(
-        tokens,
-        torch.cat(features),
-        torch.cat(index),
-        mass=torch.cat(mass),
-        clips=clips,
-        facts=facts,
-        sources=joined(sources) if tokens.traced else None,
+    features, index, mass, order, valid = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("features", "index", "mass", "order", "valid")
     )
+    # Padding comes last.
+    rank = order.masked_fill(~valid, torch.iinfo(order.dtype).max).sort(stable=True).indices[:total]
+    sources = None
+    if tokens.traced:
+        found = joined([part.sources for part in parts if part.sources is not None])
+        sources = chosen(found, (valid.cumsum(0) - 1)[rank])
+    return kept_tokens(tokens, features[rank], index[rank], mass=mass[rank], clips=clips, facts=facts, sources=sources)

@@ -13,6 +13,7 @@ from aot.compression.in_tower.merging_schedules import frame_merging
 from aot.compression.in_tower.token_merging import MergingTokens
 from aot.compression.methods.subset import check_budget, evenly
 from aot.compression.ops.soft_matching import match_pairs
+from aot.compression.ops.uploads import uploaded
 from aot.config.schema import Config
 from aot.config.setting import setting
 from aot.plugins import Card
@@ -105,6 +106,6 @@ def _merge_in_frames(by_frame: MergingTokens, merges: int) -> MergingTokens:
         return whole
     index = torch.arange(whole.count, device=whole.anchor.device).view(frames, -1)
     # Then one more merge in the chosen frames; all other tokens are their own targets.
-    target, chosen = index.clone(), evenly(frames, more).to(index.device)
+    target, chosen = index.clone(), uploaded(evenly(frames, more), index.device)
     target[chosen] = match_pairs(by_frame.states[chosen], 1).target + index[chosen, :1]
     return whole.merge_into(target.view(1, -1), more)

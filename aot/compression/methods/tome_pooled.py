@@ -84,8 +84,8 @@ class PooledTokenMerging(CheckedSettings):
             target = match_pairs(features, merges).target
             targets.append(target)
             # First merge the mean index, because it needs the masses before this round.
-            mean_index = merge_matched(mean_index, mass, target)[0]
-            features, mass, stays = merge_matched(features, mass, target)
+            mean_index = merge_matched(mean_index, mass, target, merges)[0]
+            features, mass, stays = merge_matched(features, mass, target, merges)
             cell = cell.gather(1, stays)
         # Sort by the mean index of the members.
         order = mean_index[..., 0].sort(dim=-1, stable=True).indices

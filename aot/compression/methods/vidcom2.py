@@ -65,11 +65,12 @@ class VidCom2(CheckedSettings):
         shares = frame_shares(of_video, min(ratio, 1.0), self.temperature)
         if self.paper_exact:
             counts = (shares * per_frame).round().clamp(1, per_frame)
+            total = int(counts.sum())
         else:
             total, least = min(budget, frames * per_frame), int(budget >= frames)
-            counts = torch.tensor(bounded_shares(total, shares.tolist(), least, per_frame))
+            counts = bounded_shares(total, shares, least, per_frame)
         # 4. Keep the least similar tokens of every frame, in raster order.
-        index = least_per_frame(of_video + of_frame, counts).sort().values
+        index = least_per_frame(of_video + of_frame, counts, total).sort().values
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index)
 
 

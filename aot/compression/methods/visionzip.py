@@ -14,6 +14,7 @@ from aot.compression.methods.subset import pooled_cells, pooled_keys, pooled_sal
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
+from aot.compression.ops.uploads import uploaded
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import Clip, CompressedTokens, Needs, VisualTokens
@@ -122,9 +123,9 @@ class VisionZip(CheckedSettings):
 def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return `count` evenly spaced entries of each frame's `rest` [f, m], and all other entries."""
     # Indices 0, s, 2 s, ... with s = max(1, m // count).
-    chosen = torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)
-    is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device).index_fill_(0, chosen, True)
-    return rest[:, chosen], rest[:, ~is_target]
+    chosen = torch.arange(count) * max(1, rest.shape[1] // count)
+    others = torch.ones(rest.shape[1], dtype=torch.bool).index_fill_(0, chosen, False).nonzero()[:, 0]
+    return rest[:, uploaded(chosen, rest.device)], rest[:, uploaded(others, rest.device)]
 
 
 def _gathering(metric: Tensor, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["even_shares", "spread"]
+from torch import Tensor
+
+__all__ = ["even_shares", "spread", "spread_rows"]
 
 
 def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
@@ -29,6 +31,23 @@ def spread(total: int, capacities: Sequence[int]) -> tuple[int, ...]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
+
+
+def spread_rows(totals: Tensor, capacities: Tensor) -> Tensor:
+    """Return `spread` of totals[b] in proportion to capacities[b], without reading either.
+
+    Args:
+        totals: int64 [B], each from 0 to the sum of its capacities.
+        capacities: int64 [B, m].
+
+    Returns:
+        The shares, int64 [B, m].
+    """
+    room = capacities.sum(1, keepdim=True).clamp_min(1)
+    ideal = totals[:, None] * capacities
+    shares = ideal // room
+    rank = (ideal % room).sort(dim=1, descending=True, stable=True).indices.argsort(1)
+    return shares + (rank < (totals - shares.sum(1))[:, None])
 
 
 def even_shares(total: int, parts: int) -> tuple[int, ...]:

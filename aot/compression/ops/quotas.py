@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from aot.compression.ops.padding import true_indices
+from aot.compression.ops.similarity import decision_dtype
+
 __all__ = ["bounded_shares", "least_per_frame"]
 
-_HALVINGS = 64
+_PARTS, _ROUNDS = 256, 8  # 256^8 = 2^64, beyond the precision of float64
 
 
-def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) -> tuple[int, ...]:
+def bounded_shares(total: int, weights: Tensor, least: int, most: int) -> Tensor:
     """Return integer shares of `total` in proportion to `weights`, each in least .. most.
 
     If a bound limits a share, the other shares take the difference in proportion to their weights.
@@ -21,9 +22,12 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
 
     Args:
         total: the sum of the shares.
-        weights: positive weights, one per share.
+        weights: [m], positive.
         least: the lower bound of each share.
         most: the upper bound of each share.
+
+    Returns:
+        The shares, int64 [m], on the device of `weights`.
 
     Raises:
         ValueError: If no shares within the bounds sum to `total`.
@@ -31,22 +35,26 @@ def bounded_shares(total: int, weights: Sequence[float], least: int, most: int) 
     count = len(weights)
     if not count * least <= total <= count * most:
         raise ValueError(f"total: expected {count * least} to {count * most}, got {total}")
-    # 1. Find the factor at which the clamped shares sum to `total`, by bisection.
-    weight = torch.tensor(weights, dtype=torch.float64)
-    low, high = 0.0, most / float(weight.min())
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        reached = bool((weight * middle).clamp(least, most).sum() >= total)
-        low, high = (low, middle) if reached else (middle, high)
+    # 1. Find the least factor at which the clamped shares sum to `total`: divide an interval into
+    # 256 parts, and go on with the part in which the sum reaches `total`.
+    weight = weights.to(decision_dtype(weights))
+    part = torch.arange(1, _PARTS + 1, dtype=weight.dtype, device=weight.device) / _PARTS
+    low, high = torch.zeros_like(part[:1]), most / weight.amin(0, keepdim=True)
+    for _ in range(_ROUNDS):
+        factors = low + (high - low) * part
+        reached = (weight * factors[:, None]).clamp(least, most).sum(1) >= total
+        reached[-1] = True  # in spite of rounding
+        # The edges of the first part that reaches it. A single number as an index would be read.
+        best = reached.to(torch.uint8).argmax()[None]
+        low, high = torch.cat([low, factors]).index_select(0, best), factors.index_select(0, best)
     # 2. Round down, and give the missing tokens to the largest remainders.
     ideal = (weight * high).clamp(least, most)
     shares = ideal.floor().to(torch.int64)
-    by_remainder = (ideal - shares).sort(descending=True, stable=True).indices
-    shares[by_remainder[: total - int(shares.sum())]] += 1
-    return tuple(shares.tolist())
+    rank = (ideal - shares).sort(descending=True, stable=True).indices.argsort()
+    return shares + (rank < total - shares.sum())
 
 
-def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
+def least_per_frame(scores: Tensor, counts: Tensor, total: int) -> Tensor:
     """Return the indices of the lowest-scoring tokens, counts[f] of them from each frame f.
 
     Ties go to the lower index.
@@ -54,6 +62,7 @@ def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
     Args:
         scores: [F, n].
         counts: [F], the number of tokens to select from each frame, in 0 .. n.
+        total: K, the sum of `counts`.
 
     Returns:
         Indices [K] into all F * n tokens, sorted by frame and then by ascending score.
@@ -62,4 +71,5 @@ def least_per_frame(scores: Tensor, counts: Tensor) -> Tensor:
     # Sort every frame, then take the first counts[f] of row f; a mask does this without a loop.
     order = scores.sort(dim=-1, stable=True).indices
     index = order + per_frame * torch.arange(frames, device=scores.device)[:, None]
-    return index[torch.arange(per_frame, device=scores.device) < counts.to(scores.device)[:, None]]
+    chosen = torch.arange(per_frame, device=scores.device) < counts[:, None]
+    return index.flatten()[true_indices(chosen, total)]

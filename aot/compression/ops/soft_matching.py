@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aot.compression.ops.padding import true_indices
 from aot.compression.ops.similarity import working_dtype
 
 __all__ = ["Matching", "match_pairs", "merge_matched"]
@@ -52,13 +53,14 @@ def match_pairs(metric: Tensor, merges: int) -> Matching:
     return Matching(target.scatter(1, 2 * merged, 2 * partner.gather(1, merged) + 1), 2 * ranked)
 
 
-def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def merge_matched(values: Tensor, sizes: Tensor, target: Tensor, merges: int) -> tuple[Tensor, Tensor, Tensor]:
     """Merge each token into its target; merged values are means that are weighted by size.
 
     Args:
         values: [B, T, D].
         sizes: [B, T], the number of original tokens in each token.
         target: [B, T], from `match_pairs`.
+        merges: the number of merged tokens, from which the host knows the shape of the result.
 
     Returns:
         Values [B, T', D], sizes [B, T'] and ascending indices [B, T'] of the remaining tokens.
@@ -70,6 +72,6 @@ def merge_matched(values: Tensor, sizes: Tensor, target: Tensor) -> tuple[Tensor
     total = torch.zeros_like(sizes).scatter_add_(1, target, sizes)
     # 2. Keep the tokens that stay; every row of the batch has the same number of them.
     stays = target == torch.arange(count, device=target.device)
-    index = stays.nonzero(as_tuple=True)[1].view(batch, -1)
+    index = true_indices(stays, batch * (count - merges)).view(batch, -1) % count
     total = total.gather(1, index)
     return summed.gather(1, index[..., None].expand(-1, -1, width)) / total[..., None], total, index

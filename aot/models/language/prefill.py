@@ -107,6 +107,7 @@ class _Run:
         # 2. For each row of the whole prompt: the kept token, or the line that a newline ends.
         self._token = prompt.token
         newline = (prompt.token == NEWLINE).nonzero()[:, 0]
+        self._ends_video = len(newline) < 2
         self._line = torch.full_like(prompt.token, -1)
         self._line[newline] = ended_lines(prompt.token, newline, prompt.tokens)
         # 3. For each layer: keys and values, the indices of the rows in attention, and the indices
@@ -217,6 +218,7 @@ class _Run:
             token=token[visual],
             newline=newline,
             line=self._line.to(self._index.device)[self._index[newline]],
+            ends_video=self._ends_video,
             question=((token == TEXT) & (self._index >= self._prompt.video_end)).nonzero()[:, 0],
             tokens=self._prompt.tokens,
             attention=attention,

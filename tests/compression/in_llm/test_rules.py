@@ -55,6 +55,7 @@ def state_of(seed: int, *, layer: int = 2, layers: int = 28, ties: bool = False)
         token=torch.arange(count),
         newline=torch.tensor([BEFORE + count]),
         line=torch.tensor([-1]),
+        ends_video=True,
         question=torch.arange(BEFORE + count + 1, total),
         tokens=tokens,
         attention=attend,

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aot.compression.methods.flashvid import FlashVid
+from aot.compression.ops.clips import CutClips
 from aot.errors import ConfigError
-from aot.types import Clip, Pooling, TokenBudget, VisualTokens
+from aot.types import Pooling, TokenBudget, VisualTokens
 from tests.support import density_oracle, oracle
 from tests.support.golden_input import golden_tokens
 from tests.support.kept_tokens import Kept, assert_is, cells_of
@@ -196,9 +197,9 @@ def test_published_counts(ratio: float, diverse: int, share: int) -> None:
 
 def test_published_clusters_are_counted_in_floating_point() -> None:
     """22 of 170 trees are 23 clusters: 170 * (22 / 170) is 22.000000000000004."""
-    clips = [Clip(0, 1)]
-    assert FlashVid(paper_exact=True)._clusters([22], [170], clips) == [23]
-    assert FlashVid()._clusters([22], [170], clips) == [22]
+    clips, rest, trees = CutClips(torch.tensor([True])), torch.tensor([22]), torch.tensor([170])
+    assert FlashVid(paper_exact=True)._clusters(rest, trees, clips).tolist() == [23]
+    assert FlashVid()._clusters(rest, trees, clips).tolist() == [22]
 
 
 # What the method is

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,12 +98,22 @@ def test_against_the_straight_line(
     x = oracle.pool_features(tokens.features.numpy(), grid, kind)
     attention = oracle.pool_features(tokens.saliency[-1].numpy()[..., None], grid, kind)[..., 0]
     budget = max(1, round(ratio * attention.size))
-    kept = FrameFusion(threshold=threshold).compress(tokens, budget)
     expected = straight_line(x, attention, budget, threshold)
     assert len(expected) == budget
-    assert flat(kept) == [token.index for token in expected]
-    assert kept.mass.tolist() == [token.mass for token in expected]
-    assert_close(kept.features, [token.feature for token in expected], "float64")
+    for method in (FrameFusion.compress, FrameFusion._queued):
+        kept = method(FrameFusion(threshold=threshold), tokens, budget)
+        assert flat(kept) == [token.index for token in expected]
+        assert kept.mass.tolist() == [token.mass for token in expected]
+        assert_close(kept.features, [token.feature for token in expected], "float64")
+
+
+@pytest.mark.parametrize("least_merged", [0.0, 0.02, 1.0])
+def test_any_number_of_passes_can_be_queued(least_merged: float) -> None:
+    tokens = video(3, 6, (5, 5), "average")
+    method = FrameFusion(threshold=0.3, least_merged=least_merged)
+    expected, found = method.compress(tokens, 3), method._queued(tokens, 3)
+    assert flat(found) == flat(expected)
+    assert dict(found.facts) == dict(expected.facts)
 
 
 def test_a_still_video_becomes_its_first_frame() -> None:

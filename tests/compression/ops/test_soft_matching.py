@@ -35,7 +35,7 @@ def test_matching_and_means(seed: int, count: int, share: float) -> None:
     assert target.tolist() == [straight_line(each, merges)[0] for each in x]
     if merges:
         assert matching.ranked.tolist() == [straight_line(each, merges)[1] for each in x]
-    values, total, index = merge_matched(torch.from_numpy(x), torch.from_numpy(sizes), target)
+    values, total, index = merge_matched(torch.from_numpy(x), torch.from_numpy(sizes), target, merges)
     for b in range(2):
         remaining = [i for i in range(count) if target[b, i] == i]
         assert index[b].tolist() == remaining
@@ -51,7 +51,7 @@ def test_matching_and_means(seed: int, count: int, share: float) -> None:
 def test_the_weighted_sum_is_kept() -> None:
     generator = torch.Generator().manual_seed(0)
     x, sizes = torch.randn(1, 16, 3, generator=generator, dtype=torch.float64), torch.ones(1, 16, dtype=torch.float64)
-    values, total, _ = merge_matched(x, sizes, match_pairs(x, 8).target)
+    values, total, _ = merge_matched(x, sizes, match_pairs(x, 8).target, 8)
     assert torch.allclose((values * total[..., None]).sum(1), x.sum(1))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from aot.compression.methods import build_method
 from aot.compression.methods.none import NoCompression
-from aot.compression.ops.downloads import FactsReadLater
+from aot.compression.ops.read_later import FactsReadLater
 from aot.config.schema import Config, GenerationConfig, SamplingConfig
 from aot.errors import NumericsError
 from aot.models.vision import encoding

@@ -17,8 +17,8 @@ from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.aot.token_order import Emission
 from aot.compression.aot.token_weights import AnchorComposition
-from aot.compression.ops.downloads import Download, Fact, FactsReadLater
 from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.read_later import Download, Fact, FactsReadLater
 from aot.config.schema import AOTConfig
 from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
 

@@ -12,7 +12,7 @@ import torch
 
 from aot.compression.aot.method import AnchorTransport
 from aot.compression.aot.on_device import method as aot_queued
-from aot.compression.ops.downloads import FactsReadLater
+from aot.compression.ops.read_later import FactsReadLater
 from aot.config.schema import AnchorConfig, AOTConfig, ClipConfig, InterConfig, IntraConfig
 from aot.types import CompressedTokens, Role, VisualTokens
 from tests.support.syncs import counted_syncs

@@ -1,4 +1,4 @@
-"""Copy from a device to the host, and wait for the copy only when its values are read."""
+"""Copy values from a device to the host, and wait for them only when they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fact = int | float | str | bool | None
 
 
 class Download:
-    """A copy of `values` on the host. On CUDA it is queued at once, behind the work so far.
+    """A copy of `values` on the host. On CUDA it is queued immediately, after the work so far.
 
     So `read` waits for the work that was queued before the copy, but not for later work.
     """
@@ -52,3 +52,6 @@ class FactsReadLater(Mapping[str, Fact]):
 
     def __len__(self) -> int:
         return len(self._facts)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._facts))
