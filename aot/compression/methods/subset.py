@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.ops.grid import pool, pooled_grid
+from aot.compression.ops.read_later import Fact
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import joined
 from aot.errors import BudgetError
@@ -18,6 +19,7 @@ __all__ = [
     "check_budget",
     "evenly",
     "joined_parts",
+    "keep_all",
     "keep_subset",
     "kept_tokens",
     "least_ratio",
@@ -90,8 +92,13 @@ def whole_video(tokens: VisualTokens, budget: int, clips: Sequence[Clip] | None 
         BudgetError: If `budget` is 0.
     """
     check_budget(tokens, budget)
-    total = math.prod(pooled_cells(tokens))
-    return keep_subset(tokens, torch.arange(total), clips) if budget >= total else None
+    return keep_all(tokens, clips) if budget >= math.prod(pooled_cells(tokens)) else None
+
+
+def keep_all(tokens: VisualTokens, clips: Sequence[Clip] | None = None) -> CompressedTokens:
+    """Return all pooled tokens, unchanged and in raster order."""
+    pooled = pool(tokens.features, tokens.grid, tokens.pool).flatten(0, 1)
+    return kept_tokens(tokens, pooled, torch.arange(len(pooled), device=pooled.device), clips=clips)
 
 
 def keep_subset(tokens: VisualTokens, kept: Tensor, clips: Sequence[Clip] | None = None) -> CompressedTokens:
@@ -112,7 +119,7 @@ def kept_tokens(
     *,
     mass: Tensor | None = None,
     clips: Sequence[Clip] | None = None,
-    facts: Mapping[str, int | float | str | bool | None] | None = None,
+    facts: Mapping[str, Fact] | None = None,
     sources: SourceWeights | None = None,
 ) -> CompressedTokens:
     """Return the kept tokens as `CompressedTokens`, in the order of `features`.
@@ -147,7 +154,7 @@ def kept_tokens(
         grid=(rows, cols),
         timestamps_s=tokens.timestamps_s,
         clips=tuple(clips) if clips is not None else Clip.runs(frames, 1),
-        facts=dict(facts or {}),
+        facts={} if facts is None else facts,
         sources=sources,
     )
 
@@ -156,7 +163,7 @@ def joined_parts(
     tokens: VisualTokens,
     parts: Iterable[tuple[Tensor, Tensor, Tensor, SourceWeights | None]],
     clips: Sequence[Clip],
-    facts: Mapping[str, int | float | str | bool | None],
+    facts: Mapping[str, Fact],
 ) -> CompressedTokens:
     """Return the concatenated `parts` as compressed tokens.
 

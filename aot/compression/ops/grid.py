@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aot.compression.ops.uploads import uploaded
 from aot.types import Pooling
 
 __all__ = [
@@ -100,7 +101,7 @@ def tokens_of_patches(patch: Tensor, grid: tuple[int, int], pooling: Pooling) ->
     """Map each index in `patch` (0 .. F * N - 1) to the pooled token's index (0 .. F * n - 1)."""
     # The frame index stays; the patch index within the frame becomes a cell index.
     rows, cols = pooled_grid(grid, pooling)
-    cells = cells_of_patches(grid, pooling).to(patch.device)
+    cells = uploaded(cells_of_patches(grid, pooling), patch.device)
     return patch // len(cells) * (rows * cols) + cells[patch % len(cells)]
 
 

@@ -6,8 +6,7 @@ very large grids, and devices without Triton. For these, `aot.compression.aot.me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,15 +18,14 @@ from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.aot.token_order import Emission
 from aot.compression.aot.token_weights import AnchorComposition
 from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.config.schema import AOTConfig
 from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
 
 if TYPE_CHECKING:
     from aot.compression.aot.on_device.token_order import QueuedEmission
 
-__all__ = ["FactsReadLater", "QueuedTransport", "can_queue"]
-
-Fact = int | float | str | bool | None
+__all__ = ["QueuedTransport", "can_queue"]
 
 _MOST_PATCHES = 4096  # largest number of patches that one program can count
 
@@ -48,26 +46,6 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
         and tokens.features.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and asked < patches <= _MOST_PATCHES
     )
-
-
-class FactsReadLater(Mapping[str, Fact]):
-    """Hold facts for the report; the first access reads them from the device and waits."""
-
-    def __init__(self, read: Callable[[], Mapping[str, Fact]]) -> None:
-        self._read = read
-
-    @cached_property
-    def _facts(self) -> Mapping[str, Fact]:
-        return self._read()
-
-    def __getitem__(self, name: str) -> Fact:
-        return self._facts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)
-
-    def __len__(self) -> int:
-        return len(self._facts)
 
 
 class QueuedTransport:

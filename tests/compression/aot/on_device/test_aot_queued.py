@@ -12,6 +12,7 @@ import torch
 
 from aot.compression.aot.method import AnchorTransport
 from aot.compression.aot.on_device import method as aot_queued
+from aot.compression.ops.read_later import FactsReadLater
 from aot.config.schema import AnchorConfig, AOTConfig, ClipConfig, InterConfig, IntraConfig
 from aot.types import CompressedTokens, Role, VisualTokens
 from tests.support.syncs import counted_syncs
@@ -62,7 +63,7 @@ def test_twins(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> None:
     method = AnchorTransport(CASES[name], 0.3)
     expected = method.compress(visual, budget)
     found = queued(monkeypatch, method, visual, budget)
-    assert isinstance(found.facts, aot_queued.FactsReadLater)
+    assert isinstance(found.facts, FactsReadLater)
     same(found, expected)
     ours, theirs = found.sources, expected.sources
     assert ours is not None and theirs is not None
