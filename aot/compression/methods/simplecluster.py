@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from aot.compression.methods.subset import kept_tokens, pooled_cells, whole_video
+from aot.compression.ops.farthest import pick_farthest, table_fits
 from aot.compression.ops.grid import pool, pooled_grid
-from aot.compression.ops.kmeans import Clustering, cluster_means, cluster_sizes, row_chunks
+from aot.compression.ops.group_means import group_sizes
+from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.kmeans import Clustering, cluster_means, row_chunks
+from aot.compression.ops.read_later import FactsReadLater
 from aot.compression.ops.similarity import decision_dtype
 from aot.compression.ops.source_weights import chosen, merged, unchanged
+from aot.compression.ops.uploads import uploaded
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -20,6 +25,7 @@ from aot.types import CompressedTokens, Needs, VisualTokens
 __all__ = ["SimpleCluster", "farthest_first", "farthest_kmeans", "rotated_by_position"]
 
 _LENGTH_FLOOR = 1e-6  # shorter vectors are divided by this instead of by their length
+_TABLE_ROWS = 1024  # rows of a table of all pairs that are computed together
 _STILL = 1e-6  # centers have converged if no coordinate changes by more than this
 
 
@@ -75,7 +81,7 @@ class SimpleCluster(CheckedSettings):
             cluster_means(features.flatten(0, 1), labels, budget)[order],
             firsts,
             mass=found.sizes[order],
-            facts={"iterations": found.iterations, "distortion": found.distortion},
+            facts=FactsReadLater(lambda: {"iterations": int(found.iterations), "distortion": found.distortion}),
             sources=chosen(merged(unchanged(torch.arange(count)), labels), order) if tokens.traced else None,
         )
 
@@ -95,7 +101,8 @@ def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -
     for axis, channels in enumerate((width // 3 + width % 3, width // 3, width // 3)):
         steps, pairs = video.shape[axis], channels // 2
         shape = [steps if other == axis else 1 for other in range(3)]
-        cos, sin = (each.to(video).view(*shape, pairs) for each in _rotations(steps, pairs, theta))
+        turns = (uploaded(each.to(video.dtype), video.device) for each in _rotations(steps, pairs, theta))
+        cos, sin = (each.view(*shape, pairs) for each in turns)
         section = video[..., first : first + 2 * pairs]
         even, odd = section[..., ::2].clone(), section[..., 1::2].clone()
         # Rotate the pairs (even, odd) by their angles.
@@ -137,11 +144,16 @@ def farthest_kmeans(points: Tensor, clusters: int, *, iterations: int, first_see
     unit = _scaled(points.to(decision_dtype(points)))
     centers = unit[farthest_first(unit, clusters, first_seed)]
     # 2. Rounds of assignment and update.
-    passed, moved = 0, float("inf")
-    while passed < iterations and moved > _STILL:
-        passed += 1
-        before, centers = centers, _moved(unit, centers)
-        moved = float((centers - before).abs().max())
+    going = torch.ones(1, dtype=torch.bool, device=unit.device)
+    passed = torch.zeros(1, dtype=torch.int64, device=unit.device)
+    for _ in range(iterations):
+        moved = _moved(unit, centers)
+        passed += going
+        # After the last round, nothing changes. Only the CPU stops: others would have to wait.
+        change, centers = (moved - centers).abs().max(), torch.where(going, moved, centers)
+        going &= change > _STILL
+        if unit.device.type == "cpu" and not going:
+            break
     # 3. The last assignment, without empty clusters.
     labels, similarity = _nearest(unit, centers)
     labels, similarity = _without_empty(labels, similarity, clusters)
@@ -159,23 +171,38 @@ def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
     """
     if not 0 <= first < len(unit):
         raise ValueError(f"first_seed: expected 0 to {len(unit) - 1}, got {first}")
-    chosen = torch.empty(count, dtype=torch.long, device=unit.device)
+    if table_fits(len(unit), unit.device):
+        return _farthest_of_table(unit, count, first)
     nearest = torch.full((len(unit),), -torch.inf, device=unit.device)
-    latest = torch.tensor(first, device=unit.device)
-    for step in range(count):
-        chosen[step] = latest
-        nearest = torch.maximum(nearest, (unit @ unit[latest]).float())
+    chosen = [torch.full((1,), first, device=unit.device)]
+    while len(chosen) < count:
+        nearest = torch.maximum(nearest, (unit @ unit[chosen[-1]][0]).float())
         # A chosen point is never the least similar again.
-        nearest[latest] = torch.inf
-        latest = nearest.argmin()
-    return chosen
+        nearest.index_fill_(0, chosen[-1], torch.inf)
+        chosen.append(nearest.argmin(keepdim=True))
+    return torch.cat(chosen)
+
+
+def _farthest_of_table(unit: Tensor, count: int, first: int) -> Tensor:
+    """Return what `farthest_first` returns, from the cosines of all pairs."""
+    limits = torch.empty(len(unit), len(unit), device=unit.device)
+    # Each product of a pair is computed once: a part of the rows with these and all later rows.
+    for row in range(0, len(unit), _TABLE_ROWS):
+        part = -(unit[row : row + _TABLE_ROWS] @ unit[row:].mT).float()
+        limits[row : row + _TABLE_ROWS, row:] = part
+        limits[row:, row : row + _TABLE_ROWS] = part.mT
+    limits.diagonal().fill_(-torch.inf)
+    # No limit is above 1, so the gain of `first` is the highest, and then counts no more.
+    gains = torch.full((1, len(unit)), 2.0, device=unit.device)
+    gains[:, first].fill_(3.0)
+    return pick_farthest(gains, limits[None], count)[1][0]
 
 
 def _moved(unit: Tensor, centers: Tensor) -> Tensor:
     """Return the next centers [K, D]: the mean of the points that are nearest to each center."""
     labels, similarity = _nearest(unit, centers)
     # Empty centers, in ascending order, take the worst-served points, worst first.
-    empty = cluster_sizes(labels, len(centers)) == 0
+    empty = group_sizes(labels, len(centers)) == 0
     worst = similarity.sort(stable=True).indices[: len(centers)]
     means = _scaled(cluster_means(unit, labels, len(centers)))
     return torch.where(empty[:, None], unit[worst[empty.cumsum(0) - 1]], means)
@@ -184,14 +211,18 @@ def _moved(unit: Tensor, centers: Tensor) -> Tensor:
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nearest center of each unit vector [m], and their cosines, float32 [m]."""
     # In chunks, because a table of all points by all centers may not fit in memory.
-    chunks = row_chunks(len(unit), len(centers), unit.element_size())
+    chunks = row_chunks(len(unit), len(centers), unit.element_size(), unit.device)
     best = [(unit[rows] @ centers.mT).float().max(-1) for rows in chunks]
     return torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     """Return labels and similarities after each empty cluster has taken a point of the largest."""
-    sizes = cluster_sizes(labels, clusters)
+    sizes = group_sizes(labels, clusters)
+    if runs_triton(labels.device):
+        from aot.compression.ops.kmeans_queued import fill_queued
+
+        return fill_queued(labels, similarity, sizes)
     for empty in (sizes == 0).nonzero().flatten().tolist():
         largest = sizes.argmax()
         # The worst-served point of the largest cluster.

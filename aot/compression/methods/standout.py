@@ -11,16 +11,20 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aot.compression.methods.subset import check_budget, kept_tokens
+from aot.compression.ops.farthest import pick_farthest
 from aot.compression.ops.grid import pool
+from aot.compression.ops.products import centered_products
 from aot.compression.ops.similarity import working_dtype
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 __all__ = ["Standout", "distinctiveness", "spread_gains"]
+
+_CACHED_BYTES = 4 << 20  # features that the CPU converts and multiplies at a time
+_LEAST_LENGTH = 1e-12  # shorter vectors have no direction
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class Standout(CheckedSettings):
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame, width = pooled.shape
         budget = min(budget, frames * per_frame)
-        # 1. Compute how much every token differs from the mean of the video.
-        weight = distinctiveness(pooled) ** self.emphasis
+        # 1. Compute how much every token differs from the mean of the video, and how far tokens of
+        # a frame are from each other.
+        distinct, distances = distinctiveness(pooled)
         # 2. Compute the gains of each frame's tokens, in the order of selection.
-        gains, cells = spread_gains(pooled, weight, min(budget, per_frame))
+        gains, cells = spread_gains(distances, distinct**self.emphasis, budget)
         # 3. Keep the highest gains of the video. Gains never increase within a frame, so every
         # frame keeps its first selected tokens.
         greatest = gains.flatten().sort(descending=True, stable=True).indices[:budget]
@@ -65,43 +70,44 @@ class Standout(CheckedSettings):
         return kept_tokens(tokens, pooled.reshape(-1, width)[index], index)
 
 
-def distinctiveness(features: Tensor) -> Tensor:
-    """Return 1 - cosine similarity to the mean of all tokens: [F, n] in [0, 2].
+def distinctiveness(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinctiveness of tokens, and the distances within frames; both are in [0, 2].
 
-    `features` is [F, n, D]. A zero vector has distinctiveness 0.
+    Distinctiveness [F, n] is 1 - cosine similarity to the mean of all tokens; a zero vector has
+    distinctiveness 0. A distance [F, n, n] is 1 - cosine similarity of two tokens of a frame, after
+    the mean of all tokens is subtracted. `features` is [F, n, D].
     """
-    values = features.to(working_dtype(features))
-    # A zero vector has no direction; the last factor sets its distinctiveness to 0.
-    directions, mean = functional.normalize(values, dim=-1), functional.normalize(values.mean((0, 1)), dim=0)
-    return (1 - directions @ mean).clamp_(0, 2) * (directions != 0).any(-1)
+    dtype, (frames, per_frame, width) = working_dtype(features), features.shape
+    # The CPU takes as many frames at a time as its cache holds: 2.5 x quicker than all at once.
+    at_once = max(1, _CACHED_BYTES // (per_frame * width * dtype.itemsize))
+    parts = torch.split(features, at_once if features.device.type == "cpu" else frames)
+    mean = torch.stack([part.sum((0, 1), dtype=dtype) for part in parts]).sum(0) / (frames * per_frame)
+    lengths, to_mean, products = (
+        torch.cat(each) for each in zip(*(centered_products(part, mean) for part in parts), strict=True)
+    )
+    # 1. A zero vector has no direction; the last factor sets its distinctiveness to 0.
+    cosine = to_mean / lengths.clamp_min(_LEAST_LENGTH) / mean.norm().clamp_min(_LEAST_LENGTH)
+    distinct = (1 - cosine).clamp_(0, 2) * (lengths > 0)
+    # 2. The diagonal of the products has the squared lengths.
+    lengths = products.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().clamp_min_(_LEAST_LENGTH)
+    return distinct, products.div_(lengths[:, :, None]).div_(lengths[:, None]).neg_().add_(1).clamp_(0, 2)
 
 
-def spread_gains(features: Tensor, weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Return gains and cells [F, most] of each frame's tokens, in the order of greedy selection.
+def spread_gains(distances: Tensor, weight: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """Return gains and cells [F, steps] of each frame's tokens, in the order of greedy selection.
 
     Each step takes the token with the highest gain; ties go to the lower index (weighted
     farthest-point sampling). The gain of a token is its `weight` times the distance to the nearest
-    token that was taken before in the same frame, so the gains of the steps never increase. A
-    distance is 1 - cosine similarity, after the mean of all tokens is subtracted. In the first
-    step of a frame, all distances are 2, the maximum.
+    token that was taken before in the same frame, so the gains of the steps never increase. In the
+    first step of a frame, all distances are 2, the maximum.
 
     Args:
-        features: [F, n, D].
+        distances: [F, n, n]; overwritten.
         weight: [F, n], not negative.
-        most: the number of steps, at most n.
+        budget: the number of highest gains that are needed; there are min(budget, n) steps, or
+            fewer if later gains are all lower.
     """
-    values = features.to(working_dtype(features))
-    directions = functional.normalize(values - values.mean((0, 1)), dim=-1)
-    distances = (1 - directions @ directions.mT).clamp_(0, 2)
-    frame = torch.arange(len(weight), device=weight.device)
-    nearest = torch.full_like(weight, 2)
-    taken = torch.zeros_like(weight, dtype=torch.bool)
-    gains, cells = [], []
-    for _ in range(most):
-        # Each frame takes one token per step. A token that was taken has gain -1.
-        gain, cell = (weight * nearest).masked_fill(taken, -1).max(-1)
-        gains.append(gain)
-        cells.append(cell)
-        taken[frame, cell] = True
-        nearest = torch.minimum(nearest, distances[frame, cell])
-    return torch.stack(gains, 1), torch.stack(cells, 1)
+    # A token that was taken has gain -1.
+    limits = distances.mul_(weight[:, None])
+    limits.diagonal(dim1=1, dim2=2).fill_(-1)
+    return pick_farthest(2 * weight, limits, min(budget, weight.shape[1]), enough=budget)

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.methods.subset import check_budget, kept_tokens, pooled_saliency
+from aot.compression.ops.farthest import pick_farthest, table_fits
 from aot.compression.ops.grid import pool
-from aot.compression.ops.group_means import group_means
+from aot.compression.ops.group_means import group_means, group_sizes
+from aot.compression.ops.products import centered_products
+from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import chosen, joined, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
@@ -27,6 +30,7 @@ __all__ = ["UnifiedSpatiotemporal", "admit_dissimilar", "nearest_peak", "tiled_d
 
 _LAST = -1  # the last block, whose output becomes the features; the paper names no block
 _BLOCK = 512  # rows of the ranking that are compared in one product
+_LEAST_LENGTH = 1e-12  # shorter vectors are similar to none
 _TILE_ELEMENTS = 1 << 24  # distances that are in memory together
 
 
@@ -62,20 +66,24 @@ class UnifiedSpatiotemporal(CheckedSettings):
         """
         check_budget(tokens, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
-        frames, values = len(pooled), pooled.to(working_dtype(pooled)).flatten(0, 1)
+        frames, pooled = len(pooled), pooled.flatten(0, 1)
+        values = pooled.to(working_dtype(pooled))
         budget = min(budget, len(values))
         clusters = round(self.recycled_share * budget) if budget < len(values) else 0
-        # 1. Take dissimilar tokens, by descending attention.
+        pairs = _Pairs.of(pooled) if table_fits(len(pooled), pooled.device) else None
+        # 1. Take dissimilar tokens, by descending attention. If too few tokens are dissimilar, take
+        # the most attended of the other tokens.
         attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
-        taken, unlike = self._take(values, attention, budget - clusters)
+        ranked = attention.sort(descending=True, stable=True).indices
+        unlike = self._unlike(values, pairs, ranked, budget - clusters)
+        order = ranked[(~unlike[ranked]).to(torch.uint8).sort(stable=True).indices]
+        taken, rest = order[: budget - clusters], order[budget - clusters :].sort().values
         # 2. Merge the other tokens into cluster means.
-        rest = _others(taken, len(values))
-        centers, cluster, means = self._recycle(values[rest], clusters)
-        sizes = torch.bincount(cluster, minlength=clusters)
+        centers, cluster, means = self._recycle(values[rest], None if pairs is None else pairs.among(rest), clusters)
         # 3. Sort both together in raster order.
         index = torch.cat([taken, rest[centers]])
         features = torch.cat([values[taken], means])
-        mass = torch.cat([torch.ones_like(taken), sizes])
+        mass = torch.cat([torch.ones_like(taken), group_sizes(cluster, clusters)])
         order = index.argsort()
         sources = None
         if tokens.traced:
@@ -87,37 +95,71 @@ class UnifiedSpatiotemporal(CheckedSettings):
             index[order],
             mass=mass[order],
             clips=[Clip(0, frames)],
-            facts={"unlike_tokens": unlike, "filled_tokens": len(taken) - unlike, "recycled_tokens": clusters},
+            facts=FactsReadLater(lambda: _facts(int(unlike.sum()), len(taken), clusters)),
             sources=sources,
         )
 
-    def _take(self, values: Tensor, attention: Tensor, count: int) -> tuple[Tensor, int]:
-        """Return the indices of the `count` taken tokens, and how many of them are dissimilar."""
-        ranked = attention.sort(descending=True, stable=True).indices
-        unlike = admit_dissimilar(values[ranked], self.threshold, count)
-        # If too few tokens are dissimilar, take the most attended of the other tokens.
-        filled = _others(unlike, len(ranked))[: count - len(unlike)]
-        return ranked[torch.cat([unlike, filled])], len(unlike)
+    def _unlike(self, values: Tensor, pairs: _Pairs | None, ranked: Tensor, most: int) -> Tensor:
+        """Return whether a token of values [m, D] is taken because it is dissimilar, bool [m]."""
+        if pairs is not None:
+            return pairs.admitted(ranked, self.threshold, most)
+        admitted = ranked[admit_dissimilar(values[ranked], self.threshold, most)]
+        return torch.zeros(len(values), dtype=torch.bool, device=values.device).index_fill_(0, admitted, True)
 
-    def _recycle(self, rest: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _recycle(self, rest: Tensor, products: Tensor | None, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
         """Cluster the tokens `rest` [m, D]; return centers, the cluster of each token, and means.
 
         Centers are indices into `rest`: [clusters]. The clusters of the tokens are [m], the cluster
-        means [clusters, D]. All three tensors are empty if `clusters` is 0.
+        means [clusters, D]. All three tensors are empty if `clusters` is 0. For `products`, see
+        `tiled_density_peaks`.
         """
         if clusters == 0:
             none = torch.zeros(0, dtype=torch.int64, device=rest.device)
             return none, none, rest[none]
-        centers = tiled_density_peaks(rest, clusters, min(self.neighbors, len(rest)))
-        cluster = nearest_peak(rest, centers)
+        centers = tiled_density_peaks(rest, clusters, min(self.neighbors, len(rest)), products)
+        cluster = nearest_peak(rest, centers, products)
         return centers, cluster, group_means(rest, cluster, clusters)
 
 
-def _others(index: Tensor, count: int) -> Tensor:
-    """Return the numbers in 0 .. count - 1 that are not in `index`, ascending."""
-    other = torch.ones(count, dtype=torch.bool, device=index.device)
-    other[index] = False
-    return other.nonzero().flatten()
+def _facts(unlike: int, taken: int, clusters: int) -> dict[str, Fact]:
+    return {"unlike_tokens": unlike, "filled_tokens": taken - unlike, "recycled_tokens": clusters}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Hold products of all pairs of tokens; cosines and distances follow from them on a GPU.
+
+    Attributes:
+        products: [m, m], the products of tokens after the mean of all tokens is subtracted.
+        shift: [m]; the products of the tokens themselves are products[i, j] + shift[i] + shift[j].
+        lengths: [m], the lengths of the tokens.
+    """
+
+    products: Tensor
+    shift: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> _Pairs:
+        """Return the products of all pairs of features [m, D]."""
+        mean = features.mean(0, dtype=working_dtype(features))
+        lengths, to_mean, products = centered_products(features[None], mean)
+        return cls(products[0], to_mean[0] - mean @ mean / 2, lengths[0].clamp_min(_LEAST_LENGTH))
+
+    def admitted(self, ranked: Tensor, threshold: float, most: int) -> Tensor:
+        """Return whether `admit_dissimilar` admits a token, bool [m]; `ranked` has their order."""
+        cosine = (self.products + self.shift[:, None]).add_(self.shift).div_(self.lengths[:, None]).div_(self.lengths)
+        # The gain of a token is minus its rank, and -inf if it is similar to an admitted token.
+        limits = torch.where(cosine < threshold, torch.inf, -torch.inf)
+        limits.diagonal().fill_(-torch.inf)
+        gains, picks = pick_farthest(-ranked.argsort().float()[None], limits[None], most)
+        # After the last admission, picks have gain -inf.
+        found = torch.zeros(len(ranked), dtype=torch.int32, device=ranked.device)
+        return found.scatter_reduce_(0, picks[0], (gains[0] > -torch.inf).to(found.dtype), "amax") > 0
+
+    def among(self, index: Tensor) -> Tensor:
+        """Return the products among the tokens `index` [k]: [k, k]."""
+        return self.products[index][:, index]
 
 
 def admit_dissimilar(ranked: Tensor, threshold: float, most: int) -> Tensor:
@@ -158,13 +200,15 @@ def _settled(free: Tensor, in_the_way: Tensor) -> Tensor:
         admitted = again
 
 
-def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tensor:
+def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int, products: Tensor | None = None) -> Tensor:
     """Return indices [clusters] of the best cluster centers of features [m, D], best first.
 
     The centers are density peaks (DPC-KNN) as in `ops.density_peaks`, but for all tokens of a
     video. All distances together do not fit into memory, so they are computed tile by tile, once
     for the densities and once for the scores. Densities are kept as logarithms: in sparse regions,
     densities would underflow and be equal. Ties in density and in score go to the lower index.
+    `products` has the products [m, m] of all features after the mean is subtracted, if they are
+    known already.
 
     Raises:
         ValueError: If `clusters` or `neighbors` is not in 1 .. m.
@@ -174,7 +218,7 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
         if not 1 <= value <= count:
             raise ValueError(f"{name}: expected 1 to {count}, got {value}")
     # 1. Rank tokens by density, which is exp(-sparsity).
-    squared = _squared_distances(features)
+    squared = _squared_distances(features, products)
     sparsity = torch.cat([squared(rows).topk(neighbors, largest=False).values.mean(1) for rows in _tiles(features)])
     densest_first = sparsity.sort(stable=True).indices
     rank = torch.empty_like(densest_first)
@@ -186,48 +230,58 @@ def tiled_density_peaks(features: Tensor, clusters: int, neighbors: int) -> Tens
         greatest.append(tile.amax())
         separation.append(tile.masked_fill_(rank >= rank[rows, None], torch.inf).amin(1))
     nearest_denser = torch.cat(separation)
-    nearest_denser[densest_first[0]] = torch.stack(greatest).amax()
+    nearest_denser.index_copy_(0, densest_first[:1], torch.stack(greatest).amax()[None])
     # 3. The logarithm of distance times density.
     score = nearest_denser.log() / 2 - sparsity
     return score.sort(descending=True, stable=True).indices[:clusters]
 
 
-def nearest_peak(features: Tensor, peaks: Tensor) -> Tensor:
+def nearest_peak(features: Tensor, peaks: Tensor, products: Tensor | None = None) -> Tensor:
     """Return the nearest peak of each row of features [m, D], as indices [m] into `peaks`.
 
-    `peaks` [K] holds row indices. A peak is its own nearest peak; ties go to the lower index.
+    `peaks` [K] holds row indices. A peak is its own nearest peak; ties go to the lower index. For
+    `products`, see `tiled_density_peaks`.
     """
-    squared = _squared_distances(features)
+    squared = _squared_distances(features, products)
     nearest = torch.cat([squared(rows, peaks).argmin(1) for rows in _tiles(features)])
     # Without this, a peak could be assigned to another peak with equal features.
     nearest[peaks] = torch.arange(len(peaks), device=features.device)
     return nearest
 
 
-def _squared_distances(features: Tensor) -> Callable[..., Tensor]:
+def _squared_distances(features: Tensor, products: Tensor | None) -> Callable[..., Tensor]:
     """Return a function of squared distances, divided by D, between rows of features [m, D].
 
-    The function takes row indices `rows` and `columns` and returns a table [rows, columns]. Without
-    `columns`, all rows are columns, and the distance of a row to itself is exactly 0.
+    The function takes row indices `rows` (a slice) and `columns`, and returns a table [rows,
+    columns]. Without `columns`, all rows are columns, and the distance of a row to itself is
+    exactly 0. For `products`, see `tiled_density_peaks`.
     """
-    values = features.to(working_dtype(features))
-    # Subtracting the mean keeps the distances and reduces rounding in |a|^2 + |b|^2 - 2ab.
-    values = values - values.mean(0)
-    norms = values.square().sum(-1)
+    if products is None:
+        values = features.to(working_dtype(features))
+        # Subtracting the mean keeps the distances and reduces rounding in |a|^2 + |b|^2 - 2ab.
+        values = values - values.mean(0)
+        norms = values.square().sum(-1)
+    else:
+        norms = products.diagonal()
 
-    def squared(rows: Tensor, columns: Tensor | None = None) -> Tensor:
-        others, other_norms = (values, norms) if columns is None else (values[columns], norms[columns])
-        tile = torch.addmm(norms[rows, None] + other_norms, values[rows], others.mT, alpha=-2)
-        tile = tile.clamp_(min=0).div_(values.shape[1])
+    def squared(rows: slice, columns: Tensor | None = None) -> Tensor:
+        norm_sums = norms[rows, None] + (norms if columns is None else norms[columns])
+        if products is None:
+            others = values if columns is None else values[columns]
+            tile = torch.addmm(norm_sums, values[rows], others.mT, alpha=-2)
+        else:
+            tile = norm_sums.sub_(products[rows] if columns is None else products[rows][:, columns], alpha=2)
+        tile = tile.clamp_(min=0).div_(features.shape[1])
         if columns is None:
             # Rounding may leave a small distance from a row to itself.
-            tile[torch.arange(len(rows), device=rows.device), rows] = 0
+            tile.diagonal(rows.start).zero_()
         return tile
 
     return squared
 
 
-def _tiles(features: Tensor) -> Iterator[Tensor]:
-    """Yield chunks of row indices whose distances to all rows fit in `_TILE_ELEMENTS` elements."""
-    count = len(features)
-    yield from torch.split(torch.arange(count, device=features.device), max(1, _TILE_ELEMENTS // count))
+def _tiles(features: Tensor) -> Iterator[slice]:
+    """Yield slices of rows whose distances to all rows fit in `_TILE_ELEMENTS` elements."""
+    step = max(1, _TILE_ELEMENTS // len(features))
+    for first in range(0, len(features), step):
+        yield slice(first, first + step)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import check_budget, keep_subset, kept_tokens, pooled_cells
+from aot.compression.methods.subset import check_budget, keep_all, kept_tokens, pooled_cells
 from aot.compression.ops.grid import tokens_of_patches
 from aot.compression.ops.kmeans import Clustering, cluster_means, cosine_kmeans
+from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import of_patches
 from aot.config.setting import CheckedSettings, Conflicts, setting
@@ -82,7 +83,7 @@ class VQToken(CheckedSettings):
         check_budget(tokens, budget)
         frames, per_frame = pooled_cells(tokens)
         if self.length == "fixed" and budget >= frames * per_frame:
-            return keep_subset(tokens, torch.arange(frames * per_frame))
+            return keep_all(tokens)
         # 1. Cluster the patches.
         patches = tokens.features.flatten(0, 1)
         found = self._cluster(patches, budget) if self.length == "fixed" else self._bend(patches, budget)
@@ -101,7 +102,7 @@ class VQToken(CheckedSettings):
             codebook[order],
             tokens_of_patches(firsts[order], tokens.grid, tokens.pool),
             mass=found.sizes[order] * (per_frame / per_patch),
-            facts={"codebook": found.clusters, "iterations": found.iterations, "distortion": found.distortion},
+            facts=FactsReadLater(lambda: _facts(found)),
             sources=of_patches(tokens, found.labels, order) if tokens.traced else None,
         )
 
@@ -122,6 +123,10 @@ class VQToken(CheckedSettings):
         # `bend` is an index of lengths; the published index of second differences is bend - 1.
         length = min(max(bend - 1 + 4, self.least_tokens), ceiling)
         return found.get(length) or self._cluster(patches, length)
+
+
+def _facts(found: Clustering) -> dict[str, Fact]:
+    return {"codebook": found.clusters, "iterations": int(found.iterations), "distortion": found.distortion}
 
 
 def _greatest_bend(curve: list[float]) -> int:

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["on_device", "runs_triton"]
+__all__ = ["block_of", "on_device", "runs_triton"]
 
 
 def runs_triton(device: torch.device) -> bool:
@@ -22,6 +22,14 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     Triton launches on the current device, even if the arguments are on another device.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def block_of(count: int, least: int = 32) -> int:
+    """Return the lowest power of 2 that is at least `count` and at least `least`.
+
+    Each new value compiles kernels again, which takes seconds; `least` avoids many small values.
+    """
+    return max(least, 1 << (count - 1).bit_length())
 
 
 @cache

@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aot.compression.ops.farthest import table_fits
+from aot.compression.ops.group_means import group_sizes
+from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.products import pair_products
 from aot.compression.ops.similarity import decision_dtype, working_dtype
+from aot.compression.ops.uploads import uploaded
 
-__all__ = ["Clustering", "cluster_means", "cluster_sizes", "cosine_kmeans", "row_chunks", "seed_points"]
+__all__ = ["Clustering", "cluster_means", "cosine_kmeans", "row_chunks", "seed_points"]
 
 _TABLE_BYTES = 8 << 20  # largest temporary table, of points by clusters or points by channels
+_TIMES_ON_DEVICES = 32  # as large on devices without the CPU's small caches
+_LEAST_LENGTH = 1e-12  # shorter vectors have no direction
 _FLOOR = 1e-6  # added to squared distances: points that equal a seed can still be drawn
 
 
@@ -26,18 +33,18 @@ class Clustering:
         similarity: [m], each point's cosine similarity to its nearest center; 1 for a point that
             was moved into an empty cluster.
         clusters: K, the number of clusters.
-        iterations: the number of updates of the centers.
+        iterations: the number of updates of the centers; on a GPU, an integer tensor [1].
     """
 
     labels: Tensor
     similarity: Tensor
     clusters: int
-    iterations: int
+    iterations: int | Tensor
 
     @property
     def sizes(self) -> Tensor:
         """Return the number of points in each cluster, int64 [K]."""
-        return cluster_sizes(self.labels, self.clusters)
+        return group_sizes(self.labels, self.clusters)
 
     @property
     def distortion(self) -> float:
@@ -75,8 +82,10 @@ def cosine_kmeans(
     if iterations < 1:
         raise ValueError(f"iterations: expected at least 1, got {iterations}")
     # 1. Seeds. The random numbers are drawn on the CPU and are the same for every device.
-    unit = functional.normalize(points.to(working_dtype(points)), dim=-1)
     draws = torch.rand(clusters, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if runs_triton(points.device) and points.dtype != torch.float64:
+        return _queued_kmeans(points, draws, iterations, tolerance)
+    unit = functional.normalize(points.to(working_dtype(points)), dim=-1)
     centers = unit[seed_points(unit, draws)]
     # 2. Alternate assignment and update.
     passed = 0
@@ -85,13 +94,28 @@ def cosine_kmeans(
         labels, similarity = _nearest(unit, centers)
         moved = cluster_means(unit, labels, clusters)
         # An empty cluster keeps its center for now.
-        moved = torch.where(cluster_sizes(labels, clusters)[:, None] > 0, moved, centers)
+        moved = torch.where(group_sizes(labels, clusters)[:, None] > 0, moved, centers)
         shift, centers = (moved - centers).norm(), moved
         if shift < tolerance:
             break
     # 3. Fill the empty clusters.
     labels, similarity = _without_empty(labels, similarity, clusters)
     return Clustering(labels, similarity, clusters, passed)
+
+
+def _queued_kmeans(points: Tensor, draws: Tensor, iterations: int, tolerance: float) -> Clustering:
+    """Return what `cosine_kmeans` returns, without waiting for the device."""
+    from aot.compression.ops.kmeans_queued import draw_queued, rounds_queued
+
+    lengths = torch.linalg.vector_norm(points, dim=-1, dtype=torch.float32).clamp_min(_LEAST_LENGTH)
+    if table_fits(len(points), points.device):
+        draws = uploaded(draws, points.device)
+        seeds = draw_queued(pair_products(points[None])[0], lengths, draws, _FLOOR)
+    else:
+        seeds = seed_points(points / lengths[:, None], draws)
+    labels, similarity, passed = rounds_queued(points, lengths, seeds, iterations, tolerance)
+    labels, similarity = _without_empty(labels, similarity, len(seeds))
+    return Clustering(labels, similarity, len(seeds), passed)
 
 
 def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
@@ -104,7 +128,7 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
         unit: [m, D], the points as unit vectors.
         draws: [K], uniform random numbers in [0, 1), one per seed.
     """
-    draws = draws.to(unit.device, decision_dtype(unit))
+    draws = uploaded(draws.to(decision_dtype(unit)), unit.device)
     distance = torch.ones(len(unit), dtype=unit.dtype, device=unit.device)
     seeds = []
     for draw in draws:
@@ -120,27 +144,30 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
 
 def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Return the mean of `values` [m, D] for each label, [K, D]; 0 for a label without values."""
+    if runs_triton(values.device):
+        from aot.compression.ops.kmeans_queued import means_queued
+
+        return means_queued(values, labels, clusters, working_dtype(values))[0]
     sums = values.new_zeros(clusters, values.shape[1], dtype=working_dtype(values))
     # In chunks: a converted copy of all values would need too much memory.
     each = torch.arange(clusters, device=labels.device)[:, None]
-    for rows in row_chunks(len(values), max(sums.shape), sums.element_size()):
+    for rows in row_chunks(len(values), max(sums.shape), sums.element_size(), values.device):
         part = values[rows].to(sums.dtype)
         if values.device.type == "cpu":
             sums.index_add_(0, labels[rows], part)
         else:
             # On GPUs `index_add_` sums in random order; a matrix product uses a fixed order.
             sums += (labels[rows] == each).to(sums.dtype) @ part
-    return sums / cluster_sizes(labels, clusters).clamp_min(1)[:, None]
+    return sums / group_sizes(labels, clusters).clamp_min(1)[:, None]
 
 
-def cluster_sizes(labels: Tensor, clusters: int) -> Tensor:
-    """Return the number of points with each label, int64 [K]."""
-    return labels.new_zeros(clusters).index_add_(0, labels, torch.ones_like(labels))
+def row_chunks(rows: int, width: int, item_bytes: int, device: torch.device) -> Iterator[slice]:
+    """Yield slices that cover `rows` rows of `width` items: at most 8 MiB each, or one row.
 
-
-def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
-    """Yield slices that cover `rows` rows of `width` items; each has at most 8 MiB, or one row."""
-    step = max(1, _TABLE_BYTES // (width * item_bytes))
+    On devices other than the CPU, 256 MiB: few launches matter more there than a cache.
+    """
+    table_bytes = _TABLE_BYTES * (1 if device.type == "cpu" else _TIMES_ON_DEVICES)
+    step = max(1, table_bytes // (width * item_bytes))
     for first in range(0, rows, step):
         yield slice(first, first + step)
 
@@ -148,18 +175,23 @@ def row_chunks(rows: int, width: int, item_bytes: int) -> Iterator[slice]:
 def _nearest(unit: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each unit vector [m, D], the index of the most similar center and the cosine."""
     towards = functional.normalize(centers, dim=-1).mT
-    parts = [(unit[rows] @ towards).max(-1) for rows in row_chunks(len(unit), len(centers), unit.element_size())]
+    chunks = row_chunks(len(unit), len(centers), unit.element_size(), unit.device)
+    parts = [(unit[rows] @ towards).max(-1) for rows in chunks]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 
 def _without_empty(labels: Tensor, similarity: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     """Return labels and similarities after moving the least similar points to empty clusters."""
-    empty = (cluster_sizes(labels, clusters) == 0).nonzero().flatten()
-    # Medoids never move: no cluster loses its last point.
+    # Shapes may not depend on the number of empty clusters: a GPU would have to wait for it.
+    held = (group_sizes(labels, clusters) > 0).to(torch.uint8)
+    emptiest = held.sort(stable=True).indices
+    takes = torch.arange(clusters, device=labels.device) < clusters - held.sum()
+    # Medoids never move: no cluster loses its last point. An empty cluster has medoid m.
     medoids = _medoids(labels, similarity, clusters)
-    fit = similarity.index_fill(0, medoids[medoids < len(labels)], torch.inf)
-    moved = fit.sort(stable=True).indices[: len(empty)]
-    return labels.index_copy(0, moved, empty), similarity.index_fill(0, moved, 1.0)
+    fit = functional.pad(similarity, (0, 1)).index_fill(0, medoids, torch.inf)[:-1]
+    moved = fit.sort(stable=True).indices[:clusters]
+    labels = labels.scatter(0, moved, torch.where(takes, emptiest, labels[moved]))
+    return labels, similarity.scatter(0, moved, torch.where(takes, 1.0, similarity[moved]))
 
 
 def _medoids(labels: Tensor, similarity: Tensor, clusters: int) -> Tensor:

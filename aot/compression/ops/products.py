@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aot.compression.ops.similarity import working_dtype
 
-__all__ = ["cosine_to_anchors", "take_rows", "weighted_sums"]
+__all__ = ["centered_products", "cosine_to_anchors", "pair_products", "take_rows", "weighted_sums"]
 
 _CHUNKS = 8  # one eighth of the frames is converted at a time
 
@@ -39,6 +39,31 @@ def cosine_to_anchors(features: Tensor, anchor_index: Tensor) -> Tensor:
     norms = _norms(features).clamp_min(1e-12)
     products = _product(features, take_rows(features, anchor_index).mT)
     return products.div_(norms[:, :, None]).div_(norms.gather(1, anchor_index)[:, None, :])
+
+
+def centered_products(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lengths, [B, m], products with the mean, [B, m], and products of centered pairs.
+
+    Args:
+        features: [B, m, D].
+        mean: [D] in the working dtype, subtracted from both vectors of a pair [B, m, m].
+    """
+    if features.dtype != mean.dtype and _takes_halves(features.device):
+        # (a - m) (b - m) = ab - am - bm + mm. The products ab of half-precision numbers are exact,
+        # and their sums in float32 lose less than the rounding of the features has lost.
+        pairs = pair_products(features)
+        lengths = pairs.diagonal(dim1=1, dim2=2).sqrt()
+        to_mean = weighted_sums(mean.expand(len(features), 1, -1), features.mT)[:, 0]
+        shift = to_mean - mean @ mean / 2
+        return lengths, to_mean, pairs.sub_(shift[:, :, None]).sub_(shift[:, None])
+    values = features.to(mean.dtype)
+    centered = values - mean
+    return values.norm(dim=-1), values @ mean, centered @ centered.mT
+
+
+def pair_products(features: Tensor) -> Tensor:
+    """Return the products of all pairs of features [B, m, D], in the working dtype: [B, m, m]."""
+    return _product(features, features.mT)
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ def test_the_tokens_of_a_straight_line_program(seed: int, frames: int, grid: tup
 
 def test_gains_never_increase() -> None:
     x = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0))
-    gains, cells = spread_gains(x, distinctiveness(x) ** 2, 20)
+    distinct, distances = distinctiveness(x)
+    gains, cells = spread_gains(distances, distinct**2, 60)
     assert (gains.diff(dim=1) <= 0).all()
     assert (cells.sort(-1).values == torch.arange(20)).all()
 

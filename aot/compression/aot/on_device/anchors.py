@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aot.compression.aot.on_device.layout import QueuedLayout, block_of
-from aot.compression.ops.kernels import on_device
+from aot.compression.aot.on_device.layout import QueuedLayout
+from aot.compression.ops.kernels import block_of, on_device
 
 __all__ = ["QueuedAllocation", "allocate_queued"]
 

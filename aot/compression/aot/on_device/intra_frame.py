@@ -18,8 +18,8 @@ from torch import Tensor
 from aot.compression.aot.on_device.anchors import QueuedAllocation
 from aot.compression.aot.on_device.intra_cost import gibbs_kernel, product_kernel
 from aot.compression.aot.on_device.intra_sinkhorn import late_kernel, step_kernel, verdict_kernel
-from aot.compression.aot.on_device.layout import QueuedLayout, block_of
-from aot.compression.ops.kernels import on_device
+from aot.compression.aot.on_device.layout import QueuedLayout
+from aot.compression.ops.kernels import block_of, on_device
 
 __all__ = ["IntraWeights", "QueuedIntra", "transport_queued"]
 

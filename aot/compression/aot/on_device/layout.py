@@ -13,7 +13,7 @@ from aot.compression.ops.grid import pooled_grid, pooling_weights, window_ids
 from aot.compression.ops.uploads import uploaded
 from aot.types import Clip, Pooling
 
-__all__ = ["QueuedLayout", "block_of"]
+__all__ = ["QueuedLayout"]
 
 _ALIGNED = 4  # elements in 16 bytes
 
@@ -78,14 +78,6 @@ class QueuedLayout:
             clips[-1].stop, tuple(clips), grid, pooled_grid(grid, pool), of_grid["row_tap"].shape[1],
             _sent_together(tables, device),
         )  # fmt: skip
-
-
-def block_of(count: int, least: int = 32) -> int:
-    """Return the lowest power of 2 that is at least `count` and at least `least`.
-
-    Each new value compiles kernels again, which takes seconds; `least` avoids many small values.
-    """
-    return max(least, 1 << (count - 1).bit_length())
 
 
 def _sent_together(tables: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aot.compression.aot.on_device.anchors import QueuedAllocation
 from aot.compression.aot.on_device.inter_frame import QueuedInter
-from aot.compression.aot.on_device.layout import QueuedLayout, block_of
-from aot.compression.ops.kernels import on_device
+from aot.compression.aot.on_device.layout import QueuedLayout
+from aot.compression.ops.kernels import block_of, on_device
 from aot.types import Role
 
 __all__ = ["QueuedEmission", "emit_queued"]

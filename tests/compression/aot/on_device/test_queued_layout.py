@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from aot.compression.aot.anchors import rank_patches
-from aot.compression.aot.on_device.layout import QueuedLayout, block_of
+from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.ops.grid import pool, pooled_grid, pooling_weights, window_ids
+from aot.compression.ops.kernels import block_of
 from aot.types import Clip, Pooling
 from tests.support.tolerances import assert_close
 
