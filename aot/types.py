@@ -103,11 +103,6 @@ class FrameReferences:
     of: tuple[int, ...]
     earlier: Tensor | None = None
 
-    @property
-    def count(self) -> int:
-        """Return the number of references in the chunk."""
-        return sum(frame == reference for frame, reference in enumerate(self.of))
-
 
 @dataclass(frozen=True, slots=True)
 class Pooling:

@@ -19,9 +19,7 @@ def golden_states() -> Tensor:
     t, i, d = np.ogrid[:FRAMES, :TOKENS, :WIDTH]
     col, row, scene = i % 6, i // 6, (t >= 5).astype(int) + (t >= 9)
     still = np.sin(0.35 * (d + 1) * col + 0.2 * d + 1.1 * scene) + np.cos(0.27 * (d + 1) * row - 0.6 * scene * (d + 1))
-    return torch.from_numpy(
-        still + 0.4 * np.sin(0.37 * (d + 1) * ((7 * i + 11 * t) % 36)) + 0.05 * t * np.cos(0.9 * d)
-    )
+    return torch.from_numpy(still + 0.4 * np.sin(0.37 * (d + 1) * ((7 * i + 11 * t) % 36)) + 0.05 * t * np.cos(0.9 * d))
 
 
 def checksums(values: Tensor) -> tuple[float, float]:

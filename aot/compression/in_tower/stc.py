@@ -7,7 +7,7 @@ changed the token at the same position in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from aot.compression.ops.similarity import working_dtype
 from aot.config.schema import TowerConfig
 from aot.errors import UnsupportedError
-from aot.types import FrameReferences, FrameReuse, Needs
+from aot.types import FrameReferences, FrameReuse, Needs, VideoFrames
 
 __all__ = ["BlockParts", "ReferenceSchedule", "ReuseGroup", "changed_tokens", "reuse_needs", "run_block"]
 
@@ -51,23 +51,32 @@ class ReferenceSchedule:
     Args:
         reuse: the settings.
         together: number of frames that the tower encodes as one; the last group may be shorter.
+
+    Attributes:
+        count: the number of references so far.
     """
 
     def __init__(self, reuse: FrameReuse, together: int = 1) -> None:
+        self.count = 0
         self._reuse, self._together = reuse, together
         self._last: Tensor | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._age = 0
 
+    def mark(self, frames: VideoFrames) -> VideoFrames:
+        """Return the next chunk with its references."""
+        return replace(frames, references=self.add(frames.pixels))
+
     def add(self, pixels: Tensor) -> FrameReferences:
         """Return the references of the next chunk, uint8 `pixels` [F, 3, H, W]."""
-        groups = pixels.split(self._together)
+        groups = torch.split(pixels, self._together)
         earlier, last, of = self._last, -1, list[int]()
         for number, group in enumerate(groups):
             thumbnail = _thumbnail(group.cpu().numpy())
             self._age += 1
             if self._is_reference(thumbnail):
                 last, self._thumbnail, self._age = number, thumbnail, 0
+                self.count += 1
             of.append(last)
         # A copy: a view would keep all frames of the chunk in memory.
         if last >= 0:
@@ -82,16 +91,18 @@ class ReferenceSchedule:
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the mean of `pixels` [f, 3, H, W] in each of up to 16 x 16 cells, in 0 .. 1."""
-    pixels = pixels.mean(0)[None] if len(pixels) > 1 else pixels
     for axis in (2, 3):
         # 1. Not every pixel is read: this takes a tenth of a millisecond instead of several.
-        step = max(1, pixels.shape[axis] // _SAMPLES)
-        pixels = pixels[:, :, ::step] if axis == 2 else pixels[:, :, :, ::step]
+        pixels = pixels.take(range(0, pixels.shape[axis], max(1, pixels.shape[axis] // _SAMPLES)), axis)
+    means = pixels.mean(0, dtype=np.float32)
+    for axis in (1, 2):
         # 2. Means over cells of nearly equal size.
-        edges = np.arange(min(_CELLS, pixels.shape[axis])) * pixels.shape[axis] // min(_CELLS, pixels.shape[axis])
-        sizes = np.diff(edges, append=pixels.shape[axis]).reshape((-1, 1) if axis == 2 else (1, -1))
-        pixels = np.add.reduceat(pixels, edges, axis=axis, dtype=np.float32) / sizes
-    return pixels.astype(np.float32) / 255
+        size = means.shape[axis]
+        edges = np.arange(min(_CELLS, size)) * size // min(_CELLS, size)
+        sizes = np.diff(edges, append=size).astype(np.float32)
+        means = np.add.reduceat(means, edges, axis) / (sizes[:, None] if axis == 1 else sizes)
+    thumbnail: NDArray[np.float32] = means / np.float32(255)
+    return thumbnail
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,7 @@ def run_block(parts: BlockParts, states: Tensor, group: ReuseGroup) -> Tensor:
     C. The method as published borrows the outputs of attention and MLP one after the other, which
     has the same result: where both are borrowed, their sum is C.
     """
+    found = torch.empty_like(states)
     # 1. References: all tokens, in the order of operations of the block itself.
     first, later = states[: group.references], states[group.references :]
     normed = parts.normalize(first)
@@ -150,21 +162,24 @@ def run_block(parts: BlockParts, states: Tensor, group: ReuseGroup) -> Tensor:
     attended = parts.attend(query, key, value, None)
     first = first + attended
     fed = parts.feed_forward(first)
-    first, change = first + fed, attended.add_(fed)
+    torch.add(first, fed, out=found[: group.references])
+    change = attended.add_(fed)
     # 2. Other frames: which tokens to compute.
     normed = parts.normalize(later)
     keys = parts.keys(normed)
     rows = changed_tokens(keys, key, group)
     chosen = _take(normed, rows)
     # 3. Attention and MLP of these tokens.
-    values = _put(value[group.reference_of], rows, parts.values(chosen))
+    values = _put(value.index_select(0, group.reference_of), rows, parts.values(chosen))
     updated = _take(later, rows) + parts.attend(parts.queries(chosen), keys, values, rows)
     updated = updated + parts.feed_forward(updated)
-    # 4. The reference's change for all others.
-    later = _put(change[group.reference_of].add_(later), rows, updated)
+    # 4. The reference's change for all others, written into place: copies cost more than sums here.
+    changed = found[group.references :]
+    torch.index_select(change, 0, group.reference_of, out=changed)
+    _put(changed.add_(later), rows, updated)
     if parts.record is not None:
         parts.record(torch.cat([query, parts.queries(normed)]), torch.cat([key, keys]))
-    return torch.cat([first, later])
+    return found
 
 
 def changed_tokens(keys: Tensor, reference_keys: Tensor, group: ReuseGroup) -> Tensor:
@@ -175,14 +190,15 @@ def changed_tokens(keys: Tensor, reference_keys: Tensor, group: ReuseGroup) -> T
     at the same position, over all heads together. Ties go to the lower index.
     """
     dtype = working_dtype(keys)
-    products = torch.linalg.vecdot(keys.to(dtype), reference_keys[group.reference_of].to(dtype))
-    norms = torch.linalg.vector_norm(reference_keys, dim=-1, dtype=dtype)[group.reference_of]
+    products = torch.linalg.vecdot(keys.to(dtype), reference_keys.index_select(0, group.reference_of).to(dtype))
+    norms = torch.linalg.vector_norm(reference_keys, dim=-1, dtype=dtype).index_select(0, group.reference_of)
     similarity = products / (torch.linalg.vector_norm(keys, dim=-1, dtype=dtype) * norms).clamp_min(1e-12)
     # Class tokens come first, whatever their similarity.
     similarity[:, : group.always] = -2
     others = keys.shape[1] - group.always
     count = group.always + max(1, min(int(others * group.share), others))
-    return similarity.sort(stable=True).indices[:, :count].sort().values
+    lowest: Tensor = similarity.sort(stable=True).indices[:, :count].sort().values
+    return lowest
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:

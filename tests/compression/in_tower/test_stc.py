@@ -14,7 +14,7 @@ from aot.compression.in_tower import tower_needs
 from aot.compression.in_tower.stc import BlockParts, ReferenceSchedule, ReuseGroup, changed_tokens, run_block
 from aot.config.schema import TowerConfig
 from aot.errors import ConfigError, UnsupportedError
-from aot.types import BlockMerging, Clip, FrameReferences, FrameReuse, Needs
+from aot.types import BlockMerging, Clip, FrameReuse, Needs
 from tests.support.golden_tower import BLOCKS, FRAMES, TinyBlock, checksums, golden_states
 
 
@@ -236,17 +236,13 @@ def test_chunks_do_not_change_the_references(length: int, together: int) -> None
         found = schedule.add(frames[first : first + length])
         before = first // together
         for reference in found.of:
-            joined.append(reference + before if reference >= 0 else last)
-            last = joined[-1]
+            joined.append(reference + before if reference >= 0 else joined[before - 1])
         if -1 in found.of:
             assert found.earlier is not None
             assert torch.equal(found.earlier, frames[joined[before] * together :][:together])
     assert tuple(joined) == whole.of
+    assert schedule.count == len(set(joined))
     assert whole.earlier is None
-
-
-def test_counts() -> None:
-    assert FrameReferences((-1, -1, 2, 2, 4)).count == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (16, 16), (63, 65), (384, 384)])
