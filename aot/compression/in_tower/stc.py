@@ -7,8 +7,8 @@ changed the token at the same position in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from aot.config.schema import TowerConfig
 from aot.errors import UnsupportedError
 from aot.types import FrameReferences, FrameReuse, Needs, VideoFrames
 
-__all__ = ["BlockParts", "ReferenceSchedule", "ReuseGroup", "changed_tokens", "reuse_needs", "run_block"]
+__all__ = ["Block", "ReferenceSchedule", "ReuseGroup", "changed_tokens", "reuse_needs", "run_block"]
 
 # A thumbnail has up to this number of cells per side; a cell is a mean over a few sampled pixels.
 _CELLS, _SAMPLES = 16, 64
@@ -105,27 +105,37 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return thumbnail
 
 
-@dataclass(frozen=True, slots=True)
-class BlockParts:
-    """Hold the functions of one pre-norm block; tensors are [F, n, D] for n of a frame's N tokens.
+class Block(Protocol):
+    """One pre-norm block of the tower in parts; tensors are [F, n, D] for n of N tokens per frame."""
 
-    Attributes:
-        normalize: the norm before attention.
-        queries, keys, values: the projections of normalized tokens, all heads together.
-        attend: maps queries [F, n, D], keys and values [F, N, D] to the change that attention makes
-            to the residual, [F, n, D]. The last argument is the int64 [F, n] positions of the
-            queries, or None for all N positions in order.
-        feed_forward: maps tokens after attention to the change by norm and MLP.
-        record: receives the queries and keys [F, N, D] of all tokens; None if nobody needs them.
-    """
+    @property
+    def is_recorded(self) -> bool:
+        """Return whether `record` must be called."""
 
-    normalize: Callable[[Tensor], Tensor]
-    queries: Callable[[Tensor], Tensor]
-    keys: Callable[[Tensor], Tensor]
-    values: Callable[[Tensor], Tensor]
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-    feed_forward: Callable[[Tensor], Tensor]
-    record: Callable[[Tensor, Tensor], None] | None = None
+    def normalize(self, states: Tensor, /) -> Tensor:
+        """Return the states after the norm before attention."""
+
+    def queries(self, normed: Tensor, /) -> Tensor:
+        """Return the queries of normalized tokens, all heads together."""
+
+    def keys(self, normed: Tensor, /) -> Tensor:
+        """Return the keys of normalized tokens."""
+
+    def values(self, normed: Tensor, /) -> Tensor:
+        """Return the values of normalized tokens."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Tensor | None, /) -> Tensor:
+        """Return the change by attention, [F, n, D].
+
+        `keys` and `values` are of all N tokens; `rows` [F, n] are the positions of the queries,
+        None for all.
+        """
+
+    def feed_forward(self, states: Tensor, /) -> Tensor:
+        """Return the change by norm and MLP."""
+
+    def record(self, queries: Tensor, keys: Tensor, /) -> None:
+        """Record the attention of all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ class ReuseGroup:
     always: int = 0
 
 
-def run_block(parts: BlockParts, states: Tensor, group: ReuseGroup) -> Tensor:
+def run_block(block: Block, states: Tensor, group: ReuseGroup) -> Tensor:
     """Return the states [F, N, D] of the frames of `group` after one block.
 
     With the keys K, values V and changes C of the references, the block computes for other frames
@@ -157,28 +167,28 @@ def run_block(parts: BlockParts, states: Tensor, group: ReuseGroup) -> Tensor:
     found = torch.empty_like(states)
     # 1. References: all tokens, in the order of operations of the block itself.
     first, later = states[: group.references], states[group.references :]
-    normed = parts.normalize(first)
-    query, key, value = parts.queries(normed), parts.keys(normed), parts.values(normed)
-    attended = parts.attend(query, key, value, None)
+    normed = block.normalize(first)
+    query, key, value = block.queries(normed), block.keys(normed), block.values(normed)
+    attended = block.attend(query, key, value, None)
     first = first + attended
-    fed = parts.feed_forward(first)
+    fed = block.feed_forward(first)
     torch.add(first, fed, out=found[: group.references])
     change = attended.add_(fed)
     # 2. Other frames: which tokens to compute.
-    normed = parts.normalize(later)
-    keys = parts.keys(normed)
+    normed = block.normalize(later)
+    keys = block.keys(normed)
     rows = changed_tokens(keys, key, group)
     chosen = _take(normed, rows)
     # 3. Attention and MLP of these tokens.
-    values = _put(value.index_select(0, group.reference_of), rows, parts.values(chosen))
-    updated = _take(later, rows) + parts.attend(parts.queries(chosen), keys, values, rows)
-    updated = updated + parts.feed_forward(updated)
+    values = _put(value.index_select(0, group.reference_of), rows, block.values(chosen))
+    updated = _take(later, rows) + block.attend(block.queries(chosen), keys, values, rows)
+    updated = updated + block.feed_forward(updated)
     # 4. The reference's change for all others, written into place: copies cost more than sums here.
     changed = found[group.references :]
     torch.index_select(change, 0, group.reference_of, out=changed)
     _put(changed.add_(later), rows, updated)
-    if parts.record is not None:
-        parts.record(torch.cat([query, parts.queries(normed)]), torch.cat([key, keys]))
+    if block.is_recorded:
+        block.record(torch.cat([query, block.queries(normed)]), torch.cat([key, keys]))
     return found
 
 

@@ -16,16 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aot.compression.in_tower.stc import BlockParts, ReuseGroup, run_block
+from aot.compression.in_tower.stc import ReuseGroup, run_block
 from aot.compression.ops.uploads import uploaded
 from aot.models.vision.saliency import attend, is_recorded, record
 from aot.runtime.devices import input_device
 from aot.types import FrameReferences
 
 __all__ = ["FrameBatch", "internvit_parts", "qwen_parts", "siglip_parts", "with_reuse"]
-
-# Makes the parts of a block from its modules, its input [F, N, D] and its other arguments.
-PartsOf = Callable[[Any, Tensor, Mapping[str, Any]], BlockParts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,24 @@ def _filled(group: Tensor, count: int) -> Tensor:
     return torch.cat([group, group[-1:].expand(count - len(group), -1, -1, -1)]) if len(group) < count else group
 
 
+@dataclass(frozen=True, slots=True)
+class BlockParts:
+    """The functions of a block that `aot.compression.in_tower.stc.Block` describes."""
+
+    normalize: Callable[[Tensor], Tensor]
+    queries: Callable[[Tensor], Tensor]
+    keys: Callable[[Tensor], Tensor]
+    values: Callable[[Tensor], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    feed_forward: Callable[[Tensor], Tensor]
+    is_recorded: bool
+    record: Callable[[Tensor, Tensor], None]
+
+
+# Makes the parts of a block from its modules, its input [F, N, D] and its other arguments.
+PartsOf = Callable[[Any, Tensor, Mapping[str, Any]], BlockParts]
+
+
 def with_reuse(module: Any, path: str, parts_of: PartsOf, group: ReuseGroup) -> Any:
     """Return a copy of `module` in which the blocks at `path` reuse the work on references.
 
@@ -124,7 +139,8 @@ def siglip_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> Bloc
         attention.v_proj,
         lambda query, key, value, rows: attention.out_proj(heads.attend(query, key, value)),
         lambda states: block.mlp(block.layer_norm2(states)),
-        heads.recorder(),
+        is_recorded(attention),
+        heads.record,
     )
 
 
@@ -142,7 +158,8 @@ def internvit_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> B
         attention.v_proj,
         lambda query, key, value, rows: block.lambda_1 * attention.projection_layer(heads.attend(query, key, value)),
         lambda states: block.lambda_2 * block.mlp(block.layernorm_after(states)),
-        heads.recorder(),
+        is_recorded(attention),
+        heads.record,
     )
 
 
@@ -166,7 +183,8 @@ def qwen_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> BlockP
         value,
         lambda query, key, value, rows: attention.proj(heads.attend(query, key, value, rows)),
         lambda states: block.mlp(block.norm2(states)),
-        heads.recorder(),
+        is_recorded(attention),
+        heads.record,
     )
 
 
@@ -201,11 +219,9 @@ class _Heads:
         )
         return found.reshape(query.shape)
 
-    def recorder(self) -> Callable[[Tensor, Tensor], None] | None:
-        """Return a function that records complete queries and keys; None if nobody records them."""
-        if not is_recorded(self.attention):
-            return None
-        return lambda query, key: record(self.attention, self._split(query), self._split(key), self.scaling)
+    def record(self, query: Tensor, key: Tensor) -> None:
+        """Record complete queries and keys [F, N, D]."""
+        record(self.attention, self._split(query), self._split(key), self.scaling)
 
     def _split(self, tokens: Tensor, rows: Tensor | None = None, *, rotated: bool = True) -> Tensor:
         heads = tokens.view(*tokens.shape[:-1], -1, self.width)

@@ -11,16 +11,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.in_tower import tower_needs
-from aot.compression.in_tower.stc import BlockParts, ReferenceSchedule, ReuseGroup, changed_tokens, run_block
+from aot.compression.in_tower.stc import ReferenceSchedule, ReuseGroup, changed_tokens, run_block
 from aot.config.schema import TowerConfig
 from aot.errors import ConfigError, UnsupportedError
+from aot.models.vision.reusing_tower import BlockParts
 from aot.types import BlockMerging, Clip, FrameReuse, Needs
 from tests.support.golden_tower import BLOCKS, FRAMES, TinyBlock, checksums, golden_states
 
 
-def parts_of(block: TinyBlock) -> BlockParts:
+def parts_of(block: TinyBlock, seen: list[tuple[Tensor, Tensor]] | None = None) -> BlockParts:
+    """Return the parts of `block`, which record to `seen`."""
     queries, keys, values = (partial(block.project, m=m) for m in range(3))
-    return BlockParts(block.normalize, queries, keys, values, block.attend, block.feed_forward)
+
+    def record(query: Tensor, key: Tensor) -> None:
+        assert seen is not None
+        seen.append((query, key))
+
+    return BlockParts(
+        block.normalize, queries, keys, values, block.attend, block.feed_forward, seen is not None, record
+    )
 
 
 def ordered(references: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
@@ -177,13 +186,8 @@ def test_ties_go_to_the_lower_index() -> None:
 
 def test_all_queries_are_recorded() -> None:
     block, seen = TinyBlock(0), list[tuple[Tensor, Tensor]]()
-    parts = parts_of(block)
-    recording = BlockParts(
-        parts.normalize, parts.queries, parts.keys, parts.values, parts.attend, parts.feed_forward,
-        lambda query, key: seen.append((query, key)),
-    )  # fmt: skip
     group = ReuseGroup(1, torch.zeros(FRAMES - 1, dtype=torch.int64), 0.25)
-    plain, found = (run_block(each, golden_states(), group) for each in (parts, recording))
+    plain, found = (run_block(each, golden_states(), group) for each in (parts_of(block), parts_of(block, seen)))
     assert torch.equal(plain, found)
     ((query, key),) = seen
     normed = block.normalize(golden_states())
