@@ -24,6 +24,8 @@ __all__ = [
     "Clip",
     "CompressedTokens",
     "EncoderMerging",
+    "FrameReferences",
+    "FrameReuse",
     "MergedPatches",
     "Needs",
     "Pooling",
@@ -75,12 +77,31 @@ class VideoFrames:
         timestamps_s: F presentation times, in seconds after the first frame of the video.
         source: the video that the frames are from.
         notices: sentences for the user about problems (missing frames, damaged data).
+        references: the frames whose work in the vision tower others reuse. Needed only if
+            `Needs.reuse` is set and the frames are a later chunk of a video; otherwise the encoder
+            chooses the references.
     """
 
     pixels: Tensor
     timestamps_s: tuple[float, ...]
     source: VideoInfo
     notices: tuple[str, ...] = ()
+    references: FrameReferences | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReferences:
+    """Hold the reference of every frame in a chunk; a pair of frames (Qwen-VL) counts as one frame.
+
+    Attributes:
+        of: F indices of references in the chunk: the frame itself, an earlier frame, or -1 for
+            `earlier`.
+        earlier: uint8 [1 or 2, 3, H, W], the pixels of the last reference in earlier chunks; None
+            if there is none.
+    """
+
+    of: tuple[int, ...]
+    earlier: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +158,21 @@ class EncoderMerging(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FrameReuse:
+    """Describe how frames reuse the work of the vision tower on a reference (`--tower stc`).
+
+    Attributes:
+        interval: a reference at least every `interval` frames.
+        share: share of the tokens that the other frames compute anew in each block.
+        cut: largest difference, 0 .. 1, of a frame's thumbnail from that of its reference.
+    """
+
+    interval: int
+    share: float
+    cut: float
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """List the encoder outputs that a method needs.
 
@@ -147,6 +183,8 @@ class Needs:
         frame_embeddings: whether an embedding of each frame is needed.
         pooling_attention: whether the attention weights of SigLIP's pooling head are needed.
         merging: how the tower merges tokens, or None. With merging, nothing else is recorded.
+        reuse: how frames reuse the tower's work on other frames, or None. Unlike the rest, this is
+            a choice of the user.
     """
 
     saliency_layers: tuple[int, ...] = ()
@@ -154,24 +192,30 @@ class Needs:
     frame_embeddings: bool = False
     pooling_attention: bool = False
     merging: EncoderMerging | None = None
+    reuse: FrameReuse | None = None
+
+    def runs_tower_like(self, other: Needs) -> bool:
+        """Return whether the tower reduces its work as for `other`, so that one encoding serves."""
+        return self.merging == other.merging and self.reuse == other.reuse
 
     @classmethod
     def union(cls, needs: Iterable[Needs]) -> Needs:
         """Return needs that cover all elements of `needs`.
 
         Raises:
-            ValueError: If the elements merge in different ways inside the tower.
+            ValueError: If the elements merge or reuse in different ways inside the tower.
         """
         every = list(needs)
-        merging = every[0].merging if every else None
-        if any(each.merging != merging for each in every):
+        first = every[0] if every else cls()
+        if not all(each.runs_tower_like(first) for each in every):
             raise ValueError("needs: expected one way of merging inside the tower, got several")
         return cls(
             tuple(sorted({layer for each in every for layer in each.saliency_layers})),
             tuple(sorted({layer for each in every for layer in each.key_layers})),
             any(each.frame_embeddings for each in every),
             any(each.pooling_attention for each in every),
-            merging,
+            first.merging,
+            first.reuse,
         )
 
 

@@ -30,7 +30,7 @@ __all__ = [
     "COMPRESSION",
     "FLAGS",
     "GENERATION",
-    "INNER",
+    "INSIDE",
     "JSON",
     "METHODS",
     "MODEL",
@@ -174,13 +174,13 @@ MODEL = (
         _flag("model.device_map"),
     ),
 )
-INNER = ("Compression", (_flag("inner.name", "--inner", metavar="NAME"),))
+INSIDE = ("Compression", (_flag("inner.name", "--inner", metavar="NAME"), _flag("tower.name", "--tower")))
 COMPRESSION = (
     "Compression",
     (
         _flag("ratio", "--ratio", "-r"),
         _flag("method", metavar="NAME"),
-        *INNER[1],
+        *INSIDE[1],
         _flag("aot.budget"),
         _flag("aot.anchors.count", "--anchors"),
         _flag("aot.clips.mode", "--clips"),

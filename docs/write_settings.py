@@ -18,6 +18,7 @@ TITLES = {
     "model.": "Model",
     "aot.": "AOT",
     "inner.": "Reductions inside the language model",
+    "tower.": "The work of the vision tower",
     "generation.": "Answer",
     "methods.": "Settings of methods",
     "inner.settings.": "Settings of reductions inside the language model",

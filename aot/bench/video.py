@@ -11,7 +11,7 @@ import torch
 
 from aot.bench.phases import PHASES, timed_method
 from aot.bench.timing import Figure
-from aot.config.schema import Config, InnerConfig
+from aot.config.schema import Config, InnerConfig, TowerConfig
 from aot.models.base import VideoModel
 from aot.pipeline.replies import write_reply
 from aot.pipeline.run import Pipeline
@@ -89,7 +89,7 @@ def time_video(clip: Path, model: VideoModel, config: Config, question: str, rou
     """
     words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
     settings = (
-        replace(config, method="none", inner=InnerConfig(), generation=words),
+        replace(config, method="none", inner=InnerConfig(), tower=TowerConfig(), generation=words),
         replace(config, generation=words),
     )
     # 1. Warm up, and count tokens; the counts are the same in all runs.

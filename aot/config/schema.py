@@ -27,6 +27,8 @@ __all__ = [
     "IntraConfig",
     "ModelConfig",
     "SamplingConfig",
+    "StcConfig",
+    "TowerConfig",
     "TransportConfig",
     "build_config",
     "model_settings",
@@ -292,6 +294,33 @@ class InnerConfig(CheckedSettings):
 
 
 @dataclass(frozen=True, slots=True)
+class StcConfig(CheckedSettings):
+    """Settings of `--tower stc` (STC-Cacher, arXiv 2512.00891)."""
+
+    interval: int = setting(2, "Frames from one reference to the next; 4 is faster and less accurate.", least=1)
+    share: Share = setting(
+        0.25, "Share of the tokens that a frame other than a reference computes anew in each block.", above=0, most=1
+    )
+    cut: float = setting(
+        0.1,
+        "A frame is a reference if its thumbnail differs by more than this (mean, 0 to 1) from the reference's; "
+        "1 turns this off.",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TowerConfig(CheckedSettings):
+    """Settings that reduce the work of the vision tower, with any method."""
+
+    name: Literal["full", "stc"] = setting(
+        "full", "Vision tower: all tokens of all frames, or (`stc`) frames reuse the work on a similar earlier frame."
+    )
+    stc: StcConfig = StcConfig()
+
+
+@dataclass(frozen=True, slots=True)
 class Config(CheckedSettings):
     """Settings of one run."""
 
@@ -305,6 +334,7 @@ class Config(CheckedSettings):
         "Settings of methods by name, for instance `methods.fastvid.own_weight=0.5`; those of AOT are under `aot`.",
     )
     inner: InnerConfig = InnerConfig()
+    tower: TowerConfig = TowerConfig()
     generation: GenerationConfig = GenerationConfig()
 
     def conflicts(self) -> Conflicts:

@@ -141,7 +141,9 @@ def _description(model: VideoModel, conditions: Sequence[Condition]) -> dict[str
         "config": {part: shared[part] for part in ("sampling", "model", "generation")},
         "versions": versions(),
         "conditions": {
-            each.key: {part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "methods", "inner")}
+            each.key: {
+                part: each.config.to_dict()[part] for part in ("method", "ratio", "aot", "methods", "inner", "tower")
+            }
             for each in conditions
         },
     }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.in_llm import InnerReduction
+from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.uploads import uploaded
 from aot.config.schema import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
@@ -30,6 +31,7 @@ from aot.models.loading.checkpoints import read_json
 from aot.models.vision.encoding import TowerPass, run_tower
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.preprocessing import HALF, pixel_statistics
+from aot.models.vision.reusing_tower import FrameBatch
 from aot.models.vision.saliency import attention_modules, kernel_name, resolve_layer
 from aot.runtime.devices import input_device
 from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
@@ -44,6 +46,7 @@ class ComposedModel(ABC):
         temporal_patch: the number of sampled frames that the tower encodes together, as one frame.
         token_space: name suffixes of the weights that define the space of visual tokens.
         merges_inside: whether the tower can merge tokens.
+        reuses_frames: whether frames can reuse the tower's work on other frames.
         pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
             whose files do not state them.
     """
@@ -51,6 +54,7 @@ class ComposedModel(ABC):
     temporal_patch = 1
     token_space: ClassVar[tuple[str, ...]] = ()
     merges_inside: ClassVar[bool] = False
+    reuses_frames: ClassVar[bool] = False
     pixel_defaults = HALF
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
@@ -193,6 +197,11 @@ class ComposedModel(ABC):
                 "methods that merge inside the vision tower need that of LLaVA-OneVision or LLaVA-Video (SigLIP); "
                 f"use another --method for {name}"
             )
+        if needs.reuse is not None and not cls.reuses_frames:
+            raise UnsupportedError(
+                f"--tower stc needs a vision tower in which all patches of a frame attend to each other, and that of "
+                f"{name} attends within windows; use --tower full"
+            )
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the parts of `text` without a token; empty if the tokenizer encodes every byte."""
@@ -243,18 +252,35 @@ class ComposedModel(ABC):
         """
         total, together = len(frames.pixels), self.temporal_patch
         notices: list[str] = []
+        references = None
+        if needs.reuse is not None:
+            references = frames.references or ReferenceSchedule(needs.reuse, together).add(frames.pixels)
+
+        def run(first: int, stop: int) -> TowerPass:
+            group = FrameBatch.of(references.of, first, stop) if references else None
+            # Without frames to save work on, the tower runs as it is.
+            if references is None or group is None or not group.reference_of:
+                return self._tower_pass(frames.pixels[first * together : stop * together], needs)
+            found = self._tower_pass(group.pixels(frames.pixels, references, together), needs, group)
+            return found.frames(group.position)
+
         whole = run_tower(
             -(-total // together),
             batch,
-            lambda first, stop: self._tower_pass(frames.pixels[first * together : stop * together], needs),
+            run,
             lambda size: notices.append(self._remember(size * together)),
             on_frame and (lambda done, _: on_frame(min(done * together, total), total)),
+            # A batch that starts with a reference need not encode one again.
+            [frame for frame, reference in enumerate(references.of) if frame == reference] if references else (),
         )
         return whole, notices
 
     @abstractmethod
-    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
-        """Run the tower and the projector over one batch of frames, uint8 [f, 3, H, W]."""
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
+        """Run the tower and the projector over one batch of frames, uint8 [f, 3, H, W].
+
+        `batch` says which frames reuse the work on others; None if no frame does.
+        """
 
     @torch.inference_mode()
     def frame_scorer(self, questions: Sequence[str]) -> ByTextTower | ByWords | None:

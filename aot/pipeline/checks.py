@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from aot.compression.aot.method import AnchorTransport
 from aot.compression.in_llm import divide
+from aot.compression.in_tower import tower_needs
 from aot.compression.methods import Method, build_method
 from aot.compression.methods.subset import refuse_below
 from aot.config.schema import Config
@@ -38,7 +39,7 @@ def build_checked_method(found: FoundModel, config: Config, chunks: Sequence[int
             return None
         config, _ = divide(config, found.language_layers)
     method = build_method(config)
-    found.implementation.check_support(method.needs, str(found.config.name))
+    found.implementation.check_support(tower_needs(method.needs, config.tower), str(found.config.name))
     if found.known_grid is None or not config.compresses or not config.has_budget:
         return method
     per_frame, done, spent = math.prod(found.known_grid), 0, 0

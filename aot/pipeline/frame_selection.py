@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from aot.compression.contract import check_encoded
+from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.frame_choice import choose_frames
 from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError, NumericsError
 from aot.models.base import FrameScorer, ScoresFrames, VideoModel
 from aot.runtime.stages import StageClock
 from aot.text import check_question_text
-from aot.types import Needs
+from aot.types import FrameReuse, Needs
 
 if TYPE_CHECKING:
     from aot.video import OpenVideo
@@ -86,11 +87,13 @@ def select_frames(
     questions: Sequence[str],
     clock: StageClock,
     on_frames: OnFrames,
+    reuse: FrameReuse | None = None,
 ) -> FrameSelection | None:
     """Choose `sampling.select_frames` frames by their mean score over the questions.
 
     Frames that the model reads together are chosen together, so the number of chosen frames is
-    rounded down to whole groups, but at least one group is chosen.
+    rounded down to whole groups, but at least one group is chosen. With `reuse`, the vision tower
+    does less work on the sampled frames.
 
     Returns:
         The selection, or None if `select_frames` is None or at least the number of sampled frames.
@@ -114,7 +117,7 @@ def select_frames(
         return _of_groups(together, even, "an even spread, because no word of the question names something to look for")
     if len(questions) > 1:
         scorer.by += f", the mean over {len(questions)} questions"
-    return _best(video, model, sampling, count, scorer, clock, on_frames)
+    return _best(video, model, sampling, count, scorer, clock, on_frames, reuse)
 
 
 def _best(
@@ -125,6 +128,7 @@ def _best(
     scorer: FrameScorer,
     clock: StageClock,
     on_frames: OnFrames,
+    reuse: FrameReuse | None,
 ) -> FrameSelection:
     """Score all sampled frames and return the selection of the best ones."""
     # 1. Encode a chunk at a time; keep embeddings and running scores only.
@@ -132,17 +136,19 @@ def _best(
     times: list[tuple[float, ...]] = []
     notices: dict[str, None] = {}
     size = model.frame_size(video.index.info, len(video.plan.positions))
+    schedule = ReferenceSchedule(reuse, model.temporal_patch) if reuse else None
     with video.frames(size=size, ahead=sampling.segment_frames) as stream:
         for frames in stream.segments(sampling.segment_frames, together=model.temporal_patch):
             with clock.stage("encode"):
-                visual = model.encode(frames, Needs(frame_embeddings=True))
+                marked = schedule.mark(frames) if schedule else frames
+                visual = model.encode(marked, Needs(frame_embeddings=True, reuse=reuse))
                 check_encoded(visual.finite)
                 scorer.add(visual)
             assert visual.frame_embeddings is not None
             embeddings.append(visual.frame_embeddings)
             times.append(frames.timestamps_s)
             notices |= dict.fromkeys(visual.notices)
-            del visual, frames  # frees the memory before the next chunk is decoded
+            del visual, marked, frames  # frees the memory before the next chunk is decoded
             on_frames(sum(map(len, times)), stream.planned)
         clock.add("decode", stream.decode_ms)
         sentences = (*stream.notices, *notices)

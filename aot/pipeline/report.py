@@ -66,7 +66,7 @@ def _report(
         frames=rows,
         stage_ms={"decode": encoding_ms["decode"], "encode": encoding_ms["encode"], "compress": compress_ms},
         peak_bytes=peak_bytes,
-        facts={**tokens.facts, **(video.selection.facts if video.selection else {})},
+        facts={**tokens.facts, **video.facts},
         model=replace(model_record(model), width=width, saliency_blocks=blocks),
         video=video.source,
         config=with_all_settings(pipeline.config),

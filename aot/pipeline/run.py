@@ -13,6 +13,7 @@ import torch
 
 from aot.compression.contract import needs_of
 from aot.compression.in_llm import InnerReduction, divide
+from aot.compression.in_tower import tower_needs
 from aot.compression.methods import Method, build_method
 from aot.config.schema import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError
@@ -74,12 +75,13 @@ class Pipeline:
 
     @cached_property
     def needs(self) -> Needs:
-        """Return the encoder outputs that the method needs.
+        """Return the encoder outputs that the method needs, and how the tower reduces its work.
 
         Raises:
-            UnsupportedError: If the model cannot provide them.
+            UnsupportedError: If the model cannot provide them, or the reduction does not work with
+                the method.
         """
-        needs = needs_of(self.method)
+        needs = tower_needs(needs_of(self.method), self.config.tower)
         self.model.check_needs(needs)
         return needs
 
@@ -147,8 +149,8 @@ def compress_each(
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
     """Compress one video with every pipeline; yield each (pipeline, result) when it is ready.
 
-    The pipelines share the frames. Methods that do not merge inside the vision tower share one
-    encoding, and so do methods that merge there in the same way.
+    The pipelines share the frames. Those that reduce the work of the vision tower in the same way,
+    or not at all, share one encoding.
 
     Args:
         pipelines: the pipelines, all with the same model.
@@ -188,9 +190,9 @@ def queue_each(
     yield from ((run.pipeline, run.refusal) for run in runs if run.refusal)
     waiting = [run for run in runs if not run.refusal]
     while waiting:
-        merging = waiting[0].needs.merging
-        alike = [run for run in waiting if run.needs.merging == merging]
-        waiting = [run for run in waiting if run.needs.merging != merging]
+        needs = waiting[0].needs
+        alike = [run for run in waiting if run.needs.runs_tower_like(needs)]
+        waiting = [run for run in waiting if not run.needs.runs_tower_like(needs)]
         pictures = FramePictures(alike[0].pipeline.model.temporal_patch) if traced else None
         encoded = _encode_for(alike, video, questions, pictures, on_progress)
         for notice in encoded.notices if encoded else ():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.clips import neighbor_similarity
 from aot.compression.ops.read_later import Download
 from aot.config.schema import SamplingConfig
@@ -38,6 +39,7 @@ class EncodedVideo:
         clock: has the times of the stages "decode" and "encode".
         selection: the frames chosen by the questions, or None.
         notices: sentences for the user.
+        references: the number of frames whose work in the vision tower the others reused, or None.
     """
 
     source: VideoInfo
@@ -46,6 +48,13 @@ class EncodedVideo:
     clock: StageClock
     selection: FrameSelection | None
     notices: tuple[str, ...]
+    references: int | None = None
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """Return the choice of frames and references as named values for the report."""
+        selected = self.selection.facts if self.selection else {}
+        return selected if self.references is None else {**selected, "reference_frames": self.references}
 
 
 class VideoEncoder:
@@ -98,6 +107,7 @@ class VideoEncoder:
                 self._questions,
                 self._clock,
                 lambda done, planned: self._on_progress("select", done, planned),
+                reuse=self._needs.reuse,
             )
             return self._encode(video, selection, on_chunk)
 
@@ -109,9 +119,11 @@ class VideoEncoder:
         self._sampled, self._planned = 0, len(times or video.plan.positions)
         size = self._model.frame_size(video.index.info, self._planned)
         similarity, notices = _AdjacentSimilarity(), list[str]()
+        reuse = self._needs.reuse
+        schedule = ReferenceSchedule(reuse, self._model.temporal_patch) if reuse else None
         with video.frames(size=size, ahead=length, times_s=times) as stream:
             for frames in stream.segments(length, self._on_decoded, self._model.temporal_patch):
-                visual = self._encode_chunk(frames)
+                visual = self._encode_chunk(schedule.mark(frames) if schedule else frames)
                 notices += visual.notices
                 similarity.add(visual)
                 on_chunk(visual)
@@ -126,6 +138,7 @@ class VideoEncoder:
                 clock=self._clock,
                 selection=selection,
                 notices=tuple(dict.fromkeys((*first, *stream.notices, *notices))),
+                references=schedule.count if schedule else None,
             )
 
     def _encode_chunk(self, frames: VideoFrames) -> VisualTokens:

@@ -134,6 +134,17 @@ class RetentionReport:
     versions: Mapping[str, str]
     notices: tuple[str, ...]
 
+    @property
+    def reuse(self) -> str:
+        """Return how frames reused the work of the vision tower, in words; empty if none did."""
+        references, tower = self.facts.get("reference_frames"), self.config.tower
+        if references is None:
+            return ""
+        return (
+            f"{tower.name}: {references} of {len(self.frames)} frames are references, "
+            f"the others compute {tower.stc.share:.4g} of their tokens"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as nested plain values, for JSON and tokens files."""
         plain = asdict(self)

@@ -167,7 +167,7 @@ def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
         config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
         _check_choice(source, config.model)
         notify([f"{source} was made by {made.model.name}, which is used to answer"])
-    fixed = {"method", "sampling", "aot", "methods"} | (set() if _is_whole(asked, made) else {"ratio"})
+    fixed = {"method", "sampling", "aot", "methods", "tower"} | (set() if _is_whole(asked, made) else {"ratio"})
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; no effect of the settings under {', '.join(ignored)}"])
@@ -198,7 +198,7 @@ def _with_tokens(source: str, asked: Config, made: Config) -> Config:
 
     If `asked` sets another reduction inside the language model, it removes further tokens.
     """
-    how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods")}
+    how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods", "tower")}
     if asked.inner.name is None:
         return replace(asked, **how, ratio=made.ratio, inner=made.inner)
     if _is_whole(asked, made):

@@ -10,7 +10,7 @@ import typer
 from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.text import check_question_text
-from aot_cli.options import GENERATION, INNER, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
+from aot_cli.options import GENERATION, INSIDE, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, notify, print_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, comparison_page
@@ -34,7 +34,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@command(SAMPLING, MODEL, INNER, GENERATION)
+@command(SAMPLING, MODEL, INSIDE, GENERATION)
 def compare(
     video: Annotated[str, typer.Argument(help="A video file or URL.", show_default=False)],
     question: Annotated[str, typer.Argument(help="The question to answer.", show_default=False)],

@@ -12,7 +12,7 @@ from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import check_writable, make_folder, write_text
 from aot_cli.given_settings import assigned_layer
-from aot_cli.options import GENERATION, INNER, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
+from aot_cli.options import GENERATION, INSIDE, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import FEW_VIDEOS, accuracy_tables, family_tables, print_result, several_runs
@@ -32,7 +32,7 @@ _RUNS = "run: number of the run in which a row's times were measured; the machin
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not contain 0"
 
 
-@command(SAMPLING, MODEL, INNER, GENERATION)
+@command(SAMPLING, MODEL, INSIDE, GENERATION)
 def evaluate_command(
     given: Given,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plots.")],

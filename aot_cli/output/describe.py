@@ -192,6 +192,8 @@ def _token_facts(report: RetentionReport) -> dict[str, str]:
         described["frames"] = f"{facts['selected_frames']} of {facts['sampled_frames']}, by {facts['selected_by']}"
     if facts.get("tower_share"):
         described["vision tower"] = f"merges: {facts['tower_share']} of all tokens, mean over its blocks"
+    if report.reuse:
+        described["vision tower"] = report.reuse
     if facts.get("frame_embeddings"):
         described["clips"] = f"{facts['clip_mode']}, by {facts['frame_embeddings']}"
     return described

@@ -143,7 +143,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
     )
     expected = [
         "ratio must be in (0, 1], got 2",
-        "unknown setting color (valid: ratio, method, sampling, model, aot, methods, inner, generation)",
+        "unknown setting color (valid: ratio, method, sampling, model, aot, methods, inner, tower, generation)",
         "sampling.frames must be a whole number, got 'many'",
         "sampling.fps must be in (0, 1000000], got -1",
         "unknown setting sampling.every "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aot.config.schema import ModelConfig
-from aot.errors import ModelError
+from aot.errors import ModelError, UnsupportedError
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.families.llava_geometry import refuse_llava_settings
@@ -22,6 +22,7 @@ from aot.models.loading.checkpoints import identify, load_network, load_tokenize
 from aot.models.vision.encoding import TowerPass
 from aot.models.vision.microbatch import batch_size_for
 from aot.models.vision.preprocessing import IMAGENET
+from aot.models.vision.reusing_tower import FrameBatch, internvit_parts, with_reuse
 from aot.models.vision.saliency import recorded_attention
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
 
@@ -37,6 +38,7 @@ class InternVL(ComposedModel):
     template without a system turn, for both values of `model.template`.
     """
 
+    reuses_frames = True
     pixel_defaults = IMAGENET
     token_space = ("multi_modal_projector.linear_2.weight",)
 
@@ -117,7 +119,7 @@ class InternVL(ComposedModel):
         whole, notices = self._run_tower(frames, needs, self._batch_size(needs), on_frame)
         return whole.visual(frames, needs, grid=self.grid, pool=Pooling("none"), notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
         """Run tower and projector; average attention and keys over the patches of each token."""
         # 1. Layers to record. Without a pooling head, the last block gives the pooling attention.
         layers = needs.saliency_layers
@@ -125,7 +127,7 @@ class InternVL(ComposedModel):
             layers = (*layers, -1)
         # 2. Tower, pixel shuffle and projector, by the stock model's own method.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
-            features = self.network.model.get_image_features(self.normalize(pixels)).pooler_output
+            features = self._reusing(batch, needs).get_image_features(self.normalize(pixels)).pooler_output
         # 3. From patches to tokens. A frame's pooling attention sums to 1.
         saliency = {layer: self._of_tokens(torch.cat(received)) for layer, received in recording.saliency.items()}
         attention = saliency[-1] / saliency[-1].sum(-1, keepdim=True) if needs.pooling_attention else None
@@ -136,6 +138,15 @@ class InternVL(ComposedModel):
             features.mean(1) if needs.frame_embeddings else None,
             attention,
         )
+
+    def _reusing(self, batch: FrameBatch | None, needs: Needs) -> Any:
+        """Return the model, in whose tower the frames of `batch` reuse the work on references."""
+        if batch is None or needs.reuse is None:
+            return self.network.model
+        if self.network.config.vision_feature_layer != -1:
+            raise UnsupportedError("--tower stc needs features of the tower's last block; use --tower full")
+        group = batch.group(needs.reuse.share, 1, self.device)
+        return with_reuse(self.network.model, "vision_tower.encoder.layer", internvit_parts, group)
 
     def _of_tokens(self, values: Tensor) -> Tensor:
         """Average `values` [f, 1 + N, ...] (CLS first) over each token's patches: [f, n, ...]."""

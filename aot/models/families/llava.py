@@ -27,6 +27,7 @@ from aot.models.vision.encoding import WITHOUT_HEAD, TowerPass
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.vision.microbatch import batch_size_for, micro_batches
+from aot.models.vision.reusing_tower import FrameBatch, siglip_parts, with_reuse
 from aot.models.vision.saliency import recorded_attention
 from aot.models.vision.siglip_head import SiglipHead
 from aot.models.vision.siglip_text import SiglipText
@@ -50,6 +51,7 @@ class Llava(ComposedModel):
     """LLaVA-OneVision 0.5B, 7B and 72B, and LLaVA-Video 7B and 72B."""
 
     merges_inside = True
+    reuses_frames = True
     token_space = ("multi_modal_projector.linear_2.weight", "image_newline")
 
     def __init__(
@@ -140,7 +142,7 @@ class Llava(ComposedModel):
         source = "siglip head" if self.config.siglip_head else WITHOUT_HEAD
         return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
         """Run tower and projector, record attention and keys, and embed each frame if needed."""
         # 1. Layers to record. Without SigLIP's head the last block gives the pooling attention.
         with_head = self.config.siglip_head is not None
@@ -150,7 +152,8 @@ class Llava(ComposedModel):
         # 2. Tower and projector. Recorded blocks must run even if they come after the features.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
             recorded = self.saliency_blocks((*layers, *needs.key_layers))
-            hidden = self._tower_features(self.normalize(pixels), max(recorded, default=-1) + 1)
+            tower = self._reusing(batch, needs)
+            hidden = self._tower_features(tower, self.normalize(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
         saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
         # 3. Frame embeddings, and a pooling attention that sums to 1 in each frame.
@@ -221,14 +224,23 @@ class Llava(ComposedModel):
         softmax = 4 * vision.num_attention_heads * patches**2
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
-    def _tower_features(self, pixels: Tensor, least_blocks: int) -> Tensor:
+    def _reusing(self, batch: FrameBatch | None, needs: Needs) -> Any:
+        """Return the tower, in which the frames of `batch` reuse the work on its references."""
+        if batch is None or needs.reuse is None:
+            return self.tower
+        # CLIP has a class token, SigLIP has none.
+        class_tokens = int(hasattr(self.tower.embeddings, "class_embedding"))
+        group = batch.group(needs.reuse.share, class_tokens, self.device)
+        return with_reuse(self.tower, "encoder.layers", siglip_parts, group)
+
+    def _tower_features(self, tower: Any, pixels: Tensor, least_blocks: int) -> Tensor:
         """Return the hidden states [F, N, D_v] that the stock model gives to its projector.
 
         At least `least_blocks` blocks run, because attention may be recorded in them.
         """
         layers = self.network.config.vision_feature_layer
         wanted = [layers] if isinstance(layers, int) else list(layers)
-        states = hidden_states(self.tower, pixels, wanted, least_blocks)
+        states = hidden_states(tower, pixels, wanted, least_blocks)
         selected = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
         # "default" leaves out the CLS token.
         return selected[:, 1:] if self.network.config.vision_feature_select_strategy == "default" else selected

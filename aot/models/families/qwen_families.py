@@ -60,6 +60,7 @@ class Qwen3VL(QwenVL):
     language model. In the prompt, each pair of frames comes after its timestamp.
     """
 
+    reuses_frames = True
     networks: ClassVar = {
         "qwen3_vl": "Qwen3VLForConditionalGeneration",
         "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",

@@ -39,6 +39,7 @@ from aot.models.loading.checkpoints import identify, load_network, load_tokenize
 from aot.models.vision.encoding import TowerPass
 from aot.models.vision.microbatch import batch_size_for
 from aot.models.vision.preprocessing import video_settings
+from aot.models.vision.reusing_tower import FrameBatch, qwen_parts, with_reuse
 from aot.models.vision.saliency import attention_modules, recorded_attention, resolve_layer
 from aot.runtime.devices import input_device
 from aot.types import CompressedTokens, Needs, Pooling, VideoFrames, VideoInfo, VisualTokens
@@ -118,7 +119,7 @@ class QwenVL(ComposedModel):
         times_s = self._pair_times(frames.timestamps_s)
         return whole.visual(frames, needs, grid=grid, pool=Pooling("none"), timestamps_s=times_s, notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
         """Run the tower; average attention and keys over the patches of each token."""
         # 1. Rows of patches, and the number of patches in time, height and width.
         vision, grid = self.tower.config, self._grid(pixels)
@@ -130,7 +131,10 @@ class QwenVL(ComposedModel):
         keyed = {layer: self._block(layer) for layer in needs.key_layers}
         last = (self._block(-1),) if needs.pooling_attention else ()
         with recorded_attention(self.tower, (*salient.values(), *last), tuple(keyed.values())) as recording:
-            found = self.tower(rows, **layout)
+            tower = self.tower
+            if batch is not None and needs.reuse is not None:
+                tower = with_reuse(tower, "blocks", qwen_parts, batch.group(needs.reuse.share, 0, self.device))
+            found = tower(rows, **layout)
         # 3. From patches to tokens.
         of_tokens = partial(self._of_tokens, grid=grid)
         received = {block: of_tokens(values) for block, values in recording.saliency.items()}

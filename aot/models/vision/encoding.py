@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.contract import check_encoded
+from aot.compression.ops.uploads import uploaded
 from aot.models.base import Progress
 from aot.models.vision.microbatch import micro_batches
 from aot.types import Needs, Pooling, VideoFrames, VisualTokens
@@ -35,6 +36,23 @@ class TowerPass:
     pooling_attention: Tensor | None = None
     deepstack: Tensor | None = None
     finite: Tensor | None = None
+
+    def frames(self, index: Sequence[int]) -> TowerPass:
+        """Return the output for the frames with the indices `index`, in this order."""
+        wanted = uploaded(torch.tensor(index), self.features.device)
+
+        def chosen(values: Tensor | None, dim: int = 0) -> Tensor | None:
+            return None if values is None else values.index_select(dim, wanted.to(values.device))
+
+        return TowerPass(
+            self.features.index_select(0, wanted),
+            {layer: values.index_select(0, wanted.to(values.device)) for layer, values in self.saliency.items()},
+            {layer: values.index_select(0, wanted.to(values.device)) for layer, values in self.keys.items()},
+            chosen(self.embeddings),
+            chosen(self.pooling_attention),
+            # [levels, f, N, D]: frames are the second axis.
+            chosen(self.deepstack, 1),
+        )
 
     def visual(
         self,
@@ -76,12 +94,14 @@ def run_tower(
     run: Callable[[int, int], TowerPass],
     on_fewer: Callable[[int], None],
     on_frame: Progress | None,
+    borders: Sequence[int] = (),
 ) -> TowerPass:
     """Run a tower over `total` frames, up to `batch` at a time, and join its outputs on one device.
 
     `run(first, stop)` returns the output for the frames from `first` to `stop` - 1. `on_fewer`
-    receives each reduced batch size. On CUDA this function does not wait for the check for
-    finite values, so that more work can be queued; `TowerPass.finite` will hold the result.
+    receives each reduced batch size. Batches end at `borders` where possible. On CUDA this function
+    does not wait for the check for finite values, so that more work can be queued;
+    `TowerPass.finite` will hold the result.
 
     Raises:
         NumericsError: features or saliency hold NaN or infinite values, and the device is not CUDA.
@@ -90,7 +110,7 @@ def run_tower(
     # Features are most of the memory, so they are allocated once and not concatenated.
     features: Tensor | None = None
     finite: list[Tensor] = []
-    for first, part in micro_batches(total, batch, run, on_fewer):
+    for first, part in micro_batches(total, batch, run, on_fewer, borders):
         if features is None:
             features = part.features.new_empty(total, *part.features.shape[1:])
         # 1. Copy the features into place.

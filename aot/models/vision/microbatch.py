@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -30,27 +30,31 @@ def batch_size_for(device: torch.device, frame_bytes: int) -> int:
 
 
 def micro_batches(
-    total: int, size: int, run: Callable[[int, int], T], on_fewer: Callable[[int], None]
+    total: int, size: int, run: Callable[[int, int], T], on_fewer: Callable[[int], None], borders: Sequence[int] = ()
 ) -> Iterator[tuple[int, T]]:
     """Yield (first, run(first, stop)) for each batch: up to `size` consecutive frames of `total`.
 
-    If a batch runs out of memory, the batch size is halved, `on_fewer` receives the new size, and
-    the same frames are tried again. If a single frame runs out of memory, the error is raised.
+    A batch ends at the last of `borders` that it can reach, if there is one. If a batch runs out of
+    memory, the batch size is halved, `on_fewer` receives the new size, and the same frames are
+    tried again. If a single frame runs out of memory, the error is raised.
     """
     first = 0
     while first < total:
+        stop = min(first + size, total)
+        if stop < total:
+            stop = max((border for border in borders if first < border <= stop), default=stop)
         try:
-            result = run(first, min(first + size, total))
+            result = run(first, stop)
         except (MemoryError, RuntimeError, OSError) as error:
-            if min(size, total - first) == 1 or not is_out_of_memory(error):
+            if stop - first == 1 or not is_out_of_memory(error):
                 raise
             result = None
         # Retry outside the handler, because its traceback still holds the activations.
         if result is None:
-            size = min(size, total - first) // 2
+            size = (stop - first) // 2
             on_fewer(size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
         yield first, result
-        first = min(first + size, total)
+        first = stop

@@ -21,7 +21,16 @@ from torch import Tensor, nn
 
 from aot.compression.ops.kernels import runs_triton
 
-__all__ = ["Recording", "attention_modules", "kernel_name", "recorded_attention", "resolve_layer"]
+__all__ = [
+    "Recording",
+    "attend",
+    "attention_modules",
+    "is_recorded",
+    "kernel_name",
+    "record",
+    "recorded_attention",
+    "resolve_layer",
+]
 
 # Names of recording functions have this prefix, then the name of the kernel that is called.
 _PREFIX = "aot_recorded_"
@@ -90,18 +99,39 @@ def _make_recordable(modules: Sequence[nn.Module]) -> None:
 
 def _attend(name: str, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Record for the recorders of this thread, then attend with the kernel `name`."""
-    recorders = [each for each in _recorders.get() if module in each.saliency or module in each.keys]
-    if recorders:
+    if is_recorded(module):
         # FlashAttention packs sequences and gives their cumulative lengths.
         packed = kwargs.get("cu_seq_lens_q")
         lengths = None if packed is None else packed.diff().tolist()
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        for recorder in recorders:
-            recorder.record(module, query, key, scaling, lengths)
+        record(module, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5, lengths)
     # FlashAttention reads the kernel's name from the module's configuration, so it must see the
     # name without the prefix.
     shown = _Shown(module, config=_Shown(module.config, _attn_implementation=name))
     return _kernel(name, module)(shown, query, key, *args, **kwargs)
+
+
+def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Return the attention output [B, n, H, d] by the kernel of `module`; record nothing.
+
+    `query` is [B, H, n, d], `key` and `value` are [B, H, N, d].
+    """
+    name = module.config._attn_implementation.removeprefix(_PREFIX)
+    shown = _Shown(module, config=_Shown(module.config, _attn_implementation=name))
+    found: Tensor = _kernel(name, module)(
+        shown, query, key, value, None, dropout=0.0, scaling=scaling, is_causal=False
+    )[0]
+    return found
+
+
+def is_recorded(module: nn.Module) -> bool:
+    """Return whether this thread records the attention of `module`."""
+    return any(module in each.saliency or module in each.keys for each in _recorders.get())
+
+
+def record(module: nn.Module, query: Tensor, key: Tensor, scaling: float, lengths: list[int] | None = None) -> None:
+    """Record for this thread's recorders of `module`; for the arguments see `_Recorder.record`."""
+    for recorder in _recorders.get():
+        recorder.record(module, query, key, scaling, lengths)
 
 
 def _kernel(name: str, module: nn.Module) -> Any:

@@ -79,6 +79,8 @@ def shown_video(compression: Compression, notices: Sequence[str]) -> ShownVideo:
         "frames": str(len(pictures)),
         "model": str(compression.report.model),
     }
+    if compression.report.reuse:
+        facts["vision tower"] = compression.report.reuse
     size = video.width, video.height
     return ShownVideo(Path(video.path).name, size, pictures, facts, compression.report.versions, notices)
 

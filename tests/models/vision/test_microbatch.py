@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,20 @@ def test_one_frame_too_many_is_the_end() -> None:
         list(micro_batches(4, 4, room_for(0), lambda _: None))
 
 
+@pytest.mark.parametrize(
+    ("size", "borders", "expected"),
+    [
+        (4, (0, 3, 6, 9), [(0, 3), (3, 6), (6, 10)]),
+        (2, (0, 3, 6, 9), [(0, 2), (2, 3), (3, 5), (5, 6), (6, 8), (8, 10)]),
+        (8, (0, 3, 6, 9), [(0, 6), (6, 10)]),
+        (16, (0, 3), [(0, 10)]),
+    ],
+)
+def test_batches_end_at_borders(size: int, borders: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
+    found = [run for _, run in micro_batches(10, size, lambda *run: run, print, borders)]
+    assert found == expected
+
+
 def test_other_failures_are_not_tried_again() -> None:
     calls = []
 
@@ -90,8 +105,8 @@ def starved(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def starve(most: int) -> None:
         tower = Llava._tower_features
 
-        def features(self: Llava, pixels: torch.Tensor, least_blocks: int) -> torch.Tensor:
-            hidden = tower(self, pixels, least_blocks)
+        def features(self: Llava, network: Any, pixels: torch.Tensor, least_blocks: int) -> torch.Tensor:
+            hidden = tower(self, network, pixels, least_blocks)
             if len(pixels) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return hidden

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.methods import build_method
 from aot.compression.methods.none import NoCompression
 from aot.compression.ops.read_later import FactsReadLater
@@ -16,11 +17,12 @@ from aot.config.schema import Config, GenerationConfig, SamplingConfig
 from aot.errors import NumericsError
 from aot.models.vision import encoding
 from aot.models.vision.encoding import TowerPass, run_tower
+from aot.models.vision.reusing_tower import FrameBatch
 from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.run import Pipeline, compress_each
 from aot.pipeline.stream import VideoEncoder
 from aot.runtime.stages import StageClock
-from aot.types import CompressedTokens, VisualTokens
+from aot.types import CompressedTokens, FrameReuse, VisualTokens
 from tests.support.model_inputs import QUESTION, frames_for
 from tests.support.syncs import counted_syncs
 
@@ -36,6 +38,20 @@ def test_the_tower(small_model: Llava) -> None:
     with counted_syncs() as waits:
         small_model._tower_pass(frames.pixels, needs)
     assert not waits
+
+
+@torch.no_grad()
+def test_reuse_between_frames(small_model: Llava) -> None:
+    """References are chosen on the host, and their number is known there."""
+    frames = frames_for(small_model, 7)
+    needs = replace(build_method(Config()).needs, reuse=FrameReuse(3, 0.25, 0.5))
+    with counted_syncs() as waits:
+        marked = ReferenceSchedule(FrameReuse(3, 0.25, 0.5)).mark(frames)
+        assert marked.references is not None
+        batch = FrameBatch.of(marked.references.of, 0, 7)
+        small_model._tower_pass(batch.pixels(frames.pixels, marked.references, 1), needs, batch)
+    assert not waits
+    assert len(batch.reference_of) == 4
 
 
 def test_the_prompt(small_model: Llava) -> None:
@@ -62,6 +78,14 @@ def test_the_encoder(small_model: Llava) -> None:
         visual = small_model.encode(frames, needs)
     assert not waits
     assert visual.finite is not None and bool(visual.finite)
+
+
+@pytest.mark.usefixtures("queues")
+def test_the_encoder_with_reuse(small_model: Llava) -> None:
+    frames, needs = frames_for(small_model, 5), replace(build_method(Config()).needs, reuse=FrameReuse(2, 0.25, 0.5))
+    with counted_syncs() as waits:
+        small_model.encode(frames, needs)
+    assert not waits
 
 
 @pytest.mark.usefixtures("queues")
