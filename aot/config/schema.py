@@ -64,6 +64,11 @@ class SamplingConfig(CheckedSettings):
     spacing: Literal["index", "time"] = setting(
         "index", "Sample evenly by frame number or by time; these differ if the frame rate varies."
     )
+    seek: Literal["exact", "keyframe"] = setting(
+        "exact",
+        "`keyframe` replaces each sampled frame by the keyframe nearest in time, which decodes many times faster; "
+        "equal ones count once.",
+    )
     decoder: Literal["pyav", "decord"] = setting("pyav", "Library that reads the file.")
     select_frames: int | None = setting(
         None,

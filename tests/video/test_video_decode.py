@@ -259,6 +259,15 @@ def test_one_group_of_pictures_is_decoded_once(one_gop: Path, monkeypatch: pytes
     assert frames < 0.9 * FRAMES
 
 
+def test_keyframes_alone_are_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = Decoding(monkeypatch)
+    got = decode(clip, SamplingConfig(frames=5, seek="keyframe"))
+    assert numbers(got) == [0, 20, 40, 70, 80]
+    assert got.timestamps_s == pytest.approx([0, 0.8, 1.6, 2.8, 3.2], abs=1e-3)
+    assert decoding.runs == [1] * 5
+    assert "moved to keyframes" in got.notices[0]
+
+
 class Misled:
     """A container whose seeking fails, or lands `late` keyframes behind the right one."""
 
