@@ -69,7 +69,9 @@ class SamplingConfig(CheckedSettings):
         "`keyframe` replaces each sampled frame by the keyframe nearest in time, which decodes many times faster; "
         "equal ones count once.",
     )
-    decoder: Literal["pyav", "decord"] = setting("pyav", "Library that reads the file.")
+    decoder: Literal["pyav", "decord", "torchcodec"] = setting(
+        "pyav", "Library that reads the file; torchcodec decodes on CUDA devices if its build can."
+    )
     select_frames: int | None = setting(
         None,
         "Compress only this number of frames, those that match the question (`ask`, `compare`).",
