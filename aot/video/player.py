@@ -152,7 +152,7 @@ class Player:
         """
         for packet in self._packets():
             position = self._position_at(packet.pts)
-            if self._references.needed(bytes(packet)) or position in missing:
+            if self._references.needed(packet) or position in missing:
                 yield packet
                 missing.discard(position)
                 if not missing and self._references.whole_pictures:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
 __all__ = ["References"]
 
 # Types of NAL units (ITU-T H.264, table 7-1): slices, parameters, what concerns one picture only.
@@ -48,12 +51,12 @@ class References:
         """Return whether every packet has a whole picture, which no later packet completes."""
         return self._codec in _WHOLE_PICTURES or self._progressive
 
-    def needed(self, packet: bytes) -> bool:
+    def needed(self, packet: bytes | Packet[VideoStream]) -> bool:
         """Return whether frames after `packet`, the next one of the stream, may depend on it."""
         try:
             if self._codec == "h264":
-                return self._needed_in_h264(packet)
-            return self._codec != "hevc" or self._needed_in_h265(packet)
+                return self._needed_in_h264(bytes(packet))
+            return self._codec != "hevc" or self._needed_in_h265(bytes(packet))
         except (IndexError, ValueError):  # damaged: let the decoder see it
             return True
 
