@@ -151,6 +151,7 @@ SAMPLING = (
         _flag("sampling.max_frames"),
         _flag("sampling.segment_frames"),
         _flag("sampling.spacing"),
+        _flag("sampling.seek"),
         _flag("sampling.select_frames", metavar="K"),
         _flag("sampling.decoder"),
         _flag("sampling.strict"),

@@ -66,7 +66,14 @@ class SamplingConfig(CheckedSettings):
     spacing: Literal["index", "time"] = setting(
         "index", "Sample evenly by frame number or by time; these differ if the frame rate varies."
     )
-    decoder: Literal["pyav", "decord"] = setting("pyav", "Library that reads the file.")
+    seek: Literal["exact", "keyframe"] = setting(
+        "exact",
+        "`keyframe` replaces each sampled frame by the keyframe nearest in time, which decodes many times faster; "
+        "equal ones count once.",
+    )
+    decoder: Literal["pyav", "decord", "torchcodec"] = setting(
+        "pyav", "Library that reads the file; torchcodec decodes on CUDA devices if its build can."
+    )
     select_frames: int | None = setting(
         None,
         "Compress only this number of frames, those that match the question (`ask`, `compare`).",

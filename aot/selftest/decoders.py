@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from aot.selftest.check import Check, CheckFailedError, CheckSkipped
 
 __all__ = ["checks"]
 
+_Decoder = Literal["pyav", "decord", "torchcodec"]
 _FRAMES = 8
 # Mean difference in a frame, 0 to 255. H.264 causes 2 to 4; a wrong frame or swapped colors 20.
 _DIFFERENCE_LIMIT = 8.0
@@ -21,17 +23,17 @@ _DIFFERENCE_LIMIT = 8.0
 
 def checks() -> Iterator[Check]:
     """Yield one check per decoder."""
-    decoders: tuple[Literal["pyav", "decord"], ...] = ("pyav", "decord")
+    decoders: tuple[_Decoder, ...] = ("pyav", "decord", "torchcodec")
     for decoder in decoders:
         yield Check(f"decode with {decoder}", partial(_decode, decoder))
 
 
-def _decode(decoder: Literal["pyav", "decord"]) -> str:
+def _decode(decoder: _Decoder) -> str:
     from aot.shapes.render import render
     from aot.video import decode
 
-    if decoder == "decord":
-        _import_decord()
+    if decoder != "pyav":
+        _import(decoder)
     with clip_file() as clip:
         found = decode(clip, SamplingConfig(frames=_FRAMES, decoder=decoder), size=(FRAME_SIDE, FRAME_SIDE))
     drawn = render(scene(), found.timestamps_s, FRAME_SIDE).transpose(0, 3, 1, 2)
@@ -42,8 +44,10 @@ def _decode(decoder: Literal["pyav", "decord"]) -> str:
     return detail
 
 
-def _import_decord() -> None:
+def _import(decoder: str) -> None:
     try:
-        import decord  # noqa: F401
-    except ImportError:
-        raise CheckSkipped("not installed; --decoder pyav, the default, reads every video") from None
+        import_module(decoder)
+    except (ImportError, OSError, RuntimeError):  # torchcodec raises the latter two without its libraries
+        raise CheckSkipped(
+            "not installed or cannot be loaded; --decoder pyav, the default, reads every video"
+        ) from None

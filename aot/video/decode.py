@@ -7,19 +7,20 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aot.errors import VideoError
 from aot.types import VideoFrames
 from aot.video.ahead import read_ahead
 from aot.video.decode_decord import DecordReader
 from aot.video.decode_pyav import PyavReader
+from aot.video.decode_torchcodec import TorchcodecReader
 from aot.video.file import open_file
 from aot.video.picture import resize
 from aot.video.sampling import plan_frames, segment_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Collection, Generator, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
 
-_READERS: Mapping[str, type[PyavReader] | type[DecordReader]] = {"pyav": PyavReader, "decord": DecordReader}
+_Reader: TypeAlias = PyavReader | DecordReader | TorchcodecReader
+_READERS: Mapping[str, Callable[[Path, FrameIndex, Sequence[int]], _Reader]] = {
+    "pyav": PyavReader,
+    "decord": DecordReader,
+    "torchcodec": TorchcodecReader,
+}
 
 _GUESSED_COLORS = "the color matrix of the video is not supported: its colors are a guess and may look wrong"
 
@@ -124,7 +130,7 @@ class OpenVideo:
         with closing(self._reader(plan).pictures) as pictures:
             yield ((times[picture.position], picture.rgb) for picture in pictures)
 
-    def _reader(self, plan: FramePlan) -> PyavReader | DecordReader:
+    def _reader(self, plan: FramePlan) -> _Reader:
         return _READERS[self.decoder](self.file, self.index, plan.positions)
 
 

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-from bisect import bisect_right
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,7 +74,7 @@ class DecordReader:
                 raise VideoError(f"decord sees {frames} frames in {self._name}, not {info.frames}: {_REMEDY}")
             for position in self._positions:
                 # The time limit grows with the number of frames that decord decodes for this one.
-                decoded = position + 1 - max(done, self._keyframe_up_to(position))
+                decoded = position + 1 - max(done, self._index.keyframe_up_to(position))
                 shape = self._answer(
                     "shape", _PATIENCE_S + decoded * self._rows * self._columns / _SLOWEST_PIXELS_PER_S
                 )
@@ -91,10 +90,6 @@ class DecordReader:
             raise VideoError(f"decord mixes up the parts of {self._name}, whose timestamps restart: {_REMEDY}")
         if self._index.info.mirrored:
             raise VideoError(f"decord does not mirror {self._name}, which is stored mirrored: {_REMEDY}")
-
-    def _keyframe_up_to(self, position: int) -> int:
-        count = bisect_right(self._index.keyframes, position)
-        return self._index.keyframes[count - 1] if count else 0
 
     @contextmanager
     def _child(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, compress, groupby, islice
@@ -73,6 +73,16 @@ class FrameIndex:
         """Return the display time of each frame, in seconds after the first frame."""
         first, (numerator, denominator) = self.pts[0], self.time_base.as_integer_ratio()
         return array("d", ((pts - first) * numerator / denominator for pts in self.pts))
+
+    def keyframe_up_to(self, position: int) -> int:
+        """Return the last keyframe up to `position`, or 0 if there is none."""
+        count = bisect_right(self.keyframes, position)
+        return self.keyframes[count - 1] if count else 0
+
+    def keyframe_from(self, position: int) -> int:
+        """Return the first keyframe from `position` on, or the number of frames."""
+        count = bisect_left(self.keyframes, position)
+        return self.keyframes[count] if count < len(self.keyframes) else len(self.pts)
 
 
 def index_file(file: Path, name: str) -> FrameIndex:
@@ -232,7 +242,7 @@ def _orientation(file: Path, name: str, stream_index: int) -> Orientation:
     # Ignoring edit lists gives the very first keyframe, even if an edit list hides it.
     with open_container(file, name, options={"ignore_editlist": "1"}) as container:
         stream = next(stream for stream in container.streams.video if stream.index == stream_index)
-        prepare_decoder(stream, threads=False)
+        prepare_decoder(stream, lanes=0)
         for packet in chain(islice(packets(container, stream), _ORIENTATION_PACKETS), (None,)):  # None flushes it
             try:
                 frames = stream.decode(packet)

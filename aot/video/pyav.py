@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UnknownDataError", "as_fraction", "display_matrix", "most_pixels", "open_input", "prepare_decoder", "quarter_turn",
+    "side_by_side",
 ]  # fmt: skip
 
 _MOST_PIXELS = 2**26
@@ -32,6 +33,10 @@ _MOST_PIXELS_OF_LEVELS = 35_651_584
 _BYTES_PER_PIXEL = 3  # 10 bits of YUV 4:2:0, or 8 of 4:4:4
 _THREADED_BYTES = 256 << 20
 _MOST_AUTOMATIC_THREADS = 16  # most that FFmpeg starts by itself
+
+_SIDE_BY_SIDE_BYTES = 512 << 20
+_CORES_OF_A_DECODER = 4
+_PICTURES_OF_A_DECODER = 24  # up to 16 that others refer to, one for each thread, and 2 that wait
 
 
 def open_input(file: Path, options: dict[str, str]) -> InputContainer:
@@ -58,21 +63,32 @@ def most_pixels(stream: VideoStream) -> int:
     return _MOST_PIXELS_OF_LEVELS if holds_many else _MOST_PIXELS
 
 
-def prepare_decoder(stream: VideoStream, *, threads: bool) -> None:
-    """Limit the memory of a decoder: its picture size and, if `threads`, its number of threads.
+def side_by_side(pixels: int) -> int:
+    """Return how many decoders of pictures with `pixels` may run at the same time.
+
+    One decoder keeps a few cores busy with threads of its own, so there is one for every few cores,
+    and only as many as can hold all their pictures in `_SIDE_BY_SIDE_BYTES`.
+    """
+    pictures = _SIDE_BY_SIDE_BYTES // (_BYTES_PER_PIXEL * max(1, pixels))
+    return max(1, min((os.cpu_count() or 1) // _CORES_OF_A_DECODER, pictures // _PICTURES_OF_A_DECODER))
+
+
+def prepare_decoder(stream: VideoStream, *, lanes: int) -> None:
+    """Limit the memory of a decoder: its picture size, and its threads by the cores of its lane.
 
     FFmpeg holds one picture per thread. So large pictures get fewer threads, and the largest are
-    decoded one at a time, in slices. Call this before the first packet is decoded.
+    decoded one at a time, in slices. `lanes` is the number of decoders that share the cores; 0 is a
+    decoder without threads. Call this before the first packet is decoded.
     """
     context = stream.codec_context
     # Pictures may grow within a stream. FFmpeg compares the allocated size, with padded rows.
     context.options = {**context.options, "max_pixels": str(most_pixels(stream) * 5 // 4)}
-    if not threads:
+    if not lanes:
         return
     most = _THREADED_BYTES // (_BYTES_PER_PIXEL * max(1, context.width * context.height))
     stream.thread_type = "SLICE" if most < 2 else "AUTO"
-    if 2 <= most < _MOST_AUTOMATIC_THREADS:
-        context.thread_count = min(most, (os.cpu_count() or 1) + 1)
+    if lanes > 1 or 2 <= most < _MOST_AUTOMATIC_THREADS:
+        context.thread_count = min(most, (os.cpu_count() or 1) // lanes + 1)
 
 
 def as_fraction(rational: Any) -> Fraction | None:

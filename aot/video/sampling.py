@@ -63,6 +63,9 @@ def plan_frames(index: FrameIndex, sampling: SamplingConfig) -> FramePlan:
         chosen, notices = _evenly_in_time(times, candidates, sampling.frames, _tolerance_s(index))
     else:
         chosen, notices = [candidates[k] for k in spread(len(candidates), sampling.frames)], ()
+    if sampling.seek == "keyframe":
+        chosen, moved = _at_keyframes(index, times, candidates, chosen)
+        notices = (*notices, *moved)
     notices = (*cut_off, *unread, *_restart_notices(index), *_picture_notices(index), *notices)
     return FramePlan(tuple(chosen), tuple(times[position] for position in chosen), notices)
 
@@ -173,6 +176,26 @@ def _evenly_in_time(
     return sorted(shown), (
         f"only {len(shown)} different frames are shown at the {frames} evenly spaced times; using these",
     )
+
+
+def _at_keyframes(
+    index: FrameIndex, times: Sequence[float], candidates: range, chosen: Sequence[int]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Return the keyframes among `candidates` nearest in time to `chosen`, and notices."""
+    first, stop = (bisect_left(index.keyframes, end) for end in (candidates.start, candidates.stop))
+    if first == stop:
+        return list(chosen), ("no keyframe is in the range: --seek keyframe has no effect",)
+    offs = dict[int, float]()  # by keyframe, how far off its time is, at most
+    for wanted in chosen:
+        later = bisect_left(index.keyframes, wanted, first, stop)
+        near = index.keyframes[max(first, later - 1) : min(stop, later + 1)]
+        off, keyframe = min((abs(times[keyframe] - times[wanted]), keyframe) for keyframe in near)
+        offs[keyframe] = max(off, offs.get(keyframe, 0.0))
+    distinct, off_s = sorted(offs), max(offs.values())
+    if distinct == list(chosen):
+        return distinct, ()
+    few = f"; only {len(distinct)} frames are different" if len(distinct) < len(chosen) else ""
+    return distinct, (f"--seek keyframe: {len(chosen)} sampled times moved to keyframes, by up to {off_s:.1f} s{few}",)
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:

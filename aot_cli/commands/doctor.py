@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -101,15 +103,17 @@ def _decoders() -> dict[str, str]:
 
     names = {"h264": "H.264", "hevc": "H.265", "vp9": "VP9", "libdav1d": "AV1"}
     readable = ", ".join(label for codec, label in names.items() if codec in av.codecs_available)
-    return {"pyav": f"{av.__version__}: {readable}", "decord": _decord()}
+    others = {name: _version_if_usable(name) for name in ("decord", "torchcodec")}
+    return {"pyav": f"{av.__version__}: {readable}", **others}
 
 
-def _decord() -> str:
+def _version_if_usable(name: str) -> str:
+    if find_spec(name) is None:
+        return "not installed"
     try:
-        import decord
+        return str(import_module(name).__version__)
     except Exception as error:  # a broken shared library may raise anything
-        return f"not usable ({type(error).__name__}: {error})"
-    return str(decord.__version__)
+        return f"not usable ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
 def _for_large_models() -> dict[str, str]:

@@ -147,7 +147,7 @@ def test_every_problem_is_reported_with_its_path() -> None:
         "sampling.frames must be a whole number, got 'many'",
         "sampling.fps must be in (0, 1000000], got -1",
         "unknown setting sampling.every "
-        "(valid: frames, fps, start_s, end_s, max_frames, segment_frames, spacing, decoder, "
+        "(valid: frames, fps, start_s, end_s, max_frames, segment_frames, spacing, seek, decoder, "
         "select_frames, duplicate_similarity, strict, max_input_mb)",
         "model.dtype must be auto or float32 or bfloat16 or float16, got 'int8'",
         "aot.anchors.count must be at least 1, got 0",

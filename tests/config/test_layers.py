@@ -24,7 +24,8 @@ def told(*layers: Layer) -> list[str]:
 def test_the_strongest_layer_that_sets_a_value_is_named_for_it() -> None:
     assert told(FILE, FLAGS) == [
         "aot.yaml: unknown setting sampling.frams (did you mean frames? valid: frames, fps, start_s, end_s, "
-        "max_frames, segment_frames, spacing, decoder, select_frames, duplicate_similarity, strict, max_input_mb)",
+        "max_frames, segment_frames, spacing, seek, decoder, select_frames, duplicate_similarity, strict, "
+        "max_input_mb)",
         "--frames must be at least 1, got -1",
         "aot.yaml: ratio must be in (0, 1], got 5",
     ]

@@ -37,7 +37,17 @@ NAMES = (
     "\u202e4pm.mp4", "\udcff.mp4", "x" * 250, "concat:a.mp4", "data:,a", "e\u0301.ts", "a.txt", "a.pt.mp4", " .mp4",
     "$HOME.mp4",
 )  # fmt: skip
-RANGES = ("--start=0", "--start=0.2", "--end=0.1", "--end=1e9", "--fps=7", "--fps=1000", "--spacing=time", "--strict")
+RANGES = (
+    "--start=0",
+    "--start=0.2",
+    "--end=0.1",
+    "--end=1e9",
+    "--fps=7",
+    "--fps=1000",
+    "--spacing=time",
+    "--seek=keyframe",
+    "--strict",
+)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.types import VideoFrames
-from aot.video import decode, decode_pyav, probe
+from aot.video import decode, decode_pyav, player, probe
 from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
@@ -230,11 +230,11 @@ class Decoding:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs: list[int] = []
         self.opened = 0
-        real_decode, real_open = decode_pyav._decode, decode_pyav.open_container
+        real_decode, real_open = player._decode, decode_pyav.open_container
 
-        def decoding(*args: Any) -> Iterator[Any]:
+        def decoding(*args: Any, **how: Any) -> Iterator[Any]:
             self.runs.append(0)
-            for frame in real_decode(*args):
+            for frame in real_decode(*args, **how):
                 self.runs[-1] += 1
                 yield frame
 
@@ -242,20 +242,30 @@ class Decoding:
             self.opened += 1
             return real_open(*args)
 
-        monkeypatch.setattr(decode_pyav, "_decode", decoding)
+        monkeypatch.setattr(player, "_decode", decoding)
         monkeypatch.setattr(decode_pyav, "open_container", opening)
 
 
 def test_seeking_skips_what_is_not_needed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding = Decoding(monkeypatch)
     assert numbers(decode(clip, SamplingConfig(frames=3))) == [0, 44, 89]
-    assert decoding.runs == [1, 5, 10]
+    assert decoding.runs == [1, 5, 8]  # two frames before the last are not decoded, since nothing refers to them
 
 
 def test_one_group_of_pictures_is_decoded_once(one_gop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding = Decoding(monkeypatch)
     decode(one_gop, SamplingConfig(frames=9))
-    assert decoding.runs == [FRAMES]
+    (frames,) = decoding.runs
+    assert frames < 0.9 * FRAMES
+
+
+def test_keyframes_alone_are_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = Decoding(monkeypatch)
+    got = decode(clip, SamplingConfig(frames=5, seek="keyframe"))
+    assert numbers(got) == [0, 20, 40, 70, 80]
+    assert got.timestamps_s == pytest.approx([0, 0.8, 1.6, 2.8, 3.2], abs=1e-3)
+    assert decoding.runs == [1] * 5
+    assert "moved to keyframes" in got.notices[0]
 
 
 class Misled:

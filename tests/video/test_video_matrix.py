@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import Interpolation
 
-from aot.video import colors, decode_pyav
+from aot.video import colors, player
 from aot.video.orientation import Orientation
 from tests.support import video_matrix
 from tests.support.matrix_files import kinds
@@ -41,13 +41,13 @@ def test_mistakes_are_found(mistake: str, program: str | None, monkeypatch: pyte
     elif mistake == "chroma":
         monkeypatch.setattr(colors, "Interpolation", type("Nearest", (), {"BICUBIC": Interpolation.POINT}))
     else:
-        real = decode_pyav._decode
+        real = player._decode
 
-        def wrong(*args: object) -> object:
-            frames = list(real(*args))  # type: ignore[arg-type]
+        def wrong(*args: object, **how: object) -> object:
+            frames = list(real(*args, **how))  # type: ignore[arg-type]
             return iter(frames[::-1] if mistake == "order" else frames[: len(frames) // 2])
 
-        monkeypatch.setattr(decode_pyav, "_decode", wrong)
+        monkeypatch.setattr(player, "_decode", wrong)
     assert video_matrix.compare_files(30, SEED, program=program).differences
 
 

@@ -38,14 +38,29 @@ def test_fewer_large_pictures_are_decoded_at_once(
 ) -> None:
     monkeypatch.setattr(pyav.os, "cpu_count", lambda: 64)
     stream = stream_of(*size)
-    pyav.prepare_decoder(stream, threads=True)
+    pyav.prepare_decoder(stream, lanes=1)
     assert (stream.thread_type, stream.codec_context.thread_count) == (kind, most_threads)
+
+
+@pytest.mark.parametrize(
+    ("cores", "size", "decoders"),
+    [(2, (160, 96), 1), (16, (160, 96), 4), (64, (1920, 1080), 3), (64, (3840, 2160), 1), (64, (8192, 8192), 1)],
+)
+def test_decoders_side_by_side_hold_no_more_pictures_than_fit(
+    cores: int, size: tuple[int, int], decoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyav.os, "cpu_count", lambda: cores)
+    lanes = pyav.side_by_side(size[0] * size[1])
+    stream = stream_of(*size)
+    pyav.prepare_decoder(stream, lanes=lanes)
+    assert lanes == decoders
+    assert lanes == 1 or stream.codec_context.thread_count <= cores // lanes + 1
 
 
 @pytest.mark.parametrize(("codec", "most"), [("hevc", 35_651_584), ("av1", 35_651_584), ("mjpeg", 2**26)])
 def test_decoders_that_hold_many_pictures_get_smaller_ones(codec: str, most: int) -> None:
     stream = stream_of(160, 96, codec)
-    pyav.prepare_decoder(stream, threads=True)
+    pyav.prepare_decoder(stream, lanes=1)
     assert stream.codec_context.options == {"max_pixels": str(most * 5 // 4)}
 
 

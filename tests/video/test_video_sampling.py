@@ -40,6 +40,7 @@ samplings = st.builds(
     fps=st.none() | st.floats(0.01, 1e6),
     max_frames=st.integers(1, 200),
     spacing=st.sampled_from(["index", "time"]),
+    seek=st.sampled_from(["exact", "keyframe"]),
     start_s=st.none() | st.floats(0, 10),
 )
 
@@ -179,3 +180,41 @@ def test_spacing_in_time_drops_repeats_with_a_notice() -> None:
     plan = plan_frames(index, SamplingConfig(frames=4, spacing="time"))
     assert plan.positions == (0, 3, 4)
     assert plan.notices == ("only 3 different frames are shown at the 4 evenly spaced times; using these",)
+
+
+def with_keyframes(*keyframes: int) -> FrameIndex:
+    return replace(TEN_PER_SECOND, keyframes=keyframes)
+
+
+def test_keyframes_nearest_in_time_are_taken_once() -> None:
+    index = with_keyframes(0, 30, 34, 60, 99)
+    plan = plan_frames(index, SamplingConfig(frames=12, seek="keyframe"))  # 0, 9, 18, 27, 36, 45, 54, ...
+    assert plan.positions == (0, 30, 34, 60, 99)
+    assert plan.timestamps_s == (0.0, 3.0, 3.4, 6.0, 9.9)
+    assert plan.notices == (
+        "--seek keyframe: 12 sampled times moved to keyframes, by up to 1.8 s; only 5 frames are different",
+    )
+
+
+def test_as_many_keyframes_as_frames() -> None:
+    plan = plan_frames(with_keyframes(2, 30, 64, 95), SamplingConfig(frames=4, seek="keyframe"))  # 0, 33, 66, 99
+    assert plan.positions == (2, 30, 64, 95)
+    assert plan.notices == ("--seek keyframe: 4 sampled times moved to keyframes, by up to 0.4 s",)
+
+
+def test_keyframes_that_would_be_sampled_anyway_need_no_notice() -> None:
+    plan = plan_frames(with_keyframes(*range(100)), SamplingConfig(frames=4, seek="keyframe"))
+    assert (plan.positions, plan.notices) == ((0, 33, 66, 99), ())
+
+
+@pytest.mark.parametrize(("start_s", "end_s", "positions"), [(2.0, 5.0, (30,)), (3.0, 6.0, (30, 60))])
+def test_only_keyframes_in_the_range(start_s: float, end_s: float, positions: tuple[int, ...]) -> None:
+    sampling = SamplingConfig(frames=8, start_s=start_s, end_s=end_s, seek="keyframe")
+    assert plan_frames(with_keyframes(0, 30, 60), sampling).positions == positions
+
+
+def test_a_range_without_keyframe_is_read_exactly() -> None:
+    sampling = SamplingConfig(frames=4, start_s=1.0, end_s=2.0)
+    plan = plan_frames(with_keyframes(0, 30), replace(sampling, seek="keyframe"))
+    assert plan.positions == plan_frames(TEN_PER_SECOND, sampling).positions
+    assert plan.notices == ("no keyframe is in the range: --seek keyframe has no effect",)

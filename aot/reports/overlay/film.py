@@ -89,7 +89,7 @@ def write_overlay(
         ConfigError, OutputError: See `check_overlay`; also raised if the disk is full.
     """
     check_overlay(source, output, overwrite=overwrite)
-    every_frame = replace(sampling, fps=None, frames=sys.maxsize, select_frames=None, spacing="index")
+    every_frame = replace(sampling, fps=None, frames=sys.maxsize, select_frames=None, spacing="index", seek="exact")
     with open_video(source, every_frame) as video:
         write_whole(output, lambda file: _write(video, file, tokens, on_progress), overwrite=overwrite)
 
