@@ -14,7 +14,7 @@ from aot.compression.ops.grid import pool, pooled_grid
 from aot.compression.ops.group_means import group_sizes
 from aot.compression.ops.kernels import runs_triton
 from aot.compression.ops.kmeans import Clustering, cluster_means, row_chunks
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.compression.ops.similarity import decision_dtype
 from aot.compression.ops.source_weights import chosen, merged, unchanged
 from aot.compression.ops.uploads import uploaded
@@ -81,9 +81,13 @@ class SimpleCluster(CheckedSettings):
             cluster_means(features.flatten(0, 1), labels, budget)[order],
             firsts,
             mass=found.sizes[order],
-            facts=FactsReadLater(lambda: {"iterations": int(found.iterations), "distortion": found.distortion}),
+            facts=FactsReadLater(lambda: _facts(found)),
             sources=chosen(merged(unchanged(torch.arange(count)), labels), order) if tokens.traced else None,
         )
+
+
+def _facts(found: Clustering) -> dict[str, Fact]:
+    return {"iterations": int(found.iterations), "distortion": float(found.distortion)}
 
 
 def rotated_by_position(features: Tensor, grid: tuple[int, int], theta: float) -> Tensor:
@@ -184,7 +188,11 @@ def farthest_first(unit: Tensor, count: int, first: int = 0) -> Tensor:
 
 
 def _farthest_of_table(unit: Tensor, count: int, first: int) -> Tensor:
-    """Return what `farthest_first` returns, from the cosines of all pairs."""
+    """Return what `farthest_first` returns, from the cosines of all pairs.
+
+    With 6272 tokens, 627 seeds and D = 3584 in float64, a product for each seed reads 113 GB, 29
+    ms; the table takes 0.16 TFLOP, 3 ms, and then a seed reads 25 KB.
+    """
     limits = torch.empty(len(unit), len(unit), device=unit.device)
     # Each product of a pair is computed once: a part of the rows with these and all later rows.
     for row in range(0, len(unit), _TABLE_ROWS):

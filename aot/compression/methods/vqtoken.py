@@ -117,7 +117,8 @@ class VQToken(CheckedSettings):
         lengths = range(min(self.least_tokens, ceiling), min(self.most_tokens, ceiling) + 1)
         # Cluster once for every length of the scan.
         found = {length: self._cluster(patches, length) for length in lengths}
-        bend = _greatest_bend([each.distortion for each in found.values()])
+        # The number of kept tokens depends on the content, so a GPU has to be waited for, once.
+        bend = _greatest_bend(torch.stack([each.distortion for each in found.values()]).tolist())
         if not self.paper_exact:
             return found[lengths[bend]]
         # `bend` is an index of lengths; the published index of second differences is bend - 1.
@@ -126,7 +127,7 @@ class VQToken(CheckedSettings):
 
 
 def _facts(found: Clustering) -> dict[str, Fact]:
-    return {"codebook": found.clusters, "iterations": int(found.iterations), "distortion": found.distortion}
+    return {"codebook": found.clusters, "iterations": int(found.iterations), "distortion": float(found.distortion)}
 
 
 def _greatest_bend(curve: list[float]) -> int:

@@ -16,13 +16,13 @@ __all__ = ["TABLE_BYTES", "pick_farthest", "table_fits"]
 # Largest table of all pairs. Without a table, each pick multiplies all features and so reads them:
 # 28 GB, 7 ms, for 627 picks among 6272 tokens with D = 3584 in half precision. The table takes one
 # product, 0.28 TFLOP or 0.5 ms, and each pick reads 25 KB of it.
-TABLE_BYTES = 4 << 30
-_CHECKED = 8  # steps after which the CPU checks whether it can stop
+TABLE_BYTES = 1 << 30
+_CHECKED = 6  # steps after which the CPU checks whether it can stop
 
 
-def table_fits(items: int, device: torch.device) -> bool:
+def table_fits(items: int, device: torch.device, most_bytes: int = TABLE_BYTES) -> bool:
     """Return whether to pick on `device` from a float32 table of all pairs of items."""
-    return runs_triton(device) and 4 * items * items <= TABLE_BYTES
+    return runs_triton(device) and 4 * items * items <= most_bytes
 
 
 def pick_farthest(gains: Tensor, table: Tensor, steps: int, enough: int | None = None) -> tuple[Tensor, Tensor]:

@@ -82,17 +82,17 @@ class WordScores:
         self._words = functional.normalize(words.to(working_dtype(words)), dim=-1)
         self._weights = torch.tensor(weights, dtype=torch.float64)
         self._best: list[Tensor] = []
-        self._sum = torch.zeros(len(words), dtype=torch.float64)
-        self._squares = torch.zeros(len(words), dtype=torch.float64)
+        self._sum = _in_double(torch.zeros_like(words[:, 0]))
+        self._squares = torch.zeros_like(self._sum)
         self._count = 0
 
     def add(self, tokens: Tensor) -> None:
         """Record the cosines of the words to the `tokens` [F, n, D] of the next F frames."""
         for part in torch.split(tokens, _CHUNK):
             cosines = functional.normalize(part.to(self._words.dtype), dim=-1) @ self._words.T
-            self._best.append(cosines.amax(1).cpu().double())
+            self._best.append(_in_double(cosines.amax(1)))
             # The running sums over all tokens, for mean and deviation.
-            flat = cosines.flatten(0, 1).cpu().double()
+            flat = _in_double(cosines.flatten(0, 1))
             self._sum = self._sum + flat.sum(0)
             self._squares = self._squares + flat.square().sum(0)
             self._count += len(flat)
@@ -103,4 +103,9 @@ class WordScores:
         mean = self._sum / self._count
         deviation = (self._squares / self._count - mean.square()).clamp_min(0).sqrt()
         standard = (torch.cat(self._best) - mean) / deviation.clamp_min(_LEAST_DEVIATION)
-        return standard @ self._weights
+        return standard.cpu() @ self._weights
+
+
+def _in_double(values: Tensor) -> Tensor:
+    """Return `values` in float64, on their device if it has float64, else on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

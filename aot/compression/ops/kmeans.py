@@ -19,6 +19,7 @@ from aot.compression.ops.uploads import uploaded
 __all__ = ["Clustering", "cluster_means", "cosine_kmeans", "row_chunks", "seed_points"]
 
 _TABLE_BYTES = 8 << 20  # largest temporary table, of points by clusters or points by channels
+_PRODUCTS_BYTES = 5 << 29  # largest table of all products of points: 2.2 GB for 32 frames of 729 patches
 _TIMES_ON_DEVICES = 32  # as large on devices without the CPU's small caches
 _LEAST_LENGTH = 1e-12  # shorter vectors have no direction
 _FLOOR = 1e-6  # added to squared distances: points that equal a seed can still be drawn
@@ -47,9 +48,9 @@ class Clustering:
         return group_sizes(self.labels, self.clusters)
 
     @property
-    def distortion(self) -> float:
-        """Return the sum of 1 - `similarity` over all points."""
-        return float((1 - self.similarity.to(decision_dtype(self.similarity))).sum())
+    def distortion(self) -> Tensor:
+        """Return the sum of 1 - `similarity` over all points, a scalar."""
+        return (1 - self.similarity.to(decision_dtype(self.similarity))).sum()
 
     def firsts(self) -> Tensor:
         """Return the lowest point index in each cluster, int64 [K]."""
@@ -107,8 +108,9 @@ def _queued_kmeans(points: Tensor, draws: Tensor, iterations: int, tolerance: fl
     """Return what `cosine_kmeans` returns, without waiting for the device."""
     from aot.compression.ops.kmeans_queued import draw_queued, rounds_queued
 
+    points = points.contiguous()
     lengths = torch.linalg.vector_norm(points, dim=-1, dtype=torch.float32).clamp_min(_LEAST_LENGTH)
-    if table_fits(len(points), points.device):
+    if table_fits(len(points), points.device, _PRODUCTS_BYTES):
         draws = uploaded(draws, points.device)
         seeds = draw_queued(pair_products(points[None])[0], lengths, draws, _FLOOR)
     else:

@@ -97,3 +97,9 @@ def test_text_scores_are_mean_cosines() -> None:
     texts, frames = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [3.0, 4.0]]).bfloat16()
     torch.testing.assert_close(text_scores(texts, frames), torch.tensor([0.5, 0.7]))
     assert torch.equal(text_scores(texts, torch.zeros(1, 2)), torch.zeros(1))
+
+
+def test_chunks_of_frames_are_scored_without_reading_anything() -> None:
+    """Tensors without values cannot be read."""
+    scores = WordScores(torch.ones(2, 3, device="meta"), [0.5, 0.5])
+    scores.add(torch.ones(9, 4, 3, device="meta"))

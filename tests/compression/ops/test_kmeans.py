@@ -28,7 +28,7 @@ def test_clusters(seed: int, count: int, share: float, iterations: int) -> None:
     labels, distortion, passed = kmeans(x, clusters, iterations, draws(clusters, seed))
     assert found.labels.tolist() == labels
     assert found.iterations == passed
-    assert found.distortion == pytest.approx(distortion, abs=1e-9)
+    assert float(found.distortion) == pytest.approx(distortion, abs=1e-9)
     assert found.sizes.tolist() == [labels.count(k) for k in range(clusters)]
     assert found.firsts().tolist() == [labels.index(k) for k in range(clusters)]
 
