@@ -16,18 +16,16 @@ from aot.types import CompressedTokens, Pooling
 from tests.support.syncs import queued, without_values
 from tests.support.tolerances import assert_close
 
-# Being rewritten as one program per frame or scene.
-NOT_YET = {"standout", "vqtoken", "simplecluster", "unified-stc"}
-# The kernels of `aot` are tested in tests/compression/aot; its clips, if dynamic, are read: their
-# number decides which budgets are refused.
-ELSEWHERE = {"aot", "aot-dyn"}
+# Methods with kernels: test_queued_pickers.py, and tests/compression/aot. Dynamic clips of `aot` are
+# read: their number decides which budgets are refused.
+ELSEWHERE = {"aot", "aot-dyn", "simplecluster", "standout", "unified-stc", "vqtoken"}
 # The most launches for 32 frames of 196 tokens; a loop over frames or tokens would make more.
 LAUNCHES = {
     "attention": 20, "dycoke": 50, "evs": 30, "fastvid": 260, "flashvid": 380, "framefusion": 1100, "frames": 20,
     "holitom": 440, "none": 20, "prumerge": 110, "prunevid": 680, "random": 20, "tempme": 100, "tome": 120,
     "tome-pooled": 520, "uniform": 20, "vidcom2": 240, "visionzip": 120,
 }  # fmt: skip
-QUEUED = sorted({*METHODS} - NOT_YET - ELSEWHERE)
+QUEUED = sorted({*METHODS} - ELSEWHERE)
 CASE = Case(32, (14, 14), Pooling("none"), 0.1)
 
 
