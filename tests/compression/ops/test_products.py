@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aot.compression.ops import products
-from aot.compression.ops.products import cosine_to_anchors, take_rows, weighted_sums
+from aot.compression.ops.products import centered_products, cosine_to_anchors, take_rows, weighted_sums
 from tests.support.tolerances import assert_close
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -64,3 +64,16 @@ def test_halves_multiplied_as_they_are_lose_nothing(dtype: torch.dtype, on_cuda:
 def test_one_frame() -> None:
     features, index, _ = inputs(torch.bfloat16)
     assert_close(cosine_to_anchors(features[:1], index[:1]), cosine_to_anchors(features, index)[:1], "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_centered_products(dtype: torch.dtype, on_cuda: list[Any]) -> None:
+    """The mean is long, so that subtracting it from products cancels most of them."""
+    features = inputs(dtype)[0] + torch.tensor(2.0, dtype=dtype)
+    mean = features.float().mean((0, 1))
+    lengths, to_mean, pairs = centered_products(features, mean)
+    exact, center = features.double(), mean.double()
+    assert_close(lengths, exact.norm(dim=-1), "float32")
+    torch.testing.assert_close(to_mean.double(), exact @ center, rtol=2e-5, atol=0)
+    torch.testing.assert_close(pairs.double(), (exact - center) @ (exact - center).mT, rtol=0, atol=1e-3)
+    assert set(on_cuda) == ({dtype} if dtype != torch.float32 else set())
