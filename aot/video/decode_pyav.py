@@ -98,6 +98,8 @@ class PyavReader:
                 done += 1
                 del picture
         except IncompleteError:
+            if self._unwanted.is_set():
+                return
             player.rest()
             with self._player(lanes) as another:
                 yield from another.in_order(stretch[done:], seeking=True)

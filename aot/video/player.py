@@ -67,20 +67,17 @@ class Player:
         Raises:
             IncompleteError: If a decoded frame is lost, or if a picture is lost or damaged.
         """
-        keyframe, wanted, found = self._index.keyframe_up_to(positions[0]), frozenset(positions), 0
+        keyframe = self._index.keyframe_up_to(positions[0])
         if keyframe > 0:
             self._seek(keyframe)
-        self._frames = self._decoded(self._needed(set(wanted)), all_whole=True)
-        while self._position < positions[-1] and self._advance():
-            if self._doubtful:
-                raise IncompleteError
-            if self._position in wanted:
-                if self._damaged:
+        self._frames = self._decoded(self._needed(set(positions)), all_whole=True)
+        for position in positions:
+            while self._position < position:
+                if not self._advance() or self._doubtful:
                     raise IncompleteError
-                found += 1
-                yield self._picture()
-        if found < len(wanted):
-            raise IncompleteError
+            if self._position > position or self._damaged:
+                raise IncompleteError
+            yield self._picture()
 
     def in_order(self, positions: Iterable[int], *, seeking: bool) -> Iterator[Picture]:
         """Yield the pictures at `positions` that can be decoded; decode every frame on the way.

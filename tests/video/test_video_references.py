@@ -143,3 +143,25 @@ def test_a_damaged_real_clip_side_by_side(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(decode_pyav, "side_by_side", lambda pixels: 2)
     together = decode(path, SamplingConfig(frames=50), size=(32, 32))
     assert (together.timestamps_s, together.notices) == (alone.timestamps_s, alone.notices)
+
+
+def test_a_wanted_frame_that_is_not_read_again_is_lost_and_no_other_comes_twice(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demuxer that resynchronizes after damage may find other packets than when the index was made."""
+    index, real = probe(clip), Player._packets
+    monkeypatch.setattr(
+        Player, "_packets", lambda player: (packet for packet in real(player) if packet.pts != index.pts[45])
+    )
+    found = [picture.position for picture in PyavReader(clip, index, range(40, 50)).pictures]
+    assert found == [40, 41, 42, 43, 44, 46, 47, 48, 49]
+
+
+def test_decoding_that_is_given_up_ends_at_the_next_packet(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, opened = PyavReader(clip, probe(clip), range(FRAMES)), []
+    real = decode_pyav.open_container
+    monkeypatch.setattr(decode_pyav, "open_container", lambda *given: (opened.append(given), real(*given))[1])
+    assert next(reader.pictures).position == 0
+    reader.give_up()
+    assert len(list(reader.pictures)) < 9  # of the first stretch, what was decoded already
+    assert len(opened) == 1
