@@ -173,6 +173,7 @@ MODEL = (
         _flag("model.attention", "--attn"),
         _flag("model.quantize"),
         _flag("model.device_map"),
+        _flag("model.compile", "--compile"),
     ),
 )
 INSIDE = ("Compression", (_flag("inner.name", "--inner", metavar="NAME"), _flag("tower.name", "--tower")))

@@ -159,6 +159,10 @@ class ModelConfig(CheckedSettings):
         "none", "`auto`: parts over all GPUs, then host memory, then disk (accelerate)."
     )
 
+    compile: bool = setting(
+        False, "Compile parts of the model with torch.compile when it is loaded; pays for many videos or questions."
+    )
+
     def conflicts(self) -> Conflicts:
         """Yield a problem if both `device_map` and `device` are set."""
         if self.device_map != "none" and self.device != "auto":

@@ -28,11 +28,12 @@ from aot.models.language.question_words import embed_words
 from aot.models.language.reading import Reading, ReadingAnew
 from aot.models.language.word_choice import ignored_settings
 from aot.models.loading.checkpoints import read_json
+from aot.models.loading.compiled import compile_parts
 from aot.models.vision.encoding import TowerPass, run_tower
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.preprocessing import HALF, pixel_statistics
 from aot.models.vision.reusing_tower import FrameBatch
-from aot.models.vision.saliency import attention_modules, kernel_name, resolve_layer
+from aot.models.vision.saliency import attention_modules, kernel_name, make_recordable, resolve_layer
 from aot.runtime.devices import input_device
 from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
 
@@ -71,6 +72,10 @@ class ComposedModel(ABC):
         # Shared by all answers of this model: only one answer at a time may use the network.
         self._left = LeftAnswers()
         self.notices = _notices(config)
+        if config.compile:
+            make_recordable(self.tower)  # before, because a change of the attention's name compiles anew
+            failure = compile_parts(self.tower, self.language)
+            self.notices += (failure,) if failure else ()
 
     @classmethod
     @abstractmethod

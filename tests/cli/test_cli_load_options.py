@@ -1,11 +1,13 @@
-"""--attn, --quantize and --device-map through the real entry point."""
+"""--attn, --quantize, --device-map and --compile through the real entry point."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import aot.models.loading.load_options as module
 from tests.support.cli_run import Aot
@@ -81,3 +83,16 @@ def test_doctor_tells_what_is_there(run_aot: Aot) -> None:
         assert ("not installed" in told) == (find_spec(name) is None)
     shown = run_aot("doctor").out
     assert "for large models" in shown and "bitsandbytes" in shown
+
+
+def test_without_a_compiler_the_answer_is_the_same(
+    run_aot: Aot, small_folder: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **named: Any) -> Any:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    words = ("ask", clip_file, "what?", "--model", small_folder, "--max-new-tokens", "6")
+    plain, asked = run_aot(*words), run_aot(*words, "--compile")
+    assert (asked.code, asked.out) == (0, plain.out)
+    assert "note: the model runs without torch.compile, which does not work here: InvalidCxxCompiler" in asked.err

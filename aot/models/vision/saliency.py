@@ -27,6 +27,7 @@ __all__ = [
     "attention_modules",
     "is_recorded",
     "kernel_name",
+    "make_recordable",
     "record",
     "recorded_attention",
     "resolve_layer",
@@ -80,8 +81,8 @@ def kernel_name(tower: Any) -> str:
     return str(tower.config._attn_implementation).removeprefix(_PREFIX)
 
 
-def _make_recordable(modules: Sequence[nn.Module]) -> None:
-    """Make the modules attend through `_attend`, which runs the same kernel with the same results.
+def make_recordable(tower: nn.Module) -> None:
+    """Make the blocks of `tower` attend through `_attend`, which runs the same kernel.
 
     This happens once per network and is never undone. A pass in another thread is not disturbed,
     because the kernel is the same under its old and its new name.
@@ -89,11 +90,13 @@ def _make_recordable(modules: Sequence[nn.Module]) -> None:
     from transformers import AttentionInterface
 
     with _switching:
-        configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+        configs: dict[int, Any] = {id(module.config): module.config for module in attention_modules(tower)}
         for config in configs.values():
             name = config._attn_implementation
             if not name.startswith(_PREFIX):
-                AttentionInterface.register(_PREFIX + name, partial(_attend, name))
+                # What records is never compiled, since it depends on the context.
+                recorded = torch.compiler.disable(partial(_attend, name))  # type: ignore[no-untyped-call]
+                AttentionInterface.register(_PREFIX + name, recorded)
                 config._attn_implementation = _PREFIX + name
 
 
@@ -212,7 +215,7 @@ def recorded_attention(
     of_layer = {layer: modules[resolve_layer(layer, len(modules))] for layer in (*saliency_layers, *key_layers)}
     recorder = _Recorder([of_layer[layer] for layer in saliency_layers], [of_layer[layer] for layer in key_layers])
     # 2. Record until the context ends. Contexts of one thread may be nested.
-    _make_recordable(modules)
+    make_recordable(tower)
     token = _recorders.set((*_recorders.get(), recorder))
     try:
         yield Recording(
