@@ -17,7 +17,7 @@ from torch import Tensor
 from aot.config.schema import GenerationConfig
 from aot.models.language.decode_graph import GraphSteps
 from aot.models.language.kv_cache import cache_argument
-from aot.models.language.lean_decoder import LeanDecoder, why_not_lean
+from aot.models.language.lean_decoder import LeanDecoder, linear_of, why_not_lean
 from aot.models.language.word_choice import WordChoice
 from aot.models.language.word_rules import Past
 
@@ -113,7 +113,8 @@ class Decoding:
         self._options = options
         self.position = read.position
         self._word = read.past.ids[:, -1].clone()  # steps write into it
-        logits = model.head(read.last)
+        self._head = linear_of(model.head)
+        logits = self._head(read.last)
         self._choice = WordChoice(model.settings, options, logits.shape[-1], self.device)
         self._choice.prepare()
         # Steps on CUDA read several tokens from the past at a time.
@@ -159,7 +160,7 @@ class Decoding:
         Args:
             states_of: returns the language model's states [B, D] for token embeddings [B, D].
         """
-        self._choose(self._model.head(states_of(self._model.embed(self._word))))
+        self._choose(self._head(states_of(self._model.embed(self._word))))
 
     @property
     def unfinished_rule(self) -> str | None:

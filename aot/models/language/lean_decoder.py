@@ -19,7 +19,7 @@ from aot.models.language.joined_projections import one_tensor
 from aot.models.language.rotary import Rotations, of_three_axes
 from aot.models.language.slots import Slots
 
-__all__ = ["LeanDecoder", "why_not_lean"]
+__all__ = ["LeanDecoder", "linear_of", "why_not_lean"]
 
 # Whether `bmm` of this torch can return float32 for 16-bit inputs (never on ROCm).
 _WIDE_SCORES = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
@@ -106,7 +106,7 @@ class _Layer:
         queries, keys = rotations(both).split_with_sizes(sizes, 1)
         # 3. Attention, in which the queries of one key head are rows of one product.
         grouped = queries.view(batch, key_heads, -1, self._width)
-        seen_keys, seen_values = slots.update(keys.unsqueeze(2), values.unsqueeze(2))
+        seen_keys, seen_values = slots.append(keys, values)
         if mask is None or mask.dtype == torch.bool:
             attended = functional.scaled_dot_product_attention(
                 grouped, seen_keys, seen_values, attn_mask=mask, scale=self._scale
@@ -137,10 +137,13 @@ _Function = Callable[[Tensor], Tensor]
 _Addition = Callable[[Tensor, Tensor], Tensor]  # (states, input) -> states plus a function of the input
 
 
-def _linear(module: nn.Module) -> _Function:
-    """Return a function that applies a projection; quantized projections are called as modules."""
+def linear_of(module: Any) -> _Function:
+    """Return a function that applies a projection; quantized or hooked ones stay modules."""
     # A plain projection is called without the overhead of `nn.Module.__call__`.
-    return partial(functional.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
+    plain = type(module) is nn.Linear and not (module._forward_pre_hooks or module._forward_hooks)
+    if not plain or "forward" in vars(module):  # accelerate replaces `forward`
+        return module  # type: ignore[no-any-return]
+    return partial(functional.linear, weight=module.weight, bias=module.bias)
 
 
 def _together(*modules: Any) -> _Function:
@@ -148,7 +151,7 @@ def _together(*modules: Any) -> _Function:
     product = _one_product(modules)
     if product is not None:
         return product
-    apart = [_linear(module) for module in modules]
+    apart = [linear_of(module) for module in modules]
     return lambda states: torch.cat([each(states) for each in apart], -1)
 
 
@@ -201,7 +204,7 @@ def _added(module: Any) -> _Addition:
     if _is_small(module) and module.bias is None:
         weight = module.weight.detach().t()
         return lambda states, given: torch.addmm(states, given, weight)
-    linear = _linear(module)
+    linear = linear_of(module)
     return lambda states, given: states + linear(given)
 
 

@@ -63,6 +63,16 @@ class Slots(DynamicLayer):  # type: ignore[misc]
             return key_states, value_states
         return self.keys.narrow(2, 0, stop), self.values.narrow(2, 0, stop)
 
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one row per sequence, [B, H, d], as `update` does, with fewer operations."""
+        first = self.held
+        if self._step is not None or first == self.capacity:
+            return self.update(keys.unsqueeze(2), values.unsqueeze(2))
+        self.keys.select(2, first).copy_(keys)
+        self.values.select(2, first).copy_(values)
+        self.held = first + 1
+        return self.keys.narrow(2, 0, first + 1), self.values.narrow(2, 0, first + 1)
+
     def bind(self, step: Tensor) -> None:
         """Make `update` write to slot `held + step`, with `step` int64 [1] on the device.
 
