@@ -21,7 +21,7 @@ from aot.compression.ops.clips import CutClips, dynamic_clips
 from aot.compression.ops.density_peaks import density_peak_scores
 from aot.compression.ops.grid import pool
 from aot.compression.ops.padding import longest, packed, placed, true_indices, true_rows
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import counted_later
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import blended, chosen, joined, unchanged
 from aot.compression.ops.uploads import uploaded
@@ -105,9 +105,7 @@ class FastVid(CheckedSettings):
             index,
             mass=placed(torch.ones_like(index), position, context.absorbed, context.valid),
             clips=clips,
-            facts=FactsReadLater(
-                lambda: {"salient_tokens": int(salient.sum()), "context_tokens": int(is_anchor.sum())}
-            ),
+            facts=counted_later({"salient_tokens": salient.sum(), "context_tokens": is_anchor.sum()}),
             sources=context.with_salient(salient) if tokens.traced else None,
         )
 
