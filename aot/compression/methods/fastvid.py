@@ -21,7 +21,7 @@ from aot.compression.ops.clips import CutClips, dynamic_clips
 from aot.compression.ops.density_peaks import density_peak_scores
 from aot.compression.ops.grid import pool
 from aot.compression.ops.padding import longest, packed, placed, true_indices, true_rows
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import counted_later
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import blended, chosen, joined, unchanged
 from aot.compression.ops.uploads import uploaded
@@ -105,9 +105,7 @@ class FastVid(CheckedSettings):
             index,
             mass=placed(torch.ones_like(index), position, context.absorbed, context.valid),
             clips=clips,
-            facts=FactsReadLater(
-                lambda: {"salient_tokens": int(salient.sum()), "context_tokens": int(is_anchor.sum())}
-            ),
+            facts=counted_later({"salient_tokens": salient.sum(), "context_tokens": is_anchor.sum()}),
             sources=context.with_salient(salient) if tokens.traced else None,
         )
 
@@ -178,14 +176,14 @@ class FastVid(CheckedSettings):
         weight = (1 / (count + 1)).clamp_min(self.own_weight)
         # A matrix product, because scattered sums differ from run to run on CUDA devices.
         means = (members @ tokens) / count.clamp_min(1)
-        sources = None
+        sources: tuple[SourceWeights, ...] = ()
         if traced:
             owner, source = members[valid].nonzero(as_tuple=True)
             own = unchanged(first + index[valid])
             others = SourceWeights(
                 own.count, owner.cpu(), first + source.cpu(), 1 / count[valid][owner, 0].cpu().double()
             )
-            sources = blended(own, others, weight[valid][:, 0])
+            sources = (blended(own, others, weight[valid][:, 0]),)
         return _Context(
             weight * tokens[index] + (1 - weight) * means,
             first + index,
@@ -221,20 +219,20 @@ class _Context:
         index: int64 [K], the indices of the anchors among F * n.
         absorbed: int64 [K], the number of tokens in each context token.
         valid: bool [K], false for padding.
-        sources: the sources of the valid tokens, or None if the video is not traced.
+        sources: the sources of the valid tokens, part by part; none if the video is not traced.
     """
 
     features: Tensor
     index: Tensor
     absorbed: Tensor
     valid: Tensor
-    sources: SourceWeights | None
+    sources: tuple[SourceWeights, ...]
 
     @classmethod
     def empty(cls, values: Tensor) -> _Context:
         """Return no tokens, of the width of `values`."""
         index = torch.empty(0, dtype=torch.long, device=values.device)
-        return cls(values[0, :0], index, index, index.bool(), unchanged(torch.empty(0, dtype=torch.long)))
+        return cls(values[0, :0], index, index, index.bool(), ())
 
     @classmethod
     def joined(cls, parts: Sequence[_Context]) -> _Context:
@@ -242,14 +240,12 @@ class _Context:
         features, index, absorbed, valid = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("features", "index", "absorbed", "valid")
         )
-        sources = [part.sources for part in parts if part.sources is not None]
-        return cls(features, index, absorbed, valid, joined(sources))
+        return cls(features, index, absorbed, valid, tuple(each for part in parts for each in part.sources))
 
     def with_salient(self, salient: Tensor) -> SourceWeights:
         """Return the sources of the tokens `salient` and of these tokens, in raster order."""
-        assert self.sources is not None
         own = salient.flatten().nonzero()[:, 0]
-        return chosen(joined([unchanged(own), self.sources]), torch.cat([own, self.index[self.valid]]).argsort())
+        return chosen(joined([unchanged(own), *self.sources]), torch.cat([own, self.index[self.valid]]).argsort())
 
 
 def _most_attended(attention: Tensor, counts: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from aot.compression.methods.subset import check_budget, kept_tokens, pooled_cel
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
 from aot.compression.ops.padding import is_queued
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import counted_later
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import chosen, merged, unchanged
 from aot.config.setting import CheckedSettings, setting
@@ -98,7 +98,7 @@ class FrameFusion(CheckedSettings):
             index,
             mass=runs.masses(index),
             clips=[Clip(0, len(pooled))],
-            facts=FactsReadLater(lambda: runs.facts(budget)),
+            facts=counted_later({"merging_passes": runs.passes, "pruned_tokens": runs.alive.sum() - budget}),
             sources=runs.sources(index) if tokens.traced else None,
         )
 

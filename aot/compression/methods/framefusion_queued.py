@@ -9,14 +9,12 @@ from these.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.ops.read_later import Fact
 from aot.compression.ops.similarity import decision_dtype
 from aot.types import SourceWeights
 
@@ -136,10 +134,6 @@ class QueuedRuns:
         token, frame = weights.nonzero(as_tuple=True)
         source = frame * per_frame + index.cpu()[token] % per_frame
         return SourceWeights(len(index), token, source, weights[token, frame].double())
-
-    def facts(self, budget: int) -> Mapping[str, Fact]:
-        """Wait for the device, and return the facts for the report."""
-        return {"merging_passes": int(self.passes), "pruned_tokens": int(self.alive.sum()) - budget}
 
 
 def _most_passes(total: int, budget: int, least_merged: float) -> int | None:

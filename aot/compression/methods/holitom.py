@@ -17,7 +17,7 @@ from aot.compression.ops.grid import pool
 from aot.compression.ops.padding import longest, true_indices
 from aot.compression.ops.peak_clusters import PeakClusters
 from aot.compression.ops.products import take_rows
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import counted_later
 from aot.compression.ops.redundancy import (
     Quota,
     Redundancy,
@@ -113,7 +113,7 @@ class HoliTom(CheckedSettings):
         parts.append(_most_attended(features, saliency, redundancy, quotas.dynamic, budget, traced=tokens.traced))
         # 4. All tokens in order.
         clips = redundancy.clips
-        facts = FactsReadLater(lambda: {"segments": len(clips), "static_similarity": threshold})
+        facts = counted_later({"segments": clips.total}, {"static_similarity": threshold})
         return joined_parts(tokens, parts, budget, clips, facts)
 
     def _threshold(self, ratio: Fraction) -> float:

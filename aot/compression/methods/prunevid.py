@@ -15,7 +15,7 @@ from aot.compression.ops.density_peaks import density_peaks
 from aot.compression.ops.grid import pool
 from aot.compression.ops.padding import batches, longest
 from aot.compression.ops.peak_clusters import PeakClusters, nearest_centers
-from aot.compression.ops.read_later import FactsReadLater
+from aot.compression.ops.read_later import counted_later
 from aot.compression.ops.redundancy import Quota, Redundancy, TokenSets, position_similarity, share_out
 from aot.compression.ops.similarity import decision_dtype, working_dtype
 from aot.compression.ops.source_weights import merged, unchanged
@@ -98,7 +98,7 @@ class PruneVid(CheckedSettings):
                     features, redundancy, slice(frames.start + alike.start, frames.start + alike.stop)
                 )
                 parts += self._clustered(sets, quotas.dynamic, budget, 1, traced=tokens.traced)
-        facts = FactsReadLater(lambda: {"segments": len(clips), "static_positions": int(static.sum())})
+        facts = counted_later({"segments": clips.total, "static_positions": static.sum()})
         return joined_parts(tokens, parts, budget, clips, facts)
 
     def _segment(self, features: Tensor) -> Redundancy:

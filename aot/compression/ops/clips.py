@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.ops.padding import batches
+from aot.compression.ops.read_later import Download
 from aot.compression.ops.uploads import uploaded
 from aot.types import Clip
 
@@ -18,7 +19,7 @@ __all__ = ["CutClips", "clip_bounds", "dynamic_clips", "joined_clips", "neighbor
 
 
 class CutClips(Sequence[Clip]):
-    """Clips that depend on the content; the first access to a clip reads them from the device.
+    """Clips that depend on the content; the first access waits for a copy to the host.
 
     Attributes:
         starts: bool [F], true for the first frame of each clip; frame 0 is one.
@@ -33,6 +34,7 @@ class CutClips(Sequence[Clip]):
         self.number = starts.cumsum(0) - 1
         self.first = torch.where(starts, frame, 0).cummax(0).values
         self.length = self.same.sum(1)
+        self._copy = Download(starts)
 
     def batches(self) -> Iterator[slice]:
         """Yield the frames of each clip on the CPU, elsewhere of all; see `padding.batches`."""
@@ -47,9 +49,14 @@ class CutClips(Sequence[Clip]):
         """Return bool [F, F]: whether two frames are in one clip."""
         return self.number[:, None] == self.number
 
+    @property
+    def total(self) -> Tensor:
+        """Return the number of clips, int64 []."""
+        return self.number[-1] + 1
+
     @cached_property
     def _clips(self) -> tuple[Clip, ...]:
-        firsts = [frame for frame, starts in enumerate(self.starts.tolist()) if starts]
+        firsts = [frame for frame, starts in enumerate(self._copy.read().tolist()) if starts]
         return tuple(Clip(*edges) for edges in zip(firsts, [*firsts[1:], len(self.starts)], strict=True))
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aot.compression.ops.padding import unless_full
 from aot.compression.ops.similarity import working_dtype
 
 __all__ = ["density_peak_scores", "density_peaks"]
@@ -39,7 +40,8 @@ def density_peak_scores(
     count = features.shape[-2]
     if not 1 <= neighbors <= count:
         raise ValueError(f"neighbors: expected 1 to {count}, got {neighbors}")
-    # 1. Density, from the distances to the nearest neighbors.
+    # 1. Density, from the distances to the nearest neighbors. Masks take time on the CPU.
+    valid = unless_full(valid)
     squared = _squared_distances(features, valid)
     nearest = squared.topk(neighbors, dim=-1, largest=False).values
     density = (-(nearest.mean(-1) if most_neighbors is None else _mean_of_first(nearest, most_neighbors))).exp()

@@ -13,7 +13,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["batches", "fixed_point", "is_queued", "longest", "packed", "placed", "true_indices", "true_rows"]
+__all__ = [
+    "batches",
+    "fixed_point",
+    "is_queued",
+    "longest",
+    "packed",
+    "placed",
+    "true_indices",
+    "true_rows",
+    "unless_full",
+]
 
 
 def is_queued(device: torch.device) -> bool:
@@ -71,6 +81,11 @@ def true_indices(mask: Tensor, count: int) -> Tensor:
     slot = torch.where(mask.flatten() & (rank <= count), rank - 1, count)
     index = torch.arange(len(slot), device=mask.device)
     return index.new_zeros(count + 1).scatter_(0, slot, index)[:count]
+
+
+def unless_full(valid: Tensor | None) -> Tensor | None:
+    """Return `valid`, a mask of padding; None if, on the CPU, nothing is padding."""
+    return None if valid is None or (not is_queued(valid.device) and bool(valid.all())) else valid
 
 
 def packed(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:

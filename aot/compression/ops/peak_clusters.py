@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.ops.density_peaks import density_peak_scores
-from aot.compression.ops.padding import is_queued, longest
+from aot.compression.ops.padding import is_queued, longest, unless_full
 from aot.compression.ops.similarity import decision_dtype, working_dtype
 
 __all__ = ["PeakClusters", "nearest_centers"]
@@ -93,7 +93,8 @@ def nearest_centers(features: Tensor, centers: Tensor, valid: Tensor | None = No
     # Without this, a center with the features of an earlier center would belong to that center.
     if valid is None:
         return distances.argmin(-1).scatter(1, centers, own)
-    nearest = distances.masked_fill(~valid[:, None], torch.inf).argmin(-1)
+    held = unless_full(valid)
+    nearest = (distances if held is None else distances.masked_fill(~held[:, None], torch.inf)).argmin(-1)
     # Padding is written to one more column, which is cut off.
     target = torch.where(valid, centers, values.shape[1])
     return torch.cat([nearest, nearest[:, :1]], 1).scatter_(1, target, own)[:, :-1]

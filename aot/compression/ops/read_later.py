@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Download", "Fact", "FactsReadLater"]
+__all__ = ["Download", "Fact", "FactsReadLater", "counted_later"]
 
 Fact = int | float | str | bool | None
 
@@ -55,3 +55,12 @@ class FactsReadLater(Mapping[str, Fact]):
 
     def __repr__(self) -> str:
         return repr(dict(self._facts))
+
+
+def counted_later(counts: Mapping[str, Tensor], known: Mapping[str, Fact] | None = None) -> FactsReadLater:
+    """Return `counts`, integer tensors [], as facts, followed by the facts that are `known`.
+
+    The copy of the counts to the host is queued at once.
+    """
+    copy = Download(torch.stack([*counts.values()]))
+    return FactsReadLater(lambda: {**dict(zip(counts, copy.read().tolist(), strict=True)), **(known or {})})
