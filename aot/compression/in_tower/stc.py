@@ -106,7 +106,7 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class Block(Protocol):
-    """One pre-norm block of the tower in parts; tensors are [F, n, D] for n of N tokens per frame."""
+    """One pre-norm block of the tower in parts, for n of a frame's N tokens: tensors [F, n, D]."""
 
     @property
     def is_recorded(self) -> bool:
