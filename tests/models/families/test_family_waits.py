@@ -14,7 +14,7 @@ from aot.compression.methods.none import NoCompression
 from aot.config.schema import GenerationConfig, ModelConfig
 from aot.models import load_model
 from aot.models.vision import encoding
-from aot.types import CompressedTokens, Needs, VisualTokens
+from aot.types import CompressedTokens, FrameReuse, Needs, VisualTokens
 from tests.support.model_inputs import QUESTION, frames_for
 from tests.support.pretend_devices import PretendDevices
 from tests.support.qwen_inputs import frames_of
@@ -85,3 +85,16 @@ def test_from_frames_to_the_first_token(one: Any, there: Any, family: str, devic
     assert set(+devices.reads) == READS[family]
     text = "".join(pieces)
     assert text == "".join(one.generate(all_of(expected), QUESTION, OPTIONS).pieces())
+
+
+def test_frames_that_reuse_work(one: Any, there: Any, family: str, devices: PretendDevices) -> None:
+    if not one.reuses_frames:
+        return
+    needs = Needs((2, -1), (-1,), frame_embeddings=True, reuse=FrameReuse(3, 0.25, 1.0))
+    frames = frames_of((24, 40), 7) if hasattr(one, "_sizes") else frames_for(one, 7)
+    expected = one.encode(frames, needs)
+    devices.reads.clear()
+    visual = there.encode(frames, needs)
+    assert not +devices.reads
+    torch.testing.assert_close(visual.features.to("cpu"), expected.features)
+    torch.testing.assert_close(visual.saliency[2].to("cpu"), expected.saliency[2])
