@@ -27,6 +27,9 @@ ARROWS = {
     "aot.evaluation": {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
     },
+    "aot.serving": {
+        "aot.config", "aot.runtime", "aot.video", "aot.models", "aot.reports", "aot.pipeline", "aot.storage",
+    },
     "aot.bench": {"aot.config", "aot.runtime", "aot.compression", "aot.models", "aot.pipeline"},
     "aot.shapes": {"aot.runtime", "aot.video", "aot.compression"},  # its training samples and pools
     "aot": {  # the public names, and the checks that users run: aot.testing, aot.selftest
@@ -35,7 +38,7 @@ ARROWS = {
     },
     "aot_cli": {
         "aot", "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports",
-        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.bench", "aot.shapes",
+        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.serving", "aot.bench", "aot.shapes",
     },
 }  # fmt: skip
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
