@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aot.config.schema import Config, build_config
-from aot.errors import ConfigError
+from aot.errors import AOTError, ConfigError, first_line
 from aot.serving.batch.jobs import Job
 from aot.serving.batch.results import Row
 from aot.serving.batch.worker import Outputs, VideoWorker
@@ -20,7 +22,7 @@ from aot.serving.batch.worker import Outputs, VideoWorker
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cluster", "check_ray", "rows_on_ray"]
+__all__ = ["Cluster", "check_ray", "reserved", "rows_on_ray"]
 
 _JOBS_PER_TASK = 8  # so that a worker can decode ahead; what a killed run loses per worker
 _LEAST_TASKS_PER_WORKER = 4  # so that workers end at about the same time
@@ -67,20 +69,20 @@ def rows_on_ray(
     with _connected(cluster):
         import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        workers, resources = _resources(cluster, config)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        workers, resources = reserved(ray.cluster_resources(), cluster.workers, config)
         tasks = -(-len(jobs) // min(_JOBS_PER_TASK, -(-len(jobs) // (workers * _LEAST_TASKS_PER_WORKER))))
         items = [{"job": json.dumps(asdict(job))} for job in jobs]
         rows = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
             _Actor,
             fn_constructor_args=(config.to_dict(), outputs, str(Path.cwd())),
             batch_size=None,
-            concurrency=workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
             **resources,
         )
-        for row in rows.iter_rows():
-            yield [Row.from_plain(plain) for plain in json.loads(row["rows"])]
+        with _explained_errors():
+            for row in rows.iter_rows():
+                yield [Row.from_plain(plain) for plain in json.loads(row["rows"])]
 
 
 class _Actor:
@@ -104,33 +106,57 @@ class _Actor:
 def _connected(cluster: Cluster) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine within the context."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    import ray.data
 
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    for name in ("ray", "ray.data"):  # importing them sets their levels
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    where: dict[str, Any] = {"address": cluster.address}
+    if cluster.address is None:
+        cpus = max(cluster.workers or 1, os.cpu_count() or 1)
+        where = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        if cluster.address is None:
-            cpus = max(cluster.workers or 1, os.cpu_count() or 1)
-            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECTS_BYTES, **quiet)
-        else:
-            ray.init(address=cluster.address, **quiet)
+        ray.init(**where, logging_level="CRITICAL", log_to_driver=False)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster answers at {cluster.address}; start one with ray start --head") from error
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process at once
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _resources(cluster: Cluster, config: Config) -> tuple[int, dict[str, float]]:
-    """Return the number of workers and what each of them reserves."""
-    import ray
+@contextmanager
+def _explained_errors() -> Iterator[None]:
+    """Raise the error of a worker as the worker raised it."""
+    from ray.exceptions import RayError
 
-    held = ray.cluster_resources()
+    try:
+        yield
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, AOTError):
+            raise type(cause)(first_line(cause)) from error
+        last_line = str(error).strip().splitlines()[-1]
+        raise AOTError(f"a worker on Ray failed ({last_line}); repeat the command, without --workers") from error
+
+
+def reserved(held: Mapping[str, float], wanted: int | None, config: Config) -> tuple[int, dict[str, float]]:
+    """Return the number of workers, and what each of them reserves of the cluster.
+
+    Args:
+        held: number of processors ("CPU") and GPUs ("GPU") of the cluster.
+        wanted: number of workers; None: one per GPU, or one if there is none.
+        config: the settings; `model.device` decides whether GPUs are used.
+
+    Raises:
+        ConfigError: If the cluster has too few processors or GPUs.
+    """
     cpus, gpus = int(held.get("CPU", 0)), int(held.get("GPU", 0))
     on_gpu = gpus > 0 and config.model.device in ("auto", "cuda")
-    workers = cluster.workers or (gpus if on_gpu else 1)
-    most, what = (gpus, "GPUs") if on_gpu else (cpus, "processors")
-    if workers > most:
-        raise ConfigError(f"--workers {workers} need as many {what}, and the cluster has {most}")
-    share = max(cpus // workers, 1)  # Ray sets the threads of torch by it
+    workers = wanted or (gpus if on_gpu else 1)
+    for most, what in ((cpus, "processors"), *([(gpus, "GPUs")] if on_gpu else [])):
+        if workers > most:
+            raise ConfigError(f"--workers {workers} need as many {what}, and the cluster has {most}")
+    share = cpus // workers  # Ray sets the number of torch's threads by it
     return workers, {"num_cpus": share, "num_gpus": 1} if on_gpu else {"num_cpus": share}
