@@ -110,15 +110,17 @@ def _connected(cluster: Cluster) -> Iterator[None]:
 
     for name in ("ray", "ray.data"):  # importing them sets their levels
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    where: dict[str, Any] = {"address": cluster.address}
+    where: dict[str, Any] = {"address": cluster.address or "local"}
     if cluster.address is None:
         cpus = max(cluster.workers or 1, os.cpu_count() or 1)
-        where = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+        where |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**where, logging_level="CRITICAL", log_to_driver=False)
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster answers at {cluster.address}; start one with ray start --head") from error
+        raise ConfigError(
+            f"Ray cannot be used ({first_line(error)}); start a cluster with ray start --head, or leave out --address"
+        ) from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would end the process at once
     try:
         yield
