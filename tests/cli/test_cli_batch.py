@@ -115,6 +115,11 @@ def test_a_list_may_grow_and_its_files_may_be_mended(run_aot: Aot, videos: Path,
     assert [(row["video"], row["question"]) for row in rows()] == [(str(names[0]), "who?")]
 
 
+def test_a_tokens_file_is_no_video(run_aot: Aot, videos: Path, small: tuple[str, ...]) -> None:
+    assert run_aot("batch", "kept.pt", "-o", "out", *small).code == 1
+    assert rows()[0]["error"] == "kept.pt is already a tokens file; give a video"
+
+
 def test_failures_can_be_limited_and_repeated(
     run_aot: Aot, videos: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

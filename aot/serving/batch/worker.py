@@ -22,7 +22,7 @@ from aot.runtime.memory import explained_memory
 from aot.runtime.plain_values import free
 from aot.serving.batch.jobs import Job
 from aot.serving.batch.results import Row
-from aot.storage.tokens_file import save_tokens
+from aot.storage.tokens_file import is_tokens_file, save_tokens
 
 if TYPE_CHECKING:
     from aot.video import OpenVideo
@@ -180,6 +180,8 @@ class _Ahead:
                     opened.result().close()
 
     def _open(self, job: Job) -> _Opened:
+        if is_tokens_file(job.video):
+            raise VideoError(f"{job.video} is already a tokens file; give a video")
         with ExitStack() as stack:
             model, sampling = self._pipeline.model, self._pipeline.config.sampling
             with explained_memory():
