@@ -178,7 +178,7 @@ def _read(result: Compression | Refusal) -> Compression | Refusal:
 
 def queue_each(
     pipelines: Sequence[Pipeline],
-    video: str | Path | VideoFile,
+    video: VideoSource,
     questions: Sequence[str],
     traced: bool,
     on_progress: StageProgress,

@@ -12,6 +12,7 @@ import pytest
 
 from aot.errors import NumericsError
 from aot.pipeline.run import Pipeline
+from aot.reports.retention import Compression
 from aot.serving.batch import parquet, worker
 from aot.storage.tokens_file import load_tokens
 from tests.support.cli_run import Aot
@@ -126,8 +127,13 @@ def test_failures_can_be_limited_and_repeated(
     compress = Pipeline.compress
 
     def broken(self: Pipeline, video: Any, *given: Any) -> Any:
-        error = NumericsError("not finite") if video.index.info.path.endswith("1.mp4") else ZeroDivisionError("x")
-        raise error
+        if video.index.info.path.endswith("3.mp4"):
+            raise ZeroDivisionError("x")
+
+        def report() -> Any:  # what a GPU has found shows when the report is read
+            raise NumericsError("not finite")
+
+        return Compression(compress(self, video, *given).tokens, report)
 
     monkeypatch.setattr(Pipeline, "compress", broken)
     line = ("batch", videos, "-o", "out", *small, *SHORT)

@@ -78,11 +78,11 @@ class VideoWorker:
         try:
             with closing(opened.result()) as begun, explained_memory():
                 compression = self._pipeline.compress(begun.video, job.questions)
+                row = self._written(row, job, compression)
         except OutputError:
             raise
         except Exception as error:
             return [replace(row, question=question, error=_sentence(error)) for question in asked]
-        row = self._written(row, job, compression)
         return self._answered(row, job, compression) if job.questions else [row]
 
     def _written(self, row: Row, job: Job, compression: Compression) -> Row:
