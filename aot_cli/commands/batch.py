@@ -46,7 +46,7 @@ def batch(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="VIDEOS...|LIST.jsonl|FOLDER",
+            metavar="VIDEO|LIST.jsonl|FOLDER",
             help="Videos (files or URLs), folders, or JSONL files with a line per video: video [, questions, id].",
             show_default=False,
         ),
@@ -95,21 +95,14 @@ def batch(
         check_writable(output / name, overwrite=True)
     with locked(output):
         chosen, identity = fetch_and_identify(choose_model_for_videos(given))
-        from aot.serving.batch.run import describe_batch, run_batch
+        from aot.serving.batch.run import describe_batch
         from aot.serving.batch.worker import Outputs
 
         outputs = Outputs(output, tokens, reports)
         description = describe_batch(identity, chosen.config, outputs)
         held = Results(output, description, jobs, restart=restart, retry_failed=retry_failed)
         notify(held.notices)
-        try:
-            rows = _rows(held.todo, chosen, outputs, cluster)
-            with StageBars() as bars:
-                summary = run_batch(held, rows, max_failures=max_failures, on_rows=_Progress(bars, len(held.todo)))
-        except KeyboardInterrupt:
-            if held.file.is_file():
-                notify([f"the rows so far are in {output}; the same command continues from there"])
-            raise
+        summary = _run(held, chosen, outputs, cluster, max_failures)
         if results == "parquet":
             write_parquet(output / "results.parquet", held.rows())
     files = {
@@ -127,6 +120,20 @@ def batch(
         print_text(", ".join(str(path) for path in files.values() if path))
     if summary.failed or summary.not_done:
         raise typer.Exit(1)
+
+
+def _run(held: Results, chosen: Chosen, outputs: Outputs, cluster: Cluster | None, max_failures: int | None) -> Summary:
+    """Do what `held` lacks, with progress; after Ctrl-C, say how to go on."""
+    from aot.serving.batch.run import run_batch
+
+    try:
+        rows = _rows(held.todo, chosen, outputs, cluster)
+        with StageBars() as bars:
+            return run_batch(held, rows, max_failures=max_failures, on_rows=_Progress(bars, len(held.todo)))
+    except KeyboardInterrupt:
+        if held.file.is_file():
+            notify([f"the rows so far are in {outputs.folder}; the same command continues from there"])
+        raise
 
 
 def _check_wanted(jobs: Sequence[Job], given: Given, *, outputs: bool) -> None:
