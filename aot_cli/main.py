@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": ("demo", "Draw a clip, keep a tenth of its tokens, and compare the answers with those of all tokens."),
     "ask": ("ask", "Answer questions about a video with a tenth of its visual tokens."),
     "compress": ("compress", "Keep a tenth of a video's visual tokens and write them to a file."),
+    "batch": ("batch", "Compress many videos, and answer questions about each of them."),
     "inspect": ("inspect_command", "Describe a video: its format, its sampled frames and how keyframes group them."),
     "compare": ("compare", "Compare the answers, tokens, times and memory of several methods for one question."),
     "eval": ("evaluate_command", "Evaluate the accuracy of methods at several ratios on a set of questions."),

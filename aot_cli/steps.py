@@ -11,7 +11,7 @@ from aot.compression.methods import Method, check_method_settings
 from aot.config.schema import AOT_METHODS, BUNDLED_MODEL, REAL_MODEL, Config
 from aot.config.strict import Settings, merge_settings
 from aot.errors import VideoError
-from aot.models import VideoModel, describe_model, fetch_model, identify_model, load_found
+from aot.models import FoundModel, ModelIdentity, VideoModel, describe_model, fetch_model, identify_model, load_found
 from aot.models.loading.default_model import default_model
 from aot.models.loading.lookup import look_up
 from aot.storage.tokens_file import is_tokens_file
@@ -29,7 +29,9 @@ __all__ = [
     "Chosen",
     "choose_model",
     "choose_model_for_video",
+    "choose_model_for_videos",
     "compress_with_progress",
+    "fetch_and_identify",
     "load_pipeline",
     "load_with_progress",
     "log_decisions",
@@ -84,12 +86,22 @@ def choose_model_for_video(video: VideoFile, given: Given, methods: Sequence[str
     """
     _segments(video.index, given.resolved)  # raises before any download
     chosen = choose_model(given)
-    config = chosen.config
-    used = [name.partition("+")[0] for name in methods or [config.method]]
-    notify([f"the settings of {owner} have no effect on {', '.join(used)}" for owner in _unused(given, used)])
+    _notify_unused(given, methods or [chosen.config.method])
     if methods is not None:
         return chosen
-    return replace(chosen, method=_checked_method(chosen, _segments(video.index, config)))
+    return replace(chosen, method=_checked_method(chosen, _segments(video.index, chosen.config)))
+
+
+def choose_model_for_videos(given: Given) -> Chosen:
+    """Choose a model for many videos; check the settings against the model's config.json."""
+    chosen = choose_model(given)
+    _notify_unused(given, [chosen.config.method])
+    return replace(chosen, method=_checked_method(chosen, ()))
+
+
+def _notify_unused(given: Given, methods: Sequence[str]) -> None:
+    used = [name.partition("+")[0] for name in methods]
+    notify([f"the settings of {owner} have no effect on {', '.join(used)}" for owner in _unused(given, used)])
 
 
 def _segments(index: FrameIndex, config: Config) -> list[int]:
@@ -161,11 +173,7 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
         chosen: The settings with the model's name.
         made_by: The model that made the tokens of a file; another model is an error.
     """
-    model_config = chosen.config.model
-    prepare_libraries(model_config.offline)
-    check_method_settings(chosen.config)
-    found = describe_model(model_config, chosen.to_fetch)
-    fetch_model(found, lambda sentence: notify([sentence]))
+    found = _fetched(chosen)
     if made_by is not None:
         from aot.pipeline.checks import check_same_model
 
@@ -175,6 +183,19 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     placed = ", ".join(f"{name} {value}" for name, value in model.placement.items())
     log(f"model: {model.identity.name}, {placed}")
     return model
+
+
+def fetch_and_identify(chosen: Chosen) -> tuple[Chosen, ModelIdentity]:
+    """Download the model if needed; return the choice without a download, and the identity."""
+    return replace(chosen, to_fetch=None), identify_model(_fetched(chosen))
+
+
+def _fetched(chosen: Chosen) -> FoundModel:
+    prepare_libraries(chosen.config.model.offline)
+    check_method_settings(chosen.config)
+    found = describe_model(chosen.config.model, chosen.to_fetch)
+    fetch_model(found, lambda sentence: notify([sentence]))
+    return found
 
 
 def compress_with_progress(

@@ -27,6 +27,9 @@ ARROWS = {
     "aot.evaluation": {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
     },
+    "aot.serving": {
+        "aot.config", "aot.runtime", "aot.video", "aot.models", "aot.reports", "aot.pipeline", "aot.storage",
+    },
     "aot.bench": {"aot.config", "aot.runtime", "aot.compression", "aot.models", "aot.pipeline"},
     "aot.shapes": {"aot.runtime", "aot.video", "aot.compression"},  # its training samples and pools
     "aot": {  # the public names, and the checks that users run: aot.testing, aot.selftest
@@ -35,10 +38,11 @@ ARROWS = {
     },
     "aot_cli": {
         "aot", "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports",
-        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.bench", "aot.shapes",
+        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.serving", "aot.bench", "aot.shapes",
     },
 }  # fmt: skip
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
+ENGINES = {"fastapi", "lmms_eval", "prometheus_client", "pyarrow", "ray", "uvicorn", "vllm"}  # extras of pip
 KNOWN_TO_MATHS = {
     "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
     "torch", "triton", "typing", "typing_extensions", "warnings",
@@ -108,6 +112,14 @@ def test_public_names_exist() -> None:
             loaded = importlib.import_module(module)
             missing = [name for name in loaded.__all__ if not hasattr(loaded, name)]
             assert not missing, f"{module}: {missing}"
+
+
+def test_engines_are_imported_only_where_they_run() -> None:
+    for module, path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                assert not ENGINES & {name.split(".")[0] for name in names}, f"{module}, line {node.lineno}"
 
 
 def test_maths_know_no_file_and_no_model() -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aot.errors import ConfigError
-from aot.runtime.json_files import lines_of, parse_json
+from aot.runtime.json_files import listed_rows
 from aot.runtime.plain_values import each, optional, record, utf8
 
 __all__ = ["Item", "by_video", "load_dataset"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PROBLEMS = 10
-_MOST_LINE_BYTES = 2**20
 
 
 def _filled(value: Any, key: str) -> str:
@@ -101,10 +100,8 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
     items: dict[str, Item] = {}
     sizes: dict[Path, int | None] = {}
     problems: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        item = _parse(line, path.parent, number)
+    for number, values in listed_rows(path, _ROW):
+        item = values if isinstance(values, str) else _item(values, path.parent, number)
         wrong = item if isinstance(item, str) else _misfit(item, items, sizes)
         if wrong:
             problems.append(f"{path.name}, line {number}: {wrong}")
@@ -126,31 +123,8 @@ def by_video(items: Iterable[Item]) -> dict[Path, list[Item]]:
     return videos
 
 
-def _lines(path: Path) -> Iterator[str]:
-    # A byte order mark, as Windows programs write it, can only be in the first line.
-    try:
-        for number, line in enumerate(lines_of(path, _MOST_LINE_BYTES)):
-            yield line.decode("utf-8" if number else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; it needs one JSON object per line") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a data set ({error}); it needs one JSON object per line") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _parse(line: str, folder: Path, number: int) -> Item | str:
-    """Return the question in `line`, or an error message if the line is invalid."""
-    try:
-        row = parse_json(line.strip())
-    except ValueError as error:
-        return f"not a JSON object ({error})"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    try:
-        values = _ROW(row, "")
-    except ValueError as error:
-        return str(error)
+def _item(values: Mapping[str, Any], folder: Path, number: int) -> Item | str:
+    """Return the question in line `number`, or an error message if its options are wrong."""
     options = tuple(values["options"] or ())
     item = Item(
         id=str(number if values["id"] is None else values["id"]),

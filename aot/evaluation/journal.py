@@ -8,14 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aot.errors import ConfigError, OutputError
 from aot.evaluation.dataset import Item
-from aot.evaluation.journal_reader import Answered, read_answers, read_description
+from aot.evaluation.journal_reader import DESCRIPTION, Answered, read_answers
 from aot.runtime.atomic_writes import make_folder, write_text
+from aot.runtime.journal import append_rows, check_same, differences, holds_rows, read_description
 
 __all__ = ["Journal"]
-
-_MOST_DIFFERENCES = 5
 
 
 class Journal:
@@ -43,9 +41,9 @@ class Journal:
         make_folder(folder)
         # 1. Compare `run` with the run in the folder; JSON converts tuples to lists.
         plain = json.loads(json.dumps(run))
-        goes_on = self.answers.is_file() and self.answers.stat().st_size > 0 and not restart
-        before = read_description(self.description) if goes_on else plain
-        _check_same(before, plain, folder)
+        goes_on = holds_rows(self.answers) and not restart
+        before = read_description(self.description, DESCRIPTION) if goes_on else plain
+        check_same(_differing(before, plain), folder)
         self._text = json.dumps({**plain, "conditions": {**before["conditions"], **plain["conditions"]}}, indent=2)
         # 2. Read the earlier answers.
         held = read_answers(self.answers, before["conditions"]) if goes_on else []
@@ -58,12 +56,7 @@ class Journal:
         if not self._begun:
             self._begin()
         answers = [replace(answered, run=self.run) for answered in answers]
-        lines = "".join(json.dumps(asdict(answered), ensure_ascii=False) + "\n" for answered in answers)
-        try:
-            with self.answers.open("a", encoding="utf-8") as file:
-                file.write(lines)
-        except OSError as error:
-            raise OutputError(f"{self.answers} could not be written: {error.strerror}") from error
+        append_rows(self.answers, map(asdict, answers))
         self._held |= {(answered.condition, answered.item): answered for answered in answers}
 
     def _begin(self) -> None:
@@ -83,25 +76,11 @@ class Journal:
         return [item for item in items if self.answer(condition, item) is None]
 
 
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ConfigError if `before` and `now` differ in a value; conditions may be added."""
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values in which two runs differ; conditions may be added."""
     conditions = [key for key in now["conditions"] if key in before["conditions"]]
-    differing = {
-        *_differences(before["config"], now["config"]),
-        *(path for key in conditions for path in _differences(before["conditions"][key], now["conditions"][key])),
-        *(path for part in ("model", "versions") for path in _differences(before[part], now[part], part)),
-    }
-    if differing:
-        listed = [*sorted(differing)[:_MOST_DIFFERENCES], *["..."] * (len(differing) > _MOST_DIFFERENCES)]
-        raise ConfigError(
-            f"{folder} holds answers of a run with different values of {', '.join(listed)}; "
-            "choose another folder with -o, or pass --restart to discard them"
-        )
-
-
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the dotted paths at which the nested values `one` and `other` differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        keys = {*one, *other}
-        return [d for key in keys for d in _differences(one.get(key), other.get(key), f"{path}.{key}".strip("."))]
-    return [] if one == other else [path]
+    return [
+        *differences(before["config"], now["config"]),
+        *(path for key in conditions for path in differences(before["conditions"][key], now["conditions"][key])),
+        *(path for part in ("model", "versions") for path in differences(before[part], now[part], part)),
+    ]

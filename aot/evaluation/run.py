@@ -12,7 +12,6 @@ import torch
 from aot.errors import AOTError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
-from aot.evaluation.folder_lock import locked
 from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
 from aot.evaluation.results import Results, summarize
@@ -23,6 +22,7 @@ from aot.pipeline.replies import Reply, write_reply
 from aot.pipeline.run import REFUSALS, Compression, Pipeline, Refusal, compress_each
 from aot.reports.retention import language_model_load, versions
 from aot.runtime.atomic_writes import make_folder
+from aot.runtime.folder_lock import locked
 from aot.runtime.memory import explained_memory
 from aot.runtime.peak_memory import PeakMemory, peak_memory
 from aot.types import CompressedTokens

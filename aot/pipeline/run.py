@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +27,7 @@ from aot.runtime.stages import StageClock, StageProgress, silent
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 if TYPE_CHECKING:
-    from aot.video import VideoFile
+    from aot.video import VideoSource
 
 __all__ = ["REFUSALS", "Compression", "Pipeline", "Refusal", "compress_each", "queue_each"]
 
@@ -92,7 +91,7 @@ class Pipeline:
 
     def compress(
         self,
-        video: str | Path | VideoFile,
+        video: VideoSource,
         questions: Sequence[str] = (),
         *,
         traced: bool = False,
@@ -101,7 +100,7 @@ class Pipeline:
         """Decode, encode and compress a video, chunk by chunk.
 
         Args:
-            video: a file, an http or https address, "-" for standard input, or a `VideoFile`.
+            video: a file, an http or https address, "-" for standard input, or an open video.
             questions: the texts by which frames are chosen if `sampling.select_frames` is set.
             traced: whether to record the sources of kept tokens and pictures of the frames.
             on_progress: receives the progress of each stage.
@@ -140,7 +139,7 @@ class Pipeline:
 
 def compress_each(
     pipelines: Sequence[Pipeline],
-    video: str | Path | VideoFile,
+    video: VideoSource,
     questions: Sequence[str] = (),
     *,
     traced: bool = False,
@@ -179,7 +178,7 @@ def _read(result: Compression | Refusal) -> Compression | Refusal:
 
 def queue_each(
     pipelines: Sequence[Pipeline],
-    video: str | Path | VideoFile,
+    video: VideoSource,
     questions: Sequence[str],
     traced: bool,
     on_progress: StageProgress,
@@ -203,7 +202,7 @@ def queue_each(
 
 def _encode_for(
     runs: Sequence[_Run],
-    video: str | Path | VideoFile,
+    video: VideoSource,
     questions: Sequence[str],
     pictures: FramePictures | None,
     on_progress: StageProgress,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,9 +22,9 @@ from aot.runtime.stages import StageClock, StageProgress, silent
 from aot.types import Needs, VideoFrames, VideoInfo, VisualTokens
 
 if TYPE_CHECKING:
-    from aot.video import OpenVideo, VideoFile
+    from aot.video import OpenVideo, VideoSource
 
-__all__ = ["EncodedVideo", "VideoEncoder"]
+__all__ = ["EncodedVideo", "VideoEncoder", "begun_video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,29 @@ class EncodedVideo:
         """Return the choice of frames and references as named values for the report."""
         selected = self.selection.facts if self.selection else {}
         return selected if self.references is None else {**selected, "reference_frames": self.references}
+
+
+@contextmanager
+def begun_video(
+    source: str, model: VideoModel, sampling: SamplingConfig, on_bytes: Callable[[int, int], None] | None = None
+) -> Iterator[OpenVideo]:
+    """Open a video and begin to decode its first chunk in a thread, while `model` does other work.
+
+    Args:
+        source: a file, or an http or https address.
+        model: the model that will encode the frames.
+        sampling: the settings of sampling.
+        on_bytes: receives (done, total) while an address is downloaded.
+
+    Raises:
+        VideoError: See `aot.video.open_video`.
+    """
+    from aot.video import open_file, open_video
+
+    with open_file(source, sampling, on_bytes) as file, open_video(file, sampling) as video:
+        size = model.frame_size(video.index.info, len(video.plan.positions))
+        with video.begun(size=size, ahead=sampling.segment_frames) as begun:
+            yield begun
 
 
 class VideoEncoder:
@@ -89,7 +112,7 @@ class VideoEncoder:
         self._questions, self._on_progress, self._on_frames = questions, on_progress, on_frames
         self._sampled, self._planned = 0, 0
 
-    def run(self, source: str | Path | VideoFile, on_chunk: Callable[[VisualTokens], None]) -> EncodedVideo:
+    def run(self, source: VideoSource, on_chunk: Callable[[VisualTokens], None]) -> EncodedVideo:
         """Encode every chunk and pass it to `on_chunk`; hold one encoded chunk at a time.
 
         Raises:

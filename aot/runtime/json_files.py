@@ -1,4 +1,4 @@
-"""Read JSON files up to a size limit; raise a ValueError for invalid JSON."""
+"""Read JSON files up to a size limit, strictly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lines_of", "parse_json", "read_json"]
+from aot.errors import ConfigError
+from aot.runtime.plain_values import Reader
+
+__all__ = ["lines_of", "listed_rows", "parse_json", "read_json"]
 
 _MOST_BYTES = 16 * 2**20
+_MOST_LISTED_BYTES = 2**20
 _CHUNK = 2**20
 
 
@@ -67,3 +71,40 @@ def lines_of(path: Path, most_bytes: int) -> Iterator[bytes]:
             if len(line) > most_bytes:
                 raise ValueError(f"line {number} is longer than {most_bytes // 2**20} MiB")
             yield line
+
+
+def listed_rows(path: Path, read: Reader) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield (line number, values) for each line of the user's list `path` that is not blank.
+
+    For an invalid line, the values are an error message instead.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not UTF-8, or has a line of more than 1 MiB.
+    """
+    wants = "it needs one JSON object per line"
+    try:
+        for number, line in enumerate(lines_of(path, _MOST_LISTED_BYTES), 1):
+            # A byte order mark, as Windows programs write it, can only be in the first line.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield number, _listed_row(text, read)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; {wants}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a JSONL file ({error}); {wants}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _listed_row(text: str, read: Reader) -> dict[str, Any] | str:
+    try:
+        row = parse_json(text)
+    except ValueError as error:
+        return f"not a JSON object ({error})"
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    try:
+        values: dict[str, Any] = read(row, "")
+    except ValueError as error:
+        return str(error)
+    return values

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aot.video.probe import FrameIndex
     from aot.video.sampling import FramePlan
 
-__all__ = ["FrameStream", "OpenVideo", "decode", "open_frames", "open_video"]
+__all__ = ["BegunVideo", "FrameStream", "OpenVideo", "VideoSource", "decode", "open_frames", "open_video"]
 
 _Reader: TypeAlias = PyavReader | DecordReader | TorchcodecReader
 _READERS: Mapping[str, Callable[[Path, FrameIndex, Sequence[int]], _Reader]] = {
@@ -79,13 +79,18 @@ def open_frames(
 
 
 @contextmanager
-def open_video(source: str | Path | VideoFile, sampling: SamplingConfig) -> Iterator[OpenVideo]:
+def open_video(source: VideoSource, sampling: SamplingConfig) -> Iterator[OpenVideo]:
     """Yield a video whose frames can be read several times, even if `source` is a pipe.
+
+    An `OpenVideo` is yielded unchanged.
 
     Raises:
         VideoError: If the file is unreadable, the range has no frame, or `sampling` is strict and
             the file is cut off.
     """
+    if isinstance(source, OpenVideo):
+        yield source
+        return
     with open_file(source, sampling) as file:
         plan = plan_frames(file.index, sampling)
         yield OpenVideo(file.path, file.index, plan, sampling.decoder, sampling.strict)
@@ -130,8 +135,49 @@ class OpenVideo:
         with closing(self._reader(plan).pictures) as pictures:
             yield ((times[picture.position], picture.rgb) for picture in pictures)
 
+    @contextmanager
+    def begun(self, *, size: tuple[int, int], ahead: int) -> Iterator[BegunVideo]:
+        """Yield this video; a thread already decodes up to `ahead` of the planned frames.
+
+        Raises:
+            VideoError: If the first frame is damaged and `strict` is set.
+        """
+        with self.frames(size=size, ahead=ahead) as stream:
+            stream.begin()
+            yield BegunVideo(
+                self.file, self.index, self.plan, self.decoder, self.strict, size=size, streams=iter([stream])
+            )
+
     def _reader(self, plan: FramePlan) -> _Reader:
         return _READERS[self.decoder](self.file, self.index, plan.positions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunVideo(OpenVideo):
+    """A video whose decoding has begun.
+
+    Attributes:
+        size: rows and columns of the frames that are being decoded.
+        streams: yields the stream of these frames once.
+    """
+
+    size: tuple[int, int]
+    streams: Iterator[FrameStream]
+
+    @contextmanager
+    def frames(
+        self, *, size: tuple[int, int] | None = None, ahead: int = 0, times_s: Collection[float] | None = None
+    ) -> Iterator[FrameStream]:
+        """Yield the stream that has begun, the first time that it fits; otherwise a new stream."""
+        begun = next(self.streams, None) if times_s is None and size == self.size else None
+        if begun is not None:
+            yield begun
+            return
+        with OpenVideo.frames(self, size=size, ahead=ahead, times_s=times_s) as stream:
+            yield stream
+
+
+VideoSource: TypeAlias = "str | Path | VideoFile | OpenVideo"
 
 
 class FrameStream:
@@ -163,6 +209,16 @@ class FrameStream:
         self._kept: set[int] = set()
         self._damaged: set[int] = set()
         self._colors_guessed = False
+
+    def begin(self) -> None:
+        """Decode the first frame now; a thread that reads ahead goes on with the next ones."""
+        first, rest = list(islice(self.images, 1)), self.images
+
+        def images() -> Generator[tuple[int, Tensor], None, None]:
+            yield from first
+            yield from rest
+
+        self.images = images()
 
     def segments(self, most: int, on_frame: OnFrame | None = None, together: int = 1) -> Iterator[VideoFrames]:
         """Yield all frames once, in chunks of similar length with at most `most` frames each.

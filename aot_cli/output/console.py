@@ -225,11 +225,12 @@ class StageBars:
         if not self._progress.disable:
             self._progress.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of a stage are done."""
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` steps of a stage are done; `note` follows its name."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+        described = f"{stage}, {note}" if note else stage
+        self._progress.update(self._tasks[stage], completed=done, total=total, description=described)
         current().stage = f"{stage}, {done} of {total}" if done < total else f"{stage} is done"
 
     def megabytes(self, stage: str) -> Callable[[int, int], None]:

@@ -96,6 +96,10 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
             (0, ("ask", clip, QUESTION, *of_folder, "--max-new-tokens", "2", "--ratio", "1")),
         ],
         "compress": [(3, ("compress", tokens)), (0, ("compress", clip, "-o", "t.pt", *of_folder))],
+        "batch": [
+            (1, ("batch", tokens, "-o", "batch", "--model", "shapes")),
+            (0, ("batch", clip, "-q", QUESTION, "-o", "other", *of_folder, "--max-new-tokens", "2")),
+        ],
         "inspect": [(0, ("inspect", tokens)), (0, ("inspect", clip)), (0, ("inspect", clip, *of_folder))],
         "compare": [
             (3, ("compare", tokens, QUESTION)),

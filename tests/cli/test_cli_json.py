@@ -50,6 +50,7 @@ def test_every_type_in_the_table_exists() -> None:
 COMMANDS = {
     "aot.ask/1": ("ask", "CLIP", "what happens?", "-q", "and then?", "SMALL", *SHORT, "--html", "ask.html"),
     "aot.compress/1": ("compress", "CLIP", "-o", "new.pt", "SMALL", "--report", "report.json"),
+    "aot.batch/1": ("batch", "CLIP", "-q", "what?", "-o", "batch", "SMALL", *SHORT, "--reports"),
     "aot.inspect.kept/1": ("inspect", "CLIP", "SMALL"),
     "aot.inspect.video/1": ("inspect", "CLIP", "--clips", "dynamic"),
     "aot.compare/1": ("compare", "CLIP", "what?", "SMALL", *SHORT, "--methods", "none,uniform,dycoke", "-r", "0.2"),

@@ -32,6 +32,7 @@ COMMANDS = (
     ("ask", CLIP, "what happens?", *BRIEF, "--ratio", "0.6", "--inner", "fastv"),
     ("ask", TOKENS, "what happens?", "--model", "shapes", "--max-new-tokens", "2"),
     ("compress", CLIP, "-o", "kept.pt", *SMALL),
+    ("batch", CLIP, "-q", "what happens?", "-o", "batch", *BRIEF),
     ("inspect", CLIP),
     ("inspect", TOKENS),
     ("methods",),

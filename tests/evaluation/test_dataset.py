@@ -124,7 +124,7 @@ def test_the_fingerprint_is_of_the_questions(tmp_path: Path) -> None:
     [
         (b"[" * 50_000, "line 1: not a JSON object (it is nested too deeply)"),
         (b"1" * 10_000, "line 1: not a JSON object (Exceeds the limit"),
-        (b"x" * 2_000_000, "is not a data set (line 1 is longer than 1 MiB)"),
+        (b"x" * 2_000_000, "is not a JSONL file (line 1 is longer than 1 MiB)"),
         (b'{"video": "a.mp4", "video": "b.mp4"}', "line 1: not a JSON object (it has a key twice)"),
         (b'{"video": NaN, "question": "what?", "answer": "it"}', "line 1: video must be text"),
     ],

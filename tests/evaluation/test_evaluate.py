@@ -233,7 +233,7 @@ def test_one_run_at_a_time_writes_a_folder(items: tuple[Item, ...], small_model:
 
 
 def test_a_folder_is_free_when_its_process_is_dead(tmp_path: Path) -> None:
-    hold = "import sys; from aot.evaluation.folder_lock import locked; from pathlib import Path; import time\n"
+    hold = "import sys; from aot.runtime.folder_lock import locked; from pathlib import Path; import time\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline().strip() == b"held"

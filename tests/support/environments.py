@@ -130,6 +130,7 @@ ENVIRONMENTS = (
 LINES = {
     "ask": ("ask", "nope.mp4", "what?"),
     "compress": ("compress", "text.mp4", "-o", "t.pt", "--model", "shapes"),
+    "batch": ("batch", "nope.jsonl", "-o", "out"),
     "inspect": ("inspect", "clip.mp4", "--frames", "4"),
     "compare": ("compare", "text.mp4", "what?", "--json"),
     "eval": ("eval", "nope.jsonl", "-o", "out"),
@@ -156,6 +157,7 @@ REAL_LINES = (
     ("inspect", "clip.mp4", "--model", "shapes", "--frames", "4", "--html", "p.html"),
     ("compare", "clip.mp4", "what happens?", "--model", "shapes", "--frames", "4", "--methods", "none,aot"),
     ("eval", "questions.jsonl", "-o", "out", "--model", "shapes", "--frames", "4", "--methods", "none", "-r", "1"),
+    ("batch", "clip.mp4", "-q", "what happens?", "-o", "out", "--model", "shapes", "--frames", "4"),
     ("bench", "video", "clip.mp4", "--model", "shapes", "--rounds", "1", "--max-new-tokens", "2"),
     ("bench", "compressor", "--frames", "4", "--width", "32", "--rounds", "1"),
     ("demo",),

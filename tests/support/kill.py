@@ -72,15 +72,18 @@ def _check_film(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A command that writes. outputs: its files, and what shows that one is whole."""
+    """A command that writes. outputs: its files, and what shows that one is whole. journal: the file of rows by which
+    it is resumed, what identifies a row, and what must be equal after a kill.
+    """
 
     arguments: tuple[str, ...]
     outputs: Mapping[str, Check]
     stdin: str = os.devnull
+    journal: tuple[str, tuple[str, ...], tuple[str, ...]] | None = None
 
     @property
     def resumes(self) -> bool:
-        return self.arguments[0] == "eval"
+        return self.journal is not None
 
 
 JOBS = {
@@ -104,6 +107,16 @@ JOBS = {
     "eval": Job(
         ("eval", "data.jsonl", "-o", "results", "--methods", "none,uniform", "--ratios", "0.5", *_SHAPES),
         {"results/results.json": _check_json, "results/run.json": _check_json},
+        journal=("results/answers.jsonl", ("condition", "item"), ("predicted", "kept_tokens")),
+    ),
+    "batch": Job(
+        ("batch", "list.jsonl", "-o", "batch", "--reports", *_SHAPES),
+        {
+            "batch/batch.json": _check_json,
+            "batch/tokens/clip.mp4.safetensors": _check_tokens,
+            "batch/reports/other.mp4.json": _check_json,
+        },
+        journal=("batch/results.jsonl", ("id", "question"), ("answer", "kept_tokens", "tokens_file", "error")),
     ),
     "demo": Job(
         ("demo", "-o", "demo", "--force"),
@@ -160,7 +173,7 @@ def _line(tally: Tally, seed: int, start: float) -> str:
         f"kill: seed {seed}, {tally.rounds} kills in {time.monotonic() - start:.0f} s ({ends['SIGKILL']} SIGKILL, "
         f"{ends['SIGTERM']} SIGTERM, {ends['SIGINT']} SIGINT; {ends['finished']} came to their end before): "
         f"{ends['old']} files old, {ends['new']} new, {ends['absent']} not there yet; {ends['part files']} part files "
-        f"left by SIGKILL, removed by the next run; {ends['resumed']} evals resumed; {len(tally.defects)} defects"
+        f"left by SIGKILL, removed by the next run; {ends['resumed']} runs resumed; {len(tally.defects)} defects"
     )
 
 
@@ -180,6 +193,10 @@ class _Arena:
             for what in ("stars", "circles")
         ]
         (self._pristine / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        jobs = [
+            {"video": video, "questions": ["how many stars?", "what moves?"]} for video in ("clip.mp4", "other.mp4")
+        ]
+        (self._pristine / "list.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
         self._begin_again(with_old=False)
         whole = self._run()
         assert whole.code == 0, whole.err
@@ -208,7 +225,7 @@ class _Arena:
         shutil.copytree(self._pristine, self._folder)
         for output in self.job.outputs if with_old else ():
             path = self._folder / output
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not self.job.resumes:
                 path.write_bytes(_OLD)
 
@@ -254,10 +271,11 @@ class _Arena:
         return list(self._folder.rglob(".aot-*.part"))
 
     def _journal(self) -> dict[str, object]:
-        """The answers of an evaluation, without times."""
-        lines = (self._folder / "results" / "answers.jsonl").read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        answers = {f"{row['condition']}:{row['item']}": (row["predicted"], row["kept_tokens"]) for row in rows}
+        """What an evaluation or a batch has answered, without times."""
+        assert self.job.journal
+        file, keys, values = self.job.journal
+        rows = [json.loads(line) for line in (self._folder / file).read_text("utf-8").splitlines()]
+        answers = {":".join(row[key] for key in keys): [row[value] for value in values] for row in rows}
         assert len(answers) == len(rows), "a question was answered twice"
         return dict(answers)
 

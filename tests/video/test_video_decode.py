@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from aot.config.schema import SamplingConfig
 from aot.errors import VideoError
 from aot.types import VideoFrames
-from aot.video import decode, decode_pyav, player, probe
+from aot.video import decode, decode_pyav, open_video, player, probe
 from tests.support import make_videos as make
 
 pytestmark = pytest.mark.smoke
@@ -353,3 +353,24 @@ def test_a_stream_that_first_appears_midway(tmp_path: Path) -> None:
     assert frames >= 29  # joining the file's parts may cost one
     got = decode(late, SamplingConfig(frames=frames), size=(8, 8))
     assert (len(got.pixels), got.notices) == (frames, ())
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_a_video_that_has_begun_gives_the_same_frames_each_time(clip: Path, decoder: Any) -> None:
+    sampling, size = SamplingConfig(frames=6, decoder=decoder), (24, 32)
+    expected = decode(clip, sampling, size=size)
+    with open_video(clip, sampling) as opened, opened.begun(size=size, ahead=2) as video:
+        streams = list(video.streams)
+        assert [stream.planned for stream in streams] == [6]
+        assert streams[0].decode_ms > 0, "no frame was decoded before anybody asked"
+    with open_video(clip, sampling) as opened, opened.begun(size=size, ahead=2) as video:
+        with open_video(video, sampling) as same:
+            assert same is video
+        for times in (expected.timestamps_s[1:3], None, None):  # only the second is what has begun
+            with video.frames(size=size, ahead=2, times_s=times) as stream:
+                (frames,) = stream.segments(6)
+            chosen = slice(1, 3) if times else slice(None)
+            assert torch.equal(frames.pixels, expected.pixels[chosen])
+            assert frames.timestamps_s == expected.timestamps_s[chosen] and not stream.notices
+        with video.frames(size=(12, 16)) as stream:
+            assert next(stream.segments(6)).pixels.shape[2:] == (12, 16)

@@ -1,0 +1,1 @@
+"""Answer many questions about many videos: batches, and engines that run them."""

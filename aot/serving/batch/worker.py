@@ -1,0 +1,193 @@
+"""Run the jobs of a batch with one loaded model, and decode ahead."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aot.errors import AOTError, OutputError, VideoError, first_line
+from aot.pipeline.replies import write_reply
+from aot.pipeline.run import Pipeline
+from aot.pipeline.stream import begun_video
+from aot.reports.retention import Compression
+from aot.runtime.atomic_writes import make_folder, write_text
+from aot.runtime.memory import explained_memory
+from aot.runtime.plain_values import free
+from aot.serving.batch.jobs import Job
+from aot.serving.batch.results import Row
+from aot.storage.tokens_file import is_tokens_file, save_tokens
+
+if TYPE_CHECKING:
+    from aot.video import OpenVideo
+
+__all__ = ["Outputs", "VideoWorker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What is written for each video, in addition to its rows.
+
+    Attributes:
+        folder: the folder of the batch.
+        tokens: whether to write tokens/NAME.safetensors.
+        reports: whether to write reports/NAME.json.
+    """
+
+    folder: Path
+    tokens: bool = True
+    reports: bool = False
+
+
+class VideoWorker:
+    """Compress videos and answer the questions about them.
+
+    Args:
+        pipeline: the loaded model and the settings.
+        outputs: what to write for each video.
+    """
+
+    def __init__(self, pipeline: Pipeline, outputs: Outputs) -> None:
+        self._pipeline, self._outputs = pipeline, outputs
+        for name, wanted in (("tokens", outputs.tokens), ("reports", outputs.reports)):
+            if wanted:
+                make_folder(outputs.folder / name)
+
+    def run(self, jobs: Iterable[Job]) -> Generator[list[Row], None, None]:
+        """Yield the rows of each job; a thread decodes the next video while one is encoded.
+
+        An error of a video becomes its rows. Closing the iterator closes all videos.
+
+        Raises:
+            OutputError: If a file cannot be written.
+        """
+        with closing(_Ahead(self._pipeline)) as ahead:
+            for job, opened in ahead.videos(jobs):
+                yield self._rows(job, opened)
+
+    def _rows(self, job: Job, opened: Future[_Opened]) -> list[Row]:
+        """Return the rows of `job`: one per question, or one if there is no question."""
+        row = Row(id=job.id, video=job.video, video_bytes=job.video_bytes)
+        asked: tuple[str | None, ...] = job.questions or (None,)
+        try:
+            with closing(opened.result()) as begun, explained_memory():
+                compression = self._pipeline.compress(begun.video, job.questions)
+                row = self._written(row, job, compression)
+        except OutputError:
+            raise
+        except Exception as error:
+            return [replace(row, question=question, error=_sentence(error)) for question in asked]
+        return self._answered(row, job, compression) if job.questions else [row]
+
+    def _written(self, row: Row, job: Job, compression: Compression) -> Row:
+        """Write the files of a video; return `row` with their names and what was kept."""
+        report, outputs = compression.report, self._outputs
+        tokens_file = f"tokens/{job.file_stem}.safetensors" if outputs.tokens else None
+        report_file = f"reports/{job.file_stem}.json" if outputs.reports else None
+        if tokens_file:
+            save_tokens(outputs.folder / tokens_file, compression.tokens, report, overwrite=True)
+        if report_file:
+            text = json.dumps(free(report.to_dict(), ""), indent=2, ensure_ascii=False) + "\n"
+            write_text(outputs.folder / report_file, text, overwrite=True)
+        return replace(
+            row,
+            tokens_file=tokens_file,
+            report_file=report_file,
+            notices=report.notices,
+            visual_tokens=report.visual_tokens,
+            budget_tokens=report.budget_tokens,
+            kept_tokens=report.kept_tokens,
+            decode_ms=report.stage_ms["decode"],
+            encode_ms=report.stage_ms["encode"],
+            compress_ms=report.stage_ms["compress"],
+        )
+
+    def _answered(self, row: Row, job: Job, compression: Compression) -> list[Row]:
+        """Return `row` with each question and its answer; after an error, go on with the next."""
+        rows: list[Row] = []
+        while left := job.questions[len(rows) :]:
+            try:
+                answers = self._pipeline.answers(compression.tokens, left)
+                for question in left:
+                    with explained_memory():
+                        reply = write_reply(lambda answers=answers: next(answers))  # type: ignore[misc]
+                    rows.append(
+                        replace(
+                            row,
+                            question=question,
+                            answer=reply.text,
+                            notices=(*row.notices, *reply.notices),
+                            prompt_tokens=reply.prompt_tokens,
+                            output_tokens=reply.output_tokens,
+                            first_token_ms=reply.first_token_ms,
+                            answer_ms=reply.answer_ms,
+                        )
+                    )
+            except Exception as error:
+                rows.append(replace(row, question=job.questions[len(rows)], error=_sentence(error)))
+        return rows
+
+
+def _sentence(error: Exception) -> str:
+    """Return the error message for a row; only the errors of aot explain themselves."""
+    if isinstance(error, AOTError):
+        return str(error)
+    return f"internal error ({type(error).__name__}: {first_line(error)}); aot ask VIDEO --debug shows where"
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A video that has begun to be decoded; `close` closes it."""
+
+    video: OpenVideo
+    stack: ExitStack
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+class _Ahead:
+    """Open the next video, and decode its first frames, while the caller works on a video."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="aot-ahead")
+        self._waiting: deque[tuple[Job, Future[_Opened]]] = deque()
+        self._closed = threading.Event()
+
+    def videos(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Future[_Opened]]]:
+        """Yield each job with its open video, which the caller must close, or its error."""
+        for job in jobs:
+            self._waiting.append((job, self._pool.submit(self._open, job)))
+            if len(self._waiting) > 1:
+                yield self._waiting.popleft()
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def close(self) -> None:
+        """End a download, wait for the thread, and close the videos that were not wanted."""
+        self._closed.set()
+        self._pool.shutdown(cancel_futures=True)
+        for _, opened in self._waiting:
+            with suppress(Exception):
+                if not opened.cancelled():
+                    opened.result().close()
+
+    def _open(self, job: Job) -> _Opened:
+        if is_tokens_file(job.video):
+            raise VideoError(f"{job.video} is already a tokens file; give a video")
+        with ExitStack() as stack:
+            model, sampling = self._pipeline.model, self._pipeline.config.sampling
+            with explained_memory():
+                video = stack.enter_context(begun_video(job.video, model, sampling, self._on_bytes))
+            return _Opened(video, stack.pop_all())
+
+    def _on_bytes(self, done: int, total: int) -> None:
+        if self._closed.is_set():
+            raise VideoError("the download was interrupted; repeat the command")
