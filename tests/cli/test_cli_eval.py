@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,12 @@ def test_the_bundled_world(run_aot: Aot, small: tuple[str, ...]) -> None:
     for words in ("95 % interval", "vs none", "vs random", "1st token ms", "describe", "micro: mean over questions"):
         assert words in again.out
     assert "intervals and differences from 2 videos are not reliable" in again.err
+
+    script = Path(__file__).parents[2] / "docs/studies/methods/table.py"
+    table = subprocess.run(
+        [sys.executable, script, "out", "--against", "aot"], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"\| aot less \| 50 % \|\n.*\n\| random \| ", table.stdout)
 
 
 def test_a_folder_grows(run_aot: Aot, small: tuple[str, ...]) -> None:

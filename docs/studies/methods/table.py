@@ -69,7 +69,9 @@ def condition(key: str, rows: Sequence[Mapping[str, Any]], resampling: Resamplin
     times = {
         each: median(row[each] for row in once) for each in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
     }
-    return ConditionResult(name, float(ratio or 1), micro, micro, {}, {}, **{"budget_tokens": None, **means}, **times)
+    runs = tuple(sorted({row["run"] for row in rows}))
+    counts = {"budget_tokens": None, **means}
+    return ConditionResult(name, float(ratio or 1), micro, micro, {}, {}, **counts, **times, timed_in_runs=runs)
 
 
 def accuracy_table(results: Results) -> str:
@@ -121,19 +123,18 @@ def cost_table(results: Results, ratio: float) -> str:
 
 def differences(answers: Answers, name: str) -> str:
     """Markdown: by how many points `name` is above each other method, on the same questions."""
-    ratios = sorted({float(key.partition("@")[2]) for key in answers if key.startswith(f"{name}@")}, reverse=True)
+    ratios = [key.removeprefix(name) for key in answers if key.partition("@")[0] == name]
     others = list(
         dict.fromkeys(key.partition("@")[0] for key in answers if key.partition("@")[0] not in (name, "none"))
     )
-    lines = [
-        f"| {name} less | " + " | ".join(f"{100 * ratio:g} %" for ratio in ratios) + " |",
-        "|---" * (len(ratios) + 1) + "|",
-    ]
+    heads = [f"{100 * float(ratio[1:]):g} %" if ratio else "all tokens" for ratio in ratios]
+    lines = [f"| {name} less | " + " | ".join(heads) + " |", "|---" * (len(ratios) + 1) + "|"]
     for other in others:
-        cells = []
-        for ratio in ratios:
-            rows = answers.get(f"{other}@{ratio:g}")
-            cells.append("-" if rows is None else signed(paired(answers[f"{name}@{ratio:g}"], rows)))
+        rows = [answers.get(other + ratio) for ratio in ratios]
+        cells = [
+            "-" if row is None else signed(paired(answers[name + ratio], row))
+            for row, ratio in zip(rows, ratios, strict=True)
+        ]
         lines.append(f"| {other} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The table on reuse between frames in ../../methods.md: sh docs/studies/tower/run.sh RESULTS
-# Some minutes on two cores. Cut it off whenever you like; it goes on where it was.
+# About an hour on two cores. Cut it off whenever you like; it goes on where it was.
 set -e
 results=${1:?name a folder for the results}
 aot eval --shapes 40 -o "$results" --model shapes --frames 8 --methods none --ratios 1
@@ -12,4 +12,5 @@ for method in none aot; do
     done
     # shellcheck disable=SC2086
     aot eval "$results/clips/questions.jsonl" -o "$results/$method" --model shapes --frames 8 --methods "$method" --ratios 10% $variants
+    python docs/studies/methods/table.py "$results/$method" --against "$method"
 done
