@@ -20,8 +20,9 @@ export PYTHONPATH=$PWD
 # 1. Answers: stock transformers, all tokens, kept tokens.
 python -m aot_cli bench video "${size[@]}" --html "$out/exact.html" --force --json > "$out/exact.json"
 # 2. The same with reuse between frames in the tower, where this version has the option.
-if python -m aot_cli bench video --help | grep -q -- --tower; then
-    python -m aot_cli bench video "${size[@]}" --tower stc --html "$out/reuse.html" --force --json > "$out/reuse.json"
+if [[ $(python -m aot_cli bench video --help) == *--tower* ]]; then
+    python -m aot_cli bench video "${size[@]}" --tower stc --html "$out/reuse.html" --force --json \
+        > "$out/reuse.json" || rm "$out/reuse.json"
 fi
 # 3. Compressors, saliency and generation alone; the table.
 python docs/performance/targets.py "$out" ${dry-}
