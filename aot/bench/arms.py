@@ -93,7 +93,9 @@ class OurArm:
         compressed = pipeline.compress(self._video)
         # The device may still compress: the host must not wait for it here.
         before_ms = (time.perf_counter() - start_s) * 1e3
-        reply = write_reply(lambda: pipeline.answer(compressed.tokens, self._question))
+        reply = write_reply(
+            lambda: pipeline.answer(compressed.tokens, self._question), on_begun=lambda: compressed.report
+        )
         answer_ms, report = (_now_s(device) - start_s) * 1e3, compressed.report
         first_ms = before_ms + (reply.answer_ms if reply.first_token_ms is None else reply.first_token_ms)
         encode_ms, compress_ms = (report.stage_ms[name] for name in ("encode", "compress"))
@@ -109,7 +111,9 @@ class OurArm:
         answer = pipeline.answer(tokens, self._question)
         assert isinstance(answer, StreamedAnswer)
         pieces = answer.pieces()
-        next(pieces)
+        next(pieces)  # the first token is queued
+        works.begin("")
+        next(pieces)  # it is on the host
         works.begin("tokens")
         deque(pieces, maxlen=0)
 

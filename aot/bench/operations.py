@@ -99,7 +99,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def needs_values(name: str, args: Any, named: Mapping[str, Any]) -> bool:
-    """Return whether the host needs values of the operation `name`, or the shape that they decide."""
+    """Return whether the host needs the values of an operation, or the shape that they decide."""
     if name == "where":
         return len(args) == 1
     if name == "segment_reduce":  # checks the lengths

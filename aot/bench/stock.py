@@ -120,19 +120,16 @@ class _Arrivals:
 
 @contextmanager
 def as_loaded(network: Any) -> Iterator[None]:
-    """Run `network` with the attention kernels that transformers and torch choose by default."""
+    """Run `network` with the attention kernels that transformers chooses by default."""
     modules = [module for module in network.modules() if hasattr(module, "config")]
     configs = {id(module.config): module.config for module in modules}.values()
     ours = [config._attn_implementation for config in configs]
-    cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     try:
-        # Our commands switch cuDNN's attention off, and recording needs other names of kernels.
-        torch.backends.cuda.enable_cudnn_sdp(True)
+        # Recording saliency and reading prompts give the kernels other names.
         for config in configs:
             config._attn_implementation = "sdpa"
         yield
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
         for config, name in zip(configs, ours, strict=True):
             config._attn_implementation = name
 

@@ -66,7 +66,7 @@ def test_work_is_counted_by_stage(times: VideoTimes) -> None:
     assert stock["prefill"].flops == plain["prefill"].flops > 3 * kept["prefill"].flops > 0
     assert plain["encode"].launches is not None and stock["encode"].launches is not None
     assert plain["encode"].launches < stock["encode"].launches  # the tower keeps only the states it needs
-    assert kept["tokens"].waits == 3  # one for the ids of each token
+    assert plain["compress"].waits == 0 < stock["tokens"].waits
     assert times.arms[0].achieved["encode_flops_per_s"] > 0
     assert times.ceilings.flops_per_s > 0 and times.ceilings.copy_bytes_per_s > 0
 
