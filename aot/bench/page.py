@@ -74,10 +74,13 @@ def render_bench_page(times: VideoTimes, facts: Mapping[str, str], command: str)
         ),
         arms=[title_of(arm) for arm in times.arms],
         rows=list(rows_of(times)),
-        notes=[f"{times.rounds} interleaved round{'s' * (times.rounds > 1)}; medians (minimum-maximum)", decode_text(times),
-               ceilings_text(times.ceilings)],
+        notes=(
+            f"{times.rounds} interleaved round{'s' * (times.rounds > 1)}; medians (minimum-maximum)",
+            decode_text(times),
+            ceilings_text(times.ceilings),
+        ),
         command=command,
-    )  # fmt: skip
+    )
     return visible(page)
 
 

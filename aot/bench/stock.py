@@ -30,7 +30,7 @@ from aot.models.language.prompt import VideoPrompt
 from aot.runtime.stages import StageClock, synchronize
 from aot.types import VideoFrames
 
-__all__ = ["StockAnswer", "StockModel"]
+__all__ = ["StockAnswer", "StockModel", "as_loaded"]
 
 _OF_VIDEO = 2  # in transformers' `mm_token_type_ids`
 
@@ -124,14 +124,20 @@ def as_loaded(network: Any) -> Iterator[None]:
     modules = [module for module in network.modules() if hasattr(module, "config")]
     configs = {id(module.config): module.config for module in modules}.values()
     ours = [config._attn_implementation for config in configs]
+    # `--compile` is ours, not of stock transformers.
+    compiled = {each: each._compiled_call_impl for each in network.modules() if each._compiled_call_impl is not None}
     try:
         # Recording saliency and reading prompts give the kernels other names.
         for config in configs:
             config._attn_implementation = "sdpa"
+        for module in compiled:
+            module._compiled_call_impl = None
         yield
     finally:
         for config, name in zip(configs, ours, strict=True):
             config._attn_implementation = name
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 def _generation(options: GenerationConfig, tokenizer: Any) -> dict[str, Any]:

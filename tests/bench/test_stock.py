@@ -10,7 +10,7 @@ import torch
 
 from aot.bench.decoded import DecodedVideo
 from aot.bench.one_thread import one_thread
-from aot.bench.stock import StockModel
+from aot.bench.stock import StockModel, as_loaded
 from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingConfig
 from aot.errors import UnsupportedError
 from aot.models import load_model
@@ -72,6 +72,17 @@ def test_what_transformers_cannot_run_is_refused(small_model: Any, clip_file: Pa
     tokens = Pipeline(other, ALL).compress(frames).tokens
     with pytest.raises(UnsupportedError, match="pooling and newlines"):
         StockModel(other, frames.whole, other.prompt(tokens, QUESTION), ALL.generation)
+
+
+def test_stock_runs_uncompiled_with_its_own_attention(small_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, language = small_model.tower.config, small_model.language
+    monkeypatch.setattr(config, "_attn_implementation", "ours")
+    monkeypatch.setattr(language, "_compiled_call_impl", len)
+    with pytest.raises(KeyError), as_loaded(small_model.network):
+        assert config._attn_implementation == "sdpa"
+        assert language._compiled_call_impl is None
+        raise KeyError
+    assert (config._attn_implementation, language._compiled_call_impl) == ("ours", len)
 
 
 def test_one_thread_returns_and_raises() -> None:

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from aot.bench.operations import ALLOCATIONS, needs_values
-
 from aot.compression.ops.read_later import Download
 
 
