@@ -72,7 +72,7 @@ def _ratio(comparison: Comparison | None, name: str) -> str:
     if comparison is None:
         return ""
     faster = comparison.faster[name]
-    return f"{faster.median:.2f} x ({faster.least:.2f}-{faster.most:.2f})" if faster.most else ""
+    return f"{_short(faster.median)} x ({_short(faster.least)}-{_short(faster.most)})" if faster.most else ""
 
 
 def _work(arms: tuple[ArmTimes, ...]) -> Iterator[Row]:
@@ -97,5 +97,9 @@ def spread(figure: Figure) -> str:
     """Return "median (least-most)", or "" if the stage did not run."""
     if not figure.most:
         return ""
-    digits = 0 if figure.median >= 100 else 1 if figure.median >= 1 else 3
-    return f"{figure.median:.{digits}f} ({figure.least:.{digits}f}-{figure.most:.{digits}f})"
+    return f"{_short(figure.median)} ({_short(figure.least)}-{_short(figure.most)})"
+
+
+def _short(value: float) -> str:
+    """Return `value` with three digits or more, so that three columns fit into 80."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

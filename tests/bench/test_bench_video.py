@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from aot.bench import SYNTHETIC, CompressorSize, VideoTimes, arms, synthetic_model, time_compressor, time_video, video
+from aot.bench import (
+    SYNTHETIC,
+    CompressorSize,
+    VideoTimes,
+    arms,
+    rows,
+    synthetic_model,
+    time_compressor,
+    time_video,
+    video,
+)
 from aot.bench.decoded import DecodedVideo
 from aot.bench.timing import Figure
 from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingConfig
@@ -167,3 +177,9 @@ def test_a_synthetic_model_has_the_published_shape(monkeypatch: pytest.MonkeyPat
         billions[name] = sum(weights.numel() for weights in model.network.parameters()) / 1e9
     assert billions["onevision-7b"] == pytest.approx(8.03, abs=0.02)
     assert billions["onevision-0.5b"] == pytest.approx(0.89, abs=0.02)
+
+
+def test_cells_are_short_enough_for_three_columns() -> None:
+    assert rows.spread(Figure(0.3053, 0.3049, 12345.6)) == "0.31 (0.30-12346)"
+    assert rows.spread(Figure(57.75, 9.999, 100.4)) == "57.8 (10.00-100)"
+    assert rows.spread(Figure(0.0, 0.0, 0.0)) == ""
