@@ -30,7 +30,9 @@ ARROWS = {
     "aot.serving": {
         "aot.config", "aot.runtime", "aot.video", "aot.models", "aot.reports", "aot.pipeline", "aot.storage",
     },
-    "aot.bench": {"aot.config", "aot.runtime", "aot.compression", "aot.models", "aot.pipeline"},
+    "aot.bench": {
+        "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
+    },
     "aot.shapes": {"aot.runtime", "aot.video", "aot.compression"},  # its training samples and pools
     "aot": {  # the public names, and the checks that users run: aot.testing, aot.selftest
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",

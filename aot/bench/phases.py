@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aot.compression.aot.method import AnchorTransport
-from aot.compression.methods import build_method
-from aot.compression.methods.base import Method
-from aot.config.schema import AOTConfig, Config
+from aot.config.schema import AOTConfig
 from aot.runtime.stages import StageClock, synchronize
 
-__all__ = ["PHASES", "TimedPhases", "timed_method"]
+__all__ = ["PHASES", "TimedPhases"]
 
 PHASES = ("phase_one", "phase_two")
 
@@ -42,9 +40,3 @@ class TimedPhases(AnchorTransport):
         synchronize(self._clock.device)
         with self._clock.stage(name):
             return run(*arguments)
-
-
-def timed_method(config: Config, clock: StageClock) -> Method:
-    """Return the method of `config`; for AOT, return `TimedPhases` with `clock`."""
-    made = build_method(config)
-    return TimedPhases(made.config, made.ratio, clock) if isinstance(made, AnchorTransport) else made

@@ -1,62 +1,61 @@
-"""Measure runs from video file to answer, with and without compression."""
+"""Compare three ways to answer about a video: stock transformers, all tokens, and kept tokens."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from aot.bench.phases import PHASES, timed_method
+from aot.bench.arms import Arm, OurArm, Run, StockArm, TokenCounts
+from aot.bench.ceilings import Ceilings, bytes_per_token
+from aot.bench.decoded import DecodedVideo
+from aot.bench.launches import counted_launches
+from aot.bench.one_thread import one_thread
+from aot.bench.operations import StageWork, counted_operations
+from aot.bench.stock import StockModel
 from aot.bench.timing import Figure
-from aot.config.schema import Config, InnerConfig, TowerConfig
+from aot.config.schema import Config
+from aot.errors import MemoryLimitError, UnsupportedError
 from aot.models.base import VideoModel
-from aot.pipeline.replies import write_reply
+from aot.models.composed import ComposedModel
 from aot.pipeline.run import Pipeline
 from aot.runtime.peak_memory import PeakMemory, peak_memory
-from aot.runtime.stages import StageClock, synchronize
 
-__all__ = ["ArmTimes", "VideoTimes", "time_video"]
+__all__ = ["STAGES", "ArmTimes", "Comparison", "StageCounts", "VideoTimes", "time_video"]
+
+STAGES = ("encode", "compress", "prefill", "tokens")
+_COMPARED = ("encode_ms", "prefill_ms", "first_token_ms", "tokens_per_s", "answer_ms")
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Times of one run from file to answer; decoding overlaps with encoding.
+class StageCounts:
+    """The work of one stage of one run; "tokens" are all tokens after the first.
 
-    `compress_ms` includes both phases of AOT. `first_token_ms` counts from the start of the run.
+    Attributes:
+        launches: kernels, copies and graphs that the host launches; without CUDA the operations of
+            torch. None if they could not be counted.
+        waits: how often the host waits for the device; without CUDA, how often it would.
+        flops: floating-point operations of matrix products, convolutions and attention.
     """
 
-    decode_ms: float
-    encode_ms: float
-    compress_ms: float
-    phase_one_ms: float
-    phase_two_ms: float
-    prefill_ms: float
-    first_token_ms: float
-    tokens_per_s: float
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Numbers of encoded frames, and of visual, kept, prompt and output tokens."""
-
-    frames: int
-    visual: int
-    kept: int
-    prompt: int
-    output: int
+    stage: str
+    launches: int | None
+    waits: int | None
+    flops: int
 
 
 @dataclass(frozen=True, slots=True)
 class ArmTimes:
-    """Measurements of one method.
+    """Measurements of one arm.
 
     Attributes:
         figures: times by name in milliseconds, and tokens_per_s.
         host_bytes, device_bytes: peak additional memory, maximum over rounds; None if unknown.
+        counts: launches, waits and operations by stage.
+        achieved: rates by name: floating-point operations per second of encode and prefill, and
+            bytes of weights read per second of the tokens after the first.
     """
 
     name: str
@@ -66,97 +65,180 @@ class ArmTimes:
     figures: Mapping[str, Figure]
     host_bytes: int | None
     device_bytes: int | None
+    counts: tuple[StageCounts, ...]
+    achieved: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How many times faster `arm` is than `against`, by figure, from pairs of one round."""
+
+    arm: str
+    against: str
+    faster: Mapping[str, Figure]
 
 
 @dataclass(frozen=True, slots=True)
 class VideoTimes:
-    """Times without and with compression, in this order in `arms`.
-
-    `speedup` has by name the ratio (time without compression) / (time with compression).
-    """
+    """The measurements of all arms: "stock" (may be left out), "none", and the method."""
 
     frames: int
     visual_tokens: int
     rounds: int
-    arms: tuple[ArmTimes, ArmTimes]
-    speedup: Mapping[str, Figure]
+    decode_ms: Figure
+    arms: tuple[ArmTimes, ...]
+    comparisons: tuple[Comparison, ...]
+    ceilings: Ceilings
 
 
-def time_video(clip: Path, model: VideoModel, config: Config, question: str, rounds: int = 5) -> VideoTimes:
-    """Return times of `rounds` runs on `clip` with method none and with `config`, after a warm-up.
+def time_video(
+    clip: Path,
+    model: VideoModel,
+    config: Config,
+    question: str,
+    rounds: int = 5,
+    on_notice: Callable[[str], None] = lambda notice: None,
+) -> VideoTimes:
+    """Return times of `rounds` answers about `clip` of each arm, after a warm-up.
 
-    Every answer has exactly `max_new_tokens` tokens, so that times are comparable.
+    Every run starts with decoded frames, and every answer has exactly `max_new_tokens` tokens.
+    `on_notice` receives sentences about what could not be measured.
+
+    Raises:
+        VideoError, MemoryLimitError: See `aot.errors`.
     """
     words = replace(config.generation, min_new_tokens=config.generation.max_new_tokens)
-    settings = (
-        replace(config, method="none", inner=InnerConfig(), tower=TowerConfig(), generation=words),
-        replace(config, generation=words),
-    )
+    config = replace(config, generation=words)
+    device = torch.device(model.placement["device"])
     # 1. Warm up, and count tokens; the counts are the same in all runs.
-    counts = [_answer(clip, model, each, question)[1] for each in settings]
-    # 2. Measure in alternating order, so that changes of clock speed or load affect both methods.
-    runs: tuple[list[_Run], list[_Run]] = ([], [])
-    peaks: tuple[list[PeakMemory], list[PeakMemory]] = ([], [])
-    for number in range(rounds):
-        for arm in (0, 1) if number % 2 == 0 else (1, 0):
-            with peak_memory(torch.device(model.placement["device"])) as peak:
-                run, _ = _answer(clip, model, settings[arm], question)
-            runs[arm].append(run)
-            peaks[arm].append(peak)
-    plain, kept = (_arm(*each) for each in zip(settings, counts, runs, peaks, strict=True))
+    video = DecodedVideo.decode(clip, config.sampling, model)
+    with one_thread() as call:
+        arms = call(lambda: _warm_arms(video, model, config, question, on_notice))
+        # 2. Measure in alternating order, so that changes of clock speed or load affect all arms.
+        decode_ms, runs = list[float](), {arm.name: list[Run]() for arm, _ in arms}
+        peaks = {arm.name: list[PeakMemory]() for arm, _ in arms}
+        for number in range(rounds):
+            decode_ms.append(DecodedVideo.decode(clip, config.sampling, model).decode_ms)
+            for arm, _ in arms if number % 2 == 0 else reversed(arms):
+                with peak_memory(device) as peak:
+                    run, _ = call(arm.run)
+                runs[arm.name].append(run)
+                peaks[arm.name].append(peak)
+    # 3. Count, in runs that are not measured.
+    works = {arm.name: _counted(arm, device, on_notice) for arm, _ in arms}
+    weights = bytes_per_token(model)
     return VideoTimes(
-        frames=counts[0].frames,
-        visual_tokens=counts[0].visual,
+        frames=arms[0][1].frames,
+        visual_tokens=arms[0][1].visual,
         rounds=rounds,
-        arms=(plain, kept),
-        speedup={
-            name: Figure.of([getattr(a, name) / getattr(b, name) for a, b in zip(*runs, strict=True)])
-            for name in ("encode_ms", "prefill_ms", "first_token_ms", "total_ms")
-        },
+        decode_ms=Figure.of(decode_ms),
+        arms=tuple(
+            _arm_times(arm.name, counts, runs[arm.name], peaks[arm.name], works[arm.name], weights)
+            for arm, counts in arms
+        ),
+        comparisons=_compared(runs),
+        ceilings=Ceilings.measured(device, getattr(torch, model.placement["dtype"])),
     )
 
 
-def _arm(config: Config, counts: _Counts, runs: Sequence[_Run], peaks: Sequence[PeakMemory]) -> ArmTimes:
+def _warm_arms(
+    video: DecodedVideo, model: VideoModel, config: Config, question: str, on_notice: Callable[[str], None]
+) -> list[tuple[Arm, TokenCounts]]:
+    """Run each arm once; return those that can be compared with their counts of tokens."""
+    # Settings of the model apply to both; those of compression do not apply to all tokens.
+    everything = Config(method="none", sampling=config.sampling, model=config.model, generation=config.generation)
+    ours: list[Arm] = [OurArm(model, each, video, question) for each in (everything, config)]
+    arms = [(arm, arm.run()[1]) for arm in ours]
+    assert isinstance(model, ComposedModel)
+    tokens = Pipeline(model, everything).compress(video).tokens
+    try:
+        stock = StockModel(model, video.whole, model.prompt(tokens, question), config.generation)
+        arm = StockArm(stock, arms[0][1].visual, arms[0][1].frames)
+        return [(arm, arm.run()[1]), *arms]
+    except (UnsupportedError, MemoryLimitError) as error:
+        on_notice(f"stock transformers is left out of the comparison: {error}")
+        return arms
+
+
+def _counted(arm: Arm, device: torch.device, on_notice: Callable[[str], None]) -> tuple[StageCounts, ...]:
+    """Return the work of each stage of `arm`."""
+    with counted_operations() as works:
+        arm.count(works)
+    launched: Mapping[str, StageWork] | None = works.stages
+    if device.type == "cuda":
+        launched = _launched(arm, on_notice)
+    return tuple(
+        StageCounts(
+            stage,
+            launched[stage].launches if launched else None,
+            launched[stage].waits.total() if launched else None,
+            works.stages[stage].flops,
+        )
+        for stage in STAGES
+        if stage in works.stages
+    )
+
+
+def _launched(arm: Arm, on_notice: Callable[[str], None]) -> Mapping[str, StageWork] | None:
+    try:
+        with counted_launches() as works:
+            arm.count(works)
+    except RuntimeError as error:
+        on_notice(f"launches and waits of {arm.name} could not be counted: {error}")
+        return None
+    if any(work.launches for work in works.stages.values()):
+        return works.stages
+    on_notice(f"launches and waits of {arm.name} could not be counted: the profiler sees no CUDA calls")
+    return None
+
+
+def _arm_times(
+    name: str,
+    counts: TokenCounts,
+    runs: Sequence[Run],
+    peaks: Sequence[PeakMemory],
+    works: tuple[StageCounts, ...],
+    weights: int | None,
+) -> ArmTimes:
+    figures = {figure: Figure.of([getattr(run, figure) for run in runs]) for figure in Run.__slots__}
+    flops = {work.stage: work.flops for work in works}
+    achieved = {
+        f"{stage}_flops_per_s": flops[stage] / figures[f"{stage}_ms"].median * 1e3 for stage in ("encode", "prefill")
+    }
+    if weights is not None:
+        achieved["tokens_bytes_per_s"] = weights * figures["tokens_per_s"].median
     return ArmTimes(
-        name=config.label,
+        name=name,
         prompt_tokens=counts.prompt,
         kept_tokens=counts.kept,
         output_tokens=counts.output,
-        figures={name: Figure.of([getattr(run, name) for run in runs]) for name in _Run.__slots__},
+        figures=figures,
         host_bytes=_most([peak.host for peak in peaks]),
         device_bytes=_most([peak.device for peak in peaks]),
+        counts=works,
+        achieved=achieved,
     )
 
 
-def _now_s(device: torch.device) -> float:
-    """Wait until the device is idle, then return the current time in seconds."""
-    synchronize(device)
-    return time.perf_counter()
+def _compared(runs: Mapping[str, Sequence[Run]]) -> tuple[Comparison, ...]:
+    """Compare each arm with every arm before it."""
+    names = list(runs)
+    return tuple(
+        Comparison(arm, against, {name: _faster(name, runs[arm], runs[against]) for name in _COMPARED})
+        for number, arm in enumerate(names)
+        for against in names[:number]
+    )
 
 
-def _answer(clip: Path, model: VideoModel, config: Config, question: str) -> tuple[_Run, _Counts]:
-    """Answer `question` about the file `clip`; return the times and token counts of the run."""
-    device = torch.device(model.placement["device"])
-    start_s, clock = _now_s(device), StageClock(device)
-    pipeline = Pipeline(model, config, lambda outer: timed_method(outer, clock))
-    compressed = pipeline.compress(clip)
-    report, asked_s = compressed.report, _now_s(device)
-    reply = write_reply(lambda: pipeline.answer(compressed.tokens, question))
-    before_ms, total_ms = (asked_s - start_s) * 1e3, (_now_s(device) - start_s) * 1e3
-    prefill_ms = reply.answer_ms if reply.first_token_ms is None else reply.first_token_ms
-    writing_ms = total_ms - before_ms - prefill_ms
-    run = _Run(
-        **{f"{name}_ms": ms for name, ms in report.stage_ms.items()},
-        **{f"{name}_ms": clock.stage_ms[name] for name in PHASES},
-        prefill_ms=prefill_ms,
-        first_token_ms=before_ms + prefill_ms,
-        tokens_per_s=(reply.output_tokens - 1) / writing_ms * 1e3 if reply.output_tokens > 1 else 0.0,
-        total_ms=total_ms,
-    )
-    counts = _Counts(
-        len(report.frames), report.visual_tokens, report.kept_tokens, reply.prompt_tokens, reply.output_tokens
-    )
-    return run, counts
+def _faster(name: str, runs: Sequence[Run], others: Sequence[Run]) -> Figure:
+    """Return how many times faster `runs` are: more tokens per second, or less time."""
+    pairs = [(getattr(run, name), getattr(other, name)) for run, other in zip(runs, others, strict=True)]
+    return Figure.of([_ratio(run, other) if name.endswith("_per_s") else _ratio(other, run) for run, other in pairs])
+
+
+def _ratio(above: float, below: float) -> float:
+    # A single token has no tokens after it.
+    return above / below if below else 0.0
 
 
 def _most(values: Sequence[int | None]) -> int | None:

@@ -48,10 +48,21 @@ class Pipeline:
         model: the model.
         config: the settings.
         build: builds the method from the settings of the method alone, see `outer`.
+        clock: makes the clocks of the stages "encode" and "compress".
     """
 
-    def __init__(self, model: VideoModel, config: Config, build: Callable[[Config], Method] = build_method) -> None:
-        self.model, self.config, self._build = model, config, build
+    def __init__(
+        self,
+        model: VideoModel,
+        config: Config,
+        build: Callable[[Config], Method] = build_method,
+        clock: Callable[[torch.device], StageClock] = StageClock,
+    ) -> None:
+        self.model, self.config, self._build, self._clock = model, config, build, clock
+
+    def new_clock(self) -> StageClock:
+        """Return a clock for one video, on the model's device."""
+        return self._clock(torch.device(self.model.placement["device"]))
 
     @cached_property
     def _divided(self) -> tuple[Config, InnerReduction | None]:
@@ -209,7 +220,7 @@ def _encode_for(
 ) -> EncodedVideo | None:
     """Encode a video once and compress it in all `runs`; return None if encoding is refused."""
     pipeline = runs[0].pipeline
-    clock = StageClock(torch.device(pipeline.model.placement["device"]))
+    clock = pipeline.new_clock()
     encoder = VideoEncoder(
         pipeline.model,
         pipeline.config.sampling,
@@ -237,7 +248,7 @@ class _Run:
 
     def __init__(self, pipeline: Pipeline, traced: bool) -> None:
         self.pipeline = pipeline
-        self.clock = StageClock(torch.device(pipeline.model.placement["device"]))
+        self.clock = pipeline.new_clock()
         self.refusal: Refusal | None = None
         with self._refused():
             self.needs = pipeline.needs

@@ -17,16 +17,20 @@ from aot.config.layers import Layer, build_layers
 from aot.config.schema import BUNDLED_MODEL, Config
 from aot.errors import ConfigError
 from aot.reports.retention import versions
+from aot.runtime.atomic_writes import write_text
 from aot.runtime.memory import explained_memory
 from aot.runtime.temporary_files import temporary_file
 from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command, read_number
 from aot_cli.output.bench_tables import bench_table, compressor_table
 from aot_cli.output.console import StageBars, notify, prepare_libraries, print_json
+from aot_cli.output.outputs import check_outputs
+from aot_cli.output.page import FORCE
+from aot_cli.output.reproduce import command_for
 from aot_cli.output.tables import print_result
 from aot_cli.steps import choose_model, load_with_progress, opened_video, refuse_selection
 
 if TYPE_CHECKING:
-    from aot.bench import Figure
+    from aot.bench import Figure, VideoTimes
     from aot.config.strict import Settings
     from aot.models import VideoModel
 
@@ -38,6 +42,7 @@ app = typer.Typer(
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
+_DRAWN = "clip.mp4"  # stands for the drawn clip, which is no file of the user's
 _BUSY = 2.0  # slowest / fastest run; a higher ratio means that other programs disturb the runs
 
 
@@ -53,13 +58,20 @@ def bench_video(
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of runs of each, interleaved.")] = 5,
     question: Annotated[str, typer.Option("--question", "-q", help="The question to answer.")] = "what happens?",
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write an HTML page that shows where the time goes.")
+    ] = None,
+    force: FORCE = False,
     as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Time runs from file to answer with all and with kept tokens: medians, spread, speed-up.
+    """Compare answers of stock transformers, with all tokens and with kept tokens: times and work.
+
+    Runs are interleaved and begin with decoded frames. Figures are medians (minimum-maximum).
 
     aot bench video --synthetic shapes
     """
     refuse_selection(given)
+    check_outputs(clip or _DRAWN, {"--html": html}, force=force)
     base = {"generation": {"max_new_tokens": _ANSWER_TOKENS}}
     with _clip(clip, given) as path:
         if synthetic is None:
@@ -70,18 +82,42 @@ def bench_video(
         if not config.compresses:
             raise ConfigError("--method none and --ratio 1 keep all tokens; choose others, to compare with all tokens")
         from aot.bench import time_video
+        from aot.bench.rows import ceilings_text, decode_text
         from aot.pipeline.report import model_record
 
+        notices: list[str] = []
         with StageBars() as bars, bars.stage("bench"):
-            times = time_video(path, model, config, question, rounds)
-    _warn_if_busy(times.arms[0].figures["total_ms"])
+            times = time_video(path, model, config, question, rounds, notices.append)
+    notify(notices)
+    _warn_if_busy(times.arms[0].figures["answer_ms"])
     environment = _environment(model.placement["device"])
+    if html:
+        given_words = [*([clip] if clip else []), *(["--synthetic", synthetic] if synthetic else [])]
+        words = ["bench", "video", *given_words, "--rounds", str(rounds), "-q", question]
+        facts = {"model": model.identity.name, "machine": str(environment)}
+        _write_page(html, times, facts, _command(words, config, synthetic), force=force)
     if as_json:
-        of_run = {"model": model_record(model).to_dict(), "config": config.to_dict()}
+        of_run = {"model": model_record(model).to_dict(), "config": config.to_dict(), "page_file": html}
         of_machine = {"environment": asdict(environment), "versions": versions()}
-        print_json("aot.bench.video/1", {**asdict(times), **of_run, **of_machine})
+        print_json("aot.bench.video/2", {**asdict(times), **of_run, **of_machine})
         return
-    print_result(bench_table(times), f"{model.identity.name}, {environment}")
+    about = f"{model.identity.name}, {environment}"
+    print_result(bench_table(times), "\n".join((decode_text(times), ceilings_text(times.ceilings), about)))
+
+
+def _command(words: list[str], config: Config, synthetic: str | None) -> str:
+    """Return the command that repeats a run; a synthetic model has no name for `--model`."""
+    if synthetic is None:
+        return command_for(words, config)
+    named = replace(config, model=replace(config.model, name=BUNDLED_MODEL))
+    return command_for(words, named, leave_out=["model.name"])
+
+
+def _write_page(path: Path, times: VideoTimes, facts: dict[str, str], command: str, *, force: bool) -> None:
+    from aot.bench.page import render_bench_page
+
+    write_text(path, render_bench_page(times, facts, command), overwrite=force)
+    notify([f"the page is in {path}"])
 
 
 @app.command("compressor")

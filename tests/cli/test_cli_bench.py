@@ -12,8 +12,8 @@ from tests.support.cli_run import Aot
 def test_the_bundled_model_is_timed_end_to_end(run_aot: Aot) -> None:
     run = run_aot("bench", "video", "--synthetic", "shapes", "--rounds", "1", "--ratio", "0.2", "--json")
     assert run.code == 0, run.err
-    plain, kept = run.json["arms"]
-    assert (plain["name"], kept["name"]) == ("none", "aot")
+    stock, plain, kept = run.json["arms"]
+    assert (stock["name"], plain["name"], kept["name"]) == ("stock", "none", "aot")
     assert kept["kept_tokens"] == round(0.2 * run.json["visual_tokens"])
     assert run.json["environment"]["threads"] >= 1
     assert run.json["config"]["ratio"] == 0.2
@@ -31,12 +31,31 @@ def test_the_model_of_the_variable_gives_way_to_the_synthetic_one(
     assert (named.code, "name two models" in named.err) == (2, True)
 
 
-def test_a_clip_and_a_model_of_ones_own(run_aot: Aot, clip_file: Path, small_folder: Path) -> None:
-    run = run_aot("bench", "video", clip_file, "--model", small_folder, "--rounds", "1", "--frames", "4")
+def test_a_clip_and_a_model_of_ones_own(
+    run_aot: Aot, clip_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table fits 80 columns; the page loads nothing, is not replaced, and has the command."""
+    monkeypatch.setenv("COLUMNS", "80")
+    page = tmp_path / "times.html"
+    line = ("bench", "video", clip_file, "--model", small_folder, "--rounds", "1", "--frames", "4", "--html", page)
+    run = run_aot(*line)
     assert run.code == 0, run.err
-    for line in ("decode ms", "encode ms", "phase I of it", "phase II of it", "prefill ms", "file to first token ms"):
-        assert line in run.out
-    assert "torch" in run.out
+    for title in ("encode ms", "compress ms", "prefill ms", "first token ms", "vs transformers", "encode TFLOP/s"):
+        assert title in run.out
+    table = run.out[: run.out.index("decoding the file")]
+    assert "torch" in run.out and max(map(len, table.splitlines())) <= 80
+    text = page.read_text(encoding="utf-8")
+    assert "From decoded frames to the first token" in text and "<rect" in text
+    assert f"--model {small_folder}" in text and "--frames 4" in text
+    assert "http" not in text.replace("http-equiv", "")
+    again = run_aot(*line)
+    assert again.code != 0 and "exists" in again.err
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_the_page_must_be_a_page(run_aot: Aot) -> None:
+    run = run_aot("bench", "video", "--synthetic", "shapes", "--html", "times.txt")
+    assert (run.code, "must end in .html" in run.err) == (2, True)
 
 
 def test_the_compressor_alone(run_aot: Aot) -> None:

@@ -14,26 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from aot.bench.operations import ALLOCATIONS, needs_values
 from aot.compression.ops.read_later import Download
-
-# Operations that return a value to the host, or whose result has as many entries as the values say.
-_READS = {
-    "_local_scalar_dense", "nonzero", "argwhere", "equal", "is_nonzero", "masked_select", "bincount", "histc",
-    "_unique", "_unique2", "unique_dim", "unique_consecutive",
-}  # fmt: skip
-# Not on a device: views, and tensors without values.
-_NO_LAUNCH = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "detach", "alias", "lift_fresh"}
-
-
-def _waits(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    name = function.__name__.split(".")[0]
-    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):  # an index by a mask is found first
-        return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in args[1])
-    if name == "repeat_interleave":
-        return kwargs.get("output_size") is None
-    if name == "segment_reduce":  # checks the lengths
-        return not kwargs.get("unsafe", False)
-    return name in _READS
 
 
 def _uploads(function: Any, args: tuple[Any, ...], result: Any) -> bool:
@@ -61,13 +43,13 @@ class _Watched(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = function.__name__.split(".")[0]
-        if _is_on(self.device, args) and _waits(function, args, kwargs):
+        if _is_on(self.device, args) and needs_values(name, args, kwargs):
             self.waits[name] += 1
         result = function(*args, **kwargs)
         if _uploads(function, args, result) and not self._uploading:
             self.waits["upload"] += 1
         is_view = any(each.alias_info and not each.alias_info.is_write for each in function._schema.returns)
-        self.launches += _is_on(self.device, result) and not is_view and name not in _NO_LAUNCH
+        self.launches += _is_on(self.device, result) and not is_view and name not in ALLOCATIONS
         return result
 
     def upload(self, values: Tensor, device: torch.device) -> Tensor:

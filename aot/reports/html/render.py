@@ -14,7 +14,7 @@ from aot.reports.html.content import ShownRun, ShownVideo, drawn, shown_frames
 from aot.reports.html.timeline import timeline
 from aot.text import visible
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "style_sheet"]
 
 _MOST_OPEN = 4
 _BASELINES = ("none", "random", "uniform")
@@ -36,7 +36,7 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    script, style = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.js", "page.css"))
+    script = files(__package__).joinpath("page.js").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
     count = len(runs[0].tokens.timestamps_s)
@@ -50,12 +50,17 @@ def render_page(video: ShownVideo, runs: Sequence[ShownRun]) -> str:
         frames=count,
         shown=len(shown_frames(count)),
         configs=[json.dumps(run.config.to_dict(), indent=2, ensure_ascii=False) for run in runs],
-        style=style,
+        style=style_sheet(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=_for_script({**drawn(video, runs), "names": {int(fate): name for fate, (name, _) in _FATES.items()}}),
     )
     return visible(page)
+
+
+def style_sheet() -> str:
+    """Return the style sheet of all pages, which has a light and a dark form."""
+    return files(__package__).joinpath("page.css").read_text("utf-8")
 
 
 def _megabytes(size_bytes: int | None) -> str:

@@ -106,7 +106,7 @@ def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]
         "several": (lengths > 1).to(torch.int32),
     }
     # Repeat the value of each clip for all frames of the clip.
-    spread = {name: values.repeat_interleave(lengths) for name, values in by_frame.items()}
+    spread = {name: values.repeat_interleave(lengths, output_size=clips[-1].stop) for name, values in by_frame.items()}
     return {**spread, "keyframe": keyframe, "first": first, "length": lengths}
 
 
