@@ -18,6 +18,7 @@ _HOMES = {
     "Config": "aot.config.schema",
     "RetentionReport": "aot.reports.retention",
     "Role": "aot.types",
+    "Session": "aot.session",
     "VisualTokens": "aot.types",
     "build_config": "aot.config.schema",
     "build_method": "aot.compression.methods",
