@@ -298,6 +298,16 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             _PAGE,
             _NOTICES,
         ),
+        "aot.chat/1": (
+            _SOURCE,
+            _TOY,
+            Key("method", "string", "in use when the question was asked"),
+            Key("ratio", "number", "in use when the question was asked"),
+            *_COUNTS,
+            Key("turn", "integer", "from 1; `/clear` begins again"),
+            *PARTS["answer"],
+            _NOTICES,
+        ),
         "aot.compress/1": (
             _TOKENS,
             Key("report_file", "string?", "of `--report`; a .json file has this object"),
@@ -434,6 +444,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
 )
 _COMMANDS = {
     "aot.ask/1": "`aot ask`",
+    "aot.chat/1": "`aot chat`: for every answer one object on one line",
     "aot.compress/1": "`aot compress`, and the file of `--report x.json`",
     "aot.inspect.kept/1": "`aot inspect` with `--model`, or for a tokens file",
     "aot.inspect.video/1": "`aot inspect` without `--model`",
