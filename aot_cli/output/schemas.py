@@ -466,10 +466,11 @@ _COMMANDS = {
 _PREFACE = """\
 # What `--json` prints
 
-With `--json` stdout has one JSON object and nothing else. If the command fails or the command line is wrong, it is
-`aot.error/1`, and the exit code is `exit_code`. `schema` names the object; its number increases when a key is removed
-or changes its meaning, not when a key is added. A key means the same in every object. Units are in the names: `_s`
-seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number that is not finite is null.
+With `--json` stdout has one JSON object and nothing else (`aot chat`: an object per line, for every answer). If the
+command fails or the command line is wrong, it is `aot.error/1`, and the exit code is `exit_code`. `schema` names the
+object; its number increases when a key is removed or changes its meaning, not when a key is added. A key means the same
+in every object. Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number
+that is not finite is null.
 
 In the tables `[type]` is an array, `{type}` an object with any keys and values of this type, `type?` may be null, and
 `object` may have any keys; other names are the objects under "Parts". Keys in *italics* may be missing.
