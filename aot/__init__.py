@@ -19,6 +19,7 @@ _HOMES = {
     "RetentionReport": "aot.reports.retention",
     "Role": "aot.types",
     "Session": "aot.session",
+    "Turn": "aot.models.base",
     "VisualTokens": "aot.types",
     "build_config": "aot.config.schema",
     "build_method": "aot.compression.methods",

@@ -133,8 +133,10 @@ class Chat:
             raise ConfigError(f"{self.source} is already compressed; chat about the video to change {path}")
         flag = FLAGS[path]
         change = Layer(nested({path: flag.read(text)}), names={path: f"/{path.rpartition('.')[2]}"})
-        changes = [*self._changes, change]
-        config = replace(build_layers([*self.given.layers(), *changes]), model=self.pipeline.config.model)
+        changes, model = [*self._changes, change], self.pipeline.config.model
+        # The name, because the bundled model has settings of its own.
+        layers = self.given.layers({"model": {"name": model.name}})
+        config = replace(build_layers([*layers, *changes]), model=model)
         pipeline = type(self.pipeline)(self.pipeline.model, config)
         kept = compress_with_progress(pipeline, self.video, traced=self.traced)
         conversation = pipeline.converse(kept.tokens)

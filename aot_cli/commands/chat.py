@@ -94,7 +94,7 @@ def _talk(state: Chat, lines: Lines) -> None:
         except KeyboardInterrupt:
             if not lines.is_terminal:
                 raise
-            print_text("\n(stopped; /exit or Ctrl-D ends)", to_stderr=True)
+            print_text("\n(stopped)" if current().stage else "\n(/exit or Ctrl-D ends)", to_stderr=True)
         except AOTError as error:
             if not lines.is_terminal:
                 raise

@@ -108,6 +108,14 @@ def test_another_ratio_is_that_of_the_command_line(chatted: Chatted, small: tupl
     assert changed.out == expected.out
 
 
+def test_the_settings_of_the_bundled_model_remain(
+    chatted: Chatted, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AOT_MODEL", raising=False)
+    run = chatted("/ratio 50%\nis there a cut?", clip_file, "--json")  # no model is named
+    assert [(row["visual_tokens"], row["kept_tokens"]) for row in rows(run)] == [(512, 256)]
+
+
 def test_save(chatted: Chatted, run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     run = chatted("What moves?\n/save a b.md\n/save t.pt\n/save t.safetensors", clip_file, *small, *SHORT)
     assert run.code == 0
@@ -264,7 +272,7 @@ def test_three_turns_in_a_terminal(drawn: Path) -> None:
     assert said() == "purple"
     # Ctrl-C at the prompt; the line before is one key away.
     terminal.type("some words\x03")
-    terminal.until("(stopped; /exit or Ctrl-D ends)")
+    terminal.until("(/exit or Ctrl-D ends)")
     terminal.until(">>> ")
     terminal.type("\x1b[A\n")
     assert terminal.until(">>> ").startswith("what color is it?")
@@ -298,7 +306,7 @@ def test_a_signal_in_the_middle_of_an_answer(small_folder: Path, clip_file: Path
         assert terminal.code() == 143
         return
     terminal.type("\x03")
-    terminal.until("(stopped; /exit or Ctrl-D ends)")
+    terminal.until("(stopped)")
     terminal.until(">>> ")
     terminal.type("/save said.md\n")
     terminal.until("saved said.md")

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from aot.compression.ops.uploads import uploaded
 from aot.config.schema import GenerationConfig
 from aot.errors import ConfigError
 from aot.models.base import Turn
@@ -116,7 +117,7 @@ class Conversation:
                 control word.
         """
         ids = self._suffix_of(question, self.turns)
-        suffix = torch.tensor([ids], device=self._prefix.ids.device)
+        suffix = uploaded(torch.tensor([ids]), self._prefix.ids.device)
         prompt = self._prefix.followed_by(suffix, self._model.embed(suffix))
         return _TurnAnswer(self, question, ids, prompt)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -254,6 +255,19 @@ def test_one_question_at_a_time(model_of: Callable[[str], Any]) -> None:
         "".join(conversation.ask(QUESTIONS[1]))
     pieces.close()
     assert "".join(conversation.ask(QUESTIONS[1]))
+
+
+def test_conversations_of_one_model_in_threads(model_of: Callable[[str], Any]) -> None:
+    model = model_of("native")
+    tokens = kept(model, ratio=0.2)
+
+    def talk(number: int) -> list[str]:
+        conversation = converse(model, tokens)
+        return ["".join(conversation.ask(QUESTIONS[(number + turn) % 4])) for turn in range(3)]
+
+    alone = [talk(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(talk, range(4))) == alone
 
 
 # --- Refusals
