@@ -105,10 +105,16 @@ class Session:
         """Return the answer to each question; the questions do not affect each other.
 
         The video is read once, and the answers are generated in batches.
+
+        Raises:
+            NumericsError, MethodError: If the kept tokens hold wrong values.
         """
         pipeline, tokens = self.pipeline, self._tokens(source, questions)
         with explained_memory():
-            return pipeline.read(tokens).answers(questions, self.config.generation)
+            answers = pipeline.read(tokens).answers(questions, self.config.generation)
+        if tokens.unread is not None:
+            tokens.unread.read()
+        return answers
 
     def stream(self, source: Source, question: str) -> Answer:
         """Return the answer to `question`, which generates its text while it is iterated."""

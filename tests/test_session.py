@@ -122,7 +122,8 @@ def test_the_question_chooses_frames(small_folder: Path, clip_file: Path) -> Non
 
 
 def test_tokens_of_another_model_are_refused(session: aot.Session, kept: aot.Compression, tmp_path: Path) -> None:
-    other = replace(kept, report=replace(kept.report, model=replace(kept.report.model, fingerprint="other")))
+    model = replace(kept.report.model, fingerprint="other")
+    other = aot.Compression(kept.tokens, replace(kept.report, model=model))
     aot.save_tokens(tmp_path / "t.pt", other.tokens, other.report)
     for source in (other, tmp_path / "t.pt"):
         with pytest.raises(TokensFileError, match="were made by"):
