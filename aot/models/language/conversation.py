@@ -126,31 +126,32 @@ class Conversation:
         if self._reduced is not None:
             return self._reduced(prompt, room)
         held, self._held = self._held, None  # nothing is held if reading fails
-        if held is None:
-            return read_prompt(self._model.body, prompt, room)
-        # At least the last row is read, because the first word is chosen by its states.
-        rows = self._prefix.video_end + _agreeing(held.ids, ids[:-1])
-        for layer in held.cache.layers:
-            layer.crop(rows)
-        return read_prompt(self._model.body, prompt, room, held.cache, rows)
+        cache, rows = None, 0
+        if held is not None:
+            # At least the last row is read, because the first word is chosen by its states.
+            cache, rows = held.cache, self._prefix.video_end + _agreeing(held.ids, ids[:-1])
+            for layer in cache.layers:
+                layer.crop(rows)
+        read = read_prompt(self._model.body, prompt, room, cache, rows)
+        # Layers of other kinds cannot be cut to fewer rows.
+        if all(isinstance(layer, Slots) for layer in read.cache.layers):
+            self._held = _Held(read.cache, list(ids))
+        return read
 
-    def _hold(self, cache: Any, ids: list[int]) -> None:
-        """Keep the cache of a prompt and its answer, if each layer can be cut to fewer rows."""
-        if self._reduced is None and all(isinstance(layer, Slots) for layer in cache.layers):
-            self._held = _Held(cache, ids)
+    def _add_read(self, ids: list[int]) -> None:
+        """Record that the rows of `ids`, of an answer, were read after those of its prompt."""
+        if self._held is not None:
+            self._held.ids.extend(ids)
 
 
 class _TurnAnswer(StreamedAnswer):
     """The answer to a question of a conversation, which is added to the conversation's turns."""
 
     def __init__(self, conversation: Conversation, question: str, ids: list[int], prompt: VideoPrompt) -> None:
-        of = conversation
-        super().__init__(
-            of._model, of._tokenizer, prompt, of._options, partial(self._begun, prompt), of._left, of._layer_tokens
-        )
-        self._conversation, self._question, self._ids = conversation, question, ids
+        of, read = conversation, partial(conversation._read, prompt, ids)
+        super().__init__(of._model, of._tokenizer, prompt, of._options, read, of._left, of._layer_tokens)
+        self._conversation, self._question = conversation, question
         self._turns = list(conversation.turns)
-        self._cache: Any = None
 
     def __iter__(self) -> Generator[str, None, None]:
         conversation, said = self._conversation, list[str]()
@@ -167,13 +168,8 @@ class _TurnAnswer(StreamedAnswer):
                 conversation.turns = [*self._turns, Turn(self._question, text)]
             conversation._busy.release()
 
-    def _begun(self, prompt: VideoPrompt, room: int) -> Prefilled:
-        read = self._conversation._read(prompt, self._ids, room)
-        self._cache = read.cache
-        return read
-
     def _words(self, decoding: Decoding | None = None) -> Iterator[int]:
-        """Yield the ids, and let the conversation hold the rows of the prompt and of the answer."""
+        """Yield the ids, and tell the conversation which rows of the answer were read."""
         said: list[int] = []
         try:
             for word in super()._words(decoding):
@@ -181,9 +177,7 @@ class _TurnAnswer(StreamedAnswer):
                 yield word
         finally:
             # The last word was chosen, but not read.
-            if said:
-                self._conversation._hold(self._cache, [*self._ids, *said[:-1]])
-            self._cache = None
+            self._conversation._add_read(said[:-1])
 
 
 def _agreeing(first: Sequence[int], second: Sequence[int]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -230,6 +232,16 @@ def test_an_answer_left_early_is_a_turn(model_of: Callable[[str], Any]) -> None:
     assert "".join(conversation.ask(QUESTIONS[1])) == expected
 
 
+def test_a_prompt_that_was_read_is_held_if_its_answer_is_left(model_of: Callable[[str], Any]) -> None:
+    model = model_of("native")
+    conversation = converse(model, kept(model, ratio=0.2))
+    pieces = iter(conversation.ask(QUESTIONS[0]))
+    assert next(pieces) == "", "no text yet"
+    pieces.close()
+    assert conversation.turns == []
+    assert rows_read(model, lambda: "".join(conversation.ask(QUESTIONS[0])))[0] < 4
+
+
 def test_an_answer_that_was_not_begun_is_no_turn(model_of: Callable[[str], Any]) -> None:
     conversation = converse(model_of("native"), kept(model_of("native"), ratio=0.2))
     conversation.ask(QUESTIONS[0])
@@ -245,6 +257,21 @@ def test_after_a_failure_everything_is_read_again(model_of: Callable[[str], Any]
         "".join(conversation.ask(QUESTIONS[1]))
     assert len(conversation.turns) == 1
     assert "".join(conversation.ask(QUESTIONS[1])) == anew(model, tokens, conversation.turns[:1], QUESTIONS[1])
+
+
+def test_a_finished_answer_is_freed_at_once(model_of: Callable[[str], Any]) -> None:
+    """It holds the embeddings of the whole prompt, which must not wait for the garbage collector."""
+    conversation = converse(model_of("native"), kept(model_of("native"), ratio=0.2))
+    gc.collect()
+    gc.disable()
+    try:
+        answer = conversation.ask(QUESTIONS[0])
+        "".join(answer)
+        freed = weakref.ref(answer)
+        del answer
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_one_question_at_a_time(model_of: Callable[[str], Any]) -> None:
