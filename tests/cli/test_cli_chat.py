@@ -200,7 +200,7 @@ class Terminal:
             }  # fmt: skip
             code = "from aot_cli.entry import script; script()"
             os.execv(sys.executable, [sys.executable, "-c", code, "chat", *map(str, arguments)])
-        self.shown, self._read = "", 0
+        self._written, self.shown, self._read = b"", "", 0
 
     def until(self, text: str, timeout_s: float = 120) -> str:
         """Wait until the terminal shows `text` after what was seen before; return what came before it."""
@@ -214,11 +214,12 @@ class Terminal:
     def _more(self, stop: float) -> bool:
         ready, _, _ = select.select([self._master], [], [], max(stop - time.monotonic(), 0))
         try:
-            part = os.read(self._master, 65536).decode(errors="replace") if ready else ""
+            part = os.read(self._master, 65536) if ready else b""
         except OSError:  # how Linux says that the other end was closed
-            part = ""
-        # Without colors and the codes of line editing.
-        self.shown += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", part)
+            part = b""
+        # Without colors and the codes of line editing; the last character may not be whole yet.
+        self._written += part
+        self.shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", self._written.decode(errors="ignore"))
         return bool(part)
 
     def type(self, text: str) -> None:
