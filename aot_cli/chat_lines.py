@@ -69,14 +69,14 @@ def opened_lines(commands: Iterable[str]) -> Iterator[Lines]:
     if readline is None:
         yield lines
         return
-    file = _history_file()
     _complete(readline, commands)
-    with suppress(OSError):
-        readline.read_history_file(file)
+    with suppress(OSError, RuntimeError):
+        readline.read_history_file(_history_file())
     try:
         yield lines
     finally:
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):
+            file = _history_file()
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             readline.set_history_length(_MOST_LINES)
             readline.write_history_file(file)
@@ -104,6 +104,10 @@ def _complete(readline: Any, commands: Iterable[str]) -> None:
 
 
 def _history_file() -> Path:
-    """Return the file of earlier lines, which need not exist."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 (without a home)
-    return Path(state) / "aot" / "chat_history"
+    """Return the file of earlier lines, which need not exist.
+
+    Raises:
+        RuntimeError: If the user has no home.
+    """
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "aot" / "chat_history"

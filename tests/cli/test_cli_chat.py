@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from aot.models.base import Turn
+from aot_cli.chat_lines import opened_lines
 from tests.support.cli_run import Aot, Run
 from tests.support.documented import problems
 
@@ -234,6 +236,19 @@ class Terminal:
             pass
         os.close(self._master)
         return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+
+
+def test_without_a_home_no_lines_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with opened_lines(["/help"]) as lines:
+        assert lines.is_terminal
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
