@@ -18,6 +18,8 @@ _HOMES = {
     "Config": "aot.config.schema",
     "RetentionReport": "aot.reports.retention",
     "Role": "aot.types",
+    "Session": "aot.session",
+    "Turn": "aot.models.base",
     "VisualTokens": "aot.types",
     "build_config": "aot.config.schema",
     "build_method": "aot.compression.methods",

@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "app", "load_command"]
 COMMANDS = {
     "demo": ("demo", "Draw a clip, keep a tenth of its tokens, and compare the answers with those of all tokens."),
     "ask": ("ask", "Answer questions about a video with a tenth of its visual tokens."),
+    "chat": ("chat", "Talk about a video: question after question, with streamed answers and earlier turns kept."),
     "compress": ("compress", "Keep a tenth of a video's visual tokens and write them to a file."),
     "batch": ("batch", "Compress many videos, and answer questions about each of them."),
     "inspect": ("inspect_command", "Describe a video: its format, its sampled frames and how keyframes group them."),

@@ -30,7 +30,8 @@ class Session:
         verbose: Print stages, times and decisions on stderr.
         debug: Print tracebacks.
         notices: All notes so far, for the JSON object.
-        stage: The current work, for progress messages.
+        stage: The current work, for progress messages; empty while the command waits for the user.
+        json_indent: Spaces per level of JSON objects; None prints an object on one line.
     """
 
     as_json: bool = False
@@ -39,6 +40,7 @@ class Session:
     debug: bool = False
     notices: list[str] = field(default_factory=list)
     stage: str = "starting"
+    json_indent: int | None = 2
     started_s: float = field(default_factory=time.perf_counter)
 
     @property
@@ -146,7 +148,8 @@ def _progress_lines(session: Session) -> Iterator[None]:
 
     def print_stages() -> None:
         while not over.wait(PROGRESS_EVERY_S):
-            print_line(f"{session.elapsed_s:.0f} s: {session.stage}")
+            if session.stage:
+                print_line(f"{session.elapsed_s:.0f} s: {session.stage}")
 
     threading.Thread(target=print_stages, name="aot-progress", daemon=True).start()
     try:

@@ -45,7 +45,7 @@ SLOW = (
     "pipeline/test_pipeline.py", "pipeline/test_segments.py", "pipeline/test_selection.py",
     "reports/html/test_page_in_browser.py", "reports/overlay/test_film.py", "serving/test_ray_workers.py",
     "shapes/test_shapes_clips.py", "shapes/training", "test_docs_site.py", "test_endurance.py", "test_gpu.py",
-    "test_skips.py", "test_tiny_checkpoint.py",
+    "test_session.py", "test_skips.py", "test_tiny_checkpoint.py",
 )  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CLIP_FRAMES = 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
     from aot.compression.in_llm import InnerReduction  # imports torch
 
-__all__ = ["Answer", "FrameScorer", "ModelIdentity", "Progress", "Reading", "ScoresFrames", "VideoModel"]
+__all__ = [
+    "Answer",
+    "Conversation",
+    "FrameScorer",
+    "ModelIdentity",
+    "Progress",
+    "Reading",
+    "ScoresFrames",
+    "Turn",
+    "VideoModel",
+]
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -68,7 +78,7 @@ class Answer(Protocol):
     def notices(self) -> tuple[str, ...]:
         """Return sentences for the user about how the answer was generated."""
 
-    def __iter__(self) -> Iterator[str]: ...
+    def __iter__(self) -> Generator[str, None, None]: ...
 
 
 class Reading(Protocol):
@@ -79,6 +89,28 @@ class Reading(Protocol):
 
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
         """Return the answer to each question; the questions do not affect each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question of a conversation, and the answer that was given."""
+
+    question: str
+    answer: str
+
+
+class Conversation(Protocol):
+    """Questions about one video, each of which may refer to the earlier questions and answers.
+
+    `turns` are the earlier questions and answers, which the prompt of the next question contains.
+    An answer adds its turn when it ends, or when the caller leaves it after its first text. The
+    caller may change the list.
+    """
+
+    turns: list[Turn]
+
+    def ask(self, question: str) -> Answer:
+        """Start to answer the next question; a conversation answers one question at a time."""
 
 
 class VideoModel(Protocol):
@@ -126,6 +158,11 @@ class VideoModel(Protocol):
 
     def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
         """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
+
+    def converse(
+        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Conversation:
+        """Begin a conversation about `tokens`; with `inner`, each answer reads the whole prompt."""
 
 
 class FrameScorer(Protocol):

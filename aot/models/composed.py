@@ -6,7 +6,7 @@ The modules of a network are called one by one; nothing in them is patched.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -19,10 +19,11 @@ from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.uploads import uploaded
 from aot.config.schema import GenerationConfig, ModelConfig
 from aot.errors import ConfigError, UnsupportedError
-from aot.models.base import ModelIdentity, Progress
+from aot.models.base import ModelIdentity, Progress, Turn
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt
-from aot.models.language.decoding import LanguageModel
-from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_question, positions_in_whole, text_ids
+from aot.models.language.conversation import LATER_TURN, Conversation, text_after_video
+from aot.models.language.decoding import LanguageModel, Prefilled
+from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_length, positions_in_whole, text_ids
 from aot.models.language.prompt_attention import use_prompt_attention
 from aot.models.language.question_words import embed_words
 from aot.models.language.reading import Reading, ReadingAnew
@@ -135,6 +136,10 @@ class ComposedModel(ABC):
     @abstractmethod
     def _template(self) -> tuple[str, str]:
         """Return the texts before and after the video; the second text contains {question}."""
+
+    def _later_turn(self) -> str:
+        """Return the text of an earlier {answer} and the next {question} in a conversation."""
+        return LATER_TURN
 
     def _runs(self, tokens: CompressedTokens) -> Sequence[Run]:
         """Return the layout of the video in the prompt: kept tokens, newlines and text."""
@@ -356,22 +361,11 @@ class ComposedModel(ABC):
             embedded[0, sent(ends)] = newline.to(embedded.device, embedded.dtype)
         return embedded
 
-    def _suffix(self, prefix: VideoPrompt, question: str) -> list[int]:
+    def _suffix(self, prefix: VideoPrompt, question: str, turns: Sequence[Turn] = ()) -> list[int]:
         """Return the ids of the text after the video, with `question`; for errors see `prompt`."""
-        after = self._template()[1].replace("{question}", check_question(self.tokenizer, question))
+        after = text_after_video(self.tokenizer, self._template()[1], self._later_turn(), turns, question)
         ids = text_ids(self.tokenizer, after)
-        limit, length = self.network.config.text_config.max_position_embeddings, prefix.video_end + len(ids)
-        if length > limit:
-            raise ConfigError(
-                f"the prompt has {length} tokens but the model reads at most {limit}; "
-                "use a lower --ratio or fewer --frames"
-            )
-        # With the positions of the whole video, even a short prompt can leave the trained range.
-        if prefix.next_position + len(ids) > limit:
-            raise ConfigError(
-                f"with model.positions original the prompt ends at position {prefix.next_position + len(ids)}, but the "
-                f"model has {limit}; use fewer --frames, or --set model.positions=packed"
-            )
+        check_length(prefix, len(ids), self.network.config.text_config.max_position_embeddings, later=bool(turns))
         return ids
 
     @torch.inference_mode()
@@ -389,11 +383,7 @@ class ComposedModel(ABC):
         read, layer_tokens = partial(read_prompt, language, prompt), self._in_layers(tokens)
         # 2. With a reduction, layers are called one by one; token counts are known afterwards.
         if inner is not None:
-            from aot.models.language.decoders import check_decoder
-            from aot.models.language.prefill import prefill
-
-            check_decoder(language)
-            read, layer_tokens = partial(prefill, language, prompt, inner), ()
+            read, layer_tokens = partial(self._reduced(inner), prompt), ()
         return StreamedAnswer(self._writer, self.tokenizer, prompt, options, read, self._left, layer_tokens)
 
     @torch.inference_mode()
@@ -407,6 +397,23 @@ class ComposedModel(ABC):
         return Reading(
             self._writer, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
+
+    @torch.inference_mode()
+    def converse(
+        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Conversation:
+        """Begin a conversation about one video; for errors see `generate`."""
+        prefix, reduced = self._prefix(tokens), self._reduced(inner) if inner else None
+        suffix_of, layer_tokens = partial(self._suffix, prefix), () if inner else self._in_layers(tokens)
+        return Conversation(self._writer, self.tokenizer, prefix, suffix_of, options, self._left, layer_tokens, reduced)
+
+    def _reduced(self, inner: InnerReduction) -> Callable[[VideoPrompt, int], Prefilled]:
+        """Return prefill with the reduction `inner`, for a prompt and a number of cache slots."""
+        from aot.models.language.decoders import check_decoder
+        from aot.models.language.prefill import prefill
+
+        check_decoder(self.language)
+        return lambda prompt, room: prefill(self.language, prompt, inner, room)
 
     def _in_layers(self, tokens: CompressedTokens) -> tuple[int, ...]:
         """Return the number of visual tokens in each layer, which is the number of kept tokens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from aot.models.base import Answer
@@ -49,11 +50,12 @@ def write_reply(
     """
     start_s = time.perf_counter()
     answer, pieces = begin(), list[str]()
-    for number, piece in enumerate(answer):
-        if number == 0:
-            on_begun()
-        pieces.append(piece)
-        on_text(piece)
+    with closing(iter(answer)) as generated:  # closed at once also if `on_text` raises an error
+        for number, piece in enumerate(generated):
+            if number == 0:
+                on_begun()
+            pieces.append(piece)
+            on_text(piece)
     answer_ms, first_s = (time.perf_counter() - start_s) * 1e3, answer.first_token_at
     return Reply(
         text="".join(pieces),

@@ -16,7 +16,7 @@ from aot.compression.in_tower import tower_needs
 from aot.compression.methods import Method, build_method
 from aot.config.schema import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError
-from aot.models.base import Answer, Reading, VideoModel
+from aot.models.base import Answer, Conversation, Reading, VideoModel
 from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
@@ -136,6 +136,11 @@ class Pipeline:
         """Run the language model on `tokens` once; the result can answer several questions."""
         with explained_memory():
             return self.model.read(tokens, self.inner)
+
+    def converse(self, tokens: CompressedTokens) -> Conversation:
+        """Begin a conversation about `tokens`, in which a question may refer to earlier turns."""
+        with explained_memory():
+            return self.model.converse(tokens, self.config.generation, self.inner)
 
     def answers(self, tokens: CompressedTokens, questions: Sequence[str]) -> Iterator[Answer]:
         """Yield the answer to each question; read `tokens` once if `inner` allows it."""

@@ -5,23 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aot.errors import ConfigError, ModelError
-from aot.models.loading.hub import hub_host
-from aot.models.loading.lookup import is_here, is_vetted, look_up
+from aot.errors import ConfigError
 from aot.pipeline.replies import Reply, write_reply
 from aot.reports.retention import language_model_load, versions
 from aot.runtime.paths import path_kind
-from aot.storage.tokens_file import is_tokens_file, load_tokens
+from aot.storage.tokens_file import is_tokens_file
 from aot.text import check_question_text
-from aot_cli.confirm import agrees
+from aot_cli.from_tokens import load_tokens_with_pipeline
 from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
-from aot_cli.output.console import log, notify, print_json, print_usage, quiet_libraries
+from aot_cli.output.console import log, notify, print_json, print_usage
 from aot_cli.output.describe import compression_json
 from aot_cli.output.outputs import check_outputs
 from aot_cli.output.page import FORCE, HTML, compression_page
@@ -29,7 +26,6 @@ from aot_cli.output.reproduce import ask_words
 from aot_cli.output.screen import print_text
 from aot_cli.session import current
 from aot_cli.steps import (
-    Chosen,
     choose_model_for_video,
     load_pipeline,
     log_decisions,
@@ -39,7 +35,6 @@ from aot_cli.steps import (
 )
 
 if TYPE_CHECKING:
-    from aot.config.schema import Config, ModelConfig
     from aot.pipeline.run import Compression, Pipeline
     from aot.types import CompressedTokens
 
@@ -76,7 +71,9 @@ def ask(
     tokens_given = is_tokens_file(source)
     check_outputs(source, {"--html": html}, force=force)
     made = (
-        _from_tokens(source, given) if tokens_given else _from_video(source, given, questions, traced=html is not None)
+        load_tokens_with_pipeline(source, given)
+        if tokens_given
+        else _from_video(source, given, questions, traced=html is not None)
     )
     pipeline, compression = made
     config, model = pipeline.config, pipeline.model
@@ -153,65 +150,6 @@ def _from_video(source: str, given: Given, questions: list[str], *, traced: bool
     with opened_video(source, given) as video:
         pipeline = load_pipeline(choose_model_for_video(video, given))
         return pipeline, queue_with_progress(pipeline, video, questions, traced=traced)
-
-
-def _from_tokens(source: str, given: Given) -> tuple[Pipeline, Compression]:
-    file = load_tokens(source)
-    made = file.report.config
-    layout = ("template", "newline", "token_order", "positions")  # by default the values of the run that made the file
-    base = {"model": {name: getattr(made.model, name) for name in layout}}
-    asked = given.config(base)
-    config = _with_tokens(source, asked, made)
-    quiet_libraries(config.model.offline)
-    if config.model.name is None:
-        config = replace(config, model=replace(config.model, name=made.model.name, revision=made.model.revision))
-        _check_choice(source, config.model)
-        notify([f"{source} was made by {made.model.name}, which is used to answer"])
-    fixed = {"method", "sampling", "aot", "methods", "tower"} | (set() if _is_whole(asked, made) else {"ratio"})
-    ignored = sorted(fixed & set(given.settings))
-    if ignored:
-        notify([f"{source} is already compressed; no effect of the settings under {', '.join(ignored)}"])
-    return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
-
-
-def _check_choice(source: str, model: ModelConfig) -> None:
-    """Check that `model`, which the tokens file `source` names, may be loaded.
-
-    Raises:
-        ModelError: If the model is neither bundled nor cached, and the user does not agree.
-    """
-    if is_vetted(model):
-        return
-    name, revision = str(model.name), f" --revision {shlex.quote(model.revision)}" if model.revision else ""
-    flags = f"--model {shlex.quote(name)}{revision}"
-    if is_here(model):
-        what, question, remedy = f"the model in the folder {name}", "load it?", f"{flags} loads it"
-    else:
-        what, question = f"{name}, which is not on this machine", f"fetch it from {hub_host()} and load it?"
-        remedy = f"{flags} fetches it, --model FOLDER loads it from a folder"
-    if not agrees(f"{source} was made by {what}; {question}"):
-        raise ModelError(f"{source} was made by {what}, and a file alone may not choose the model; {remedy}")
-
-
-def _with_tokens(source: str, asked: Config, made: Config) -> Config:
-    """Return `asked` with those settings of `made` that produced the tokens of the file `source`.
-
-    If `asked` sets another reduction inside the language model, it removes further tokens.
-    """
-    how = {part: getattr(made, part) for part in ("method", "sampling", "aot", "methods", "tower")}
-    if asked.inner.name is None:
-        return replace(asked, **how, ratio=made.ratio, inner=made.inner)
-    if _is_whole(asked, made):
-        return replace(asked, **how)
-    if asked.inner != made.inner:
-        notify([f"{source} is already compressed; {asked.inner.name} removes more tokens inside the language model"])
-        asked = replace(asked, inner=replace(asked.inner, budget="extra"))
-    return replace(asked, **how, ratio=made.ratio)
-
-
-def _is_whole(asked: Config, made: Config) -> bool:
-    """Return whether `made` kept all tokens and `asked` reduces them inside the language model."""
-    return asked.inner.name is not None and made.method == "none"
 
 
 def _replies(

@@ -121,13 +121,14 @@ def log(message: str) -> None:
 def print_json(schema: str, value: Mapping[str, object]) -> None:
     """Print `value` as the object of `--json`; `schema` is a name in `aot_cli.output.schemas`."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print_text(json_text(json_object(schema, value), ascii_only=not utf8))
+    print_text(json_text(json_object(schema, value), ascii_only=not utf8, indent=current().json_indent))
 
 
 def print_failure(message: str, code: int, session: Session) -> None:
     """Print the object of `--json` for a failed command."""
     notices = list(session.notices)
-    print_text(json_text({"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}))
+    found = {"schema": "aot.error/1", "error": message, "exit_code": code, "notices": notices}
+    print_text(json_text(found, indent=session.json_indent))
 
 
 def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
@@ -135,9 +136,9 @@ def json_object(schema: str, value: Mapping[str, object]) -> dict[str, object]:
     return {"schema": schema, **value, "notices": list(current().notices)}
 
 
-def json_text(value: Mapping[str, object], *, ascii_only: bool = True) -> str:
+def json_text(value: Mapping[str, object], *, ascii_only: bool = True, indent: int | None = 2) -> str:
     """Return `value` as valid JSON; infinite numbers and NaN become null, paths become strings."""
-    return escaped(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+    return escaped(json.dumps(_plain(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def _plain(value: object) -> object:

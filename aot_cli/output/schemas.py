@@ -298,6 +298,16 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             _PAGE,
             _NOTICES,
         ),
+        "aot.chat/1": (
+            _SOURCE,
+            _TOY,
+            Key("method", "string", "in use when the question was asked"),
+            Key("ratio", "number", "in use when the question was asked"),
+            *_COUNTS,
+            Key("turn", "integer", "from 1; `/clear` begins again"),
+            *PARTS["answer"],
+            _NOTICES,
+        ),
         "aot.compress/1": (
             _TOKENS,
             Key("report_file", "string?", "of `--report`; a .json file has this object"),
@@ -434,6 +444,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
 )
 _COMMANDS = {
     "aot.ask/1": "`aot ask`",
+    "aot.chat/1": "`aot chat`: for every answer one object on one line",
     "aot.compress/1": "`aot compress`, and the file of `--report x.json`",
     "aot.inspect.kept/1": "`aot inspect` with `--model`, or for a tokens file",
     "aot.inspect.video/1": "`aot inspect` without `--model`",
@@ -455,10 +466,11 @@ _COMMANDS = {
 _PREFACE = """\
 # What `--json` prints
 
-With `--json` stdout has one JSON object and nothing else. If the command fails or the command line is wrong, it is
-`aot.error/1`, and the exit code is `exit_code`. `schema` names the object; its number increases when a key is removed
-or changes its meaning, not when a key is added. A key means the same in every object. Units are in the names: `_s`
-seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number that is not finite is null.
+With `--json` stdout has one JSON object and nothing else (`aot chat`: an object per line, for every answer). If the
+command fails or the command line is wrong, it is `aot.error/1`, and the exit code is `exit_code`. `schema` names the
+object; its number increases when a key is removed or changes its meaning, not when a key is added. A key means the same
+in every object. Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes`; shares are from 0 to 1. A number
+that is not finite is null.
 
 In the tables `[type]` is an array, `{type}` an object with any keys and values of this type, `type?` may be null, and
 `object` may have any keys; other names are the objects under "Parts". Keys in *italics* may be missing.

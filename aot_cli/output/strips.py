@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aot.errors import AOTError
 from aot.reports.frame_pictures import shrunk, shrunk_jpeg
@@ -22,12 +22,33 @@ if TYPE_CHECKING:
 
 __all__ = ["strips_of_file", "strips_of_pictures"]
 
+_DIM = 4  # discarded patches have a quarter of their brightness
+
 
 def strips_of_pictures(found: Compression, files: Sequence[bytes]) -> ClipStrips:
-    """Return the strips of the run `found`; `files` has one JPEG picture per frame of the run."""
+    """Return the strips of the traced run `found`, in which the discarded patches are dimmed.
+
+    Args:
+        found: The run.
+        files: One JPEG picture per frame of the run.
+    """
+    from aot.reports.fates import Fate, fates
+
     size, clips = _size(found.report.video), groupings(found.tokens.clips, found.tokens.timestamps_s)
-    pictures = {frame: shrunk_jpeg(files[frame], size) for frame in _shown_times(clips)}
+    discarded = (fates(found.tokens) == int(Fate.DISCARDED)).view(-1, *found.tokens.grid).numpy()
+    pictures = {frame: _dimmed(shrunk_jpeg(files[frame], size), discarded[frame]) for frame in _shown_times(clips)}
     return ClipStrips(clips, pictures, size)
+
+
+def _dimmed(picture: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return `picture` [H, W, 3] with those patches darker whose `cells` [rows, cols] are true."""
+    (height, width), (rows, cols) = picture.shape[:2], cells.shape
+    # The cell under the middle of each pixel.
+    row = [(2 * y + 1) * rows // (2 * height) for y in range(height)]
+    col = [(2 * x + 1) * cols // (2 * width) for x in range(width)]
+    shown = picture.copy()
+    shown[cells[row][:, col]] //= _DIM
+    return cast("NDArray[np.uint8]", shown)
 
 
 def strips_of_file(video: VideoFile, found: VideoDescription, sampling: SamplingConfig) -> ClipStrips | None:

@@ -95,6 +95,11 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
             (0, ("ask", tokens, QUESTION, "--model", "shapes", "--max-new-tokens", "2")),
             (0, ("ask", clip, QUESTION, *of_folder, "--max-new-tokens", "2", "--ratio", "1")),
         ],
+        "chat": [
+            (4, ("chat", tokens)),
+            (0, ("chat", tokens, "--model", "shapes", "--max-new-tokens", "2")),
+            (0, ("chat", clip, *of_folder, "--max-new-tokens", "2", "--json")),
+        ],
         "compress": [(3, ("compress", tokens)), (0, ("compress", clip, "-o", "t.pt", *of_folder))],
         "batch": [
             (1, ("batch", tokens, "-o", "batch", "--model", "shapes")),
@@ -136,6 +141,7 @@ def test_no_command_fetches_what_a_file_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what happens?"))  # of `aot chat`
     cases = lines(named(SOME_MODEL), hostile_folder, clip_file, results)
     assert sorted(cases) == sorted(commands()), "a new command needs a line here"
     hub.requests.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ def test_every_type_in_the_table_exists() -> None:
 
 COMMANDS = {
     "aot.ask/1": ("ask", "CLIP", "what happens?", "-q", "and then?", "SMALL", *SHORT, "--html", "ask.html"),
+    "aot.chat/1": ("chat", "CLIP", "SMALL", *SHORT),  # its question is on stdin
     "aot.compress/1": ("compress", "CLIP", "-o", "new.pt", "SMALL", "--report", "report.json"),
     "aot.batch/1": ("batch", "CLIP", "-q", "what?", "-o", "batch", "SMALL", *SHORT, "--reports"),
     "aot.inspect.kept/1": ("inspect", "CLIP", "SMALL"),
@@ -80,8 +83,11 @@ def test_every_object_has_a_command() -> None:
 
 
 @pytest.mark.parametrize("schema", COMMANDS)
-def test_objects_are_as_documented(schema: str, run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+def test_objects_are_as_documented(
+    schema: str, run_aot: Aot, small: tuple[str, ...], clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And hold every note that stderr has; `--quiet` changes nothing but stderr."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what happens?"))
     run = run_aot(*words(COMMANDS[schema], clip_file, small), "--json")
     found = valid_json(run)
     assert found["schema"] == schema

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from aot_cli.output.strips import _dimmed
 from tests.support.cli_run import Aot
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are of Unix")
@@ -94,6 +96,13 @@ def test_without_torch(clip_file: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code, "inspect", str(clip_file)], capture_output=True, check=True)
     assert run.stdout.decode().rstrip().endswith("False")
     assert "▀" in run.stdout.decode()
+
+
+def test_discarded_patches_are_dimmed() -> None:
+    picture, cells = np.full((4, 6, 3), 100, np.uint8), np.array([[True, False], [False, False]])
+    shown = _dimmed(picture, cells)
+    assert (shown[:2, :3] == 25).all()
+    assert (shown == 100).sum() == 3 * (24 - 6) and (picture == 100).all()
 
 
 @pytest.mark.usefixtures("pictured")

@@ -129,6 +129,7 @@ ENVIRONMENTS = (
 # For every command a line that needs no model, or nothing but an error; the program's own words are what is tested.
 LINES = {
     "ask": ("ask", "nope.mp4", "what?"),
+    "chat": ("chat", "nope.mp4"),
     "compress": ("compress", "text.mp4", "-o", "t.pt", "--model", "shapes"),
     "batch": ("batch", "nope.jsonl", "-o", "out"),
     "inspect": ("inspect", "clip.mp4", "--frames", "4"),

@@ -44,7 +44,7 @@ COMMANDS: dict[tuple[str, ...], int] = {
     ("compress", CLIP): 2, ("inspect", CLIP, *_SHAPES): 4, ("bench", "video", CLIP, *_SHAPES, "--rounds", "1"): 1,
     ("bench", "compressor", "--frames", "2", "--grid", "4", "--width", "8", "--anchors", "2", "--rounds", "1"): 1,
     ("presets", "list"): 1, ("presets", "show"): 2, ("methods",): 2, ("doctor",): 1, ("help",): 1, (): 1,
-    ("settings", "--show"): 10, ("settings",): 1,
+    ("settings", "--show"): 10, ("settings",): 1, ("chat", CLIP, *_SHAPES): 2,
 }  # fmt: skip
 _TEXTS = (
     "", " ", "0", "-1", "1", "2", "3", "0.5", "1e400", "1e308", "1e-320", "nan", "inf", "-inf", "-0", "0x10", "1_000",

@@ -47,6 +47,10 @@ TEMPLATES = {
 }
 
 
+# An earlier answer and the question after it, by the chat template on the hub.
+_LATER_TURN_HF = "<|im_start|>assistant \n{answer}<|im_end|><|im_start|>user \n{question}<|im_end|>"
+
+
 class Llava(ComposedModel):
     """LLaVA-OneVision 0.5B, 7B and 72B, and LLaVA-Video 7B and 72B."""
 
@@ -268,6 +272,9 @@ class Llava(ComposedModel):
 
     def _template(self) -> tuple[str, str]:
         return TEMPLATES[self.config.template]
+
+    def _later_turn(self) -> str:
+        return _LATER_TURN_HF if self.config.template == "hf" else super()._later_turn()
 
     def _newline(self) -> Tensor:
         newline: Tensor = self.network.model.image_newline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -103,7 +103,7 @@ class StreamedAnswer:
         self.output_tokens = 0
         self.notices: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         # 1. Start the thread, after the threads of abandoned answers have ended.
         self._left.wait()
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()

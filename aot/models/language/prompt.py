@@ -19,7 +19,9 @@ __all__ = [
     "Run",
     "VideoPrompt",
     "by_frame",
+    "check_length",
     "check_question",
+    "check_reserved",
     "in_reading_order",
     "positions_in_whole",
     "sorted_by_cell",
@@ -119,11 +121,43 @@ def check_question(tokenizer: Any, question: str) -> str:
     if not question:
         raise ConfigError("the question is empty; ask something")
     check_question_text(question)
-    # The tokenizer would turn such a word into a control token, for instance the end of a turn.
-    reserved = [word for word in tokenizer.get_added_vocab() if word in question]
-    if reserved:
-        raise ConfigError(f"the question contains {reserved[0]}, which the model reserves; leave it out")
+    check_reserved(tokenizer, question, "the question", "leave it out")
     return question
+
+
+def check_reserved(tokenizer: Any, text: str, name: str, remedy: str) -> None:
+    """Check that `text`, which is called `name` in the message, contains no control word.
+
+    Raises:
+        ConfigError: If `text` contains a control word of the model.
+    """
+    # The tokenizer would turn such a word into a control token, for instance the end of a turn.
+    reserved = [word for word in tokenizer.get_added_vocab() if word in text]
+    if reserved:
+        raise ConfigError(f"{name} contains {reserved[0]}, which the model reserves; {remedy}")
+
+
+def check_length(prefix: VideoPrompt, rows: int, limit: int, *, later: bool) -> None:
+    """Check that `rows` rows after the video fit into a model with `limit` positions.
+
+    `later` is whether the rows contain earlier turns of a conversation.
+
+    Raises:
+        ConfigError: If the prompt is too long.
+    """
+    length = prefix.video_end + rows
+    if length > limit:
+        fewer = "leave out the earlier turns, or " if later else ""
+        raise ConfigError(
+            f"the prompt has {length} tokens but the model reads at most {limit}; "
+            f"{fewer}use a lower --ratio or fewer --frames"
+        )
+    # With the positions of the whole video, even a short prompt can leave the trained range.
+    if prefix.next_position + rows > limit:
+        raise ConfigError(
+            f"with model.positions original the prompt ends at position {prefix.next_position + rows}, but the "
+            f"model has {limit}; use fewer --frames, or --set model.positions=packed"
+        )
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:

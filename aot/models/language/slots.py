@@ -16,8 +16,9 @@ _ALIGNED = 16  # buffer lengths are multiples of this, because attention kernels
 class Slots(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer, [B, H, capacity, d] each.
 
-    The first `held` slots hold rows; the other slots are zero. New rows are appended, and attention
-    reads the held rows. A full buffer is replaced by a larger one with `room` or more free slots.
+    The first `held` slots hold rows; the other slots are zero, or hold rows that were cropped. New
+    rows are appended, and attention reads the held rows. A full buffer is replaced by a larger one
+    with `room` or more free slots.
 
     Between `bind` and `release`, a tensor on the device holds the index of the next row. Then
     attention reads every slot and needs a mask.
@@ -86,6 +87,10 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         """Increase `held` by `steps`, the number of rows written since `bind`, and undo `bind`."""
         self.held += steps
         self._step = None
+
+    def crop(self, max_length: int) -> None:
+        """Keep only the first `max_length` rows, of all that were written, and undo `bind`."""
+        self.held, self._step = max_length, None
 
     def get_seq_length(self) -> int:
         """Return the number of held rows."""
