@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from aot.bench.rows import ceilings_text, decode_text, rows_of, title_of
+from aot.bench.rows import ceilings_text, decode_text, legend_text, rows_of, title_of
 from aot.bench.video import ArmTimes, VideoTimes
 from aot.reports.html.render import style_sheet
 from aot.text import visible
@@ -56,10 +56,11 @@ class _Chart:
     bars: tuple[_Bar, ...]
 
 
-def render_bench_page(times: VideoTimes, facts: Mapping[str, str], command: str) -> str:
+def render_bench_page(times: VideoTimes, facts: Mapping[str, str], command: str, notices: Sequence[str] = ()) -> str:
     """Return a page with bars of the stages, all numbers, and the `command` that repeats it.
 
-    The page loads no other file. `facts` are named texts about model and machine.
+    The page loads no other file. `facts` are named texts about model and machine, `notices`
+    sentences about the measurement.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -78,6 +79,8 @@ def render_bench_page(times: VideoTimes, facts: Mapping[str, str], command: str)
             f"{times.rounds} interleaved round{'s' * (times.rounds > 1)}; medians (minimum-maximum)",
             decode_text(times),
             ceilings_text(times.ceilings),
+            legend_text(),
+            *notices,
         ),
         command=command,
     )

@@ -9,7 +9,7 @@ from aot.bench.ceilings import Ceilings
 from aot.bench.timing import Figure
 from aot.bench.video import STAGES, ArmTimes, Comparison, VideoTimes
 
-__all__ = ["Row", "ceilings_text", "decode_text", "rows_of", "spread", "title_of"]
+__all__ = ["Row", "ceilings_text", "decode_text", "legend_text", "rows_of", "spread", "title_of"]
 
 _TITLES = {"stock": "transformers", "none": "all tokens"}
 _FIGURES = {
@@ -42,6 +42,14 @@ def ceilings_text(ceilings: Ceilings) -> str:
     """Return a sentence about the rates that the machine reaches at most."""
     flops, copied = ceilings.flops_per_s / 1e12, ceilings.copy_bytes_per_s / 1e9
     return f"at most: {flops:.3g} TFLOP/s (a large product), {copied:.3g} GB/s (a large copy, read and written)"
+
+
+def legend_text() -> str:
+    """Return a sentence about the words in the titles of rows."""
+    return (
+        "vs: median of the rounds' ratios (least-most); ops: launches on CUDA, else operations of torch; "
+        "waits: values that the host reads"
+    )
 
 
 def rows_of(times: VideoTimes) -> Iterator[Row]:

@@ -194,8 +194,11 @@ def _at_keyframes(
     distinct, off_s = sorted(offs), max(offs.values())
     if distinct == list(chosen):
         return distinct, ()
-    few = f"; only {len(distinct)} frames are different" if len(distinct) < len(chosen) else ""
-    return distinct, (f"--seek keyframe: {len(chosen)} sampled times moved to keyframes, by up to {off_s:.1f} s{few}",)
+    moved = len(set(chosen) - set(distinct))
+    few = f"; {len(distinct)} different frames remain" if len(distinct) < len(chosen) else ""
+    return distinct, (
+        f"--seek keyframe: {moved} of {len(chosen)} sampled times moved to keyframes, by up to {off_s:.1f} s{few}",
+    )
 
 
 def segment_lengths(frames: int, most: int, together: int = 1) -> list[int]:

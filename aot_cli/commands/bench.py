@@ -82,27 +82,29 @@ def bench_video(
         if not config.compresses:
             raise ConfigError("--method none and --ratio 1 keep all tokens; choose others, to compare with all tokens")
         from aot.bench import time_video
-        from aot.bench.rows import ceilings_text, decode_text
+        from aot.bench.rows import ceilings_text, decode_text, legend_text
         from aot.pipeline.report import model_record
 
         notices: list[str] = []
         with StageBars() as bars, bars.stage("bench"):
             times = time_video(path, model, config, question, rounds, notices.append)
+    notices += _busy(times.arms[0].figures["answer_ms"])
     notify(notices)
-    _warn_if_busy(times.arms[0].figures["answer_ms"])
     environment = _environment(model.placement["device"])
     if html:
         given_words = [*([clip] if clip else []), *(["--synthetic", synthetic] if synthetic else [])]
         words = ["bench", "video", *given_words, "--rounds", str(rounds), "-q", question]
         facts = {"model": model.identity.name, "machine": str(environment)}
-        _write_page(html, times, facts, _command(words, config, synthetic), force=force)
+        _write_page(html, times, facts, _command(words, config, synthetic), notices, force=force)
     if as_json:
         of_run = {"model": model_record(model).to_dict(), "config": config.to_dict(), "page_file": html}
         of_machine = {"environment": asdict(environment), "versions": versions()}
         print_json("aot.bench.video/2", {**asdict(times), **of_run, **of_machine})
         return
     about = f"{model.identity.name}, {environment}"
-    print_result(bench_table(times), "\n".join((decode_text(times), ceilings_text(times.ceilings), about)))
+    print_result(
+        bench_table(times), "\n".join((decode_text(times), ceilings_text(times.ceilings), legend_text(), about))
+    )
 
 
 def _command(words: list[str], config: Config, synthetic: str | None) -> str:
@@ -113,10 +115,12 @@ def _command(words: list[str], config: Config, synthetic: str | None) -> str:
     return command_for(words, named, leave_out=["model.name"])
 
 
-def _write_page(path: Path, times: VideoTimes, facts: dict[str, str], command: str, *, force: bool) -> None:
+def _write_page(
+    path: Path, times: VideoTimes, facts: dict[str, str], command: str, notices: list[str], *, force: bool
+) -> None:
     from aot.bench.page import render_bench_page
 
-    write_text(path, render_bench_page(times, facts, command), overwrite=force)
+    write_text(path, render_bench_page(times, facts, command, notices), overwrite=force)
     notify([f"the page is in {path}"])
 
 
@@ -149,7 +153,7 @@ def bench_compressor(
     size = CompressorSize(frames, side, width, anchors, config.ratio)
     with explained_memory(), StageBars() as bars, bars.stage("bench"):
         times = time_compressor(size, target, pick_dtype(dtype, target), rounds)
-    _warn_if_busy(times.figures["total_ms"])
+    notify(_busy(times.figures["total_ms"]))
     environment = _environment(str(target))
     if as_json:
         of_input = {"size": asdict(size), "rounds": rounds, "dtype": dtype}
@@ -200,11 +204,12 @@ def _clip(source: str | None, given: Given) -> Iterator[Path]:
         yield path
 
 
-def _warn_if_busy(figure: Figure) -> None:
-    """Print a note if the longest time in `figure` is much longer than the shortest."""
-    if figure.most > _BUSY * figure.least:
-        spread = f"{figure.least:.0f} to {figure.most:.0f} ms"
-        notify([f"equal runs took {spread}, so other programs use this machine; repeat without other load"])
+def _busy(figure: Figure) -> list[str]:
+    """Return a notice if the longest time in `figure` is much longer than the shortest."""
+    if figure.most <= _BUSY * figure.least:
+        return []
+    spread = f"{figure.least:.0f} to {figure.most:.0f} ms"
+    return [f"equal runs took {spread}, so other programs use this machine; repeat without other load"]
 
 
 @dataclass(frozen=True, slots=True)

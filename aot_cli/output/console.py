@@ -162,7 +162,8 @@ def print_usage(report: RetentionReport, stage_ms: Mapping[str, float]) -> None:
 def usage_line(report: RetentionReport, stage_ms: Mapping[str, float]) -> str:
     """Return one line with the kept tokens and the times of the stages."""
     times = "".join(f"; {name} {ms / 1e3:.2f} s" for name, ms in stage_ms.items())
-    return f"kept {report.kept_tokens} of {report.visual_tokens} tokens ({report.retention:.2%}){times}"
+    reuse = f"; {report.reuse}" if report.reuse else ""
+    return f"kept {report.kept_tokens} of {report.visual_tokens} tokens ({report.retention:.2%}){times}{reuse}"
 
 
 def quiet_libraries(offline: bool) -> None:

@@ -444,7 +444,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
 )
 _COMMANDS = {
     "aot.ask/1": "`aot ask`",
-    "aot.chat/1": "`aot chat`: for every answer one object on one line",
+    "aot.chat/1": "`aot chat`: for every answer one object on one line; `/kept` adds one of `aot.inspect.kept/1`",
     "aot.compress/1": "`aot compress`, and the file of `--report x.json`",
     "aot.inspect.kept/1": "`aot inspect` with `--model`, or for a tokens file",
     "aot.inspect.video/1": "`aot inspect` without `--model`",

@@ -103,11 +103,13 @@ def test_a_list_may_grow_and_its_files_may_be_mended(run_aot: Aot, videos: Path,
     options = ("-o", "out", *small, *SHORT)
     assert run_aot("batch", *names[:2], "-q", "what?", *options).code == 1
     first = rows()[0]
-    assert run_aot("batch", *names, "-q", "what?", *options).code == 1
+    again = run_aot("batch", *names, "-q", "what?", *options)
+    assert again.code == 1
+    assert f"failed in earlier runs: 1 (first: {names[1]}: " in again.err and "--retry-failed" in again.err
     assert rows()[0] == first and [row["video"] for row in rows()] == list(map(str, names))
     shutil.copy(names[0], names[1])
     mended = run_aot("batch", *names, "-q", "what?", *options)
-    assert mended.code == 0 and "1 files have changed since the last run" in mended.err
+    assert mended.code == 0 and "the file has changed since the last run: 1 videos" in mended.err
     assert [row["video"] for row in rows()] == [str(names[number]) for number in (0, 2, 1)]
     # One more question about each video: all are done again, because one run answers all questions.
     assert run_aot("batch", *names, "-q", "what?", "-q", "who?", *options).code == 0

@@ -192,14 +192,14 @@ def test_keyframes_nearest_in_time_are_taken_once() -> None:
     assert plan.positions == (0, 30, 34, 60, 99)
     assert plan.timestamps_s == (0.0, 3.0, 3.4, 6.0, 9.9)
     assert plan.notices == (
-        "--seek keyframe: 12 sampled times moved to keyframes, by up to 1.8 s; only 5 frames are different",
+        "--seek keyframe: 10 of 12 sampled times moved to keyframes, by up to 1.8 s; 5 different frames remain",
     )
 
 
 def test_as_many_keyframes_as_frames() -> None:
     plan = plan_frames(with_keyframes(2, 30, 64, 95), SamplingConfig(frames=4, seek="keyframe"))  # 0, 33, 66, 99
     assert plan.positions == (2, 30, 64, 95)
-    assert plan.notices == ("--seek keyframe: 4 sampled times moved to keyframes, by up to 0.4 s",)
+    assert plan.notices == ("--seek keyframe: 4 of 4 sampled times moved to keyframes, by up to 0.4 s",)
 
 
 def test_keyframes_that_would_be_sampled_anyway_need_no_notice() -> None:

@@ -198,7 +198,11 @@ class Results:
                 self._rows[name] = of_video
         self._dropped = len(self._rows) < len(found)
         if changed:
-            self.notices.append(f"{changed} files have changed since the last run; they are done again")
+            self.notices.append(f"done again, because the file has changed since the last run: {changed} videos")
+        failed = [row for rows in self._rows.values() for row in rows[:1] if row.error]
+        if failed:
+            first = f"{failed[0].id}: {failed[0].error}"
+            self.notices.append(f"failed in earlier runs: {len(failed)} (first: {first}); --retry-failed tries again")
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append the rows of one video to results.jsonl, in a single write."""
