@@ -13,6 +13,7 @@ from aot.errors import ConfigError
 from aot.runtime.atomic_writes import check_writable, make_folder
 from aot.runtime.paths import path_kind
 from aot.serving.http.server import ServerOptions, check_server, listening
+from aot.serving.http.server import serve as run
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import notify
 from aot_cli.output.screen import print_text
@@ -86,13 +87,13 @@ def serve(
             cache_disk_mb=cache_disk_mb,
         )
         notify(_notices(host, options))
-        shown = f"[{host}]" if ":" in host else host
-        print_text(f"serving {options.model} at http://{shown}:{at.getsockname()[1]}/v1", to_stderr=True)
-        current().stage = ""
-        from aot.serving.http.server import serve as serve_model
-
         with suppress(Terminated):  # asked for, and nothing was cut short
-            serve_model(pipeline, options, at)
+            run(pipeline, options, at, lambda: _introduce(options.model, host, at.getsockname()[1]))
+
+
+def _introduce(model: str, host: str, port: int) -> None:
+    print_text(f"serving {model} at http://{f'[{host}]' if ':' in host else host}:{port}/v1", to_stderr=True)
+    current().stage = ""  # nothing to report while nobody asks
 
 
 def _keys(typed: list[str], file: Path | None) -> list[str]:

@@ -262,7 +262,7 @@ def test_the_command_and_the_page(tmp_path: Path, folder: Path) -> None:
         line = next(line for line in process.stderr if line.startswith("serving shapes at "))
         address = line.split()[-1]
         with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=address, api_key="wrong").models.list()
+            openai.OpenAI(base_url=address, api_key="wrong", max_retries=0).models.list()
         text = PAGE.read_text(encoding="utf-8").replace("http://127.0.0.1:8000/v1", address)
         text = text.replace("/srv/videos", str(tmp_path)).replace("KEY", "secret")
         (curl,) = re.findall(r"```console\n\$ (curl .*?)```", text, re.DOTALL)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
+from typing import Any
 
 from aot.serving.http.refusals import ClientGoneError, RequestError
 from aot.serving.http.work import Work
@@ -85,7 +86,8 @@ class Places:
     async def _error_of(self, work: Work, gone: asyncio.Future[None]) -> BaseException | None:
         """Wait for a place and run the work; return its error, or None."""
         start_s, waiting = perf_counter(), asyncio.create_task(self._free.acquire())
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {waiting, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             waiting.cancel()
             return ClientGoneError()

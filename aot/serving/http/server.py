@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,12 +87,17 @@ def listening(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(pipeline: Pipeline, options: ServerOptions, at: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what runs or waits, and raise the signal again."""
+def serve(pipeline: Pipeline, options: ServerOptions, at: socket.socket, on_ready: Callable[[], object]) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what runs or waits, and raise the signal again.
+
+    `on_ready` is called when clients can connect.
+    """
     import uvicorn
 
     app, places = make_server(pipeline, options)
     quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False, "server_header": False}
+    at.listen()
+    on_ready()
     try:
         uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="off", **quiet)).run(sockets=[at])
     finally:
