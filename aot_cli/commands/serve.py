@@ -23,6 +23,8 @@ from aot_cli.steps import choose_model_for_videos, load_pipeline, refuse_selecti
 
 __all__ = ["serve"]
 
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
 
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def serve(
@@ -75,6 +77,7 @@ def serve(
         options = ServerOptions(
             model=name or _served_name(pipeline.model.identity.name),
             keys=keys,
+            hosts=_LOCAL_NAMES if _is_local(host) and not keys else (),
             folders=folders,
             allows_private=allow_private,
             concurrent=1 if chosen.config.model.device_map != "none" else max_concurrent,
@@ -86,7 +89,8 @@ def serve(
             cache_folder=cache,
             cache_disk_mb=cache_disk_mb,
         )
-        notify(_notices(host, options))
+        if not keys and not _is_local(host):
+            notify(["everybody who reaches this address may use the server; --api-key-file asks for a key"])
         with suppress(Terminated):  # asked for, and nothing was cut short
             run(pipeline, options, at, lambda: _introduce(options.model, host, at.getsockname()[1]))
 
@@ -139,11 +143,8 @@ def _served_name(name: str) -> str:
     return Path(name).resolve().name if path_kind(name) == "folder" else name
 
 
-def _notices(host: str, options: ServerOptions) -> list[str]:
+def _is_local(host: str) -> bool:
     try:
-        is_local = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        is_local = host == "localhost"
-    if is_local or options.keys:
-        return []
-    return ["everybody who reaches this address may use the server; --api-key-file asks for a key"]
+        return host == "localhost"

@@ -126,6 +126,14 @@ def test_keys_are_wanted_everywhere_but_for_health(slow: Slow) -> None:
                 assert error.code == status
 
 
+def test_a_page_that_gives_its_name_this_address_cannot_ask(slow: Slow) -> None:
+    slow.end.set()
+    with running_slowly(slow, 1, 1, hosts=("localhost", "127.0.0.1", "::1")) as server:
+        data = json.dumps(BODY).encode()
+        for name, status in (("127.0.0.1:80", 200), ("localhost", 200), ("[::1]:80", 200), ("page.test", 403)):
+            assert post(server, data, Host=name)[0] == status, name
+
+
 # --- Bodies
 
 

@@ -52,11 +52,13 @@ def running(pipeline: Pipeline, **options: Any) -> Iterator[Running]:
 
 
 @contextmanager
-def running_slowly(service: Slow, concurrent: int, queue: int, *keys: str, body_mb: int = 1) -> Iterator[Running]:
+def running_slowly(
+    service: Slow, concurrent: int, queue: int, *keys: str, hosts: Any = (), body_mb: int = 1
+) -> Iterator[Running]:
     """Serve answers that last until the test lets them end."""
     places = Places(concurrent, queue)
     metrics = Metrics(places)
-    door: Any = Door(service, metrics, places, "tiny", keys, body_mb)  # type: ignore[arg-type]
+    door: Any = Door(service, metrics, places, "tiny", keys, hosts, body_mb)  # type: ignore[arg-type]
     with _listening(make_app(door, metrics), places) as server:
         yield server
 

@@ -39,22 +39,32 @@ class Door:
         places: limits the requests that work and wait.
         model: the name of the model in requests.
         keys: the API keys; without any, everybody may ask.
+        hosts: the names by which clients may reach the server; without any, all.
         body_mb: the largest body.
     """
 
     def __init__(
-        self, service: Service, metrics: Metrics, places: Places, model: str, keys: Sequence[str], body_mb: int
+        self,
+        service: Service,
+        metrics: Metrics,
+        places: Places,
+        model: str,
+        keys: Sequence[str],
+        hosts: Sequence[str],
+        body_mb: int,
     ) -> None:
         self._service, self._metrics, self._places = service, metrics, places
-        self._model, self._body_mb, self._began = model, body_mb, int(time.time())
+        self._model, self._hosts, self._body_mb, self._began = model, hosts, body_mb, int(time.time())
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
-    def check_key(self, request: Request) -> None:
-        """Check the API key of a request.
+    def check_client(self, request: Request) -> None:
+        """Check the API key of a request, and the name of the server in it.
 
         Raises:
-            RequestError: If there are keys, and the request has none of them.
+            RequestError: If there are keys or names, and the request has none of them.
         """
+        if self._hosts and request.url.hostname not in self._hosts:
+            raise RequestError(403, "unknown_host", f"name this server {' or '.join(self._hosts)}, or give it API keys")
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(key.strip().encode("utf-8", "replace")).digest()
         # All keys are compared, so that the time does not depend on which one it is.
@@ -179,7 +189,7 @@ def make_app(door: Door, metrics: Metrics) -> FastAPI:
         async def counted(request: Request) -> Response:
             try:
                 if path != "/health":
-                    door.check_key(request)
+                    door.check_client(request)
                 response = await handle(request)
             except Exception as error:
                 refused = refusal_of(error)

@@ -29,6 +29,8 @@ class ServerOptions:
     Attributes:
         model: the name of the model in requests.
         keys: the API keys; without any, everybody may ask.
+        hosts: the names by which clients may reach the server; without any, all. A web page that
+            gives its own name the address of this machine cannot ask then.
         folders: the folders of the videos that requests may name by `file:`.
         allows_private: whether videos may come from the private network, and by http.
         concurrent: how many requests work at once.
@@ -43,6 +45,7 @@ class ServerOptions:
 
     model: str
     keys: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     folders: tuple[Path, ...] = ()
     allows_private: bool = False
     concurrent: int = 4
@@ -118,4 +121,5 @@ def make_server(pipeline: Pipeline, options: ServerOptions) -> tuple[FastAPI, Pl
     files = VideoFiles(options.folders, options.video_mb, options.allows_private)
     cache = TokenCache(options.cache_mb, options.cache_folder, options.cache_disk_mb)
     service = Service(pipeline, files, cache, metrics, options.longest_s)
-    return make_app(Door(service, metrics, places, options.model, options.keys, options.body_mb), metrics), places
+    door = Door(service, metrics, places, options.model, options.keys, options.hosts, options.body_mb)
+    return make_app(door, metrics), places
