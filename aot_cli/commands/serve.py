@@ -77,7 +77,7 @@ def serve(
         options = ServerOptions(
             model=name or _served_name(pipeline.model.identity.name),
             keys=keys,
-            hosts=_LOCAL_NAMES if _is_local(host) and not keys else (),
+            hosts=(*_LOCAL_NAMES, host) if _is_local(host) and not keys else (),
             folders=folders,
             allows_private=allow_private,
             concurrent=1 if chosen.config.model.device_map != "none" else max_concurrent,
