@@ -44,7 +44,7 @@ ARROWS = {
     },
 }  # fmt: skip
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
-ENGINES = {"fastapi", "lmms_eval", "prometheus_client", "pyarrow", "ray", "uvicorn", "vllm"}  # extras of pip
+ENGINES = {"fastapi", "lmms_eval", "prometheus_client", "pyarrow", "ray", "starlette", "uvicorn", "vllm"}  # extras
 KNOWN_TO_MATHS = {
     "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
     "torch", "triton", "typing", "typing_extensions", "warnings",

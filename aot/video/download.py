@@ -43,13 +43,15 @@ def is_address(source: object) -> bool:
     return re.match("https?://", str(source), re.IGNORECASE) is not None
 
 
-def pieces_of_address(address: str) -> Generator[tuple[bytes, int], None, None]:
+def pieces_of_address(address: str, opener: OpenerDirector | None = None) -> Generator[tuple[bytes, int], None, None]:
     """Yield pairs (data, total size in bytes or 0 if unknown) of the file at `address`.
+
+    `opener` opens the address; by default one for http and https.
 
     Raises:
         VideoError: If the server cannot be reached, refuses, ends early, or sends a web page.
     """
-    with _explained(address), _opener().open(_request(address), timeout=_TIMEOUT_S) as response:
+    with _explained(address), (opener or _opener()).open(_request(address), timeout=_TIMEOUT_S) as response:
         whole, done = _announced_bytes(response), 0
         while piece := response.read(_PIECE_BYTES):
             if not done and _is_page(response, piece):

@@ -105,6 +105,8 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
             (1, ("batch", tokens, "-o", "batch", "--model", "shapes")),
             (0, ("batch", clip, "-q", QUESTION, "-o", "other", *of_folder, "--max-new-tokens", "2")),
         ],
+        # It reads no file before a request does; a server that runs is in tests/serving.
+        "serve": [(2, ("serve", "--allow", tokens, "--model", "shapes"))],
         "inspect": [(0, ("inspect", tokens)), (0, ("inspect", clip)), (0, ("inspect", clip, *of_folder))],
         "compare": [
             (3, ("compare", tokens, QUESTION)),

@@ -132,6 +132,7 @@ LINES = {
     "chat": ("chat", "nope.mp4"),
     "compress": ("compress", "text.mp4", "-o", "t.pt", "--model", "shapes"),
     "batch": ("batch", "nope.jsonl", "-o", "out"),
+    "serve": ("serve", "--allow", "text.mp4"),
     "inspect": ("inspect", "clip.mp4", "--frames", "4"),
     "compare": ("compare", "text.mp4", "what?", "--json"),
     "eval": ("eval", "nope.jsonl", "-o", "out"),
