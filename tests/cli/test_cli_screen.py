@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_what_a_model_says(
         layer_tokens = (1,)
         first_token_at = None
         notices = ()
+
+        def __iter__(self) -> Generator[str, None, None]:
+            yield from list.__iter__(self)
 
     said = Reply(["one [/b]\n\ttwo \x1b", "[2J\r\x07 [red]three"])
     monkeypatch.setattr("aot.pipeline.run.Pipeline.answers", lambda self, tokens, questions: iter([said] * 9))

@@ -147,7 +147,7 @@ class FastVid(CheckedSettings):
         parts = [_Context.empty(values)]
         for frames in clips.batches():
             anchors = counts.anchors[frames]
-            most = longest(anchors.sum()[None], counts.most_anchors)
+            most = longest(anchors.sum(0, keepdim=True), counts.most_anchors)
             if most:
                 index = true_indices(is_anchor[frames], most)
                 valid = torch.arange(most, device=index.device) < anchors.sum()

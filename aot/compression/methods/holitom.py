@@ -210,7 +210,7 @@ def _most_attended(
     ranked = saliency.masked_fill(static, -torch.inf).sort(descending=True, stable=True).indices
     chosen = torch.arange(saliency.shape[1], device=static.device) < counts[:, None]
     kept = torch.zeros_like(static).scatter(1, ranked, chosen)
-    index = true_indices(kept, longest(counts.sum()[None], budget))
+    index = true_indices(kept, longest(counts.sum(0, keepdim=True), budget))
     valid = torch.arange(len(index), device=index.device) < counts.sum()
     # In the order of the video, but after the static tokens of the segment's first frame.
     order = 2 * index + 1

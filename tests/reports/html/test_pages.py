@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,5 +50,6 @@ def test_one_call_makes_the_page(tmp_path: Path) -> None:
 
 
 def test_without_pictures_there_is_nothing_to_show(tmp_path: Path) -> None:
+    traced = compression(Config())
     with pytest.raises(ConfigError, match="traced=True"):
-        html.write(replace(compression(Config()), pictures=None), tmp_path / "kept.html")
+        html.write(Compression(traced.tokens, traced.report), tmp_path / "kept.html")
