@@ -23,7 +23,7 @@ from aot.storage.pt_file import MOST_PLAIN_BYTES, read_pt
 from aot.text import is_utf8
 from aot.types import Clip, CompressedTokens, Role
 
-__all__ = ["SUFFIXES", "check_suffix", "is_tokens_file", "load_tokens", "save_tokens"]
+__all__ = ["SUFFIXES", "check_suffix", "is_tokens_file", "load_tokens", "safetensors_bytes", "save_tokens"]
 
 SUFFIXES = (".pt", ".safetensors")
 _FORMAT = "aot-tokens"
@@ -74,6 +74,28 @@ def save_tokens(
 
     path = Path(path)
     check_suffix(path)
+    tensors, plain = _content(tokens, report)
+
+    def write(temporary: Path) -> None:
+        if path.suffix == ".pt":
+            torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **json.loads(plain)}, temporary)
+        else:
+            _save_safetensors(tensors, temporary, _header(plain))
+
+    write_whole(path, write, overwrite=overwrite)
+
+
+def safetensors_bytes(tokens: CompressedTokens, report: RetentionReport) -> bytes:
+    """Return what `save_tokens` writes to a .safetensors file."""
+    from safetensors.torch import save
+
+    tensors, plain = _content(tokens, report)
+    content: bytes = save(tensors, metadata=_header(plain))
+    return content
+
+
+def _content(tokens: CompressedTokens, report: RetentionReport) -> tuple[dict[str, Any], str]:
+    """Return the tensors of a tokens file, and its other values as JSON."""
     names = ("features", *_PER_TOKEN, *(["deepstack"] if tokens.deepstack is not None else []))
     tensors = {name: getattr(tokens, name).cpu().clone().contiguous() for name in names}
     meta = {
@@ -85,15 +107,11 @@ def save_tokens(
         "report": report.to_dict(),
     }
     # JSON makes values plain: a budget is a subclass of int, which pickle would store as a call.
-    plain = json.dumps(meta)
+    return tensors, json.dumps(meta)
 
-    def write(temporary: Path) -> None:
-        if path.suffix == ".pt":
-            torch.save({"format": _FORMAT, "version": _VERSION, **tensors, **json.loads(plain)}, temporary)
-        else:
-            _save_safetensors(tensors, temporary, {"format": _FORMAT, "version": str(_VERSION), "meta": plain})
 
-    write_whole(path, write, overwrite=overwrite)
+def _header(plain: str) -> dict[str, str]:
+    return {"format": _FORMAT, "version": str(_VERSION), "meta": plain}
 
 
 def _save_safetensors(tensors: dict[str, Any], path: Path, header: dict[str, str]) -> None:

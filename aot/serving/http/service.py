@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from aot.config.schema import GenerationConfig
 from aot.errors import VideoError
@@ -20,7 +18,7 @@ from aot.serving.http.metrics import Metrics
 from aot.serving.http.token_cache import TokenCache
 from aot.serving.http.video_files import FetchedVideo, VideoFiles
 from aot.serving.http.work import Work
-from aot.storage.tokens_file import save_tokens
+from aot.storage.tokens_file import safetensors_bytes
 from aot.text import check_question_text
 from aot.video import VideoFile
 from aot.video.probe import index_file
@@ -92,10 +90,7 @@ class Service:
     def compress(self, video: str, work: Work) -> None:
         """Put the content of the tokens file of a video."""
         kept = self._tokens(video, work)
-        with tempfile.TemporaryDirectory(prefix="aot-") as folder:
-            path = Path(folder) / "tokens.safetensors"
-            save_tokens(path, kept.tokens, kept.report)
-            work.put(path.read_bytes())
+        work.put(safetensors_bytes(kept.tokens, kept.report))
 
     def _put(self, piece: str, work: Work) -> None:
         if piece:
