@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from skips import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
+import aot
 from aot.config.schema import REAL_MODEL, ModelConfig
 from aot.models import load_model
 from aot.models.families.llava import Llava
@@ -134,6 +135,15 @@ def small_model(small_folder: Path) -> Llava:
 def hub_cache(tmp_path: Path) -> Path:
     """The folder of the hub's cache where there is a `hub`; empty at first."""
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def session(small_folder: Path) -> aot.Session:
+    """A session of the small model, for four frames and short answers."""
+    return aot.Session(
+        model={"name": str(small_folder), "device": "cpu", "dtype": "float32"},
+        ratio=0.2, sampling={"frames": 4}, generation={"max_new_tokens": 12},
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ QUESTIONS = ["What moves?", "Is it red, or blue, or something else?", "Why", "Ho
 
 
 @pytest.fixture(scope="module")
-def session(small_folder: Path) -> aot.Session:
-    return aot.Session(
-        model={"name": str(small_folder), "device": "cpu", "dtype": "float32"},
-        ratio=0.2, sampling={"frames": 4}, generation={"max_new_tokens": 12},
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
 def kept(session: aot.Session, clip_file: Path) -> aot.Compression:
     return session.compress(clip_file)
 

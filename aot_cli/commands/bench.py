@@ -42,7 +42,7 @@ app = typer.Typer(
 
 _ANSWER_TOKENS = 32
 _DEMO_SEED = 184
-_DRAWN = "clip.mp4"  # stands for the drawn clip, which is no file of the user's
+_DRAWN = "clip.mp4"  # the name of the drawn clip, which is no file of the user's
 _BUSY = 2.0  # slowest / fastest run; a higher ratio means that other programs disturb the runs
 
 

@@ -55,7 +55,7 @@ class Row:
 
 
 class Parts:
-    """Measure parts of an answer with one model, alone and in turns."""
+    """Measure parts of an answer with one model, alone and interleaved."""
 
     def __init__(self, dry: bool) -> None:
         size = ("shapes", "cpu", "float32", 4) if dry else ("onevision-7b", "cuda", "bfloat16", 32)

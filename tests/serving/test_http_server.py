@@ -32,14 +32,6 @@ ENCODED = 'aot_stage_seconds_count{stage="encode"}'
 
 
 @pytest.fixture(scope="module")
-def session(small_folder: Path) -> aot.Session:
-    return aot.Session(
-        model={"name": str(small_folder), "device": "cpu", "dtype": "float32"},
-        ratio=0.2, sampling={"frames": 4}, generation={"max_new_tokens": 12},
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
 def folder(clip_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two videos, and one that only a link outside leads to."""
     folder = tmp_path_factory.mktemp("allowed")

@@ -62,7 +62,7 @@ def share_out(budget: int, capacity: Quota) -> Quota:
 def _share(capacities: Tensor, budget: int) -> Tensor:
     """Divide `budget` proportionally; if it suffices, each capacity above 0 gets at least 1."""
     # 1. Shares that round to 0 become 1. These tokens reduce the other shares, and further shares
-    # can round to 0. The lowest capacities come first; of equal ones the last.
+    # can round to 0. The lowest capacities come first; ties go to the higher index.
     is_part = capacities > 0
     order = torch.where(is_part, capacities, capacities.max() + 1).flip(0).argsort(stable=True)
     rank = order.argsort().flip(0)

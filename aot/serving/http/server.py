@@ -1,4 +1,4 @@
-"""Listen, and serve until the process is told to end; what runs then is finished."""
+"""Listen, and serve until a signal ends the process; running requests are finished first."""
 
 from __future__ import annotations
 
