@@ -34,6 +34,7 @@ __all__ = [
     "UnsupportedError",
     "VideoError",
     "first_line",
+    "interruption",
 ]
 
 
@@ -95,6 +96,17 @@ class TokensFileError(AOTError):
 
 class OutputError(AOTError):
     """Raised if a result cannot be written: it exists, or the disk is full or read-only."""
+
+
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the KeyboardInterrupt that `error` is or that led to it; None if there is none.
+
+    An interrupted lock raises "release unlocked lock" while the KeyboardInterrupt passes it, and
+    loaders take that for a fault of their file.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def first_line(error: BaseException) -> str:

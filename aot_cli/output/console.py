@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError
+from aot.errors import AOTError, ConfigError, MemoryLimitError, ModelError, VideoError, interruption
 from aot.runtime.memory import is_out_of_memory
 from aot_cli.output.screen import drop_unwritten, escaped, print_text
 from aot_cli.session import Session, begin, current, print_line
@@ -73,6 +73,7 @@ def explained_errors(session: Session) -> Iterator[None]:
 
 def explain(error: BaseException, session: Session) -> int:
     """Print `error` on stderr (with --json also on stdout) and return the exit code."""
+    error = interruption(error) or error
     message, code = _message(error)
     if message:
         print_line(message)

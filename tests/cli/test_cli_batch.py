@@ -243,3 +243,23 @@ def test_frames_can_be_chosen_by_the_questions(run_aot: Aot, videos: Path, small
     asked = run_aot("ask", *line, "--json").json
     assert [row["answer"] for row in rows()] == [answer["answer"] for answer in asked["answers"]]
     assert load_tokens(Path("out") / rows()[0]["tokens_file"]).report.facts == asked["facts"]
+
+
+@pytest.mark.parametrize("stage", ["compress", "answers"])
+def test_an_interruption_is_no_row(
+    run_aot: Aot, videos: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """A signal that passes a lock comes out as a RuntimeError; the next run must answer the question."""
+
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, stage, interrupted)
+        run = run_aot("batch", videos / "1.mp4", "-o", "out", "-q", "what?", *small, *SHORT)
+    assert run.code == 130
+    assert run_aot("batch", videos / "1.mp4", "-o", "out", "-q", "what?", *small, *SHORT).code == 0
+    assert [row["error"] for row in rows()] == [None]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from aot_cli.signals import Terminated, terminable
 from tests.support.cli_run import Aot
+from tests.support.make_videos import write
 
 AOT = Path(sys.executable).parent / "aot"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -136,3 +138,32 @@ def test_ctrl_c_after_the_result() -> None:
     done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
     assert done.stdout.startswith("aot ")
+
+
+def _lose_lock(number: signal.Signals) -> None:
+    """Raise what a lock raises while a signal passes it."""
+    try:
+        signal.raise_signal(number)
+        time.sleep(10)
+    finally:
+        threading.Lock().release()
+
+
+@pytest.mark.parametrize(
+    ("number", "message", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+)
+def test_one_that_arrives_at_a_lock(
+    run_aot: Aot, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, message: str, code: int
+) -> None:
+    """The lock raises "release unlocked lock", which a loader takes for a fault of the checkpoint."""
+    before = [(each, signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    write(Path("clip.mp4"), 4, size=(48, 32))
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: _lose_lock(number))
+    try:
+        run = run_aot("ask", "clip.mp4", "what?", "--model", "shapes")
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+    assert (run.code, run.err.splitlines()[-1]) == (code, f"aot: {message}")

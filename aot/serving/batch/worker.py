@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aot.errors import AOTError, OutputError, VideoError, first_line
+from aot.errors import AOTError, OutputError, VideoError, first_line, interruption
 from aot.pipeline.replies import write_reply
 from aot.pipeline.run import Pipeline
 from aot.pipeline.stream import begun_video
@@ -82,6 +82,7 @@ class VideoWorker:
         except OutputError:
             raise
         except Exception as error:
+            _raise_interruption(error)
             return [replace(row, question=question, error=_sentence(error)) for question in asked]
         return self._answered(row, job, compression) if job.questions else [row]
 
@@ -130,8 +131,15 @@ class VideoWorker:
                         )
                     )
             except Exception as error:
+                _raise_interruption(error)
                 rows.append(replace(row, question=job.questions[len(rows)], error=_sentence(error)))
         return rows
+
+
+def _raise_interruption(error: Exception) -> None:
+    """Raise the KeyboardInterrupt that led to `error`: such a row would say that a video failed."""
+    if interrupted := interruption(error):
+        raise interrupted
 
 
 def _sentence(error: Exception) -> str:
