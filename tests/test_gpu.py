@@ -17,12 +17,16 @@ from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingCon
 from aot.models import load_model
 from aot.models.base import VideoModel
 from aot.models.families.llava import Llava
+from aot.models.language.answer import read_lean
+from aot.models.language.decoding import last_hidden_state
+from aot.models.language.slots import slot_cache
 from aot.models.vision.tower import hidden_states
 from aot.plugins import INNER, METHODS
 from aot.testing import Case, synthetic_video
 from aot.types import Pooling, VideoFrames, VideoInfo, VisualTokens
 from tests.support.compressed import compress_video
 from tests.support.decoded import error_of_products, ids_of, steps_of, stock_ids
+from tests.support.model_inputs import frames_for
 from tests.support.syncs import moved
 
 pytestmark = [
@@ -166,6 +170,30 @@ def test_nothing_waits_before_the_first_token(on_gpu: VideoModel, small_model: L
         run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-4), ("bfloat16", 3e-2)])
+def test_a_prompt_is_read_without_waiting_as_the_modules_read_it(dtype: str, error: float) -> None:
+    model = load_model(ModelConfig(name="shapes", device="cuda", dtype=dtype))  # type: ignore[arg-type]
+    assert isinstance(model, Llava)
+    tokens = build_method(Config()).compress(model.encode(frames_for(model, 8), build_method(Config()).needs), 60)
+    given = model.prompt(tokens, "what happens ?").language_inputs()
+
+    def read() -> torch.Tensor:
+        last = read_lean(model.language, slot_cache(model.language.config, 4), **given)
+        assert last is not None
+        return last
+
+    read()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = read()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = last_hidden_state(model.language, given["inputs_embeds"], slot_cache(model.language.config, 4))
+    assert (found - expected).norm() <= error * expected.norm()
 
 
 @pytest.mark.parametrize("name", COMPARED)

@@ -15,7 +15,7 @@ out=$(realpath -m "${1:-gpu-figures}")
 mkdir -p "$out"
 rm -f "$out/reuse.json"
 cd "$(dirname "$0")/../.."
-export PYTHONPATH=$PWD
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
 # 1. Answers: stock transformers, all tokens, kept tokens.
 python -m aot_cli bench video "${size[@]}" --html "$out/exact.html" --force --json > "$out/exact.json"

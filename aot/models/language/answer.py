@@ -9,16 +9,19 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aot.config.schema import GenerationConfig
 from aot.models.language.decoding import MOST_ROOM, Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state
+from aot.models.language.lean_decoder import LeanDecoder, why_not_lean
 from aot.models.language.prompt import VideoPrompt
+from aot.models.language.prompt_attention import uses_prompt_attention
 from aot.models.language.slots import slot_cache
 from aot.models.language.text_pieces import TextPieces
 from aot.models.language.word_rules import Past, end_ids
 from aot.runtime.memory import explained_memory
 
-__all__ = ["LeftAnswers", "StreamedAnswer", "read_prompt", "room_for"]
+__all__ = ["LeftAnswers", "StreamedAnswer", "read_lean", "read_prompt", "room_for"]
 
 # The least time between pieces: to decode text after every token would slow down small models.
 _BETWEEN_PIECES_S = 0.02
@@ -67,7 +70,25 @@ def read_prompt(language: Any, prompt: VideoPrompt, room: int, after: Any = None
     """
     cache = slot_cache(language.config, room) if after is None else after
     given = prompt.language_inputs(rows)
+    if after is None and prompt.embeddings.is_cuda and (last := read_lean(language, cache, **given)) is not None:
+        return Prefilled(cache, last)
     return Prefilled(cache, last_hidden_state(language, given.pop("inputs_embeds"), cache, **given))
+
+
+def read_lean(
+    language: Any, cache: Any, inputs_embeds: Tensor, position_ids: Tensor | None = None, **more: Any
+) -> Tensor | None:
+    """Run prefill with `LeanDecoder`; return the last row's states [1, D], or None if it cannot.
+
+    The decoder has no other attention than that of torch, no compiled modules, and no features that
+    layers add to visual rows.
+    """
+    chosen = not uses_prompt_attention(language) or any(part._compiled_call_impl for part in language.modules())
+    if more or chosen or why_not_lean(language, cache) is not None:
+        return None
+    if position_ids is None:
+        position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+    return LeanDecoder(language).read(inputs_embeds[0], position_ids, cache.layers)
 
 
 class StreamedAnswer:

@@ -1,7 +1,9 @@
-"""Run a decoder on one token of each sequence, with the model's weights but fewer operations.
+"""Run one token of each sequence, or a prompt, with the model's weights but fewer operations.
 
-A single token needs no causal mask. Queries that share a key head become rows of one product,
-joined projections become one product, and rotary embeddings are computed for many steps in advance.
+Joined projections become one product. For a single token, queries that share a key head become rows
+of one product, and rotary embeddings are computed for many steps in advance. A prompt is run so on
+CUDA, where the host takes longer to launch the operations of the modules than the device to run
+them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch.nn import functional
 
 from aot.models.language.decoders import is_plain_decoder
 from aot.models.language.joined_projections import one_tensor
+from aot.models.language.prompt_attention import causal_attention
 from aot.models.language.rotary import Rotations, of_three_axes
 from aot.models.language.slots import Slots
 
@@ -72,6 +75,23 @@ class LeanDecoder:
             states = layer(states, rotations, slots, mask)
         return self._norm(states)
 
+    def read(self, rows: Tensor, positions: Tensor, layers: Sequence[Slots]) -> Tensor:
+        """Run prefill of one sequence; return the normalized states [1, D] of its last row.
+
+        Args:
+            rows: [T, D], the embeddings of the prompt.
+            positions: [1, T], or [3, 1, T] in time, height and width.
+            layers: the slots of each layer, empty; T rows are added.
+        """
+        rotary = self._rotary(rows, positions)
+        rotary = of_three_axes(rotary, self._config) if rotary[0].ndim == 4 else rotary
+        # Each row is a sequence of one token for every operation but attention.
+        rotations = Rotations.of(*(values[0].unsqueeze(1) for values in rotary))
+        for layer, slots in zip(self._layers, layers, strict=True):
+            # Of the last layer, only the keys and values of earlier rows are needed.
+            rows = layer.read(rows, rotations, slots, last_row=layer is self._layers[-1])
+        return self._norm(rows)
+
 
 class _Layer:
     """One decoder layer."""
@@ -91,7 +111,17 @@ class _Layer:
     def __call__(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
         return self._add_mlp(self._add_out(states, self._attend(states, rotations, slots, mask)))
 
-    def _attend(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
+    def read(self, rows: Tensor, rotations: Rotations, slots: Slots, *, last_row: bool) -> Tensor:
+        """Return the states of all rows [T, D] of a prompt, or of its last row [1, D]."""
+        queries, keys, values = (heads.transpose(0, 1)[None] for heads in self._heads(rows, rotations))
+        slots.update(keys, values)
+        attended = causal_attention(queries, keys, values, self._scale)[0].transpose(0, 1).flatten(1)
+        if last_row:
+            rows, attended = rows[-1:], attended[-1:]
+        return self._add_mlp(self._add_out(rows, attended))
+
+    def _heads(self, states: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries, rotated keys and values, [B, H, d] each, of states [B, D]."""
         # 1. Norm; queries, keys and values in one product; their heads follow each other.
         batch = len(states)
         heads = self._project(states).view(batch, -1, self._width)
@@ -104,7 +134,12 @@ class _Layer:
                 [norm(part) for norm, part in zip(self._norms, both.split_with_sizes(sizes, 1), strict=True)], 1
             )
         queries, keys = rotations(both).split_with_sizes(sizes, 1)
-        # 3. Attention, in which the queries of one key head are rows of one product.
+        return queries, keys, values
+
+    def _attend(self, states: Tensor, rotations: Rotations, slots: Slots, mask: Tensor | None) -> Tensor:
+        queries, keys, values = self._heads(states, rotations)
+        # The queries of one key head are rows of one product.
+        batch, key_heads = keys.shape[:2]
         grouped = queries.view(batch, key_heads, -1, self._width)
         seen_keys, seen_values = slots.append(keys, values)
         if mask is None or mask.dtype == torch.bool:

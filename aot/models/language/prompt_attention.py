@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["use_prompt_attention"]
+__all__ = ["causal_attention", "use_prompt_attention", "uses_prompt_attention"]
 
 _NAME, _STOCK = "aot_prompt", "sdpa"
 _ALIGNED = 16  # rows of a mask begin at multiples of this, as the kernel demands
@@ -35,6 +36,11 @@ def use_prompt_attention(language: Any) -> None:
         AttentionInterface.register(_NAME, _attend)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
     language.config._attn_implementation = _NAME
+
+
+def uses_prompt_attention(language: Any) -> bool:
+    """Return whether `use_prompt_attention` changed the model, which no other attention has."""
+    return bool(language.config._attn_implementation == _NAME)
 
 
 def _attend(
@@ -64,6 +70,13 @@ def _attend(
         key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
         attended = _efficient(query, key, value, _bias(attention_mask, query, key.shape[2]), scaling)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return causal attention [B, H, T, d]; several query heads may share a key head."""
+    if _is_supported(query, key, value):
+        return _flash(query, key, value, causal=True, scale=scale)
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
 
 def _is_supported(query: Tensor, key: Tensor, value: Tensor) -> bool:
