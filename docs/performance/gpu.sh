@@ -1,6 +1,6 @@
 #!/bin/bash
-# The target table of docs/performance.md, in under six minutes on one H100 or H200. No download, and
-# the source is used as it is: torch, transformers and this package's other dependencies suffice.
+# The target table of docs/performance-gpu.md, in under six minutes on one H100 or H200. No download,
+# and the source is used as it is: torch, transformers and this package's other dependencies suffice.
 #   bash docs/performance/gpu.sh [--dry-run] [FOLDER]
 # Prints the table and leaves it in FOLDER with the figures that it is made of, and a page of times.
 # --dry-run checks the script on a CPU with the bundled model.
