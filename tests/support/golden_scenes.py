@@ -28,3 +28,10 @@ def checksums(values: torch.Tensor) -> tuple[float, float]:
     """Return the sum of a tensor, and the sum with weights (1 + k mod 97) / 97."""
     flat = values.double().flatten()
     return float(flat.sum()), float(((1 + torch.arange(len(flat)) % 97) / 97 * flat).sum())
+
+
+def scene_saliency() -> torch.Tensor:
+    """Return the attention received, float64 [12, 36]; cell 7 is a sink."""
+    t, i = np.ogrid[:FRAMES, :36]
+    noise = 0.3 * ((17 * i + 5 * t) % 36) / 36
+    return torch.from_numpy(1 + 0.5 * np.sin(0.7 * (i % 6) + 0.3 * t) * np.cos(0.9 * (i // 6)) + noise + 2 * (i == 7))

@@ -52,7 +52,7 @@ def sinkhorn(
         column_weights: [B, A], the column sums, with the same total as the row sums of the problem.
         epsilon: the weight of the entropy H.
         max_iterations: the largest number of iterations.
-        tolerance: the threshold of the stopping rule.
+        tolerance: the threshold of the stopping rule; with 0, all iterations run.
         stopping: "published" ends a problem if the mean of |r - r_previous| over the rows is below
             `tolerance`; if row weights are 1/S, this takes about 2 iterations (docs/algorithm.md,
             section 2). "marginal" ends it if the L1 error of the row sums is below `tolerance`.
@@ -126,7 +126,7 @@ def _solve(
         c = torch.where(going[:, None], c_next, c)
         iterations += going
         # Reading the flag from a device makes the host wait, so it is read at few steps only.
-        if (cost.device.type == "cpu" or step in _CHECKED_STEPS) and converged.all():
+        if tolerance > 0 and (cost.device.type == "cpu" or step in _CHECKED_STEPS) and converged.all():
             break
     # 3. The plan T.
     return r[:, :, None] * kernel * c[:, None, :], iterations, converged

@@ -16,9 +16,9 @@ from aot.types import CompressedTokens, Pooling
 from tests.support.syncs import queued, without_values
 from tests.support.tolerances import assert_close
 
-# Methods with kernels: test_queued_pickers.py, and tests/compression/aot. Dynamic clips of `aot` are
-# read: their number decides which budgets are refused.
-ELSEWHERE = {"aot", "aot-dyn", "simplecluster", "standout", "unified-stc", "vqtoken"}
+# Methods with kernels: test_queued_pickers.py, test_ottvid_kernel.py, and tests/compression/aot. Dynamic clips of
+# `aot` are read: their number decides which budgets are refused.
+ELSEWHERE = {"aot", "aot-dyn", "ottvid", "simplecluster", "standout", "unified-stc", "vqtoken"}
 # The most launches for 32 frames of 196 tokens; a loop over frames or tokens would make more.
 LAUNCHES = {
     "attention": 20, "dycoke": 50, "evs": 30, "fastvid": 260, "flashvid": 380, "framefusion": 1100, "frames": 20,

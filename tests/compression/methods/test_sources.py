@@ -29,7 +29,7 @@ IN_TOWER = ("tome", "tempme")
 AOT = ("aot", "aot-dyn")
 OF_POOLED = tuple(name for name in COMPRESSING if name not in (*IN_TOWER, *AOT, "vqtoken"))
 SCALED = ("visionzip", "prumerge")  # sums rather than means
-PUBLISHED = ("visionzip", "prumerge", "prunevid", "holitom", "fastvid", "flashvid", "kitoke")
+PUBLISHED = ("visionzip", "prumerge", "prunevid", "holitom", "fastvid", "flashvid", "kitoke", "ottvid")
 TAG = 1e-9  # too small for any decision to hang on it
 
 
