@@ -76,6 +76,7 @@ METHODS = MappingProxyType(
         "dycoke": "aot.compression.methods.dycoke:DyCoke",
         "visionzip": "aot.compression.methods.visionzip:VisionZip",
         "prumerge": "aot.compression.methods.prumerge:PruMerge",
+        "echoprune": "aot.compression.methods.echoprune:EchoPrune",
         "ottvid": "aot.compression.methods.ottvid:OTTVid",
         "kitoke": "aot.compression.methods.kitoke:KiToke",
         "simplecluster": "aot.compression.methods.simplecluster:SimpleCluster",

@@ -248,6 +248,7 @@ def synthetic_video(needs: Needs, case: Case) -> VisualTokens:
         keys={layer: noise(frames, patches, 2, 4).to(dtype) for layer in needs.key_layers},
         frame_embeddings=features.mean(1).to(dtype) if needs.frame_embeddings else None,
         pooling_attention=attention / attention.sum(-1, keepdim=True) if needs.pooling_attention else None,
+        question=noise(5, _WIDTH).to(dtype) if needs.question else None,
     )
 
 
@@ -288,7 +289,7 @@ def _tensors(kept: CompressedTokens) -> list[Tensor]:
 
 def _copied(tokens: VisualTokens) -> list[Tensor]:
     """Return copies of all tensors of a video."""
-    optional = [tokens.frame_embeddings, tokens.pooling_attention]
+    optional = [tokens.frame_embeddings, tokens.pooling_attention, tokens.question]
     merged = [] if tokens.merged is None else [tokens.merged.owner, tokens.merged.anchor]
     given = [tokens.features, *tokens.saliency.values(), *tokens.keys.values(), *merged]
     return [each.clone() for each in (*given, *(each for each in optional if each is not None))]

@@ -185,6 +185,8 @@ class Needs:
         merging: how the tower merges tokens, or None. With merging, nothing else is recorded.
         reuse: how frames reuse the tower's work on other frames, or None. Unlike the rest, this is
             a choice of the user.
+        question: whether the method reads the question. Not an encoder output: each run adds its
+            own question to the tokens that it shares with others.
     """
 
     saliency_layers: tuple[int, ...] = ()
@@ -193,6 +195,7 @@ class Needs:
     pooling_attention: bool = False
     merging: EncoderMerging | None = None
     reuse: FrameReuse | None = None
+    question: bool = False
 
     def runs_tower_like(self, other: Needs) -> bool:
         """Return whether the tower reduces its work as for `other`, so that one encoding serves."""
@@ -216,6 +219,7 @@ class Needs:
             any(each.pooling_attention for each in every),
             first.merging,
             first.reuse,
+            any(each.question for each in every),
         )
 
 
@@ -287,6 +291,8 @@ class VisualTokens:
             checked. On CUDA, the encoder does not wait for this value;
             `aot.compression.contract.check_encoded` reads it later.
         traced: whether the method must return the `SourceWeights` of its tokens.
+        question: [M, D] or None, the language model's input embeddings of the M tokens of the
+            question, or of several questions.
     """
 
     features: Tensor
@@ -305,6 +311,7 @@ class VisualTokens:
     merged: MergedPatches | None = None
     finite: Tensor | None = None
     traced: bool = False
+    question: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ def on_gpu(small_folder: Path) -> VideoModel:
 @pytest.mark.parametrize("method", COMPARED)
 def test_the_cpu_keeps_the_same(on_gpu: VideoModel, small_model: Llava, clip_file: Path, method: str) -> None:
     config = Config(ratio=0.25, method=method, sampling=SamplingConfig(8))
-    expected, found = (compress_video(clip_file, model, config).tokens for model in (small_model, on_gpu))
+    asked = ["what happens?"]
+    expected, found = (compress_video(clip_file, model, config, asked).tokens for model in (small_model, on_gpu))
     for field in ("frame", "row", "col", "role"):
         assert getattr(found, field).tolist() == getattr(expected, field).tolist()
     torch.testing.assert_close(found.features.cpu(), expected.features, rtol=1e-3, atol=1e-3)

@@ -89,7 +89,7 @@ class OurArm:
         """Answer once, and return times and counts."""
         device = torch.device(self._model.placement["device"])
         start_s = _now_s(device)
-        pipeline = Pipeline(self._model, self._config)
+        pipeline = Pipeline(self._model, self._config, question=self._question)
         compressed = pipeline.compress(self._video)
         # The device may still compress: the host must not wait for it here.
         before_ms = (time.perf_counter() - start_s) * 1e3
@@ -106,7 +106,7 @@ class OurArm:
 
     def count(self, works: StageWorks) -> None:
         """Answer once in this thread, and tell `works` where the stages begin."""
-        pipeline = Pipeline(self._model, self._config, clock=partial(_Marks, works))
+        pipeline = Pipeline(self._model, self._config, clock=partial(_Marks, works), question=self._question)
         tokens = pipeline.compress(self._video).tokens
         answer = pipeline.answer(tokens, self._question)
         assert isinstance(answer, StreamedAnswer)

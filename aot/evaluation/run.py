@@ -101,14 +101,16 @@ def _answer_missing(
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
         wanted = [task for task in undone if task.condition.key not in refused]
-        outcomes = answer_video(opened[video], wanted, on_notice) if wanted else ()
-        for extra, outcome in enumerate(outcomes, 1):
-            if outcome.refusal:
-                refused[outcome.condition.key] = outcome.refusal.error
-                on_notice(f"{outcome.condition.key} is left out: {outcome.refusal.error}")
-            else:
+        ended = set[str]()
+        for outcome in answer_video(opened[video], wanted, on_notice) if wanted else ():
+            key = outcome.condition.key
+            if not outcome.refusal:
                 journal.add(outcome.answered)
-            on_progress(done + extra, total)
+            elif key not in refused:
+                refused[key] = outcome.refusal.error
+                on_notice(f"{key} is left out: {outcome.refusal.error}")
+            ended.add(key)
+            on_progress(done + len(ended), total)
     met = [each for each in conditions if each.key not in refused]
     if not met:
         raise next(iter(refused.values()))
@@ -178,6 +180,8 @@ def answer_video(
 ) -> Iterator[Outcome]:
     """Yield the outcome of each task on one video, as soon as the outcome is available.
 
+    A task whose method reads the question has an outcome for each of its questions.
+
     Args:
         video: the video, with its frame index.
         tasks: tasks with the same model and frames.
@@ -188,9 +192,9 @@ def answer_video(
     Raises:
         VideoError, MemoryLimitError, NumericsError: See `aot.errors`.
     """
-    of_pipeline = {id(task.pipeline): task for task in tasks}
+    of_pipeline = {id(task.pipeline): task for each in tasks for task in _by_question(each)}
     results = compress_each(
-        [task.pipeline for task in tasks],
+        [task.pipeline for task in of_pipeline.values()],
         video,
         list(dict.fromkeys(item.prompt for task in tasks for item in task.items)),
         traced=traced,
@@ -207,6 +211,17 @@ def answer_video(
             yield Outcome(task.condition, refusal=Refusal(error))
         else:
             yield Outcome(task.condition, answered, result)
+
+
+def _by_question(task: Task) -> Sequence[Task]:
+    """Return a task for each question if the method reads it, else `task` alone."""
+    try:
+        reads = task.pipeline.needs.question
+    except REFUSALS:  # `compress_each` reports it
+        reads = False
+    if not reads:
+        return [task]
+    return [replace(task, pipeline=task.pipeline.about(item.prompt), items=[item]) for item in task.items]
 
 
 def _answer(

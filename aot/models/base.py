@@ -141,6 +141,9 @@ class VideoModel(Protocol):
     def unknown_words(self, text: str) -> list[str]:
         """Return the parts of `text` for which the tokenizer has no token."""
 
+    def embed_questions(self, questions: Sequence[str]) -> Tensor:
+        """Return the language model's input embeddings [M, D] of the M tokens of all questions."""
+
     def check_needs(self, needs: Needs) -> None:
         """Check that the model can provide `needs`.
 

@@ -302,8 +302,13 @@ class ComposedModel(ABC):
     def _embed(self, ids: list[int]) -> Tensor:
         """Return the language model's input embeddings [I, D] of I token `ids`."""
         table = self.network.get_input_embeddings()
-        embedded: Tensor = table(torch.tensor(ids, device=input_device(table)))
+        embedded: Tensor = table(uploaded(torch.tensor(ids), input_device(table)))
         return embedded
+
+    @torch.no_grad()
+    def embed_questions(self, questions: Sequence[str]) -> Tensor:
+        """Return the language model's input embeddings [M, D] of the M tokens of all questions."""
+        return self._embed([token for text in questions for token in text_ids(self.tokenizer, text)])
 
     @torch.no_grad()  # not inference_mode, so that the tensors can be used in training
     def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:

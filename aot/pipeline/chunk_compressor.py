@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
+from torch import Tensor
 
 from aot.compression.contract import check_encoded, check_tokens
 from aot.compression.methods import Method
@@ -15,6 +16,7 @@ from aot.compression.ops.clips import joined_clips
 from aot.compression.ops.grid import pooled_grid
 from aot.compression.ops.read_later import Fact, FactsReadLater
 from aot.compression.ops.source_weights import of_chunks, of_kept
+from aot.compression.ops.uploads import uploaded
 from aot.config.schema import Config
 from aot.errors import BudgetError
 from aot.plugins import blamed, called, is_plugged_in
@@ -33,10 +35,20 @@ class ChunkCompressor:
         config: the settings of the method, without a reduction inside the language model.
         clock: measures the stage "compress".
         traced: whether to record the `sources` of tokens; the clock does not measure this.
+        question: [M, D], `VisualTokens.question` for a method that reads it.
     """
 
-    def __init__(self, method: Method, config: Config, clock: StageClock, *, traced: bool = False) -> None:
+    def __init__(
+        self,
+        method: Method,
+        config: Config,
+        clock: StageClock,
+        *,
+        traced: bool = False,
+        question: Tensor | None = None,
+    ) -> None:
         self._method, self._config, self._clock, self._traced = method, config, clock, traced
+        self._question = question
         self._frames, self._budget = 0, 0
         self._parts: list[CompressedTokens] = []
 
@@ -47,6 +59,8 @@ class ChunkCompressor:
             ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
             MethodError: If the method fails or breaks its contract.
         """
+        if self._question is not None:
+            visual = replace(visual, question=uploaded(self._question, visual.features.device))
         # 1. The budget of the chunk: that of all frames so far minus that of earlier chunks.
         self._frames += len(visual.timestamps_s)
         per_frame = math.prod(pooled_grid(visual.grid, visual.pool))

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from aot.compression.contract import needs_of
 from aot.compression.in_llm import InnerReduction, divide
@@ -20,10 +21,12 @@ from aot.models.base import Answer, Conversation, Reading, VideoModel
 from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
+from aot.plugins import called
 from aot.reports.frame_pictures import FramePictures
 from aot.reports.retention import Compression, versions
 from aot.runtime.memory import explained_memory
 from aot.runtime.stages import StageClock, StageProgress, silent
+from aot.text import check_question_text
 from aot.types import CompressedTokens, Needs, VisualTokens
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Pipeline:
         config: the settings.
         build: builds the method from the settings of the method alone, see `outer`.
         clock: makes the clocks of the stages "encode" and "compress".
+        question: the question that the method reads; None for the questions of each video.
     """
 
     def __init__(
@@ -57,8 +61,14 @@ class Pipeline:
         config: Config,
         build: Callable[[Config], Method] = build_method,
         clock: Callable[[torch.device], StageClock] = StageClock,
+        question: str | None = None,
     ) -> None:
         self.model, self.config, self._build, self._clock = model, config, build, clock
+        self._question = question
+
+    def about(self, question: str) -> Pipeline:
+        """Return a pipeline whose method reads `question`, whatever else is asked about a video."""
+        return Pipeline(self.model, self.config, self._build, self._clock, question)
 
     def new_clock(self) -> StageClock:
         """Return a clock for one video, on the model's device."""
@@ -95,6 +105,25 @@ class Pipeline:
         self.model.check_needs(needs)
         return needs
 
+    def embedded(self, questions: Sequence[str]) -> Tensor | None:
+        """Return the embeddings of the questions if the method reads them, else None.
+
+        Raises:
+            ConfigError: If a question is not valid text.
+            UnsupportedError: If the method reads the question, and there is none.
+        """
+        if not self.needs.question:
+            return None
+        asked = [each for each in questions if each.strip()] if self._question is None else [self._question]
+        if not asked:
+            raise UnsupportedError(
+                f"{called(self.method)} keeps tokens by the question, and there is none here; "
+                "use it with aot ask or aot compare, give --question to aot compress, or choose another --method"
+            )
+        for each in asked:
+            check_question_text(each)
+        return self.model.embed_questions(asked)
+
     @cached_property
     def versions(self) -> dict[str, str]:
         """Return the versions of the packages that affect results."""
@@ -112,7 +141,8 @@ class Pipeline:
 
         Args:
             video: a file, an http or https address, "-" for standard input, or an open video.
-            questions: the texts by which frames are chosen if `sampling.select_frames` is set.
+            questions: the texts that a method may read, and by which frames are chosen if
+                `sampling.select_frames` is set.
             traced: whether to record the sources of kept tokens and pictures of the frames.
             on_progress: receives the progress of each stage.
 
@@ -170,7 +200,8 @@ def compress_each(
     Args:
         pipelines: the pipelines, all with the same model.
         video: see `Pipeline.compress`.
-        questions: the texts by which frames are chosen if `sampling.select_frames` is set.
+        questions: the texts that methods may read, and by which frames are chosen if
+            `sampling.select_frames` is set.
         traced: whether to record the sources of kept tokens and pictures of the frames.
         on_progress: receives the progress of each stage.
         on_notice: receives the notices about the video, which the reports also contain.
@@ -201,7 +232,7 @@ def queue_each(
     on_notice: Callable[[str], None] = lambda notice: None,
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
     """Do as `compress_each`, but do not wait for the device."""
-    runs = [_Run(pipeline, traced) for pipeline in pipelines]
+    runs = [_Run(pipeline, questions, traced) for pipeline in pipelines]
     yield from ((run.pipeline, run.refusal) for run in runs if run.refusal)
     waiting = [run for run in runs if not run.refusal]
     while waiting:
@@ -251,13 +282,16 @@ def _encode_for(
 class _Run:
     """Compress one video with one pipeline; the first error listed in `REFUSALS` ends the run."""
 
-    def __init__(self, pipeline: Pipeline, traced: bool) -> None:
+    def __init__(self, pipeline: Pipeline, questions: Sequence[str], traced: bool) -> None:
         self.pipeline = pipeline
         self.clock = pipeline.new_clock()
         self.refusal: Refusal | None = None
         with self._refused():
             self.needs = pipeline.needs
-            self._compressor = ChunkCompressor(pipeline.method, pipeline.outer, self.clock, traced=traced)
+            question = pipeline.embedded(questions)
+            self._compressor = ChunkCompressor(
+                pipeline.method, pipeline.outer, self.clock, traced=traced, question=question
+            )
 
     def add(self, visual: VisualTokens) -> None:
         """Compress the next chunk, unless the run was refused."""

@@ -22,6 +22,7 @@ __all__ = ["RECORD_FILE", "checks", "kept_cells", "recorded_cells"]
 RECORD_FILE = "kept.json"
 _RATIO = 0.25  # the lowest ratio that all methods support
 _SHARE_LIMIT = 0.9
+_QUESTION = "what happens?"  # for methods that read it
 
 
 def checks() -> Iterator[Check]:
@@ -35,7 +36,7 @@ def kept_cells(device: str) -> dict[str, list[int]]:
     model = loaded(device, "float32")
     pipelines = {name: Pipeline(model, config_of(method=name, ratio=_RATIO)) for name in METHODS if name != "none"}
     with clip_file() as clip:
-        kept = {id(pipeline): result for pipeline, result in compress_each(list(pipelines.values()), clip)}
+        kept = {id(pipeline): result for pipeline, result in compress_each(list(pipelines.values()), clip, [_QUESTION])}
     cells = {}
     for name, pipeline in pipelines.items():
         result = kept[id(pipeline)]

@@ -42,6 +42,9 @@ def compress(
         Path | None,
         typer.Option("--report", help="Write the report to a .json file, or to a .csv file with a row per frame."),
     ] = None,
+    question: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="A question, for a method that keeps tokens by it.")
+    ] = None,
     html: HTML = None,
     force: FORCE = False,
     as_json: JSON = False,
@@ -55,7 +58,7 @@ def compress(
     check_outputs(video, {"--output": output, "--report": report, "--html": html}, force=force)
     with opened_video(video, given) as file:
         pipeline = load_pipeline(choose_model_for_video(file, given))
-        result = compress_with_progress(pipeline, file, traced=html is not None)
+        result = compress_with_progress(pipeline, file, question or (), traced=html is not None)
     save_tokens(output, result.tokens, result.report, overwrite=force)
     notify(result.report.notices)
     compression_page(html, result, ["compress", video, "-o", output.name], force=force)

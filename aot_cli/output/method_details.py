@@ -160,5 +160,6 @@ def _in_words(needs: Needs) -> list[str]:
         "frame embeddings": needs.frame_embeddings,
         "SigLIP's pooling head (optional)": needs.pooling_attention,
         "its own encoding": needs.merging,
+        "the question": needs.question,
     }
     return [name for name, wanted in listed.items() if wanted]

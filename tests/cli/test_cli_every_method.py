@@ -17,7 +17,8 @@ def test_a_methods_tokens_answer(
     run_aot: Aot, clip_file: Path, small: tuple[str, ...], tmp_path: Path, name: str
 ) -> None:
     tokens = tmp_path / "tokens.pt"
-    compressed = run_aot("compress", clip_file, "-o", tokens, *small, "--ratio", "0.5", "--method", name, "--json")
+    line = ("compress", clip_file, "-o", tokens, *small, "--ratio", "0.5", "--method", name)
+    compressed = run_aot(*line, "--question", "what happens?", "--json")
     assert compressed.code == 0, compressed.err
     total, kept = compressed.json["visual_tokens"], compressed.json["kept_tokens"]
     assert kept == (round(0.5 * total) if find(name).card.exact else total)

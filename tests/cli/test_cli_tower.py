@@ -14,12 +14,14 @@ from tests.support.tiny_internvl import make_internvl
 
 # The test clip changes so much that every frame would be a reference.
 STC = ("--tower", "stc", "--set", "tower.stc.cut=1")
+ASKED = ("--question", "what happens?")
 MERGING = ("tome", "tempme")
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(MERGING)))
 def test_every_method(run_aot: Aot, small: tuple[str, ...], clip_file: Path, method: str) -> None:
-    run = run_aot("compress", clip_file, "-o", "t.pt", *STC, "--method", method, "--ratio", "0.5", "--json", *small)
+    line = ("compress", clip_file, "-o", "t.pt", *STC, *ASKED, *small)
+    run = run_aot(*line, "--method", method, "--ratio", "0.5", "--json")
     assert run.code == 0, run.err
     assert run.json["config"]["tower"] == {"name": "stc", "stc": {"interval": 2, "share": 0.25, "cut": 1.0}}
     assert run.json["facts"]["reference_frames"] == 4

@@ -63,6 +63,21 @@ def test_answers_are_those_of_the_pipeline(items: tuple[Item, ...], whole: Path,
             assert found[item.fingerprint, condition.key] == alone
 
 
+def test_a_method_that_reads_the_question_reads_each_alone(
+    items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path
+) -> None:
+    conditions = build_conditions(BASE, ["uniform", "echoprune"], [0.2])
+    counts: list[tuple[int, int]] = []
+    evaluate(items, small_model, conditions, tmp_path, on_progress=lambda done, total: counts.append((done, total)))
+    found = answers(tmp_path)
+    for item in items[:4]:
+        kept = compress_video(item.video, small_model, conditions[1].config, [item.prompt])
+        alone = "".join(small_model.generate(kept.tokens, item.prompt, BASE.generation))
+        assert found[item.fingerprint, "echoprune@0.2"] == alone
+    assert len(found) == 2 * len(items)
+    assert counts == sorted(counts) and counts[-1] == (6, 6)
+
+
 def test_a_video_is_decoded_and_encoded_once(
     items: tuple[Item, ...], small_model: VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

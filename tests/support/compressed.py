@@ -21,7 +21,8 @@ def compress_frames(
 ) -> CompressedTokens:
     """Return the tokens that `config` (or `method`) keeps of one chunk of frames, or of several."""
     pipeline = Pipeline(model, config, lambda outer: method) if method else Pipeline(model, config)
-    compressor = ChunkCompressor(pipeline.method, pipeline.outer, StageClock(CPU), traced=traced)
+    question = pipeline.embedded(["what happens?"])
+    compressor = ChunkCompressor(pipeline.method, pipeline.outer, StageClock(CPU), traced=traced, question=question)
     for chunk in [frames] if isinstance(frames, VideoFrames) else frames:
         compressor.add(model.encode(chunk, pipeline.needs))
     return compressor.tokens()

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from aot.config.schema import GenerationConfig
-from aot.errors import VideoError
+from aot.errors import UnsupportedError, VideoError
 from aot.pipeline.replies import Reply, write_reply
 from aot.pipeline.run import Pipeline
 from aot.reports.retention import Compression
@@ -52,11 +52,19 @@ class Service:
         cache: the tokens of earlier requests.
         metrics: receives times and counts.
         longest_s: the longest video, in seconds.
+
+    Raises:
+        UnsupportedError: If the method reads the question, or the model lacks what it needs.
     """
 
     def __init__(
         self, pipeline: Pipeline, files: VideoFiles, cache: TokenCache, metrics: Metrics, longest_s: float
     ) -> None:
+        if pipeline.needs.question:
+            raise UnsupportedError(
+                "the server keeps the tokens of a video for all questions about it, and this method keeps other "
+                "tokens for each question; use another --method"
+            )
         self._pipeline, self._files, self._cache, self._metrics = pipeline, files, cache, metrics
         self._longest_s = longest_s
         config = pipeline.config.to_dict()
