@@ -32,6 +32,21 @@ def test_a_plain_method_passes() -> None:
     check_method("uniform")
 
 
+class Asked(First):
+    """A method that reads the question, whose width is that of the features."""
+
+    needs: ClassVar = Needs(question=True)
+
+    def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
+        assert tokens.question is not None and tokens.question.shape[1:] == tokens.features.shape[2:]
+        assert tokens.question.dtype == tokens.features.dtype
+        return super().compress(tokens, budget)
+
+
+def test_a_method_that_reads_the_question_gets_one() -> None:
+    check_method(Asked)
+
+
 def test_a_wrong_setting_is_named_without_another_method() -> None:
     with pytest.raises(ConfigError, match=r"^unknown setting mor "):
         check_method(First, {"mor": 1})

@@ -49,3 +49,8 @@ def test_compare_has_it_among_others(run_aot: Aot, small: tuple[str, ...], clip_
 def test_the_list_of_methods_says_so(run_aot: Aot) -> None:
     needs = {row["name"]: row["needs"] for row in run_aot("methods", "--json").json["methods"]}
     assert [name for name, of_method in needs.items() if "the question" in of_method] == ["echoprune"]
+
+
+def test_the_benchmark_has_a_question(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    run = run_aot("bench", "video", clip_file, *small, *METHOD, "--rounds", "1", "--max-new-tokens", "1", "--json")
+    assert run.code == 0, run.err

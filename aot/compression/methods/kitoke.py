@@ -30,7 +30,7 @@ from aot.types import CompressedTokens, Needs, TokenBudget, VisualTokens
 __all__ = ["KiToke", "cut_strengths", "densities", "draws", "inclusion_probabilities", "one_in_each", "pivotal_sample"]
 
 _CERTAIN = 1e-10  # a probability this close to 1 is 1
-_SNAP = 1e-7  # in sampling, a probability this close to 0 or 1 is 0 or 1
+_SNAP = 1e-7  # in sampling, a probability this close to 0 or 1 is decided
 _LEAST_CHANGE = 1e-6  # the least change between frames to which others are compared, as published
 _ROUNDING = 64  # largest computed |a - b|^2 of equal rows, in units of eps * (|a|^2 + |b|^2)
 _PUBLISHED = 800.0, 110.0, 70.0  # bandwidth, cut_distance and cut_rise for Qwen3-VL
@@ -238,8 +238,7 @@ def pivotal_sample(probability: Tensor, random: Tensor, budget: int) -> Tensor:
     """
     used, width = random.new_zeros(1, dtype=torch.long), len(probability)
     while True:
-        probability = probability.masked_fill(probability <= _SNAP, 0).masked_fill(probability >= 1 - _SNAP, 1)
-        undecided = (probability > 0) & (probability < 1)
+        undecided = (probability > _SNAP) & (probability < 1 - _SNAP)
         count = undecided.sum(0, keepdim=True)
         width = longest(count, width)
         if width < 2:

@@ -24,7 +24,7 @@ LAUNCHES = {
     "attention": 20, "dycoke": 50, "evs": 30, "fastvid": 260, "flashvid": 380, "framefusion": 1100, "frames": 20,
     "holitom": 440, "none": 20, "prumerge": 110, "prunevid": 680, "random": 20, "tempme": 100, "tome": 120,
     "tome-pooled": 520, "uniform": 20, "vidcom2": 240, "visionzip": 120,
-    "echoprune": 60, "kitoke": 960,
+    "echoprune": 60, "kitoke": 860,
 }  # fmt: skip
 QUEUED = sorted({*METHODS} - ELSEWHERE)
 CASE = Case(32, (14, 14), Pooling("none"), 0.1)

@@ -88,7 +88,9 @@ def stock_inputs(model: InternVL, frames: VideoFrames, question: str = QUESTION)
 def kept(model: InternVL, config: Config, frames: int = FRAMES, seed: int = 0) -> CompressedTokens:
     method = build_method(config)
     budget = config.token_budget(frames, model.tokens_per_frame)
-    return method.compress(model.encode(frames_for(model, frames, seed), method.needs), budget)
+    tokens = model.encode(frames_for(model, frames, seed), method.needs)
+    asked = model.embed_questions([QUESTION]) if method.needs.question else None
+    return method.compress(replace(tokens, question=asked), budget)
 
 
 @torch.inference_mode()
