@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -78,6 +78,8 @@ class Parts:
         """
         method = build_method(Config(method=name, ratio=ratio))
         visual = self.model.encode(self.frames, method.needs)
+        if method.needs.question:
+            visual = replace(visual, question=self.model.embed_questions([QUESTION]))
         total = len(visual.timestamps_s) * math.prod(pooled_grid(visual.grid, visual.pool))
         budget = TokenBudget(round(ratio * total), ratio)
 
