@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["ALLOCATIONS", "StageWork", "StageWorks", "counted_operations", "needs_values"]
+__all__ = ["ALLOCATIONS", "StageWork", "StageWorks", "assigns_number", "counted_operations", "needs_values"]
 
 # Views and tensors without values need no launch.
 ALLOCATIONS = {
@@ -76,7 +76,7 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(function, "__name__", "")
-        if name in _READS:
+        if name in _READS or assigns_number(function, args):
             self._works.now.waits[name] += 1
         return function(*args, **(kwargs or {}))
 
@@ -96,6 +96,20 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "backward" not in name:
             now.flops += _flops(name, args, named, found)
         return found
+
+
+def assigns_number(function: Any, args: Any) -> bool:
+    """Return whether `function` assigns a number so that the host would wait: `x[-1] = 2`.
+
+    CUDA makes a tensor of the number on the host and copies it, unless the index is of slices
+    alone. On other devices the operations show nothing of it.
+    """
+    if function is not Tensor.__setitem__ or isinstance(args[2], Tensor):
+        return False
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    # `needs_values` counts masks.
+    by_indices = any(isinstance(each, Tensor | list) and getattr(each, "dtype", None) != torch.bool for each in index)
+    return by_indices or sum(isinstance(each, int) for each in index) == args[0].ndim
 
 
 def needs_values(name: str, args: Any, named: Mapping[str, Any]) -> bool:

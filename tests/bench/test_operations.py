@@ -50,12 +50,24 @@ def test_flops(mode: Any, work: Callable[[], object], flops: int) -> None:
         lambda: torch.where(ROWS > 0),
         lambda: ROWS.unique(),
         lambda: ROWS.repeat_interleave(torch.tensor([1, 0, 2, 1]), 0),
+        lambda: torch.zeros(3).__setitem__(-1, 2),
+        lambda: torch.zeros(3, 2).__setitem__((1, 0), True),
+        lambda: torch.zeros(3, 2).__setitem__(torch.tensor([1]), 2),
     ],
 )
 def test_what_needs_a_value_on_the_host_is_a_wait(mode: Any, work: Callable[[], object]) -> None:
     with mode(), counted_operations() as works:
         work()
     assert works.now.waits.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("index", "value"), [(slice(0, 2), 2), (0, 2), ((slice(None), 1), 2), ((0, 1), torch.tensor(2.0))]
+)
+def test_numbers_that_fill_a_slice_are_no_wait(index: Any, value: Any) -> None:
+    with counted_operations() as works:
+        torch.zeros(3, 2)[index] = value
+    assert not works.now.waits
 
 
 def test_stages_share_nothing_and_may_begin_again() -> None:

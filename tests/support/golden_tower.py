@@ -48,10 +48,14 @@ class TinyBlock:
         bias = 0.1 * torch.sin(0.5 * o[:, 0] + m + self.number)
         return functional.linear(states, weight.to(self.dtype), bias.to(self.dtype))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None = None) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the attention output before its projection."""
         q, k, v = (each.unflatten(-1, (HEADS, -1)).transpose(-3, -2) for each in (query, key, value))
         found = torch.softmax(q @ k.mT * (WIDTH // HEADS) ** -0.5, -1) @ v
-        return self.project(found.transpose(-3, -2).flatten(-2), 3)
+        return found.transpose(-3, -2).flatten(-2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.project(self.mix(query, key, value), 3)
 
     def feed_forward(self, states: Tensor) -> Tensor:
         hidden = functional.gelu(self.project(self.normalize(states, second=True), 4, 32), approximate="tanh")

@@ -11,18 +11,20 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from aot.bench.operations import ALLOCATIONS, needs_values
+from aot.bench.operations import ALLOCATIONS, assigns_number, needs_values
 from aot.compression.ops.read_later import Download
 
 
 def _uploads(function: Any, args: tuple[Any, ...], result: Any) -> bool:
     """Return whether a copy to the device came from memory that is not pinned, see `ops.uploads`."""
     name = function.__name__.split(".")[0]
-    if name in ("index", "index_put", "index_put_"):  # indices on the CPU are copied
-        return any(isinstance(each, Tensor) and each.device != args[0].device and each.ndim for each in args[1])
+    if name in ("index", "index_put", "index_put_"):  # indices and values on the CPU are copied
+        given = (*(each for each in args[1] if isinstance(each, Tensor) and each.ndim), *args[2:3])
+        return any(each.device != args[0].device for each in given)
     return name in ("_to_copy", "copy_", "copy") and _is_on("meta", result) and _is_on("cpu", args)
 
 
@@ -61,17 +63,25 @@ class _Watched(TorchDispatchMode):
             self._uploading = False
 
 
+class _Called(TorchFunctionMode):
+    """Count the waits of methods that dispatch nothing on this device which shows them."""
+
+    def __init__(self, watched: _Watched) -> None:
+        super().__init__()
+        self.watched = watched
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = function is Tensor.tolist or assigns_number(function, args)
+        if waits and args[0].device.type == self.watched.device:
+            self.watched.waits[function.__name__.strip("_")] += 1
+        return function(*args, **(kwargs or {}))
+
+
 @contextmanager
 def counted_syncs() -> Iterator[Counter[str]]:
     """Yield a counter of the operations within the context that read values from a device."""
     watched = _Watched("cpu")
-    read = Tensor.tolist
-
-    def tolist(self: Tensor) -> Any:
-        watched.waits["tolist"] += 1
-        return read(self)
-
-    with patch.object(Tensor, "tolist", tolist), watched:
+    with _Called(watched), watched:
         yield watched.waits
 
 
@@ -106,7 +116,7 @@ def queued() -> Iterator[_Watched]:
 
     modules = [name for name, module in list(_modules()) if hasattr(module, "uploaded")]
     no_copy = patch.object(Download, "__init__", lambda self, values: None)  # queued, see `ops.read_later`
-    with _patched(modules, watched.upload), patch.object(torch, "tensor", tensor), no_copy, watched:
+    with _patched(modules, watched.upload), patch.object(torch, "tensor", tensor), no_copy, _Called(watched), watched:
         yield watched
 
 

@@ -15,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aot.compression.ops.kernels import runs_triton
 from aot.compression.ops.similarity import working_dtype
 from aot.config.schema import TowerConfig
 from aot.errors import UnsupportedError
 from aot.types import FrameReferences, FrameReuse, Needs, VideoFrames
 
-__all__ = ["Block", "ReferenceSchedule", "ReuseGroup", "changed_tokens", "reuse_needs", "run_block"]
+__all__ = [
+    "Block", "ReferenceSchedule", "ReuseGroup", "changed_tokens", "computed_rows", "reuse_needs", "run_block",
+]  # fmt: skip
 
 # A thumbnail has up to this number of cells per side; a cell is a mean over a few sampled pixels.
 _CELLS, _SAMPLES = 16, 64
@@ -106,14 +109,18 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class Block(Protocol):
-    """One pre-norm block of the tower in parts, for n of a frame's N tokens: tensors [F, n, D]."""
+    """One pre-norm block of the tower in parts.
+
+    Tensors of tokens are [..., D]: [F, N, D] for all N tokens of F frames, or [M, D] for M rows of
+    the F * N tokens.
+    """
 
     @property
     def is_recorded(self) -> bool:
         """Return whether `record` must be called."""
 
     def normalize(self, states: Tensor, /) -> Tensor:
-        """Return the states after the norm before attention."""
+        """Return the states after the norm before attention, as a new tensor."""
 
     def queries(self, normed: Tensor, /) -> Tensor:
         """Return the queries of normalized tokens, all heads together."""
@@ -124,18 +131,26 @@ class Block(Protocol):
     def values(self, normed: Tensor, /) -> Tensor:
         """Return the values of normalized tokens."""
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Tensor | None, /) -> Tensor:
-        """Return the change by attention, [F, n, D].
+    def rotate(self, tokens: Tensor, rows: Tensor | None, /) -> Tensor:
+        """Return queries or keys with the tower's rotary position embeddings, if it has them.
 
-        `keys` and `values` are of all N tokens; `rows` [F, n] are the positions of the queries,
-        None for all.
+        The tokens are [F, N, D], or [M, D] with `rows` [M], their rows of all F * N tokens.
         """
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, /) -> Tensor:
+        """Return the attention output before its projection: [f, n, D] for queries [f, n, D].
+
+        `keys` and `values` are [f, N, D].
+        """
+
+    def project(self, attended: Tensor, /) -> Tensor:
+        """Return the change by attention from its output."""
 
     def feed_forward(self, states: Tensor, /) -> Tensor:
         """Return the change by norm and MLP."""
 
     def record(self, queries: Tensor, keys: Tensor, /) -> None:
-        """Record the attention of all tokens."""
+        """Record the attention of all tokens from rotated queries and keys [F, N, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +169,11 @@ class ReuseGroup:
     share: float
     always: int = 0
 
+    def count(self, tokens: int) -> int:
+        """Return k, the number of tokens that each other frame computes of its N tokens."""
+        others = tokens - self.always
+        return self.always + max(1, min(int(others * self.share), others))
+
 
 def run_block(block: Block, states: Tensor, group: ReuseGroup) -> Tensor:
     """Return the states [F, N, D] of the frames of `group` after one block.
@@ -163,66 +183,81 @@ def run_block(block: Block, states: Tensor, group: ReuseGroup) -> Tensor:
     These attend to all of K' and to V with their own values in place. Every other token changes by
     C. The method as published borrows the outputs of attention and MLP one after the other, which
     has the same result: where both are borrowed, their sum is C.
+
+    On a fast GPU the number of operations decides the time, so that all computed tokens, those of
+    references and the chosen ones of other frames, are rows of one matrix [M, D].
     """
-    found = torch.empty_like(states)
-    # 1. References: all tokens, in the order of operations of the block itself.
-    first, later = states[: group.references], states[group.references :]
-    normed = block.normalize(first)
-    query, key, value = block.queries(normed), block.keys(normed), block.values(normed)
-    attended = block.attend(query, key, value, None)
-    first = first + attended
-    fed = block.feed_forward(first)
-    torch.add(first, fed, out=found[: group.references])
-    change = attended.add_(fed)
-    # 2. Other frames: which tokens to compute.
-    normed = block.normalize(later)
+    frames, tokens, width = states.shape
+    first, exact = group.references, group.references * tokens
+    # 1. All keys; they decide which tokens are computed.
+    normed = block.normalize(states)
     keys = block.keys(normed)
-    rows = changed_tokens(keys, key, group)
-    chosen = _take(normed, rows)
-    # 3. Attention and MLP of these tokens.
-    values = _put(value.index_select(0, group.reference_of), rows, block.values(chosen))
-    updated = _take(later, rows) + block.attend(block.queries(chosen), keys, values, rows)
-    updated = updated + block.feed_forward(updated)
-    # 4. The reference's change for all others, written into place: copies cost more than sums here.
-    changed = found[group.references :]
-    torch.index_select(change, 0, group.reference_of, out=changed)
-    _put(changed.add_(later), rows, updated)
+    rows = computed_rows(keys, group)
+    chosen = normed.flatten(0, 1).index_select(0, rows)
+    # 2. Attention, in two calls because other frames have fewer queries.
+    query, value, keys = block.rotate(block.queries(chosen), rows), block.values(chosen), block.rotate(keys, None)
+    values = _with_computed(_with_borrowed(torch.empty_like(keys), value[:exact], group), rows, value)
+    of_references = block.attend(query[:exact].view(first, tokens, -1), keys[:first], values[:first])
+    of_others = block.attend(query[exact:].view(frames - first, -1, query.shape[-1]), keys[first:], values[first:])
+    attended = block.project(torch.cat([of_references.flatten(0, 1), of_others.flatten(0, 1)]))
     if block.is_recorded:
-        block.record(torch.cat([query, block.queries(normed)]), torch.cat([key, keys]))
-    return found
+        block.record(block.rotate(block.queries(normed), None), keys)
+    # 3. Residual sums and MLP, in the order of operations of the block itself.
+    updated = torch.index_select(states.view(-1, width), 0, rows, out=chosen).add_(attended)
+    fed = block.feed_forward(updated)
+    updated.add_(fed)
+    # 4. The reference's change for all others. Memory that is no longer read is written again:
+    # new memory costs a CPU more than the sums.
+    found = _with_borrowed(normed, attended[:exact].add_(fed[:exact]), group)
+    found[first:].add_(states[first:])
+    return _with_computed(found, rows, updated)
 
 
-def changed_tokens(keys: Tensor, reference_keys: Tensor, group: ReuseGroup) -> Tensor:
-    """Return the tokens to compute anew, int64 [F - R, k], ascending.
+def computed_rows(keys: Tensor, group: ReuseGroup) -> Tensor:
+    """Return the rows that are computed, int64 [M], of all F * N tokens with `keys` [F, N, D].
+
+    These are all tokens of the references, then those of other frames, frame by frame, that
+    `changed_tokens` names. The order within a frame has no effect on the states.
+    """
+    if runs_triton(keys.device):
+        from aot.compression.in_tower.stc_kernels import computed_rows_queued
+
+        return computed_rows_queued(
+            keys, group.reference_of, group.references, group.always, group.count(keys.shape[1])
+        )
+    frames, tokens, _ = keys.shape
+    exact, every = group.references * tokens, torch.arange(frames * tokens, device=keys.device)
+    changed = changed_tokens(keys, group) + every[exact::tokens, None]
+    return torch.cat([every[:exact], changed.flatten()])
+
+
+def changed_tokens(keys: Tensor, group: ReuseGroup) -> Tensor:
+    """Return the tokens to compute anew, int64 [F - R, k], from all keys [F, N, D].
 
     These are the first `group.always` tokens, and of the S others max(1, int(S * share)): those
-    with the lowest cosine similarity of their keys [F - R, N, D] to the reference's keys [R, N, D]
-    at the same position, over all heads together. Ties go to the lower index.
+    with the lowest cosine similarity of their keys to the reference's keys at the same position,
+    over all heads together, ascending. Ties go to the lower index.
     """
-    dtype = working_dtype(keys)
-    products = torch.linalg.vecdot(keys.to(dtype), reference_keys.index_select(0, group.reference_of).to(dtype))
-    norms = torch.linalg.vector_norm(reference_keys, dim=-1, dtype=dtype).index_select(0, group.reference_of)
-    similarity = products / (torch.linalg.vector_norm(keys, dim=-1, dtype=dtype) * norms).clamp_min(1e-12)
-    # Class tokens come first, whatever their similarity.
-    similarity[:, : group.always] = -2
-    others = keys.shape[1] - group.always
-    count = group.always + max(1, min(int(others * group.share), others))
-    lowest: Tensor = similarity.sort(stable=True).indices[:, :count].sort().values
+    dtype, first = working_dtype(keys), group.references
+    of_references = keys[:first].index_select(0, group.reference_of)
+    products = torch.linalg.vecdot(keys[first:].to(dtype), of_references.to(dtype))
+    norms = torch.linalg.vector_norm(keys, dim=-1, dtype=dtype)
+    similarity = products / (norms[first:] * norms.index_select(0, group.reference_of)).clamp_min(1e-12)
+    if group.always:
+        similarity[:, : group.always].fill_(-2)  # class tokens come first, whatever their similarity
+    lowest: Tensor = similarity.sort(stable=True).indices[:, : group.count(keys.shape[1])]
     return lowest
 
 
-def _take(values: Tensor, rows: Tensor) -> Tensor:
-    """Return rows [F, k, D] of values [F, N, D]; `rows` is int64 [F, k]."""
-    return values.flatten(0, 1).index_select(0, _flat(rows, values.shape[1])).view(*rows.shape, -1)
-
-
-def _put(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    """Write `new` [F, k, D] into the rows [F, k] of `values` [F, N, D], in place."""
-    values.flatten(0, 1).index_copy_(0, _flat(rows, values.shape[1]), new.flatten(0, 1))
+def _with_borrowed(values: Tensor, of_references: Tensor, group: ReuseGroup) -> Tensor:
+    """Write the references' rows [R * N, D] into all other frames of `values` [F, N, D]."""
+    torch.index_select(
+        of_references.view(group.references, *values.shape[1:]), 0, group.reference_of, out=values[group.references :]
+    )
     return values
 
 
-def _flat(rows: Tensor, count: int) -> Tensor:
-    """Return indices into the flattened rows of all frames."""
-    # Whole rows of a flat matrix are copied faster than with one index per frame and row.
-    return (rows + torch.arange(len(rows), device=rows.device)[:, None] * count).flatten()
+def _with_computed(values: Tensor, rows: Tensor, computed: Tensor) -> Tensor:
+    """Write `computed` [M, D] into the rows [M] of all tokens of `values` [F, N, D]."""
+    values.view(-1, values.shape[-1]).index_copy_(0, rows, computed)
+    return values

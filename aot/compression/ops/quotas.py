@@ -43,7 +43,7 @@ def bounded_shares(total: int, weights: Tensor, least: int, most: int) -> Tensor
     for _ in range(_ROUNDS):
         factors = low + (high - low) * part
         reached = (weight * factors[:, None]).clamp(least, most).sum(1) >= total
-        reached[-1] = True  # in spite of rounding
+        reached[-1:].fill_(True)  # in spite of rounding; `reached[-1] = True` would wait
         # The edges of the first part that reaches it. A single number as an index would be read.
         best = reached.to(torch.uint8).argmax()[None]
         low, high = torch.cat([low, factors]).index_select(0, best), factors.index_select(0, best)

@@ -81,10 +81,12 @@ class BlockParts:
     queries: Callable[[Tensor], Tensor]
     keys: Callable[[Tensor], Tensor]
     values: Callable[[Tensor], Tensor]
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
     feed_forward: Callable[[Tensor], Tensor]
     is_recorded: bool
     record: Callable[[Tensor, Tensor], None]
+    rotate: Callable[[Tensor, Tensor | None], Tensor] = lambda tokens, rows: tokens
 
 
 # Makes the parts of a block from its modules, its input [F, N, D] and its other arguments.
@@ -95,8 +97,10 @@ def with_reuse(module: Any, path: str, parts_of: PartsOf, group: ReuseGroup) -> 
     """Return a copy of `module` in which the blocks at `path` reuse the work on references.
 
     All other submodules are shared. The copy has no hooks: accelerate's move inputs between
-    devices, which the blocks do themselves.
+    devices, which the blocks do themselves. If all frames are references, return `module` itself.
     """
+    if not len(group.reference_of):
+        return module
     copied = copy.copy(module)
     name, _, rest = path.partition(".")
     inner = getattr(module, name)
@@ -122,7 +126,8 @@ class _ReusingBlock(nn.Module):
     def forward(self, states: Tensor, **context: Any) -> Tensor:
         group = self._group
         frames = group.references + len(group.reference_of)
-        states = states.to(self._device)
+        # Rows are written in place; stock embeddings may have channels first in memory.
+        states = states.to(self._device).contiguous()
         by_frame = states.view(frames, -1, states.shape[-1])
         group = ReuseGroup(group.references, group.reference_of.to(self._device), group.share, group.always)
         return run_block(self._parts_of(by_frame, context), by_frame, group).view_as(states)
@@ -137,7 +142,8 @@ def siglip_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> Bloc
         attention.q_proj,
         attention.k_proj,
         attention.v_proj,
-        lambda query, key, value, rows: attention.out_proj(heads.attend(query, key, value)),
+        heads.attend,
+        attention.out_proj,
         lambda states: block.mlp(block.layer_norm2(states)),
         is_recorded(attention),
         heads.record,
@@ -156,7 +162,8 @@ def internvit_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> B
         lambda states: attention.q_norm(attention.q_proj(states)),
         lambda states: attention.k_norm(attention.k_proj(states)),
         attention.v_proj,
-        lambda query, key, value, rows: block.lambda_1 * attention.projection_layer(heads.attend(query, key, value)),
+        heads.attend,
+        lambda attended: block.lambda_1 * attention.projection_layer(attended),
         lambda states: block.lambda_2 * block.mlp(block.layernorm_after(states)),
         is_recorded(attention),
         heads.record,
@@ -169,9 +176,9 @@ def qwen_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> BlockP
     Keys are compared before rotation, which does not change the similarity of keys at one position.
     """
     attention, tokens = block.attn, states.shape[1]
+    heads = _Heads(attention, attention.head_dim, attention.scaling)
     # All frames have the same positions.
-    cosines, sines = (values[:tokens].float() for values in context["position_embeddings"])
-    heads = _Heads(attention, attention.head_dim, attention.scaling, _Rotation(cosines, sines))
+    rotation = _Rotation(*(values[:tokens].float() for values in context["position_embeddings"]))
     query, key, value = (
         partial(nn.functional.linear, weight=weight, bias=bias)
         for weight, bias in zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
@@ -181,10 +188,12 @@ def qwen_parts(block: Any, states: Tensor, context: Mapping[str, Any]) -> BlockP
         query,
         key,
         value,
-        lambda query, key, value, rows: attention.proj(heads.attend(query, key, value, rows)),
+        heads.attend,
+        attention.proj,
         lambda states: block.mlp(block.norm2(states)),
         is_recorded(attention),
         heads.record,
+        rotation,
     )
 
 
@@ -195,12 +204,17 @@ class _Rotation:
     cosines: Tensor
     sines: Tensor
 
-    def __call__(self, heads: Tensor, rows: Tensor | None) -> Tensor:
-        """Rotate `heads` [F, n, H, d] at the positions `rows` [F, n], or at all positions."""
-        cosines, sines = (values if rows is None else values[rows] for values in (self.cosines, self.sines))
-        first, second = heads.float().chunk(2, -1)
+    def __call__(self, tokens: Tensor, rows: Tensor | None) -> Tensor:
+        """Rotate `tokens` [F, N, D], or [M, D] at the rows [M] of all F * N tokens."""
+        cosines, sines = self.cosines, self.sines
+        if rows is not None:
+            positions = rows % len(cosines)
+            cosines, sines = cosines.index_select(0, positions), sines.index_select(0, positions)
+        heads = tokens.view(*tokens.shape[:-1], -1, cosines.shape[-1]).float()
+        first, second = heads.chunk(2, -1)
         turned = torch.cat([-second, first], -1)
-        return (heads.float() * cosines.unsqueeze(-2) + turned * sines.unsqueeze(-2)).to(heads.dtype)
+        rotated = heads * cosines.unsqueeze(-2) + turned * sines.unsqueeze(-2)
+        return rotated.to(tokens.dtype).flatten(-2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,21 +224,15 @@ class _Heads:
     attention: Any
     width: int
     scaling: float
-    rotation: _Rotation | None = None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None = None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the attention output [F, n, D] before its projection."""
-        found = attend(
-            self.attention, self._split(query, rows), self._split(key), self._split(value, rotated=False), self.scaling
-        )
+        found = attend(self.attention, self._split(query), self._split(key), self._split(value), self.scaling)
         return found.reshape(query.shape)
 
     def record(self, query: Tensor, key: Tensor) -> None:
         """Record complete queries and keys [F, N, D]."""
         record(self.attention, self._split(query), self._split(key), self.scaling)
 
-    def _split(self, tokens: Tensor, rows: Tensor | None = None, *, rotated: bool = True) -> Tensor:
-        heads = tokens.view(*tokens.shape[:-1], -1, self.width)
-        if rotated and self.rotation is not None:
-            heads = self.rotation(heads, rows)
-        return heads.transpose(1, 2)
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.view(*tokens.shape[:-1], -1, self.width).transpose(1, 2)

@@ -21,14 +21,14 @@ from tests.support.golden_tower import BLOCKS, FRAMES, TinyBlock, checksums, gol
 
 def parts_of(block: TinyBlock, seen: list[tuple[Tensor, Tensor]] | None = None) -> BlockParts:
     """Return the parts of `block`, which record to `seen`."""
-    queries, keys, values = (partial(block.project, m=m) for m in range(3))
+    queries, keys, values, project = (partial(block.project, m=m) for m in range(4))
 
     def record(query: Tensor, key: Tensor) -> None:
         assert seen is not None
         seen.append((query, key))
 
     return BlockParts(
-        block.normalize, queries, keys, values, block.attend, block.feed_forward, seen is not None, record
+        block.normalize, queries, keys, values, block.mix, project, block.feed_forward, seen is not None, record
     )
 
 
@@ -47,8 +47,7 @@ def run(references: Sequence[int], share: float = 0.25, dtype: torch.dtype = tor
     for number in range(BLOCKS):
         parts = parts_of(TinyBlock(number, dtype))
         keys = parts.keys(parts.normalize(states))
-        rows = changed_tokens(keys[len(first) :], keys[: len(first)], group)
-        chosen.append(dict(zip(others, rows.tolist(), strict=True)))
+        chosen.append(dict(zip(others, changed_tokens(keys, group).sort().values.tolist(), strict=True)))
         states = run_block(parts, states, group)
     return states[torch.tensor(order).argsort()], chosen
 
@@ -179,9 +178,9 @@ def test_it_does_what_a_straight_program_does(share: float, always: int) -> None
 
 
 def test_ties_go_to_the_lower_index() -> None:
-    keys = torch.ones(1, 8, 4)
-    assert changed_tokens(keys, keys, ReuseGroup(1, torch.tensor([0]), 0.5)).tolist() == [[0, 1, 2, 3]]
-    assert changed_tokens(keys, keys, ReuseGroup(1, torch.tensor([0]), 0.1)).tolist() == [[0]]
+    keys = torch.ones(2, 8, 4)
+    assert changed_tokens(keys, ReuseGroup(1, torch.tensor([0]), 0.5)).tolist() == [[0, 1, 2, 3]]
+    assert changed_tokens(keys, ReuseGroup(1, torch.tensor([0]), 0.1)).tolist() == [[0]]
 
 
 def test_all_queries_are_recorded() -> None:

@@ -98,8 +98,7 @@ def _of_clips(clips: Sequence[Clip], copies: Sequence[int]) -> dict[str, Tensor]
     lengths = torch.tensor([len(clip) for clip in clips], dtype=torch.int32)
     first = torch.tensor([clip.first for clip in clips], dtype=torch.int32)
     # The first frame of each clip is its keyframe.
-    keyframe = torch.zeros(clips[-1].stop, dtype=torch.int32)
-    keyframe[first.long()] = 1
+    keyframe = torch.zeros(clips[-1].stop, dtype=torch.int32).index_fill_(0, first.long(), 1)
     by_frame = {
         "clip": torch.arange(len(clips), dtype=torch.int32),
         "copies": torch.tensor(copies, dtype=torch.int32),
