@@ -306,7 +306,16 @@ class MergedFrames:
 
     sources: tuple[Mix, ...]
     timestamps_s: tuple[float, ...]
-    segments: tuple[Clip, ...] | None = None
+    segments: Sequence[Clip] | None = None
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """Return for each of the F frames the index of the frame that holds it.
+
+        A frame that was lost counts as the one before it.
+        """
+        of = {frame: number for number, mix in enumerate(self.sources) for frame, _ in mix}
+        return tuple(accumulate((of.get(frame, 0) for frame in range(len(self.timestamps_s))), max))
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,7 +360,7 @@ class EarlyTomConfig(CheckedSettings):
 class TowerConfig(CheckedSettings):
     """Settings that reduce the work of the vision tower, with any method."""
 
-    name: Literal["full", "stc"] = setting(
+    name: Literal["full", "stc", "earlytom"] = setting(
         "full",
         "Vision tower: all tokens of all frames, or (`stc`) frames reuse the work on a similar earlier frame, or "
         "(`earlytom`) similar frames are merged.",

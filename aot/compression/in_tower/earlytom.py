@@ -12,14 +12,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from aot.compression.ops.clips import CutClips, clip_bounds
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.compression.ops.uploads import uploaded
 from aot.config.schema import TowerConfig
 from aot.errors import UnsupportedError
-from aot.types import Clip, FrameMerging, MergedFrames, Mix, Needs
+from aot.types import Clip, CompressedTokens, FrameMerging, MergedFrames, Mix, Needs, Role, SourceWeights
 
-__all__ = ["FrameMerger", "frame_merging_needs", "merges", "mixed"]
+__all__ = ["FrameMerger", "frame_merging_needs", "merges", "mixed", "restored"]
 
 
 def frame_merging_needs(needs: Needs, config: TowerConfig) -> Needs:
@@ -46,17 +47,18 @@ class FrameMerger:
     Args:
         merging: the settings.
         blocks: the numbers of the blocks, ascending.
+        frames: F, the number of frames of the chunk.
         leading: the number of class tokens at the start of each frame, which are not compared.
 
     Attributes:
-        blocks: the numbers of the blocks.
+        count: the number of frames that are left.
     """
 
-    def __init__(self, merging: FrameMerging, blocks: Sequence[int], leading: int = 0) -> None:
-        self.blocks = tuple(blocks)
-        self._merging, self._leading = merging, leading
+    def __init__(self, merging: FrameMerging, blocks: Sequence[int], frames: int, leading: int = 0) -> None:
+        self.count = frames
+        self._merging, self._blocks, self._leading = merging, tuple(blocks), leading
         self._steps = list[tuple[int, Sequence[Mix]]]()
-        self._segments: tuple[Clip, ...] | None = None
+        self._segments: CutClips | None = None
 
     def after(self, block: int, states: Tensor) -> Tensor:
         """Return the frames [T', N, D] for the next block, given the output [T, N, D] of `block`.
@@ -64,20 +66,22 @@ class FrameMerger:
         After one of the chosen blocks, this waits for the device: how many frames are left decides
         the shape of all that follows.
         """
-        if block not in self.blocks:
+        if block not in self._blocks:
             return states
-        similarity, segments = self._cut(states)
-        step = tuple(merges(similarity.tolist(), segments, paper_exact=self._merging.paper_exact))
+        similarity = self._similarity(states).cpu()
+        step = tuple(merges(similarity.tolist(), self._cut(similarity), paper_exact=self._merging.paper_exact))
         self._steps.append((block, step))
         states = mixed(states, step)
-        if block == self.blocks[-1]:
-            self._segments = self._cut(states)[1]
+        self.count = len(states)
+        if block == self._blocks[-1]:
+            self._segments = self._cut(self._similarity(states))
         return states
 
-    def _cut(self, states: Tensor) -> tuple[Tensor, tuple[Clip, ...]]:
-        similarity = frame_similarity(states[:, self._leading :]).cpu()
-        merging = self._merging
-        return similarity, tuple(streaming_segments(similarity, merging.threshold, merging.window, merging.ema))
+    def _similarity(self, states: Tensor) -> Tensor:
+        return frame_similarity(states[:, self._leading :])
+
+    def _cut(self, similarity: Tensor) -> CutClips:
+        return streaming_segments(similarity, self._merging.threshold, self._merging.window, self._merging.ema)
 
     def mixed(self, values: Tensor, block: int) -> Tensor:
         """Return `values` [T, ...], one per frame that `block` read, for the frames left."""
@@ -159,3 +163,44 @@ def mixed(values: Tensor, mixes: Sequence[Mix]) -> Tensor:
         pair_means = weight * found.index_select(0, rows) + rest * values.index_select(0, others)
         found.index_copy_(0, rows, pair_means.to(values.dtype))
     return found
+
+
+def restored(kept: CompressedTokens, merged: MergedFrames) -> CompressedTokens:
+    """Return `kept`, tokens of the frames that are left, as tokens of all F frames.
+
+    A token of a merged frame belongs to the first of the frames that are in it, and has their
+    number as its mass; its sources are the tokens of all these frames.
+    """
+    device = kept.features.device
+    first, size = uploaded(torch.tensor([(mix[0][0], len(mix)) for mix in merged.sources]), device).unbind(1)
+    frame, frames = kept.frame.long(), len(merged.timestamps_s)
+    mass = kept.mass * size[frame]
+    return replace(
+        kept,
+        frame=first[frame].to(kept.frame.dtype),
+        mass=mass,
+        role=torch.where(size[frame] > 1, int(Role.MERGED), kept.role),
+        timestamps_s=merged.timestamps_s,
+        clips=_restored_clips(kept.clips, first, frames),
+        sources=None if kept.sources is None else _restored_sources(kept, kept.sources, merged),
+    )
+
+
+def _restored_clips(clips: Sequence[Clip], first: Tensor, frames: int) -> CutClips:
+    """Return the clips of all frames; each begins with the first frame of its first mix."""
+    begins, _ = clip_bounds(clips, first.device)
+    is_start = begins == torch.arange(len(begins), device=first.device)
+    return CutClips(torch.zeros(frames, dtype=torch.bool, device=first.device).index_copy(0, first, is_start))
+
+
+def _restored_sources(kept: CompressedTokens, sources: SourceWeights, merged: MergedFrames) -> SourceWeights:
+    """Return the sources of tokens among the tokens of all F frames; runs on the CPU."""
+    per_frame = kept.grid[0] * kept.grid[1]
+    frame, cell = sources.source // per_frame, sources.source % per_frame
+    parts = []
+    for number, mix in enumerate(merged.sources):
+        own = frame == number
+        parts += [(sources.token[own], cell[own] + source * per_frame, sources.weight[own] * w) for source, w in mix]
+    token, source, weight = (torch.cat(each) for each in zip(*parts, strict=True))
+    mass = None if sources.source_mass is None else sources.source_mass.view(-1, per_frame)[list(merged.left)].flatten()
+    return replace(sources, token=token, source=source, weight=weight, source_mass=mass)

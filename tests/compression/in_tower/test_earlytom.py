@@ -14,13 +14,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aot.compression.in_tower import tower_needs
-from aot.compression.in_tower.earlytom import FrameMerger, merges, mixed
+from aot.compression.in_tower.earlytom import FrameMerger, merges, mixed, restored
 from aot.compression.methods.earlytom import EarlyTom, window_of_cells
 from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.config.schema import EarlyTomConfig, TowerConfig
 from aot.config.sources import resolve_config
 from aot.errors import ConfigError
-from aot.types import Clip, CompressedTokens, FrameMerging, Needs, Pooling, TokenBudget, VisualTokens
+from aot.types import (
+    Clip,
+    CompressedTokens,
+    FrameMerging,
+    MergedFrames,
+    Needs,
+    Pooling,
+    Role,
+    SourceWeights,
+    TokenBudget,
+    VisualTokens,
+)
+from tests.support.frame_merging_oracle import cut, merged
 from tests.support.golden_scenes import checksums, scene_features, scene_saliency
 from tests.support.golden_tower import HEADS, WIDTH, TinyBlock, golden_states
 
@@ -35,7 +47,7 @@ OTHER = FrameMerging((0,), 0.35, 8, 0.9, True)
 def left(merging: FrameMerging) -> VisualTokens:
     """The golden video after stage I."""
     x, saliency = torch.from_numpy(scene_features()), scene_saliency()
-    merger = FrameMerger(merging, [0])
+    merger = FrameMerger(merging, [0], 12)
     frames = merger.after(0, x)
     found = merger.found(tuple(map(float, range(12))))
     times = tuple(found.timestamps_s[mix[0][0]] for mix in found.sources)
@@ -142,7 +154,7 @@ class Tower:
     """The golden tower, with the attention that each token receives in block 1 as a mean over queries."""
 
     def __init__(self, merging: FrameMerging) -> None:
-        self.merger = FrameMerger(merging, merging.layers)
+        self.merger = FrameMerger(merging, merging.layers, 12)
         states = golden_states()
         for number in range(3):
             block = TinyBlock(number)
@@ -204,47 +216,6 @@ def test_golden_tower(
 
 
 # A straight-line program
-
-
-def alike(x: np.ndarray, a: int, b: int) -> float:
-    """Mean over positions of the cosine similarity of two frames."""
-    cosines = [float(u @ v / (np.linalg.norm(u) * np.linalg.norm(v))) for u, v in zip(x[a], x[b], strict=True)]
-    return sum(cosines) / len(cosines)
-
-
-def cut(x: np.ndarray, threshold: float, window: int) -> list[list[int]]:
-    segments, average = [[0]], 1.0
-    for frame in range(1, len(x)):
-        average = 0.9 * alike(x, segments[-1][0], frame) + 0.1 * average
-        if average < threshold or len(segments[-1]) + 1 >= window:
-            segments.append([])
-            average = 1.0
-        segments[-1].append(frame)
-    return segments
-
-
-def merged(x: np.ndarray, threshold: float, window: int, *, published: bool) -> list[dict[int, float]]:
-    """The frames after a merge: the weights of the frames in each."""
-    found: list[dict[int, float]] = []
-    for segment in cut(x, threshold, window):
-        middle, q = segment[1:-1], len(segment) - 2
-        found.append({segment[0]: 1.0})
-        k = 0
-        while q >= 2 and k < q - 1:
-            own = alike(x, middle[k], middle[k + 1])
-            last = k == q - 2
-            following = 0.0 if last else alike(x, middle[k + 1], middle[k + 2])
-            if own > alike(x, segment[0], segment[-1]) and (last or own > following):
-                weight = (1.0 if published else 0.5) if last else own / (own + following)
-                found.append({middle[k]: weight, middle[k + 1]: 1 - weight} if weight < 1 else {middle[k]: 1.0})
-                k += 2
-            else:
-                found.append({middle[k]: 1.0})
-                k += 1
-        if q == 1 or (q >= 2 and k == q - 1 and not published):
-            found.append({middle[-1]: 1.0})
-        found += [{segment[-1]: 1.0}] if len(segment) > 1 else []
-    return found
 
 
 def picture(seed: int, frames: int, cells: int) -> np.ndarray:
@@ -350,3 +321,52 @@ def test_settings_and_preset() -> None:
     for layers, expected in (("6,21,23", (6, 21, 23)), (6, (6,))):
         found = tower_needs(Needs(), TowerConfig("earlytom", earlytom=EarlyTomConfig(layers)))
         assert found.frame_merging == FrameMerging(expected, 0.6, 8, 0.9, False)
+
+
+# Back to the frames of the video
+
+
+def restored_tokens(role: Role = Role.KEPT, sources: SourceWeights | None = None) -> CompressedTokens:
+    """Three tokens of three frames that are left of five: 0, 1 and 2 with weights, and 4; frame 3 was lost."""
+    merged_frames = MergedFrames((((0, 1.0),), ((1, 0.25), (2, 0.75)), ((4, 1.0),)), (0.0, 1.0, 2.0, 3.0, 4.0))
+    kept = CompressedTokens(
+        torch.eye(3), torch.tensor([0, 1, 2], dtype=torch.int32), torch.zeros(3, dtype=torch.int32),
+        torch.tensor([0, 1, 1], dtype=torch.int32), torch.full((3,), int(role), dtype=torch.uint8),
+        torch.tensor([1.0, 1.0, 1.0]), (1, 2), (0.0, 1.0, 4.0), (Clip(0, 1), Clip(1, 3)), sources=sources,
+    )  # fmt: skip
+    assert merged_frames.left == (0, 1, 1, 1, 2)
+    return restored(kept, merged_frames)
+
+
+def test_tokens_have_the_place_of_the_first_frame_that_is_in_them() -> None:
+    found = restored_tokens()
+    assert found.frame.tolist() == [0, 1, 4]
+    assert found.mass.tolist() == [1, 2, 1]
+    assert found.role.tolist() == [Role.KEPT, Role.MERGED, Role.KEPT]
+    assert found.role.dtype == torch.uint8
+    assert found.timestamps_s == (0.0, 1.0, 2.0, 3.0, 4.0)
+    assert list(found.clips) == [Clip(0, 1), Clip(1, 5)]
+    assert found.sources is None
+
+
+def test_sources_are_tokens_of_all_frames() -> None:
+    """The second token is a mean of frames 1 and 2, of which one is itself a mean; nothing is of frame 3."""
+    sources = SourceWeights(
+        3, torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 3, 5]), torch.tensor([1.0, 0.5, 0.5, 1.0]),
+        source_mass=torch.arange(6.0),
+    )  # fmt: skip
+    found = restored_tokens(sources=sources).sources
+    assert found is not None
+    entries = zip(found.token.tolist(), found.source.tolist(), found.weight.tolist(), strict=True)
+    assert sorted(entries) == [(0, 0, 1.0), (1, 0, 0.5), (1, 3, 0.125), (1, 5, 0.375), (2, 9, 1.0)]
+    assert found.source_mass is not None
+    assert found.source_mass.tolist() == [0, 1, 2, 3, 2, 3, 2, 3, 4, 5]
+
+
+def test_it_is_a_choice_of_its_own() -> None:
+    needs = tower_needs(Needs((3,)), TowerConfig("earlytom"))
+    assert needs.saliency_layers == (3,)
+    assert not needs.runs_tower_like(Needs((3,)))
+    assert Needs.union([needs, tower_needs(Needs((4,)), TowerConfig("earlytom"))]).frame_merging == needs.frame_merging
+    with pytest.raises(ValueError, match="one way of merging"):
+        Needs.union([needs, Needs()])
