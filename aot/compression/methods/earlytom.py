@@ -6,23 +6,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aot.compression.methods.subset import kept_tokens, pooled_saliency, whole_video
-from aot.compression.ops.clips import clip_bounds
+from aot.compression.methods.subset import early_segments, kept_tokens, pooled_saliency, whole_video
 from aot.compression.ops.grid import pool
+from aot.compression.ops.local_windows import inside_of, most_attended
 from aot.compression.ops.padding import true_indices
-from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.config.setting import CheckedSettings, setting
 from aot.plugins import Card
-from aot.types import Clip, CompressedTokens, Needs, TokenBudget, VisualTokens
+from aot.types import CompressedTokens, Needs, TokenBudget, VisualTokens
 
-__all__ = ["EarlyTom", "most_attended", "window_of_cells"]
+__all__ = ["EarlyTom"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ class EarlyTom(CheckedSettings):
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
         # 1. Segments, and which frames are static.
-        segments = self._segments(tokens, pooled)
-        static = _inside(segments, pooled.device)
+        segments = early_segments(tokens, pooled, self.threshold, self.window, self.ema)
+        static = inside_of(segments, pooled.device)
         # 2. How many tokens each frame keeps.
         if self.paper_exact:
             sampled = len(tokens.merged_frames.timestamps_s) if tokens.merged_frames else frames
@@ -92,19 +90,6 @@ class EarlyTom(CheckedSettings):
         index = true_indices(kept, budget)
         return kept_tokens(tokens, pooled.flatten(0, 1)[index], index, clips=segments)
 
-    def _segments(self, tokens: VisualTokens, pooled: Tensor) -> Sequence[Clip]:
-        """Return the segments of the tower, if it has merged frames; else those of `pooled`."""
-        if tokens.merged_frames is not None and tokens.merged_frames.segments is not None:
-            return tokens.merged_frames.segments
-        return streaming_segments(frame_similarity(pooled), self.threshold, self.window, self.ema)
-
-
-def _inside(segments: Sequence[Clip], device: torch.device) -> Tensor:
-    """Return which frames are neither the first nor the last of their segment, bool [F]."""
-    first, length = clip_bounds(segments, device)
-    place = torch.arange(len(first), device=device) - first
-    return (place > 0) & (place < length - 1)
-
 
 def _published_counts(ratio: float, per_frame: int, static: Tensor) -> Tensor:
     """Return the published number of tokens of each frame, int64 [F]."""
@@ -117,31 +102,3 @@ def _equal_counts(budget: int, static: Tensor) -> Tensor:
     share, rest = divmod(budget, len(static))
     rank = static.to(torch.uint8).argsort(stable=True).argsort()
     return share + (rank < rest).long()
-
-
-def most_attended(saliency: Tensor, counts: Tensor, static: Tensor) -> Tensor:
-    """Return which tokens are kept, bool [F, n]; ties go to the lower index.
-
-    Args:
-        saliency: [F, n].
-        counts: int64 [F], how many tokens each frame keeps, at most n.
-        static: bool [F], whether a frame keeps one token of each window instead of the highest.
-    """
-    cells = saliency.shape[1]
-    rank = saliency.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
-    window = window_of_cells(counts, cells)
-    best = torch.full_like(rank, cells).scatter_reduce(1, window, rank, "amin")
-    of_window = (rank == best.gather(1, window)) & (counts > 0)[:, None]
-    return torch.where(static[:, None], of_window, rank < counts[:, None])
-
-
-def window_of_cells(windows: Tensor, cells: int) -> Tensor:
-    """Return the window of each cell if frames are cut into `windows` [F] runs: int64 [F, cells].
-
-    Windows are equally long in raster order; the first ones have one cell more if needed.
-    """
-    windows = windows.clamp_min(1)[:, None]
-    length, longer = cells // windows, cells % windows
-    cell = torch.arange(cells, device=windows.device)
-    border = longer * (length + 1)
-    return torch.where(cell < border, cell // (length + 1), longer + (cell - border) // length)

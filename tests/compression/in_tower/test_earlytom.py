@@ -15,7 +15,8 @@ from torch import Tensor
 
 from aot.compression.in_tower import tower_needs
 from aot.compression.in_tower.earlytom import FrameMerger, merges, mixed, restored
-from aot.compression.methods.earlytom import EarlyTom, window_of_cells
+from aot.compression.methods.earlytom import EarlyTom
+from aot.compression.ops.local_windows import window_of_cells
 from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.config.schema import EarlyTomConfig, TowerConfig
 from aot.config.sources import resolve_config
