@@ -17,8 +17,8 @@ from aot.compression.ops.products import pair_products
 
 __all__ = ["ONE", "pick_representatives", "similarity_table"]
 
-# A cosine of 1. The sum of 512 differences of two cosines is below 2^31.
-ONE = 1 << 21
+ONE = 1 << 21  # a cosine of 1
+_ROWS = 256  # the sum of as many differences of two cosines is below 2^31
 _LEAST_LENGTH = 1e-12  # shorter vectors have no direction
 
 
@@ -58,15 +58,18 @@ def _picked(table: Tensor, steps: int) -> Tensor:
     best = torch.full_like(table[0], -ONE)
     gains = table.sum(0) + ONE * len(table)
     picks = gains.new_empty(steps, 1)
-    highest = gains.new_empty(1)
+    highest, spare = gains.new_empty(1), torch.empty_like(table[:_ROWS])
     for step in range(steps):
         torch.max(gains, 0, keepdim=True, out=(highest, picks[step]))
         # A picked item has gain 0 from here on, and so have its equals: -1 comes after them.
         gains.index_fill_(0, picks[step], -1)
         now = torch.maximum(best, table.index_select(0, picks[step])[0])
         # The gain of a column loses, in each row that is represented better, what is below `now`.
-        rows = true_rows(now > best)
-        before, after = best[rows, None], now[rows, None]
-        gains -= table[rows].clamp(before, after).sub_(before).sum(0)
+        for rows in torch.split(true_rows(now > best), _ROWS):
+            before, after = best[rows, None], now[rows, None]
+            # In memory that stays in the cache.
+            values = torch.index_select(table, 0, rows, out=spare[: len(rows)])
+            torch.minimum(torch.maximum(values, before, out=values), after, out=values)
+            gains -= values.sub_(before).sum(0, dtype=torch.int32)
         best = now
     return picks[:, 0]
