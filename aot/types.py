@@ -24,9 +24,12 @@ __all__ = [
     "Clip",
     "CompressedTokens",
     "EncoderMerging",
+    "FrameMerging",
     "FrameReferences",
     "FrameReuse",
+    "MergedFrames",
     "MergedPatches",
+    "Mix",
     "Needs",
     "Pooling",
     "Role",
@@ -173,6 +176,25 @@ class FrameReuse:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameMerging:
+    """Describe how frames are merged inside the vision tower (`--tower earlytom`).
+
+    Attributes:
+        layers: numbers of the blocks after which frames are merged.
+        threshold: least moving average of similarities to the first frame of a segment.
+        window: a segment has at most `window` - 1 frames.
+        ema: weight of the newest similarity in the moving average.
+        paper_exact: whether to lose a frame of each longer segment, as published.
+    """
+
+    layers: tuple[int, ...]
+    threshold: float
+    window: int
+    ema: float
+    paper_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """List the encoder outputs that a method needs.
 
@@ -184,7 +206,8 @@ class Needs:
         pooling_attention: whether the attention weights of SigLIP's pooling head are needed.
         merging: how the tower merges tokens, or None. With merging, nothing else is recorded.
         reuse: how frames reuse the tower's work on other frames, or None. Unlike the rest, this is
-            a choice of the user.
+            a choice of the user, and so is `frame_merging`.
+        frame_merging: how the tower merges whole frames, or None.
         question: whether the method reads the question. Not an encoder output: each run adds its
             own question to the tokens that it shares with others.
     """
@@ -195,11 +218,13 @@ class Needs:
     pooling_attention: bool = False
     merging: EncoderMerging | None = None
     reuse: FrameReuse | None = None
+    frame_merging: FrameMerging | None = None
     question: bool = False
 
     def runs_tower_like(self, other: Needs) -> bool:
         """Return whether the tower reduces its work as for `other`, so that one encoding serves."""
-        return self.merging == other.merging and self.reuse == other.reuse
+        own, others = ((needs.merging, needs.reuse, needs.frame_merging) for needs in (self, other))
+        return own == others
 
     @classmethod
     def union(cls, needs: Iterable[Needs]) -> Needs:
@@ -219,6 +244,7 @@ class Needs:
             any(each.pooling_attention for each in every),
             first.merging,
             first.reuse,
+            first.frame_merging,
             any(each.question for each in every),
         )
 
@@ -263,6 +289,35 @@ class MergedPatches:
     tower_share: float
 
 
+# The frames that one frame is a weighted mean of: (index, weight), whose weights sum to 1.
+Mix = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergedFrames:
+    """Record which frames were merged inside the vision tower.
+
+    Attributes:
+        sources: for each frame that is left, the frames that it is a mean of, first the earliest.
+        timestamps_s: the times of all F frames before any merge.
+        segments: the segments of the frames that are left, as the tower cut them after the last
+            merges; None if it did not.
+    """
+
+    sources: tuple[Mix, ...]
+    timestamps_s: tuple[float, ...]
+    segments: Sequence[Clip] | None = None
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """Return for each of the F frames the index of the frame that holds it.
+
+        A frame that was lost counts as the one before it.
+        """
+        of = {frame: number for number, mix in enumerate(self.sources) for frame, _ in mix}
+        return tuple(accumulate((of.get(frame, 0) for frame in range(len(self.timestamps_s))), max))
+
+
 @dataclass(frozen=True, slots=True)
 class VisualTokens:
     """Hold the output of the encoder, which is the input of a method.
@@ -287,6 +342,8 @@ class VisualTokens:
         deepstack: [layers, F, n, D] or None, features that the language model adds to the output of
             its first layers (Qwen3-VL).
         merged: the merged patches, or None if the tower did not merge.
+        merged_frames: the merged frames, or None if the tower did not merge frames. Then F counts
+            the frames that are left, each with the time of the first that is in it.
         finite: bool [] on the device of `features`, whether all values are finite; None if already
             checked. On CUDA, the encoder does not wait for this value;
             `aot.compression.contract.check_encoded` reads it later.
@@ -309,6 +366,7 @@ class VisualTokens:
     duration_s: float | None = None
     deepstack: Tensor | None = None
     merged: MergedPatches | None = None
+    merged_frames: MergedFrames | None = None
     finite: Tensor | None = None
     traced: bool = False
     question: Tensor | None = None

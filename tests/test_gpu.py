@@ -12,7 +12,7 @@ import torch
 import aot.models.language.answer
 from aot.compression.in_llm import divide
 from aot.compression.methods import build_method, simplecluster
-from aot.compression.ops import farthest, kmeans
+from aot.compression.ops import facility_location, farthest, kmeans
 from aot.config.schema import Config, GenerationConfig, ModelConfig, SamplingConfig, build_config
 from aot.models import load_model
 from aot.models.base import VideoModel
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
 ]
-COMPARED = sorted({*METHODS} - {"aot-dyn", "simplecluster", "standout", "unified-stc", "vqtoken"})
+COMPARED = sorted({*METHODS} - {"aot-dyn", "floc", "simplecluster", "standout", "unified-stc", "vqtoken"})
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_methods_wait_for_nothing_and_keep_what_the_cpu_keeps(name: str) -> None
     assert list(found.clips) == list(expected.clips)
 
 
-PICKERS = ("standout", "unified-stc", "simplecluster", "vqtoken")
+PICKERS = ("floc", "standout", "unified-stc", "simplecluster", "vqtoken")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -240,7 +240,7 @@ def test_pickers_wait_for_nothing_and_repeat(monkeypatch: pytest.MonkeyPatch, na
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(found[0].cell, found[1].cell)
     assert torch.equal(found[0].features, found[1].features)
-    for module in (farthest, kmeans, simplecluster):
+    for module in (facility_location, farthest, kmeans, simplecluster):
         monkeypatch.setattr(module, "runs_triton", lambda device: False)
     expected = method.compress(tokens, 156)
     if name != "vqtoken":  # one other seed of k-means++ makes all later ones others

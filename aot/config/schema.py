@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -21,6 +22,7 @@ __all__ = [
     "AnchorConfig",
     "ClipConfig",
     "Config",
+    "EarlyTomConfig",
     "GenerationConfig",
     "InnerConfig",
     "InterConfig",
@@ -47,6 +49,16 @@ _DEVICE = Rule(
 # The methods that use the settings under `aot`.
 AOT_METHODS = tuple(name for name, where in METHODS.items() if where.startswith("aot.compression.aot.method:"))
 _DYNAMIC = "aot-dyn"  # AOT with dynamic clips for every value of `aot.clips.mode`
+
+
+def _are_ascending(text: str) -> bool:
+    if not re.fullmatch("[0-9]+(,[0-9]+)*", text):
+        return False
+    numbers = [int(number) for number in text.split(",")]
+    return numbers == sorted(set(numbers))
+
+
+_BLOCKS = Rule("block numbers such as 6,21,23, in ascending order", lambda value: _are_ascending(str(value)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +334,39 @@ class StcConfig(CheckedSettings):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyTomConfig(CheckedSettings):
+    """Settings of `--tower earlytom` (EarlyTom, arXiv 2605.30010)."""
+
+    layers: str | int = setting(
+        "6,21,23",
+        "Numbers of the blocks of the vision tower after which frames are merged.",
+        rule=_BLOCKS,
+    )
+    threshold: float = setting(
+        0.6,
+        "A segment ends where the moving average of similarities to its first frame is below this; frames merge only "
+        "within a segment.",
+        least=-1,
+        most=1,
+    )
+    window: int = setting(8, "A segment has at most `window` - 1 frames.", least=2)
+    ema: float = setting(0.9, "Weight of the newest similarity in the moving average.", above=0, most=1)
+    paper_exact: bool = setting(
+        False, "Lose the last frame but one of every segment of four frames or more, as the published code does."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class TowerConfig(CheckedSettings):
     """Settings that reduce the work of the vision tower, with any method."""
 
-    name: Literal["full", "stc"] = setting(
-        "full", "Vision tower: all tokens of all frames, or (`stc`) frames reuse the work on a similar earlier frame."
+    name: Literal["full", "stc", "earlytom"] = setting(
+        "full",
+        "Vision tower: all tokens of all frames, or (`stc`) frames reuse the work on a similar earlier frame, or "
+        "(`earlytom`) similar frames are merged.",
     )
     stc: StcConfig = StcConfig()
+    earlytom: EarlyTomConfig = EarlyTomConfig()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.in_llm import InnerReduction
+from aot.compression.in_tower.earlytom import FrameMerger
 from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.uploads import uploaded
 from aot.config.schema import GenerationConfig, ModelConfig
@@ -30,13 +31,14 @@ from aot.models.language.reading import Reading, ReadingAnew
 from aot.models.language.word_choice import ignored_settings
 from aot.models.loading.checkpoints import read_json
 from aot.models.loading.compiled import compile_parts
-from aot.models.vision.encoding import TowerPass, run_tower
+from aot.models.vision.encoding import TowerPass, run_tower, run_tower_in_stages
+from aot.models.vision.frame_merging_tower import FrameStages, left_of
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.preprocessing import HALF, pixel_statistics
 from aot.models.vision.reusing_tower import FrameBatch
 from aot.models.vision.saliency import attention_modules, kernel_name, make_recordable, resolve_layer
 from aot.runtime.devices import input_device
-from aot.types import CompressedTokens, Needs, VideoFrames, VideoInfo, VisualTokens
+from aot.types import CompressedTokens, FrameMerging, Needs, VideoFrames, VideoInfo, VisualTokens
 
 __all__ = ["ComposedModel"]
 
@@ -48,7 +50,7 @@ class ComposedModel(ABC):
         temporal_patch: the number of sampled frames that the tower encodes together, as one frame.
         token_space: name suffixes of the weights that define the space of visual tokens.
         merges_inside: whether the tower can merge tokens.
-        reuses_frames: whether frames can reuse the tower's work on other frames.
+        reuses_frames: whether frames can reuse the tower's work on other frames, or be merged.
         pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
             whose files do not state them.
     """
@@ -207,10 +209,11 @@ class ComposedModel(ABC):
                 "methods that merge inside the vision tower need that of LLaVA-OneVision or LLaVA-Video (SigLIP); "
                 f"use another --method for {name}"
             )
-        if needs.reuse is not None and not cls.reuses_frames:
+        if (needs.reuse or needs.frame_merging) and not cls.reuses_frames:
+            chosen = "stc" if needs.reuse else "earlytom"
             raise UnsupportedError(
-                f"--tower stc needs a vision tower in which all patches of a frame attend to each other, and that of "
-                f"{name} attends within windows; use --tower full"
+                f"--tower {chosen} needs a vision tower in which all patches of a frame attend to each other, and that "
+                f"of {name} attends within windows; use --tower full"
             )
 
     def unknown_words(self, text: str) -> list[str]:
@@ -262,6 +265,12 @@ class ComposedModel(ABC):
         """
         total, together = len(frames.pixels), self.temporal_patch
         notices: list[str] = []
+
+        def remember(size: int) -> None:
+            notices.append(self._remember(size * together))
+
+        if needs.frame_merging is not None:
+            return self._run_merging_frames(frames, needs, needs.frame_merging, batch, remember, on_frame), notices
         references = None
         if needs.reuse is not None:
             references = frames.references or ReferenceSchedule(needs.reuse, together).add(frames.pixels)
@@ -278,18 +287,58 @@ class ComposedModel(ABC):
             -(-total // together),
             batch,
             run,
-            lambda size: notices.append(self._remember(size * together)),
+            remember,
             on_frame and (lambda done, _: on_frame(min(done * together, total), total)),
             # A batch that starts with a reference need not encode one again.
             [frame for frame, reference in enumerate(references.of) if frame == reference] if references else (),
         )
         return whole, notices
 
+    def _run_merging_frames(
+        self,
+        frames: VideoFrames,
+        needs: Needs,
+        merging: FrameMerging,
+        batch: int,
+        on_fewer: Callable[[int], None],
+        on_frame: Progress | None,
+    ) -> TowerPass:
+        """Run the tower over all frames, which are merged in it; see `_run_tower`."""
+        total = len(frames.pixels)
+        depth = len(attention_modules(self.tower))
+        # Blocks whose output is a feature cannot be followed by merges that come too late for it.
+        wanted = {resolve_layer(layer, depth) for layer in merging.layers}
+        blocks = sorted(block for block in wanted if block < self._feature_blocks(depth))
+
+        def run(size: int) -> TowerPass:
+            merger = FrameMerger(merging, blocks, -(-total // self.temporal_patch), self._class_tokens)
+            return replace(self._tower_pass(frames.pixels, needs, FrameStages(merger, size)), merger=merger)
+
+        return run_tower_in_stages(total, batch, run, on_fewer, on_frame)
+
+    @property
+    def _class_tokens(self) -> int:
+        """Return the number of class tokens at the start of each frame in the tower."""
+        return 0
+
+    def _feature_blocks(self, depth: int) -> int:
+        """Return the number of the tower's `depth` blocks that run before its features are read.
+
+        Raises:
+            UnsupportedError: If features of several blocks are read.
+        """
+        return depth
+
+    def _left_of(self, batch: object, layer: int, values: Tensor) -> Tensor:
+        """Return `values` [T, ...] of the frames that block `layer` has read, for those left."""
+        return left_of(batch, self.saliency_blocks((layer,))[0], values)
+
     @abstractmethod
-    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | FrameStages | None = None) -> TowerPass:
         """Run the tower and the projector over one batch of frames, uint8 [f, 3, H, W].
 
-        `batch` says which frames reuse the work on others; None if no frame does.
+        `batch` says which frames reuse the work on others, or how frames are merged; None if they
+        pass the tower as they are.
         """
 
     @torch.inference_mode()

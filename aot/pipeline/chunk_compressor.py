@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.contract import check_encoded, check_tokens
+from aot.compression.in_tower.earlytom import restored
 from aot.compression.methods import Method
 from aot.compression.ops.clips import joined_clips
 from aot.compression.ops.grid import pooled_grid
@@ -62,10 +63,14 @@ class ChunkCompressor:
         if self._question is not None:
             visual = replace(visual, question=uploaded(self._question, visual.features.device))
         # 1. The budget of the chunk: that of all frames so far minus that of earlier chunks.
-        self._frames += len(visual.timestamps_s)
+        merged = visual.merged_frames
+        self._frames += len(visual.timestamps_s if merged is None else merged.timestamps_s)
         per_frame = math.prod(pooled_grid(visual.grid, visual.pool))
+        total = len(visual.timestamps_s) * per_frame
         budget = self._config.token_budget(self._frames, per_frame)
         due, self._budget = budget - self._budget, budget
+        # Where the tower has merged frames, there can be fewer tokens than the budget.
+        due = min(due, total)
         # 2. Compress. Whether `visual` is finite is read after the answer has begun.
         allowed = TokenBudget(due, self._config.ratio)
         with self._clock.stage("compress"):
@@ -74,7 +79,6 @@ class ChunkCompressor:
             # Compress again, so that the measured time does not include tracing.
             found = self._compress(replace(visual, traced=True), allowed)
         # 3. Check the contract of the method.
-        total = len(visual.timestamps_s) * per_frame
         self._refuse_excess(found, total)
         tokens = check_tokens(self._method, found, visual, *self._allowed(due, total))
         # 4. Keep the tokens, their deepstack features and, if traced, their sources.
@@ -82,7 +86,8 @@ class ChunkCompressor:
         if deepstack is not None:
             deepstack = deepstack.flatten(1, 2)[:, tokens.cell.to(deepstack.device)]
         sources = of_kept(tokens) if self._traced else None
-        self._parts.append(replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources))
+        tokens = replace(tokens, duration_s=visual.duration_s, deepstack=deepstack, sources=sources)
+        self._parts.append(tokens if merged is None else restored(tokens, merged))
 
     def _compress(self, visual: VisualTokens, allowed: TokenBudget) -> CompressedTokens:
         try:

@@ -57,6 +57,7 @@ def _report(
     rows = frame_retention(tokens, per_frame, video.similarity.read().tolist())
     total, (kept, width) = video.frames * per_frame, tokens.features.shape
     blocks = model.saliency_blocks(pipeline.needs.saliency_layers)
+    merged = 0 if video.left is None else video.frames - video.left
     encoding_ms, compress_ms = video.clock.stage_ms, clock.stage_ms["compress"]
     return RetentionReport(
         visual_tokens=total,
@@ -71,7 +72,7 @@ def _report(
         video=video.source,
         config=with_all_settings(pipeline.config),
         versions=pipeline.versions,
-        notices=(*model.notices, *video.notices, *_notices(outer, rows)),
+        notices=(*model.notices, *video.notices, *_notices(outer, rows, merged)),
     )
 
 
@@ -81,8 +82,9 @@ def model_record(model: VideoModel) -> ModelRecord:
     return ModelRecord(of.name, of.revision, of.fingerprint, of.is_toy, width=None, placement=model.placement)
 
 
-def _notices(config: Config, rows: Sequence[FrameRetention]) -> Iterator[str]:
-    empty = sum(not row.kept for row in rows)
+def _notices(config: Config, rows: Sequence[FrameRetention], merged: int) -> Iterator[str]:
+    """Yield sentences about `rows`; the tower merged `merged` of the frames into others."""
+    empty = sum(not row.kept for row in rows) - merged
     if empty:
         yield f"{empty} of {len(rows)} frames keep no token of their own; a higher --ratio changes that"
     if config.compresses and not config.has_budget:

@@ -13,6 +13,7 @@ from torch import Tensor
 from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.ops.clips import neighbor_similarity
 from aot.compression.ops.read_later import Download
+from aot.compression.ops.uploads import uploaded
 from aot.config.schema import SamplingConfig
 from aot.errors import ConfigError
 from aot.models.base import VideoModel
@@ -40,6 +41,7 @@ class EncodedVideo:
         selection: the frames chosen by the questions, or None.
         notices: sentences for the user.
         references: the number of frames whose work in the vision tower the others reused, or None.
+        left: the number of frames that are left after merges inside the vision tower, or None.
     """
 
     source: VideoInfo
@@ -49,12 +51,14 @@ class EncodedVideo:
     selection: FrameSelection | None
     notices: tuple[str, ...]
     references: int | None = None
+    left: int | None = None
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """Return the choice of frames and references as named values for the report."""
+        """Return the choice of frames, and the tower's work on them, as named values."""
         selected = self.selection.facts if self.selection else {}
-        return selected if self.references is None else {**selected, "reference_frames": self.references}
+        counts = {"reference_frames": self.references, "tower_frames": self.left}
+        return {**selected, **{name: count for name, count in counts.items() if count is not None}}
 
 
 @contextmanager
@@ -162,6 +166,7 @@ class VideoEncoder:
                 selection=selection,
                 notices=tuple(dict.fromkeys((*first, *stream.notices, *notices))),
                 references=schedule.count if schedule else None,
+                left=similarity.left if self._needs.frame_merging else None,
             )
 
     def _encode_chunk(self, frames: VideoFrames) -> VisualTokens:
@@ -188,14 +193,18 @@ class _AdjacentSimilarity:
     """Collect the cosine similarity of adjacent frames, also across chunks, on the device."""
 
     def __init__(self) -> None:
-        self.frames = 0
+        self.frames, self.left = 0, 0
         self._last: Tensor | None = None
         self._found: list[Tensor] = []
 
     def add(self, visual: VisualTokens) -> None:
         """Add the similarities of the frames in the next chunk."""
-        self.frames += len(visual.timestamps_s)
         embeddings = visual.features.mean(1) if visual.frame_embeddings is None else visual.frame_embeddings
+        self.left += len(visual.timestamps_s)
+        if visual.merged_frames is not None:
+            # Merged frames are alike.
+            embeddings = embeddings[uploaded(torch.tensor(visual.merged_frames.left), embeddings.device)]
+        self.frames += len(embeddings)
         joined = embeddings if self._last is None else torch.cat([self._last, embeddings])
         self._found.append(neighbor_similarity(joined))
         self._last = embeddings[-1:]

@@ -136,8 +136,11 @@ class RetentionReport:
 
     @property
     def reuse(self) -> str:
-        """Return how frames reused the work of the vision tower, in words; empty if none did."""
-        references, tower = self.facts.get("reference_frames"), self.config.tower
+        """Return how the vision tower saved work on frames, in words; empty if it did not."""
+        references, left = self.facts.get("reference_frames"), self.facts.get("tower_frames")
+        tower = self.config.tower
+        if left is not None:
+            return f"{tower.name}: {len(self.frames)} frames were merged into {left}"
         if references is None:
             return ""
         return (

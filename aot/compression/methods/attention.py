@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aot.compression.methods.subset import keep_subset, pooled_saliency
+from aot.compression.methods.subset import LOCAL_WINDOWS, keep_subset, pooled_saliency
 from aot.config.setting import setting
 from aot.plugins import Card
 from aot.types import CompressedTokens, Needs, VisualTokens
@@ -22,6 +22,7 @@ class TopAttention:
     layer: int = setting(
         -2, "Block of the vision tower whose attention received is the saliency; negative numbers count from the last."
     )
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     @property
     def needs(self) -> Needs:
@@ -30,6 +31,7 @@ class TopAttention:
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; ties in attention go to the lower index."""
-        ranked = pooled_saliency(tokens, self.layer).flatten().sort(descending=True, stable=True).indices
+        saliency = pooled_saliency(tokens, self.layer, budget if self.local_windows else None)
+        ranked = saliency.flatten().sort(descending=True, stable=True).indices
         # Select by saliency, then restore the order of the video.
         return keep_subset(tokens, ranked[:budget].sort().values)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import check_budget, keep_all, kept_tokens
+from aot.compression.methods.subset import LOCAL_WINDOWS, check_budget, keep_all, kept_tokens, without_sinks
 from aot.compression.ops.budget import even_shares, spread_rows
 from aot.compression.ops.clips import CutClips, dynamic_clips
 from aot.compression.ops.density_peaks import density_peak_scores
@@ -69,6 +69,7 @@ class FastVid(CheckedSettings):
     )
     neighbors: int = setting(4, "Number of nearest tokens that define a density, including the token itself.", least=1)
     paper_exact: bool = setting(False, "Every frame has floor(budget / F) tokens, and all shares are rounded down.")
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens; with `paper_exact`, at most `budget` tokens.
@@ -89,6 +90,8 @@ class FastVid(CheckedSettings):
         counts = self._counts(budget, per_frame, clips)
         # 2. Salient tokens: the most attended tokens of every frame.
         attention = pool(tokens.pooling_attention[..., None], tokens.grid, tokens.pool)[..., 0]
+        if self.local_windows:
+            attention = without_sinks(tokens, attention, budget)
         salient = _most_attended(attention, counts.salient)
         # 3. Context tokens: density peaks of the anchor frames absorb all tokens but salient ones.
         values = features.to(working_dtype(features))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.methods.framefusion_queued import QueuedRuns
-from aot.compression.methods.subset import check_budget, kept_tokens, pooled_cells, pooled_saliency
+from aot.compression.methods.subset import LOCAL_WINDOWS, check_budget, kept_tokens, pooled_cells, pooled_saliency
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means
 from aot.compression.ops.padding import is_queued
@@ -56,6 +56,7 @@ class FrameFusion(CheckedSettings):
     least_merged: float = setting(
         0.1, "A pass that merges a smaller share of the tokens is the last one.", least=0, most=1
     )
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens in raster order; a run has the cell of its first token.
@@ -67,7 +68,7 @@ class FrameFusion(CheckedSettings):
         if is_queued(tokens.features.device):
             return self._queued(tokens, budget)
         # 1. Merge, pass after pass.
-        runs = _Runs.of(tokens)
+        runs = _Runs.of(tokens, self._saliency(tokens, budget))
         passes, merging = 0, True
         while merging and len(runs.index) > budget:
             before = len(runs.index)
@@ -85,13 +86,16 @@ class FrameFusion(CheckedSettings):
             sources=kept.sources,
         )
 
+    def _saliency(self, tokens: VisualTokens, budget: int) -> Tensor:
+        return pooled_saliency(tokens, _LAST, budget if self.local_windows else None)
+
     def _queued(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Compress in the same way without waiting for the device."""
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         budget, values = min(budget, pooled.shape[0] * pooled.shape[1]), pooled.to(working_dtype(pooled))
         runs = QueuedRuns.of(values)
         runs.merge(self.threshold, budget, self.least_merged)
-        index = runs.most_attended(pooled_saliency(tokens, _LAST), budget)
+        index = runs.most_attended(self._saliency(tokens, budget), budget)
         return kept_tokens(
             tokens,
             runs.features(values, index),
@@ -124,14 +128,14 @@ class _Runs:
     sources: SourceWeights | None
 
     @classmethod
-    def of(cls, tokens: VisualTokens) -> _Runs:
-        """Return one run for each pooled token."""
+    def of(cls, tokens: VisualTokens, saliency: Tensor) -> _Runs:
+        """Return one run for each pooled token; `saliency` is [F, n]."""
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         frames, per_frame = pooled.shape[:2]
         # Transpose frames and cells: the tokens of a cell must follow each other.
         features = pooled.to(working_dtype(pooled)).transpose(0, 1).flatten(0, 1)
         index = torch.arange(frames * per_frame, device=pooled.device).view(frames, per_frame).T.flatten()
-        attention = pooled_saliency(tokens, _LAST).to(features).T.flatten()
+        attention = saliency.to(features).T.flatten()
         sources = unchanged(index) if tokens.traced else None
         return cls(features, index, attention, torch.ones_like(attention), per_frame, sources)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import Part, joined_parts, pooled_cells, pooled_saliency, whole_video
+from aot.compression.methods.subset import LOCAL_WINDOWS, Part, joined_parts, pooled_cells, pooled_saliency, whole_video
 from aot.compression.ops.grid import pool
 from aot.compression.ops.padding import longest, true_indices
 from aot.compression.ops.peak_clusters import PeakClusters
@@ -78,6 +78,7 @@ class HoliTom(CheckedSettings):
     )
     layer: int = setting(-1, "Block of the vision tower whose attention ranks dynamic tokens.")
     paper_exact: bool = setting(False, "Use the published counts, which give more or fewer tokens than the budget.")
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     @property
     def needs(self) -> Needs:
@@ -109,7 +110,7 @@ class HoliTom(CheckedSettings):
             quotas = share_out(budget, redundancy.capacity())
         # 3. Static tokens merged into density peaks, and the most attended dynamic tokens.
         parts = [*self._static(features, redundancy, quotas.static, budget, traced=tokens.traced)]
-        saliency = pooled_saliency(tokens, self.layer).to(features.device)
+        saliency = pooled_saliency(tokens, self.layer, budget if self.local_windows else None).to(features.device)
         parts.append(_most_attended(features, saliency, redundancy, quotas.dynamic, budget, traced=tokens.traced))
         # 4. All tokens in order.
         clips = redundancy.clips

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aot.compression.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.compression.methods.subset import pooled_keys, pooled_saliency, whole_video
+from aot.compression.methods.subset import LOCAL_WINDOWS, pooled_keys, pooled_saliency, whole_video, without_sinks
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
@@ -62,6 +62,7 @@ class PruMerge(CheckedSettings):
         -1, "Block of the vision tower whose attention and keys are used; negative numbers count from the last."
     )
     paper_exact: bool = setting(False, "Keep the outliers of each frame, so that the count depends on the content.")
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     @property
     def needs(self) -> Needs:
@@ -82,7 +83,8 @@ class PruMerge(CheckedSettings):
         attention = pooled_saliency(tokens, self.layer)
         attention = attention / attention.sum(-1, keepdim=True)
         # 2. Choose the tokens that every frame keeps.
-        chosen = self._outliers(attention) if self.paper_exact else self._fixed(attention, budget)
+        ranking = without_sinks(tokens, attention, budget) if self.local_windows else attention
+        chosen = self._outliers(ranking) if self.paper_exact else self._fixed(ranking, budget)
         # 3. Kept tokens absorb their neighbors; one more token absorbs the dropped tokens.
         parts = []
         for run, kept in chosen:

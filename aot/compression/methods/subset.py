@@ -11,16 +11,20 @@ from torch import Tensor
 
 from aot.compression.ops.clips import CutClips
 from aot.compression.ops.grid import pool, pooled_grid
+from aot.compression.ops.local_windows import guarded, inside_of
 from aot.compression.ops.read_later import Fact
 from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.source_weights import chosen, joined
+from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.compression.ops.uploads import uploaded
 from aot.errors import BudgetError
 from aot.types import Clip, CompressedTokens, Role, SourceWeights, VisualTokens
 
 __all__ = [
+    "LOCAL_WINDOWS",
     "Part",
     "check_budget",
+    "early_segments",
     "evenly",
     "joined_parts",
     "keep_all",
@@ -32,6 +36,7 @@ __all__ = [
     "pooled_saliency",
     "refuse_below",
     "whole_video",
+    "without_sinks",
 ]
 
 
@@ -41,9 +46,44 @@ def pooled_cells(tokens: VisualTokens) -> tuple[int, int]:
     return len(tokens.timestamps_s), rows * cols
 
 
-def pooled_saliency(tokens: VisualTokens, layer: int) -> Tensor:
-    """Return the attention that each pooled token receives in tower block `layer`: [F, n]."""
-    return pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
+def pooled_saliency(tokens: VisualTokens, layer: int, guarded_for: int | None = None) -> Tensor:
+    """Return the attention that each pooled token receives in tower block `layer`: [F, n].
+
+    If `guarded_for` is a number of tokens to keep of the video, see `without_sinks`.
+    """
+    saliency = pool(tokens.saliency[layer][..., None], tokens.grid, tokens.pool)[..., 0]
+    return saliency if guarded_for is None else without_sinks(tokens, saliency, guarded_for)
+
+
+# The meaning of the setting `local_windows` of methods that rank tokens by attention.
+LOCAL_WINDOWS = (
+    "Guard static frames against attention sinks, as EarlyTom does: of as many equal windows as a frame keeps tokens "
+    "in the mean, the most attended token of each comes first."
+)
+
+
+def without_sinks(tokens: VisualTokens, saliency: Tensor, budget: int) -> Tensor:
+    """Return the pooled `saliency` [F, n], in which sinks do not come first in static frames.
+
+    This is the rule of EarlyTom (arXiv 2605.30010), with its segments and as many windows as a
+    frame keeps tokens in the mean, of `budget` in all; see `aot.compression.ops.local_windows`.
+    """
+    segments = early_segments(tokens, pool(tokens.features, tokens.grid, tokens.pool))
+    frames, cells = saliency.shape
+    windows = min(max(1, round(budget / frames)), cells)
+    return guarded(saliency, inside_of(segments, saliency.device), windows)
+
+
+def early_segments(
+    tokens: VisualTokens, pooled: Tensor, threshold: float = 0.6, window: int = 8, ema: float = 0.9
+) -> Sequence[Clip]:
+    """Return EarlyTom's segments: those of the tower, if it has merged frames, else of `pooled`.
+
+    `pooled` is [F, n, D]; for the other arguments see `streaming_segments`.
+    """
+    if tokens.merged_frames is not None and tokens.merged_frames.segments is not None:
+        return tokens.merged_frames.segments
+    return streaming_segments(frame_similarity(pooled), threshold, window, ema)
 
 
 def least_ratio(kept: int, total: int) -> float:

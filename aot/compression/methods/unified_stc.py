@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aot.compression.methods.subset import check_budget, kept_tokens, pooled_saliency
+from aot.compression.methods.subset import LOCAL_WINDOWS, check_budget, kept_tokens, pooled_saliency
 from aot.compression.ops.farthest import pick_farthest, table_fits
 from aot.compression.ops.grid import pool
 from aot.compression.ops.group_means import group_means, group_sizes
@@ -57,6 +57,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
     )
     recycled_share: float = setting(0.3, "Share of the budget that is cluster means of the others.", least=0, most=1)
     neighbors: int = setting(7, "Number of nearest tokens that define a density, including the token itself.", least=1)
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     def compress(self, tokens: VisualTokens, budget: int) -> CompressedTokens:
         """Keep exactly `budget` tokens in raster order; a mean has the cell of the cluster center.
@@ -73,7 +74,7 @@ class UnifiedSpatiotemporal(CheckedSettings):
         pairs = _Pairs.of(pooled) if table_fits(len(pooled), pooled.device) else None
         # 1. Take dissimilar tokens, by descending attention. If too few tokens are dissimilar, take
         # the most attended of the other tokens.
-        attention = pooled_saliency(tokens, _LAST).flatten().to(values.device)
+        attention = pooled_saliency(tokens, _LAST, budget if self.local_windows else None).flatten().to(values.device)
         ranked = attention.sort(descending=True, stable=True).indices
         unlike = self._unlike(values, pairs, ranked, budget - clusters)
         order = ranked[(~unlike[ranked]).to(torch.uint8).sort(stable=True).indices]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aot.compression.methods.per_frame import FrameTokens, equal_shares, joined_frames
-from aot.compression.methods.subset import pooled_cells, pooled_keys, pooled_saliency, whole_video
+from aot.compression.methods.subset import LOCAL_WINDOWS, pooled_cells, pooled_keys, pooled_saliency, whole_video
 from aot.compression.ops.grid import pool
 from aot.compression.ops.products import take_rows, weighted_sums
 from aot.compression.ops.similarity import cosine_similarity
@@ -56,6 +56,7 @@ class VisionZip(CheckedSettings):
         -1, "Block of the vision tower whose attention and keys are used; negative numbers count from the last."
     )
     paper_exact: bool = setting(False, "Every frame has the same number of tokens, the nearest to the budget.")
+    local_windows: bool = setting(False, LOCAL_WINDOWS)
 
     @property
     def needs(self) -> Needs:
@@ -73,7 +74,7 @@ class VisionZip(CheckedSettings):
         frames, per_frame = pooled_cells(tokens)
         # 1. Pool features, attention and keys.
         features = pool(tokens.features, tokens.grid, tokens.pool)
-        attention = pooled_saliency(tokens, self.layer)
+        attention = pooled_saliency(tokens, self.layer, budget if self.local_windows else None)
         metric = pooled_keys(tokens, self.layer)
         # 2. Decide how many tokens every frame keeps.
         shares = equal_shares(frames, per_frame, budget)

@@ -20,6 +20,7 @@ from aot.models.families.llava_geometry import refuse_llava_settings
 from aot.models.language.prompt import Run, by_frame
 from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
 from aot.models.vision.encoding import TowerPass
+from aot.models.vision.frame_merging_tower import FrameStages, with_frame_merging
 from aot.models.vision.microbatch import batch_size_for
 from aot.models.vision.preprocessing import IMAGENET
 from aot.models.vision.reusing_tower import FrameBatch, internvit_parts, with_reuse
@@ -119,7 +120,7 @@ class InternVL(ComposedModel):
         whole, notices = self._run_tower(frames, needs, self._batch_size(needs), on_frame)
         return whole.visual(frames, needs, grid=self.grid, pool=Pooling("none"), notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | FrameStages | None = None) -> TowerPass:
         """Run tower and projector; average attention and keys over the patches of each token."""
         # 1. Layers to record. Without a pooling head, the last block gives the pooling attention.
         layers = needs.saliency_layers
@@ -127,24 +128,36 @@ class InternVL(ComposedModel):
             layers = (*layers, -1)
         # 2. Tower, pixel shuffle and projector, by the stock model's own method.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
-            features = self._reusing(batch, needs).get_image_features(self.normalize(pixels)).pooler_output
+            features = self._arranged(batch, needs).get_image_features(self.normalize(pixels)).pooler_output
         # 3. From patches to tokens. A frame's pooling attention sums to 1.
-        saliency = {layer: self._of_tokens(torch.cat(received)) for layer, received in recording.saliency.items()}
+        tokens = {layer: self._of_tokens(torch.cat(received)) for layer, received in recording.saliency.items()}
+        saliency = {layer: self._left_of(batch, layer, values) for layer, values in tokens.items()}
         attention = saliency[-1] / saliency[-1].sum(-1, keepdim=True) if needs.pooling_attention else None
         return TowerPass(
             features,
             saliency,
-            {layer: self._of_tokens(torch.cat(seen)) for layer, seen in recording.keys.items()},
+            {
+                layer: self._left_of(batch, layer, self._of_tokens(torch.cat(seen)))
+                for layer, seen in recording.keys.items()
+            },
             features.mean(1) if needs.frame_embeddings else None,
             attention,
         )
 
-    def _reusing(self, batch: FrameBatch | None, needs: Needs) -> Any:
-        """Return the model, in whose tower the frames of `batch` reuse the work on references."""
-        if batch is None or needs.reuse is None:
+    @property
+    def _class_tokens(self) -> int:
+        return 1
+
+    def _arranged(self, batch: FrameBatch | FrameStages | None, needs: Needs) -> Any:
+        """Return the model, in whose tower frames reuse work or are merged as `batch` says."""
+        if batch is None:
             return self.network.model
         if self.network.config.vision_feature_layer != -1:
-            raise UnsupportedError("--tower stc needs features of the tower's last block; use --tower full")
+            name = "stc" if needs.reuse else "earlytom"
+            raise UnsupportedError(f"--tower {name} needs features of the tower's last block; use --tower full")
+        if isinstance(batch, FrameStages):
+            return with_frame_merging(self.network.model, "vision_tower.encoder.layer", batch)
+        assert needs.reuse is not None
         group = batch.group(needs.reuse.share, 1, self.device)
         return with_reuse(self.network.model, "vision_tower.encoder.layer", internvit_parts, group)
 

@@ -7,6 +7,7 @@ holds the geometry that a checkpoint was trained with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -18,12 +19,14 @@ from torch import Tensor
 from aot.compression.contract import check_encoded
 from aot.compression.ops.grid import pooled_grid
 from aot.config.schema import ModelConfig
+from aot.errors import UnsupportedError
 from aot.models.base import ModelIdentity, Progress
 from aot.models.composed import ComposedModel
 from aot.models.families.llava_geometry import LlavaGeometry, time_instruction
 from aot.models.language.prompt import Run
 from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
 from aot.models.vision.encoding import WITHOUT_HEAD, TowerPass
+from aot.models.vision.frame_merging_tower import FrameStages, with_frame_merging
 from aot.models.vision.frame_scores import ByTextTower, ByWords
 from aot.models.vision.merging_tower import MergedVideo, blocks_before_features, run_merging_tower
 from aot.models.vision.microbatch import batch_size_for, micro_batches
@@ -146,7 +149,7 @@ class Llava(ComposedModel):
         source = "siglip head" if self.config.siglip_head else WITHOUT_HEAD
         return whole.visual(frames, needs, grid=self.grid, pool=self.pool, source=source, notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | FrameStages | None = None) -> TowerPass:
         """Run tower and projector, record attention and keys, and embed each frame if needed."""
         # 1. Layers to record. Without SigLIP's head the last block gives the pooling attention.
         with_head = self.config.siglip_head is not None
@@ -156,10 +159,11 @@ class Llava(ComposedModel):
         # 2. Tower and projector. Recorded blocks must run even if they come after the features.
         with recorded_attention(self.tower, layers, needs.key_layers) as recording:
             recorded = self.saliency_blocks((*layers, *needs.key_layers))
-            tower = self._reusing(batch, needs)
+            tower = self._arranged(batch, needs)
             hidden = self._tower_features(tower, self.normalize(pixels), max(recorded, default=-1) + 1)
         features = self.network.model.multi_modal_projector(hidden)
-        saliency = {layer: torch.cat(received) for layer, received in recording.saliency.items()}
+        left = partial(self._left_of, batch)
+        saliency = {layer: left(layer, torch.cat(received)) for layer, received in recording.saliency.items()}
         # 3. Frame embeddings, and a pooling attention that sums to 1 in each frame.
         embeddings = attention = None
         if needs.frame_embeddings:
@@ -167,7 +171,7 @@ class Llava(ComposedModel):
         if needs.pooling_attention:
             last = None if with_head else saliency[-1]
             attention = self._head(hidden).attention(hidden) if last is None else last / last.sum(-1, keepdim=True)
-        keys = {layer: torch.cat(seen) for layer, seen in recording.keys.items()}
+        keys = {layer: left(layer, torch.cat(seen)) for layer, seen in recording.keys.items()}
         return TowerPass(features, saliency, keys, embeddings, attention)
 
     def _encode_merged(self, frames: VideoFrames, merging: EncoderMerging, on_frame: Progress | None) -> VisualTokens:
@@ -228,13 +232,24 @@ class Llava(ComposedModel):
         softmax = 4 * vision.num_attention_heads * patches**2
         return batch_size_for(self.device, patches * widths * self.network.dtype.itemsize + softmax)
 
-    def _reusing(self, batch: FrameBatch | None, needs: Needs) -> Any:
-        """Return the tower, in which the frames of `batch` reuse the work on its references."""
+    @property
+    def _class_tokens(self) -> int:
+        # CLIP has a class token, SigLIP has none.
+        return int(hasattr(self.tower.embeddings, "class_embedding"))
+
+    def _feature_blocks(self, depth: int) -> int:
+        layer = self.network.config.vision_feature_layer
+        if not isinstance(layer, int):
+            raise UnsupportedError("--tower earlytom needs features of one block of the tower; use --tower full")
+        return range(depth + 1)[layer]
+
+    def _arranged(self, batch: FrameBatch | FrameStages | None, needs: Needs) -> Any:
+        """Return the tower, whose frames reuse work or are merged as `batch` says."""
+        if isinstance(batch, FrameStages):
+            return with_frame_merging(self.tower, "encoder.layers", batch)
         if batch is None or needs.reuse is None:
             return self.tower
-        # CLIP has a class token, SigLIP has none.
-        class_tokens = int(hasattr(self.tower.embeddings, "class_embedding"))
-        group = batch.group(needs.reuse.share, class_tokens, self.device)
+        group = batch.group(needs.reuse.share, self._class_tokens, self.device)
         return with_reuse(self.tower, "encoder.layers", siglip_parts, group)
 
     def _tower_features(self, tower: Any, pixels: Tensor, least_blocks: int) -> Tensor:

@@ -37,6 +37,7 @@ from aot.models.families.qwen_positions import WholePrompt, seconds_per_frame
 from aot.models.language.prompt import Run
 from aot.models.loading.checkpoints import identify, load_network, load_tokenizer
 from aot.models.vision.encoding import TowerPass
+from aot.models.vision.frame_merging_tower import FrameStages, left_of, with_frame_merging
 from aot.models.vision.microbatch import batch_size_for
 from aot.models.vision.preprocessing import video_settings
 from aot.models.vision.reusing_tower import FrameBatch, qwen_parts, with_reuse
@@ -119,7 +120,7 @@ class QwenVL(ComposedModel):
         times_s = self._pair_times(frames.timestamps_s)
         return whole.visual(frames, needs, grid=grid, pool=Pooling("none"), timestamps_s=times_s, notices=notices)
 
-    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | None = None) -> TowerPass:
+    def _tower_pass(self, pixels: Tensor, needs: Needs, batch: FrameBatch | FrameStages | None = None) -> TowerPass:
         """Run the tower; average attention and keys over the patches of each token."""
         # 1. Rows of patches, and the number of patches in time, height and width.
         vision, grid = self.tower.config, self._grid(pixels)
@@ -132,21 +133,28 @@ class QwenVL(ComposedModel):
         last = (self._block(-1),) if needs.pooling_attention else ()
         with recorded_attention(self.tower, (*salient.values(), *last), tuple(keyed.values())) as recording:
             tower = self.tower
-            if batch is not None and needs.reuse is not None:
+            if isinstance(batch, FrameStages):
+                tower = with_frame_merging(tower, "blocks", batch)
+            elif batch is not None and needs.reuse is not None:
                 tower = with_reuse(tower, "blocks", qwen_parts, batch.group(needs.reuse.share, 0, self.device))
             found = tower(rows, **layout)
         # 3. From patches to tokens.
         of_tokens = partial(self._of_tokens, grid=grid)
-        received = {block: of_tokens(values) for block, values in recording.saliency.items()}
-        features = found.pooler_output.view(pairs, grid[0] * grid[1], -1)
+        left = partial(left_of, batch)
+        received = {block: left(block, of_tokens(values)) for block, values in recording.saliency.items()}
+        features = found.pooler_output.view(-1, grid[0] * grid[1], found.pooler_output.shape[-1])
         deepstack = getattr(found, "deepstack_features", None)
+        levels = zip(self.tower.deepstack_visual_indexes, deepstack, strict=True) if deepstack else ()
         return TowerPass(
             features,
             {layer: received[block] for layer, block in salient.items()},
-            {layer: of_tokens(recording.keys[block]) for layer, block in keyed.items()},
+            {layer: left(block, of_tokens(recording.keys[block])) for layer, block in keyed.items()},
             features.mean(1) if needs.frame_embeddings else None,
             received[last[0]] / received[last[0]].sum(-1, keepdim=True) if last else None,
-            torch.stack([level.view_as(features) for level in deepstack]) if deepstack else None,
+            # A level was read after the merge that follows its block.
+            torch.stack([left(block + 1, level.view(-1, *features.shape[1:])) for block, level in levels])
+            if deepstack
+            else None,
         )
 
     def _of_tokens(self, recorded: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:

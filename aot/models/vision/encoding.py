@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from aot.compression.contract import check_encoded
+from aot.compression.in_tower.earlytom import FrameMerger
 from aot.compression.ops.uploads import uploaded
 from aot.models.base import Progress
 from aot.models.vision.microbatch import micro_batches
 from aot.types import Needs, Pooling, VideoFrames, VisualTokens
 
-__all__ = ["WITHOUT_HEAD", "TowerPass", "run_tower"]
+__all__ = ["WITHOUT_HEAD", "TowerPass", "run_tower", "run_tower_in_stages"]
 
 # The source of frame embeddings without a SigLIP head.
 WITHOUT_HEAD = "mean of the frame's features"
@@ -26,7 +27,8 @@ class TowerPass:
     """Output of a tower for a batch of frames.
 
     The shapes are as in `VisualTokens`, where F is the number of frames in the batch. `saliency`
-    may hold more layers than a method asked for.
+    may hold more layers than a method asked for. If the tower has merged frames, F counts those
+    that are left, and `merger` says which are in each.
     """
 
     features: Tensor
@@ -36,6 +38,7 @@ class TowerPass:
     pooling_attention: Tensor | None = None
     deepstack: Tensor | None = None
     finite: Tensor | None = None
+    merger: FrameMerger | None = None
 
     def frames(self, index: Sequence[int]) -> TowerPass:
         """Return the output for the frames with the indices `index`, in this order."""
@@ -70,11 +73,13 @@ class TowerPass:
         `source` says how embeddings were made. `timestamps_s` defaults to `frames.timestamps_s`.
         """
         embedded = needs.frame_embeddings or needs.pooling_attention
+        times_s = frames.timestamps_s if timestamps_s is None else timestamps_s
+        merged = None if self.merger is None else self.merger.found(times_s)
         return VisualTokens(
             features=self.features,
             grid=grid,
             pool=pool,
-            timestamps_s=frames.timestamps_s if timestamps_s is None else timestamps_s,
+            timestamps_s=times_s if merged is None else tuple(times_s[mix[0][0]] for mix in merged.sources),
             saliency={layer: self.saliency[layer] for layer in needs.saliency_layers},
             keys=self.keys,
             frame_embeddings=self.embeddings,
@@ -84,6 +89,7 @@ class TowerPass:
             video_name=Path(frames.source.path).name,
             duration_s=frames.source.duration_s,
             deepstack=self.deepstack,
+            merged_frames=merged,
             finite=self.finite,
         )
 
@@ -119,19 +125,40 @@ def run_tower(
         # 2. Keep the rest of the output on the same device.
         part = _without_features(part, features)
         # 3. Queue the check for finite values; its result is read after all batches.
-        deepstack = [] if part.deepstack is None else [part.deepstack]
-        checked = (features[first:stop], *deepstack, *part.saliency.values())
-        finite += [torch.isfinite(values).all() for values in checked]
+        finite.append(_is_finite(part, features[first:stop]))
         parts.append(part)
         if on_frame:
             on_frame(stop, total)
     assert features is not None
-    whole = replace(_joined(parts, features), finite=torch.stack(finite).all())
+    return _checked(_joined(parts, features), torch.stack(finite).all())
+
+
+def run_tower_in_stages(
+    total: int, batch: int, run: Callable[[int], TowerPass], on_fewer: Callable[[int], None], on_frame: Progress | None
+) -> TowerPass:
+    """Run a tower whose blocks take `total` frames, up to `batch` at a time, and check its output.
+
+    `run(size)` returns the output of a tower whose blocks take `size` frames at a time. For the
+    other arguments and the check see `run_tower`.
+    """
+    _, whole = next(micro_batches(total, batch, lambda first, stop: run(stop - first), on_fewer))
+    if on_frame:
+        on_frame(total, total)
+    return _checked(whole, _is_finite(whole, whole.features))
+
+
+def _is_finite(part: TowerPass, features: Tensor) -> Tensor:
+    deepstack = [] if part.deepstack is None else [part.deepstack]
+    checked = (features, *deepstack, *part.saliency.values())
+    return torch.stack([torch.isfinite(values).all().to(features.device) for values in checked]).all()
+
+
+def _checked(whole: TowerPass, finite: Tensor) -> TowerPass:
     # Reading the flag would wait for the device.
-    if _is_queued(features.device):
-        return whole
-    check_encoded(whole.finite)
-    return replace(whole, finite=None)
+    if _is_queued(finite.device):
+        return replace(whole, finite=finite)
+    check_encoded(finite)
+    return whole
 
 
 def _is_queued(device: torch.device) -> bool:

@@ -22,7 +22,7 @@ from aot.models.vision.saliency import attend, is_recorded, record
 from aot.runtime.devices import input_device
 from aot.types import FrameReferences
 
-__all__ = ["FrameBatch", "internvit_parts", "qwen_parts", "siglip_parts", "with_reuse"]
+__all__ = ["FrameBatch", "internvit_parts", "qwen_parts", "siglip_parts", "with_blocks", "with_reuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,26 @@ PartsOf = Callable[[Any, Tensor, Mapping[str, Any]], BlockParts]
 def with_reuse(module: Any, path: str, parts_of: PartsOf, group: ReuseGroup) -> Any:
     """Return a copy of `module` in which the blocks at `path` reuse the work on references.
 
-    All other submodules are shared. The copy has no hooks: accelerate's move inputs between
-    devices, which the blocks do themselves. If all frames are references, return `module` itself.
+    If all frames are references, return `module` itself.
     """
     if not len(group.reference_of):
         return module
+    return with_blocks(module, path, lambda _, block: _ReusingBlock(block, parts_of, group))
+
+
+def with_blocks(module: Any, path: str, instead: Callable[[int, Any], nn.Module]) -> Any:
+    """Return a copy of `module` with `instead(number, block)` for each of the blocks at `path`.
+
+    All other submodules are shared. The copy has no hooks: accelerate's move inputs between
+    devices, which the new blocks do themselves.
+    """
     copied = copy.copy(module)
     name, _, rest = path.partition(".")
     inner = getattr(module, name)
     replaced = (
-        with_reuse(inner, rest, parts_of, group)
+        with_blocks(inner, rest, instead)
         if rest
-        else nn.ModuleList(_ReusingBlock(block, parts_of, group) for block in inner)
+        else nn.ModuleList(instead(number, block) for number, block in enumerate(inner))
     )
     own = {"_modules": {**module._modules, name: replaced}}
     copied.__dict__.update(own, _forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())

@@ -18,12 +18,13 @@ from tests.support.tolerances import assert_close
 
 # Methods with kernels: test_queued_pickers.py, test_ottvid_kernel.py, and tests/compression/aot. Dynamic clips of
 # `aot` are read: their number decides which budgets are refused.
-ELSEWHERE = {"aot", "aot-dyn", "ottvid", "simplecluster", "standout", "unified-stc", "vqtoken"}
+ELSEWHERE = {"aot", "aot-dyn", "floc", "ottvid", "simplecluster", "standout", "unified-stc", "vqtoken"}
 # The most launches for 32 frames of 196 tokens; a loop over frames or tokens would make more.
 LAUNCHES = {
-    "attention": 20, "dycoke": 50, "evs": 30, "fastvid": 260, "flashvid": 380, "framefusion": 1100, "frames": 20,
+    "attention": 20, "dycoke": 50, "earlytom": 170, "evs": 30, "fastvid": 260, "flashvid": 380, "framefusion": 1100,
+    "frames": 20,
     "holitom": 440, "none": 20, "prumerge": 110, "prunevid": 680, "random": 20, "tempme": 100, "tome": 120,
-    "tome-pooled": 520, "uniform": 20, "vidcom2": 240, "visionzip": 120,
+    "tome-pooled": 520, "uniform": 20, "vcast": 110, "vidcom2": 240, "visionzip": 120,
     "echoprune": 60, "kitoke": 860,
 }  # fmt: skip
 QUEUED = sorted({*METHODS} - ELSEWHERE)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aot.compression.methods import build_method, simplecluster
-from aot.compression.ops import farthest, kmeans
+from aot.compression.ops import facility_location, farthest, kmeans
 from aot.config.schema import Config
 from aot.types import CompressedTokens, Pooling, VisualTokens
 from tests.support.syncs import queued
@@ -23,11 +23,11 @@ from tests.support.tolerances import assert_close
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-METHODS = ("standout", "unified-stc", "simplecluster", "vqtoken")
+METHODS = ("floc", "standout", "unified-stc", "simplecluster", "vqtoken")
 
 
 def runs_triton(patch: pytest.MonkeyPatch, runs: bool) -> None:
-    for module in (farthest, kmeans, simplecluster):
+    for module in (facility_location, farthest, kmeans, simplecluster):
         patch.setattr(module, "runs_triton", lambda device: runs)
 
 
@@ -50,7 +50,7 @@ def test_the_tokens_of_the_torch_version(monkeypatch: pytest.MonkeyPatch, name: 
     for fact, value in found[0].facts.items():
         assert found[1].facts[fact] == pytest.approx(value, abs=1e-4)
     ours, theirs = (each.sources for each in found)
-    assert (ours is None) == (theirs is None) == (name == "standout")  # which merges nothing
+    assert (ours is None) == (theirs is None) == (name in ("floc", "standout"))  # which merge nothing
     if ours is not None and theirs is not None:
         assert torch.equal(ours.source, theirs.source)
 
@@ -67,17 +67,17 @@ class _Skipped:
 
 @pytest.mark.parametrize(
     ("name", "launches"),
-    [("standout", 60), ("unified-stc", 160), ("simplecluster", 410), ("vqtoken", 285)],
+    [("floc", 680), ("standout", 60), ("unified-stc", 160), ("simplecluster", 410), ("vqtoken", 285)],
 )
 def test_the_host_never_waits(monkeypatch: pytest.MonkeyPatch, name: str, launches: int) -> None:
     """At the sizes of LLaVA-OneVision.
 
     The rounds of k-means dominate: at most 10 of 30 small launches in `simplecluster`, and 50 of four
-    kernels in `vqtoken`, most of which return at once.
+    kernels in `vqtoken`, most of which return at once. In `floc`, every pick is a launch.
     """
     runs_triton(monkeypatch, True)
     kernels: list[str] = []
-    for file in ("farthest_kernel", "kmeans_queued"):
+    for file in ("facility_kernel", "farthest_kernel", "kmeans_queued"):
         module = importlib.import_module(f"aot.compression.ops.{file}")
         for kernel in [kernel for kernel in vars(module) if kernel.endswith("_kernel")]:
             monkeypatch.setattr(module, kernel, _Skipped(kernels, kernel))

@@ -24,7 +24,10 @@ from tests.support.tolerances import assert_close
 Shape = tuple[int, tuple[int, int]]  # frames, grid
 
 RATIOS = (0.03, 0.1, 0.5, 0.9)
-SUBSETS = ("random", "uniform", "attention", "frames", "standout", "vidcom2", "evs", "dycoke", "echoprune")
+SUBSETS = (
+    "random", "uniform", "attention", "frames", "standout", "vidcom2", "evs", "dycoke", "floc", "vcast", "earlytom",
+    "echoprune",
+)  # fmt: skip
 IN_TOWER = ("tome", "tempme")
 AOT = ("aot", "aot-dyn")
 OF_POOLED = tuple(name for name in COMPRESSING if name not in (*IN_TOWER, *AOT, "vqtoken"))

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from aot.compression.methods import simplecluster, unified_stc
-from aot.compression.ops import farthest, kmeans
+from aot.compression.ops import facility_location, farthest, kmeans
 from tests.support.compile_kernels import AMPERE, HOPPER, Job, cubin_bytes
 
 pytest.importorskip("triton")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter multiplies no bfloat16.
 HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
-MODULES = (farthest, kmeans, simplecluster)
+MODULES = (facility_location, farthest, kmeans, simplecluster)
 
 
 def torch_and_triton(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> tuple[Any, Any]:
@@ -48,6 +48,17 @@ def test_picks(monkeypatch: pytest.MonkeyPatch, batch: int, items: int, steps: i
     expected, found = torch_and_triton(monkeypatch, lambda: farthest.pick_farthest(gains, table, steps))
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("batch", "items", "steps"), [(2, 300, 300), (1, 33, 20), (1, 1, 1)])
+def test_representatives(monkeypatch: pytest.MonkeyPatch, batch: int, items: int, steps: int) -> None:
+    """Few directions, so that most gains are equal, and all are 0 in the end."""
+    generator = torch.Generator().manual_seed(items)
+    values = torch.randint(-1, 2, (batch, items, 4), generator=generator).float().to(DEVICE)
+    table = facility_location.similarity_table(values)
+    expected, found = torch_and_triton(monkeypatch, lambda: facility_location.pick_representatives(table, steps))
+    assert torch.equal(found, expected)
+    assert all(len(picks.unique()) == steps for picks in found)
 
 
 def test_nonsense_is_no_reason_to_read_what_nobody_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +149,14 @@ IN_DOUBLE = ROUNDS | dict.fromkeys(("values", "lengths", "centers", "halves", "s
 IN_SINGLE = ROUNDS | dict.fromkeys(("values", "halves"), SINGLES)
 ASSIGN = {"parts": 14}
 MEANS = {"rows": 16, "tile": 256}
+STEP = {
+    "table": INTS, "numbers": LONGS, "next_numbers": LONGS, "highest": LONGS, "next_highest": LONGS, "best": INTS,
+    "next_best": INTS, "picks": LONGS,
+}  # fmt: skip
 BUILT: dict[str, list[tuple[str, dict[str, str], dict[str, Any]]]] = {
+    "facility_kernel": [
+        ("step_kernel", STEP, {"index_bits": 20, "block": block, "columns": 32, "rows": 256}) for block in (64, 1024)
+    ],
     "farthest_kernel": [
         ("pick_kernel", {"gains": SINGLES, "table": SINGLES, "best": SINGLES, "picks": LONGS}, {"block": block})
         for block in (256, 8192)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from aot.compression.in_tower.earlytom import FrameMerger
 from aot.compression.in_tower.stc import ReferenceSchedule
 from aot.compression.methods import build_method
 from aot.compression.methods.none import NoCompression
@@ -17,12 +18,13 @@ from aot.config.schema import Config, GenerationConfig, SamplingConfig
 from aot.errors import NumericsError
 from aot.models.vision import encoding
 from aot.models.vision.encoding import TowerPass, run_tower
+from aot.models.vision.frame_merging_tower import FrameStages
 from aot.models.vision.reusing_tower import FrameBatch
 from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.run import Pipeline, compress_each
 from aot.pipeline.stream import VideoEncoder
 from aot.runtime.stages import StageClock
-from aot.types import CompressedTokens, FrameReuse, VisualTokens
+from aot.types import CompressedTokens, FrameMerging, FrameReuse, VisualTokens
 from tests.support.model_inputs import QUESTION, frames_for
 from tests.support.syncs import counted_syncs
 
@@ -52,6 +54,18 @@ def test_reuse_between_frames(small_model: Llava) -> None:
         small_model._tower_pass(batch.pixels(frames.pixels, marked.references, 1), needs, batch)
     assert not waits
     assert len(batch.reference_of) == 4
+
+
+@torch.no_grad()
+def test_merging_of_frames(small_model: Llava) -> None:
+    """Once after each chosen block, for the similarity; its segments are then read on the host."""
+    merging = FrameMerging((0, 1), -1.0, 8, 0.9, True)
+    needs = replace(build_method(Config(method="earlytom")).needs, frame_merging=merging)
+    stages = FrameStages(FrameMerger(merging, (0, 1), 7), 4)
+    with counted_syncs() as waits:
+        small_model._tower_pass(frames_for(small_model, 7).pixels, needs, stages)
+    assert waits == {"tolist": 2 * 2}
+    assert stages.merger.count < 7
 
 
 def test_the_prompt(small_model: Llava) -> None:
