@@ -206,8 +206,7 @@ def run_block(block: Block, states: Tensor, group: ReuseGroup) -> Tensor:
     updated = torch.index_select(states.view(-1, width), 0, rows, out=chosen).add_(attended)
     fed = block.feed_forward(updated)
     updated.add_(fed)
-    # 4. The reference's change for all others. Memory that is no longer read is written again:
-    # new memory costs a CPU more than the sums.
+    # 4. The reference's change for all others, in memory that nobody reads any more.
     found = _with_borrowed(normed, attended[:exact].add_(fed[:exact]), group)
     found[first:].add_(states[first:])
     return _with_computed(found, rows, updated)
