@@ -26,7 +26,7 @@ from aot.plugins import METHODS, find
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
-REFERENCE = ("json.md", "log.md")  # the two pages that grow with what they record
+REFERENCE = ("json.md", "log.md", "settings.md")  # pages that grow with what they record or list
 # Attributes whose address a browser fetches by itself; of <link> only these kinds.
 FETCHED = {"src", "srcset", "poster", "data", "background"}
 FETCHED_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest"}

@@ -20,9 +20,8 @@ MERGING = ("tome", "tempme")
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(MERGING)))
 def test_every_method(run_aot: Aot, small: tuple[str, ...], clip_file: Path, method: str) -> None:
     """Frames of the video are counted as without; budgets are of all of them."""
-    run = run_aot(
-        "compress", clip_file, "-o", "t.pt", *EARLY, *LOST, "--method", method, "--ratio", "0.5", "--json", *small
-    )
+    line = ("compress", clip_file, "-o", "t.pt", *EARLY, *LOST, "--question", "what happens?", *small)
+    run = run_aot(*line, "--method", method, "--ratio", "0.5", "--json")
     assert run.code == 0, run.err
     left = run.json["facts"]["tower_frames"]
     assert left < 8
