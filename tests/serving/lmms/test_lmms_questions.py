@@ -94,7 +94,7 @@ def test_a_temperature_of_the_model_arguments_counts_if_the_task_has_none() -> N
     own = GenerationConfig(temperature=0.5)
     assert read_generation({}, own)[0] == own
     assert read_generation({"do_sample": False}, own)[0].temperature == 0
-    with pytest.raises(ConfigError, match="top_p=.* is not supported"):
+    with pytest.raises(ConfigError, match="top_p=0"):
         read_generation({"top_p": 0.9}, own)
 
 
