@@ -79,15 +79,18 @@ _VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 
 
 def placed(config: Config, rank: Rank) -> Config:
-    """Return `config` with a GPU for this process alone, if there are several and it has no number.
+    """Return `config` with a GPU for this process alone, if there are several processes and GPUs.
 
     Raises:
-        ConfigError: If the model is to be spread over all GPUs, which the processes cannot share.
+        ConfigError: If the settings put all processes on one GPU, or the model on all GPUs.
     """
     if rank.count == 1:
         return config
     if config.model.device_map != "none":
         raise ConfigError("device_map=auto takes all GPUs; start one process, without accelerate launch or torchrun")
-    if config.model.device not in ("auto", "cuda") or not torch.cuda.is_available():
+    device = config.model.device
+    if device.startswith("cuda:"):
+        raise ConfigError(f"device={device} is one GPU for all {rank.count} processes; leave out its number")
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
         return config
     return replace(config, model=replace(config.model, device=f"cuda:{rank.local}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
 
 import aot
 from aot.errors import ConfigError, ModelError, UnsupportedError, VideoError
@@ -115,6 +117,12 @@ def asked(model: Any, messages_of: Callable[[Any], Any], generation: dict[str, A
 def test_the_entry_point_leads_to_the_class(model: Any) -> None:
     assert type(model) is AOTModel and not model.is_simple
     assert (model.rank, model.world_size, str(model.device)) == (0, 1, "cpu")
+
+
+def test_the_benchmarks_of_the_paper_are_there() -> None:
+    script = Path(__file__).parents[3] / "docs" / "studies" / "paper" / "run.sh"
+    (named,) = re.findall(r"for task in (.*); do", script.read_text(encoding="utf-8"))
+    assert {*named.split(), "egoschema_subset"} <= set(TaskManager().all_tasks)
 
 
 def test_an_answer_has_its_numbers_of_tokens(model: Any, small_folder: Path, clip_file: Path) -> None:

@@ -79,9 +79,11 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert rank == Rank(11, 16, 3)
     assert placed(Config(), rank) == Config()  # there is no GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for device, expected in (("auto", "cuda:3"), ("cuda", "cuda:3"), ("cuda:1", "cuda:1"), ("cpu", "cpu")):
+    for device, expected in (("auto", "cuda:3"), ("cuda", "cuda:3"), ("cpu", "cpu")):
         config = build_config({"model": {"device": device}})
         assert placed(config, rank).model.device == expected
         assert placed(config, Rank()) == config
+    with pytest.raises(ConfigError, match="device=cuda:1 is one GPU for all 16 processes"):
+        placed(build_config({"model": {"device": "cuda:1"}}), rank)
     with pytest.raises(ConfigError, match="device_map=auto takes all GPUs"):
         placed(build_config({"model": {"device_map": "auto"}}), rank)
