@@ -82,7 +82,8 @@ def answer_all(pipeline: Pipeline, asked: Sequence[Asked]) -> Iterator[Answered]
 
 def _divided(pipeline: Pipeline, asked: Sequence[Asked]) -> Iterator[tuple[Pipeline, list[_Job]]]:
     """Yield each pipeline that the questions need, and for it the videos with their questions."""
-    depends = pipeline.config.sampling.select_frames is not None  # whether frames depend on the question
+    # Then what is kept depends on the question, and questions about one video share nothing.
+    depends = pipeline.config.sampling.select_frames is not None or pipeline.needs.question
     seen = Counter[Asked]()
     groups: dict[tuple[Any, ...], dict[tuple[str, int], dict[int, Asked]]] = {}
     for index, each in enumerate(asked):

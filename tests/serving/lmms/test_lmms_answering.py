@@ -64,6 +64,13 @@ def test_a_video_is_encoded_once_for_its_questions(
     assert encoded == [("clip.mp4", 1)] * 2 and len(chosen) == 2  # the frames depend on the question
 
 
+def test_a_method_that_reads_the_question_gets_each_alone(session: aot.Session, clips: list[str]) -> None:
+    asking = aot.Session.of(replace(session.config, method="echoprune"))
+    questions = ["what moves?", "is it red?"]
+    found = answers(asking, *(ask(clips[1], question) for question in questions))
+    assert [each.text for each in found] == [asking.ask(clips[1], question).strip() for question in questions]
+
+
 def test_the_whitespace_around_a_question_reaches_the_model(session: aot.Session, clips: list[str]) -> None:
     found = answers(session, ask(clips[1], "what moves?"), ask(clips[1], "what moves?\n\n\n"))
     assert found[0].reply.prompt_tokens < found[1].reply.prompt_tokens
