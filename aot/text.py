@@ -14,6 +14,7 @@ from aot.errors import ConfigError
 
 __all__ = [
     "UNSAFE",
+    "Verbatim",
     "as_utf8",
     "check_question_text",
     "did_you_mean",
@@ -38,6 +39,10 @@ def is_utf8(text: str) -> bool:
 def as_utf8(text: str) -> str:
     """Return `text` with a replacement character for each byte that was not valid UTF-8."""
     return _HALF.sub(_REPLACEMENT, text)
+
+
+class Verbatim(str):
+    """A question that enters the prompt with its surrounding whitespace, which others lose."""
 
 
 def check_question_text(question: str) -> None:

@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from aot.config.layers import Layer, build_layers
+from aot.config.strict import nested
 from aot.errors import ConfigError
 from aot.pipeline.replies import Reply, write_reply
 from aot.runtime.atomic_writes import write_text
 from aot.storage.tokens_file import SUFFIXES, save_tokens
 from aot.text import check_question_text, did_you_mean, one_line
-from aot_cli.given_settings import Given, nested
+from aot_cli.given_settings import Given
 from aot_cli.options import FLAGS
 from aot_cli.output.console import log, notify, print_json, usage_line
 from aot_cli.output.describe import compression_json, show_compression

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +10,11 @@ from aot.config.layers import Layer, build_layers, explained
 from aot.config.presets import parse_yaml
 from aot.config.schema import Config
 from aot.config.sources import resolve_layers
-from aot.config.strict import Settings, merge_settings
+from aot.config.strict import Settings, merge_settings, nested
 from aot.errors import ConfigError
 from aot.text import did_you_mean
 
-__all__ = ["Given", "assigned_layer", "nested", "unknown_variables"]
+__all__ = ["Given", "assigned_layer", "unknown_variables"]
 
 _OF_PYTORCH = ("AOT_INDUCTOR_", "AOT_PARTITIONER_")
 
@@ -68,16 +68,6 @@ class Given:
         if all(isinstance(problem, str) for problem in error.problems):
             return error
         return explained(error, self.layers())
-
-
-def nested(values: Mapping[str, object]) -> Settings:
-    """Return nested settings; `values` maps dotted paths to values."""
-    return merge_settings(*(_nest(path, value) for path, value in values.items()))
-
-
-def _nest(path: str, value: object) -> Settings:
-    first, _, rest = path.partition(".")
-    return {first: _nest(rest, value) if rest else value}
 
 
 def assigned_layer(texts: Sequence[str], source: str) -> Layer:

@@ -19,10 +19,10 @@ from aot.config.layers import Layer
 from aot.config.notations import read_share
 from aot.config.schema import Config
 from aot.config.setting import Setting, settings_in
-from aot.config.strict import choices, has_notation, plain_type
+from aot.config.strict import choices, has_notation, nested, plain_type
 from aot.errors import ConfigError
 from aot.plugins import usable
-from aot_cli.given_settings import Given, assigned_layer, nested, unknown_variables
+from aot_cli.given_settings import Given, assigned_layer, unknown_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
 

@@ -45,6 +45,7 @@ SLOW = (
     "compression/methods/test_sources.py", "evaluation/test_evaluate.py", "models",
     "pipeline/test_pipeline.py", "pipeline/test_segments.py", "pipeline/test_selection.py",
     "reports/html/test_page_in_browser.py", "reports/overlay/test_film.py", "serving/test_http_server.py",
+    "serving/lmms/test_lmms_answering.py", "serving/lmms/test_lmms_harness.py", "serving/lmms/test_paper_tables.py",
     "serving/test_ray_workers.py",
     "shapes/test_shapes_clips.py", "shapes/training", "test_docs_site.py", "test_endurance.py", "test_gpu.py",
     "test_session.py", "test_skips.py", "test_tiny_checkpoint.py",

@@ -44,6 +44,7 @@ ARROWS = {
     },
 }  # fmt: skip
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out
+OF_AN_ENGINE = ("aot.serving.lmms.model",)  # modules that only an engine imports: its classes derive from the engine's
 ENGINES = {"fastapi", "lmms_eval", "prometheus_client", "pyarrow", "ray", "starlette", "uvicorn", "vllm"}  # extras
 KNOWN_TO_MATHS = {
     "__future__", "aot", "collections", "contextlib", "dataclasses", "functools", "importlib", "itertools", "math",
@@ -110,7 +111,7 @@ def test_public_names_exist() -> None:
     for name in aot.__all__:
         assert getattr(aot, name) is not None
     for module, path in modules():
-        if "__all__" in path.read_text():
+        if "__all__" in path.read_text() and module not in OF_AN_ENGINE:
             loaded = importlib.import_module(module)
             missing = [name for name in loaded.__all__ if not hasattr(loaded, name)]
             assert not missing, f"{module}: {missing}"
@@ -118,6 +119,9 @@ def test_public_names_exist() -> None:
 
 def test_engines_are_imported_only_where_they_run() -> None:
     for module, path in modules():
+        assert not {*OF_AN_ENGINE} & {*imported(path)}, module
+        if module in OF_AN_ENGINE:
+            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]

@@ -14,7 +14,7 @@ from aot.config.schema import BUNDLED_MODEL, Config, model_settings
 from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
 
-__all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers"]
+__all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers", "settings_in_file"]
 
 SETTINGS_FILE = "aot.yaml"
 _MOST_BYTES = 256 * 2**10  # PyYAML parses 100 KB per second
@@ -47,7 +47,7 @@ def resolve_layers(
         ConfigError: If a file is not valid YAML, or the preset does not exist.
     """
     path = (folder or Path()) / SETTINGS_FILE
-    layers = [Layer(parse_settings(_read(path), str(path)) if path.is_file() else {}, str(path)), *overrides]
+    layers = [Layer(settings_in_file(path) if path.is_file() else {}, str(path)), *overrides]
     names = [layer.settings["preset"] for layer in layers if layer.settings.get("preset")]
     try:
         of_preset = [Layer(preset_settings(names[-1]), f"preset {names[-1]}")] if names else []
@@ -61,6 +61,15 @@ def resolve_layers(
 def _without_preset(layer: Layer) -> Layer:
     settings = {key: value for key, value in layer.settings.items() if key != "preset"}
     return Layer(settings, layer.source, layer.names)
+
+
+def settings_in_file(path: Path) -> Settings:
+    """Return the settings in a YAML file.
+
+    Raises:
+        ConfigError: If the file cannot be read, is too long, or is not valid YAML.
+    """
+    return parse_settings(_read(path), str(path))
 
 
 def _read(path: Path) -> str:

@@ -14,7 +14,16 @@ from aot.config.notations import Notation
 from aot.errors import ConfigError, Problem
 from aot.text import did_you_mean
 
-__all__ = ["Settings", "build_settings", "choices", "has_notation", "merge_settings", "plain_type", "type_in_words"]
+__all__ = [
+    "Settings",
+    "build_settings",
+    "choices",
+    "has_notation",
+    "merge_settings",
+    "nested",
+    "plain_type",
+    "type_in_words",
+]
 
 Settings = Mapping[str, Any]
 T = TypeVar("T")
@@ -31,6 +40,16 @@ def merge_settings(*layers: Settings) -> dict[str, Any]:
             else:
                 merged[key] = value
     return merged
+
+
+def nested(values: Mapping[str, object]) -> Settings:
+    """Return nested settings; `values` maps dotted paths to values."""
+    return merge_settings(*(_nest(path, value) for path, value in values.items()))
+
+
+def _nest(path: str, value: object) -> Settings:
+    first, _, rest = path.partition(".")
+    return {first: _nest(rest, value) if rest else value}
 
 
 def build_settings(cls: type[T], settings: Settings, path: str = "") -> T:

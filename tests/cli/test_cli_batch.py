@@ -13,7 +13,8 @@ import pytest
 from aot.errors import NumericsError
 from aot.pipeline.run import Pipeline
 from aot.reports.retention import Compression
-from aot.serving.batch import parquet, worker
+from aot.serving import ahead
+from aot.serving.batch import parquet
 from aot.storage.tokens_file import load_tokens
 from tests.support.cli_run import Aot
 from tests.support.make_videos import write
@@ -195,7 +196,7 @@ def test_the_next_video_is_decoded_meanwhile(
     import threading
 
     begun = {str(videos / f"{number}.mp4"): threading.Event() for number in (1, 2, 3)}
-    begin, compress = worker.begun_video, Pipeline.compress
+    begin, compress = ahead.begun_video, Pipeline.compress
 
     def noted(source: str, *given: Any) -> Any:
         begun[source].set()
@@ -206,7 +207,7 @@ def test_the_next_video_is_decoded_meanwhile(
         assert begun[str(videos / following)].wait(60)
         return compress(self, video, *given)
 
-    monkeypatch.setattr(worker, "begun_video", noted)
+    monkeypatch.setattr(ahead, "begun_video", noted)
     monkeypatch.setattr(Pipeline, "compress", patient)
     assert run_aot("batch", videos, "-o", "out", *small).code == 1
     assert [row["error"] is None for row in rows()] == [True, False, True]
@@ -218,7 +219,7 @@ def test_videos_that_were_opened_ahead_are_closed(
     from contextlib import contextmanager
 
     held: set[str] = set()
-    begin = worker.begun_video
+    begin = ahead.begun_video
 
     @contextmanager
     def counted(source: str, *given: Any) -> Iterator[Any]:
@@ -230,7 +231,7 @@ def test_videos_that_were_opened_ahead_are_closed(
     def interrupted(self: Pipeline, *given: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker, "begun_video", counted)
+    monkeypatch.setattr(ahead, "begun_video", counted)
     monkeypatch.setattr(Pipeline, "compress", interrupted)
     run = run_aot("batch", videos / "1.mp4", videos / "3.mp4", "-o", "out", *small)
     assert run.code == 130 and not held

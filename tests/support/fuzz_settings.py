@@ -137,8 +137,7 @@ class SettingsCases:
         (folder / "aot.yaml").write_bytes(text)
 
     def _settings(self, random: Random) -> dict[str, Any]:
-        from aot.config.strict import merge_settings
-        from aot_cli.given_settings import nested
+        from aot.config.strict import merge_settings, nested
 
         drawn = [{self._path(random): self._value(random)} for _ in range(random.choice((1, 2, 5)))]
         return merge_settings(*map(nested, drawn))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aot.errors import ConfigError
-from aot.text import check_question_text
+from aot.text import Verbatim, check_question_text
 from aot.types import CompressedTokens
 
 __all__ = [
@@ -112,17 +112,16 @@ class VideoPrompt:
 
 
 def check_question(tokenizer: Any, question: str) -> str:
-    """Return the question without surrounding whitespace.
+    """Return the question, without surrounding whitespace unless it is `Verbatim`.
 
     Raises:
         ConfigError: If the question is empty, not UTF-8, or contains a control word of the model.
     """
-    question = question.strip()
-    if not question:
+    if not question.strip():
         raise ConfigError("the question is empty; ask something")
     check_question_text(question)
     check_reserved(tokenizer, question, "the question", "leave it out")
-    return question
+    return question if isinstance(question, Verbatim) else question.strip()
 
 
 def check_reserved(tokenizer: Any, text: str, name: str, remedy: str) -> None:

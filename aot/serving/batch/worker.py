@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aot.errors import AOTError, OutputError, VideoError, first_line, interruption
+from aot.errors import AOTError, OutputError, first_line, interruption
 from aot.pipeline.replies import write_reply
 from aot.pipeline.run import Pipeline
-from aot.pipeline.stream import begun_video
 from aot.reports.retention import Compression
 from aot.runtime.atomic_writes import make_folder, write_text
 from aot.runtime.memory import explained_memory
 from aot.runtime.plain_values import free
+from aot.serving.ahead import Ahead, Opened
 from aot.serving.batch.jobs import Job
 from aot.serving.batch.results import Row
-from aot.storage.tokens_file import is_tokens_file, save_tokens
-
-if TYPE_CHECKING:
-    from aot.video import OpenVideo
+from aot.storage.tokens_file import save_tokens
 
 __all__ = ["Outputs", "VideoWorker"]
 
@@ -67,11 +61,11 @@ class VideoWorker:
         Raises:
             OutputError: If a file cannot be written.
         """
-        with closing(_Ahead(self._pipeline)) as ahead:
+        with closing(Ahead[Job](self._pipeline)) as ahead:
             for job, opened in ahead.videos(jobs):
                 yield self._rows(job, opened)
 
-    def _rows(self, job: Job, opened: Future[_Opened]) -> list[Row]:
+    def _rows(self, job: Job, opened: Future[Opened]) -> list[Row]:
         """Return the rows of `job`: one per question, or one if there is no question."""
         row = Row(id=job.id, video=job.video, video_bytes=job.video_bytes)
         asked: tuple[str | None, ...] = job.questions or (None,)
@@ -147,55 +141,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, AOTError):
         return str(error)
     return f"internal error ({type(error).__name__}: {first_line(error)}); aot ask VIDEO --debug shows where"
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A video that has begun to be decoded; `close` closes it."""
-
-    video: OpenVideo
-    stack: ExitStack
-
-    def close(self) -> None:
-        self.stack.close()
-
-
-class _Ahead:
-    """Open the next video, and decode its first frames, while the caller works on a video."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="aot-ahead")
-        self._waiting: deque[tuple[Job, Future[_Opened]]] = deque()
-        self._closed = threading.Event()
-
-    def videos(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Future[_Opened]]]:
-        """Yield each job with its open video, which the caller must close, or its error."""
-        for job in jobs:
-            self._waiting.append((job, self._pool.submit(self._open, job)))
-            if len(self._waiting) > 1:
-                yield self._waiting.popleft()
-        while self._waiting:
-            yield self._waiting.popleft()
-
-    def close(self) -> None:
-        """End a download, wait for the thread, and close the videos that were not wanted."""
-        self._closed.set()
-        self._pool.shutdown(cancel_futures=True)
-        for _, opened in self._waiting:
-            with suppress(Exception):
-                if not opened.cancelled():
-                    opened.result().close()
-
-    def _open(self, job: Job) -> _Opened:
-        if is_tokens_file(job.video):
-            raise VideoError(f"{job.video} is already a tokens file; give a video")
-        with ExitStack() as stack:
-            model, sampling = self._pipeline.model, self._pipeline.config.sampling
-            with explained_memory():
-                video = stack.enter_context(begun_video(job.video, model, sampling, self._on_bytes))
-            return _Opened(video, stack.pop_all())
-
-    def _on_bytes(self, done: int, total: int) -> None:
-        if self._closed.is_set():
-            raise VideoError("the download was interrupted; repeat the command")

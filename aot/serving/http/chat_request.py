@@ -11,10 +11,10 @@ from aot.config.schema import GenerationConfig
 from aot.models.base import Turn
 from aot.runtime.plain_values import Reader, each, flag, free, number, optional, record, text, utf8, whole
 from aot.serving.http.refusals import RequestError
+from aot.serving.messages import ROLES, Message, conversation_in
 
 __all__ = ["ChatRequest", "read_chat", "read_video"]
 
-_ROLES = ("user", "assistant")
 _IGNORED = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")
 # Settings that are refused unless they have one of these values, with which they change nothing.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -56,13 +56,6 @@ class ChatRequest:
     includes_usage: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    role: str
-    text: str
-    videos: tuple[str, ...]
-
-
 def _neutral(values: Sequence[Any]) -> Reader:
     def read(value: Any, key: str) -> None:
         if value is not None and not any(value == each and type(value) is type(each) for each in values):
@@ -91,16 +84,16 @@ def _content(value: Any, key: str) -> list[tuple[str, str]]:
     return [("text", utf8(value, key))] if type(value) is str else each(_part)(value, key)
 
 
-def _message(value: Any, key: str) -> _Message:
+def _message(value: Any, key: str) -> Message:
     found = record({"role": text, "content": _content})(value, key)
-    if found["role"] not in _ROLES:
+    if found["role"] not in ROLES:
         raise ValueError(
             f"{key}.role must be user or assistant, got {found['role'][:40]!r}: the model was trained with fixed "
             "instructions, so put yours into the question"
         )
     texts = [value for kind, value in found["content"] if kind == "text"]
     videos = [value for kind, value in found["content"] if kind == "video_url"]
-    return _Message(found["role"], "\n".join(texts), tuple(videos))
+    return Message(found["role"], "\n".join(texts), tuple(videos))
 
 
 _STREAM_OPTIONS = record({"include_usage": flag}, missing={"include_usage": False})
@@ -131,7 +124,7 @@ def read_chat(body: object, defaults: GenerationConfig) -> ChatRequest:
     """
     try:
         values = _CHAT(body, "")
-        video, turns, question = _read_messages(values["messages"])
+        video, turns, question = conversation_in(values["messages"])
     except ValueError as error:
         raise _invalid(error) from None
     most = min(values["max_completion_tokens"] or values["max_tokens"] or 2**53, defaults.max_new_tokens)
@@ -159,26 +152,6 @@ def read_video(body: object) -> tuple[str | None, str]:
     except ValueError as error:
         raise _invalid(error) from None
     return values["model"], values["video_url"]
-
-
-def _read_messages(messages: Sequence[_Message]) -> tuple[str, tuple[Turn, ...], str]:
-    """Return the video, the earlier turns and the question.
-
-    Raises:
-        ValueError: If questions and answers do not alternate, or there is not exactly one video.
-    """
-    roles = [message.role for message in messages]
-    if len(roles) % 2 == 0 or roles != [_ROLES[index % 2] for index in range(len(roles))]:
-        raise ValueError("messages must alternate between user and assistant, from the first to the last question")
-    if not messages[0].videos:
-        raise ValueError("messages[0] must have a part video_url; every request sends the video or its address again")
-    if len({video for message in messages for video in message.videos}) > 1:
-        raise ValueError("messages must have one video; ask about several videos in several requests")
-    if not messages[-1].text.strip():
-        raise ValueError(f"messages[{len(messages) - 1}] must have a question, as text")
-    pairs = zip(messages[::2], messages[1::2], strict=False)
-    turns = tuple(Turn(asked.text, answered.text) for asked, answered in pairs)
-    return messages[0].videos[0], turns, messages[-1].text
 
 
 def _invalid(error: ValueError) -> RequestError:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from aot.errors import ConfigError
 from aot.models.families.llava import TEMPLATES
 from aot.models.language.prompt import check_question, text_ids
+from aot.text import Verbatim
 from tests.support.model_inputs import PROMPTS, QUESTION
 from tests.support.tiny_checkpoint import SPECIAL_TOKENS
 
@@ -64,6 +65,13 @@ def test_any_text_survives(tokenizer: Any, question: str) -> None:
     _, after = ids_around(tokenizer, "hf", question)
     plain = tokenizer(f"\n{question.strip()}", add_special_tokens=False)["input_ids"]
     assert after[: len(plain)] == plain
+
+
+def test_whitespace_around_a_question_is_removed_unless_it_is_verbatim(tokenizer: Any) -> None:
+    assert check_question(tokenizer, " what?\n") == "what?"
+    assert check_question(tokenizer, Verbatim(" what?\n")) == " what?\n"
+    with pytest.raises(ConfigError, match="question is empty"):
+        check_question(tokenizer, Verbatim(" \n"))
 
 
 def test_the_hf_template_is_the_checkpoints(tokenizer: Any, small_folder: Path) -> None:
