@@ -79,6 +79,7 @@ def compare(
     of_model = model_record(model)
     if html:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
+        words += [] if reference == "full" else ["--reference", reference]
         command = command_for(words, config, leave_out=("method", "ratio"))
         comparison_page(html, outcomes, command, current().notices, force=force)
     if as_json:
