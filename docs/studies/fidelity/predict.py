@@ -179,6 +179,7 @@ def plot(every: Sequence[Measured], found: Sequence[Mapping[str, Mapping[str, In
     right.set_yticks([-index for index in range(len(names))], names)
     right.set_xlabel("rank correlation with the loss")
     right.set_xlim(right=1.03)
+    right.locator_params(axis="x", nbins=5)
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.grid(color="#e4e4e4", linewidth=0.8)
