@@ -53,7 +53,7 @@ def compare(
     force: FORCE = False,
     as_json: JSON = False,
 ) -> None:
-    """Compare the answers, fidelity, times and memory of several methods for one question.
+    """Compare the answers, tokens, times and memory of several methods for one question.
 
     The video is encoded once for all methods that do not change the encoder.
 
