@@ -1,4 +1,4 @@
-"""Read questions and their right answers from a JSONL file."""
+"""Read questions, and their right answers if there are any, from a JSONL file."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def _id(value: Any, key: str) -> str | int:
 
 _ROW = record(
     {
-        **dict.fromkeys(("video", "question", "answer"), _filled),
+        **dict.fromkeys(("video", "question"), _filled),
+        "answer": optional(_filled),
         "options": optional(each(utf8)),
         "family": utf8,
         "id": optional(_id),
     },
-    missing={"options": None, "family": "all", "id": None},
+    missing={"answer": None, "options": None, "family": "all", "id": None},
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question about a video, with its right answer.
+    """A question about a video, with its right answer, or None if it is not known.
 
     `id` is unique in the data set. `options` are the choices of a multiple-choice question.
     `family` is the kind of question; tables have one column per family.
@@ -54,7 +55,7 @@ class Item:
     id: str
     video: Path
     question: str
-    answer: str
+    answer: str | None
     options: tuple[str, ...] = ()
     family: str = "all"
     video_bytes: int = 0
@@ -76,6 +77,8 @@ class Item:
     @property
     def right_option(self) -> int | None:
         """Return the index of the option whose text or letter is `answer`; None without a match."""
+        if self.answer is None:
+            return None
         if self.answer in self.options:
             return self.options.index(self.answer)
         return self.option_of(self.answer) if len(self.answer) == 1 else None
@@ -86,16 +89,17 @@ class Item:
         return index if 0 <= index < len(self.options) else None
 
 
-def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...]:
+def load_dataset(path: Path, limit_videos: int | None = None, *, needs_answers: bool = True) -> tuple[Item, ...]:
     """Return the questions in the JSONL file `path`; questions about the same video are adjacent.
 
     Each line is an object with the keys "video" (relative to the folder of `path`), "question",
     "answer" and optionally "options", "family" and "id". If `limit_videos` is given, only the
-    questions about the first `limit_videos` videos are returned.
+    questions about the first `limit_videos` videos are returned. Unless `needs_answers`, all
+    questions may lack "answer".
 
     Raises:
-        ConfigError: If `path` cannot be read, a line is invalid or a video is missing. The message
-            lists the first ten problems.
+        ConfigError: If `path` cannot be read, a line is invalid, a video is missing, or only some
+            questions have answers. The message lists the first ten problems.
     """
     items: dict[str, Item] = {}
     sizes: dict[Path, int | None] = {}
@@ -112,6 +116,12 @@ def load_dataset(path: Path, limit_videos: int | None = None) -> tuple[Item, ...
         raise ConfigError(*problems[:_MOST_PROBLEMS], *more)
     if not items:
         raise ConfigError(f"{path} holds no questions; it needs one JSON object per line")
+    unknown = [item for item in items.values() if item.answer is None]
+    if unknown and (needs_answers or len(unknown) < len(items)):
+        raise ConfigError(
+            f"{path}: {len(unknown)} of {len(items)} questions have no answer, for instance "
+            f"{unknown[0].question!r}; give all answers, or none and --reference full"
+        )
     return tuple(chain.from_iterable(list(by_video(items.values()).values())[:limit_videos]))
 
 
@@ -142,7 +152,7 @@ def _wrong_options(item: Item) -> str | None:
         return "two options are the same"
     if len(item.options) > len(_LETTERS):
         return f"there are {len(item.options)} options; use at most {len(_LETTERS)}"
-    if item.options and item.right_option is None:
+    if item.options and item.answer is not None and item.right_option is None:
         return f"the answer {item.answer!r} is not one of the options"
     return None
 

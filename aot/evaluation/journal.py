@@ -27,8 +27,8 @@ class Journal:
 
     Args:
         folder: folder of both files; it is created if missing.
-        run: plain values under the keys "model", "config", "versions" and "conditions". They must
-            not change between runs, but later runs may add conditions.
+        run: plain values under the keys "model", "config", "versions", "reference" and
+            "conditions". They must not change between runs, but later runs may add conditions.
         restart: whether to discard earlier answers.
 
     Raises:
@@ -82,5 +82,9 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         *differences(before["config"], now["config"]),
         *(path for key in conditions for path in differences(before["conditions"][key], now["conditions"][key])),
-        *(path for part in ("model", "versions") for path in differences(before[part], now[part], part)),
+        *(
+            path
+            for part in ("model", "versions", "reference")
+            for path in differences(before.get(part), now.get(part), part)
+        ),
     ]

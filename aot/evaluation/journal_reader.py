@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aot.evaluation.fidelity import Fidelity
 from aot.runtime.journal import read_rows
-from aot.runtime.plain_values import free, named, number, optional, record, text, whole
+from aot.runtime.plain_values import flag, free, named, number, optional, record, text, whole
 
 __all__ = ["DESCRIPTION", "Answered", "read_answers"]
 
@@ -22,21 +23,24 @@ class Answered:
 
     Attributes:
         item: fingerprint of the question.
+        answer: the right answer; None if it is not known.
         condition: key of the condition.
+        score: 0 to 1; None without a right answer.
         budget_tokens: token budget that the ratio sets; None without a budget.
         language_model_load: share of the visual tokens that a layer of the language model
             processes, mean over layers.
         answer_bytes: peak additional memory of answering on the model's device; None if unknown.
         run: number of the run in the folder, from 1. Times of two runs may not be comparable.
+        fidelity: comparison with the full-token model; None if it was not asked for.
     """
 
     item: str
     video: str
     question: str
-    answer: str
+    answer: str | None
     condition: str
     predicted: str
-    score: float
+    score: float | None
     kept_tokens: int
     visual_tokens: int
     budget_tokens: int | None
@@ -48,14 +52,17 @@ class Answered:
     answer_ms: float
     answer_bytes: int | None = None
     run: int = 1
+    fidelity: Fidelity | None = None
 
 
-_TEXTS = ("item", "video", "question", "answer", "condition", "predicted")
+_TEXTS = ("item", "video", "question", "condition", "predicted")
 _TIMES = ("decode_ms", "encode_ms", "compress_ms", "first_token_ms", "answer_ms")
+_FIDELITY = record({"divergence": number(0), "agreement": number(0, 1), "same_answer": flag}, exact=True)
 _ROW = record(
     {
         **dict.fromkeys(_TEXTS, text),
-        "score": number(0, 1),
+        "answer": optional(text),
+        "score": optional(number(0, 1)),
         "kept_tokens": whole(),
         "visual_tokens": whole(1),
         "budget_tokens": optional(whole()),
@@ -63,8 +70,9 @@ _ROW = record(
         **dict.fromkeys(_TIMES, number(0)),
         "answer_bytes": optional(whole()),
         "run": whole(1),
+        "fidelity": optional(lambda value, key: Fidelity(**_FIDELITY(value, key))),
     },
-    missing={"answer_bytes": None, "run": 1},
+    missing={"answer_bytes": None, "run": 1, "fidelity": None},
     exact=True,
 )
 DESCRIPTION = record(
@@ -73,7 +81,9 @@ DESCRIPTION = record(
         "config": named(named(free)),
         "versions": named(text),
         "conditions": named(named(free)),
+        "reference": optional(text),
     },
+    missing={"reference": None},
     exact=True,
 )
 

@@ -1,9 +1,10 @@
-"""Plot accuracy against the share of tokens kept."""
+"""Plot accuracy, or divergence from the full-token model, against the share of tokens kept."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from aot.evaluation.results import ConditionResult, Results
 from aot.runtime.atomic_writes import write_whole
 from aot.text import one_line
 
-__all__ = ["accuracy_figure", "plot_accuracy", "spread"]
+__all__ = ["accuracy_figure", "divergence_figure", "plot_accuracy", "plot_divergence", "spread"]
 
 # The palette of Okabe and Ito for color-blind readers, without the faint yellow.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,7 +26,26 @@ _NAME_GAP = 0.055  # between two names, as a share of the height
 _DODGE = 0.0065  # between the intervals of two methods, as a share of the width
 _ROW_SHARE = 0.7  # share of a row's height that its points use
 
-Lines = Mapping[str, Sequence[ConditionResult]]  # maps a method to its results, sorted by ratio
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A measured value, in the unit of the axis, at a share of kept tokens."""
+
+    ratio: float
+    value: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """The measured quantity: its name with the unit, and whether high values are good."""
+
+    label: str
+    high_is_good: bool
+
+
+Lines = Mapping[str, Sequence[_Point]]  # maps a method to its points, sorted by ratio
+_ACCURACY = _Axis("questions answered right, %", high_is_good=True)
+_DIVERGENCE = _Axis("divergence from the full-token model, nats", high_is_good=False)
 
 
 def plot_accuracy(results: Results, path: Path) -> None:
@@ -36,9 +56,16 @@ def plot_accuracy(results: Results, path: Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed (the extra `plot`).
     """
-    from matplotlib import rc_context
+    _write(accuracy_figure(results), path)
 
-    figure = accuracy_figure(results)
+
+def plot_divergence(results: Results, path: Path) -> None:
+    """Write the figure of `divergence_figure` to `path`; see `plot_accuracy`."""
+    _write(divergence_figure(results), path)
+
+
+def _write(figure: Any, path: Path) -> None:
+    from matplotlib import rc_context
 
     def write(target: Path) -> None:
         dated = {"Date": None} if path.suffix == ".svg" else {}
@@ -51,24 +78,41 @@ def plot_accuracy(results: Results, path: Path) -> None:
 def accuracy_figure(results: Results) -> Any:
     """Return a figure of the micro accuracy (mean over all questions) with 95 % intervals.
 
+    Conditions without an accuracy are left out.
+
     The figure has one line per method. With a single ratio, or with more methods than colors, it
     has one row per method instead. A dashed line marks the accuracy with all tokens.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    return _figure(results, _ACCURACY, lambda result: result.micro and _scaled(result.micro, 100))
+
+
+def divergence_figure(results: Results) -> Any:
+    """Return a figure as `accuracy_figure` does, of the divergence from the full-token model."""
+    return _figure(results, _DIVERGENCE, lambda result: result.fidelity.divergence if result.fidelity else None)
+
+
+def _scaled(interval: Interval, by: float) -> Interval:
+    bounds = (None if bound is None else by * bound for bound in (interval.low, interval.high))
+    return Interval(by * interval.mean, *bounds)
+
+
+def _figure(results: Results, axis: _Axis, measured: Callable[[ConditionResult], Interval | None]) -> Any:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    lines: dict[str, list[ConditionResult]] = defaultdict(list)
+    lines: dict[str, list[_Point]] = defaultdict(list)
     for result in sorted(results.conditions, key=lambda result: result.ratio):
-        lines[one_line(result.name)].append(result)
+        if value := measured(result):
+            lines[one_line(result.name)].append(_Point(result.ratio, value))
     full = lines.pop("none", None)
     ratios = sorted({result.ratio for points in lines.values() for result in points})
     figure = Figure(layout="constrained")
     draw = _rows if len(ratios) < 2 or len(lines) > len(_COLORS) else _lines
     with rc_context({"text.parse_math": False}):  # a "$" in a name must not start a formula
-        draw(figure, lines, ratios, full[0].micro if full else None, _about(results))
+        draw(figure, lines, ratios, full[0].value if full else None, _about(results), axis)
     return figure
 
 
@@ -81,30 +125,30 @@ def _about(results: Results) -> str:
 # --- One line per method
 
 
-def _lines(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
-    """Draw accuracy over the share of kept tokens: one line per method, named at its right end.
+def _lines(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str, axis: _Axis) -> None:
+    """Draw the values over the share of kept tokens: one line per method, named at its right end.
 
     The share decreases to the right, because the lines are farthest apart at low shares.
     """
     figure.set_size_inches(_WIDTH_INCHES, 4.4)
     axes = figure.add_subplot()
     span = ratios[-1] / ratios[0]
-    ends: list[tuple[str, float, float, str]] = []  # name, share and accuracy of the last point, color
+    ends: list[tuple[str, float, float, str]] = []  # name, share and value of the last point, color
     for number, (name, points) in enumerate(lines.items()):
         shift, color = span ** (_DODGE * (number - (len(lines) - 1) / 2)), _COLORS[number]
         _points(
-            axes, [shift * result.ratio for result in points], [result.micro for result in points], upright=True,
+            axes, [shift * result.ratio for result in points], [result.value for result in points], upright=True,
             color=color, marker=_MARKERS[number], linewidth=1.6, capsize=2, elinewidth=0.8,
         )  # fmt: skip
-        ends.append((name, shift * points[0].ratio, 100 * points[0].micro.mean, color))
-    _scale(axes, ratios, about)
+        ends.append((name, shift * points[0].ratio, points[0].value.mean, color))
+    _scale(axes, ratios, about, axis)
     if full:
-        axes.axhline(100 * full.mean, **_ALL_TOKENS)
-        ends.append(("all tokens", axes.get_xlim()[1], 100 * full.mean, str(_ALL_TOKENS["color"])))
+        axes.axhline(full.mean, **_ALL_TOKENS)
+        ends.append(("all tokens", axes.get_xlim()[1], full.mean, str(_ALL_TOKENS["color"])))
     _name(axes, ends)
 
 
-def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
+def _scale(axes: Any, ratios: Sequence[float], about: str, axis: _Axis) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios])
     axes.minorticks_off()
@@ -113,7 +157,7 @@ def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
     if any(larger / smaller < span**0.09 for smaller, larger in pairwise(ratios)):  # no room side by side
         axes.tick_params(axis="x", rotation=45)
     axes.set_xlabel("visual tokens kept")
-    axes.set_ylabel("questions answered right, %")
+    axes.set_ylabel(axis.label)
     axes.set_title(about, fontsize=10)
     axes.grid(axis="y", **_GRID)
     _plain(axes)
@@ -122,10 +166,10 @@ def _scale(axes: Any, ratios: Sequence[float], about: str) -> None:
 def _name(axes: Any, ends: Sequence[tuple[str, float, float, str]]) -> None:
     """Write each name to the right of the axes, and connect it to the last point of its line."""
     low, high = axes.get_ylim()
-    heights = spread([accuracy for _, _, accuracy, _ in ends], _NAME_GAP * (high - low))
-    for (name, share, accuracy, color), height in zip(ends, heights, strict=True):
+    heights = spread([value for _, _, value, _ in ends], _NAME_GAP * (high - low))
+    for (name, share, value, color), height in zip(ends, heights, strict=True):
         axes.annotate(
-            name, (share, accuracy), xytext=(1.04, height), textcoords=axes.get_yaxis_transform(), color=color,
+            name, (share, value), xytext=(1.04, height), textcoords=axes.get_yaxis_transform(), color=color,
             fontsize=9, ha="left", va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3,
                         "relpos": (0, 0.5)},
@@ -155,11 +199,11 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 # --- One row per method
 
 
-def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str) -> None:
+def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | None, about: str, axis: _Axis) -> None:
     """Draw a row per method (best on top); in each row, draw a point per ratio (largest on top)."""
     from matplotlib import colormaps
 
-    names = _best_last(lines)
+    names = _best_last(lines, axis)
     row_inches = 0.2 + 0.045 * len(ratios)
     figure.set_size_inches(_WIDTH_INCHES, 1.5 + row_inches * len(names))
     axes = figure.add_subplot()
@@ -169,15 +213,15 @@ def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | N
         several = len(ratios) > 1
         color = colormaps["viridis"](0.85 * (1 - number / (len(ratios) - 1))) if several else _COLORS[0]
         _points(
-            axes, [row + offset for row, _ in there], [result.micro for _, result in there], upright=False,
+            axes, [row + offset for row, _ in there], [result.value for _, result in there], upright=False,
             color=color, marker=_MARKERS[number % len(_MARKERS)], linewidth=0, elinewidth=1.2,
             label=f"{100 * ratio:g} %" if several else f"{100 * ratio:g} % of tokens",
         )  # fmt: skip
     if full:
-        axes.axvline(100 * full.mean, **_ALL_TOKENS, label="all tokens")
+        axes.axvline(full.mean, **_ALL_TOKENS, label="all tokens")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel("questions answered right, %")
+    axes.set_xlabel(axis.label)
     axes.grid(axis="x", **_GRID)
     for row in range(1, len(names)):
         axes.axhline(row - 0.5, **_GRID, zorder=0)
@@ -187,30 +231,30 @@ def _rows(figure: Any, lines: Lines, ratios: Sequence[float], full: Interval | N
                   fontsize=9, columnspacing=1.2, handletextpad=0.4, handlelength=1.5)  # fmt: skip
 
 
-def _best_last(lines: Lines) -> list[str]:
-    """Return the method names in order of increasing lead.
+def _best_last(lines: Lines, axis: _Axis) -> list[str]:
+    """Return the method names in order of increasing lead, or decreasing if low values are good.
 
-    The lead is the accuracy minus the mean of all methods at the same ratio, averaged over ratios.
+    The lead is the value minus the mean of all methods at the same ratio, averaged over ratios.
     """
     at: dict[float, list[float]] = defaultdict(list)
     for points in lines.values():
         for result in points:
-            at[result.ratio].append(result.micro.mean)
+            at[result.ratio].append(result.value.mean)
     lead = {
-        name: _mean([result.micro.mean - _mean(at[result.ratio]) for result in points])
+        name: _mean([result.value.mean - _mean(at[result.ratio]) for result in points])
         for name, points in lines.items()
     }
-    return sorted(lead, key=lambda name: lead[name])
+    return sorted(lead, key=lambda name: lead[name], reverse=not axis.high_is_good)
 
 
 # --- Shared by both
 
 
 def _points(axes: Any, coords: Sequence[float], measured: Sequence[Interval], *, upright: bool, **style: Any) -> None:
-    """Draw `measured` in percent, with known intervals: along y if `upright`, otherwise along x."""
-    means = [100 * each.mean for each in measured]
-    reach = [[100 * (each.mean - (each.mean if each.low is None else each.low)) for each in measured],
-             [100 * ((each.mean if each.high is None else each.high) - each.mean) for each in measured]]  # fmt: skip
+    """Draw `measured` with known intervals: along y if `upright`, otherwise along x."""
+    means = [each.mean for each in measured]
+    reach = [[each.mean - (each.mean if each.low is None else each.low) for each in measured],
+             [(each.mean if each.high is None else each.high) - each.mean for each in measured]]  # fmt: skip
     known = reach if any(each.low is not None for each in measured) else None
     x, y = (coords, means) if upright else (means, coords)
     axes.errorbar(x, y, **{"yerr" if upright else "xerr": known}, markersize=5, **style)

@@ -17,9 +17,10 @@ from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
 from aot.evaluation.journal_reader import Answered
 
-__all__ = ["ConditionResult", "Difference", "Results", "summarize"]
+__all__ = ["ConditionResult", "Difference", "MeanFidelity", "Results", "summarize"]
 
 _REFERENCES = ("none", "random")
+_FIDELITY = ("divergence", "agreement", "same_answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,24 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanFidelity:
+    """Fidelity to the full-token model, mean over all questions; see `aot.evaluation.fidelity`."""
+
+    divergence: Interval
+    agreement: Interval
+    same_answer: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """Hold the results of one condition. Accuracies are in [0, 1].
+    """Hold the results of one condition. Accuracies are in [0, 1]; they need right answers.
 
     Attributes:
         name: name of the condition.
         ratio: share of the tokens to keep.
-        micro: mean accuracy over all questions.
-        macro: mean of the accuracies of the families.
-        families: accuracy of each family.
+        micro: mean accuracy over all questions; None without right answers.
+        macro: mean of the accuracies of the families; None without right answers.
+        families: accuracy of each family; empty without right answers.
         against: differences to `none` and to `random` at the same ratio, if these were run.
         kept_tokens: number of kept tokens, mean over videos.
         budget_tokens: token budget that the ratio sets, mean over videos; None without a budget.
@@ -51,12 +61,13 @@ class ConditionResult:
         first_token_ms: time to the first token of a single question, median over videos.
         answer_ms: time to the whole answer of a single question, median over videos.
         timed_in_runs: numbers (from 1) of the runs that measured the times.
+        fidelity: comparison with the full-token model; None if it was not asked for.
     """
 
     name: str
     ratio: float
-    micro: Interval
-    macro: Interval
+    micro: Interval | None
+    macro: Interval | None
     families: Mapping[str, Interval]
     against: Mapping[str, Difference]
     kept_tokens: float
@@ -67,6 +78,7 @@ class ConditionResult:
     first_token_ms: float
     answer_ms: float
     timed_in_runs: tuple[int, ...]
+    fidelity: MeanFidelity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,9 @@ def summarize(
     names = sorted({item.family for item in items})
     videos = {video: number for number, video in enumerate(by_video(items))}
     resampling = Resampling([videos[item.video] for item in items], [names.index(item.family) for item in items])
-    scores = {key: np.array([row.score for row in rows]) for key, rows in answered.items()}
+    known = all(item.answer is not None for item in items)
+    scores = {key: np.array([row.score for row in rows]) for key, rows in answered.items() if known}
+    fidelities = {key: _mean_fidelity(rows, resampling) for key, rows in answered.items()}
     # All answers about a video have the same costs, so the first answer of each video is used.
     firsts = [next(index for index, item in enumerate(items) if item.video == video) for video in videos]
     rows = {key: [own[index] for index in firsts] for key, own in answered.items()}
@@ -125,7 +139,21 @@ def summarize(
         visual_tokens=fmean(row.visual_tokens for row in shared),
         decode_ms=median(row.decode_ms for row in shared),
         encode_ms=median(row.encode_ms for row in shared),
-        conditions=tuple(_summarize(each, rows[each.key], scores, names, resampling) for each in conditions),
+        conditions=tuple(
+            _summarize(each, rows[each.key], scores, fidelities[each.key], names, resampling) for each in conditions
+        ),
+    )
+
+
+def _mean_fidelity(rows: Sequence[Answered], resampling: Resampling) -> MeanFidelity | None:
+    measured = [row.fidelity for row in rows if row.fidelity is not None]
+    if len(measured) < len(rows):
+        return None
+    return MeanFidelity(
+        **{
+            name: resampling.micro(np.array([getattr(each, name) for each in measured], dtype=float))
+            for name in _FIDELITY
+        }
     )
 
 
@@ -133,22 +161,23 @@ def _summarize(
     condition: Condition,
     rows: Sequence[Answered],
     scores: Mapping[str, NDArray[np.float64]],
+    fidelity: MeanFidelity | None,
     families: Sequence[str],
     resampling: Resampling,
 ) -> ConditionResult:
-    own = scores[condition.key]
+    own = scores.get(condition.key)
     budgets = [row.budget_tokens for row in rows if row.budget_tokens is not None]
     references = {name: "none" if name == "none" else f"{name}@{condition.ratio:g}" for name in _REFERENCES}
     return ConditionResult(
         name=condition.name,
         ratio=condition.ratio,
-        micro=resampling.micro(own),
-        macro=resampling.macro(own),
-        families={name: resampling.family(own, number) for number, name in enumerate(families)},
+        micro=None if own is None else resampling.micro(own),
+        macro=None if own is None else resampling.macro(own),
+        families={} if own is None else {name: resampling.family(own, number) for number, name in enumerate(families)},
         against={
             name: Difference(resampling.micro(own - scores[key]), resampling.macro(own - scores[key]))
             for name, key in references.items()
-            if key in scores and key != condition.key
+            if own is not None and key in scores and key != condition.key
         },
         kept_tokens=fmean(row.kept_tokens for row in rows),
         budget_tokens=fmean(budgets) if budgets else None,
@@ -158,19 +187,25 @@ def _summarize(
         first_token_ms=median(row.first_token_ms for row in rows),
         answer_ms=median(row.answer_ms for row in rows),
         timed_in_runs=tuple(sorted({row.run for row in rows})),
+        fidelity=fidelity,
     )
 
 
 def _flat(result: ConditionResult) -> dict[str, str | float | None]:
     """Return `result` as one row of the CSV table, with rounded accuracies and times."""
     row: dict[str, str | float | None] = {"name": result.name, "ratio": result.ratio}
-    measured = {"micro": result.micro, "macro": result.macro}
+    measured: dict[str, Interval] = {}
+    if result.micro and result.macro:
+        measured |= {"micro": result.micro, "macro": result.macro}
     measured |= {_column("family", name): interval for name, interval in result.families.items()}
     for name, difference in result.against.items():
         measured |= {_column("micro_against", name): difference.micro, _column("macro_against", name): difference.macro}
+    if result.fidelity:
+        measured |= {name: getattr(result.fidelity, name) for name in _FIDELITY}
     for name, interval in measured.items():
         bounds = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        row |= {key: None if value is None else round(value, 4) for key, value in bounds.items()}
+        digits = 6 if name == "divergence" else 4  # close to 0 at high ratios
+        row |= {key: None if value is None else round(value, digits) for key, value in bounds.items()}
     row |= {"kept_tokens": round(result.kept_tokens, 1), "budget_tokens": result.budget_tokens}
     row |= {"language_model_load": round(result.language_model_load, 4)}
     times = ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")

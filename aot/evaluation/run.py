@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,10 @@ import torch
 from aot.errors import AOTError, VideoError
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
+from aot.evaluation.fidelity import Reference
 from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
+from aot.evaluation.reference import full_pipeline, measure, read_references
 from aot.evaluation.results import Results, summarize
 from aot.evaluation.scoring import score
 from aot.models import VideoModel
@@ -41,6 +43,7 @@ def evaluate(
     conditions: Sequence[Condition],
     folder: Path,
     *,
+    with_reference: bool = False,
     restart: bool = False,
     on_progress: Progress = lambda done, total: None,
     on_notice: Callable[[str], None] = lambda notice: None,
@@ -56,6 +59,7 @@ def evaluate(
         model: the model that answers.
         conditions: configurations with the same frames, model and generation settings.
         folder: folder of the results; it is created if missing, and locked during the run.
+        with_reference: whether to compare with the full-token model (`aot.evaluation.fidelity`).
         restart: whether to discard earlier answers.
         on_progress: called with (done, total), which count pairs of a video and a condition.
         on_notice: called with sentences for the user.
@@ -71,8 +75,10 @@ def evaluate(
     check_questions(conditions[0].config.sampling, ())
     make_folder(folder)
     with locked(folder):
-        journal = Journal(folder, _description(model, conditions), restart=restart)
-        met = _answer_missing(items, model, conditions, journal, on_progress, on_notice)
+        reference = "full" if with_reference else None
+        description = {**_description(model, conditions), "reference": reference}
+        journal = Journal(folder, description, restart=restart)
+        met = _answer_missing(items, model, conditions, journal, with_reference, on_progress, on_notice)
     found = {each.key: [row for item in items if (row := journal.answer(each.key, item))] for each in met}
     return summarize(items, met, found)
 
@@ -82,6 +88,7 @@ def _answer_missing(
     model: VideoModel,
     conditions: Sequence[Condition],
     journal: Journal,
+    with_reference: bool,
     on_progress: Progress,
     on_notice: Callable[[str], None],
 ) -> list[Condition]:
@@ -101,8 +108,9 @@ def _answer_missing(
         done = number * len(conditions) - len(undone)
         on_progress(done, total)
         wanted = [task for task in undone if task.condition.key not in refused]
+        outcomes = answer_video(opened[video], wanted, on_notice, with_reference=with_reference) if wanted else ()
         ended = set[str]()
-        for outcome in answer_video(opened[video], wanted, on_notice) if wanted else ():
+        for outcome in outcomes:
             key = outcome.condition.key
             if not outcome.refusal:
                 journal.add(outcome.answered)
@@ -175,6 +183,7 @@ def answer_video(
     tasks: Sequence[Task],
     on_notice: Callable[[str], None],
     *,
+    with_reference: bool = False,
     measure_memory: bool = False,
     traced: bool = False,
 ) -> Iterator[Outcome]:
@@ -186,6 +195,7 @@ def answer_video(
         video: the video, with its frame index.
         tasks: tasks with the same model and frames.
         on_notice: called with sentences for the user.
+        with_reference: whether to compare with the full-token model (`aot.evaluation.fidelity`).
         measure_memory: whether to measure the peak memory of answering, which takes time.
         traced: whether to record pictures of the frames and the source patches of kept tokens.
 
@@ -193,20 +203,29 @@ def answer_video(
         VideoError, MemoryLimitError, NumericsError: See `aot.errors`.
     """
     of_pipeline = {id(task.pipeline): task for each in tasks for task in _by_question(each)}
+    items = list({item.fingerprint: item for task in tasks for item in task.items}.values())
+    # The full-token model comes first, and shares the encoding of the methods.
+    full = full_pipeline(tasks[0].pipeline) if with_reference else None
+    references: dict[str, Reference] | None = None
     results = compress_each(
-        [task.pipeline for task in of_pipeline.values()],
+        [*([full] if full else []), *(task.pipeline for task in of_pipeline.values())],
         video,
-        list(dict.fromkeys(item.prompt for task in tasks for item in task.items)),
+        list(dict.fromkeys(item.prompt for item in items)),
         traced=traced,
         on_notice=lambda notice: on_notice(f"{video.name}: {notice}"),
     )
     for pipeline, result in results:
+        if pipeline is full:
+            if isinstance(result, Refusal):
+                raise result.error
+            references = read_references(full, result.tokens, items)
+            continue
         task = of_pipeline[id(pipeline)]
         if isinstance(result, Refusal):
             yield Outcome(task.condition, refusal=result)
             continue
         try:
-            answered = _answer(task, result, measure_memory, on_notice)
+            answered = _answer(task, result, references, measure_memory, on_notice)
         except REFUSALS as error:  # raised by a reduction inside the language model
             yield Outcome(task.condition, refusal=Refusal(error))
         else:
@@ -225,7 +244,11 @@ def _by_question(task: Task) -> Sequence[Task]:
 
 
 def _answer(
-    task: Task, compression: Compression, measure_memory: bool, on_notice: Callable[[str], None]
+    task: Task,
+    compression: Compression,
+    references: Mapping[str, Reference] | None,
+    measure_memory: bool,
+    on_notice: Callable[[str], None],
 ) -> list[Answered]:
     """Answer the items of `task` from the kept tokens: the first alone and timed, then the rest."""
     pipeline, items, tokens, report = task.pipeline, task.items, compression.tokens, compression.report
@@ -233,7 +256,9 @@ def _answer(
         first, peak_bytes = _first_reply(pipeline, tokens, items[0], measure_memory)
         for notice in first.notices:
             on_notice(notice)
-        others = pipeline.read(tokens).answers([item.prompt for item in items[1:]], pipeline.config.generation)
+        reading = pipeline.read(tokens)
+        others = reading.answers([item.prompt for item in items[1:]], pipeline.config.generation)
+        measured = [None] * len(items) if references is None else measure(pipeline, reading, items, references)
     return [
         Answered(
             item=item.fingerprint,
@@ -253,8 +278,9 @@ def _answer(
             first_token_ms=first.answer_ms if first.first_token_ms is None else first.first_token_ms,
             answer_ms=first.answer_ms,
             answer_bytes=peak_bytes,
+            fidelity=fidelity,
         )
-        for item, text in zip(items, [first.text, *others], strict=True)
+        for item, text, fidelity in zip(items, [first.text, *others], measured, strict=True)
     ]
 
 

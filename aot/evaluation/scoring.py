@@ -28,14 +28,18 @@ def normalize(text: str) -> str:
     return re.sub(r"^(the|a|an) ", "", " ".join(spelled))
 
 
-def score(item: Item, predicted: str) -> float:
+def score(item: Item, predicted: str) -> float | None:
     """Return 1 if `predicted` is right, else 0; for a description, the share of right sentences.
+
+    The score is None if the right answer is not known.
 
     A multiple-choice answer is right if it is the letter or the text of the right option. In a
     description (family "describe"), a sentence is right if the expected description has the same
     sentence at any place. The share is right sentences / max(predicted sentences, expected
     sentences), so it falls with each missing and each invented sentence.
     """
+    if item.answer is None:
+        return None
     if item.options:
         return float(_chosen(item, predicted) == item.right_option)
     if item.family == _DESCRIPTION:

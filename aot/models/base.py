@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aot.compression.in_llm import InnerReduction  # imports torch
+    from aot.models.language.forcing import ForcedAnswer
 
 __all__ = [
     "Answer",
@@ -64,6 +65,10 @@ class Answer(Protocol):
         """Return how many tokens have been generated so far."""
 
     @property
+    def ids(self) -> Sequence[int]:
+        """Return the ids of the tokens generated so far, up to and including the end token."""
+
+    @property
     def first_token_at(self) -> float | None:
         """Return the `time.perf_counter()` at which the first token reached the host, or None.
 
@@ -89,6 +94,9 @@ class Reading(Protocol):
 
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
         """Return the answer to each question; the questions do not affect each other."""
+
+    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
+        """Return what the model predicts along the ids of a given answer (teacher forcing)."""
 
 
 @dataclass(frozen=True, slots=True)

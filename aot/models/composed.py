@@ -24,6 +24,7 @@ from aot.models.base import ModelIdentity, Progress, Turn
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt
 from aot.models.language.conversation import LATER_TURN, Conversation, text_after_video
 from aot.models.language.decoding import LanguageModel, Prefilled
+from aot.models.language.forcing import ForcedAnswer, force_on
 from aot.models.language.prompt import NEWLINE, TEXT, Run, VideoPrompt, check_length, positions_in_whole, text_ids
 from aot.models.language.prompt_attention import use_prompt_attention
 from aot.models.language.question_words import embed_words
@@ -445,12 +446,29 @@ class ComposedModel(ABC):
         """Prepare to answer several questions about one video."""
         # A reduction may depend on the question; then every question reads the video anew.
         if inner is not None:
-            return ReadingAnew(lambda text, options: self.generate(tokens, text, options, inner))
+            return ReadingAnew(
+                lambda text, options: self.generate(tokens, text, options, inner), partial(self._force, tokens, inner)
+            )
         # Otherwise all questions share the keys and values of the prompt up to the video's end.
         prefix = self._prefix(tokens)
         return Reading(
             self._writer, self.tokenizer, prefix, partial(self._suffix, prefix), self._left, self._in_layers(tokens)
         )
+
+    @torch.inference_mode()
+    def _force(
+        self,
+        tokens: CompressedTokens,
+        inner: InnerReduction,
+        question: str,
+        answer: Sequence[int],
+        options: GenerationConfig,
+    ) -> ForcedAnswer:
+        """Return what the model predicts along a given answer, with a reduction inside it."""
+        prompt = self.prompt(tokens, question)
+        self._left.wait()
+        read = self._reduced(inner)(prompt, len(answer))
+        return force_on(self._writer, prompt, answer, read, options)
 
     @torch.inference_mode()
     def converse(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,6 +45,10 @@ def compare(
         str | None,
         typer.Option("--ratio", "--ratios", "-r", help="Comma-separated ratios (default: the setting `ratio`, 0.1)."),
     ] = None,
+    reference: Annotated[
+        Literal["full", "off"],
+        typer.Option("--reference", help="Compare the predictions with those with all tokens, or (off) save the time."),
+    ] = "full",
     html: HTML = None,
     force: FORCE = False,
     as_json: JSON = False,
@@ -68,12 +73,13 @@ def compare(
         conditions = build_conditions(config, names, wanted)
         model = load_with_progress(chosen)
         notify([*unknown_words(model, [question]), *off_budget(conditions)])
-        item = Item(id="compare", video=Path(video), question=question, answer="")
+        item = Item(id="compare", video=Path(video), question=question, answer=None)
         tasks = [Task(condition, Pipeline(model, condition.config), [item]) for condition in conditions]
-        outcomes = _outcomes(file, tasks, traced=html is not None)
+        outcomes = _outcomes(file, tasks, with_reference=reference == "full", traced=html is not None)
     of_model = model_record(model)
     if html:
         words = ["compare", video, question, "--methods", ",".join(names), "--ratio", ",".join(map(str, wanted))]
+        words += [] if reference == "full" else ["--reference", reference]
         command = command_for(words, config, leave_out=("method", "ratio"))
         comparison_page(html, outcomes, command, current().notices, force=force)
     if as_json:
@@ -86,7 +92,7 @@ def compare(
     print_result(*comparison(question, outcomes))
 
 
-def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[Outcome]:
+def _outcomes(video: VideoFile, tasks: Sequence[Task], *, with_reference: bool, traced: bool) -> list[Outcome]:
     """Return the outcomes of all tasks that succeed; print a note for each task that fails.
 
     Raises:
@@ -97,7 +103,9 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[
     session = current()
     outcomes: list[Outcome] = []
     with StageBars() as bars:
-        answering = answer_video(video, tasks, session.notify, measure_memory=True, traced=traced)
+        answering = answer_video(
+            video, tasks, session.notify, with_reference=with_reference, measure_memory=True, traced=traced
+        )
         for done, outcome in enumerate(answering, 1):
             bars("compare", done, len(tasks))
             if outcome.refusal:
@@ -114,4 +122,5 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, traced: bool) -> list[
 def _row(outcome: Outcome) -> dict[str, object]:
     asked, (answered,) = outcome.condition, outcome.answered
     head = {"condition": answered.condition, "method": asked.name, "ratio": asked.ratio, "answer": answered.predicted}
-    return {**head, **{name: getattr(answered, name) for name in _COLUMNS}}
+    near = None if answered.fidelity is None else asdict(answered.fidelity)
+    return {**head, **{name: getattr(answered, name) for name in _COLUMNS}, "fidelity": near}

@@ -1,9 +1,9 @@
-"""`aot eval`: measure the accuracy of methods on drawn clips or on the user's data."""
+"""`aot eval`: measure methods on drawn clips or on the user's data."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +15,12 @@ from aot_cli.given_settings import assigned_layer
 from aot_cli.options import GENERATION, INSIDE, JSON, METHODS, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.screen import print_text
-from aot_cli.output.tables import FEW_VIDEOS, accuracy_tables, family_tables, print_result, several_runs
+from aot_cli.output.tables import FEW_VIDEOS, FIDELITY, accuracy_tables, family_tables, print_result, several_runs
 from aot_cli.steps import choose_model, load_with_progress, refuse_selection, unknown_words
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from aot.config.strict import Settings
     from aot.evaluation import Results
 
@@ -28,6 +30,7 @@ _METHODS = "none,random,uniform,attention,frames,aot"
 _RATIOS = "0.5,0.25,0.1,0.05"
 _FIRST_SEED = 10_000_000  # training uses seeds from 20,000,000, development used 0 to 2000
 _ANSWERS, _RESULTS, _PLOTS = "answers.jsonl", ("results.json", "results.csv"), ("accuracy.svg", "accuracy.png")
+_FIDELITY_PLOTS = ("divergence.svg", "divergence.png")
 _RUNS = "run: number of the run in which a row's times were measured; the machine may differ between runs"
 _DIFFERENCES = "vs: difference of micro on the same questions, in points; * its 95 % interval does not contain 0"
 
@@ -37,7 +40,8 @@ def evaluate_command(
     given: Given,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers, results and plots.")],
     data: Annotated[
-        Path | None, typer.Argument(help="JSONL file of questions: video, question, answer [, options, family, id].")
+        Path | None,
+        typer.Argument(help="JSONL file of questions: video, question [, answer, options, family, id]."),
     ] = None,
     shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="Use N drawn clips instead of a file.")] = None,
     first_seed: Annotated[
@@ -57,6 +61,10 @@ def evaluate_command(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N videos.")] = None,
+    reference: Annotated[
+        Literal["full", "off"],
+        typer.Option("--reference", help="full: also compare with all tokens, which needs no answers in the file."),
+    ] = "off",
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard the answers in the folder and start again.")
     ] = False,
@@ -67,19 +75,22 @@ def evaluate_command(
     All methods answer the same questions; the same command continues an interrupted run.
 
     aot eval --shapes 50 -o results --model shapes
+
+    aot eval questions.jsonl -o results --reference full
     """
     refuse_selection(given)
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N drawn clips")
     from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
 
-    items = load_dataset(data, limit) if data else ()
+    with_reference = reference == "full"
+    items = load_dataset(data, limit, needs_answers=not with_reference) if data else ()
     chosen = choose_model(given)
     config = chosen.config
     conditions = build_conditions(config, named_methods(methods), shares("--ratios", ratios), _variants(variant or []))
     notify(off_budget(conditions))
     make_folder(output)
-    for name in (_ANSWERS, *_RESULTS, *_PLOTS):
+    for name in (_ANSWERS, *_RESULTS, *_PLOTS, *_FIDELITY_PLOTS):
         check_writable(output / name, overwrite=True, source=data)
     with locked(output):  # fails now, not after the model was loaded
         pass
@@ -89,7 +100,8 @@ def evaluate_command(
     try:
         with StageBars() as bars:
             results = evaluate(
-                items, model, conditions, output, restart=restart, on_notice=lambda notice: notify([notice]),
+                items, model, conditions, output, with_reference=with_reference, restart=restart,
+                on_notice=lambda notice: notify([notice]),
                 on_progress=lambda done, total: bars("evaluate", done, total),
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -136,8 +148,7 @@ def _write(results: Results, output: Path, config: Config) -> list[str]:
     """Write the results in all formats and return the names of the files."""
     from aot.evaluation.scoring import SCORING
 
-    plots = _PLOTS if _has_matplotlib() else ()
-    if not plots:
+    if not _has_matplotlib():
         notify(["no plot, because matplotlib is not installed; pip install matplotlib and repeat the command"])
     toy = {"toy_model": config.model.name == BUNDLED_MODEL}
     plain = {**results.to_dict(), **toy, "scoring": SCORING, "config": config.to_dict(), "versions": versions()}
@@ -145,11 +156,19 @@ def _write(results: Results, output: Path, config: Config) -> list[str]:
     texts = dict(zip(_RESULTS, (whole, results.to_csv()), strict=True))
     for name, text in texts.items():
         write_text(output / name, text, overwrite=True)
-    for name in plots:
-        from aot.evaluation.plot import plot_accuracy
+    return [_ANSWERS, *texts, *(_plot(results, output) if _has_matplotlib() else [])]
 
-        plot_accuracy(results, output / name)
-    return [_ANSWERS, *texts, *plots]
+
+def _plot(results: Results, output: Path) -> list[str]:
+    """Plot what was measured and return the names of the files."""
+    from aot.evaluation.plot import plot_accuracy, plot_divergence
+
+    first = results.conditions[0]
+    plots = {name: plot_accuracy for name in _PLOTS if first.micro}
+    plots |= {name: plot_divergence for name in _FIDELITY_PLOTS if first.fidelity}
+    for name, plot in plots.items():
+        plot(results, output / name)
+    return list(plots)
 
 
 def _has_matplotlib() -> bool:
@@ -163,8 +182,10 @@ def _has_matplotlib() -> bool:
 def _show(results: Results, output: Path, written: list[str]) -> None:
     from aot.evaluation.scoring import SCORING
 
-    notes = [SCORING, _DIFFERENCES, *([_RUNS] if several_runs(results) else [])]
-    print_result(*accuracy_tables(results), "accuracy by family, %", *family_tables(results), *notes)
+    first = results.conditions[0]
+    shown: list[RenderableType] = ["accuracy by family, %", *family_tables(results)] if first.micro else []
+    notes = [*([SCORING, _DIFFERENCES] if first.micro else []), *([FIDELITY] if first.fidelity else [])]
+    print_result(*accuracy_tables(results), *shown, *notes, *([_RUNS] if several_runs(results) else []))
     videos = f"{results.videos} video{'s' * (results.videos > 1)}"
     print_text(
         f"{results.questions} questions about {videos} of {results.visual_tokens:.0f} visual tokens; "

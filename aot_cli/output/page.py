@@ -12,6 +12,7 @@ import typer
 from aot.runtime.atomic_writes import write_text
 from aot_cli.output.console import notify
 from aot_cli.output.reproduce import command_for
+from aot_cli.output.tables import fidelity_texts
 
 if TYPE_CHECKING:
     from aot.evaluation import Outcome
@@ -73,4 +74,5 @@ def _compared(outcome: Outcome, command: str) -> ShownRun:
     name, answers = run_name(outcome.condition.name, config), [(answered.question, answered.predicted)]
     run = shown_run(outcome.compression, name, command, answers, {"answer": answered.answer_ms})
     budget = run.budget_tokens if config.compresses else None
-    return replace(run, budget_tokens=budget, peak_bytes={"answering": answered.answer_bytes})
+    near = fidelity_texts(answered.fidelity) if answered.fidelity else {}
+    return replace(run, budget_tokens=budget, peak_bytes={"answering": answered.answer_bytes}, fidelity=near)

@@ -161,13 +161,30 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("compress_ms", "number", ""),
             *_ANSWER_MS,
             Key("answer_bytes", "integer?", "additional memory of answering; null: not measured"),
+            Key("fidelity", "fidelity?", "to the full-token model; null: `--reference off`"),
+        ),
+        "fidelity": (
+            Key(
+                "divergence",
+                "number",
+                "of the next-token distributions from those of the full-token model along its own greedy answer: "
+                "Kullback-Leibler, nats, mean over the answer's tokens and its end; a lower bound, as all but the 256 "
+                "most likely tokens count as one",
+            ),
+            Key("agreement", "number", "share of these positions at which greedy decoding takes the same token"),
+            Key("same_answer", "boolean", "whether the greedy answer is the same, token by token"),
+        ),
+        "mean fidelity": (
+            Key("divergence", "interval", "mean over questions, nats; see `fidelity`"),
+            Key("agreement", "interval", "mean over questions"),
+            Key("same_answer", "interval", "share of questions"),
         ),
         "condition": (
             Key("name", "string", "method or variant"),
             Key("ratio", "number", "0 to 1"),
-            Key("micro", "interval", "mean score over questions"),
-            Key("macro", "interval", "mean score over families"),
-            Key("families", "{interval}", "mean score of each family"),
+            Key("micro", "interval?", "mean score over questions; null: the data set has no answers"),
+            Key("macro", "interval?", "mean score over families; null: as `micro`"),
+            Key("families", "{interval}", "mean score of each family; empty: as `micro`"),
             Key(
                 "against", "{difference}", "difference to `none` and `random` at the same ratio, on the same questions"
             ),
@@ -179,13 +196,14 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
                 Key(name, "number", "median over videos")
                 for name in ("encode_ms", "compress_ms", "first_token_ms", "answer_ms")
             ),
+            Key("fidelity", "mean fidelity?", "to the full-token model; null: no `--reference full`"),
         ),
         "difference": (
             Key("micro", "interval", "mean difference over questions"),
             Key("macro", "interval", "mean difference over families"),
         ),
         "interval": (
-            Key("mean", "number", "0 to 1; of differences -1 to 1"),
+            Key("mean", "number", "0 to 1; of differences -1 to 1; of divergences 0 or more"),
             Key("low", "number?", "of the 95 % interval; null: not available, with fewer than two videos"),
             Key("high", "number?", "of the 95 % interval; null: as `low`"),
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,14 @@ from aot_cli.output.screen import one_line, print_text
 if TYPE_CHECKING:
     from aot.evaluation import Outcome, Results
     from aot.evaluation.bootstrap import Interval
+    from aot.evaluation.fidelity import Fidelity
     from aot.evaluation.results import Difference
     from aot.reports.retention import FrameRetention
     from aot_cli.output.describe import Grouping
 
 __all__ = [
     "FEW_VIDEOS",
+    "FIDELITY",
     "AnswerPair",
     "accuracy_tables",
     "answer_table",
@@ -30,6 +33,7 @@ __all__ = [
     "comparison",
     "fact_table",
     "family_tables",
+    "fidelity_texts",
     "frame_table",
     "print_result",
     "print_side",
@@ -150,7 +154,8 @@ def clip_table(clips: Sequence[Grouping]) -> Table:
 
 
 def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableType]:
-    """Return the parts to print: the question, a table of tokens and costs, and all answers."""
+    """Return the parts to print: the question, tables of costs and of fidelity, all answers."""
+    measured = any(outcome.answered[0].fidelity for outcome in outcomes)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("method", "ratio", "tokens", "load", "encode", "compress", "1st token", "answer ms", "MB"):
         table.add_column(
@@ -166,9 +171,32 @@ def comparison(question: str, outcomes: Sequence[Outcome]) -> list[RenderableTyp
         head = (condition.name, f"{condition.ratio:.0%}", str(row.kept_tokens), f"{row.language_model_load:.1%}")
         table.add_row(*head, *times, memory)
         answers.add_row(row.condition, row.predicted)
-    return [question, table, answers, "", Text(_COSTS, style="dim")]
+    near = [_fidelity_table(outcomes)] if measured else []
+    notes = "\n".join([_COSTS, FIDELITY] if measured else [_COSTS])
+    return [question, table, *near, answers, "", Text(notes, style="dim")]
 
 
+def _fidelity_table(outcomes: Sequence[Outcome]) -> Table:
+    columns: dict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        if near := outcome.answered[0].fidelity:
+            for name, text in fidelity_texts(near).items():
+                columns[name].append(text)
+    heads = [(outcome.condition.name, f"{outcome.condition.ratio:.0%}") for outcome in outcomes]
+    return _condition_table(heads, columns, dim_first=False)
+
+
+def fidelity_texts(near: Fidelity) -> dict[str, str]:
+    """Return the figures of one question as texts, by the names of their columns."""
+    same = "yes" if near.same_answer else "no"
+    return {"KL nats": _nats(near.divergence), "same token": f"{near.agreement:.1%}", "same answer": same}
+
+
+FIDELITY = (
+    "KL nats: divergence of the next-token distributions from those of the full-token model along its own answer, "
+    "mean over its tokens (a lower bound: all but its 256 most likely tokens count as one); same token: share of these "
+    "positions with the same first choice; same answer: whether the greedy answer is the same"
+)
 _COSTS = (
     "load: share of the visual tokens that a layer of the language model reads, mean over layers. Times are in "
     "milliseconds, of one run; the first run is often the slowest. MB: memory of answering. For reliable numbers use "
@@ -187,27 +215,26 @@ def answer_table(answers: Sequence[AnswerPair], all_tokens: int, kept_tokens: in
 
 
 def accuracy_tables(results: Results) -> list[Table]:
-    """Return tables with a row per condition: tokens, accuracies in percent, differences, times.
+    """Return tables with a row per condition: tokens, accuracy, differences, fidelity, times.
 
+    Accuracies need right answers, and fidelity a reference; columns without values are left out.
     If the times come from several runs, the last column has the numbers of the runs.
     """
     enough = results.videos >= FEW_VIDEOS
-    columns: dict[str, list[str]] = {
-        name: []
-        for name in (
-            "tokens", "load %", "micro %", "95 % interval", "macro %", "vs none", "vs random", "encode ms",
-            "compress ms", "1st token ms", "answer ms",
-        )
-    }  # fmt: skip
+    columns: dict[str, list[str]] = defaultdict(list)
     for row in results.conditions:
-        values = (
-            f"{row.kept_tokens:.0f}", _percent(row.language_model_load), _percent(row.micro.mean),
-            _interval(row.micro), _percent(row.macro.mean),
-            *(_difference(row.against.get(name), enough) for name in ("none", "random")),
-            *(f"{ms:.1f}" for ms in (row.encode_ms, row.compress_ms, row.first_token_ms, row.answer_ms)),
-        )  # fmt: skip
-        for cells, value in zip(columns.values(), values, strict=True):
-            cells.append(value)
+        values = {"tokens": f"{row.kept_tokens:.0f}", "load %": _percent(row.language_model_load)}
+        if row.micro and row.macro:
+            values |= {"micro %": _percent(row.micro.mean), "95 % interval": _interval(row.micro)}
+            values |= {"macro %": _percent(row.macro.mean)}
+            values |= {f"vs {name}": _difference(row.against.get(name), enough) for name in ("none", "random")}
+        if near := row.fidelity:
+            values |= {"KL nats": _nats(near.divergence.mean), "KL 95 % interval": _interval(near.divergence, _nats)}
+            values |= {"same token %": _percent(near.agreement.mean), "same answer %": _percent(near.same_answer.mean)}
+        times = {"encode": row.encode_ms, "compress": row.compress_ms, "1st token": row.first_token_ms}
+        values |= {f"{name} ms": f"{ms:.1f}" for name, ms in (times | {"answer": row.answer_ms}).items()}
+        for name, value in values.items():
+            columns[name].append(value)
     if several_runs(results):
         columns["run"] = [", ".join(map(str, row.timed_in_runs)) for row in results.conditions]
     return _condition_tables(results, columns)
@@ -270,11 +297,15 @@ def _difference(paired: Difference | None, enough: bool) -> str:
     return f"{100 * mean:+.1f}{'*' if differs else ' '}"
 
 
-def _interval(measured: Interval) -> str:
-    if measured.low is None or measured.high is None:
-        return "not available"
-    return f"{_percent(measured.low)} to {_percent(measured.high)}"
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _interval(measured: Interval, shown: Callable[[float], str] = _percent) -> str:
+    if measured.low is None or measured.high is None:
+        return "not available"
+    return f"{shown(measured.low)} to {shown(measured.high)}"
+
+
+def _nats(divergence: float) -> str:
+    return f"{divergence:.4f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,35 @@ def test_methods_side_by_side(run_aot: Aot, clip_file: Path, small: tuple[str, .
     assert rows["uniform+fastv@0.4"]["language_model_load"] == pytest.approx(0.4, abs=0.02)
     assert rows["uniform@0.4"]["encode_ms"] == rows["none"]["encode_ms"] != rows["tome@0.4"]["encode_ms"]
     assert all(row["answer_bytes"] is None or row["answer_bytes"] >= 0 for row in rows.values())
+    assert rows["none"]["fidelity"] == {"divergence": 0.0, "agreement": 1.0, "same_answer": True}
+    for row in rows.values():
+        assert row["fidelity"]["same_answer"] == (row["answer"] == rows["none"]["answer"])
+        assert (row["fidelity"]["divergence"] > 0) == (row is not rows["none"])
     shown = run_aot(*line, "--methods", "none,uniform", "--ratio", "0.4").out
     assert "uniform@0.4" in shown
     assert f"{total}" in shown and "what happens?" in shown
+    near = rows["uniform@0.4"]["fidelity"]
+    assert re.search(
+        rf"^ uniform +40% +{near['divergence']:.4f} +{near['agreement']:.1%} +(yes|no)$", shown, re.MULTILINE
+    )
+    assert "KL nats: divergence" in shown
+
+
+def test_without_the_reference(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:
+    line = (
+        "compare",
+        clip_file,
+        "what?",
+        *small,
+        "--methods",
+        "uniform",
+        "--max-new-tokens",
+        "1",
+        "--reference",
+        "off",
+    )
+    assert run_aot(*line, "--json").json["methods"][0]["fidelity"] is None
+    assert "KL" not in run_aot(*line).out
 
 
 def test_what_cannot_be_met_is_left_out(run_aot: Aot, clip_file: Path, small: tuple[str, ...]) -> None:

@@ -119,6 +119,27 @@ def test_the_drawn_clips_are_a_data_set(run_aot: Aot, small: tuple[str, ...]) ->
     assert len(Path("other/answers.jsonl").read_bytes()) > 0
 
 
+def test_questions_without_answers(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
+    rows = [{"video": str(clip_file), "question": text} for text in ("what moves?", "is it red?")]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    line = ("eval", "mine.jsonl", "-o", "out", *small, *QUICK)
+    refused = run_aot(*line)
+    assert refused.code == 2 and "--reference full" in refused.err
+    run = run_aot(*line, "--reference", "full", "--json")
+    assert run.code == 0, run.err
+    found = {row["name"]: row for row in run.json["conditions"]}
+    assert all(row["micro"] is None for row in found.values())
+    assert found["none"]["fidelity"]["divergence"] == {"mean": 0.0, "low": None, "high": None}
+    assert found["aot"]["fidelity"]["divergence"]["mean"] > 0
+    written = {path.name for path in Path("out").iterdir()}
+    assert written == {
+        "results.json", "results.csv", "answers.jsonl", "run.json", "divergence.svg", "divergence.png", ".lock"
+    } - ({".lock"} - written)  # fmt: skip
+    shown = run_aot(*line, "--reference", "full").out
+    assert re.search(rf"^ aot +50% .* {found['aot']['fidelity']['divergence']['mean']:.4f} ", shown, re.MULTILINE)
+    assert "micro" not in shown and "by family" not in shown and "KL nats: divergence" in shown
+
+
 def test_data_of_ones_own(run_aot: Aot, small: tuple[str, ...], clip_file: Path) -> None:
     rows = [
         {"video": str(clip_file), "question": "what moves?", "answer": "B", "options": ["a wave", "a square"]},

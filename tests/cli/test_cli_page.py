@@ -92,7 +92,13 @@ def test_compare_shows_every_method_that_answered(
     data = data_of(page)
     assert [run["kept"] for run in data["runs"]] == [row["kept_tokens"] for row in done.json["methods"]]
     assert len(data["pictures"]) == len(data["times"]) == 8
-    assert "fastv drops more inside the language model, which is not shown" in page.read_text("utf-8")
+    text = page.read_text("utf-8")
+    assert "fastv drops more inside the language model, which is not shown" in text
+    for row in done.json["methods"]:
+        near = row["fidelity"]
+        assert f'<td data-label="KL nats">{near["divergence"]:.4f}</td>' in text
+        assert f'<td data-label="same token">{near["agreement"]:.1%}</td>' in text
+    assert text.count('<td data-label="same answer">') == 4 and "KL compares" in text
     (command,) = commands_of(page)
     again = run_aot(*command, "--json")
     assert [row["answer"] for row in again.json["methods"]] == [row["answer"] for row in done.json["methods"]]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aot.errors import ConfigError
 from aot.evaluation.dataset import Item, by_video, load_dataset
+from aot.evaluation.scoring import score
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -35,6 +37,21 @@ def test_rows_become_items_grouped_by_video(tmp_path: Path) -> None:
     assert (three.id, three.video, three.family) == ("mine", tmp_path / "b.mp4", "count")
     assert by_video([one, two, three]) == {tmp_path / "a.mp4": [one, two], tmp_path / "b.mp4": [three]}
     assert len(load_dataset(path, limit_videos=1)) == 2
+
+
+def test_all_answers_or_none(tmp_path: Path) -> None:
+    bare = row()
+    del bare["answer"]
+    path = write(tmp_path, bare, row("b.mp4", answer=None, options=["x", "y"]))
+    (problem,) = problems(path)
+    assert "2 of 2 questions have no answer, for instance 'what?'" in problem and "--reference full" in problem
+    one, two = load_dataset(path, needs_answers=False)
+    assert (one.answer, two.answer, two.right_option, score(two, "x")) == (None, None, None, None)
+    assert one.fingerprint != replace(one, answer="this").fingerprint
+    path = write(tmp_path, row(), bare)
+    for needs_answers in (True, False):
+        with pytest.raises(ConfigError, match="1 of 2 questions have no answer"):
+            load_dataset(path, needs_answers=needs_answers)
 
 
 def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.support.compressed import compress_video
 
 BASE = build_config({"sampling": {"frames": 4}, "generation": {"max_new_tokens": 8}})
 CONDITIONS = build_conditions(BASE, ["none", "random", "aot"], [0.5, 0.2])
+NEAR = build_conditions(BASE, ["none", "random+fastv", "tome", "echoprune"], [0.4])
 Run = Callable[..., Results]
 
 
@@ -141,6 +142,79 @@ def test_cut_off_and_resumed_is_uninterrupted(
         )  # fmt: skip
     assert [result.kept_tokens for result in results.conditions] == [100, 50, 20, 50, 20]
     assert [result.budget_tokens for result in results.conditions] == [100, 50, 20, 50, 20]
+
+
+@pytest.fixture(scope="module")
+def bare(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """A few questions without answers."""
+    return tuple(replace(item, answer=None) for item in items if int(item.id) % 12 == 0)
+
+
+@pytest.fixture(scope="module")
+def measured(bare: tuple[Item, ...], small_model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured")
+    evaluate(bare, small_model, NEAR, folder, with_reference=True)
+    return folder
+
+
+def test_without_answers_fidelity_is_measured(bare: tuple[Item, ...], measured: Path, small_model: VideoModel) -> None:
+    results = evaluate(bare, small_model, NEAR, measured, with_reference=True)
+    none, random, *others = results.conditions
+    assert none.fidelity and none.fidelity.divergence.mean == 0
+    assert none.fidelity.agreement.mean == none.fidelity.same_answer.mean == 1
+    for each in (random, *others):
+        assert each.fidelity and each.fidelity.divergence.mean > 1e-4
+        assert each.fidelity.divergence.low and each.fidelity.divergence.high
+        assert 0 <= each.fidelity.same_answer.mean <= each.fidelity.agreement.mean <= 1
+        assert (each.micro, each.macro, each.families, each.against) == (None, None, {}, {})
+    rows = list(csv.DictReader(results.to_csv().splitlines()))
+    assert float(rows[1]["divergence"]) == pytest.approx(random.fidelity.divergence.mean, abs=1e-6)  # type: ignore[union-attr]
+    assert "micro" not in rows[0]
+
+
+def test_figures_are_those_of_the_two_answers(bare: tuple[Item, ...], measured: Path, small_model: VideoModel) -> None:
+    """Also if tokens are dropped inside the language model, merged inside the tower, or kept by the question."""
+    found = {(row["condition"], row["item"]): row for row in rows_of(measured)}
+    for item in bare:
+        full = found["none", item.fingerprint]
+        assert full["fidelity"] == {"divergence": 0.0, "agreement": 1.0, "same_answer": True}
+        for condition in NEAR[1:]:
+            row = found[condition.key, item.fingerprint]
+            assert row["fidelity"]["same_answer"] == (row["predicted"] == full["predicted"])
+            assert row["fidelity"]["same_answer"] == (row["fidelity"]["agreement"] == 1)
+            assert (row["answer"], row["score"]) == (None, None)
+
+
+def test_resumed_figures_are_the_same(
+    bare: tuple[Item, ...], measured: Path, small_model: VideoModel, tmp_path: Path
+) -> None:
+    first = [item for item in bare if item.video == bare[0].video][:1]
+    evaluate(first, small_model, NEAR[1:], tmp_path, with_reference=True)
+    journal = tmp_path / "answers.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])  # killed while writing
+    evaluate(bare, small_model, NEAR, tmp_path, with_reference=True)
+    figures = [
+        {(row["condition"], row["item"]): row["fidelity"] for row in rows_of(each)} for each in (measured, tmp_path)
+    ]
+    assert figures[0] == figures[1] and len(figures[0]) == len(NEAR) * len(bare)
+    with pytest.raises(ConfigError, match="different values of reference"):
+        evaluate(bare, small_model, NEAR, tmp_path)
+
+
+def test_the_reference_is_the_model_as_it_is(bare: tuple[Item, ...], small_model: VideoModel, tmp_path: Path) -> None:
+    """With answers both are measured; `--tower stc` is compared with the full tower, at any temperature."""
+    settings = {**BASE.to_dict(), "tower": {"name": "stc", "stc": {"interval": 4}}}
+    config = build_config({**settings, "generation": {"max_new_tokens": 8, "temperature": 1.0}})
+    known = [replace(item, answer="red") for item in bare if item.video == bare[0].video]
+    conditions = build_conditions(config, ["none"], [0.5], {"full": {"method": "none", "tower": {"name": "full"}}})
+    results = evaluate(known, small_model, conditions, tmp_path, with_reference=True)
+    fast, full = results.conditions
+    assert fast.micro and fast.fidelity and full.fidelity
+    assert full.fidelity.divergence.mean == 0 < fast.fidelity.divergence.mean
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_the_data_may_be_elsewhere_by_now(

@@ -94,6 +94,8 @@ def read_lean(
 class StreamedAnswer:
     """An answer that a thread generates while the caller iterates over its text.
 
+    `ids` are the ids generated so far, up to and including the end token.
+
     If the caller leaves the loop early, the thread stops. The next answer of the model starts after
     the thread has stopped. A second iteration generates the answer again. The checkpoint's
     repetition penalty also applies to the prompt.
@@ -121,8 +123,13 @@ class StreamedAnswer:
         self.prompt_tokens = prompt.ids.shape[1]
         self.layer_tokens = layer_tokens
         self.first_token_at: float | None = None
-        self.output_tokens = 0
+        self.ids: list[int] = []
         self.notices: tuple[str, ...] = ()
+
+    @property
+    def output_tokens(self) -> int:
+        """Return the number of tokens generated so far."""
+        return len(self.ids)
 
     def __iter__(self) -> Generator[str, None, None]:
         # 1. Start the thread, after the threads of abandoned answers have ended.
@@ -162,7 +169,7 @@ class StreamedAnswer:
 
         The first piece is empty and comes when the first token is queued.
         """
-        self.first_token_at, self.output_tokens = None, 0
+        self.first_token_at, self.ids = None, []
         text, due = TextPieces(self._tokenizer), 0.0
         decoding = self._begin()
         yield ""
@@ -187,7 +194,7 @@ class StreamedAnswer:
             self.first_token_at = self.first_token_at or time.perf_counter()
             self.notices = decoding.notices
             for word in ids:
-                self.output_tokens += 1
+                self.ids.append(word)
                 yield word
                 if word in ends:
                     return

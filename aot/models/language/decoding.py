@@ -21,7 +21,16 @@ from aot.models.language.lean_decoder import LeanDecoder, linear_of, why_not_lea
 from aot.models.language.word_choice import WordChoice
 from aot.models.language.word_rules import Past
 
-__all__ = ["MOST_ROOM", "Decoding", "LanguageModel", "Prefilled", "ReadPrompts", "last_hidden_state", "until_end"]
+__all__ = [
+    "MOST_ROOM",
+    "Decoding",
+    "LanguageModel",
+    "Prefilled",
+    "ReadPrompts",
+    "last_hidden_state",
+    "last_hidden_states",
+    "until_end",
+]
 
 # Slots for new tokens that are allocated together. On CUDA, attention reads empty slots too.
 MOST_ROOM = 256
@@ -57,8 +66,13 @@ class LanguageModel:
 
 def last_hidden_state(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
     """Run `body` on `embeddings` [B, R, D]; return the states [B, D] of the last row."""
+    return last_hidden_states(body, embeddings, cache, 1, **more)[:, 0]
+
+
+def last_hidden_states(body: Any, embeddings: Tensor, cache: Any, count: int, **more: Any) -> Tensor:
+    """Run `body` on `embeddings` [B, R, D]; return the states [B, count, D] of the last rows."""
     found = body(inputs_embeds=embeddings, **more, **cache_argument(type(body).forward, cache), use_cache=True)
-    states: Tensor = found.last_hidden_state[:, -1]
+    states: Tensor = found.last_hidden_state[:, -count:]
     return states
 
 

@@ -8,6 +8,7 @@ length of a cache.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Any
 
@@ -28,7 +29,7 @@ from aot.plugins import blamed
 from aot.runtime.devices import input_device
 from aot.runtime.memory import explained_memory
 
-__all__ = ["attention_rows", "prefill"]
+__all__ = ["attention_rows", "prefill", "read_on"]
 
 
 @torch.inference_mode()
@@ -54,6 +55,46 @@ def prefill(language: Any, prompt: VideoPrompt, reduction: InnerReduction, room:
         run.reduce(LayerPoint(layer, after_attention=True))
         run.feed(layer)
     return run.result()
+
+
+@torch.inference_mode()
+def read_on(language: Any, cache: Any, embeddings: Tensor, positions: Tensor) -> Tensor:
+    """Return the states [1, R, D] of R rows of text after a prompt that `prefill` read.
+
+    Args:
+        language: the language model without its head.
+        cache: keys and values of the prompt; the rows are added to it.
+        embeddings: [1, R, D].
+        positions: [1, R] or [3, 1, R].
+    """
+    hidden, rotary = embeddings, language.rotary_emb(embeddings, positions)
+    for layer, held in zip(language.layers, cache.layers, strict=True):
+        device = input_device(layer)
+        hidden, rotary = hidden.to(device), tuple(values.to(device) for values in rotary)
+        # Layers hold different numbers of rows, so each has its own mask.
+        own = copy.copy(cache)
+        own.layers = [held]
+        mask = create_causal_mask(
+            config=language.config,
+            inputs_embeds=hidden,
+            attention_mask=None,
+            **cache_argument(create_causal_mask, own),
+        )
+        hidden = _attend(layer, hidden, rotary, mask, cache)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    states: Tensor = language.norm(hidden)
+    return states
+
+
+def _attend(layer: Any, hidden: Tensor, rotary: Any, mask: Any, cache: Any) -> Tensor:
+    """Run the first half of a layer: attention with its residual."""
+    attended, _ = layer.self_attn(
+        hidden_states=layer.input_layernorm(hidden),
+        position_embeddings=rotary,
+        attention_mask=mask,
+        **cache_argument(type(layer.self_attn).forward, cache),
+    )
+    return hidden + attended  # type: ignore[no-any-return]
 
 
 def attention_rows(
@@ -141,15 +182,9 @@ class _Run:
 
     def attend(self, number: int) -> None:
         """Run the first half of a layer: attention."""
-        layer = self._language.layers[number]
-        attended, _ = layer.self_attn(
-            hidden_states=layer.input_layernorm(self._hidden),
-            position_embeddings=self._rotary,
-            attention_mask=self._mask,
-            **cache_argument(type(layer.self_attn).forward, self._cache),
-        )
         self._attended = self._hidden
-        self._hidden = self._hidden + attended
+        layer = self._language.layers[number]
+        self._hidden = _attend(layer, self._hidden, self._rotary, self._mask, self._cache)
         self._held.append(self._index)
         self._remembered.append(None)
 

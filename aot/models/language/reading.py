@@ -17,6 +17,7 @@ from torch import Tensor
 from aot.config.schema import GenerationConfig
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt, room_for
 from aot.models.language.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state, until_end
+from aot.models.language.forcing import ForcedAnswer, force_after
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.slots import branched_cache
 from aot.models.language.word_rules import Past, end_ids
@@ -32,10 +33,17 @@ _SHORT = 6
 
 
 class ReadingAnew:
-    """Answer each question with the function `ask`, which reads the whole prompt each time."""
+    """Answer each question with the function `ask`, which reads the whole prompt each time.
 
-    def __init__(self, ask: Callable[[str, GenerationConfig], StreamedAnswer]) -> None:
-        self._ask = ask
+    `force` does the same for a given answer, see `Reading.force`.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[str, GenerationConfig], StreamedAnswer],
+        force: Callable[[str, Sequence[int], GenerationConfig], ForcedAnswer],
+    ) -> None:
+        self._ask, self._force = ask, force
 
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
         """Start to answer a question; see `Reading.generate`."""
@@ -44,6 +52,10 @@ class ReadingAnew:
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
         """Return the answers, which are generated one after the other."""
         return ["".join(self._ask(question, options)) for question in questions]
+
+    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
+        """Return what the model predicts along a given answer; see `Reading.force`."""
+        return self._force(question, answer, options)
 
 
 class Reading:
@@ -80,12 +92,11 @@ class Reading:
         Raises:
             ConfigError: If the question is empty, too long, or contains a control word.
         """
-        suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
-        prompt, cache = self._prefix.followed_by(suffix, self._model.embed(suffix)), self._cache
+        prompt, cache = self._prompt(question), self._cache
 
         def read(room: int) -> Prefilled:
             # A copy, because the rows of this question must not stay in the common cache.
-            branch = branched_cache(cache, 1, suffix.shape[1] + room)
+            branch = branched_cache(cache, 1, prompt.ids.shape[1] - self._prefix.video_end + room)
             return read_prompt(self._model.body, prompt, room, branch, self._prefix.video_end)
 
         return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._left, self._layer_tokens)
@@ -110,6 +121,28 @@ class Reading:
             for row, ids in zip(going_on, again, strict=True):
                 written[row] = ids
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+
+    @torch.inference_mode()
+    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
+        """Return what the model predicts along a given answer, from one pass over its rows.
+
+        Args:
+            question: the question.
+            answer: the ids of the answer, at least one; often of another model or prompt.
+            options: the settings of generation; the temperature has no effect.
+
+        Raises:
+            ConfigError: See `generate`.
+        """
+        self._left.wait()
+        prompt, first, cache = self._prompt(question), self._prefix.video_end, self._cache
+        branch = branched_cache(cache, 1, prompt.ids.shape[1] - first + len(answer))
+        return force_after(self._model, prompt, answer, branch, first, options)
+
+    def _prompt(self, question: str) -> VideoPrompt:
+        """Return the whole prompt of a question."""
+        suffix = torch.tensor([self._suffix_of(question)], device=self._prefix.ids.device)
+        return self._prefix.followed_by(suffix, self._model.embed(suffix))
 
     def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         """Return the ids of the answers, generated in batches that fit into the memory limit."""

@@ -6,7 +6,7 @@ import base64
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,7 @@ class ShownRun:
         command: the command that reproduces the result, or an empty string.
         config: the settings.
         answers: (question, answer) pairs.
+        fidelity: names and values of the comparison with the full-token model; empty without one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ShownRun:
     command: str
     config: Config
     answers: Sequence[tuple[str, str]] = ()
+    fidelity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kept_tokens(self) -> int:

@@ -19,6 +19,9 @@ from aot.compression.in_llm.framefusion import FrameFusion
 from aot.compression.in_llm.holitom import HoliTomInner
 from aot.compression.in_llm.prunevid import PruneVidInner
 from aot.compression.in_llm.pyramiddrop import PyramidDrop
+from aot.config.schema import GenerationConfig
+from aot.models.language.decoding import LanguageModel
+from aot.models.language.forcing import force_on
 from aot.models.language.prefill import attention_rows, prefill
 from aot.models.language.prompt import NEWLINE, TEXT, VideoPrompt
 from tests.support import straight_line
@@ -61,6 +64,11 @@ def check(
     expected, _, counts = straight_line.logits(twin, embeddings, rows, rule, forgotten)
     torch.testing.assert_close(found.double(), expected, **CLOSE)
     assert prefilled.layer_tokens == tuple(counts)
+    parts = LanguageModel.of(model, model.model)
+    read = prefill(model.model, prompt, inner, NEW)
+    forced = force_on(parts, prompt, words.tolist(), read, GenerationConfig())
+    torch.testing.assert_close(forced.logits.double(), expected, **CLOSE)
+    assert torch.equal(forced.choices, words)
     for kind in ("lean", "bound"):
         lean, _ = continued(model, model.model, prompt, prefill(model.model, prompt, inner, NEW), NEW, kind)
         torch.testing.assert_close(lean, found, **NORMED)
