@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Answerer",
     "Conversation",
     "FrameScorer",
     "ModelIdentity",
@@ -113,7 +114,24 @@ class Conversation(Protocol):
         """Start to answer the next question; a conversation answers one question at a time."""
 
 
-class VideoModel(Protocol):
+class Answerer(Protocol):
+    """Answers questions about kept tokens: a `VideoModel`, or an engine with its language model."""
+
+    def generate(
+        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Answer:
+        """Start to answer `question` about `tokens`; `inner` drops some of them inside the LLM."""
+
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
+        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
+
+    def converse(
+        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Conversation:
+        """Begin a conversation about `tokens`; with `inner`, each answer reads the whole prompt."""
+
+
+class VideoModel(Answerer, Protocol):
     """A loaded video LLM.
 
     `temporal_patch` is the number of sampled frames that are encoded together and count as one
@@ -153,19 +171,6 @@ class VideoModel(Protocol):
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Encode `frames` to visual tokens; `on_frame` receives the frame counts (done, total)."""
-
-    def generate(
-        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
-    ) -> Answer:
-        """Start to answer `question` about `tokens`; `inner` drops some of them inside the LLM."""
-
-    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
-        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
-
-    def converse(
-        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
-    ) -> Conversation:
-        """Begin a conversation about `tokens`; with `inner`, each answer reads the whole prompt."""
 
 
 class FrameScorer(Protocol):
