@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from aot.models.language.prompt import VideoPrompt
 
-__all__ = ["Engine", "EngineRequest", "Sampling"]
+__all__ = ["Engine", "EngineRequest", "Sampling", "begun"]
 
 # What a checkpoint's generation_config.json may ask for, but an engine cannot do.
 _NOT_IN_ENGINES = ("no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -98,7 +98,7 @@ class Engine(Protocol):
     def begin(self, request: EngineRequest) -> Generator[list[int], None, None]:
         """Hand a prompt over; return the ids of the answer as they come, with the end token.
 
-        To close the generator ends the answer.
+        To close the generator ends the answer, also before the first id.
 
         Raises:
             AOTError: If the engine refuses the prompt; also raised by the generator.
@@ -106,3 +106,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the engine."""
+
+
+def begun(ids: Generator[list[int], None, None]) -> Generator[list[int], None, None]:
+    """Return `ids` after its first, empty item: to close a generator acts only once it runs."""
+    next(ids)
+    return ids

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from aot.errors import AOTError, ConfigError, ModelError, first_line
-from aot.serving.engines.base import EngineRequest
+from aot.serving.engines.base import EngineRequest, begun
 
 __all__ = ["VllmHere", "check_vllm"]
 
@@ -80,10 +80,11 @@ class VllmHere:
         name, arriving = str(next(self._numbers)), _Arriving()
         self._arriving[name] = arriving
         self._inbox.put((name, request))
-        return self._answer(name, arriving)
+        return begun(self._answer(name, arriving))
 
     def _answer(self, name: str, arriving: _Arriving) -> Generator[list[int], None, None]:
         try:
+            yield []
             while (ids := arriving.get()) is not None:
                 if isinstance(ids, Exception):
                     raise ids

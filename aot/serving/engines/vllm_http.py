@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aot.errors import AOTError, ConfigError, ModelError, UnsupportedError, first_line
-from aot.serving.engines.base import EngineRequest, Sampling
+from aot.serving.engines.base import EngineRequest, Sampling, begun
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ class VllmServer:
         except BaseException:
             connection.close()
             raise
-        return self._ids(connection, response)
+        return begun(self._ids(connection, response))
 
     def close(self) -> None:
         """Do nothing: the server goes on."""
@@ -113,6 +113,7 @@ class VllmServer:
     def _ids(self, connection: Any, response: Any) -> Generator[list[int], None, None]:
         """Yield the ids in server-sent events; a closed connection ends the answer there too."""
         with closing(connection):
+            yield []
             try:
                 for line in response:
                     name, _, value = line.decode().strip().partition(":")
