@@ -1,4 +1,4 @@
-"""Tests with vLLM itself. They run in an environment of its own (.ci/engines vllm); elsewhere none is collected."""
+"""Tests with vLLM itself. They run in an environment of its own (.ci/engines-vllm); elsewhere none is collected."""
 
 from __future__ import annotations
 
