@@ -143,7 +143,7 @@ class VllmHere:
         kind = {"output_kind": RequestOutputKind.DELTA, "detokenize": False}
         try:
             self._engine.add_request(name, prompt, SamplingParams(**asdict(request.sampling), **kind))
-        except ValueError as error:
+        except Exception as error:  # of this request alone; a broken engine fails at its next step
             self._put(name, ConfigError(f"vLLM refuses the prompt: {first_line(error)}"))
 
     def _deliver(self, output: Any) -> None:
