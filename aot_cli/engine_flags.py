@@ -13,7 +13,10 @@ from aot.config.presets import parse_yaml
 from aot.errors import ConfigError
 from aot.serving.engines.options import EngineOptions
 
-__all__ = ["engine_parameters", "read_engine"]
+__all__ = ["ENGINE_VARIABLES", "engine_parameters", "read_engine"]
+
+# Those of the flags, and that of the plug-in of vLLM, which aot itself does not read.
+ENGINE_VARIABLES = ("AOT_ENGINE", "AOT_ENGINE_URL", "AOT_ENGINE_API_KEY", "AOT_VLLM_METHOD")
 
 _PANEL = "Engine"
 _FLAGS: dict[str, Any] = {

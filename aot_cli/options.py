@@ -23,7 +23,7 @@ from aot.config.strict import choices, has_notation, plain_type
 from aot.errors import ConfigError
 from aot.plugins import usable
 from aot.serving.engines.options import check_engine
-from aot_cli.engine_flags import engine_parameters, read_engine
+from aot_cli.engine_flags import ENGINE_VARIABLES, engine_parameters, read_engine
 from aot_cli.given_settings import Given, assigned_layer, nested, unknown_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
@@ -220,7 +220,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
                 if engines:
                     values["engine"] = read_engine(values)
                 if groups:
-                    notify(unknown_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
+                    notify(unknown_variables(os.environ, [*_VARIABLES, *ENGINE_VARIABLES, *_read_by_typer(parameters)]))
                     _call(function, _collect(values, [*own_flags, _PRESET]), values)
                 else:
                     function(**values)

@@ -204,9 +204,12 @@ def load_with_progress(
     return model
 
 
-def fetch_and_identify(chosen: Chosen) -> tuple[Chosen, ModelIdentity]:
-    """Download the model if needed; return the choice without a download, and the identity."""
-    return replace(chosen, to_fetch=None), identify_model(_fetched(chosen))
+def fetch_and_identify(chosen: Chosen, *, as_embeddings: bool = False) -> tuple[Chosen, ModelIdentity]:
+    """Download the model if needed; return the choice without a download, and the identity.
+
+    For `as_embeddings` see `load_with_progress`.
+    """
+    return replace(chosen, to_fetch=None), identify_model(_fetched(chosen, as_embeddings=as_embeddings))
 
 
 def _fetched(chosen: Chosen, *, as_embeddings: bool = False) -> FoundModel:

@@ -96,7 +96,9 @@ def batch(
     for name in ("results.jsonl", "results.parquet", "batch.json"):
         check_writable(output / name, overwrite=True)
     with locked(output):
-        chosen, identity = fetch_and_identify(choose_model_for_videos(given))
+        chosen, identity = fetch_and_identify(
+            choose_model_for_videos(given), as_embeddings=engine.name != "transformers"
+        )
         from aot.serving.batch.run import describe_batch
         from aot.serving.batch.worker import Outputs
 
