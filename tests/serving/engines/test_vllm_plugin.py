@@ -15,7 +15,7 @@ def count(per_frame: int, frames: int, rate: float) -> int:
     return max(per_frame, int(per_frame * frames * (1 - rate)))
 
 
-@pytest.mark.parametrize("name", ["standout", "vidcom2", "uniform", "random"])
+@pytest.mark.parametrize("name", ["standout", "vidcom2", "vcast", "floc", "random"])
 @pytest.mark.parametrize("rate", [0.3, 0.75, 0.95])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_exact_count(name: str, rate: float, dtype: torch.dtype) -> None:
