@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aot.errors import ModelError
 from aot.models.loading.hub import hub_host
 from aot.models.loading.lookup import is_here, is_vetted, look_up
+from aot.serving.engines.options import TRANSFORMERS, EngineOptions
 from aot.storage.tokens_file import load_tokens
 from aot_cli.confirm import agrees
 from aot_cli.options import Given
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["load_tokens_with_pipeline"]
 
 
-def load_tokens_with_pipeline(source: str, given: Given) -> tuple[Pipeline, Compression]:
+def load_tokens_with_pipeline(
+    source: str, given: Given, engine: EngineOptions = TRANSFORMERS
+) -> tuple[Pipeline, Compression]:
     """Load the tokens file `source`, and the model that made it; print notes about both.
 
     Raises:
@@ -45,7 +48,7 @@ def load_tokens_with_pipeline(source: str, given: Given) -> tuple[Pipeline, Comp
     ignored = sorted(fixed & set(given.settings))
     if ignored:
         notify([f"{source} is already compressed; no effect of the settings under {', '.join(ignored)}"])
-    return load_pipeline(Chosen(config, look_up(config.model)), file.report.model), file
+    return load_pipeline(Chosen(config, look_up(config.model)), file.report.model, engine), file
 
 
 def _check_choice(source: str, model: ModelConfig) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "compress": ("compress", "Keep a tenth of a video's visual tokens and write them to a file."),
     "batch": ("batch", "Compress many videos, and answer questions about each of them."),
     "serve": ("serve", "Answer questions about videos by HTTP, in the form of the OpenAI API."),
+    "export": ("export", "Write the language model of a checkpoint as a folder of its own, for engines such as vLLM."),
     "inspect": ("inspect_command", "Describe a video: its format, its sampled frames and how keyframes group them."),
     "compare": ("compare", "Compare the answers, tokens, times and memory of several methods for one question."),
     "eval": ("evaluate_command", "Evaluate the accuracy of methods at several ratios on a set of questions."),

@@ -22,6 +22,8 @@ from aot.config.setting import Setting, settings_in
 from aot.config.strict import choices, has_notation, nested, plain_type
 from aot.errors import ConfigError
 from aot.plugins import usable
+from aot.serving.engines.options import check_engine
+from aot_cli.engine_flags import ENGINE_VARIABLES, engine_parameters, read_engine
 from aot_cli.given_settings import Given, assigned_layer, unknown_variables
 from aot_cli.output.console import explained_errors, notify
 from aot_cli.session import Session
@@ -205,6 +207,7 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
 
     Every command has `--quiet`, `--verbose` and `--debug`. If there are `groups`, the command also
     has the flags of the groups, `--preset` and `--set`; the function gets the values as `given`.
+    A function with the parameter `engine` has the flags of engines.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -214,17 +217,20 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
         def wrapper(**values: Any) -> None:
             verbosity = {flag.name: values.pop(flag.name) for flag in _VERBOSITY}
             with explained_errors(Session(as_json=values.get("as_json", False), **verbosity)):
+                if engines:
+                    values["engine"] = read_engine(values)
                 if groups:
-                    notify(unknown_variables(os.environ, [*_VARIABLES, *_read_by_typer(parameters)]))
+                    notify(unknown_variables(os.environ, [*_VARIABLES, *ENGINE_VARIABLES, *_read_by_typer(parameters)]))
                     _call(function, _collect(values, [*own_flags, _PRESET]), values)
                 else:
                     function(**values)
 
         signature = inspect.signature(function, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
+        own = [parameter for name, parameter in signature.parameters.items() if name not in ("given", "engine")]
+        engines = engine_parameters() if "engine" in signature.parameters else []
         flags = [flag.parameter(panel) for panel, in_panel in groups for flag in in_panel]
         common = [_PRESET.parameter("Options"), _ASSIGNMENTS] if groups else []
-        parameters = [*own, *flags, *common, *_VERBOSITY]
+        parameters = [*own, *flags, *engines, *common, *_VERBOSITY]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -232,13 +238,15 @@ def command(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _call(function: Callable[..., None], given: Given, values: Mapping[str, object]) -> None:
+def _call(function: Callable[..., None], given: Given, values: Mapping[str, Any]) -> None:
     """Call the function of a command with the settings and the other arguments.
 
     Raises:
         ConfigError: If `function` raises a ConfigError; the sources of wrong values are added.
     """
     try:
+        if "engine" in values:
+            check_engine(values["engine"], given.resolved)
         function(given=given, **values)
     except ConfigError as error:
         explained = given.explained(error)

@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aot.compression.methods import Method, check_method_settings
+from aot.compression.methods import Method, build_method, check_method_settings
 from aot.config.schema import AOT_METHODS, BUNDLED_MODEL, REAL_MODEL, Config
 from aot.config.strict import Settings, merge_settings
 from aot.errors import VideoError
 from aot.models import FoundModel, ModelIdentity, VideoModel, describe_model, fetch_model, identify_model, load_found
 from aot.models.loading.default_model import default_model
 from aot.models.loading.lookup import look_up
+from aot.serving.engines.options import TRANSFORMERS, EngineOptions, check_family, check_prompts, open_engine
 from aot.storage.tokens_file import is_tokens_file
 from aot_cli.output.console import StageBars, log, notify, prepare_libraries, quiet_libraries
 from aot_cli.session import current
@@ -157,23 +158,41 @@ def _cut(word: str) -> str:
     return word if len(word) <= _MOST_LETTERS else f"{word[:_MOST_LETTERS]}..."
 
 
-def load_pipeline(chosen: Chosen, made_by: ModelRecord | None = None) -> Pipeline:
-    """Load the model and return a pipeline with the chosen settings."""
-    model = load_with_progress(chosen, made_by)
+def load_pipeline(
+    chosen: Chosen,
+    made_by: ModelRecord | None = None,
+    engine: EngineOptions = TRANSFORMERS,
+    *,
+    as_embeddings: bool = False,
+) -> Pipeline:
+    """Load the model, start the engine, and return a pipeline with the chosen settings.
+
+    `as_embeddings` is whether prompts leave the process; with an engine they do.
+    """
+    has_engine = engine.name != "transformers"
+    if has_engine:
+        check_prompts(chosen.config)  # a tokens file may have brought settings
+    model = load_with_progress(chosen, made_by, as_embeddings=as_embeddings or has_engine)
     from aot.pipeline.run import Pipeline
 
-    method = chosen.method
-    return Pipeline(model, chosen.config, lambda outer: method) if method else Pipeline(model, chosen.config)
+    answerer, method = None, chosen.method
+    if has_engine:
+        with StageBars() as bars, bars.stage("start engine"):
+            answerer = open_engine(model, engine)
+    return Pipeline(model, chosen.config, (lambda outer: method) if method else build_method, answerer=answerer)
 
 
-def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> VideoModel:
+def load_with_progress(
+    chosen: Chosen, made_by: ModelRecord | None = None, *, as_embeddings: bool = False
+) -> VideoModel:
     """Load and return the model; if files have to be downloaded first, print a note.
 
     Args:
         chosen: The settings with the model's name.
         made_by: The model that made the tokens of a file; another model is an error.
+        as_embeddings: Whether prompts leave the process; it is an error if the model's cannot.
     """
-    found = _fetched(chosen)
+    found = _fetched(chosen, as_embeddings=as_embeddings)
     if made_by is not None:
         from aot.pipeline.checks import check_same_model
 
@@ -185,15 +204,20 @@ def load_with_progress(chosen: Chosen, made_by: ModelRecord | None = None) -> Vi
     return model
 
 
-def fetch_and_identify(chosen: Chosen) -> tuple[Chosen, ModelIdentity]:
-    """Download the model if needed; return the choice without a download, and the identity."""
-    return replace(chosen, to_fetch=None), identify_model(_fetched(chosen))
+def fetch_and_identify(chosen: Chosen, *, as_embeddings: bool = False) -> tuple[Chosen, ModelIdentity]:
+    """Download the model if needed; return the choice without a download, and the identity.
+
+    For `as_embeddings` see `load_with_progress`.
+    """
+    return replace(chosen, to_fetch=None), identify_model(_fetched(chosen, as_embeddings=as_embeddings))
 
 
-def _fetched(chosen: Chosen) -> FoundModel:
+def _fetched(chosen: Chosen, *, as_embeddings: bool = False) -> FoundModel:
     prepare_libraries(chosen.config.model.offline)
     check_method_settings(chosen.config)
     found = describe_model(chosen.config.model, chosen.to_fetch)
+    if as_embeddings:
+        check_family(found.implementation, str(found.config.name))
     fetch_model(found, lambda sentence: notify([sentence]))
     return found
 

@@ -28,7 +28,8 @@ ARROWS = {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
     },
     "aot.serving": {
-        "aot.config", "aot.runtime", "aot.video", "aot.models", "aot.reports", "aot.pipeline", "aot.storage",
+        "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
+        "aot.storage",
     },
     "aot.bench": {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from aot.config.schema import TowerConfig
 from aot.evaluation.dataset import Item
 from aot.evaluation.fidelity import Fidelity, Reference, fidelity
-from aot.models.base import Reading
+from aot.models.base import ModelReading
 from aot.pipeline.run import Pipeline
 from aot.runtime.memory import explained_memory
 from aot.types import CompressedTokens
@@ -31,7 +31,7 @@ def read_references(full: Pipeline, tokens: CompressedTokens, items: Sequence[It
     greedy = replace(full.config.generation, temperature=0.0)
     found: dict[str, Reference] = {}
     with explained_memory():
-        reading = full.read(tokens)
+        reading = full.model.read(tokens)
         for item in items:
             answer = reading.generate(item.prompt, greedy)
             for _ in answer:
@@ -42,7 +42,7 @@ def read_references(full: Pipeline, tokens: CompressedTokens, items: Sequence[It
 
 
 def measure(
-    pipeline: Pipeline, reading: Reading, items: Sequence[Item], references: Mapping[str, Reference]
+    pipeline: Pipeline, reading: ModelReading, items: Sequence[Item], references: Mapping[str, Reference]
 ) -> list[Fidelity]:
     """Return the fidelity of each question; `reading` is that of the kept tokens."""
     measured: list[Fidelity] = []

@@ -256,7 +256,7 @@ def _answer(
         first, peak_bytes = _first_reply(pipeline, tokens, items[0], measure_memory)
         for notice in first.notices:
             on_notice(notice)
-        reading = pipeline.read(tokens)
+        reading = pipeline.model.read(tokens, pipeline.inner)
         others = reading.answers([item.prompt for item in items[1:]], pipeline.config.generation)
         measured = [None] * len(items) if references is None else measure(pipeline, reading, items, references)
     return [

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Answerer",
     "Conversation",
     "FrameScorer",
     "ModelIdentity",
+    "ModelReading",
     "Progress",
     "Reading",
     "ScoresFrames",
@@ -95,6 +97,10 @@ class Reading(Protocol):
     def answers(self, questions: Sequence[str], options: GenerationConfig) -> list[str]:
         """Return the answer to each question; the questions do not affect each other."""
 
+
+class ModelReading(Reading, Protocol):
+    """One video that the language model of a `VideoModel` has read."""
+
     def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
         """Return what the model predicts along the ids of a given answer (teacher forcing)."""
 
@@ -121,7 +127,24 @@ class Conversation(Protocol):
         """Start to answer the next question; a conversation answers one question at a time."""
 
 
-class VideoModel(Protocol):
+class Answerer(Protocol):
+    """Answers questions about kept tokens: a `VideoModel`, or an engine with its language model."""
+
+    def generate(
+        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Answer:
+        """Start to answer `question` about `tokens`; `inner` drops some of them inside the LLM."""
+
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
+        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
+
+    def converse(
+        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
+    ) -> Conversation:
+        """Begin a conversation about `tokens`; with `inner`, each answer reads the whole prompt."""
+
+
+class VideoModel(Answerer, Protocol):
     """A loaded video LLM.
 
     `temporal_patch` is the number of sampled frames that are encoded together and count as one
@@ -131,6 +154,9 @@ class VideoModel(Protocol):
     identity: ModelIdentity
     temporal_patch: int
     notices: tuple[str, ...]
+
+    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> ModelReading:
+        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
 
     def frame_size(self, source: VideoInfo, frames: int) -> tuple[int, int]:
         """Return the size (rows, cols) in pixels that `frames` frames of `source` must have."""
@@ -161,19 +187,6 @@ class VideoModel(Protocol):
 
     def encode(self, frames: VideoFrames, needs: Needs, on_frame: Progress | None = None) -> VisualTokens:
         """Encode `frames` to visual tokens; `on_frame` receives the frame counts (done, total)."""
-
-    def generate(
-        self, tokens: CompressedTokens, question: str, options: GenerationConfig, inner: InnerReduction | None = None
-    ) -> Answer:
-        """Start to answer `question` about `tokens`; `inner` drops some of them inside the LLM."""
-
-    def read(self, tokens: CompressedTokens, inner: InnerReduction | None = None) -> Reading:
-        """Prepare to answer several questions about `tokens`; for `inner` see `generate`."""
-
-    def converse(
-        self, tokens: CompressedTokens, options: GenerationConfig, inner: InnerReduction | None = None
-    ) -> Conversation:
-        """Begin a conversation about `tokens`; with `inner`, each answer reads the whole prompt."""
 
 
 class FrameScorer(Protocol):

@@ -52,6 +52,7 @@ class ComposedModel(ABC):
         token_space: name suffixes of the weights that define the space of visual tokens.
         merges_inside: whether the tower can merge tokens.
         reuses_frames: whether frames can reuse the tower's work on other frames, or be merged.
+        text_positions: whether visual tokens are numbered 0, 1, 2, ... with the text, by default.
         pixel_defaults: mean and standard deviation of the tower's input channels, for checkpoints
             whose files do not state them.
     """
@@ -60,6 +61,7 @@ class ComposedModel(ABC):
     token_space: ClassVar[tuple[str, ...]] = ()
     merges_inside: ClassVar[bool] = False
     reuses_frames: ClassVar[bool] = False
+    text_positions: ClassVar[bool] = True
     pixel_defaults = HALF
 
     def __init__(self, network: Any, tokenizer: Any, config: ModelConfig, identity: ModelIdentity) -> None:
@@ -173,6 +175,13 @@ class ComposedModel(ABC):
     def language_layers(self) -> int:
         """Return the number of the language model's layers."""
         return int(self.network.config.text_config.num_hidden_layers)
+
+    def drop_language_layers(self) -> None:
+        """Free the memory of the language model's layers; prompts can be made, but no answers."""
+        self.language.layers = torch.nn.ModuleList()
+        self.network.lm_head = torch.nn.Identity()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -361,15 +370,15 @@ class ComposedModel(ABC):
         return self._embed([token for text in questions for token in text_ids(self.tokenizer, text)])
 
     @torch.no_grad()  # not inference_mode, so that the tensors can be used in training
-    def prompt(self, tokens: CompressedTokens, question: str) -> VideoPrompt:
-        """Return the whole prompt: template, video and question.
+    def prompt(self, tokens: CompressedTokens, question: str, turns: Sequence[Turn] = ()) -> VideoPrompt:
+        """Return the whole prompt: template, video, earlier turns and question.
 
         Raises:
             ConfigError: If the prompt is longer than the model's context, or the question is empty
                 or contains a control word of the model.
         """
         prefix = self._prefix(tokens)
-        suffix = uploaded(torch.tensor([self._suffix(prefix, question)]), prefix.ids.device)
+        suffix = uploaded(torch.tensor([self._suffix(prefix, question, turns)]), prefix.ids.device)
         return prefix.followed_by(suffix, self.network.get_input_embeddings()(suffix))
 
     def _prefix(self, tokens: CompressedTokens) -> VideoPrompt:

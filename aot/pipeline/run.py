@@ -17,7 +17,7 @@ from aot.compression.in_tower import tower_needs
 from aot.compression.methods import Method, build_method
 from aot.config.schema import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError
-from aot.models.base import Answer, Conversation, Reading, VideoModel
+from aot.models.base import Answer, Answerer, Conversation, Reading, VideoModel
 from aot.pipeline.chunk_compressor import ChunkCompressor
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
@@ -53,6 +53,7 @@ class Pipeline:
         build: builds the method from the settings of the method alone, see `outer`.
         clock: makes the clocks of the stages "encode" and "compress".
         question: the question that the method reads; None for the questions of each video.
+        answerer: answers the questions; by default the model.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class Pipeline:
         build: Callable[[Config], Method] = build_method,
         clock: Callable[[torch.device], StageClock] = StageClock,
         question: str | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
         self.model, self.config, self._build, self._clock = model, config, build, clock
-        self._question = question
+        self._question, self.answerer = question, answerer or model
 
     def about(self, question: str) -> Pipeline:
         """Return a pipeline whose method reads `question`, whatever else is asked about a video."""
-        return Pipeline(self.model, self.config, self._build, self._clock, question)
+        return Pipeline(self.model, self.config, self._build, self._clock, question, self.answerer)
 
     def new_clock(self) -> StageClock:
         """Return a clock for one video, on the model's device."""
@@ -160,17 +162,17 @@ class Pipeline:
     def answer(self, tokens: CompressedTokens, question: str) -> Answer:
         """Return the answer to `question`; iterate over it to generate its text."""
         with explained_memory():
-            return self.model.generate(tokens, question, self.config.generation, self.inner)
+            return self.answerer.generate(tokens, question, self.config.generation, self.inner)
 
     def read(self, tokens: CompressedTokens) -> Reading:
         """Run the language model on `tokens` once; the result can answer several questions."""
         with explained_memory():
-            return self.model.read(tokens, self.inner)
+            return self.answerer.read(tokens, self.inner)
 
     def converse(self, tokens: CompressedTokens) -> Conversation:
         """Begin a conversation about `tokens`, in which a question may refer to earlier turns."""
         with explained_memory():
-            return self.model.converse(tokens, self.config.generation, self.inner)
+            return self.answerer.converse(tokens, self.config.generation, self.inner)
 
     def answers(self, tokens: CompressedTokens, questions: Sequence[str]) -> Iterator[Answer]:
         """Yield the answer to each question; read `tokens` once if `inner` allows it."""

@@ -14,6 +14,7 @@ from aot.errors import ConfigError
 from aot.pipeline.replies import Reply, write_reply
 from aot.reports.retention import language_model_load, versions
 from aot.runtime.paths import path_kind
+from aot.serving.engines.options import TRANSFORMERS, EngineOptions
 from aot.storage.tokens_file import is_tokens_file
 from aot.text import check_question_text
 from aot_cli.from_tokens import load_tokens_with_pipeline
@@ -48,6 +49,7 @@ def ask(
         typer.Argument(metavar="VIDEO|TOKENS", help="A video file or URL, a tokens file, or - for a video on stdin."),
     ],
     given: Given,
+    engine: EngineOptions,
     question: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION", help="The question to answer.", show_default=False)
     ] = None,
@@ -71,9 +73,9 @@ def ask(
     tokens_given = is_tokens_file(source)
     check_outputs(source, {"--html": html}, force=force)
     made = (
-        load_tokens_with_pipeline(source, given)
+        load_tokens_with_pipeline(source, given, engine)
         if tokens_given
-        else _from_video(source, given, questions, traced=html is not None)
+        else _from_video(source, given, engine, questions, traced=html is not None)
     )
     pipeline, compression = made
     config, model = pipeline.config, pipeline.model
@@ -109,6 +111,7 @@ def ask(
             "versions": versions(),
             "peak_bytes": peak_bytes_on(torch.device(model.placement["device"])),
             "page_file": html,
+            **({} if engine == TRANSFORMERS else {"engine": engine.name}),
         }
         print_json("aot.ask/1", found)
     else:
@@ -146,9 +149,11 @@ def _check_words(words: list[str]) -> None:
         raise ConfigError(f"{shlex.join(words)} are several questions; give each after the first with -q")
 
 
-def _from_video(source: str, given: Given, questions: list[str], *, traced: bool) -> tuple[Pipeline, Compression]:
+def _from_video(
+    source: str, given: Given, engine: EngineOptions, questions: list[str], *, traced: bool
+) -> tuple[Pipeline, Compression]:
     with opened_video(source, given) as video:
-        pipeline = load_pipeline(choose_model_for_video(video, given))
+        pipeline = load_pipeline(choose_model_for_video(video, given), engine=engine)
         return pipeline, queue_with_progress(pipeline, video, questions, traced=traced)
 
 

@@ -17,6 +17,7 @@ from aot.runtime.folder_lock import locked
 from aot.serving.batch.jobs import load_jobs
 from aot.serving.batch.parquet import check_parquet, write_parquet
 from aot.serving.batch.results import Results
+from aot.serving.engines.options import EngineOptions
 from aot_cli.options import COMPRESSION, GENERATION, JSON, MODEL, SAMPLING, Given, command
 from aot_cli.output.console import StageBars, notify, print_json
 from aot_cli.output.screen import print_text
@@ -52,6 +53,7 @@ def batch(
         ),
     ],
     given: Given,
+    engine: EngineOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.jsonl and the tokens files.")],
     question: Annotated[
         list[str] | None,
@@ -94,15 +96,17 @@ def batch(
     for name in ("results.jsonl", "results.parquet", "batch.json"):
         check_writable(output / name, overwrite=True)
     with locked(output):
-        chosen, identity = fetch_and_identify(choose_model_for_videos(given))
+        chosen, identity = fetch_and_identify(
+            choose_model_for_videos(given), as_embeddings=engine.name != "transformers"
+        )
         from aot.serving.batch.run import describe_batch
         from aot.serving.batch.worker import Outputs
 
         outputs = Outputs(output, tokens, reports)
-        description = describe_batch(identity, chosen.config, outputs)
+        description = describe_batch(identity, chosen.config, outputs, engine)
         held = Results(output, description, jobs, restart=restart, retry_failed=retry_failed)
         notify(held.notices)
-        summary = _run(held, chosen, outputs, cluster, max_failures)
+        summary = _run(held, chosen, engine, outputs, cluster, max_failures)
         if results == "parquet":
             write_parquet(output / "results.parquet", held.rows())
     files = {
@@ -122,12 +126,19 @@ def batch(
         raise typer.Exit(1)
 
 
-def _run(held: Results, chosen: Chosen, outputs: Outputs, cluster: Cluster | None, max_failures: int | None) -> Summary:
+def _run(
+    held: Results,
+    chosen: Chosen,
+    engine: EngineOptions,
+    outputs: Outputs,
+    cluster: Cluster | None,
+    max_failures: int | None,
+) -> Summary:
     """Do what `held` lacks, with progress; after Ctrl-C, say how to go on."""
     from aot.serving.batch.run import run_batch
 
     try:
-        rows = _rows(held.todo, chosen, outputs, cluster)
+        rows = _rows(held.todo, chosen, engine, outputs, cluster)
         with StageBars() as bars:
             return run_batch(held, rows, max_failures=max_failures, on_rows=_Progress(bars, len(held.todo)))
     except KeyboardInterrupt:
@@ -156,7 +167,7 @@ def _cluster(given: Given, workers: int | None, address: str | None) -> Cluster 
 
 
 def _rows(
-    jobs: Sequence[Job], chosen: Chosen, outputs: Outputs, cluster: Cluster | None
+    jobs: Sequence[Job], chosen: Chosen, engine: EngineOptions, outputs: Outputs, cluster: Cluster | None
 ) -> Generator[list[Row], None, None]:
     """Load the model if it runs in this process; return an iterator over the rows of each job."""
     nothing: list[list[Row]] = []
@@ -165,12 +176,12 @@ def _rows(
     if cluster is not None:
         from aot.serving.batch.ray_workers import rows_on_ray
 
-        return rows_on_ray(jobs, chosen.config, outputs, cluster)
+        return rows_on_ray(jobs, chosen.config, outputs, cluster, engine)
     from aot.serving.batch.worker import VideoWorker
 
-    pipeline = load_pipeline(chosen)
+    pipeline = load_pipeline(chosen, engine=engine)
     notify(unknown_words(pipeline.model, (question for job in jobs for question in job.questions)))
-    return VideoWorker(pipeline, outputs).run(jobs)
+    return VideoWorker(pipeline, outputs, engine.answers_at_once).run(jobs)
 
 
 class _Progress:

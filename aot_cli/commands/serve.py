@@ -12,6 +12,7 @@ import typer
 from aot.errors import ConfigError
 from aot.runtime.atomic_writes import check_writable, make_folder
 from aot.runtime.paths import path_kind
+from aot.serving.engines.options import EngineOptions
 from aot.serving.http.server import ServerOptions, check_server, listening
 from aot.serving.http.server import serve as run
 from aot_cli.options import COMPRESSION, GENERATION, MODEL, SAMPLING, Given, command
@@ -29,6 +30,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 @command(SAMPLING, MODEL, COMPRESSION, GENERATION)
 def serve(
     given: Given,
+    engine: EngineOptions,
     host: Annotated[str, typer.Option("--host", help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0: any free one.")] = 8000,
     name: Annotated[
@@ -48,7 +50,10 @@ def serve(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Fetch videos from private networks and by http too.")
     ] = False,
-    max_concurrent: Annotated[int, typer.Option("--max-concurrent", min=1, help="Requests that work at once.")] = 4,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option("--max-concurrent", min=1, help="Requests that work at once (default: 4; with vllm 64)."),
+    ] = None,
     max_queue: Annotated[int, typer.Option("--max-queue", min=0, help="Requests that wait; others get 429.")] = 12,
     max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="The largest request.")] = 64,
     max_video_mb: Annotated[int, typer.Option("--max-video-mb", min=1, help="The largest download.")] = 512,
@@ -73,14 +78,15 @@ def serve(
         _prepare_cache(cache)
     with closing(listening(host, port)) as at:
         chosen = choose_model_for_videos(given)
-        pipeline = load_pipeline(chosen)
+        pipeline = load_pipeline(chosen, engine=engine)
         options = ServerOptions(
             model=name or _served_name(pipeline.model.identity.name),
             keys=keys,
             hosts=(*_LOCAL_NAMES, host) if _is_local(host) and not keys else (),
             folders=folders,
             allows_private=allow_private,
-            concurrent=1 if chosen.config.model.device_map != "none" else max_concurrent,
+            concurrent=1 if chosen.config.model.device_map != "none" else max_concurrent or engine.answers_at_once or 4,
+            encodings=1 if engine.answers_at_once else None,
             queue=max_queue,
             body_mb=max_body_mb,
             video_mb=max_video_mb,

@@ -16,8 +16,12 @@ __all__ = ["check_outputs"]
 _ENDINGS = {"--report": (".json", ".csv"), "--html": (".html", ".htm"), "--overlay": (".mp4",)}
 
 
-def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: bool) -> None:
+def check_outputs(
+    source: str, outputs: Mapping[str, Path | None], *, force: bool, output_ending: str | None = None
+) -> None:
     """Check that the files in `outputs`, which maps flags to files, can be written.
+
+    The file of --output ends in `output_ending`; None: it is a tokens file.
 
     Raises:
         ConfigError: If a suffix is wrong, two flags name the same file, or `source` is a tokens
@@ -28,10 +32,11 @@ def check_outputs(source: str, outputs: Mapping[str, Path | None], *, force: boo
     if "--html" in named and is_tokens_file(source):
         raise ConfigError("--html shows the frames of a video, which a tokens file does not have; give the video")
     for flag, path in named.items():
-        if flag == "--output":
+        endings = (output_ending,) if flag == "--output" and output_ending else _ENDINGS.get(flag)
+        if endings is None:
             check_suffix(path)
-        elif path.suffix.lower() not in _ENDINGS[flag]:
-            raise ConfigError(f"{path.name} must end in {' or '.join(_ENDINGS[flag])}")
+        elif path.suffix.lower() not in endings:
+            raise ConfigError(f"{path.name} must end in {' or '.join(endings)}")
         check_writable(path, overwrite=force, source=source)
     for (flag, path), (other, second) in combinations(named.items(), 2):
         if is_same_file(path, second):

@@ -65,7 +65,7 @@ _RUN = (
     _CONFIG,
     _VERSIONS,
 )
-_TOKENS = Key("tokens_file", "string", "the file with the kept tokens")
+_TOKENS = Key("tokens_file", "string", "the file with the kept tokens, or with the prompt (`--format prompt-embeds`)")
 _ENVIRONMENT = Key("environment", "environment", "the machine")
 
 _CARD = (
@@ -311,6 +311,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
         "aot.ask/1": (
             Key("answer", "string", "to the first question"),
             Key("answers", "[answer]", "to every question"),
+            Key("engine", "string", "what generated the answers, if not transformers", optional=True),
             _LOAD,
             *_RUN,
             _PAGE,
@@ -331,6 +332,15 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("report_file", "string?", "of `--report`; a .json file has this object"),
             _PAGE,
             *_RUN,
+            _NOTICES,
+        ),
+        "aot.export/1": (
+            Key("folder", "string", "of the language model"),
+            Key("files", "[string]", "in the folder"),
+            Key("size_bytes", "integer", "of all files"),
+            Key("dtype", "string", "the number format of the weights"),
+            Key("model_name", "string", "the checkpoint"),
+            _TOY,
             _NOTICES,
         ),
         "aot.batch/1": (
@@ -468,6 +478,7 @@ _COMMANDS = {
     "aot.inspect.video/1": "`aot inspect` without `--model`",
     "aot.compare/1": "`aot compare`",
     "aot.batch/1": "`aot batch`, also if some videos fail",
+    "aot.export/1": "`aot export`",
     "aot.eval/1": "`aot eval`, and its results.json",
     "aot.bench.video/2": "`aot bench video`",
     "aot.bench.compressor/1": "`aot bench compressor`",

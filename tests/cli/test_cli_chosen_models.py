@@ -107,6 +107,7 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
         ],
         # It reads no file before a request does; a server that runs is in tests/serving.
         "serve": [(2, ("serve", "--allow", tokens, "--model", "shapes"))],
+        "export": [(0, ("export", folder, "-o", "language-model")), (4, ("export", tokens, "-o", "exported"))],
         "inspect": [(0, ("inspect", tokens)), (0, ("inspect", clip)), (0, ("inspect", clip, *of_folder))],
         "compare": [
             (3, ("compare", tokens, QUESTION)),

@@ -54,6 +54,7 @@ COMMANDS = {
     "aot.chat/1": ("chat", "CLIP", "SMALL", *SHORT),  # its question is on stdin
     "aot.compress/1": ("compress", "CLIP", "-o", "new.pt", "SMALL", "--report", "report.json"),
     "aot.batch/1": ("batch", "CLIP", "-q", "what?", "-o", "batch", "SMALL", *SHORT, "--reports"),
+    "aot.export/1": ("export", "shapes", "-o", "language-model"),
     "aot.inspect.kept/1": ("inspect", "CLIP", "SMALL"),
     "aot.inspect.video/1": ("inspect", "CLIP", "--clips", "dynamic"),
     "aot.compare/1": ("compare", "CLIP", "what?", "SMALL", *SHORT, "--methods", "none,uniform,dycoke", "-r", "0.2"),

@@ -133,6 +133,7 @@ LINES = {
     "compress": ("compress", "text.mp4", "-o", "t.pt", "--model", "shapes"),
     "batch": ("batch", "nope.jsonl", "-o", "out"),
     "serve": ("serve", "--allow", "text.mp4"),
+    "export": ("export", "shapes", "-o", "text.mp4"),
     "inspect": ("inspect", "clip.mp4", "--frames", "4"),
     "compare": ("compare", "text.mp4", "what?", "--json"),
     "eval": ("eval", "nope.jsonl", "-o", "out"),

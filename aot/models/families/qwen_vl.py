@@ -56,6 +56,7 @@ class QwenVL(ComposedModel):
         sizes: limits of frame sizes, used if the checkpoint's files state none.
     """
 
+    text_positions = False
     networks: ClassVar[dict[str, str]]
     sizes: ClassVar[FrameSizes]
 

@@ -18,6 +18,7 @@ from aot.errors import AOTError, ConfigError, first_line
 from aot.serving.batch.jobs import Job
 from aot.serving.batch.results import Row
 from aot.serving.batch.worker import Outputs, VideoWorker
+from aot.serving.engines.options import TRANSFORMERS, EngineOptions, open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ def check_ray(config: Config) -> None:
 
 
 def rows_on_ray(
-    jobs: Sequence[Job], config: Config, outputs: Outputs, cluster: Cluster
+    jobs: Sequence[Job], config: Config, outputs: Outputs, cluster: Cluster, engine: EngineOptions = TRANSFORMERS
 ) -> Generator[list[Row], None, None]:
     """Yield the rows of each job when they arrive, in any order.
 
@@ -75,7 +76,7 @@ def rows_on_ray(
         items = [{"job": json.dumps(asdict(job))} for job in jobs]
         rows = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
             _Actor,
-            fn_constructor_args=(config.to_dict(), outputs, str(Path.cwd())),
+            fn_constructor_args=(config.to_dict(), outputs, str(Path.cwd()), engine),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=workers),
             **resources,
@@ -88,13 +89,16 @@ def rows_on_ray(
 class _Actor:
     """A process with one loaded model."""
 
-    def __init__(self, settings: Mapping[str, Any], outputs: Outputs, folder: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], outputs: Outputs, folder: str, engine: EngineOptions) -> None:
         from aot.models import load_model
         from aot.pipeline.run import Pipeline
 
         os.chdir(folder)  # names of files mean what they mean in the command
         config = build_config(dict(settings))
-        self._worker = VideoWorker(Pipeline(load_model(config.model), config), outputs)
+        model = load_model(config.model)
+        answerer = None if engine == TRANSFORMERS else open_engine(model, engine)
+        pipeline = Pipeline(model, config, answerer=answerer)
+        self._worker = VideoWorker(pipeline, outputs, engine.answers_at_once)
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str]]]:
         jobs = (Job(**{**plain, "questions": tuple(plain["questions"])}) for plain in map(json.loads, batch["job"]))

@@ -94,7 +94,9 @@ _DESCRIPTION = record(
         "config": named(free),
         "versions": named(text),
         "outputs": named(free),
+        "engine": text,
     },
+    absent=["engine"],
     exact=True,
 )
 

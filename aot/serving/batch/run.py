@@ -12,6 +12,7 @@ from aot.models import ModelIdentity
 from aot.reports.retention import versions
 from aot.serving.batch.results import Results, Row, Summary
 from aot.serving.batch.worker import Outputs
+from aot.serving.engines.options import TRANSFORMERS, EngineOptions
 
 __all__ = ["describe_batch", "run_batch"]
 
@@ -45,8 +46,10 @@ def run_batch(
     return results.summary(time.perf_counter() - start_s)
 
 
-def describe_batch(model: ModelIdentity, config: Config, outputs: Outputs) -> dict[str, Any]:
-    """Return what affects the rows: model, settings, versions and outputs."""
+def describe_batch(
+    model: ModelIdentity, config: Config, outputs: Outputs, engine: EngineOptions = TRANSFORMERS
+) -> dict[str, Any]:
+    """Return what affects the rows: model, settings, versions, outputs and engine."""
     settings = config.to_dict()
     # These two settings do not affect the rows.
     del settings["model"]["offline"]
@@ -56,4 +59,5 @@ def describe_batch(model: ModelIdentity, config: Config, outputs: Outputs) -> di
         "config": settings,
         "versions": versions(),
         "outputs": {"tokens": outputs.tokens, "reports": outputs.reports},
+        **({} if engine == TRANSFORMERS else {"engine": engine.name}),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,10 +46,12 @@ class VideoWorker:
     Args:
         pipeline: the loaded model and the settings.
         outputs: what to write for each video.
+        answers_at_once: how many answers are generated together while further videos are encoded,
+            for an engine; None: one after the other.
     """
 
-    def __init__(self, pipeline: Pipeline, outputs: Outputs) -> None:
-        self._pipeline, self._outputs = pipeline, outputs
+    def __init__(self, pipeline: Pipeline, outputs: Outputs, answers_at_once: int | None = None) -> None:
+        self._pipeline, self._outputs, self._together = pipeline, outputs, answers_at_once
         for name, wanted in (("tokens", outputs.tokens), ("reports", outputs.reports)):
             if wanted:
                 make_folder(outputs.folder / name)
@@ -62,11 +65,35 @@ class VideoWorker:
             OutputError: If a file cannot be written.
         """
         with closing(Ahead[Job](self._pipeline)) as ahead:
+            if self._together is not None:
+                yield from self._run_together(ahead.videos(jobs), self._together)
+                return
             for job, opened in ahead.videos(jobs):
-                yield self._rows(job, opened)
+                kept = self._kept(job, opened)
+                yield kept if isinstance(kept, list) else self._answered(*kept, job.questions)
 
-    def _rows(self, job: Job, opened: Future[Opened]) -> list[Row]:
-        """Return the rows of `job`: one per question, or one if there is no question."""
+    def _run_together(
+        self, videos: Iterator[tuple[Job, Future[Opened]]], most: int
+    ) -> Generator[list[Row], None, None]:
+        """Yield the rows of each job, in order, when they are done; meanwhile encode other jobs."""
+        waiting: deque[list[Future[list[Row]]]] = deque()
+        pool = ThreadPoolExecutor(most, thread_name_prefix="aot-answer")
+        try:
+            for job, opened in videos:
+                kept = self._kept(job, opened)
+                if isinstance(kept, list):
+                    waiting.append([pool.submit(list, kept)])
+                else:
+                    waiting.append([pool.submit(self._answered, *kept, [question]) for question in job.questions])
+                while waiting and (len(waiting) > most or all(each.done() for each in waiting[0])):
+                    yield _joined(waiting.popleft())
+            while waiting:
+                yield _joined(waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _kept(self, job: Job, opened: Future[Opened]) -> tuple[Row, Compression] | list[Row]:
+        """Compress a video and write its files; return the rows if there is nothing to answer."""
         row = Row(id=job.id, video=job.video, video_bytes=job.video_bytes)
         asked: tuple[str | None, ...] = job.questions or (None,)
         try:
@@ -78,7 +105,7 @@ class VideoWorker:
         except Exception as error:
             _raise_interruption(error)
             return [replace(row, question=question, error=_sentence(error)) for question in asked]
-        return self._answered(row, job, compression) if job.questions else [row]
+        return (row, compression) if job.questions else [row]
 
     def _written(self, row: Row, job: Job, compression: Compression) -> Row:
         """Write the files of a video; return `row` with their names and what was kept."""
@@ -103,10 +130,10 @@ class VideoWorker:
             compress_ms=report.stage_ms["compress"],
         )
 
-    def _answered(self, row: Row, job: Job, compression: Compression) -> list[Row]:
+    def _answered(self, row: Row, compression: Compression, questions: Sequence[str]) -> list[Row]:
         """Return `row` with each question and its answer; after an error, go on with the next."""
         rows: list[Row] = []
-        while left := job.questions[len(rows) :]:
+        while left := questions[len(rows) :]:
             try:
                 answers = self._pipeline.answers(compression.tokens, left)
                 for question in left:
@@ -126,7 +153,7 @@ class VideoWorker:
                     )
             except Exception as error:
                 _raise_interruption(error)
-                rows.append(replace(row, question=job.questions[len(rows)], error=_sentence(error)))
+                rows.append(replace(row, question=questions[len(rows)], error=_sentence(error)))
         return rows
 
 
@@ -134,6 +161,10 @@ def _raise_interruption(error: Exception) -> None:
     """Raise the KeyboardInterrupt that led to `error`: such a row would say that a video failed."""
     if interrupted := interruption(error):
         raise interrupted
+
+
+def _joined(parts: Sequence[Future[list[Row]]]) -> list[Row]:
+    return [row for part in parts for row in part.result()]
 
 
 def _sentence(error: Exception) -> str:

@@ -34,6 +34,7 @@ class ServerOptions:
         folders: the folders of the videos that requests may name by `file:`.
         allows_private: whether videos may come from the private network, and by http.
         concurrent: how many requests work at once.
+        encodings: how many of them encode a video at once; None: all.
         queue: how many more may wait.
         body_mb: the largest body of a request.
         video_mb: the largest download.
@@ -49,6 +50,7 @@ class ServerOptions:
     folders: tuple[Path, ...] = ()
     allows_private: bool = False
     concurrent: int = 4
+    encodings: int | None = None
     queue: int = 12
     body_mb: int = 64
     video_mb: int = 512
@@ -120,6 +122,6 @@ def make_server(pipeline: Pipeline, options: ServerOptions) -> tuple[FastAPI, Pl
     metrics = Metrics(places)
     files = VideoFiles(options.folders, options.video_mb, options.allows_private)
     cache = TokenCache(options.cache_mb, options.cache_folder, options.cache_disk_mb)
-    service = Service(pipeline, files, cache, metrics, options.longest_s)
+    service = Service(pipeline, files, cache, metrics, options.longest_s, options.encodings or options.concurrent)
     door = Door(service, metrics, places, options.model, options.keys, options.hosts, options.body_mb)
     return make_app(door, metrics), places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -52,13 +53,20 @@ class Service:
         cache: the tokens of earlier requests.
         metrics: receives times and counts.
         longest_s: the longest video, in seconds.
+        encodings: how many videos are encoded at once.
 
     Raises:
         UnsupportedError: If the method reads the question, or the model lacks what it needs.
     """
 
     def __init__(
-        self, pipeline: Pipeline, files: VideoFiles, cache: TokenCache, metrics: Metrics, longest_s: float
+        self,
+        pipeline: Pipeline,
+        files: VideoFiles,
+        cache: TokenCache,
+        metrics: Metrics,
+        longest_s: float,
+        encodings: int,
     ) -> None:
         if pipeline.needs.question:
             raise UnsupportedError(
@@ -66,7 +74,7 @@ class Service:
                 "tokens for each question; use another --method"
             )
         self._pipeline, self._files, self._cache, self._metrics = pipeline, files, cache, metrics
-        self._longest_s = longest_s
+        self._longest_s, self._encodings = longest_s, threading.Semaphore(encodings)
         config = pipeline.config.to_dict()
         of_tokens = {name: value for name, value in config.items() if name not in ("generation", "model")}
         model = [pipeline.model.identity.fingerprint, pipeline.model.placement, config["model"]]
@@ -83,8 +91,8 @@ class Service:
             check_question_text(text)
         kept = self._tokens(asked.video, work)
         with explained_memory():
-            model, inner = self._pipeline.model, self._pipeline.inner
-            conversation = model.converse(kept.tokens, asked.generation, inner)
+            pipeline = self._pipeline
+            conversation = pipeline.answerer.converse(kept.tokens, asked.generation, pipeline.inner)
             conversation.turns = list(asked.turns)
             reply = write_reply(lambda: conversation.ask(asked.question), lambda piece: self._put(piece, work))
         report, most = kept.report, asked.generation.max_new_tokens
@@ -125,7 +133,8 @@ class Service:
             video = VideoFile(fetched.path, index_file(fetched.path, name))
             if video.index.info.duration_s > self._longest_s:
                 raise VideoError(f"{name} is longer than {self._longest_s:g} s; cut it")
-            kept = self._pipeline.compress(video, on_progress=lambda stage, done, total: work.check())
+            with self._encodings:
+                kept = self._pipeline.compress(video, on_progress=lambda stage, done, total: work.check())
             stage_ms = kept.report.stage_ms
         for stage, ms in stage_ms.items():
             self._metrics.stage(stage, ms / 1e3)
