@@ -182,7 +182,7 @@ def test_a_prompt_is_read_without_waiting_as_the_modules_read_it(dtype: str, err
     given = model.prompt(tokens, "what happens ?").language_inputs()
 
     def read() -> torch.Tensor:
-        last = read_lean(model.language, slot_cache(model.language.config, 4), **given)
+        last = read_lean(model._writer, slot_cache(model.language.config, 4), **given)
         assert last is not None
         return last
 

@@ -442,9 +442,9 @@ class ComposedModel(ABC):
             ConfigError: See `prompt`.
             UnsupportedError: If `inner` cannot act inside this language model.
         """
-        # 1. Without a reduction the language model is called as a whole, as transformers does.
-        prompt, language = self.prompt(tokens, question), self.language
-        read, layer_tokens = partial(read_prompt, language, prompt), self._in_layers(tokens)
+        # 1. Without a reduction the whole prompt passes through all layers.
+        prompt = self.prompt(tokens, question)
+        read, layer_tokens = partial(read_prompt, self._writer, prompt), self._in_layers(tokens)
         # 2. With a reduction, layers are called one by one; token counts are known afterwards.
         if inner is not None:
             read, layer_tokens = partial(self._reduced(inner), prompt), ()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aot.config.schema import GenerationConfig
 from aot.models.language.decoding import MOST_ROOM, Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state
-from aot.models.language.lean_decoder import LeanDecoder, why_not_lean
+from aot.models.language.lean_decoder import why_not_lean
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.prompt_attention import uses_prompt_attention
 from aot.models.language.slots import slot_cache
@@ -58,37 +58,38 @@ def room_for(options: GenerationConfig) -> int:
 
 
 @torch.inference_mode()
-def read_prompt(language: Any, prompt: VideoPrompt, room: int, after: Any = None, rows: int = 0) -> Prefilled:
+def read_prompt(model: LanguageModel, prompt: VideoPrompt, room: int, after: Any = None, rows: int = 0) -> Prefilled:
     """Run prefill: return the keys and values of a prompt, and the states of its last row.
 
     Args:
-        language: the language model without its head.
+        model: the parts of the network.
         prompt: the whole prompt.
         room: the number of cache slots for the answer.
         after: a cache with the first `rows` rows of the prompt; no later row may be a visual token.
         rows: the number of rows that `after` holds.
     """
-    cache = slot_cache(language.config, room) if after is None else after
+    cache = slot_cache(model.body.config, room) if after is None else after
     given = prompt.language_inputs(rows)
-    if after is None and prompt.embeddings.is_cuda and (last := read_lean(language, cache, **given)) is not None:
+    if after is None and prompt.embeddings.is_cuda and (last := read_lean(model, cache, **given)) is not None:
         return Prefilled(cache, last)
-    return Prefilled(cache, last_hidden_state(language, given.pop("inputs_embeds"), cache, **given))
+    return Prefilled(cache, last_hidden_state(model.body, given.pop("inputs_embeds"), cache, **given))
 
 
 def read_lean(
-    language: Any, cache: Any, inputs_embeds: Tensor, position_ids: Tensor | None = None, **more: Any
+    model: LanguageModel, cache: Any, inputs_embeds: Tensor, position_ids: Tensor | None = None, **more: Any
 ) -> Tensor | None:
-    """Run prefill with `LeanDecoder`; return the last row's states [1, D], or None if it cannot.
+    """Run prefill with the lean decoder; return the last row's states [1, D], or None if it cannot.
 
     The decoder has no other attention than that of torch, no compiled modules, and no features that
     layers add to visual rows.
     """
-    chosen = not uses_prompt_attention(language) or any(part._compiled_call_impl for part in language.modules())
-    if more or chosen or why_not_lean(language, cache) is not None:
+    body = model.body
+    chosen = not uses_prompt_attention(body) or any(part._compiled_call_impl for part in body.modules())
+    if more or chosen or why_not_lean(body, cache) is not None:
         return None
     if position_ids is None:
         position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-    return LeanDecoder(language).read(inputs_embeds[0], position_ids, cache.layers)
+    return model.lean.read(inputs_embeds[0], position_ids, cache.layers)
 
 
 class StreamedAnswer:

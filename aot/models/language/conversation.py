@@ -132,7 +132,7 @@ class Conversation:
             cache, rows = held.cache, self._prefix.video_end + _agreeing(held.ids, ids[:-1])
             for layer in cache.layers:
                 layer.crop(rows)
-        read = read_prompt(self._model.body, prompt, room, cache, rows)
+        read = read_prompt(self._model, prompt, room, cache, rows)
         # Layers of other kinds cannot be cut to fewer rows.
         if all(isinstance(layer, Slots) for layer in read.cache.layers):
             self._held = _Held(read.cache, list(ids))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -40,9 +41,9 @@ _ROTATIONS = 64  # positions whose rotary embeddings are computed in advance
 _BETWEEN_READS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LanguageModel:
-    """The parts of a network that generate text.
+    """The parts of a network that generate text; its weights may change in place only.
 
     Attributes:
         body: the language model without its head.
@@ -62,6 +63,11 @@ class LanguageModel:
     def of(cls, network: Any, body: Any) -> LanguageModel:
         """Return the parts of a transformers network whose language model is `body`."""
         return cls(body, network.get_input_embeddings(), network.get_output_embeddings(), network.generation_config)
+
+    @cached_property
+    def lean(self) -> LeanDecoder:
+        """Return the lean decoder, which is prepared once; `why_not_lean` must return None."""
+        return LeanDecoder(self.body)
 
 
 def last_hidden_state(body: Any, embeddings: Tensor, cache: Any, **more: Any) -> Tensor:
@@ -209,8 +215,7 @@ class Decoding:
         body, on_cuda = self._model.body, self.device.type == "cuda"
         reason = why_not_lean(body, self.cache)
         if reason is None:
-            lean = LeanDecoder(body)
-            return GraphSteps(self, lean) if on_cuda else LeanSteps(self, lean)
+            return GraphSteps(self, self._model.lean) if on_cuda else LeanSteps(self, self._model.lean)
         # On a CPU the difference in speed is small, so it needs no notice.
         if on_cuda:
             self.note(f"the answer is written without a CUDA graph, which is slower: {reason}")

@@ -83,7 +83,7 @@ class Reading:
     def _cache(self) -> Any:
         """Return the keys and values of the prefix, which is read at the first use."""
         self._left.wait()
-        return read_prompt(self._model.body, self._prefix, 0).cache
+        return read_prompt(self._model, self._prefix, 0).cache
 
     @torch.inference_mode()
     def generate(self, question: str, options: GenerationConfig) -> StreamedAnswer:
@@ -97,7 +97,7 @@ class Reading:
         def read(room: int) -> Prefilled:
             # A copy, because the rows of this question must not stay in the common cache.
             branch = branched_cache(cache, 1, prompt.ids.shape[1] - self._prefix.video_end + room)
-            return read_prompt(self._model.body, prompt, room, branch, self._prefix.video_end)
+            return read_prompt(self._model, prompt, room, branch, self._prefix.video_end)
 
         return StreamedAnswer(self._model, self._tokenizer, prompt, options, read, self._left, self._layer_tokens)
 

@@ -40,10 +40,10 @@ def test_it_gives_what_the_modules_give(family: str, tmp_path: Path) -> None:
     }
     assert bool(deepstack) == family.startswith("qwen 3")
     if deepstack:
-        assert read_lean(model.language, slot_cache(model.language.config, ROOM), **given, **deepstack) is None
+        assert read_lean(model._writer, slot_cache(model.language.config, ROOM), **given, **deepstack) is None
     expected, cache = (slot_cache(model.language.config, ROOM) for _ in range(2))
     states = last_hidden_state(model.language, given["inputs_embeds"], expected, position_ids=given.get("position_ids"))
-    last = read_lean(model.language, cache, **given)
+    last = read_lean(model._writer, cache, **given)
     torch.testing.assert_close(last, states, **CLOSE)
     for found, layer in zip(cache.layers, expected.layers, strict=True):
         assert (found.held, found.capacity) == (layer.held, layer.capacity)
@@ -58,9 +58,9 @@ def test_launches() -> None:
     prompt = model.prompt(kept(model, Config(method="uniform", ratio=0.5)), "what moves ?")
     with counted_operations() as works:
         works.begin("stock")
-        read_prompt(model.language, prompt, ROOM)  # type: ignore[attr-defined]
+        read_prompt(model._writer, prompt, ROOM)  # type: ignore[attr-defined]
         works.begin("lean")
-        found = read_lean(model.language, slot_cache(model.language.config, ROOM), **prompt.language_inputs())  # type: ignore[attr-defined]
+        found = read_lean(model._writer, slot_cache(model.language.config, ROOM), **prompt.language_inputs())  # type: ignore[attr-defined]
     assert found is not None
     stock, lean = (works.stages[name].launches for name in ("stock", "lean"))
     # On a CPU a norm is five operations, on CUDA it is one.
@@ -74,7 +74,7 @@ def test_another_attention_and_compiled_modules_are_used(tmp_path: Path) -> None
     inputs = model.prompt(kept(model), "What moves?").language_inputs()
 
     def is_read() -> bool:
-        return read_lean(model.language, slot_cache(model.language.config, ROOM), **inputs) is not None
+        return read_lean(model._writer, slot_cache(model.language.config, ROOM), **inputs) is not None
 
     assert is_read()
     model.language.norm._compiled_call_impl = lambda states: states
