@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,7 @@ from aot.types import Needs, TokenBudget
 LIMITS_MS = {"standout": 1.0, "vidcom2": 4.0, "fastvid": 5.8}
 LIMIT_MS = 5.0
 QUESTION = "what happens?"
+_SLEEP_CYCLES = 100_000_000  # about 50 ms, longer than the host takes to launch the tower
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,8 @@ class Parts:
             return None
         found = []
         for _ in range(7):
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             self.model.encode(self.frames, needs)
-            begun.record()
-            run()
-            ended.record()
-            ended.synchronize()
-            found.append(begun.elapsed_time(ended))
+            found.append(self._events_ms(run))
         return median(found)
 
     def _work(self, run: Callable[[], object]) -> StageWork:
@@ -113,17 +110,32 @@ class Parts:
         return works.stages["all"]
 
     def saliency_share(self) -> float:
-        """Return the time that saliency adds to the tower, as a share; pairs in turns."""
+        """Return the device time that saliency adds to the tower, as a share; pairs in turns."""
         needs = build_method(self.config).needs
         shares = []
         for number in range(self.rounds + 1):
             without, recorded = (
-                elapsed_ms(lambda each=each: self.model.encode(self.frames, each), self.device)  # type: ignore[misc]
-                for each in (Needs(), needs)
+                self._device_ms(partial(self.model.encode, self.frames, each)) for each in (Needs(), needs)
             )
             if number:  # the first pair warms up
                 shares.append(recorded / without - 1)
         return median(shares)
+
+    def _device_ms(self, run: Callable[[], object]) -> float:
+        """Return the time of `run` on the device, which is kept busy while the host launches it."""
+        if self.device.type == "cpu":
+            return elapsed_ms(run, self.device)
+        torch.cuda.synchronize()
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        return self._events_ms(run)
+
+    def _events_ms(self, run: Callable[[], object]) -> float:
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        run()
+        ended.record()
+        ended.synchronize()
+        return begun.elapsed_time(ended)
 
     def setup_ms(self) -> float:
         """Return by how much the second token takes longer than the later ones."""
@@ -192,9 +204,10 @@ def of_method(parts: Parts, name: str, ratio: float) -> Row:
         ms, behind_ms, work = parts.of_method(name, ratio)
     except AOTError as error:
         return Row(f"compressor `{name}`", f"refused: {error}", f"<= {limit} ms", None)
-    behind = "" if behind_ms is None else f" ({behind_ms:.2f} behind the tower)"
-    shown = f"{ms:.2f} ms{behind}, {work.launches} launches, {work.waits.total()} waits"
-    return Row(f"compressor `{name}`, {ratio:.0%}", shown, f"<= {limit} ms", ms <= limit)
+    measured_ms = ms if behind_ms is None else behind_ms
+    alone = f"{ms:.2f} alone, " if behind_ms is not None else ""
+    shown = f"{measured_ms:.2f} ms ({alone}{work.launches} launches, {work.waits.total()} waits)"
+    return Row(f"compressor `{name}`, {ratio:.0%}", shown, f"<= {limit} ms", measured_ms <= limit)
 
 
 def main(folder: Path, dry: bool) -> None:
