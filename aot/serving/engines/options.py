@@ -139,7 +139,9 @@ def _defaults(model: ComposedModel) -> dict[str, Any]:
     dtype = str(model.network.dtype).removeprefix("torch.")
     if model.device.type == "cuda":
         return {"dtype": dtype, "gpu_memory_utilization": 0.7}  # the rest is for the vision tower
-    return {"dtype": dtype, "enforce_eager": True}  # to compile takes longer than most answers
+    # On a CPU the share is of all memory, most of which other programs may use. To compile takes
+    # longer than most answers.
+    return {"dtype": dtype, "gpu_memory_utilization": 0.3, "enforce_eager": True}
 
 
 def _check_width(folder: Path, width: int) -> None:
