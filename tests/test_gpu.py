@@ -51,6 +51,22 @@ def test_the_cpu_keeps_the_same(on_gpu: VideoModel, small_model: Llava, clip_fil
     torch.testing.assert_close(found.features.cpu(), expected.features, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_are_those_of_the_cpu(name: str, dtype: torch.dtype) -> None:
+    method, case = build_method(Config(ratio=0.35, method=name)), Case(13, (8, 6), Pooling("bilinear"), 0.35, dtype)
+    found = {}
+    for device in ("cpu", "cuda"):
+        tokens = moved(synthetic_video(method.needs, case), device)
+        features = tokens.features.requires_grad_()
+        kept = method.compress(tokens, case.budget(case.ratio)).features
+        (found[device],) = torch.autograd.grad(kept.float().square().sum(), features)
+    assert found["cuda"].isfinite().all()
+    assert found["cuda"].any()
+    if name in COMPARED and dtype == torch.float32:
+        torch.testing.assert_close(found["cuda"].cpu(), found["cpu"], rtol=1e-3, atol=1e-3)
+
+
 def test_auto_is_the_gpu_and_answers(small_folder: Path, clip_file: Path) -> None:
     model = load_model(ModelConfig(name=str(small_folder)))
     tokens = compress_video(clip_file, model, Config(ratio=0.25, sampling=SamplingConfig(8))).tokens

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,21 +20,53 @@ from aot.types import Needs
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 
 
+def run_example(heading: str, clip_file: Path) -> dict[str, Any]:
+    """Run the example under a heading of the page with the bundled model; return its names."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    assert REAL_MODEL in code
+    shutil.copy(clip_file, "clip.mp4")
+    names: dict[str, Any] = {}
+    exec(code.replace(REAL_MODEL, BUNDLED_MODEL), names)
+    return names
+
+
 def test_the_example_of_the_page(
     tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = PAGE.read_text(encoding="utf-8").partition("## From Python\n\n```python\n")[2].partition("```")[0]
-    assert REAL_MODEL in code
     monkeypatch.chdir(tmp_path)
-    shutil.copy(clip_file, "clip.mp4")
-    names: dict[str, object] = {}
-    exec(code.replace(REAL_MODEL, BUNDLED_MODEL), names)
+    names = run_example("From Python", clip_file)
     assert capsys.readouterr().out.strip()
     file = aot.load_tokens("clip.tokens.pt")
-    assert torch.equal(file.tokens.features, names["result"].tokens.features)  # type: ignore[attr-defined]
-    assert file.report == names["result"].report  # type: ignore[attr-defined]
+    assert torch.equal(file.tokens.features, names["result"].tokens.features)
+    assert file.report == names["result"].report
     assert file.report.config == names["config"]
     assert Path("kept.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_example_of_training(tmp_path: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_example("Train with compression in the loop", clip_file)
+    model, projector, visual = names["model"], names["projector"], names["visual"]
+    assert all(weight.grad.isfinite().all() and weight.grad.any() for weight in projector.parameters())
+    encoded = model.encode(names["frames"], names["method"].needs)
+    torch.testing.assert_close(visual.features.detach(), encoded.features)
+    # The gradient is the slope of the loss along it.
+    slope = sum(float(weight.grad.square().sum()) for weight in projector.parameters())
+    step = 1e-3 / slope
+
+    def loss() -> float:
+        moved = replace(visual, features=projector(torch.cat(names["inputs"])))
+        kept = names["method"].compress(moved, len(names["kept"].features))
+        prompt = model.prompt(kept, "what happens?")
+        logits = model.network(inputs_embeds=prompt.embeddings, logits_to_keep=1).logits[0, -1]
+        return float(-logits.log_softmax(-1)[names["word"]])
+
+    with torch.no_grad():
+        assert loss() == pytest.approx(float(names["loss"].detach()))
+        for weight in projector.parameters():
+            weight.sub_(step * weight.grad)
+        assert float(names["loss"].detach()) - loss() == pytest.approx(1e-3, rel=0.1)
 
 
 def test_python_and_command_line_settle_the_same_by_a_models_name(tmp_path: Path) -> None:

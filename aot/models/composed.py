@@ -369,9 +369,10 @@ class ComposedModel(ABC):
         """Return the language model's input embeddings [M, D] of the M tokens of all questions."""
         return self._embed([token for text in questions for token in text_ids(self.tokenizer, text)])
 
-    @torch.no_grad()  # not inference_mode, so that the tensors can be used in training
     def prompt(self, tokens: CompressedTokens, question: str, turns: Sequence[Turn] = ()) -> VideoPrompt:
         """Return the whole prompt: template, video, earlier turns and question.
+
+        If features of `tokens` require a gradient, so do the embeddings of the prompt.
 
         Raises:
             ConfigError: If the prompt is longer than the model's context, or the question is empty

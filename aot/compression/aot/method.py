@@ -256,7 +256,7 @@ class AnchorTransport:
             "anchors_per_frame": ranking.total(allocation.anchors, self.config.anchors.local_ratio),
             **self._known_facts(tokens, allocation.copies),
             "intra_iterations": None if plan is None else int(plan.iterations.max()),
-            "intra_marginal_error": None if plan is None else float(plan.marginal_error.max()),
+            "intra_marginal_error": None if plan is None else float(plan.marginal_error.detach().max()),
         }
 
     def _known_facts(self, tokens: VisualTokens, copies: Sequence[int]) -> dict[str, int | float | str | bool | None]:

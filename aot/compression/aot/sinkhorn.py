@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
-from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.kernels import needs_grad, runs_triton
 from aot.types import TransportPlan
 
 __all__ = ["SinkhornSettings", "sinkhorn"]
@@ -45,6 +45,7 @@ def sinkhorn(
 
     Rows and columns of weight 0 are padding and have no effect. The columns are updated last, so
     the column sums of T are exact; `TransportPlan.row_error` is the error of the row sums.
+    Gradients pass through all iterations that were run.
 
     Args:
         cost: C, [B, S, A], float32 or float64; values of padding are ignored.
@@ -58,10 +59,11 @@ def sinkhorn(
             section 2). "marginal" ends it if the L1 error of the row sums is below `tolerance`.
         joint: whether the published rule averages over the rows of all problems, which then end
             together (Phase I).
-        solver: "auto" uses the Triton kernel on CUDA devices if possible; "torch" never does.
+        solver: "auto" uses the Triton kernel on CUDA devices if possible; "torch" never does, and
+            neither does "auto" if a gradient is needed.
     """
     marginal = stopping == "marginal"
-    if solver == "auto" and runs_triton(cost.device):
+    if solver == "auto" and runs_triton(cost.device) and not needs_grad(cost, row_weights, column_weights):
         from aot.compression.aot.sinkhorn_kernel import solve
     else:
         solve = _solve
@@ -100,8 +102,9 @@ def _solve(
     # The lower bound of denominators; after underflow, the lost mass shows as marginal error.
     tiny = torch.finfo(cost.dtype).tiny
     padding = ~(valid_rows[:, :, None] & valid_columns[:, None, :])
-    # Shift each row of C by its lowest cost against underflow; the factor in K cancels with r.
-    shift = cost.masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
+    # Shift each row of C by its lowest cost against underflow; the factor in K cancels with r, so
+    # its gradient is 0.
+    shift = cost.detach().masked_fill(padding, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
     kernel = torch.exp((shift - cost) / epsilon).masked_fill(padding, 0.0)
     unshift = torch.exp(shift.squeeze(-1) / epsilon)
     # Before the first iteration, c and the r of the unshifted K are 1; 0 for padding.

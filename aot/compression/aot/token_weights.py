@@ -45,6 +45,7 @@ class AnchorComposition:
     anchors: int
     local_ratio: float
 
+    @torch.no_grad()
     def sources(self) -> SourceWeights:
         """Return all source weights above 0.001."""
         own = self._of_frames()

@@ -107,7 +107,7 @@ class OTTVid(CheckedSettings):
         counts = self._counts(frames, per_frame, budget)
         pooled = pool(tokens.features, tokens.grid, tokens.pool)
         # In float64: picks and matches can depend on differences of 1e-7.
-        unit = functional.normalize(pooled.to(decision_dtype(pooled)), dim=-1)
+        unit = functional.normalize(pooled.detach().to(decision_dtype(pooled)), dim=-1)
         attention = pooled_saliency(tokens, self.layer).to(unit.dtype)
         # 1. Pick tokens in each frame.
         similarity = unit @ unit.mT

@@ -69,7 +69,7 @@ class SimpleCluster(CheckedSettings):
         count = frames * per_frame
         features = pool(tokens.features, tokens.grid, tokens.pool)
         # 1. Rotate the features; only the clustering uses the rotated features.
-        keys = features.to(decision_dtype(features))
+        keys = features.detach().to(decision_dtype(features))
         keys = rotated_by_position(keys, pooled_grid(tokens.grid, tokens.pool), self.theta).flatten(0, 1)
         # 2. Cluster the tokens of the whole video.
         first_seed = min(self.first_seed, count - 1)

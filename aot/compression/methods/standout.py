@@ -60,7 +60,7 @@ class Standout(CheckedSettings):
         budget = min(budget, frames * per_frame)
         # 1. Compute how much every token differs from the mean of the video, and how far tokens of
         # a frame are from each other.
-        distinct, distances = distinctiveness(pooled)
+        distinct, distances = distinctiveness(pooled.detach())
         # 2. Compute the gains of each frame's tokens, in the order of selection.
         gains, cells = spread_gains(distances, distinct**self.emphasis, budget)
         # 3. Keep the highest gains of the video. Gains never increase within a frame, so every

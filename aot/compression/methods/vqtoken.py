@@ -86,7 +86,8 @@ class VQToken(CheckedSettings):
             return keep_all(tokens)
         # 1. Cluster the patches.
         patches = tokens.features.flatten(0, 1)
-        found = self._cluster(patches, budget) if self.length == "fixed" else self._bend(patches, budget)
+        cluster = self._cluster if self.length == "fixed" else self._bend
+        found = cluster(patches.detach(), budget)
         # 2. Sort the tokens by first patch.
         firsts = found.firsts()
         order = firsts.sort().indices

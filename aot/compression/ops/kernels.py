@@ -7,13 +7,23 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
+from torch import Tensor
 
-__all__ = ["block_of", "on_device", "runs_triton"]
+__all__ = ["block_of", "needs_grad", "on_device", "runs_triton"]
 
 
 def runs_triton(device: torch.device) -> bool:
     """Return whether `device` is a CUDA device on which Triton works (this needs a C compiler)."""
     return device.type == "cuda" and _has_triton()
+
+
+def needs_grad(*values: Tensor) -> bool:
+    """Return whether autograd records operations on one of `values`.
+
+    Kernels have no backward. Whatever kept features depend on smoothly is then computed in torch;
+    selections are constants, so their kernels run all the same.
+    """
+    return torch.is_grad_enabled() and any(each.requires_grad for each in values)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from aot.compression.ops.farthest import table_fits
 from aot.compression.ops.group_means import group_sizes
-from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.kernels import needs_grad, runs_triton
 from aot.compression.ops.products import pair_products
 from aot.compression.ops.similarity import decision_dtype, working_dtype
 from aot.compression.ops.uploads import uploaded
@@ -146,7 +146,7 @@ def seed_points(unit: Tensor, draws: Tensor) -> Tensor:
 
 def cluster_means(values: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Return the mean of `values` [m, D] for each label, [K, D]; 0 for a label without values."""
-    if runs_triton(values.device):
+    if runs_triton(values.device) and not needs_grad(values):
         from aot.compression.ops.kmeans_queued import means_queued
 
         return means_queued(values, labels, clusters, working_dtype(values))[0]

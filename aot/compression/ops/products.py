@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aot.compression.ops.kernels import needs_grad
 from aot.compression.ops.similarity import working_dtype
 
 __all__ = ["centered_products", "cosine_to_anchors", "pair_products", "take_rows", "weighted_sums"]
@@ -17,7 +18,7 @@ _CHUNKS = 8  # one eighth of the frames is converted at a time
 def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
     """Return weights [F, P, N] @ features [F, N, D]: [F, P, D] in the working dtype."""
     weights = weights.to(working_dtype(features))
-    if features.dtype == weights.dtype or not _takes_halves(features.device):
+    if features.dtype == weights.dtype or not _takes_halves(weights, features):
         return _product(weights, features)
     # Split the weights into a rounded part and the rounding error, both in half precision. The sum
     # of both products is nearly as exact as one product with float32 weights.
@@ -48,7 +49,7 @@ def centered_products(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, T
         features: [B, m, D].
         mean: [D] in the working dtype, subtracted from both vectors of a pair [B, m, m].
     """
-    if features.dtype != mean.dtype and _takes_halves(features.device):
+    if features.dtype != mean.dtype and _takes_halves(features):
         # (a - m) (b - m) = ab - am - bm + mm. The products ab of half-precision numbers are exact,
         # and their sums in float32 lose less than the rounding of the features has lost.
         pairs = pair_products(features)
@@ -76,7 +77,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     dtype = torch.promote_types(working_dtype(left), working_dtype(right))
     if left.dtype == right.dtype == dtype:
         return left @ right
-    if left.dtype == right.dtype and _takes_halves(left.device):
+    if left.dtype == right.dtype and _takes_halves(left, right):
         return torch.bmm(left, right, out_dtype=dtype)  # no converted copy
     return torch.cat([a.to(dtype) @ b.to(dtype) for a, b in zip(_chunks(left), _chunks(right), strict=True)])
 
@@ -93,6 +94,8 @@ def _chunks(values: Tensor) -> Sequence[Tensor]:
     return torch.split(values, max(1, len(values) // _CHUNKS))
 
 
-def _takes_halves(device: torch.device) -> bool:
-    """Return whether torch can multiply half-precision matrices on `device` into float32 ones."""
-    return device.type == "cuda" and "out_dtype" in (torch.bmm.__doc__ or "")
+def _takes_halves(*values: Tensor) -> bool:
+    """Return whether torch can multiply half-precision `values` into float32 without conversion."""
+    # The product with `out_dtype` has no backward.
+    on_cuda = values[0].device.type == "cuda"
+    return on_cuda and not needs_grad(*values) and "out_dtype" in (torch.bmm.__doc__ or "")

@@ -148,6 +148,7 @@ def _pooled_tokens(kept: CompressedTokens) -> int:
 
 def _normalized(count: int, token: Tensor, source: Tensor, weight: Tensor) -> SourceWeights:
     """Return the sources without entries of weight 0; the weights of each token sum to 1."""
+    weight = weight.detach()  # a record, even of weights through which gradients flow
     total = torch.zeros(count, dtype=torch.float64).index_add_(0, token, weight)
     held = weight > 0
     return SourceWeights(count, token[held], source[held], weight[held] / total[token[held]])

@@ -33,7 +33,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
         seen.append(left.dtype)
         return left.to(out_dtype) @ right.to(out_dtype)
 
-    monkeypatch.setattr(products, "_takes_halves", lambda device: True)
+    monkeypatch.setattr(products, "_takes_halves", lambda *values: True)
     monkeypatch.setattr(torch, "bmm", bmm)
     return seen
 

@@ -1,7 +1,8 @@
 """Run AOT without waiting: queue all work on the device, and read facts for the report later.
 
 The kernels do not support `budget: paper`, the marginal stopping rule, Phase I turned off, float64,
-very large grids, and devices without Triton. For these, `aot.compression.aot.method` uses torch.
+gradients, very large grids, and devices without Triton. For these, `aot.compression.aot.method`
+uses torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from aot.compression.aot.cells import KeptCells
 from aot.compression.aot.on_device.layout import QueuedLayout
 from aot.compression.aot.token_order import Emission
 from aot.compression.aot.token_weights import AnchorComposition
-from aot.compression.ops.kernels import runs_triton
+from aot.compression.ops.kernels import needs_grad, runs_triton
 from aot.compression.ops.read_later import Download, Fact, FactsReadLater
 from aot.config.schema import AOTConfig
 from aot.types import Clip, CompressedTokens, SourceWeights, VisualTokens
@@ -35,11 +36,13 @@ def can_queue(config: AOTConfig, tokens: VisualTokens, asked: int) -> bool:
 
     `asked` is the number of anchors per frame to try first.
     """
-    # The kernels have only the published stopping rule, and start the search below N anchors.
+    # The kernels have no backward and only the published stopping rule, and start the search below
+    # N anchors.
     patches = tokens.features.shape[1]
     published = (config.intra.transport, config.inter.transport)
     return (
         runs_triton(tokens.features.device)
+        and not needs_grad(tokens.features)
         and config.budget == "exact"
         and config.intra.enabled
         and all(each.stopping == "published" and each.solver == "auto" for each in published)
