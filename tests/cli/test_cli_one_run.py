@@ -18,7 +18,8 @@ COMMANDS = {
     "compress": (["compress", "clip.mp4", "-o", "kept.pt", *SMALL], 1),
     "batch": (["batch", "clip.mp4", "-q", "what happens?", "-o", "batch", *SMALL], 1),
     "inspect": (["inspect", "clip.mp4", *SMALL], 1),
-    "compare": (["compare", "clip.mp4", "what happens?", "--methods", "none,aot,uniform", *SMALL], 3),
+    # The reference, and each method.
+    "compare": (["compare", "clip.mp4", "what happens?", "--methods", "none,aot,uniform", *SMALL], 1 + 3),
     "eval": (["eval", "data.jsonl", "-o", "out", "--methods", "none,uniform", "--ratios", "0.5", *SMALL], 2),
 }
 
