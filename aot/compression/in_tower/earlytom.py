@@ -17,23 +17,13 @@ from aot.compression.ops.similarity import working_dtype
 from aot.compression.ops.streaming_segments import frame_similarity, streaming_segments
 from aot.compression.ops.uploads import uploaded
 from aot.config.schema import TowerConfig
-from aot.errors import UnsupportedError
 from aot.types import Clip, CompressedTokens, FrameMerging, MergedFrames, Mix, Needs, Role, SourceWeights
 
 __all__ = ["FrameMerger", "frame_merging_needs", "merges", "mixed", "restored"]
 
 
 def frame_merging_needs(needs: Needs, config: TowerConfig) -> Needs:
-    """Return `needs` with frames that are merged inside the tower.
-
-    Raises:
-        UnsupportedError: If the method merges tokens inside the tower.
-    """
-    if needs.merging is not None:
-        raise UnsupportedError(
-            "--tower earlytom does not work with a method that merges tokens inside the vision tower (tome, tempme, "
-            "or a plug-in); use --tower full, or another --method"
-        )
+    """Return `needs` with frames that are merged inside the tower."""
     given = config.earlytom
     layers = tuple(int(layer) for layer in str(given.layers).split(","))
     return replace(

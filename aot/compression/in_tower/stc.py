@@ -18,7 +18,6 @@ from torch import Tensor
 from aot.compression.ops.kernels import runs_triton
 from aot.compression.ops.similarity import working_dtype
 from aot.config.schema import TowerConfig
-from aot.errors import UnsupportedError
 from aot.types import FrameReferences, FrameReuse, Needs, VideoFrames
 
 __all__ = [
@@ -30,16 +29,7 @@ _CELLS, _SAMPLES = 16, 64
 
 
 def reuse_needs(needs: Needs, config: TowerConfig) -> Needs:
-    """Return `needs` with frames that reuse the work on references.
-
-    Raises:
-        UnsupportedError: If the method merges tokens inside the tower.
-    """
-    if needs.merging is not None:
-        raise UnsupportedError(
-            "--tower stc does not work with a method that merges tokens inside the vision tower (tome, tempme, or a "
-            "plug-in); use --tower full, or another --method"
-        )
+    """Return `needs` with frames that reuse the work on references."""
     return replace(needs, reuse=FrameReuse(config.stc.interval, config.stc.share, config.stc.cut))
 
 

@@ -29,7 +29,7 @@ class FLoC(CheckedSettings):
 
     Tokens are picked one after the other. Each pick is the one that increases most the sum, over
     all tokens of the block, of the cosine similarity to the most similar picked token. A token that
-    stands for many comes first, and one that is like a picked token is not worth much any more.
+    is similar to many comes first; one that is similar to a picked token adds little.
 
     The budget is exact: blocks share it in proportion to their tokens, by largest remainder. There
     is no published code; where the paper leaves a choice (negative similarities, a last block that

@@ -268,7 +268,7 @@ def one_in_each(kept: Tensor, weight: Tensor, interval: Tensor, clips: CutClips)
     """Return `kept` with one token in each interval at least, and as many as before: ascending.
 
     An interval without one gets its token of the greatest weight. For each such interval, the first
-    interval that has several gives up that of the least weight (of equal ones, the later one).
+    interval that has several gives up its token of least weight (ties go to the later one).
 
     Args:
         kept: int64 [K], ascending.

@@ -50,8 +50,8 @@ class OTTVid(CheckedSettings):
 
     1. Each frame picks tokens that represent all its tokens, the attended ones above all (greedy
        facility location).
-    2. The mass of a picked token is low if it stands for much attention that no other one stands
-       for.
+    2. The mass of a picked token is low if it represents much attention that no other picked
+       token represents.
     3. Between adjacent frames, entropic transport moves mass where tokens are similar and near each
        other. Features count more where the pictures differ.
     4. Pairs of frames share the merges: cheap transports take more of them.

@@ -1,9 +1,9 @@
 """Run `pick_representatives` in Triton: one launch per step, in which each program has columns.
 
 A gain and its column are one number, gain * 2^20 + (2^20 - 1 - column): the highest number has the
-highest gain and of several the lowest column. Each program stores the highest of its columns, so
-that the next launch finds the pick among few numbers. What a launch reads, it does not write: both
-kinds of values are stored twice, in turns.
+highest gain, and ties go to the lower column. Each program stores the highest of its columns, so
+that the next launch finds the pick among few numbers. Both kinds of values are stored twice, and
+launches alternate between the copies: what a launch reads, it does not write.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keep attention sinks from filling static frames: one token from each of equal windows (EarlyTom).
 
-A sink is a cell that draws attention in every frame, whatever it shows.
+A sink is a cell that receives much attention in every frame, independent of its content.
 """
 
 from __future__ import annotations

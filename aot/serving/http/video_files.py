@@ -84,7 +84,7 @@ class VideoFiles:
         """Return the file of a `file:` address, with all links followed.
 
         Raises:
-            RequestError: If it is not a file in the folders; files elsewhere are not looked at.
+            RequestError: If it is not a file in the folders; files elsewhere are not opened.
         """
         parts = urlsplit(url)
         try:
