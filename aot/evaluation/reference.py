@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from aot.config.schema import TowerConfig
+from aot.config.schema import GenerationConfig, TowerConfig
 from aot.evaluation.dataset import Item
 from aot.evaluation.fidelity import Fidelity, Reference, fidelity
 from aot.models.base import ModelReading
@@ -29,25 +29,30 @@ def read_references(full: Pipeline, tokens: CompressedTokens, items: Sequence[It
     Each question is answered alone, so that the answer does not depend on the other questions.
     """
     greedy = replace(full.config.generation, temperature=0.0)
-    found: dict[str, Reference] = {}
+    questions = [item.prompt for item in items]
     with explained_memory():
         reading = full.model.read(tokens)
-        for item in items:
-            answer = reading.generate(item.prompt, greedy)
-            for _ in answer:
-                pass
-            forced = reading.force(item.prompt, answer.ids, greedy)
-            found[item.fingerprint] = Reference.of(answer.ids, forced.logits, forced.choices)
-    return found
+        answers = [_answer(reading, question, greedy) for question in questions]
+        forced = reading.force(questions, answers, greedy)
+    return {
+        item.fingerprint: Reference.of(answer, along.logits, along.choices)
+        for item, answer, along in zip(items, answers, forced, strict=True)
+    }
+
+
+def _answer(reading: ModelReading, question: str, options: GenerationConfig) -> Sequence[int]:
+    """Return the ids of the answer to one question."""
+    answer = reading.generate(question, options)
+    for _ in answer:
+        pass
+    return answer.ids
 
 
 def measure(
     pipeline: Pipeline, reading: ModelReading, items: Sequence[Item], references: Mapping[str, Reference]
 ) -> list[Fidelity]:
     """Return the fidelity of each question; `reading` is that of the kept tokens."""
-    measured: list[Fidelity] = []
-    for item in items:
-        reference = references[item.fingerprint]
-        forced = reading.force(item.prompt, reference.answer, pipeline.config.generation)
-        measured.append(fidelity(reference, forced.logits, forced.choices))
-    return measured
+    own = [references[item.fingerprint] for item in items]
+    answers = [reference.answer for reference in own]
+    forced = reading.force([item.prompt for item in items], answers, pipeline.config.generation)
+    return [fidelity(reference, along.logits, along.choices) for reference, along in zip(own, forced, strict=True)]

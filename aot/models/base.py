@@ -101,8 +101,10 @@ class Reading(Protocol):
 class ModelReading(Reading, Protocol):
     """One video that the language model of a `VideoModel` has read."""
 
-    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
-        """Return what the model predicts along the ids of a given answer (teacher forcing)."""
+    def force(
+        self, questions: Sequence[str], answers: Sequence[Sequence[int]], options: GenerationConfig
+    ) -> list[ForcedAnswer]:
+        """Return what the model predicts along given answers, as ids (teacher forcing)."""
 
 
 @dataclass(frozen=True, slots=True)

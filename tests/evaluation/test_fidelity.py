@@ -89,7 +89,7 @@ def test_the_bundled_model_as_computed_from_the_stock_model() -> None:
     answer = full.generate(QUESTION, GREEDY)
     assert "".join(answer)
     given_ids = list(answer.ids)
-    of_full, of_kept = (reading.force(QUESTION, given_ids, GREEDY) for reading in (full, compressed))
+    of_full, of_kept = (reading.force([QUESTION], [given_ids], GREEDY)[0] for reading in (full, compressed))
     vocabulary = of_full.logits.shape[-1]
     reference = Reference.of(given_ids, of_full.logits, of_full.choices, vocabulary)
     found = fidelity(reference, of_kept.logits, of_kept.choices)

@@ -6,8 +6,8 @@ reduction inside the language model, the video is read again for each question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +16,15 @@ from torch import Tensor
 
 from aot.config.schema import GenerationConfig
 from aot.models.language.answer import LeftAnswers, StreamedAnswer, read_prompt, room_for
-from aot.models.language.decoding import Decoding, LanguageModel, Prefilled, ReadPrompts, last_hidden_state, until_end
-from aot.models.language.forcing import ForcedAnswer, force_after
+from aot.models.language.decoding import (
+    Decoding,
+    LanguageModel,
+    Prefilled,
+    ReadPrompts,
+    last_hidden_states,
+    until_end,
+)
+from aot.models.language.forcing import ForcedAnswer, predicted
 from aot.models.language.prompt import VideoPrompt
 from aot.models.language.slots import branched_cache
 from aot.models.language.word_rules import Past, end_ids
@@ -32,10 +39,33 @@ _COPIES_BYTES = 2 << 30
 _SHORT = 6
 
 
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """A batch of B suffixes, padded on the left to R rows.
+
+    Padding repeats a suffix's own first id; it is masked and takes no positions.
+
+    Attributes:
+        ids: int64 [B, R].
+        before: int64 [B, 1], the number of rows of padding.
+        seen: bool [B, the rows of the prefix, R and those that follow], false for padding; None if
+            there is no padding.
+    """
+
+    ids: Tensor
+    before: Tensor
+    seen: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        """Return R."""
+        return self.ids.shape[1]
+
+
 class ReadingAnew:
     """Answer each question with the function `ask`, which reads the whole prompt each time.
 
-    `force` does the same for a given answer, see `Reading.force`.
+    `force` returns what the model predicts along a given answer to one question.
     """
 
     def __init__(
@@ -53,9 +83,11 @@ class ReadingAnew:
         """Return the answers, which are generated one after the other."""
         return ["".join(self._ask(question, options)) for question in questions]
 
-    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
-        """Return what the model predicts along a given answer; see `Reading.force`."""
-        return self._force(question, answer, options)
+    def force(
+        self, questions: Sequence[str], answers: Sequence[Sequence[int]], options: GenerationConfig
+    ) -> list[ForcedAnswer]:
+        """Return what the model predicts along given answers; see `Reading.force`."""
+        return [self._force(text, answer, options) for text, answer in zip(questions, answers, strict=True)]
 
 
 class Reading:
@@ -123,21 +155,37 @@ class Reading:
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
     @torch.inference_mode()
-    def force(self, question: str, answer: Sequence[int], options: GenerationConfig) -> ForcedAnswer:
-        """Return what the model predicts along a given answer, from one pass over its rows.
+    def force(
+        self, questions: Sequence[str], answers: Sequence[Sequence[int]], options: GenerationConfig
+    ) -> list[ForcedAnswer]:
+        """Return what the model predicts along a given answer to each question, read in batches.
 
         Args:
-            question: the question.
-            answer: the ids of the answer, at least one; often of another model or prompt.
+            questions: the questions.
+            answers: the ids of each answer, at least one; often of another model or prompt.
             options: the settings of generation; the temperature has no effect.
 
         Raises:
             ConfigError: See `generate`.
         """
         self._left.wait()
-        prompt, first, cache = self._prompt(question), self._prefix.video_end, self._cache
-        branch = branched_cache(cache, 1, prompt.ids.shape[1] - first + len(answer))
-        return force_after(self._model, prompt, answer, branch, first, options)
+        suffixes = [[*self._suffix_of(text), *answer[:-1]] for text, answer in zip(questions, answers, strict=True)]
+        return [
+            forced
+            for part in self._parts(len(suffixes))
+            for forced in self._force_group(suffixes[part], answers[part], options)
+        ]
+
+    def _force_group(
+        self, suffixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], options: GenerationConfig
+    ) -> Iterator[ForcedAnswer]:
+        """Yield the predictions of one batch; each suffix ends before the last id of its answer."""
+        padded = self._padded(suffixes, 0)
+        states = self._states(padded, branched_cache(self._cache, len(suffixes), padded.rows), max(map(len, answers)))
+        for row, suffix, answer in zip(states, suffixes, answers, strict=True):
+            asked = suffix[: len(suffix) - len(answer) + 1]
+            prompt = torch.cat([self._prefix.ids, self._prefix.ids.new_tensor([asked])], 1)
+            yield predicted(self._model, prompt, answer, row[-len(answer) :], options)
 
     def _prompt(self, question: str) -> VideoPrompt:
         """Return the whole prompt of a question."""
@@ -146,11 +194,12 @@ class Reading:
 
     def _write(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         """Return the ids of the answers, generated in batches that fit into the memory limit."""
-        if not suffixes:
-            return []
-        step = min(max(_COPIES_BYTES // _cache_bytes(self._cache), 1), _MOST_TOGETHER)
-        groups = [suffixes[first : first + step] for first in range(0, len(suffixes), step)]
-        return [ids for group in groups for ids in self._write_group(group, options)]
+        return [ids for part in self._parts(len(suffixes)) for ids in self._write_group(suffixes[part], options)]
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Yield the slices of `count` questions that are batches within the memory limit."""
+        step = min(max(_COPIES_BYTES // _cache_bytes(self._cache), 1), _MOST_TOGETHER) if count else 1
+        return (slice(first, first + step) for first in range(0, count, step))
 
     def _write_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> list[list[int]]:
         """Return the ids of the answers of one batch, up to their end tokens."""
@@ -163,36 +212,46 @@ class Reading:
 
     def _read_group(self, suffixes: Sequence[Sequence[int]], options: GenerationConfig) -> ReadPrompts:
         """Run prefill of one batch of suffixes after the common prefix."""
-        # 1. Shorter suffixes are padded on the left with their own first id; padding is masked and
-        # takes no positions.
-        prefix, count, most = self._prefix, len(suffixes), options.max_new_tokens
-        longest = max(map(len, suffixes))
-        padding = [longest - len(suffix) for suffix in suffixes]
-        ids = torch.tensor(
-            [[suffix[0]] * pad + list(suffix) for pad, suffix in zip(padding, suffixes, strict=True)],
-            device=prefix.ids.device,
-        )
-        before = torch.tensor(padding, device=ids.device)[:, None]
-        seen = None
-        if any(padding):
-            index = torch.arange(prefix.video_end + longest + most, device=ids.device) - prefix.video_end
-            seen = (index < 0) | (index >= before)
-        # 2. Each suffix continues its own copy of the prefix.
-        cache = branched_cache(self._cache, count, longest + room_for(options))
-        last = last_hidden_state(
-            self._model.body,
-            self._model.embed(ids),
-            cache,
-            attention_mask=None if seen is None else seen[:, : prefix.video_end + longest],
-            position_ids=self._positions(torch.arange(longest, device=ids.device) - before),
-        )
-        # 3. For the rules about runs of ids, padding is moved before the prefix, so that the prompt
+        # 1. Each suffix continues its own copy of the prefix.
+        prefix, count = self._prefix, len(suffixes)
+        padded = self._padded(suffixes, options.max_new_tokens)
+        ids, before = padded.ids, padded.before
+        cache = branched_cache(self._cache, count, padded.rows + room_for(options))
+        last = self._states(padded, cache, 1)[:, 0]
+        # 2. For the rules about runs of ids, padding is moved before the prefix, so that the prompt
         # has no gap.
         whole = torch.cat([prefix.ids.expand(count, -1), ids], 1)
         column = torch.arange(whole.shape[1], device=ids.device)
         of_whole = torch.where(column < before + prefix.video_end, (column - before).clamp(min=0), column)
-        past = Past(whole.gather(1, of_whole), most, first=before)
-        return ReadPrompts(cache, last, past, self._positions(longest - before), seen)
+        past = Past(whole.gather(1, of_whole), options.max_new_tokens, first=before)
+        return ReadPrompts(cache, last, past, self._positions(padded.rows - before), padded.seen)
+
+    def _padded(self, suffixes: Sequence[Sequence[int]], more: int) -> _Padded:
+        """Return one batch of suffixes, each of which at most `more` tokens will follow."""
+        longest = max(map(len, suffixes))
+        padding = [longest - len(suffix) for suffix in suffixes]
+        ids = torch.tensor(
+            [[suffix[0]] * pad + list(suffix) for pad, suffix in zip(padding, suffixes, strict=True)],
+            device=self._prefix.ids.device,
+        )
+        before, seen = torch.tensor(padding, device=ids.device)[:, None], None
+        if any(padding):
+            end = self._prefix.video_end
+            index = torch.arange(end + longest + more, device=ids.device) - end
+            seen = (index < 0) | (index >= before)
+        return _Padded(ids, before, seen)
+
+    def _states(self, padded: _Padded, cache: Any, count: int) -> Tensor:
+        """Read a batch after the prefix in `cache`; return the last `count` states, [B, count, D]."""
+        seen = padded.seen
+        return last_hidden_states(
+            self._model.body,
+            self._model.embed(padded.ids),
+            cache,
+            count,
+            attention_mask=None if seen is None else seen[:, : self._prefix.video_end + padded.rows],
+            position_ids=self._positions(torch.arange(padded.rows, device=padded.ids.device) - padded.before),
+        )
 
     def _positions(self, distance: Tensor) -> Tensor:
         """Return the positions, [B, R] or [3, B, R], of R rows of text per sequence.

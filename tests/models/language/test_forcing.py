@@ -58,9 +58,13 @@ def test_along_any_answer_as_in_one_pass_over_everything(model: Any) -> None:
     tokens = half_of(everything)
     given = written(model, everything)
     reading = model.read(tokens)
-    found = reading.force(QUESTION, given, OPTIONS)
-    reading.force(OTHER, given[:2], OPTIONS)  # leaves no rows in the common cache
-    again = reading.force(QUESTION, given, OPTIONS)
+    found = reading.force([QUESTION], [given], OPTIONS)[0]
+    # Questions read together do not affect each other, and leave no rows in the common cache.
+    together = reading.force([OTHER, QUESTION], [given[:2], given], OPTIONS)
+    alone = reading.force([OTHER], [given[:2]], OPTIONS)[0]
+    torch.testing.assert_close(together[0].logits, alone.logits, **ALIKE)
+    torch.testing.assert_close(together[1].logits, found.logits, **ALIKE)
+    again = reading.force([QUESTION], [given], OPTIONS)[0]
     assert torch.equal(found.logits, again.logits)
     prompt = model.prompt(tokens, QUESTION)
     said = torch.tensor([given[:-1]])
@@ -75,9 +79,9 @@ def test_along_its_own_answer_the_choices_are_the_answer(model: Any, inner: Inne
     tokens = half_of(all_of(model))
     given = written(model, tokens, inner)
     assert len(given) >= OPTIONS.min_new_tokens
-    forced = model.read(tokens, inner).force(QUESTION, given, OPTIONS)
+    forced = model.read(tokens, inner).force([QUESTION], [given], OPTIONS)[0]
     assert forced.choices.tolist() == given
-    one = model.read(tokens, inner).force(QUESTION, given[:1], OPTIONS)
+    one = model.read(tokens, inner).force([QUESTION], [given[:1]], OPTIONS)[0]
     torch.testing.assert_close(one.logits, forced.logits[:1], **ALIKE)
 
 
@@ -85,15 +89,15 @@ def test_nothing_dropped_is_no_divergence(model: Any) -> None:
     """Also if every layer is called on its own."""
     tokens = all_of(model)
     given = written(model, tokens)
-    full = model.read(tokens).force(QUESTION, given, OPTIONS)
+    full = model.read(tokens).force([QUESTION], [given], OPTIONS)[0]
     reference = Reference.of(given, full.logits, full.choices)
     for inner in (None, KeepAll()):
-        forced = model.read(tokens, inner).force(QUESTION, given, OPTIONS)
+        forced = model.read(tokens, inner).force([QUESTION], [given], OPTIONS)[0]
         near = fidelity(reference, forced.logits, forced.choices)
         assert near.divergence < 1e-8
         assert (near.agreement, near.same_answer) == (1.0, True)
         assert near.divergence == 0 or inner
-    dropped = model.read(tokens, FastV(1, 0.1)).force(QUESTION, given, OPTIONS)
+    dropped = model.read(tokens, FastV(1, 0.1)).force([QUESTION], [given], OPTIONS)[0]
     assert fidelity(reference, dropped.logits, dropped.choices).divergence > 1e-6
 
 
@@ -101,7 +105,7 @@ def test_choices_follow_the_rules_of_the_checkpoint(small_folder: Path, copied: 
     folder = copied(small_folder, suppress_tokens=[50, 52], no_repeat_ngram_size=1)
     model: Any = load_model(ModelConfig(name=str(folder), device="cpu", dtype="float32"))
     given = written(model, all_of(model))
-    forced = model.read(all_of(model)).force(QUESTION, given, OPTIONS)
+    forced = model.read(all_of(model)).force([QUESTION], [given], OPTIONS)[0]
     assert forced.choices.tolist() == given != forced.logits.argmax(-1).tolist()
 
 
