@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aot.shapes.world import SIDE, Background, Scene, Thing
+from aot.shapes.world import SIDE, Background, Scene, Thing, View
 
-__all__ = ["render", "visible_share"]
+if TYPE_CHECKING:
+    from aot.shapes.film import Film
+
+__all__ = ["render", "shown_shares", "visible_share"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -24,24 +28,43 @@ PAINT = {
     "blue": (50, 84, 240),
     "purple": (176, 60, 214),
     "white": (246, 246, 246),
+    # Posts only; no question names these.
+    "gray": (92, 92, 92),
+    "black": (10, 10, 10),
 }
 
 
-def render(scene: Scene, times: Sequence[float], side: int = SIDE) -> NDArray[np.uint8]:
+def render(scene: Scene | Film, times: Sequence[float], side: int = SIDE) -> NDArray[np.uint8]:
     """Return noisy pictures of `scene` at `times` (in beats), as RGB [F, side, side, 3]."""
     rng = np.random.default_rng([scene.seed, 11])
-    scale = side / SIDE
-    canvases = [_paint_background(background, side) for background in scene.backgrounds]
-    frames = np.empty((len(times), side, side, 3), np.float32)
-    for frame, time in zip(frames, times, strict=True):
-        frame[:] = canvases[scene.backgrounds.index(scene.background_at(time))]
-        for thing in scene.things:
-            if thing.seen(time):
-                _paint(frame, thing, time, scale)
-    if scene.noise:
-        frames += rng.standard_normal(frames.shape, dtype=np.float32) * scene.noise
-    shown: NDArray[np.uint8] = frames.clip(0, 255).astype(np.uint8)
+    grounds: dict[Background, Floats] = {}
+    shown = np.empty((len(times), side, side, 3), np.uint8)
+    for index, time in enumerate(times):
+        view = scene.view(time)
+        if view.background not in grounds:
+            grounds[view.background] = _paint_background(view.background, side)
+        frame = _paint_view(view, grounds[view.background], side)
+        if scene.noise:
+            frame += rng.standard_normal(frame.shape, dtype=np.float32) * scene.noise
+        shown[index] = frame.clip(0, 255, out=frame)
     return shown
+
+
+def shown_shares(view: View) -> dict[Thing, float]:
+    """Return for each item of `view` the share of its area that the picture shows, 0 .. 1."""
+    free = np.ones((SIDE, SIDE), np.float32)
+    shares = {}
+    for item in reversed(view.items):
+        rows, cols, mask = _mask(item, view.time, 1.0, SIDE, view.corner)
+        shares[item] = min(1.0, float((mask * free[rows, cols]).sum()) / _area(item.shape, item.radius))
+        free[rows, cols] *= 1 - mask
+    return shares
+
+
+@functools.lru_cache
+def _area(shape: str, radius: float) -> float:
+    axis = np.arange(-math.ceil(radius), math.ceil(radius), dtype=np.float32) + 0.5
+    return float(np.clip(0.5 - _distance(shape, axis[None, :], axis[:, None], radius), 0, 1).sum())
 
 
 def visible_share(thing: Thing, time: float, cells: int) -> Floats:
@@ -55,7 +78,22 @@ def visible_share(thing: Thing, time: float, cells: int) -> Floats:
     return shares
 
 
-def _paint_background(background: Background, side: int) -> Floats:
+def _paint_view(view: View, ground: Floats, side: int) -> Floats:
+    """Return the picture of `view` without noise: float32 [side, side, 3]."""
+    scale = side / SIDE
+    # Whole pixels: the ground and what stands on it move by exactly the same way.
+    left, top = (round(value * scale) for value in view.corner)
+    frame: Floats = ground[top : top + side, left : left + side].copy()
+    for item in view.items:
+        rows, cols, mask = _mask(item, view.time, scale, side, (left, top))
+        paint = np.asarray(PAINT[item.color_at(view.time)], np.float32)
+        patch = frame[rows, cols]
+        patch += mask[..., None] * (paint - patch)
+    return frame
+
+
+def _paint_background(background: Background, picture_side: int) -> Floats:
+    side = picture_side * background.reach
     rng = np.random.default_rng(background.seed)
     axis = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     light: Floats = background.ramp[0] * axis[:, None] + background.ramp[1] * axis[None, :]
@@ -66,19 +104,18 @@ def _paint_background(background: Background, side: int) -> Floats:
     return tinted
 
 
-def _paint(frame: Floats, thing: Thing, time: float, scale: float) -> None:
-    rows, cols, mask = _mask(thing, time, scale, frame.shape[0])
-    paint = np.asarray(PAINT[thing.color_at(time)], np.float32)
-    patch = frame[rows, cols]
-    patch += mask[..., None] * (paint - patch)
+def _mask(
+    thing: Thing, time: float, scale: float, side: int, corner: tuple[float, float] = (0.0, 0.0)
+) -> tuple[slice, slice, Floats]:
+    """Return row and column slices around `thing`, and the covered share of each pixel in them.
 
-
-def _mask(thing: Thing, time: float, scale: float, side: int) -> tuple[slice, slice, Floats]:
-    """Return row and column slices around `thing`, and the covered share of each pixel in them."""
-    x, y = (value * scale for value in thing.position(time))
+    `corner` is the position of the picture's top left pixel, in pixels; outside the picture, the
+    slices are empty.
+    """
+    x, y = (value * scale - start for value, start in zip(thing.position(time), corner, strict=True))
     radius = thing.radius * scale
-    cols = slice(max(0, math.floor(x - radius - 1)), min(side, math.ceil(x + radius + 1)))
-    rows = slice(max(0, math.floor(y - radius - 1)), min(side, math.ceil(y + radius + 1)))
+    cols = slice(max(0, math.floor(x - radius - 1)), max(0, min(side, math.ceil(x + radius + 1))))
+    rows = slice(max(0, math.floor(y - radius - 1)), max(0, min(side, math.ceil(y + radius + 1))))
     dx = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] + 0.5 - x
     dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5 - y
     return rows, cols, np.clip(0.5 - _distance(thing.shape, dx, dy, radius), 0, 1)
@@ -98,6 +135,9 @@ def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
         slope: Floats = 0.894 * abs(dx) - 0.447 * dy - 0.447 * radius
         triangle: Floats = np.maximum(dy - 0.7 * radius, slope)
         return triangle
+    if shape == "post":
+        post: Floats = np.maximum(abs(dx) - 0.06 * radius, abs(dy) - radius)
+        return post
     if shape == "cross":
         long, short = np.maximum(abs(dx), abs(dy)), np.minimum(abs(dx), abs(dy))
         return np.maximum(long - radius, short - 0.3 * radius)

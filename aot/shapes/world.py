@@ -15,6 +15,8 @@ import numpy as np
 __all__ = [
     "BEATS",
     "COLORS",
+    "FRAMES_PER_SECOND",
+    "MIDDLE_MARGIN",
     "MOTIONS",
     "RADII",
     "SHAPES",
@@ -23,16 +25,19 @@ __all__ = [
     "Background",
     "Scene",
     "Thing",
+    "View",
     "sample_background",
     "sample_scene",
 ]
 
 SIDE = 90
 BEATS = 8
+FRAMES_PER_SECOND = 8
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 SIZES = ("small", "large")
 MOTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
+MIDDLE_MARGIN = 5.0  # a thing nearer than this to a center line has no quadrant
 RADII = {"small": (5.0, 6.0), "large": (10.0, 12.0)}
 
 _MARGIN = 3.0
@@ -103,7 +108,8 @@ class Background:
     """A dark background of color `tint` (RGB, 0 .. 255) and varying brightness.
 
     Brightness rises by `ramp[0]` from top to bottom and by `ramp[1]` from left to right. `blocks` x
-    `blocks` areas get random brightness of standard deviation `texture`, drawn with `seed`.
+    `blocks` areas get random brightness of standard deviation `texture`, drawn with `seed`. The
+    background's side is `reach` times the picture's.
     """
 
     tint: tuple[float, float, float]
@@ -111,6 +117,24 @@ class Background:
     texture: float
     blocks: int
     seed: int
+    reach: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a picture shows at one time.
+
+    Attributes:
+        time: the time in beats, which tells where `items` are.
+        background: the background.
+        items: things in the order of painting; later ones hide earlier ones.
+        corner: position of the picture's top left corner on the background.
+    """
+
+    time: float
+    background: Background
+    items: tuple[Thing, ...]
+    corner: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,50 @@ class Scene:
     def background_at(self, time: float) -> Background:
         """Return the background at `time`."""
         return self.backgrounds[self.cut is not None and time >= self.cut]
+
+    def view(self, time: float) -> View:
+        """Return what the picture at `time` shows."""
+        return View(time, self.background_at(time), tuple(thing for thing in self.things if thing.seen(time)))
+
+    # What a viewer can tell; the questions are made of these facts.
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Return the beats at which the scene changes."""
+        return () if self.cut is None else (self.cut,)
+
+    def counts(self) -> dict[str, int]:
+        """Return the answers to the questions of the family "count"."""
+        start, end = (sum(thing.seen(time) for thing in self.things) for time in (0.0, BEATS - 0.1))
+        return {"count": len(self.things), "count_start": start, "count_end": end}
+
+    def size(self, thing: Thing) -> str | None:
+        """Return the size of `thing`."""
+        return thing.size
+
+    def motion(self, thing: Thing) -> str | None:
+        """Return a key of `MOTIONS`, or None if `thing` is visible for too short a time."""
+        return None if thing.flashes else thing.motion
+
+    def places(self, thing: Thing) -> dict[str, tuple[float, float]]:
+        """Return the position of `thing` for each kind of question about it."""
+        if thing.motion == "still":
+            return {"where": thing.position(thing.first)}
+        if (thing.first, thing.stop) == (0, BEATS):
+            return {"where_start": thing.position(0.0), "where_end": thing.position(BEATS - 0.1)}
+        return {}
+
+    def fate(self, thing: Thing) -> str | None:
+        """Return "appears", "disappears" or "stays", or None if a cut makes all things appear."""
+        return thing.fate if self.cut is None else None
+
+    def comes_before(self, one: Thing, other: Thing) -> bool:
+        """Return whether `one` appears before `other`."""
+        return one.first < other.first
+
+    def leaves_before(self, one: Thing, other: Thing) -> bool:
+        """Return whether `one` disappears before `other`."""
+        return one.stop < other.stop
 
 
 def sample_scene(seed: int) -> Scene:

@@ -44,6 +44,12 @@ def evaluate_command(
         typer.Argument(help="JSONL file of questions: video, question [, answer, options, family, id]."),
     ] = None,
     shapes: Annotated[int | None, typer.Option("--shapes", min=1, help="Use N drawn clips instead of a file.")] = None,
+    world: Annotated[
+        Literal["shapes", "films"] | None,
+        typer.Option(
+            "--world", help="What --shapes draws: plain shapes, or films with camera and occlusion, for --frames 16."
+        ),
+    ] = None,
     first_seed: Annotated[
         int, typer.Option("--first-seed", help="Seed of the first drawn clip; 2001 to 19,999,999 are not in training.")
     ] = _FIRST_SEED,
@@ -81,6 +87,8 @@ def evaluate_command(
     refuse_selection(given)
     if (data is None) == (shapes is None):
         raise ConfigError("give one data set: a JSONL file, or --shapes N for N drawn clips")
+    if world and not shapes:
+        raise ConfigError("--world chooses what --shapes N draws; add --shapes N, or leave out --world")
     from aot.evaluation import build_conditions, evaluate, load_dataset, locked, off_budget
 
     with_reference = reference == "full"
@@ -95,7 +103,7 @@ def evaluate_command(
     with locked(output):  # fails now, not after the model was loaded
         pass
     model = load_with_progress(chosen)
-    items = items or load_dataset(_draw(shapes or 0, first_seed, output), limit)
+    items = items or load_dataset(_draw(shapes or 0, world or "shapes", first_seed, output), limit)
     notify(unknown_words(model, [item.prompt for item in items]))
     try:
         with StageBars() as bars:
@@ -123,12 +131,12 @@ def evaluate_command(
             )
 
 
-def _draw(shapes: int, first_seed: int, output: Path) -> Path:
+def _draw(shapes: int, world: str, first_seed: int, output: Path) -> Path:
     from aot.shapes.clips import write_questions
 
     with StageBars() as bars:
         seeds = range(first_seed, first_seed + shapes)
-        return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes))
+        return write_questions(output / "clips", seeds, lambda done: bars("draw clips", done, shapes), world=world)
 
 
 def _variants(texts: list[str]) -> dict[str, Settings]:

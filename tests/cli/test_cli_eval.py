@@ -52,12 +52,19 @@ def test_a_folder_grows(run_aot: Aot, small: tuple[str, ...]) -> None:
     rest = ("-o", "out", *small, "--methods", "uniform", "--ratios", "0.5", "--max-new-tokens", "2")
     assert run_aot("eval", "--shapes", "1", *rest).code == 0
     before = Path("out/answers.jsonl").read_bytes()
-    more = run_aot("eval", "--shapes", "2", *rest, "--json")
+    more = run_aot("eval", "--shapes", "2", *rest, "--world", "shapes", "--json")
     assert more.json["videos"] == 2
     assert Path("out/answers.jsonl").read_bytes().startswith(before)
     assert {path.name for path in Path("out/clips").iterdir()} == {
         "questions.jsonl", "shapes-10000000.mp4", "shapes-10000001.mp4"
     }  # fmt: skip
+
+
+def test_films_are_another_world(run_aot: Aot, small: tuple[str, ...]) -> None:
+    rest = ("-o", "out", *small, "--methods", "uniform", "--ratios", "0.5", "--max-new-tokens", "2")
+    run = run_aot("eval", "--shapes", "1", "--world", "films", *rest)
+    assert run.code == 0, run.err
+    assert {path.name for path in Path("out/clips").iterdir()} == {"questions.jsonl", "films-10000000.mp4"}
 
 
 def test_narrow_terminals_get_more_tables_and_lose_nothing(
@@ -206,6 +213,7 @@ def test_without_matplotlib_there_is_all_but_the_plot(
         ((), "give one data set"),
         (("x.jsonl", "--shapes", "2"), "give one data set"),
         (("x.jsonl",), "x.jsonl cannot be read"),
+        (("x.jsonl", "--world", "films"), "add --shapes N"),
         (("--shapes", "1", "--ratios", "half"), "not a list of comma-separated numbers"),
         (("--shapes", "1", "--ratios", "1.5"), "(0, 1]"),
         (("--shapes", "1", "--methods", "magic"), "magic"),

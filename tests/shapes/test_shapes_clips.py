@@ -7,10 +7,14 @@ import av
 import numpy as np
 import pytest
 
+from aot.config.schema import SamplingConfig
 from aot.shapes.clips import FRAMES_PER_SECOND, write_clip, write_questions
+from aot.shapes.film import FRAMES, SAMPLED_TIMES
+from aot.shapes.film_sampling import sample_film
 from aot.shapes.questions import questions
 from aot.shapes.render import render
 from aot.shapes.world import BEATS, sample_scene
+from aot.video import decode
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,16 @@ def test_clips_that_are_there_are_not_drawn_again(tmp_path: Path) -> None:
     path = write_questions(tmp_path, [4, 8])
     assert (tmp_path / "shapes-4.mp4").read_bytes() == b"as it was"
     assert {json.loads(line)["video"] for line in path.read_text().splitlines()} == {"shapes-4.mp4", "shapes-8.mp4"}
+
+
+def test_films_are_read_at_the_times_that_their_questions_are_about(tmp_path: Path) -> None:
+    path = write_questions(tmp_path, [5], world="films")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(row["video"], row["question"]) for row in rows] == [
+        ("films-5.mp4", qa.question) for qa in questions(sample_film(5))
+    ]
+    frames = decode(tmp_path / "films-5.mp4", SamplingConfig(frames=FRAMES), size=(90, 90))
+    assert frames.timestamps_s == pytest.approx(SAMPLED_TIMES)
+    shown = frames.pixels.numpy().transpose(0, 2, 3, 1).astype(int)
+    drawn = render(sample_film(5), SAMPLED_TIMES).astype(int)
+    assert np.abs(shown - drawn).mean((1, 2, 3)).max() < 12
