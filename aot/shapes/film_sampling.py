@@ -17,7 +17,7 @@ __all__ = ["MOST_THINGS", "sample_film"]
 MOST_THINGS = 9
 _REACH = 2  # the ground's side in pictures
 _LEAST_FRAMES = 3  # every thing but a flash is clearly visible in this many sampled frames
-_COUNTS = {1: (4, 7), 2: (3, 5), 3: (2, 4)}  # shots of a film: fewest and most things in a shot
+_COUNTS = {1: (5, 9), 2: (3, 6), 3: (3, 4)}  # shots of a film: fewest and most things in a shot
 _ATTEMPTS = 40
 
 
@@ -80,7 +80,7 @@ def _empty_shot(rng: np.random.Generator, first: int, stop: int) -> Shot:
     """Return a shot of posts on textured ground, with a camera that pans for most of the time."""
     ground = replace(
         sample_background(rng),
-        texture=float(rng.uniform(12, 24)),
+        texture=float(rng.uniform(18, 32)),
         blocks=int(rng.integers(12, 28)),
         reach=_REACH,
     )
