@@ -1,6 +1,6 @@
 """Draw docs/films.jpg, the sampled frames of some films: python docs/draw_films.py [FIRST_SEED]
 
-One row per film; a blue line marks a cut, a white line a frame of a hold.
+One row per film.
 """
 
 from __future__ import annotations

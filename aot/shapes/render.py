@@ -32,6 +32,7 @@ PAINT = {
     "gray": (92, 92, 92),
     "black": (10, 10, 10),
 }
+_POST_WIDTH = 0.06  # of a post's height
 
 
 def render(scene: Scene | Film, times: Sequence[float], side: int = SIDE) -> NDArray[np.uint8]:
@@ -39,13 +40,15 @@ def render(scene: Scene | Film, times: Sequence[float], side: int = SIDE) -> NDA
     rng = np.random.default_rng([scene.seed, 11])
     grounds: dict[Background, Floats] = {}
     shown = np.empty((len(times), side, side, 3), np.uint8)
+    noise = np.empty((side, side, 3), np.float32)
     for index, time in enumerate(times):
         view = scene.view(time)
         if view.background not in grounds:
             grounds[view.background] = _paint_background(view.background, side)
         frame = _paint_view(view, grounds[view.background], side)
         if scene.noise:
-            frame += rng.standard_normal(frame.shape, dtype=np.float32) * scene.noise
+            rng.standard_normal(dtype=np.float32, out=noise)
+            frame += np.multiply(noise, scene.noise, out=noise)
         shown[index] = frame.clip(0, 255, out=frame)
     return shown
 
@@ -114,7 +117,8 @@ def _mask(
     """
     x, y = (value * scale - start for value, start in zip(thing.position(time), corner, strict=True))
     radius = thing.radius * scale
-    cols = slice(max(0, math.floor(x - radius - 1)), max(0, min(side, math.ceil(x + radius + 1))))
+    width = _POST_WIDTH * radius if thing.shape == "post" else radius
+    cols = slice(max(0, math.floor(x - width - 1)), max(0, min(side, math.ceil(x + width + 1))))
     rows = slice(max(0, math.floor(y - radius - 1)), max(0, min(side, math.ceil(y + radius + 1))))
     dx = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] + 0.5 - x
     dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5 - y
@@ -136,7 +140,7 @@ def _distance(shape: str, dx: Floats, dy: Floats, radius: float) -> Floats:
         triangle: Floats = np.maximum(dy - 0.7 * radius, slope)
         return triangle
     if shape == "post":
-        post: Floats = np.maximum(abs(dx) - 0.06 * radius, abs(dy) - radius)
+        post: Floats = np.maximum(abs(dx) - _POST_WIDTH * radius, abs(dy) - radius)
         return post
     if shape == "cross":
         long, short = np.maximum(abs(dx), abs(dy)), np.minimum(abs(dx), abs(dy))

@@ -15,7 +15,7 @@ from aot.shapes.questions import FAMILIES, NUMBERS, questions
 from aot.shapes.render import PAINT, render, shown_shares
 from aot.shapes.world import BEATS, MOTIONS, SIDE, Background, Thing, View
 
-FILMS = [sample_film(seed) for seed in range(30)]
+FILMS = [sample_film(seed) for seed in range(24)]
 ASKED = [(film, qa) for film in FILMS for qa in questions(film)]
 GRAY = Background(tint=(60.0, 60.0, 60.0), ramp=(0.0, 0.0), texture=0.0, blocks=3, seed=0)
 SCALE = 2  # pixels per unit of length
@@ -24,7 +24,7 @@ SCALE = 2  # pixels per unit of length
 @cache
 def pictures(film: Film) -> np.ndarray:
     """The sampled frames without noise."""
-    return render(replace(film, noise=0.0), SAMPLED_TIMES, SIDE * SCALE).astype(int)
+    return render(replace(film, noise=0.0), SAMPLED_TIMES, SIDE * SCALE).astype(np.int16)
 
 
 def painted(film: Film, thing: Thing, frame: int) -> np.ndarray | None:
@@ -33,7 +33,7 @@ def painted(film: Film, thing: Thing, frame: int) -> np.ndarray | None:
     color = thing.color_at(view.time)
     if any(item.color_at(view.time) == color for item in view.items if item != thing):
         return None
-    return np.abs(pictures(film)[frame] - PAINT[color]).max(-1) < 25
+    return np.abs(pictures(film)[frame] - np.array(PAINT[color], np.int16)).max(-1) < 25
 
 
 def named(film: Film, name: str) -> Thing:
@@ -75,12 +75,12 @@ def test_the_ground_moves_by_exactly_the_pan() -> None:
             if abs(dx) + abs(dy) > 6:
                 assert (shown[one] != shown[other]).any(-1).mean() > 0.3  # the difference is everywhere
                 moved += 1
-    assert moved > 30
+    assert moved > 25
 
 
 def test_a_share_is_what_the_picture_shows_of_a_thing() -> None:
     compared = 0
-    for film in FILMS:
+    for film in FILMS[:10]:
         for thing in film.things:
             alone = View(0.0, GRAY, (replace(thing, x=45.0, y=45.0, motion="still"),))
             assert next(iter(shown_shares(replace(alone, time=float(thing.first))).values())) == pytest.approx(
@@ -96,7 +96,7 @@ def test_a_share_is_what_the_picture_shows_of_a_thing() -> None:
             for frame, size in sizes.items():
                 assert size / sizes[most] == pytest.approx(shares[frame], abs=0.15), (film.seed, thing.name, frame)
                 compared += 1
-    assert compared > 500
+    assert compared > 200
 
 
 def test_things_hide_each_other_and_leave_the_picture() -> None:
