@@ -9,14 +9,15 @@ clips=${CLIPS:-100}
 aot eval --shapes "$clips" --world films --first-seed 31000000 -o "$results" --model shapes --frames 16 \
     --methods none --ratios 1
 
-# how far the models can answer: films, and plain clips with as many frames as a film and as in training
+# how far the models can answer: films and plain clips, with as many frames as a film and as in training
+aot eval "$drawn/questions.jsonl" -o "$results/films8" --model shapes --frames 8 --methods none --ratios 1
 aot eval --shapes "$clips" --first-seed 16000000 -o "$results/plain16" --model shapes --frames 16 --methods none --ratios 1
 plain="$results/plain16/clips/questions.jsonl"
 aot eval "$plain" -o "$results/plain8" --model shapes --frames 8 --methods none --ratios 1
 if [ -n "$2" ]; then
     aot eval "$drawn/questions.jsonl" -o "$results/films-second" --model "$2" --frames 16 --methods none --ratios 1
 fi
-python docs/studies/films/blind.py "$drawn/questions.jsonl" "$results" ${2:+"$results/films-second"}
+python docs/studies/films/blind.py "$drawn/questions.jsonl" "$results" "$results/films8" ${2:+"$results/films-second"}
 python docs/studies/films/blind.py "$plain" "$results/plain16" "$results/plain8"
 
 # the ranking: without the families that the models answer no better than a constant
