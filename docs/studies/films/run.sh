@@ -1,6 +1,6 @@
 #!/bin/sh
-# Every number of ../films.md: sh docs/studies/films/run.sh RESULTS [SECOND_MODEL]
-# Four hours on two cores. Cut it off whenever you like; it goes on where it was. SECOND_MODEL is what
+# The tables of ../films.md, on 100 clips, and a ranking: sh docs/studies/films/run.sh RESULTS [SECOND_MODEL]
+# Hours on two cores. Cut it off whenever you like; it goes on where it was. SECOND_MODEL is what
 # `python -m aot.shapes.training --seed 1` leaves. CLIPS, METHODS and RATIOS make it smaller.
 set -e
 results=${1:?name a folder for the results}
@@ -11,7 +11,7 @@ aot eval --shapes "$clips" --world films --first-seed 31000000 -o "$results" --m
 
 # how far the models can answer: films and plain clips, with as many frames as a film and as in training
 aot eval "$drawn/questions.jsonl" -o "$results/films8" --model shapes --frames 8 --methods none --ratios 1
-aot eval --shapes "$clips" --first-seed 16000000 -o "$results/plain16" --model shapes --frames 16 --methods none --ratios 1
+aot eval --shapes "$clips" --first-seed 19000000 -o "$results/plain16" --model shapes --frames 16 --methods none --ratios 1
 plain="$results/plain16/clips/questions.jsonl"
 aot eval "$plain" -o "$results/plain8" --model shapes --frames 8 --methods none --ratios 1
 if [ -n "$2" ]; then
