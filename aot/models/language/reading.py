@@ -242,7 +242,7 @@ class Reading:
         return _Padded(ids, before, seen)
 
     def _states(self, padded: _Padded, cache: Any, count: int) -> Tensor:
-        """Read a batch after the prefix in `cache`; return the last `count` states, [B, count, D]."""
+        """Read a batch after the prefix in `cache`; return the last states [B, count, D]."""
         seen = padded.seen
         return last_hidden_states(
             self._model.body,
