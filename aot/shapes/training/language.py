@@ -8,7 +8,6 @@ word. The heads of the auxiliary losses are discarded afterwards.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,8 @@ from aot.shapes.training.labels import (
     words_of,
 )
 from aot.shapes.training.network import GRID, WIDTH, vocabulary
-from aot.shapes.training.packing import Branch, Packed, choose_questions, encode_branch, pack
+from aot.shapes.training.packing import Branch, Packed, pack
+from aot.shapes.training.reading import PROMPTS, accuracy_by_family, answer_loss, read_packed, some_branches
 from aot.shapes.training.tower import normalize
 from aot.shapes.world import BEATS, MOTIONS
 
@@ -49,8 +49,6 @@ _READ_LAYER, _READ_HEADS = 4, slice(2, 4)  # the prompt's last token attends to 
 # Hidden states after this number of blocks predict frame starts, or the other events.
 _OPENS_LAYER, _EVENTS_LAYER = 1, 3
 _STEPS_PER_BATCH = 2
-_BRANCH_TOKENS = 230
-_PROMPTS = ("<|im_start|> system you are a helpful assistant . <|im_end|> <|im_start|> user", "<|im_start|> user")
 
 
 class LanguageLesson(nn.Module):
@@ -94,14 +92,14 @@ class LanguageLesson(nn.Module):
         visual = keep_tokens(pooled, choice)
         kept = {name: values.gather(1, choice.kept) for name, values in labels.items()}
         # 2. Prompt, visual tokens and packed questions through the language model.
-        prompt = torch.tensor([self.index[word] for word in _PROMPTS[rng.random() < 0.2].split()])
+        prompt = torch.tensor([self.index[word] for word in PROMPTS[rng.random() < 0.2].split()])
         first = len(prompt)
         prefix = first + visual.shape[1] + 1
         packed = pack(self._branches(videos, kept["thing"], rng), prefix)
-        states = self._run(prompt, visual, packed, prefix)
+        states = read_packed(self.network, prompt, visual, packed)
         # 3. The loss of the answers, and the auxiliary losses with their weights.
         losses = {
-            "answer": self._answer_loss(states[-1][:, prefix:], packed),
+            "answer": answer_loss(self.network, states[-1][:, prefix:], packed),
             "show": 0.3 * self._word_loss(visual, [kept["color"], kept["shape"], kept["size"]]),
             "cell": 0.3 * self._cell_loss(visual, choice.kept % SIDE_CELLS**2),
             "track": self._track_loss(kept["thing"], kept["beat"], first),
@@ -110,7 +108,8 @@ class LanguageLesson(nn.Module):
             **self._reading_losses(states[_LOOK_LAYER + 1], videos, kept["thing"], packed, first, prefix),
         }
         facts = {name: loss.item() for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum(), facts | self._accuracy(states[-1][:, prefix:], packed)
+        facts |= accuracy_by_family(self.network, states[-1][:, prefix:], packed)
+        return torch.stack(list(losses.values())).sum(), facts
 
     def _videos(self, number: int) -> tuple[list[LabeledVideo], Tensor]:
         """Return batch `number` of videos and the frozen tower's output [B * F, N, D_v].
@@ -134,57 +133,9 @@ class LanguageLesson(nn.Module):
         groups = []
         for video, things in zip(videos, thing, strict=True):
             present = set(things.tolist())
-            group: list[Branch] = []
-            room = _BRANCH_TOKENS
-            for qa in choose_questions(video.scene, rng, [k in present for k in range(len(video.scene.things))]):
-                branch = encode_branch(qa, video.scene, self.index)
-                if len(branch.ids) <= room:
-                    group.append(branch)
-                    room -= len(branch.ids)
-            groups.append(group)
+            seen = [k in present for k in range(len(video.scene.things))]
+            groups.append(some_branches(video.scene, rng, seen, self.index))
         return groups
-
-    def _run(self, prompt: Tensor, visual: Tensor, packed: Packed, prefix: int) -> tuple[Tensor, ...]:
-        """Return the input embeddings, then the hidden states after every layer.
-
-        The tokens of a branch attend to the prefix and to earlier tokens of the same branch.
-        """
-        embed = self.network.get_input_embeddings()
-        batch = len(visual)
-        newline = self.network.model.image_newline.expand(batch, 1, -1)
-        embeds = torch.cat([embed(prompt).expand(batch, -1, -1), visual, newline, embed(packed.ids)], 1)
-        segment = torch.cat([torch.zeros(batch, prefix, dtype=torch.long), packed.segment], 1)
-        positions = torch.cat([torch.arange(prefix).expand(batch, -1), packed.positions], 1)
-        rows = torch.arange(segment.shape[1])
-        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
-        allowed = same & (rows[:, None] >= rows[None, :])
-        mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
-        return self.network.model.language_model(  # type: ignore[no-any-return]
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            output_hidden_states=True,
-            use_cache=False,
-        ).hidden_states
-
-    def _answer_loss(self, states: Tensor, packed: Packed) -> Tensor:
-        video, row = packed.weight.nonzero(as_tuple=True)
-        losses = F.cross_entropy(self.network.lm_head(states[video, row]), packed.ids[video, row + 1], reduction="none")
-        weight = packed.weight[video, row]
-        return (losses * weight).sum() / weight.sum()
-
-    @torch.no_grad()
-    def _accuracy(self, states: Tensor, packed: Packed) -> dict[str, float]:
-        """Return for each family the share of answers in which every token is predicted right."""
-        video, row = packed.weight.nonzero(as_tuple=True)
-        wrong = self.network.lm_head(states[video, row]).argmax(-1) != packed.ids[video, row + 1]
-        branch = packed.segment[video, row] - 1
-        failed = set(zip(video[wrong].tolist(), branch[wrong].tolist(), strict=True))
-        right: dict[str, list[bool]] = defaultdict(list)
-        for number, families in enumerate(packed.families):
-            for index, family in enumerate(families):
-                right[family].append((number, index) not in failed)
-        return {family: sum(values) / len(values) for family, values in right.items()}
 
     def _word_loss(self, states: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss of predicting one word per group of `GROUPS` with the word embeddings."""

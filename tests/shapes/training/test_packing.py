@@ -11,6 +11,7 @@ from aot.shapes.questions import questions
 from aot.shapes.training.language import LanguageLesson
 from aot.shapes.training.network import WIDTH, build_network, vocabulary
 from aot.shapes.training.packing import Branch, choose_questions, encode_branch, pack
+from aot.shapes.training.reading import read_packed
 from aot.shapes.world import sample_scene
 
 INDEX = {token: number for number, token in enumerate(vocabulary())}
@@ -30,7 +31,7 @@ def branches(seed: int, count: int) -> list[Branch]:
 def logits(lesson: LanguageLesson, prompt: Tensor, visual: Tensor, groups: list[list[Branch]]) -> Tensor:
     prefix = len(prompt) + visual.shape[1] + 1
     packed = pack(groups, prefix)
-    return lesson.network.lm_head(lesson._run(prompt, visual, packed, prefix)[-1][:, prefix:])
+    return lesson.network.lm_head(read_packed(lesson.network, prompt, visual, packed)[-1][:, prefix:])
 
 
 def test_packed_is_alone(lesson: LanguageLesson) -> None:
