@@ -42,18 +42,15 @@ def markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     folders = [Path(name) for name in sys.argv[1:]]
     found = dict(zip([folder.name for folder in folders], common([read([folder]) for folder in folders]), strict=True))
-    bundled, trained, *controls = found
+    bundled, trained, *others = found
     rows = found[bundled]["none"]
     print(f"{len(rows)} questions about {len({row['video'] for row in rows})} clips\n")
     conditions = list(found[bundled])
     body = [[name, *(accuracy(answers, each) for each in conditions)] for name, answers in found.items()]
-    print(markdown(["projector", *conditions], body))
+    print(markdown(["trained", *conditions], body))
+    pairs = [(name, bundled) for name in (trained, *others)] + [(trained, name) for name in others]
     body = []
-    for more, less in [
-        (trained, bundled),
-        *((name, bundled) for name in controls),
-        *((trained, name) for name in controls),
-    ]:
+    for more, less in pairs:
         cells = [signed(paired(found[more][each], found[less][each])) for each in conditions]
         body.append([f"{more} less {less}", *cells])
     print(markdown(["difference", *conditions], body))

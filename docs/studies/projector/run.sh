@@ -5,19 +5,21 @@ set -e
 results=${1:?name a folder for the results}
 study=docs/studies/projector
 
-# three trainings that differ in nothing but the tokens that the language model reads
+# three trainings of the projector that differ in nothing but the tokens that the language model reads
 python $study/train.py "$results/trained/aot" --method aot --ratio 0.1
 python $study/train.py "$results/trained/all" --method none --ratio 1
 python $study/train.py "$results/trained/random" --method random --ratio 0.1
+# the same as the first, with the language model trained too
+python $study/train.py "$results/trained/lm" --method aot --ratio 0.1 --language-model --steps 100 --peak 3e-4
 python $study/gradients.py
 
 # fresh clips, in no training and no validation
 aot eval --shapes 250 --first-seed 19000250 -o "$results" --model shapes --frames 8 --methods none
 # "what happens?" takes as long as all other questions of a video together
 grep -v '"what happens ?"' "$results/clips/questions.jsonl" > "$results/clips/closed.jsonl"
-for name in bundled aot all random; do
+for name in bundled aot all random lm; do
     [ $name = bundled ] && model=shapes || model="$results/trained/$name/model"
     aot eval "$results/clips/closed.jsonl" -o "$results/$name" --model "$model" --frames 8 \
         --methods none,aot,standout,random --ratios 0.25,0.1,0.05
 done
-python $study/compare.py "$results/bundled" "$results/aot" "$results/all" "$results/random"
+python $study/compare.py "$results/bundled" "$results/aot" "$results/all" "$results/random" "$results/lm"

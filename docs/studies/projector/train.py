@@ -117,17 +117,17 @@ class ProjectorLesson(nn.Module):
         return {"validation_loss": loss, "validation_accuracy": right}
 
     def save(self, folder: Path) -> None:
-        """Write the bundled checkpoint with this projector, in float32: bfloat16 would round small changes away."""
+        """Write the bundled checkpoint with what was trained, in float32: bfloat16 would round small changes away."""
         bundled = find_file(self.config.model, "model.safetensors")
         assert bundled is not None
         shutil.copytree(bundled.parent, folder, dirs_exist_ok=True)
-        state = {name: weight.detach() for name, weight in self.projector.state_dict().items()}
         weights = load_file(bundled)
-        trained = {
-            key: state[name] for key in weights for name in state if key.endswith(f"multi_modal_projector.{name}")
-        }
-        assert len(trained) == len(state)
-        save_file(weights | trained, folder / "model.safetensors", metadata={"format": "pt"})
+        for name, weight in self.network.named_parameters():
+            if weight.requires_grad:
+                stored = name.removeprefix("model.").replace("language_model.", "language_model.model.")
+                assert weights[stored].shape == weight.shape
+                weights[stored] = weight.detach()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def main() -> None:
@@ -135,14 +135,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--method", default="aot")
     parser.add_argument("--ratio", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--language-model", action="store_true", help="train the language model too")
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--peak", type=float, default=5e-4, help="highest learning rate")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    model = {"name": BUNDLED_MODEL, "device": "cpu", "dtype": "float32"}
-    lesson = ProjectorLesson(
-        aot.build_config({"method": asked.method, "ratio": asked.ratio, "model": model}), asked.folder
-    )
+    config = aot.build_config({"method": asked.method, "ratio": asked.ratio, "model": MODEL})
+    lesson = ProjectorLesson(config, asked.folder)
+    lesson.network.model.language_model.requires_grad_(asked.language_model)
     schedule = Schedule(asked.steps, asked.peak, warmup=20, weight_decay=0.0)
     run_stage(f"{asked.method}-{asked.ratio:g}", lesson, schedule, asked.folder)
     print(lesson.validate(), "best:", lesson.lowest.item())

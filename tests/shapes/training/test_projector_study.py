@@ -44,6 +44,7 @@ def study() -> Iterator[Any]:
 def lesson(study: Any, tmp_path: Path) -> Any:
     study.lesson.projector.load_state_dict(study.state)
     study.lesson.zero_grad()
+    study.lesson.network.model.language_model.requires_grad_(False)
     study.lesson.lowest.fill_(torch.inf)
     study.lesson.folder = tmp_path
     return study.lesson
@@ -75,6 +76,17 @@ def test_the_best_projector_is_saved(lesson: Any, tmp_path: Path) -> None:
         lesson.projector.linear_2.bias.add_(1.0)
     assert lesson.validate()["validation_loss"] > best
     assert not changed(tmp_path)
+
+
+def test_the_language_model_can_be_trained_too(lesson: Any, tmp_path: Path) -> None:
+    weights = list(lesson.network.model.language_model.requires_grad_().parameters())
+    lesson.answer(lesson.held_out, np.random.default_rng(0))[0].backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights if weight.ndim > 1)
+    lesson.save(tmp_path / "model")
+    assert not changed(tmp_path)
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    trained = {name for name, weight in saved.items() if weight.dtype == torch.float32}  # the others are as bundled
+    assert trained == PROJECTOR | {name for name in saved if name.startswith("language_model.")}
 
 
 def test_a_step_along_the_gradient_lowers_the_loss_of_the_same_batch(lesson: Any) -> None:
