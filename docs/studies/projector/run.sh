@@ -17,9 +17,13 @@ python $study/gradients.py
 aot eval --shapes 250 --first-seed 19000250 -o "$results" --model shapes --frames 8 --methods none
 # "what happens?" takes as long as all other questions of a video together
 grep -v '"what happens ?"' "$results/clips/questions.jsonl" > "$results/clips/closed.jsonl"
-for name in bundled aot all random lm; do
-    [ $name = bundled ] && model=shapes || model="$results/trained/$name/model"
-    aot eval "$results/clips/closed.jsonl" -o "$results/$name" --model "$model" --frames 8 \
-        --methods none,aot,standout,random --ratios 0.25,0.1,0.05
-done
-python $study/compare.py "$results/bundled" "$results/aot" "$results/all" "$results/random" "$results/lm"
+measure() {
+    aot eval "$results/clips/closed.jsonl" -o "$results/$1" --model "$2" --frames 8 \
+        --methods none,aot,standout,random --ratios "$3"
+}
+measure bundled shapes 0.25,0.1,0.05
+measure aot "$results/trained/aot/model" 0.25,0.1,0.05
+measure random "$results/trained/random/model" 0.25,0.1,0.05
+measure all "$results/trained/all/model" 0.1
+measure lm "$results/trained/lm/model" 0.1
+python $study/compare.py "$results/clips/closed.jsonl" "$results/bundled" "$results/aot" "$results/random" "$results/all" "$results/lm"
