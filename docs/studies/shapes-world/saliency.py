@@ -15,7 +15,7 @@ from aot.config.schema import ModelConfig
 from aot.models import load_model
 from aot.shapes.render import render, visible_share
 from aot.shapes.world import BEATS, sample_scene
-from aot.types import Needs, VideoFrames
+from aot.types import Needs, VideoFrames, VideoInfo
 
 SEEDS = range(14_500_000, 14_500_030)
 COVERED = 0.2  # a patch shows a thing from this share of its area up
@@ -38,7 +38,8 @@ def main() -> None:
         for scene in map(sample_scene, SEEDS):
             pixels = torch.from_numpy(render(scene, range(BEATS), model.image_size[0])).permute(0, 3, 1, 2)
             times = tuple(map(float, range(BEATS)))
-            visual = model.encode(VideoFrames(pixels.contiguous(), times, None), Needs(tuple(blocks)))
+            info = VideoInfo(f"{scene.seed}.mp4", "mp4", "h264", 90, 90, 0, 0, 1, 64, 64, 0, 1, 8.0, 8.0, False, False)
+            visual = model.encode(VideoFrames(pixels.contiguous(), times, info), Needs(tuple(blocks)))
             for frame, time in enumerate(times):
                 shares = sum(visible_share(thing, time, visual.grid[0]) for thing in scene.things)
                 covered = np.asarray(shares).ravel() > COVERED
