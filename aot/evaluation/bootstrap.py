@@ -52,6 +52,10 @@ class Resampling:
         """Return the mean of `scores` over all questions, with its interval."""
         return self._interval(self._means(scores)[0])
 
+    def draws(self, scores: Floats) -> Floats:
+        """Return the mean of `scores` over all questions in each resample of the videos."""
+        return self._ratio(scores, np.ones(len(scores), bool))[1:]
+
     def macro(self, scores: Floats) -> Interval:
         """Return the mean of the family means of `scores`, with its interval."""
         return self._interval(self._means(scores)[1])

@@ -25,6 +25,7 @@ class Answered:
         item: fingerprint of the question.
         answer: the right answer; None if it is not known.
         condition: key of the condition.
+        predicted: the answer; empty if only predictions were compared (reference "forced").
         score: 0 to 1; None without a right answer.
         budget_tokens: token budget that the ratio sets; None without a budget.
         language_model_load: share of the visual tokens that a layer of the language model

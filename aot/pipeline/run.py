@@ -19,6 +19,7 @@ from aot.config.schema import Config
 from aot.errors import AOTError, BudgetError, MethodError, UnsupportedError
 from aot.models.base import Answer, Answerer, Conversation, Reading, VideoModel
 from aot.pipeline.chunk_compressor import ChunkCompressor
+from aot.pipeline.recording import Recordings
 from aot.pipeline.report import report_of
 from aot.pipeline.stream import EncodedVideo, VideoEncoder
 from aot.plugins import called
@@ -193,6 +194,7 @@ def compress_each(
     traced: bool = False,
     on_progress: StageProgress = silent,
     on_notice: Callable[[str], None] = lambda notice: None,
+    recordings: Recordings | None = None,
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
     """Compress one video with every pipeline; yield each (pipeline, result) when it is ready.
 
@@ -207,11 +209,12 @@ def compress_each(
         traced: whether to record the sources of kept tokens and pictures of the frames.
         on_progress: receives the progress of each stage.
         on_notice: receives the notices about the video, which the reports also contain.
+        recordings: keeps the encoded video for later calls, which must not be `traced`.
 
     Raises:
         VideoError, ConfigError, NumericsError, MemoryLimitError: See `aot.errors`.
     """
-    for pipeline, result in queue_each(pipelines, video, questions, traced, on_progress, on_notice):
+    for pipeline, result in queue_each(pipelines, video, questions, traced, on_progress, on_notice, recordings):
         yield pipeline, _read(result)
 
 
@@ -232,6 +235,7 @@ def queue_each(
     traced: bool,
     on_progress: StageProgress,
     on_notice: Callable[[str], None] = lambda notice: None,
+    recordings: Recordings | None = None,
 ) -> Iterator[tuple[Pipeline, Compression | Refusal]]:
     """Do as `compress_each`, but do not wait for the device."""
     runs = [_Run(pipeline, questions, traced) for pipeline in pipelines]
@@ -242,7 +246,7 @@ def queue_each(
         alike = [run for run in waiting if run.needs.runs_tower_like(needs)]
         waiting = [run for run in waiting if not run.needs.runs_tower_like(needs)]
         pictures = FramePictures(alike[0].pipeline.model.temporal_patch) if traced else None
-        encoded = _encode_for(alike, video, questions, pictures, on_progress)
+        encoded = _encode_for(alike, video, questions, pictures, on_progress, recordings)
         for notice in encoded.notices if encoded else ():
             on_notice(notice)
         for run in alike:
@@ -255,26 +259,29 @@ def _encode_for(
     questions: Sequence[str],
     pictures: FramePictures | None,
     on_progress: StageProgress,
+    recordings: Recordings | None,
 ) -> EncodedVideo | None:
     """Encode a video once and compress it in all `runs`; return None if encoding is refused."""
-    pipeline = runs[0].pipeline
-    clock = pipeline.new_clock()
-    encoder = VideoEncoder(
-        pipeline.model,
-        pipeline.config.sampling,
-        Needs.union(run.needs for run in runs),
-        clock,
-        questions=questions,
-        on_progress=on_progress,
-        on_frames=pictures.add if pictures else None,
-    )
+    pipeline, needs = runs[0].pipeline, Needs.union(run.needs for run in runs)
+
+    def encode(recorded: Needs, on_chunk: Callable[[VisualTokens], None]) -> EncodedVideo:
+        encoder = VideoEncoder(
+            pipeline.model,
+            pipeline.config.sampling,
+            recorded,
+            pipeline.new_clock(),
+            questions=questions,
+            on_progress=on_progress,
+            on_frames=pictures.add if pictures else None,
+        )
+        return encoder.run(video, on_chunk)
 
     def compress(visual: VisualTokens) -> None:
         for run in runs:
             run.add(visual)
 
     try:
-        return encoder.run(video, compress)
+        return recordings.encoded(video, needs, encode, compress) if recordings else encode(needs, compress)
     except (UnsupportedError, MethodError) as error:  # merging inside the tower is refused or fails
         for run in runs:
             run.refusal = run.refusal or Refusal(error)

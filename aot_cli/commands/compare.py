@@ -104,7 +104,12 @@ def _outcomes(video: VideoFile, tasks: Sequence[Task], *, with_reference: bool, 
     outcomes: list[Outcome] = []
     with StageBars() as bars:
         answering = answer_video(
-            video, tasks, session.notify, with_reference=with_reference, measure_memory=True, traced=traced
+            video,
+            tasks,
+            session.notify,
+            references={} if with_reference else None,
+            measure_memory=True,
+            traced=traced,
         )
         for done, outcome in enumerate(answering, 1):
             bars("compare", done, len(tasks))

@@ -1,0 +1,1 @@
+"""Find the smallest ratio that stays within a stated loss on the user's own videos."""
