@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": ("inspect_command", "Describe a video: its format, its sampled frames and how keyframes group them."),
     "compare": ("compare", "Compare the answers, tokens, times and memory of several methods for one question."),
     "eval": ("evaluate_command", "Evaluate the accuracy of methods at several ratios on a set of questions."),
+    "tune": ("tune_command", "Find the smallest ratio, and the method, that stay within a stated loss on your videos."),
     "bench": ("app", "Measure time and memory: from `video` file to answer, or of the `compressor` alone."),
     "methods": ("list_methods", "List the values of --method and --inner, or describe one with its settings."),
     "presets": ("app", "List the presets (named settings), or show one with its source."),

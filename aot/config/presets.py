@@ -15,7 +15,9 @@ from aot.text import did_you_mean
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-__all__ = ["parse_settings", "parse_yaml", "preset_names", "preset_settings", "preset_text"]
+__all__ = ["parse_settings", "parse_yaml", "preset_names", "preset_settings", "preset_text", "read_settings_text"]
+
+_MOST_BYTES = 256 * 2**10  # PyYAML parses 100 KB per second
 
 
 def preset_names() -> tuple[str, ...]:
@@ -24,11 +26,13 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset_text(name: str) -> str:
-    """Return the YAML text of the preset `name`, including comments.
+    """Return the YAML text of the preset `name`, or of the file with this name, including comments.
 
     Raises:
-        ConfigError: If the preset does not exist.
+        ConfigError: If the preset does not exist, or the file cannot be read.
     """
+    if Path(str(name)).suffix in (".yaml", ".yml"):
+        return read_settings_text(Path(name))
     known = preset_names()
     if name not in known:
         guess = did_you_mean(str(name), known) or f"valid: {', '.join(known)}"
@@ -37,12 +41,30 @@ def preset_text(name: str) -> str:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """Return the settings of the preset `name`.
+    """Return the settings of the preset `name`, or of the file with this name.
 
     Raises:
-        ConfigError: If the preset does not exist.
+        ConfigError: If the preset does not exist, or the file is not valid.
     """
     return parse_settings(preset_text(name), f"preset {name}")
+
+
+def read_settings_text(path: Path) -> str:
+    """Return the text of a YAML file with settings.
+
+    Raises:
+        ConfigError: If the file cannot be read, is too long, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, the limit for settings; shorten it")
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:

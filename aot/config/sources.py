@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aot.config.layers import Layer, build_layers, explained
-from aot.config.presets import parse_settings, preset_settings
+from aot.config.presets import parse_settings, preset_settings, read_settings_text
 from aot.config.schema import BUNDLED_MODEL, Config, model_settings
 from aot.config.strict import Settings, merge_settings
 from aot.errors import ConfigError
@@ -17,7 +17,6 @@ from aot.errors import ConfigError
 __all__ = ["SETTINGS_FILE", "resolve_config", "resolve_layers", "settings_in_file"]
 
 SETTINGS_FILE = "aot.yaml"
-_MOST_BYTES = 256 * 2**10  # PyYAML parses 100 KB per second
 
 
 def resolve_config(
@@ -69,17 +68,4 @@ def settings_in_file(path: Path) -> Settings:
     Raises:
         ConfigError: If the file cannot be read, is too long, or is not valid YAML.
     """
-    return parse_settings(_read(path), str(path))
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ConfigError(f"{path} is longer than {_MOST_BYTES // 1024} KiB, the limit for settings; shorten it")
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_settings(read_settings_text(path), str(path))

@@ -120,7 +120,7 @@ def load_dataset(path: Path, limit_videos: int | None = None, *, needs_answers: 
     if unknown and (needs_answers or len(unknown) < len(items)):
         raise ConfigError(
             f"{path}: {len(unknown)} of {len(items)} questions have no answer, for instance "
-            f"{unknown[0].question!r}; give all answers, or none and --reference full"
+            f"{unknown[0].question!r}; give all answers, or none{' and --reference full' * needs_answers}"
         )
     return tuple(chain.from_iterable(list(by_video(items.values()).values())[:limit_videos]))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aot.errors import AOTError, VideoError
+from aot.errors import AOTError
 from aot.evaluation.answering import Task, answer_video
 from aot.evaluation.conditions import Condition
 from aot.evaluation.dataset import Item, by_video
@@ -19,11 +19,9 @@ from aot.pipeline.run import Pipeline
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import make_folder
 from aot.runtime.folder_lock import locked
-from aot.video import VideoFile, open_file
+from aot.video import open_videos
 
-__all__ = ["describe_run", "evaluate", "open_videos"]
-
-_MOST_PROBLEMS = 10
+__all__ = ["describe_run", "evaluate"]
 
 Progress = Callable[[int, int], None]  # (done, total), in videos times conditions
 
@@ -114,21 +112,6 @@ def _answer_missing(
     if not met:
         raise next(iter(refused.values()))
     return met
-
-
-def open_videos(videos: Sequence[Path]) -> dict[Path, VideoFile]:
-    """Index the frames of `videos`; raise one error that lists all files that cannot be opened."""
-    opened, problems = dict[Path, VideoFile](), list[str]()
-    for video in videos:
-        try:
-            with open_file(video) as opened[video]:
-                pass
-        except VideoError as error:
-            problems.append(str(error))
-    if problems:
-        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        raise VideoError("; ".join(problems[:_MOST_PROBLEMS]) + more)
-    return opened
 
 
 def describe_run(model: VideoModel, conditions: Sequence[Condition], reference: str | None) -> dict[str, object]:

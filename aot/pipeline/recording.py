@@ -83,8 +83,8 @@ class Recordings:
             return encode(needs, on_chunk)
         key = (id(video), self._needs.index(alike[0]))
         if key in self._held:
-            _, encoded, chunks = self._held[key]
-            for chunk in chunks:
+            _, encoded, held = self._held[key]
+            for chunk in held:
                 on_chunk(chunk.play())
             return encoded
         chunks: list[_Chunk] = []

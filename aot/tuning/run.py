@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from aot.evaluation.fidelity import Reference
 from aot.evaluation.journal import Journal
 from aot.evaluation.journal_reader import Answered
 from aot.evaluation.reference import full_pipeline
-from aot.evaluation.run import describe_run, open_videos
+from aot.evaluation.run import describe_run
 from aot.models import VideoModel
 from aot.pipeline.frame_selection import check_questions
 from aot.pipeline.recording import Recordings
@@ -26,7 +25,7 @@ from aot.pipeline.run import REFUSALS, Pipeline
 from aot.runtime.atomic_writes import make_folder
 from aot.runtime.folder_lock import locked
 from aot.tuning.losses import Losses
-from aot.tuning.search import Cell, Search, Wanted
+from aot.tuning.search import Search, Wanted
 from aot.tuning.verdict import Tuned, WorstVideo, choose, verdict, worst_videos
 from aot.types import Needs
 from aot.video import VideoFile
@@ -55,6 +54,7 @@ class Goal:
 
 def tune(
     items: Sequence[Item],
+    videos: Mapping[Path, VideoFile],
     model: VideoModel,
     config: Config,
     goal: Goal,
@@ -73,6 +73,7 @@ def tune(
 
     Args:
         items: the questions, with right answers if `goal` is about accuracy.
+        videos: the videos of the questions, opened (`aot.video.open_videos`).
         model: the model that answers.
         config: the settings that all conditions share.
         goal: the loss that is allowed.
@@ -88,7 +89,7 @@ def tune(
     Raises:
         ConfigError: If `folder` has answers of a different run, or `methods` have nothing to tune.
         BudgetError, UnsupportedError, MethodError: If every method is refused at every ratio.
-        VideoError: If a video cannot be opened (checked before the first answer) or decoded.
+        VideoError: If a video cannot be decoded.
         MemoryLimitError, NumericsError, OutputError: See `aot.errors`.
     """
     check_questions(config.sampling, ())
@@ -101,7 +102,7 @@ def tune(
         reference = None if goal.by == "accuracy" else "forced"
         journal = Journal(folder, describe_run(model, [full, *conditions], reference), restart=restart)
         with Recordings(_needs(model, [full, *conditions]), folder) as recordings:
-            measuring = _Measuring(items, model, full, conditions, goal, journal, recordings, seed, on_notice)
+            measuring = _Measuring(items, videos, model, full, conditions, goal, journal, recordings, seed, on_notice)
             return measuring.run(on_progress)
 
 
@@ -122,6 +123,7 @@ class _Measuring:
     def __init__(
         self,
         items: Sequence[Item],
+        videos: Mapping[Path, VideoFile],
         model: VideoModel,
         full: Condition,
         conditions: Sequence[Condition],
@@ -135,7 +137,7 @@ class _Measuring:
         self._items = by_video(items)
         self._videos = list(self._items)
         random.Random(seed).shuffle(self._videos)
-        self._opened: dict[Path, VideoFile] = open_videos(self._videos)
+        self._opened = videos
         self._full = Task(full, Pipeline(model, full.config))
         self._tasks = {(each.name, each.ratio): Task(each, Pipeline(model, each.config)) for each in conditions}
         self._references: dict[str, Reference] = {}
@@ -155,7 +157,7 @@ class _Measuring:
             raise self._refusal
         return verdict(self._search, self._goal.by, self._items, self._journal, self._worst())
 
-    def _measure(self, wanted: Wanted):  # type: ignore[no-untyped-def]
+    def _measure(self, wanted: Wanted) -> Iterator[None]:
         """Add the losses that are wanted, and yield after each video."""
         cell = wanted.cell
         for video in self._videos[self._losses.videos(cell) : wanted.videos]:
@@ -183,12 +185,11 @@ class _Measuring:
             with_replies=by_accuracy,
             recordings=self._recordings,
         )
-        with closing(outcomes):
-            for outcome in outcomes:
-                if outcome.refusal:
-                    self._refuse(task.condition, outcome.refusal.error)
-                    return False
-                self._journal.add(outcome.answered)
+        for outcome in outcomes:
+            if outcome.refusal:
+                self._refuse(task.condition, outcome.refusal.error)
+                return False
+            self._journal.add(outcome.answered)
         return True
 
     def _refuse(self, condition: Condition, error: AOTError) -> None:

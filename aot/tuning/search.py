@@ -27,7 +27,7 @@ class Wanted:
 
 
 def rungs_of(videos: int) -> tuple[int, ...]:
-    """Return the numbers of videos of the race: about a quarter, a half, three quarters, and all."""
+    """Return the numbers of videos of the race: about one to four quarters of them."""
     return tuple(sorted({min(videos, max(_FEWEST, math.ceil(videos * quarters / 4))) for quarters in (1, 2, 3, 4)}))
 
 

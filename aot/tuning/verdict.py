@@ -221,7 +221,7 @@ def worst_videos(
             kept tokens.
     """
     means = {video: fmean(of_video) for video, of_video in losses.items()}
-    found = []
+    found: list[WorstVideo] = []
     for video in sorted((each for each in means if means[each] > 0), key=means.__getitem__, reverse=True):
         if len(found) == _WORST_VIDEOS:
             break

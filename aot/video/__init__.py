@@ -8,12 +8,12 @@ and `open_video` can stream them several times. Importing this package does not 
 from __future__ import annotations
 
 from aot.video.decode import OpenVideo, VideoSource, decode, open_frames, open_video
-from aot.video.file import VideoFile, open_file, probe
+from aot.video.file import VideoFile, open_file, open_videos, probe
 from aot.video.probe import FrameIndex
 from aot.video.sampling import FramePlan, plan_frames, segment_lengths, spread
 from aot.video.source import open_source
 
 __all__ = [
     "FrameIndex", "FramePlan", "OpenVideo", "VideoFile", "VideoSource", "decode", "open_file", "open_frames",
-    "open_source", "open_video", "plan_frames", "probe", "segment_lengths", "spread",
+    "open_source", "open_video", "open_videos", "plan_frames", "probe", "segment_lengths", "spread",
 ]  # fmt: skip

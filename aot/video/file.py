@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aot.config.schema import SamplingConfig
+from aot.errors import VideoError
 from aot.video.probe import index_file
 from aot.video.source import open_source, source_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aot.video.probe import FrameIndex
     from aot.video.source import OnBytes
 
-__all__ = ["VideoFile", "open_file", "probe"]
+__all__ = ["VideoFile", "open_file", "open_videos", "probe"]
+
+_MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,22 @@ def probe(path: str | Path) -> FrameIndex:
     """
     with open_file(path) as video:
         return video.index
+
+
+def open_videos(videos: Iterable[Path]) -> dict[Path, VideoFile]:
+    """Index the frames of `videos`.
+
+    Raises:
+        VideoError: If videos cannot be opened; the message lists the first ten of them.
+    """
+    opened, problems = dict[Path, VideoFile](), list[str]()
+    for video in videos:
+        try:
+            with open_file(video) as opened[video]:
+                pass
+        except VideoError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        raise VideoError("; ".join(problems[:_MOST_PROBLEMS]) + more)
+    return opened

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,6 @@ from aot.config.layers import Layer, build_layers
 from aot.config.presets import preset_settings
 from aot.config.schema import Config
 from aot.config.setting import settings_in
-from aot.config.sources import settings_in_file
 from aot.config.strict import nested
 from aot.errors import ConfigError
 
@@ -43,8 +41,7 @@ def read_arguments(arguments: Mapping[str, object]) -> Config:
 
 
 def _preset_layer(preset: str) -> Layer:
-    is_file = Path(preset).suffix in (".yaml", ".yml")
-    return Layer(settings_in_file(Path(preset)) if is_file else preset_settings(preset), f"preset {preset}")
+    return Layer(preset_settings(preset), f"preset {preset}")
 
 
 def _path(key: str) -> str:

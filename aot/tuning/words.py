@@ -1,0 +1,134 @@
+"""Say what was found, in sentences for the terminal, the page and the preset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from aot.tuning.losses import Estimate
+from aot.tuning.verdict import Choice, Measured, Tuned
+
+__all__ = ["answer", "counted", "explanations", "loss_text", "percent"]
+
+_FEW = 4  # with fewer videos, nothing is said about others
+
+
+def answer(tuned: Tuned) -> list[str]:
+    """Return the result: what to keep, how sure this is, and what comes next, a sentence each."""
+    if tuned.choice is None:
+        return [*_nothing(tuned)]
+    return [*_kept(tuned, tuned.choice), *_sure(tuned, tuned.choice), *_others(tuned, tuned.choice)]
+
+
+def explanations(tuned: Tuned) -> list[str]:
+    """Return what the figures mean."""
+    if tuned.by == "accuracy":
+        meaning = "Loss: accuracy with all tokens minus that with the kept tokens, in points, on the same questions."
+    else:
+        meaning = (
+            "Loss: divergence of the next-token distributions from those with all tokens, along the answer with all "
+            f"tokens, in nats. At the limit of {tuned.limit:g}, each token of that answer is on average "
+            f"{1 - math.exp(-tuned.limit):.1%} less likely than with all tokens. Same answer: share of questions whose "
+            "greedy answer does not change."
+        )
+    return [
+        meaning,
+        "Intervals are 95 %, from a bootstrap over videos. Sure is the share of resampled sets of videos in which the "
+        "mean loss is within the limit. A method that is told apart from the limit or from a better method is "
+        "measured on fewer videos.",
+    ]
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with as many digits as it needs."""
+    return f"{100 * share:.4g} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 video" or "2 videos"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def loss_text(tuned: Tuned, value: float) -> str:
+    """Return a loss without its unit."""
+    return f"{value:.1f}" if tuned.by == "accuracy" else f"{value:.4f}"
+
+
+def _with_interval(tuned: Tuned, loss: Estimate) -> str:
+    unit = "points of accuracy" if tuned.by == "accuracy" else "nats"
+    text = f"{loss_text(tuned, loss.mean)} {unit}"
+    if loss.low is None or loss.high is None:
+        return text
+    return f"{text} ({loss_text(tuned, loss.low)} to {loss_text(tuned, loss.high)})"
+
+
+def _limit(tuned: Tuned) -> str:
+    return f"{tuned.limit:g} {'points' if tuned.by == 'accuracy' else 'nats'}"
+
+
+def _kept(tuned: Tuned, choice: Choice) -> list[str]:
+    found = choice.measured
+    assert found.loss is not None
+    same = "" if found.same_answers is None else f", and {found.same_answers:.0%} of the answers are the same"
+    return [
+        f"Keep {percent(found.ratio)} with {found.method}: the loss is {_with_interval(tuned, found.loss)}{same}, on "
+        f"{counted(tuned.questions, 'question')} about {counted(tuned.videos, 'video')}; the limit is {_limit(tuned)}."
+    ]
+
+
+def _sure(tuned: Tuned, choice: Choice) -> list[str]:
+    within = choice.measured.loss.within if choice.measured.loss else None
+    if within is None or tuned.videos < _FEW:
+        only = "this video" if tuned.videos == 1 else f"these {tuned.videos} videos"
+        return [f"This holds for {only} only: so few say nothing about others. Give at least 10."]
+    sure = f"Sure: {_share(within)}"
+    if choice.is_settled:
+        return [f"{sure}, so this is settled for videos like these."]
+    more = choice.videos_to_settle
+    if more is None:
+        return [f"{sure}. The loss is so close to the limit that no number of videos settles it; a larger ratio may."]
+    return [f"{sure}; about {counted(more, 'more video')} like these would settle it."]
+
+
+def _share(within: float) -> str:
+    return "more than 99 %" if within > 0.99 else f"{within:.0%}"
+
+
+def _others(tuned: Tuned, choice: Choice) -> list[str]:
+    sentences = []
+    name = choice.measured.method
+    if choice.tied:
+        sentences.append(f"{_listed([name, *choice.tied])} cannot be told apart here; {name} has the lowest loss.")
+    below = tuned.closest
+    if below and below.loss:
+        sentences.append(
+            f"At {percent(below.ratio)} the best is {below.method}, with a loss of {_with_interval(tuned, below.loss)}"
+            f"{_on(tuned, below)}."
+        )
+    elif choice.measured.ratio == min(each.ratio for each in tuned.measured):
+        sentences.append("No smaller ratio was tried; --ratios adds some.")
+    return sentences
+
+
+def _on(tuned: Tuned, measured: Measured) -> str:
+    videos = measured.loss.videos if measured.loss else 0
+    return f" on {counted(videos, 'video')}" if videos < tuned.videos else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _nothing(tuned: Tuned) -> list[str]:
+    first = (
+        f"Keep all tokens: no method stays within {_limit(tuned)} at {percent(max(m.ratio for m in tuned.measured))}"
+        " or less."
+    )
+    near = tuned.closest
+    if near is None or near.loss is None:
+        return [first]
+    return [
+        first,
+        f"The smallest loss is {_with_interval(tuned, near.loss)}, with {near.method} at {percent(near.ratio)}"
+        f"{_on(tuned, near)}. A larger limit or larger --ratios would find more.",
+    ]
