@@ -27,6 +27,9 @@ ARROWS = {
     "aot.evaluation": {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
     },
+    "aot.tuning": {
+        "aot.config", "aot.runtime", "aot.video", "aot.models", "aot.reports", "aot.pipeline", "aot.evaluation",
+    },
     "aot.serving": {
         "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports", "aot.pipeline",
         "aot.storage",
@@ -41,7 +44,7 @@ ARROWS = {
     },
     "aot_cli": {
         "aot", "aot.config", "aot.runtime", "aot.video", "aot.compression", "aot.models", "aot.reports",
-        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.serving", "aot.bench", "aot.shapes",
+        "aot.pipeline", "aot.storage", "aot.evaluation", "aot.tuning", "aot.serving", "aot.bench", "aot.shapes",
     },
 }  # fmt: skip
 MATHS = ("aot.compression.ops", "aot.compression.aot")  # tensors and small dataclasses in and out

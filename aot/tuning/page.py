@@ -23,13 +23,17 @@ _DODGE = 5  # between the intervals of two methods
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A measured loss: its place, its interval, and whether it is beyond the axis."""
+    """A measured loss: its place, its interval, and whether it is above the axis.
+
+    `is_partly` is whether it was measured on some of the videos only.
+    """
 
     x: float
     y: float
     top: float
     bottom: float
     is_beyond: bool
+    is_partly: bool
     text: str
 
 
@@ -67,9 +71,8 @@ class _Axes:
         return _WIDTH * (self._left - math.log(ratio)) / span if span else _WIDTH / 2
 
     def y(self, loss: float) -> float:
-        """Return the vertical place of a loss; losses beyond the axis are at its end."""
-        held = min(max(loss, self.bottom), self.top)
-        return _HEIGHT * (self.top - held) / (self.top - self.bottom)
+        """Return the vertical place of a loss, which may be above the axis."""
+        return _HEIGHT * (self.top - loss) / (self.top - self.bottom)
 
     def ticks(self) -> list[float]:
         """Return three to seven round losses."""
@@ -97,18 +100,29 @@ def render_page(tuned: Tuned, facts: Mapping[str, str]) -> str:
         height=_HEIGHT,
         axes=axes,
         ratios=_labeled(axes, sorted({each.ratio for each in tuned.measured}, reverse=True)),
+        shown=sorted({each.ratio for each in tuned.measured if each.loss}, reverse=True),
         lines=_lines(tuned, axes),
         limit_y=axes.y(tuned.limit),
         unit="points of accuracy" if tuned.by == "accuracy" else "nats",
         chosen=tuned.choice.measured if tuned.choice else None,
         chosen_mark=_chosen_mark(tuned, axes),
-        methods=list(dict.fromkeys(each.method for each in tuned.measured)),
+        methods=_methods(tuned),
         cells={(each.method, each.ratio): each for each in tuned.measured},
         percent=percent,
         loss=lambda value: loss_text(tuned, value),
         style=style_sheet(),
     )
     return visible(page)
+
+
+def _methods(tuned: Tuned) -> list[str]:
+    """Return the methods, those with the lowest losses at the chosen ratio first."""
+    names = list(dict.fromkeys(each.method for each in tuned.measured))
+    if tuned.choice is None:
+        return names
+    ratio = tuned.choice.measured.ratio
+    means = {each.method: each.loss.mean for each in tuned.measured if each.ratio == ratio and each.loss}
+    return sorted(names, key=lambda name: means.get(name, math.inf))
 
 
 def _labeled(axes: _Axes, ratios: Sequence[float]) -> list[tuple[float, float, bool]]:
@@ -133,7 +147,7 @@ def _lines(tuned: Tuned, axes: _Axes) -> list[_Line]:
         )
         for number, method in enumerate(methods)
     }
-    names_y = _spread([marks[method][-1].y for method in methods])
+    names_y = _spread([max(marks[method][-1].y, 0.0) for method in methods])
     return [_Line(method, marks[method], y) for method, y in zip(methods, names_y, strict=True)]
 
 
@@ -144,7 +158,9 @@ def _mark(tuned: Tuned, axes: _Axes, measured: Measured, loss: Estimate, shift: 
         f"({loss_text(tuned, low)} to {loss_text(tuned, high)}) on {loss.videos} videos"
     )
     x = axes.x(measured.ratio) + shift
-    return _Mark(x, axes.y(loss.mean), axes.y(high), axes.y(low), loss.mean > axes.top, text)
+    return _Mark(
+        x, axes.y(loss.mean), axes.y(high), axes.y(low), loss.mean > axes.top, loss.videos < tuned.videos, text
+    )
 
 
 def _chosen_mark(tuned: Tuned, axes: _Axes) -> _Mark | None:

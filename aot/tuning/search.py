@@ -14,7 +14,7 @@ __all__ = ["Cell", "Search", "State", "Wanted", "rungs_of"]
 Cell = tuple[str, float]  # a method at a ratio
 State = Literal["passes", "fails", "open", "refused", "not measured"]
 
-_COVERAGE = 0.99  # of the intervals of the race, because there are many comparisons
+_COVERAGE = 0.98  # of the intervals of the race, because there are many comparisons
 _FEWEST = 4  # videos of the first rung; with fewer, nothing is told apart
 
 

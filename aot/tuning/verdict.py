@@ -17,7 +17,7 @@ from aot.tuning.search import Cell, Search, State
 __all__ = ["SURE", "Choice", "Measured", "Tuned", "WorstQuestion", "WorstVideo", "choose", "verdict", "worst_videos"]
 
 SURE = 0.95  # share of resamples within the limit from which on a choice is settled
-_MOST_VIDEOS = 100_000  # to settle a choice; beyond, it is practically at the limit
+_MOST_TIMES = 50  # so many times the videos may settle a choice; beyond, it is practically at the limit
 _WORST_VIDEOS, _WORST_QUESTIONS = 5, 3
 
 
@@ -167,7 +167,8 @@ def _measured(search: Search, cell: Cell, rows: Sequence[Answered]) -> Measured:
 def _choice(search: Search, measured: Measured) -> Choice:
     losses, cell = search.losses, (measured.method, measured.ratio)
     others = [(method, measured.ratio) for method in search.methods if method != measured.method]
-    tied = [each for each in others if losses.videos(each) and not losses.difference(each, cell).is_above(0)]
+    complete = [each for each in others if losses.videos(each) == losses.videos(cell)]
+    tied = [each for each in complete if not losses.difference(each, cell).is_above(0)]
     assert measured.loss is not None
     within = measured.loss.within
     return Choice(
@@ -187,11 +188,11 @@ def videos_to_settle(loss: Estimate, limit: float) -> int | None:
     if loss.within is None:
         return None
     distance = abs(limit - loss.mean)
-    one_video = loss.spread * math.sqrt(loss.videos**2 / (loss.videos - 1))
+    one_video = loss.spread * math.sqrt(loss.videos)
     if loss.within >= SURE:
         return 0
     needed = (NormalDist().inv_cdf(SURE) * one_video / distance) ** 2 if distance else math.inf
-    return max(math.ceil(needed) - loss.videos, 1) if needed <= _MOST_VIDEOS else None
+    return max(math.ceil(needed) - loss.videos, 1) if needed <= _MOST_TIMES * loss.videos else None
 
 
 def _closest(search: Search, measured: Sequence[Measured]) -> Measured | None:

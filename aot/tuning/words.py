@@ -50,8 +50,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def loss_text(tuned: Tuned, value: float) -> str:
-    """Return a loss without its unit."""
-    return f"{value:.1f}" if tuned.by == "accuracy" else f"{value:.4f}"
+    """Return a loss without its unit, with two digits of the limit (a point has one decimal)."""
+    usual = 1 if tuned.by == "accuracy" else 2
+    digits = max(usual, 1 - math.floor(math.log10(tuned.limit))) if tuned.limit else usual + 1
+    return f"{value:.{digits}f}"
 
 
 def _with_interval(tuned: Tuned, loss: Estimate) -> str:
@@ -63,7 +65,7 @@ def _with_interval(tuned: Tuned, loss: Estimate) -> str:
 
 
 def _limit(tuned: Tuned) -> str:
-    return f"{tuned.limit:g} {'points' if tuned.by == 'accuracy' else 'nats'}"
+    return f"{tuned.limit:g} {'point' if tuned.by == 'accuracy' else 'nat'}{'s' * (tuned.limit != 1)}"
 
 
 def _kept(tuned: Tuned, choice: Choice) -> list[str]:

@@ -118,6 +118,10 @@ def lines(tokens: Path, folder: Path, clip: Path, results: Path) -> dict[str, li
             (0, ("eval", *questions, "--model", "shapes", "--restart")),
             (2, ("eval", tokens, "-o", "out")),
         ],
+        "tune": [
+            (3, ("tune", tokens, "-q", QUESTION, "--model", "shapes")),
+            (1, ("tune", clip, "-q", QUESTION, *of_folder, "--methods", "uniform", "-r", "0.1")),
+        ],
         "bench video": [
             (3, ("bench", "video", tokens)),
             (0, ("bench", "video", clip, *of_folder, "--rounds", "1", "--max-new-tokens", "2")),

@@ -59,6 +59,8 @@ COMMANDS = {
     "aot.inspect.video/1": ("inspect", "CLIP", "--clips", "dynamic"),
     "aot.compare/1": ("compare", "CLIP", "what?", "SMALL", *SHORT, "--methods", "none,uniform,dycoke", "-r", "0.2"),
     "aot.eval/1": ("eval", "--shapes", "1", "-o", "out", "SMALL", *SHORT, "--methods", "none,uniform", "-r", "0.5"),
+    "aot.tune/1": ("tune", "CLIP", "-q", "what?", "SMALL", *SHORT, "--methods", "uniform", "-r", "0.5,0.2",
+                   "--max-divergence", "99"),
     "aot.bench.video/2": ("bench", "video", "CLIP", "SMALL", *SHORT, "--rounds", "1"),
     "aot.bench.compressor/1": ("bench", "compressor", "--frames", "4", "--grid", "6", "--width", "16", "--anchors",
                                "8", "--rounds", "1"),

@@ -62,6 +62,7 @@ def test_no_command_pays_for_what_it_does_not_use(
 @pytest.mark.parametrize(
     "line",
     ["ask no.mp4 what?", "chat no.mp4", "compress no.mp4", "inspect no.mp4", "compare no.mp4 what?", "eval -o out",
+     "tune no.mp4 -q what?", "tune",
      "bench video no.mp4", "bench compressor --anchors 99999"],
 )  # fmt: skip
 def test_a_wrong_line_does_not_wait_for_torch(line: str, tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ COMMANDS = {
     "inspect": (["inspect", "clip.mp4", *SMALL], 1),
     # The reference, and each method.
     "compare": (["compare", "clip.mp4", "what happens?", "--methods", "none,aot,uniform", *SMALL], 1 + 3),
+    # The needs and the notes of the condition, its run, and the full-token model.
+    "tune": (
+        ["tune", "clip.mp4", "-q", "what?", "--methods", "uniform", "-r", "0.5", "--max-divergence", "99", *SMALL],
+        3,
+    ),
     "eval": (["eval", "data.jsonl", "-o", "out", "--methods", "none,uniform", "--ratios", "0.5", *SMALL], 2),
 }
 

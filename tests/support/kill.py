@@ -109,6 +109,11 @@ JOBS = {
         {"results/results.json": _check_json, "results/run.json": _check_json},
         journal=("results/answers.jsonl", ("condition", "item"), ("predicted", "kept_tokens")),
     ),
+    "tune": Job(
+        ("tune", "--questions", "data.jsonl", "-o", "tune", "--methods", "uniform", "-r", "0.5,0.1", *_SHAPES),
+        {"tune/tune.json": _check_json, "tune/run.json": _check_json, "tune/tune.html": _check_page},
+        journal=("tune/answers.jsonl", ("condition", "item"), ("predicted", "kept_tokens")),
+    ),
     "batch": Job(
         ("batch", "list.jsonl", "-o", "batch", "--reports", *_SHAPES),
         {
