@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -93,27 +94,27 @@ def tune(
         MemoryLimitError, NumericsError, OutputError: See `aot.errors`.
     """
     check_questions(config.sampling, ())
-    full = Condition(_ALL, full_pipeline(Pipeline(model, config)).config)
+    full = full_pipeline(Pipeline(model, config))
     conditions = build_conditions(config, methods, sorted(set(ratios), reverse=True))
     if any(each.key == _ALL for each in conditions):
         raise ConfigError("none keeps all tokens, which is what methods are compared with; leave it out of --methods")
     make_folder(folder)
     with locked(folder):
         reference = None if goal.by == "accuracy" else "forced"
-        journal = Journal(folder, describe_run(model, [full, *conditions], reference), restart=restart)
-        with Recordings(_needs(model, [full, *conditions]), folder) as recordings:
-            measuring = _Measuring(items, videos, model, full, conditions, goal, journal, recordings, seed, on_notice)
-            return measuring.run(on_progress)
+        tasks = [Task(Condition(_ALL, full.config), full)]
+        tasks += [Task(each, Pipeline(model, each.config)) for each in conditions]
+        description = describe_run(model, [task.condition for task in tasks], reference)
+        journal = Journal(folder, description, restart=restart)
+        with Recordings(_needs(tasks), folder) as recordings:
+            return _Measuring(items, videos, tasks, goal, journal, recordings, seed, on_notice).run(on_progress)
 
 
-def _needs(model: VideoModel, conditions: Sequence[Condition]) -> list[Needs]:
-    """Return what the conditions need; those that are refused are reported when they are run."""
+def _needs(tasks: Sequence[Task]) -> list[Needs]:
+    """Return what the tasks need; those that are refused are reported when they are run."""
     found = []
-    for condition in conditions:
-        try:
-            found.append(Pipeline(model, condition.config).needs)
-        except REFUSALS:
-            continue
+    for task in tasks:
+        with suppress(*REFUSALS):
+            found.append(task.pipeline.needs)
     return found
 
 
@@ -124,9 +125,7 @@ class _Measuring:
         self,
         items: Sequence[Item],
         videos: Mapping[Path, VideoFile],
-        model: VideoModel,
-        full: Condition,
-        conditions: Sequence[Condition],
+        tasks: Sequence[Task],
         goal: Goal,
         journal: Journal,
         recordings: Recordings,
@@ -138,8 +137,8 @@ class _Measuring:
         self._videos = list(self._items)
         random.Random(seed).shuffle(self._videos)
         self._opened = videos
-        self._full = Task(full, Pipeline(model, full.config))
-        self._tasks = {(each.name, each.ratio): Task(each, Pipeline(model, each.config)) for each in conditions}
+        self._full = tasks[0]
+        self._tasks = {(task.condition.name, task.condition.ratio): task for task in tasks[1:]}
         self._references: dict[str, Reference] = {}
         self._losses = Losses(goal.limit)
         methods, ratios = ([*dict.fromkeys(part)] for part in zip(*self._tasks, strict=True))

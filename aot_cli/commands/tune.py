@@ -18,7 +18,7 @@ from aot_cli.options import GENERATION, INSIDE, JSON, MODEL, SAMPLING, Given, co
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.page import FORCE
 from aot_cli.output.screen import print_text
-from aot_cli.output.tables import print_result
+from aot_cli.output.tables import FEW_VIDEOS, print_result
 from aot_cli.questions import asked_items
 from aot_cli.session import current
 from aot_cli.steps import choose_model, load_with_progress, refuse_selection, unknown_words
@@ -123,6 +123,8 @@ def tune_command(
         if (output / _ANSWERS).is_file():
             notify([f"what was measured so far is in {output}; the same command continues from there"])
         raise
+    if tuned.videos < FEW_VIDEOS:
+        notify([f"intervals and differences from {_videos(tuned)} are not reliable; use at least {FEW_VIDEOS}"])
     _write(tuned, output, chosen, names, save, as_json=as_json)
     if tuned.choice is None:
         raise typer.Exit(1)
@@ -197,11 +199,13 @@ def _write(
     print_text(f"{page}: the page; {output / _RESULT}: all figures" + (f"; {saved}: the preset" if saved else ""))
 
 
+def _videos(tuned: Tuned) -> str:
+    return f"{tuned.videos} video{'s' * (tuned.videos > 1)}"
+
+
 def _facts(tuned: Tuned, config: Config) -> Mapping[str, str]:
     """Return what was measured on, by name."""
-    from aot.tuning import counted
-
-    about = f"{counted(tuned.questions, 'question')} about {counted(tuned.videos, 'video')}"
+    about = f"{tuned.questions} question{'s' * (tuned.questions > 1)} about {_videos(tuned)}"
     frames = f"{config.sampling.fps:g} per second" if config.sampling.fps else str(config.sampling.frames)
     return {
         "model": visible(str(config.model.name)),
