@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +24,8 @@ from aot.runtime.memory import explained_memory
 from aot.runtime.peak_memory import PeakMemory, peak_memory
 from aot.types import CompressedTokens
 from aot.video import VideoFile
+
+Replies = Literal["timed", "together", "none"]
 
 __all__ = ["Outcome", "Task", "answer_video"]
 
@@ -53,7 +55,7 @@ def answer_video(
     on_notice: Callable[[str], None],
     *,
     references: dict[str, Reference] | None = None,
-    with_replies: bool = True,
+    replies: Replies = "timed",
     measure_memory: bool = False,
     traced: bool = False,
     recordings: Recordings | None = None,
@@ -68,7 +70,8 @@ def answer_video(
         on_notice: called with sentences for the user.
         references: if given, compare with the full-token model (`aot.evaluation.fidelity`). Its
             answers to questions that are not in `references` yet are added, by fingerprint.
-        with_replies: whether to generate answers, too; False needs `references`.
+        replies: "timed" generates the first answer alone and times it; "together" generates all
+            answers together, which is faster; "none" generates none, and needs `references`.
         measure_memory: whether to measure the peak memory of answering, which takes time.
         traced: whether to record pictures of the frames and the source patches of kept tokens.
         recordings: keeps the encoded video for later calls.
@@ -101,10 +104,10 @@ def answer_video(
             yield Outcome(task.condition, refusal=result)
             continue
         try:
-            if with_replies:
+            if replies == "timed":
                 answered = _answer(task, result, references, measure_memory, on_notice)
             else:
-                answered = _compare(task, result, references or {})
+                answered = _answer_untimed(task, result, references, with_answers=replies == "together")
         except REFUSALS as error:  # raised by a reduction inside the language model
             yield Outcome(task.condition, refusal=Refusal(error))
         else:
@@ -150,26 +153,29 @@ def _answer(
     ]
 
 
-def _compare(task: Task, compression: Compression, references: Mapping[str, Reference]) -> list[Answered]:
-    """Compare the predictions about the items of `task` with `references`, without answers.
+def _answer_untimed(
+    task: Task, compression: Compression, references: Mapping[str, Reference] | None, *, with_answers: bool
+) -> list[Answered]:
+    """Answer the items of `task` together, or only compare their predictions with `references`.
 
-    The time of an answer is that of the prompt and the first item's forced answer.
+    The time of an answer is the mean over the items.
     """
-    start_s = time.perf_counter()
+    items, start_s = task.items, time.perf_counter()
     with explained_memory():
         reading = task.pipeline.model.read(compression.tokens, task.pipeline.inner)
-        first = measure(task.pipeline, reading, task.items[:1], references)
-        first_ms = (time.perf_counter() - start_s) * 1e3
-        measured = [*first, *measure(task.pipeline, reading, task.items[1:], references)]
-    costs = {
-        "language_model_load": compression.report.retention,
-        "first_token_ms": first_ms,
-        "answer_ms": first_ms,
-    }
+        prompts = [item.prompt for item in items] if with_answers else []
+        texts = reading.answers(prompts, task.pipeline.config.generation) if with_answers else [""] * len(items)
+        near = [None] * len(items) if references is None else measure(task.pipeline, reading, items, references)
+    mean_ms = (time.perf_counter() - start_s) * 1e3 / len(items)
+    load = compression.report.retention
+    costs = {"language_model_load": load, "first_token_ms": mean_ms, "answer_ms": mean_ms}
     return [
-        _answered(task, item, compression, costs, predicted="", score=None, fidelity=fidelity)
-        for item, fidelity in zip(task.items, measured, strict=True)
-    ]
+        _answered(
+            task, item, compression, costs, predicted=text, score=score(item, text) if with_answers else None,
+            fidelity=fidelity,
+        )
+        for item, text, fidelity in zip(items, texts, near, strict=True)
+    ]  # fmt: skip
 
 
 def _answered(task: Task, item: Item, compression: Compression, costs: Mapping[str, Any], **found: Any) -> Answered:

@@ -117,8 +117,9 @@ def _answer_missing(
 def describe_run(model: VideoModel, conditions: Sequence[Condition], reference: str | None) -> dict[str, object]:
     """Return what affects answers: settings and versions that all runs into a folder share.
 
-    `reference` names what was measured against: "full" (answers and fidelity to the full-token
-    model), "forced" (fidelity alone), or None.
+    `reference` names what was measured: None (answers), "full" (answers and fidelity to the
+    full-token model), or what `aot.tuning` needs: "together" (answers, without times) or "forced"
+    (fidelity alone).
     """
     shared = conditions[0].config.to_dict()
     # These two settings do not affect the answers.

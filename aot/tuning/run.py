@@ -100,7 +100,7 @@ def tune(
         raise ConfigError("none keeps all tokens, which is what methods are compared with; leave it out of --methods")
     make_folder(folder)
     with locked(folder):
-        reference = None if goal.by == "accuracy" else "forced"
+        reference = "together" if goal.by == "accuracy" else "forced"
         tasks = [Task(Condition(_ALL, full.config), full)]
         tasks += [Task(each, Pipeline(model, each.config)) for each in conditions]
         description = describe_run(model, [task.condition for task in tasks], reference)
@@ -181,7 +181,7 @@ class _Measuring:
             tasks,
             self._notify,
             references=None if by_accuracy else self._references,
-            with_replies=by_accuracy,
+            replies="together" if by_accuracy else "none",
             recordings=self._recordings,
         )
         for outcome in outcomes:

@@ -15,6 +15,7 @@ Cell = tuple[str, float]  # a method at a ratio
 State = Literal["passes", "fails", "open", "refused", "not measured"]
 
 _COVERAGE = 0.98  # of the intervals of the race, because there are many comparisons
+_BELOW = 2  # smaller ratios that are tried after one that fails
 _FEWEST = 4  # videos of the first rung; with fewer, nothing is told apart
 
 
@@ -27,8 +28,8 @@ class Wanted:
 
 
 def rungs_of(videos: int) -> tuple[int, ...]:
-    """Return the numbers of videos of the race: about one to four quarters of them."""
-    return tuple(sorted({min(videos, max(_FEWEST, math.ceil(videos * quarters / 4))) for quarters in (1, 2, 3, 4)}))
+    """Return the numbers of videos of the race: a quarter, then an eighth more each time."""
+    return tuple(sorted({min(videos, max(_FEWEST, math.ceil(videos * eighths / 8))) for eighths in range(2, 9)}))
 
 
 class Search:
@@ -44,7 +45,7 @@ class Search:
        decides that the ratio passes. A method is dropped when it is told apart above the limit,
        here or at a larger ratio. A ratio fails when all methods are dropped.
     2. Losses are noisy, and a smaller ratio may pass where a larger one fails. So the methods that
-       are not dropped yet are measured at the smaller ratios, too.
+       are not dropped yet are measured at the next two smaller ratios, too.
     3. At the smallest ratio that passes, each method is measured on all videos, unless it is
        dropped or told apart from the best one.
 
@@ -77,7 +78,7 @@ class Search:
             first, stop = (middle + 1, stop) if passes else (first, middle)
         self._bracket = first, stop
         # 2. Look at the ratios below the first that fails.
-        for below in range(stop + 1, len(self.ratios)):
+        for below in range(stop + 1, min(stop + 1 + _BELOW, len(self.ratios))):
             passes = self._judge(below)
             if isinstance(passes, Wanted):
                 return passes

@@ -31,8 +31,6 @@ class Measured:
         same_answers: share of the questions whose greedy answer is that of all tokens.
         kept_tokens: mean over videos.
         compress_ms: median over videos.
-        first_token_ms: median over videos, of the first question; without replies, the time of the
-            forced pass over it.
     """
 
     method: str
@@ -42,7 +40,6 @@ class Measured:
     same_answers: float | None = None
     kept_tokens: float | None = None
     compress_ms: float | None = None
-    first_token_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,6 @@ def _measured(search: Search, cell: Cell, rows: Sequence[Answered]) -> Measured:
         fmean(near) if near else None,
         fmean(row.kept_tokens for row in of_videos),
         median(row.compress_ms for row in of_videos),
-        median(row.first_token_ms for row in of_videos),
     )
 
 

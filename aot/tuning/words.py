@@ -25,11 +25,11 @@ def explanations(tuned: Tuned) -> list[str]:
     if tuned.by == "accuracy":
         meaning = "Loss: accuracy with all tokens minus that with the kept tokens, in points, on the same questions."
     else:
+        less = 100 * (1 - math.exp(-tuned.limit))
         meaning = (
             "Loss: divergence of the next-token distributions from those with all tokens, along the answer with all "
-            f"tokens, in nats. At the limit of {tuned.limit:g}, each token of that answer is on average "
-            f"{1 - math.exp(-tuned.limit):.1%} less likely than with all tokens. Same answer: share of questions whose "
-            "greedy answer does not change."
+            f"tokens, in nats. At the limit of {tuned.limit:g}, each token of that answer is on average {less:.1f} % "
+            "less likely than with all tokens. Same answer: share of questions whose greedy answer does not change."
         )
     return [
         meaning,
@@ -71,7 +71,7 @@ def _limit(tuned: Tuned) -> str:
 def _kept(tuned: Tuned, choice: Choice) -> list[str]:
     found = choice.measured
     assert found.loss is not None
-    same = "" if found.same_answers is None else f", and {found.same_answers:.0%} of the answers are the same"
+    same = "" if found.same_answers is None else f", and {100 * found.same_answers:.0f} % of the answers are the same"
     return [
         f"Keep {percent(found.ratio)} with {found.method}: the loss is {_with_interval(tuned, found.loss)}{same}, on "
         f"{counted(tuned.questions, 'question')} about {counted(tuned.videos, 'video')}; the limit is {_limit(tuned)}."
@@ -93,13 +93,13 @@ def _sure(tuned: Tuned, choice: Choice) -> list[str]:
 
 
 def _share(within: float) -> str:
-    return "more than 99 %" if within > 0.99 else f"{within:.0%}"
+    return "more than 99 %" if within > 0.99 else f"{100 * within:.0f} %"
 
 
 def _others(tuned: Tuned, choice: Choice) -> list[str]:
     sentences = []
     name = choice.measured.method
-    if choice.tied:
+    if choice.tied and tuned.videos >= _FEW:
         sentences.append(f"{_listed([name, *choice.tied])} cannot be told apart here; {name} has the lowest loss.")
     below = tuned.closest
     if below and below.loss:

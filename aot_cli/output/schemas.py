@@ -158,7 +158,6 @@ PARTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("same_answers", "number?", "share of the questions with the greedy answer of all tokens; divergence"),
             Key("kept_tokens", "number?", "mean over videos"),
             Key("compress_ms", "number?", "median over videos"),
-            Key("first_token_ms", "number?", "median over videos, of the first question"),
         ),
         "loss": (
             Key("videos", "integer", "on which it was measured"),

@@ -34,7 +34,7 @@ def tuned_table(tuned: Tuned) -> Table:
     chosen = tuned.choice.measured if tuned.choice else None
     rows = sorted((each for each in tuned.measured if each.loss), key=lambda each: (-each.ratio, _mean(each)))
     for each in rows:
-        same = [f"{each.same_answers:.0%}" if each.same_answers is not None else ""] * by_divergence
+        same = [f"{100 * each.same_answers:.0f} %" if each.same_answers is not None else ""] * by_divergence
         table.add_row(
             percent(each.ratio), each.method, f"{each.kept_tokens:.0f}", *_loss(tuned, each), *same,
             str(each.loss.videos if each.loss else 0), "chosen" if each == chosen else each.state,

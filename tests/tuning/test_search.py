@@ -126,7 +126,7 @@ def test_it_goes_on_where_it_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("videos", "rungs"), [(1, (1,)), (3, (3,)), (5, (4, 5)), (20, (5, 10, 15, 20)), (7, (4, 6, 7))]
+    ("videos", "rungs"), [(1, (1,)), (3, (3,)), (5, (4, 5)), (20, (5, 8, 10, 13, 15, 18, 20)), (7, (4, 5, 6, 7))]
 )
 def test_rungs(videos: int, rungs: tuple[int, ...]) -> None:
     assert rungs_of(videos) == rungs
