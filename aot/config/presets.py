@@ -31,8 +31,9 @@ def preset_text(name: str) -> str:
     Raises:
         ConfigError: If the preset does not exist, or the file cannot be read.
     """
-    if Path(str(name)).suffix in (".yaml", ".yml"):
-        return read_settings_text(Path(name))
+    path = Path(str(name))
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return read_settings_text(path)
     known = preset_names()
     if name not in known:
         guess = did_you_mean(str(name), known) or f"valid: {', '.join(known)}"

@@ -19,6 +19,7 @@ from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.page import FORCE
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import FEW_VIDEOS, print_result
+from aot_cli.output.tuned import tuned_table
 from aot_cli.questions import asked_items
 from aot_cli.session import current
 from aot_cli.steps import choose_model, load_with_progress, refuse_selection, unknown_words
@@ -178,7 +179,6 @@ def _write(
 ) -> None:
     """Write result, page and preset, and print the result."""
     from aot.tuning import answer, explanations, render_page
-    from aot_cli.output.tuned import tuned_table
 
     saved = save if save and tuned.choice else None
     if saved:

@@ -137,3 +137,14 @@ def test_the_default_preset_is_what_runs_without_one(tmp_path: Path) -> None:
 def test_a_preset_that_is_not_there(name: str) -> None:
     with pytest.raises(ConfigError, match=r"preset .* does not exist; (valid: default, |did you mean default)"):
         preset_text(name)
+
+
+def test_a_preset_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("# a comment\nratio: 0.07\nmethod: standout\n")
+    assert preset_text("mine.yaml").startswith("# a comment")
+    config = resolve_config({"sampling": {"frames": 4}}, "mine.yaml")
+    assert (config.ratio, config.method, config.sampling.frames) == (0.07, "standout", 4)
+    Path("mine.yaml").write_text("ratio: 7\n")
+    with pytest.raises(ConfigError, match=r"preset mine.yaml: ratio must"):
+        resolve_config({}, "mine.yaml")

@@ -56,7 +56,7 @@ def test_arguments_override_a_preset_and_a_file(tmp_path: Path) -> None:
         ({"pretrained": 7}, "--model_args pretrained must be text"),
         ({"max_frames_num": 32}, "unknown setting --model_args max_frames_num"),
         ({"preset": "paper/r10"}, "did you mean paper/"),
-        ({"preset": "none.yaml"}, "none.yaml cannot be read"),
+        ({"preset": "none.yaml"}, "preset .none.yaml. does not exist"),
         ({"frames": 8, "fps": 2}, "exclude each other"),
     ],
 )
