@@ -36,7 +36,7 @@ class Search:
     """Find the smallest ratio at which a method stays within the limit on all videos.
 
     `next` depends on the measured losses alone, so a search that was interrupted goes on where it
-    stopped. It assumes that the loss of a method does not fall with the ratio:
+    stopped. It assumes that, apart from noise, the loss of a method grows as the ratio falls:
 
     1. A bracket over the ratios is halved until one ratio passes and the next smaller one does not.
        At each ratio the methods race: the most promising one is measured on more videos, that is

@@ -63,7 +63,8 @@ def row_of(results: Path, draw: int) -> tuple[str, bool, float, float]:
     cells = sum((each["loss"] or {"videos": 0})["videos"] for each in tuned["measured"]) / (len(conditions) * VIDEOS)
     names = [f"{cell[0]} at {100 * cell[1]:g} %" if cell else "none" for cell in (best, choice)]
     loss = losses.estimate(keys[best]).mean if best else float("nan")
-    within = f"{tuned['choice']['measured']['loss']['within']:.0%}" if choice else ""
+    loss_of_choice = tuned["choice"]["measured"]["loss"] if choice else {"within": float("nan")}
+    within = f"{loss_of_choice['within']:.0%}"
     line = f"| {draw + 1} | {names[0]} ({loss:.1f}) | {names[1]} | {within} | {cells:.0%} | {shares:.0%} |"
     return line, same, shares, cells
 
