@@ -63,7 +63,7 @@ class _Axes:
         low = nearest.low if nearest and nearest.low is not None else 0.0
         # Losses far above the limit do not matter; they would flatten the rest.
         self.top = max(4 * tuned.limit, 1.5 * high) or 1.0
-        self.bottom = min(0.0, 1.2 * low)
+        self.bottom = min(0.0, 1.2 * low) if tuned.by == "accuracy" else 0.0
 
     def x(self, ratio: float) -> float:
         """Return the horizontal place of a ratio."""

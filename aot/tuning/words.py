@@ -53,7 +53,9 @@ def loss_text(tuned: Tuned, value: float) -> str:
     """Return a loss without its unit, with two digits of the limit (a point has one decimal)."""
     usual = 1 if tuned.by == "accuracy" else 2
     digits = max(usual, 1 - math.floor(math.log10(tuned.limit))) if tuned.limit else usual + 1
-    return f"{value:.{digits}f}"
+    # An interval of a divergence may begin below 0; adding 0 turns -0 into 0.
+    shown = round(value if tuned.by == "accuracy" else max(value, 0.0), digits) + 0.0
+    return f"{shown:.{digits}f}"
 
 
 def _with_interval(tuned: Tuned, loss: Estimate) -> str:
