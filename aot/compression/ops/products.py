@@ -10,7 +10,14 @@ from torch import Tensor
 from aot.compression.ops.kernels import needs_grad
 from aot.compression.ops.similarity import working_dtype
 
-__all__ = ["centered_products", "cosine_to_anchors", "pair_products", "take_rows", "weighted_sums"]
+__all__ = [
+    "centered_products",
+    "centered_with_last",
+    "cosine_to_anchors",
+    "pair_products",
+    "take_rows",
+    "weighted_sums",
+]
 
 _CHUNKS = 8  # one eighth of the frames is converted at a time
 
@@ -60,6 +67,24 @@ def centered_products(features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, T
     values = features.to(mean.dtype)
     centered = values - mean
     return values.norm(dim=-1), values @ mean, centered @ centered.mT
+
+
+def centered_with_last(features: Tensor, mean: Tensor, to_mean: Tensor) -> Tensor:
+    """Return products of centered tokens with those of the frame before: [F - 1, n, n].
+
+    Entry [f, i, j] is of token i of frame f + 1 and token j of frame f.
+
+    Args:
+        features: [F, n, D].
+        mean: [D] in the working dtype, subtracted from both vectors of a pair.
+        to_mean: [F, n], products of the features with the mean.
+    """
+    if features.dtype != mean.dtype and _takes_halves(features):
+        shift = to_mean - mean @ mean / 2  # see `centered_products`
+        pairs = _product(features[1:], features[:-1].mT)
+        return pairs.sub_(shift[1:, :, None]).sub_(shift[:-1, None])
+    centered = features.to(mean.dtype) - mean
+    return centered[1:] @ centered[:-1].mT
 
 
 def pair_products(features: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class _Skipped:
 
 @pytest.mark.parametrize(
     ("name", "launches"),
-    [("floc", 680), ("standout", 60), ("unified-stc", 160), ("simplecluster", 410), ("vqtoken", 285)],
+    [("floc", 680), ("standout", 70), ("unified-stc", 160), ("simplecluster", 410), ("vqtoken", 285)],
 )
 def test_the_host_never_waits(monkeypatch: pytest.MonkeyPatch, name: str, launches: int) -> None:
     """At the sizes of LLaVA-OneVision.

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aot.compression.methods.standout import Standout, distinctiveness, spread_gains
+from aot.compression.methods.standout import Standout, distances, spread_gains
 from aot.compression.ops.grid import pool
 from aot.types import Pooling, VisualTokens
 
@@ -23,10 +23,14 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / length if length else 0.0
 
 
-def straight_line(x: np.ndarray, budget: int, emphasis: float) -> list[int]:
+def straight_line(x: np.ndarray, budget: int, emphasis: float, novelty: float) -> list[int]:
     frames, cells, _ = x.shape
     mean = x.reshape(-1, x.shape[-1]).mean(0)
     weight = [[(1 - cosine(x[f, c], mean)) ** emphasis for c in range(cells)] for f in range(frames)]
+    for f in range(1, frames):
+        for c in range(cells):
+            new = min(1 - cosine(x[f, c] - mean, last - mean) for last in x[f - 1])
+            weight[f][c] *= min(max(new, 0.01), 1) ** novelty
     kept: list[tuple[int, int]] = []
     while len(kept) < budget:
         best = (-1.0, (0, 0))
@@ -45,17 +49,17 @@ def straight_line(x: np.ndarray, budget: int, emphasis: float) -> list[int]:
 def test_the_tokens_of_a_straight_line_program(seed: int, frames: int, grid: tuple[int, int], share: float) -> None:
     x = np.random.default_rng(seed).normal(size=(frames, grid[0] * grid[1], 5)) + 1
     budget = max(1, round(share * frames * grid[0] * grid[1]))
-    for emphasis in (1.0, 2.0):
-        kept = Standout(emphasis).compress(video(x, grid), budget)
+    for emphasis, novelty in ((1.0, 0.0), (2.0, 0.25), (2.0, 1.0)):
+        kept = Standout(emphasis, novelty).compress(video(x, grid), budget)
         found = kept.frame.long() * grid[0] * grid[1] + kept.row.long() * grid[1] + kept.col.long()
-        assert found.tolist() == straight_line(x, budget, emphasis)
+        assert found.tolist() == straight_line(x, budget, emphasis, novelty)
         assert torch.equal(kept.features, torch.from_numpy(x).flatten(0, 1)[found])
 
 
 def test_gains_never_increase() -> None:
     x = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0))
-    distinct, distances = distinctiveness(x)
-    gains, cells = spread_gains(distances, distinct**2, 60)
+    found = distances(x, with_last=True)
+    gains, cells = spread_gains(found.within, found.distinct**2, 60)
     assert (gains.diff(dim=1) <= 0).all()
     assert (cells.sort(-1).values == torch.arange(20)).all()
 
@@ -71,6 +75,18 @@ def test_a_thing_in_every_frame_before_anything_twice() -> None:
     kept = Standout().compress(video(x, (5, 5)), 8)
     things = [(f, "one" if r == 0 else "other") for f, r in zip(kept.frame.tolist(), kept.row.tolist(), strict=True)]
     assert things == [(frame, thing) for frame in range(4) for thing in ("one", "other")]
+
+
+def test_frames_that_repeat_the_last_one_keep_fewer() -> None:
+    """Also if the repetition differs by rounding or by the noise of a codec."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 16, 8)) + 1
+    shown = np.concatenate([x[:1], x[:1], x[:1] * (1 + 1e-6), x[1:]])
+    shown[1] += 1e-4 * rng.normal(size=shown[1].shape)
+    counts = torch.bincount(Standout().compress(video(shown, (4, 4)), 20).frame.long(), minlength=4).tolist()
+    assert max(counts[1:3]) < min(counts[0], counts[3])
+    plain = torch.bincount(Standout(novelty=0).compress(video(shown, (4, 4)), 20).frame.long(), minlength=4).tolist()
+    assert plain[1] > counts[1]
 
 
 def test_pooled_as_the_model_does() -> None:
