@@ -36,7 +36,7 @@ __all__ = ["tune_command"]
 
 _METHODS = "standout,vidcom2,attention,kitoke,simplecluster,floc,aot"
 _RATIOS = "50%,35%,25%,18%,12.5%,10%,7%,5%,3.5%,2.5%"
-_MAX_LOSS, _MAX_DIVERGENCE = 1.0, 0.05
+_MAX_LOSS, _MAX_DIVERGENCE = 1.0, 0.03
 _ANSWERS, _RESULT, _PAGE = "answers.jsonl", "tune.json", "tune.html"
 
 
@@ -72,8 +72,8 @@ def tune_command(
         typer.Option(
             "--max-divergence",
             metavar="NATS",
-            help="Without answers: allow this mean divergence from the predictions with all tokens. At 0.05, each "
-            f"token of the full answer becomes 5 % less likely on average (default: {_MAX_DIVERGENCE:g}).",
+            help="Without answers: allow this mean divergence from the predictions with all tokens. At 0.03, each "
+            f"token of the full answer becomes 3 % less likely on average (default: {_MAX_DIVERGENCE:g}).",
         ),
     ] = None,
     methods: Annotated[str, typer.Option("--methods", help="Comma-separated methods to choose from.")] = _METHODS,
