@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist, fmean, median
 
@@ -14,7 +15,18 @@ from aot.evaluation.journal_reader import Answered
 from aot.tuning.losses import Estimate
 from aot.tuning.search import Cell, Search, State
 
-__all__ = ["SURE", "Choice", "Measured", "Tuned", "WorstQuestion", "WorstVideo", "choose", "verdict", "worst_videos"]
+__all__ = [
+    "SURE",
+    "Choice",
+    "Measured",
+    "Tuned",
+    "WorstQuestion",
+    "WorstVideo",
+    "choose",
+    "closest",
+    "verdict",
+    "worst_videos",
+]
 
 SURE = 0.95  # share of resamples within the limit from which on a choice is settled
 _MOST_TIMES = 50  # so many times the videos may settle a choice; beyond, it is practically at the limit
@@ -91,8 +103,8 @@ class Tuned:
         questions: number of questions.
         visual_tokens: number of tokens before compression, mean over videos.
         choice: None if no method stays within the limit at any ratio.
-        closest: without a choice, the lowest loss on all videos; otherwise, the lowest loss at the
-            next smaller ratio. None if there is none.
+        closest: without a choice, the lowest loss; otherwise, the lowest at the next smaller ratio.
+            None if nothing was measured.
         measured: every method at every ratio, in the order of the ratios.
         worst: the videos that lose most at the choice.
     """
@@ -114,6 +126,13 @@ def choose(search: Search) -> Cell | None:
     return None if index is None else (search.passing(index)[0], search.ratios[index])
 
 
+def closest(search: Search) -> Cell | None:
+    """Return what comes nearest to passing; see `Tuned.closest`."""
+    index = search.chosen()
+    ratios = search.ratios if index is None else search.ratios[index + 1 : index + 2]
+    return search.lowest([*product(search.methods, ratios)])
+
+
 def verdict(
     search: Search, by: str, items: Mapping[Path, Sequence[Item]], journal: Journal, worst: Sequence[WorstVideo]
 ) -> Tuned:
@@ -124,7 +143,7 @@ def verdict(
         for ratio in search.ratios
         for method in search.methods
     }
-    chosen = choose(search)
+    chosen, near = choose(search), closest(search)
     tokens = [row.visual_tokens for cell in measured for row in _rows(journal, *cell, every)]
     return Tuned(
         by=by,
@@ -133,7 +152,7 @@ def verdict(
         questions=len(every),
         visual_tokens=fmean(tokens) if tokens else 0.0,
         choice=_choice(search, measured[chosen]) if chosen else None,
-        closest=_closest(search, list(measured.values())),
+        closest=measured[near] if near else None,
         measured=tuple(measured.values()),
         worst=tuple(worst),
     )
@@ -189,19 +208,6 @@ def videos_to_settle(loss: Estimate, limit: float) -> int | None:
         return 0
     needed = (NormalDist().inv_cdf(SURE) * one_video / distance) ** 2 if distance else math.inf
     return max(math.ceil(needed) - loss.videos, 1) if needed <= _MOST_TIMES * loss.videos else None
-
-
-def _closest(search: Search, measured: Sequence[Measured]) -> Measured | None:
-    """Return the lowest loss among what comes nearest to passing; see `Tuned.closest`."""
-    index = search.chosen()
-    complete = [each for each in measured if each.loss and each.loss.videos == search.rungs[-1]]
-    if index is not None:
-        complete = [each for each in measured if each.loss and each.ratio == _next(search.ratios, index)]
-    return min(complete, key=lambda each: each.loss.mean if each.loss else math.inf, default=None)
-
-
-def _next(ratios: Sequence[float], index: int) -> float | None:
-    return ratios[index + 1] if index + 1 < len(ratios) else None
 
 
 def worst_videos(

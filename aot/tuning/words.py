@@ -116,7 +116,7 @@ def _others(tuned: Tuned, choice: Choice) -> list[str]:
 
 def _on(tuned: Tuned, measured: Measured) -> str:
     videos = measured.loss.videos if measured.loss else 0
-    return f" on {counted(videos, 'video')}" if videos < tuned.videos else ""
+    return f" on {videos} of {counted(tuned.videos, 'video')}" if videos < tuned.videos else ""
 
 
 def _listed(names: Sequence[str]) -> str:

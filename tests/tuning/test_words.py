@@ -26,7 +26,7 @@ def test_a_choice() -> None:
         "the limit is 1 point.",
         "Sure: 94 %; about 25 more videos like these would settle it.",
         "standout, vidcom2 and attention cannot be told apart here; standout has the lowest loss.",
-        "At 5 % the best is vidcom2, with a loss of 2.0 points of accuracy (1.2 to 2.8) on 10 videos.",
+        "At 5 % the best is vidcom2, with a loss of 2.0 points of accuracy (1.2 to 2.8) on 10 of 20 videos.",
     ]
     settled = replace(CHOICE, measured=replace(CHOSEN, loss=replace(LOSS, within=1.0)), is_settled=True)
     assert answer(replace(TUNED, choice=settled))[1] == (
@@ -46,7 +46,9 @@ def test_few_videos(videos: int) -> None:
 def test_no_choice() -> None:
     first, second = answer(replace(TUNED, choice=None))
     assert first == "Keep all tokens: no method stays within 1 point at 7 % or less."
-    assert second.startswith("The smallest loss is 2.0 points of accuracy (1.2 to 2.8), with vidcom2 at 5 % on 10 ")
+    assert second.startswith(
+        "The smallest loss is 2.0 points of accuracy (1.2 to 2.8), with vidcom2 at 5 % on 10 of 20 "
+    )
 
 
 @pytest.mark.parametrize(
