@@ -16,6 +16,7 @@ from aot.tuning.losses import Estimate
 from aot.tuning.search import Cell, Search, State
 
 __all__ = [
+    "ALL",
     "SURE",
     "Choice",
     "Measured",
@@ -31,6 +32,7 @@ __all__ = [
 SURE = 0.95  # share of resamples within the limit from which on a choice is settled
 _MOST_TIMES = 50  # so many times the videos may settle a choice; beyond, it is practically at the limit
 _WORST_VIDEOS, _WORST_QUESTIONS = 5, 3
+ALL = "none"  # the condition that keeps all tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Tuned:
         videos: number of videos.
         questions: number of questions.
         visual_tokens: number of tokens before compression, mean over videos.
+        full_accuracy: share of the questions that are answered right with all tokens; None by
+            divergence.
         choice: None if no method stays within the limit at any ratio.
         closest: without a choice, the lowest loss; otherwise, the lowest at the next smaller ratio.
             None if nothing was measured.
@@ -114,6 +118,7 @@ class Tuned:
     videos: int
     questions: int
     visual_tokens: float
+    full_accuracy: float | None
     choice: Choice | None
     closest: Measured | None
     measured: tuple[Measured, ...]
@@ -139,18 +144,20 @@ def verdict(
     """Return what a finished search has found."""
     every = [item for asked in items.values() for item in asked]
     measured = {
-        (method, ratio): _measured(search, (method, ratio), _rows(journal, method, ratio, every))
+        (method, ratio): _measured(search, by, (method, ratio), _rows(journal, method, ratio, every))
         for ratio in search.ratios
         for method in search.methods
     }
     chosen, near = choose(search), closest(search)
     tokens = [row.visual_tokens for cell in measured for row in _rows(journal, *cell, every)]
+    full = [row.score for item in every if (row := journal.answer(ALL, item)) and row.score is not None]
     return Tuned(
         by=by,
         limit=search.losses.limit,
         videos=len(items),
         questions=len(every),
         visual_tokens=fmean(tokens) if tokens else 0.0,
+        full_accuracy=fmean(full) if full else None,
         choice=_choice(search, measured[chosen]) if chosen else None,
         closest=measured[near] if near else None,
         measured=tuple(measured.values()),
@@ -162,17 +169,18 @@ def _rows(journal: Journal, method: str, ratio: float, items: Sequence[Item]) ->
     return [row for item in items if (row := journal.answer(f"{method}@{ratio:g}", item))]
 
 
-def _measured(search: Search, cell: Cell, rows: Sequence[Answered]) -> Measured:
+def _measured(search: Search, by: str, cell: Cell, rows: Sequence[Answered]) -> Measured:
     state = search.state(cell)
     if not search.losses.videos(cell):
         return Measured(*cell, state)
+    loss = search.losses.estimate(cell)
     # All answers about a video have the same costs.
     of_videos = list({row.video: row for row in rows}.values())
     near = [row.fidelity.same_answer for row in rows if row.fidelity]
     return Measured(
         *cell,
         state,
-        search.losses.estimate(cell),
+        loss if by == "accuracy" else loss.at_least(0.0),
         fmean(near) if near else None,
         fmean(row.kept_tokens for row in of_videos),
         median(row.compress_ms for row in of_videos),

@@ -18,7 +18,7 @@ from aot_cli.options import GENERATION, INSIDE, JSON, MODEL, SAMPLING, Given, co
 from aot_cli.output.console import StageBars, json_object, json_text, notify
 from aot_cli.output.page import FORCE
 from aot_cli.output.screen import print_text
-from aot_cli.output.tables import FEW_VIDEOS, print_result
+from aot_cli.output.tables import print_result
 from aot_cli.output.tuned import tuned_table
 from aot_cli.questions import asked_items
 from aot_cli.session import current
@@ -124,8 +124,6 @@ def tune_command(
         if (output / _ANSWERS).is_file():
             notify([f"what was measured so far is in {output}; the same command continues from there"])
         raise
-    if tuned.videos < FEW_VIDEOS:
-        notify([f"intervals and differences from {_videos(tuned)} are not reliable; use at least {FEW_VIDEOS}"])
     _write(tuned, output, chosen, names, save, as_json=as_json)
     if tuned.choice is None:
         raise typer.Exit(1)
@@ -207,11 +205,13 @@ def _facts(tuned: Tuned, config: Config) -> Mapping[str, str]:
     """Return what was measured on, by name."""
     about = f"{tuned.questions} question{'s' * (tuned.questions > 1)} about {_videos(tuned)}"
     frames = f"{config.sampling.fps:g} per second" if config.sampling.fps else str(config.sampling.frames)
+    full = {} if tuned.full_accuracy is None else {"accuracy with all tokens": f"{100 * tuned.full_accuracy:.1f} %"}
     return {
         "model": visible(str(config.model.name)),
         "frames": frames,
         "measured on": about,
         "tokens per video": f"{tuned.visual_tokens:.0f} before compression",
+        **full,
         "aot": versions()["aot"],
     }
 

@@ -439,6 +439,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("videos", "integer", ""),
             Key("questions", "integer", ""),
             Key("visual_tokens", "number", "before compression, mean over videos"),
+            Key("full_accuracy", "number?", "with all tokens, 0 to 1; null by divergence"),
             Key("choice", "tuned_choice?", "the smallest ratio within the limit; null: keep all tokens"),
             Key("closest", "tuned?", "without a choice the lowest loss, otherwise that at the next smaller ratio"),
             Key("measured", "[tuned]", "all methods at all ratios"),

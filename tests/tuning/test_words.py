@@ -17,13 +17,13 @@ BELOW = Measured("vidcom2", 0.05, "fails", replace(LOSS, videos=10, mean=2.0, lo
 CHOICE = Choice(CHOSEN, ("vidcom2", "attention"), is_settled=False, videos_to_settle=25)
 WORST = WorstVideo("<b>.mp4", 12.5, (WorstQuestion("what <i>?", "a & b", "a & b", "c", 100.0),))
 OTHERS = (Measured("vidcom2", 0.07, "not measured"), Measured("standout", 0.05, "refused"))
-TUNED = Tuned("accuracy", 1.0, 20, 460, 512.0, CHOICE, BELOW, (CHOSEN, BELOW, *OTHERS), (WORST,))
+TUNED = Tuned("accuracy", 1.0, 20, 460, 512.0, 0.92, CHOICE, BELOW, (CHOSEN, BELOW, *OTHERS), (WORST,))
 
 
 def test_a_choice() -> None:
     assert answer(TUNED) == [
-        "Keep 7 % with standout: the loss is 0.6 points of accuracy (0.1 to 1.1), on 460 questions about 20 videos; "
-        "the limit is 1 point.",
+        "Keep 7 % with standout: the loss is 0.6 points of accuracy (0.1 to 1.1), from 92.0 % with all tokens, on "
+        "460 questions about 20 videos; the limit is 1 point.",
         "Sure: 94 %; about 25 more videos like these would settle it.",
         "standout, vidcom2 and attention cannot be told apart here; standout has the lowest loss.",
         "At 5 % the best is vidcom2, with a loss of 2.0 points of accuracy (1.2 to 2.8) on 10 of 20 videos.",
@@ -34,6 +34,25 @@ def test_a_choice() -> None:
     )
     never = answer(replace(TUNED, choice=replace(CHOICE, videos_to_settle=None)))[1]
     assert "no number of videos settles it; a larger ratio may" in never
+
+
+def test_tied_methods_above_the_limit_are_named_apart() -> None:
+    above = [replace(BELOW, method=name, ratio=0.07) for name in ("vidcom2", "attention")]
+    one = answer(replace(TUNED, measured=(CHOSEN, above[0])))
+    assert one[2:4] == [
+        "standout and attention cannot be told apart here; standout has the lowest loss.",
+        "vidcom2 cannot be told apart from standout either, although its own loss is above the limit here.",
+    ]
+    both = answer(replace(TUNED, measured=(CHOSEN, *above)))
+    assert both[2].startswith("vidcom2 and attention cannot be told apart from standout either, although their own")
+
+
+def test_fewer_than_ten_videos_settle_nothing() -> None:
+    settled = replace(TUNED, videos=6, choice=replace(CHOICE, is_settled=True))
+    assert answer(settled)[1] == (
+        "Sure: 94 %, but from 6 videos this and all intervals are not reliable; give at least 10."
+    )
+    assert answer(replace(settled, choice=None))[-1] == "From 6 videos this is not reliable; give at least 10."
 
 
 @pytest.mark.parametrize("videos", [1, 2, 3])
@@ -47,7 +66,8 @@ def test_no_choice() -> None:
     first, second = answer(replace(TUNED, choice=None))
     assert first == "Keep all tokens: no method stays within 1 point at 7 % or less."
     assert second.startswith(
-        "The smallest loss is 2.0 points of accuracy (1.2 to 2.8), with vidcom2 at 5 % on 10 of 20 "
+        "The smallest loss is 2.0 points of accuracy (1.2 to 2.8), from 92.0 % with all tokens, with vidcom2 at "
+        "5 % on 10 of 20 videos."
     )
 
 
@@ -55,7 +75,7 @@ def test_no_choice() -> None:
     ("by", "limit", "value", "text"),
     [
         ("accuracy", 1.0, 0.96, "1.0"), ("accuracy", 0.5, 0.26, "0.26"), ("accuracy", 1.0, -0.04, "0.0"),
-        ("divergence", 0.05, 0.0393, "0.039"), ("divergence", 0.05, -0.01, "0.000"),
+        ("divergence", 0.05, 0.0393, "0.039"),
         ("divergence", 0.001, 0.00052, "0.0005"), ("divergence", 0.0, 0.0123, "0.012"),
     ],
 )  # fmt: skip
