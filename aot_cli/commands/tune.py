@@ -12,11 +12,10 @@ import typer
 from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import check_writable, make_folder, write_text
-from aot.runtime.folder_lock import locked
+from aot.runtime.folder_lock import locked, removed_if_unused
 from aot.text import visible
 from aot_cli.options import GENERATION, INSIDE, JSON, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
-from aot_cli.output.page import FORCE
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import print_result
 from aot_cli.output.tuned import tuned_table
@@ -88,7 +87,14 @@ def tune_command(
     ] = None,
     seed: Annotated[int, typer.Option("--order-seed", help="Seed of the order in which videos are measured.")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the answers in the folder.")] = False,
-    force: FORCE = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            "-f",
+            help="Let --save replace a file that aot tune did not write. Measured answers are kept either way.",
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Find the smallest ratio, and the method, that stay within a stated loss on your videos.
@@ -106,24 +112,25 @@ def tune_command(
     names, steps = named_methods(methods), shares("--ratios", ratios)
     items, opened = asked_items(videos or [], question or [], questions)
     goal = _goal(items, max_loss, max_divergence)
-    _check_outputs(output, save, force=force)
-    chosen = choose_model(given)
-    from aot.evaluation import build_conditions, off_budget
-    from aot.tuning import tune
+    with removed_if_unused(output):
+        _check_outputs(output, save, force=force)
+        chosen = choose_model(given)
+        from aot.evaluation import build_conditions, off_budget
+        from aot.tuning import tune
 
-    notify(off_budget(build_conditions(chosen.config, names, steps)))
-    model = load_with_progress(chosen)
-    notify(unknown_words(model, [item.prompt for item in items]))
-    try:
-        with StageBars() as bars:
-            tuned = tune(
-                items, opened, model, chosen.config, goal, output, methods=names, ratios=steps, seed=seed,
-                restart=restart, on_notice=lambda notice: notify([notice]), on_progress=_Progress(bars),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        if (output / _ANSWERS).is_file():
-            notify([f"what was measured so far is in {output}; the same command continues from there"])
-        raise
+        notify(off_budget(build_conditions(chosen.config, names, steps)))
+        model = load_with_progress(chosen)
+        notify(unknown_words(model, [item.prompt for item in items]))
+        try:
+            with StageBars() as bars:
+                tuned = tune(
+                    items, opened, model, chosen.config, goal, output, methods=names, ratios=steps, seed=seed,
+                    restart=restart, on_notice=lambda notice: notify([notice]), on_progress=_Progress(bars),
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            if (output / _ANSWERS).is_file():
+                notify([f"what was measured so far is in {output}; the same command continues from there"])
+            raise
     _write(tuned, output, chosen, names, save, as_json=as_json)
     if tuned.choice is None:
         raise typer.Exit(1)
@@ -148,10 +155,12 @@ def _goal(items: Sequence[Item], max_loss: float | None, max_divergence: float |
 
 
 def _check_outputs(output: Path, save: Path | None, *, force: bool) -> None:
+    from aot.tuning import is_own_preset
+
     if save is not None:
         if save.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"--save {save} must end in .yaml, so that --preset reads it as a file")
-        check_writable(save, overwrite=force)
+        check_writable(save, overwrite=force or is_own_preset(save))
     make_folder(output)
     for name in (_ANSWERS, _RESULT, _PAGE):
         check_writable(output / name, overwrite=True)
@@ -179,6 +188,9 @@ def _write(
     from aot.tuning import answer, explanations, render_page
 
     saved = save if save and tuned.choice else None
+    if save and not saved:
+        kept = "; the file there, of an earlier run, is kept" if save.exists() else ""
+        notify([f"no preset was written to {save}, because no method stays within the limit{kept}"])
     if saved:
         write_text(saved, _preset(tuned, chosen.config, methods, saved.name), overwrite=True)
     page = output / _PAGE

@@ -10,6 +10,7 @@ import pytest
 
 from aot.evaluation.answering import answer_video
 from aot.shapes.clips import write_questions
+from aot.tuning import is_own_preset
 from tests.support.cli_run import Aot
 
 QUICK = ("--model", "shapes", "--frames", "4", "--max-new-tokens", "8")
@@ -46,7 +47,7 @@ def test_by_divergence_of_plain_videos(run_aot: Aot, clips: Path) -> None:
     assert not any(each["state"] == "passes" for each in smaller)
     # The preset keeps the same tokens.
     assert choice["method"] in Path("mine.yaml").read_text()
-    assert "# Keep " in Path("mine.yaml").read_text()
+    assert "# Keep " in Path("mine.yaml").read_text() and is_own_preset(Path("mine.yaml"))
     (clip, *_) = sorted(clips.glob("*.mp4"))
     ask = run_aot("ask", clip, "what happens ?", "--preset", "mine.yaml", "--json", "--max-new-tokens", "8")
     assert ask.code == 0, ask.err
@@ -111,11 +112,23 @@ def test_interrupted_and_continued(run_aot: Aot, clips: Path, monkeypatch: pytes
 
 
 def test_nothing_is_within_the_limit(run_aot: Aot, clips: Path) -> None:
-    run = run_aot("tune", clips, "-q", "what happens ?", *QUICK, "--methods", "random", "-r", "0.1,0.05",
-                  "--max-divergence", "0", "--save", "mine.yaml")  # fmt: skip
+    line = ("tune", clips, "-q", "what happens ?", *QUICK, "--methods", "random", "-r", "0.1,0.05",
+            "--max-divergence", "0", "--save", "mine.yaml")  # fmt: skip
+    run = run_aot(*line)
     assert run.code == 1
     assert run.out.startswith("Keep all tokens: no method stays within 0 nats at 10 % or less.\nThe smallest loss is ")
     assert not Path("mine.yaml").exists()
+    why = "no preset was written to mine.yaml, because no method stays within the limit"
+    assert why in run.err and "is kept" not in run.err
+    # Only the tuner's own file may be there without --force.
+    for text, message in (
+        ("# mine\n", "mine.yaml exists; pass --force"),
+        ("# mine\n#\n# Found by aot tune on 2026-01-01.\n", f"{why}; the file there, of an earlier run, is kept"),
+    ):
+        Path("mine.yaml").write_text(text)
+        again = run_aot(*line)
+        assert (again.code, Path("mine.yaml").read_text()) == (1, text)
+        assert message in again.err
 
 
 def test_everything_is_within_the_limit(run_aot: Aot, clips: Path) -> None:
@@ -151,6 +164,8 @@ def test_a_method_that_refuses_is_left_out(run_aot: Aot, clips: Path) -> None:
         (("--questions", "nope.txt"), 2, "cannot be read"),
         (("CLIPS", "-q", "a?", "--save", "mine.txt"), 2, "must end in .yaml"),
         (("CLIPS", "-q", "a?", "--methods", "none,uniform"), 2, "none keeps all tokens"),
+        (("CLIPS", "-q", "a?", "--methods", "nope"), 2, "nope"),
+        (("CLIPS", "-q", "a?", "-r", "150"), 2, "got 150; for percentages write 15%"),
         (("https://a.b/c.mp4", "-q", "a?"), 2, "download it first"),
     ],
 )
@@ -164,6 +179,7 @@ def test_wrong_lines(run_aot: Aot, clips: Path, line: tuple[str, ...], code: int
     run = run_aot("tune", *(words.get(word, word) for word in line), *QUICK)
     assert run.code == code, run.err
     assert message in run.err
+    assert not Path("aot-tune").exists()
     assert len([each for each in run.err.splitlines() if not each.startswith("aot: note")]) == 1
     if code == 3:
         assert "nope.mp4" in run.err and "text.mp4" in run.err
