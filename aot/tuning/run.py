@@ -27,7 +27,7 @@ from aot.runtime.atomic_writes import make_folder
 from aot.runtime.folder_lock import locked
 from aot.tuning.losses import Losses
 from aot.tuning.search import Search, Wanted
-from aot.tuning.verdict import ALL, Tuned, WorstVideo, choose, verdict, worst_videos
+from aot.tuning.verdict import ALL, Tuned, WorstVideo, choose, closest, verdict, worst_videos
 from aot.types import Needs
 from aot.video import VideoFile
 
@@ -209,11 +209,11 @@ class _Measuring:
     # --- The videos that suffer most
 
     def _worst(self) -> tuple[WorstVideo, ...]:
-        """Return the videos with the largest losses at the choice, with their answers."""
-        chosen = choose(self._search)
-        if chosen is None:
+        """Return the videos with the largest losses; see `Tuned.worst`."""
+        cell = choose(self._search) or closest(self._search)
+        if cell is None:
             return ()
-        task = self._tasks[chosen]
+        task = self._tasks[cell]
         losses = {
             video: [self._loss(self._row(task, item), item) for item in items] for video, items in self._items.items()
         }

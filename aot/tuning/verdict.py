@@ -110,7 +110,7 @@ class Tuned:
         closest: without a choice, the lowest loss; otherwise, the lowest at the next smaller ratio.
             None if nothing was measured.
         measured: every method at every ratio, in the order of the ratios.
-        worst: the videos that lose most at the choice.
+        worst: the videos that lose most at the choice, or without a choice at `closest`.
     """
 
     by: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from aot.runtime.folder_lock import locked, removed_if_unused
 from aot.text import visible
 from aot_cli.options import GENERATION, INSIDE, JSON, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
+from aot_cli.output.reproduce import ask_words, command_for
 from aot_cli.output.screen import print_text
 from aot_cli.output.tables import print_result
 from aot_cli.output.tuned import tuned_table
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aot.config.schema import Config
-    from aot.evaluation import Item
-    from aot.tuning import Goal, Tuned
+    from aot.evaluation import Condition, Item
+    from aot.tuning import Choice, Goal, Tuned
     from aot_cli.steps import Chosen
 
 __all__ = ["tune_command"]
@@ -194,7 +197,9 @@ def _write(
     if saved:
         write_text(saved, _preset(tuned, chosen.config, methods, saved.name), overwrite=True)
     page = output / _PAGE
-    write_text(page, render_page(tuned, _facts(tuned, chosen.config)), overwrite=True)
+    write_text(
+        page, render_page(tuned, _facts(tuned, chosen.config), _commands(tuned, chosen.config, saved)), overwrite=True
+    )
     toy = {"toy_model": chosen.config.model.name == "shapes"}
     plain = {
         **asdict(tuned), "sentences": answer(tuned), "page_file": page, "preset_file": saved, **toy,
@@ -228,12 +233,27 @@ def _facts(tuned: Tuned, config: Config) -> Mapping[str, str]:
     }
 
 
-def _preset(tuned: Tuned, config: Config, methods: Sequence[str], name: str) -> str:
+def _commands(tuned: Tuned, config: Config, saved: Path | None) -> Mapping[str, str]:
+    """Return the commands of the page, by what they do."""
+    found = {}
+    ask = ask_words("clip.mp4", ["what happens?"])
+    if saved:
+        found["Ask with this choice"] = shlex.join(["aot", *ask, "--preset", str(saved)])
+    elif tuned.choice:
+        found["Ask with this choice"] = command_for(ask, _condition(tuned.choice, config).config)
+    return {**found, "This page was made by": shlex.join(["aot", *sys.argv[1:]])}
+
+
+def _condition(choice: Choice, config: Config) -> Condition:
     from aot.evaluation import build_conditions
+
+    (condition,) = build_conditions(config, [choice.measured.method], [choice.measured.ratio])
+    return condition
+
+
+def _preset(tuned: Tuned, config: Config, methods: Sequence[str], name: str) -> str:
     from aot.tuning import answer, preset_text
 
     assert tuned.choice is not None
-    found = tuned.choice.measured
-    (condition,) = build_conditions(config, [found.method], [found.ratio])
     facts = {**_facts(tuned, config), "methods": ", ".join(methods)}
-    return preset_text(name, condition.config, facts, answer(tuned))
+    return preset_text(name, _condition(tuned.choice, config).config, facts, answer(tuned))

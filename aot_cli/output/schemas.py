@@ -443,7 +443,7 @@ OBJECTS: Mapping[str, Sequence[Key]] = MappingProxyType(
             Key("choice", "tuned_choice?", "the smallest ratio within the limit; null: keep all tokens"),
             Key("closest", "tuned?", "without a choice the lowest loss, otherwise that at the next smaller ratio"),
             Key("measured", "[tuned]", "all methods at all ratios"),
-            Key("worst", "[tuned_video]", "the videos that lose most at the choice"),
+            Key("worst", "[tuned_video]", "the videos that lose most at the choice, or without one at `closest`"),
             Key("sentences", "[string]", "the result in words"),
             Key("page_file", "string", "the page"),
             Key("preset_file", "string?", "the preset of `--save`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def test_by_divergence_of_plain_videos(run_aot: Aot, clips: Path) -> None:
     assert choice["loss"]["mean"] <= 0.5
     smaller = [each for each in found["measured"] if each["ratio"] < choice["ratio"]]
     assert not any(each["state"] == "passes" for each in smaller)
+    page = html.unescape(Path("aot-tune/tune.html").read_text())
+    assert "aot ask clip.mp4 'what happens?' --preset mine.yaml" in page and f"aot tune {clips} -q 'what" in page
     # The preset keeps the same tokens.
     assert choice["method"] in Path("mine.yaml").read_text()
     assert "# Keep " in Path("mine.yaml").read_text() and is_own_preset(Path("mine.yaml"))
@@ -83,6 +86,7 @@ def test_by_accuracy_and_again(run_aot: Aot, clips: Path, monkeypatch: pytest.Mo
     again = run_aot(*line, "--json")
     assert (again.json, encoded) == (found, [])
     page = Path("out/tune.html").read_text()
+    assert f"--method {chosen['method']} --ratio {chosen['ratio']:g}" in page
     assert found["sentences"][0] in page and "http" not in page.split("</style>")[1]
 
 
@@ -118,6 +122,7 @@ def test_nothing_is_within_the_limit(run_aot: Aot, clips: Path) -> None:
     assert run.code == 1
     assert run.out.startswith("Keep all tokens: no method stays within 0 nats at 10 % or less.\nThe smallest loss is ")
     assert not Path("mine.yaml").exists()
+    assert "The videos that lose most at " in Path("aot-tune/tune.html").read_text()
     why = "no preset was written to mine.yaml, because no method stays within the limit"
     assert why in run.err and "is kept" not in run.err
     # Only the tuner's own file may be there without --force.

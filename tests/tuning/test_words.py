@@ -84,8 +84,10 @@ def test_losses_have_the_digits_of_the_limit(by: str, limit: float, value: float
 
 
 def test_the_page() -> None:
-    page = render_page(TUNED, {"model": "<m>"})
+    page = render_page(TUNED, {"model": "<m>"}, {"Ask": "aot ask <clip>"})
     assert page.count('class="chosen"') == 1 and page.count('<circle class="mark partly"') == 1
     assert "&lt;b&gt;.mp4" in page and "what &lt;i&gt;?" in page and "a &amp; b" in page and "&lt;m&gt;" in page
     assert all(sentence in page for sentence in answer(TUNED))
-    assert 'class="chosen"' not in render_page(replace(TUNED, choice=None, worst=()), {})
+    assert "<code>aot ask &lt;clip&gt;</code>" in page and "The videos that lose most at 7 % with standout" in page
+    nothing = render_page(replace(TUNED, choice=None), {}, {})
+    assert 'class="chosen"' not in nothing and "The videos that lose most at 5 % with vidcom2" in nothing
