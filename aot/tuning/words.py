@@ -132,9 +132,7 @@ def _tied(tuned: Tuned, choice: Choice) -> list[str]:
         sentences.append(f"{_listed([name, *within])} cannot be told apart here; {name} has the lowest loss.")
     if above:
         whose = "its own loss is" if len(above) == 1 else "their own losses are"
-        sentences.append(
-            f"{_listed(above)} cannot be told apart from {name} either, although {whose} above the limit here."
-        )
+        sentences.append(f"{_listed(above)} cannot be told apart from {name} here, although {whose} above the limit.")
     return sentences
 
 

@@ -41,10 +41,10 @@ def test_tied_methods_above_the_limit_are_named_apart() -> None:
     one = answer(replace(TUNED, measured=(CHOSEN, above[0])))
     assert one[2:4] == [
         "standout and attention cannot be told apart here; standout has the lowest loss.",
-        "vidcom2 cannot be told apart from standout either, although its own loss is above the limit here.",
+        "vidcom2 cannot be told apart from standout here, although its own loss is above the limit.",
     ]
     both = answer(replace(TUNED, measured=(CHOSEN, *above)))
-    assert both[2].startswith("vidcom2 and attention cannot be told apart from standout either, although their own")
+    assert both[2].startswith("vidcom2 and attention cannot be told apart from standout here, although their own")
 
 
 def test_fewer_than_ten_videos_settle_nothing() -> None:
