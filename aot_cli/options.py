@@ -309,7 +309,7 @@ def shares(flag: str, text: str) -> list[float]:
         raise ConfigError(f"{flag} {text} is not a list of comma-separated numbers, for example 0.25,10%")
     outside = [f"{share:g}" for share in found if not 0 < share <= 1]
     if outside:
-        raise ConfigError(f"{flag} must be in (0, 1], got {', '.join(outside)}")
+        raise ConfigError(f"{flag} must be in (0, 1], got {', '.join(outside)}; for percentages write 15%")
     return found
 
 

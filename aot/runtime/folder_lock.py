@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from aot.errors import OutputError
 
-__all__ = ["locked"]
+__all__ = ["locked", "removed_if_unused"]
 
 _NAME = ".lock"
 _LONGEST_NUMBER = 20
@@ -46,6 +46,19 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()).encode())
         file.flush()
         yield
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove `folder` after an error in the context if it is new and nothing was written to it."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and folder.is_dir() and {each.name for each in folder.iterdir()} <= {_NAME}:
+            (folder / _NAME).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
 
 
 def _holder(path: Path) -> str:

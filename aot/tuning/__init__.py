@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from aot.tuning.page import render_page
-from aot.tuning.preset import preset_text
+from aot.tuning.preset import is_own_preset, preset_text
 from aot.tuning.run import Goal, tune
 from aot.tuning.verdict import Choice, Measured, Tuned
 from aot.tuning.words import answer, counted, explanations, loss_text, percent
@@ -20,6 +20,7 @@ __all__ = [
     "answer",
     "counted",
     "explanations",
+    "is_own_preset",
     "loss_text",
     "percent",
     "preset_text",

@@ -55,6 +55,13 @@ class Estimate:
         low, high = (self.mean + rest * (bound - self.mean) for bound in (self.low, self.high))
         return replace(self, low=low, high=high)
 
+    def at_least(self, floor: float) -> Estimate:
+        """Return the estimate of a loss that is never below `floor`, to be shown.
+
+        The race needs the interval as it is.
+        """
+        return self if self.low is None else replace(self, low=max(self.low, floor))
+
     def meets(self, limit: float) -> bool:
         """Return whether the mean itself is at most `limit`."""
         return self.mean <= limit + _SMALLEST

@@ -82,8 +82,14 @@ class _Axes:
         return [step * number for number in range(first, last + 1)]
 
 
-def render_page(tuned: Tuned, facts: Mapping[str, str]) -> str:
-    """Return the HTML page of a result, which loads no other file; all texts are escaped."""
+def render_page(tuned: Tuned, facts: Mapping[str, str], commands: Mapping[str, str]) -> str:
+    """Return the HTML page of a result, which loads no other file; all texts are escaped.
+
+    Args:
+        tuned: the result.
+        facts: what was measured on, by name.
+        commands: command lines, by what they do.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -93,6 +99,7 @@ def render_page(tuned: Tuned, facts: Mapping[str, str]) -> str:
     page = template.render(
         tuned=tuned,
         facts=facts,
+        commands=commands,
         result=result,
         more=more,
         explanations=explanations(tuned),
@@ -105,6 +112,7 @@ def render_page(tuned: Tuned, facts: Mapping[str, str]) -> str:
         limit_y=axes.y(tuned.limit),
         unit="points of accuracy" if tuned.by == "accuracy" else "nats",
         chosen=tuned.choice.measured if tuned.choice else None,
+        examined=tuned.choice.measured if tuned.choice else tuned.closest,
         chosen_mark=_chosen_mark(tuned, axes),
         methods=_methods(tuned),
         cells={(each.method, each.ratio): each for each in tuned.measured},

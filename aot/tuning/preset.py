@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from aot.config.schema import Config
 
-__all__ = ["preset_text"]
+__all__ = ["is_own_preset", "preset_text"]
 
+_MADE = "Found by aot tune on"
 _WIDTH = 98
 
 
@@ -28,7 +30,7 @@ def preset_text(name: str, config: Config, facts: Mapping[str, str], sentences: 
     lines = [
         f'aot ask clip.mp4 "what happens?" --preset {name}',
         "",
-        f"Found by aot tune on {date.today().isoformat()}.",
+        f"{_MADE} {date.today().isoformat()}.",
         *(f"{name}: {value}" for name, value in facts.items()),
         "",
         *sentences,
@@ -36,6 +38,14 @@ def preset_text(name: str, config: Config, facts: Mapping[str, str], sentences: 
     header = "\n".join(f"# {line}".rstrip() for text in lines for line in wrap(text, _WIDTH) or [""])
     body = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True)
     return f"{header}\n{body}"
+
+
+def is_own_preset(path: Path) -> bool:
+    """Return whether `path` is a file with the header of `preset_text`."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return f"\n# {_MADE} " in file.read(1000)
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -27,13 +27,11 @@ from aot.runtime.atomic_writes import make_folder
 from aot.runtime.folder_lock import locked
 from aot.tuning.losses import Losses
 from aot.tuning.search import Search, Wanted
-from aot.tuning.verdict import Tuned, WorstVideo, choose, verdict, worst_videos
+from aot.tuning.verdict import ALL, Tuned, WorstVideo, choose, closest, verdict, worst_videos
 from aot.types import Needs
 from aot.video import VideoFile
 
 __all__ = ["Goal", "tune"]
-
-_ALL = "none"  # the condition that keeps all tokens
 
 Progress = Callable[[int, float], None]  # (done, about how many in total), in videos times conditions
 
@@ -96,12 +94,12 @@ def tune(
     check_questions(config.sampling, ())
     full = full_pipeline(Pipeline(model, config))
     conditions = build_conditions(config, methods, sorted(set(ratios), reverse=True))
-    if any(each.key == _ALL for each in conditions):
+    if any(each.key == ALL for each in conditions):
         raise ConfigError("none keeps all tokens, which is what methods are compared with; leave it out of --methods")
     make_folder(folder)
     with locked(folder):
         reference = "together" if goal.by == "accuracy" else "forced"
-        tasks = [Task(Condition(_ALL, full.config), full)]
+        tasks = [Task(Condition(ALL, full.config), full)]
         tasks += [Task(each, Pipeline(model, each.config)) for each in conditions]
         description = describe_run(model, [task.condition for task in tasks], reference)
         journal = Journal(folder, description, restart=restart)
@@ -211,11 +209,11 @@ class _Measuring:
     # --- The videos that suffer most
 
     def _worst(self) -> tuple[WorstVideo, ...]:
-        """Return the videos with the largest losses at the choice, with their answers."""
-        chosen = choose(self._search)
-        if chosen is None:
+        """Return the videos with the largest losses; see `Tuned.worst`."""
+        cell = choose(self._search) or closest(self._search)
+        if cell is None:
             return ()
-        task = self._tasks[chosen]
+        task = self._tasks[cell]
         losses = {
             video: [self._loss(self._row(task, item), item) for item in items] for video, items in self._items.items()
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from typing import Literal
 
 from aot.tuning.losses import Estimate, Losses
@@ -47,7 +49,8 @@ class Search:
     2. Losses are noisy, and a smaller ratio may pass where a larger one fails. So the methods that
        are not dropped yet are measured at the next two smaller ratios, too.
     3. At the smallest ratio that passes, each method is measured on all videos, unless it is
-       dropped or told apart from the best one.
+       dropped or told apart from the best one. If no ratio passes, the lowest loss that was found
+       is measured on all videos.
 
     Attributes:
         refused: methods at ratios that they, or the model, refuse; add to it.
@@ -84,7 +87,7 @@ class Search:
                 return passes
         # 3. Measure what is left at the smallest ratio that passes.
         passing = [index for index in range(len(self.ratios)) if self._judge(index) is True]
-        return self._finish(passing[-1]) if passing else None
+        return self._finish(passing[-1]) if passing else self._complete_lowest()
 
     def chosen(self) -> int | None:
         """Return the index of the smallest ratio that passes on all videos; None if none does."""
@@ -94,6 +97,16 @@ class Search:
         """Return the methods that stay within the limit on all videos, the lowest loss first."""
         found = [method for method in self.methods if self._passes(self._cell(method, index))]
         return sorted(found, key=lambda method: self.losses.estimate(self._cell(method, index)).mean)
+
+    def lowest(self, cells: Sequence[Cell]) -> Cell | None:
+        """Return the cell with the lowest loss, or None if none was measured.
+
+        Any two are compared on the videos that both have.
+        """
+        found = [cell for cell in cells if self.losses.videos(cell) and cell not in self.refused]
+        if not found:
+            return None
+        return reduce(lambda one, other: other if self.losses.difference(other, one).mean < 0 else one, found)
 
     def state(self, cell: Cell) -> State:
         """Return what is known of a cell; "open" is measured on some videos, and not decided."""
@@ -119,7 +132,7 @@ class Search:
         if any(self._passes(cell) or self._is_below(cell) for cell in cells):
             return True
         racing = self._racing(index)
-        return self._more(racing[0], index) if racing else False
+        return self._more(self._cell(racing[0], index)) if racing else False
 
     def _finish(self, index: int) -> Wanted | None:
         """Return what is left to measure at the chosen ratio."""
@@ -132,8 +145,13 @@ class Search:
                 behind = self.losses.difference(cell, self._cell(passing[0], index), _COVERAGE)
                 if behind.ahead(self.rungs[-1]).is_above(0):
                     continue
-            return self._more(method, index)
+            return self._more(cell)
         return None
+
+    def _complete_lowest(self) -> Wanted | None:
+        """Return what is left to measure of the lowest loss at any ratio."""
+        lowest = self.lowest([*product(self.methods, self.ratios)])
+        return None if lowest is None or self._is_complete(lowest) else self._more(lowest)
 
     def _racing(self, index: int) -> list[str]:
         """Return the methods that have not failed here or at a larger ratio, by their promise."""
@@ -152,8 +170,7 @@ class Search:
         nearest = min(known, key=lambda each: abs(each - index))
         return self.losses.estimate(self._cell(method, nearest)).mean
 
-    def _more(self, method: str, index: int) -> Wanted:
-        cell = self._cell(method, index)
+    def _more(self, cell: Cell) -> Wanted:
         return Wanted(cell, next(rung for rung in self.rungs if rung > self.losses.videos(cell)))
 
     # --- One method at one ratio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist, fmean, median
 
@@ -14,11 +15,24 @@ from aot.evaluation.journal_reader import Answered
 from aot.tuning.losses import Estimate
 from aot.tuning.search import Cell, Search, State
 
-__all__ = ["SURE", "Choice", "Measured", "Tuned", "WorstQuestion", "WorstVideo", "choose", "verdict", "worst_videos"]
+__all__ = [
+    "ALL",
+    "SURE",
+    "Choice",
+    "Measured",
+    "Tuned",
+    "WorstQuestion",
+    "WorstVideo",
+    "choose",
+    "closest",
+    "verdict",
+    "worst_videos",
+]
 
 SURE = 0.95  # share of resamples within the limit from which on a choice is settled
 _MOST_TIMES = 50  # so many times the videos may settle a choice; beyond, it is practically at the limit
 _WORST_VIDEOS, _WORST_QUESTIONS = 5, 3
+ALL = "none"  # the condition that keeps all tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +104,13 @@ class Tuned:
         videos: number of videos.
         questions: number of questions.
         visual_tokens: number of tokens before compression, mean over videos.
+        full_accuracy: share of the questions that are answered right with all tokens; None by
+            divergence.
         choice: None if no method stays within the limit at any ratio.
-        closest: without a choice, the lowest loss on all videos; otherwise, the lowest loss at the
-            next smaller ratio. None if there is none.
+        closest: without a choice, the lowest loss; otherwise, the lowest at the next smaller ratio.
+            None if nothing was measured.
         measured: every method at every ratio, in the order of the ratios.
-        worst: the videos that lose most at the choice.
+        worst: the videos that lose most at the choice, or without a choice at `closest`.
     """
 
     by: str
@@ -102,6 +118,7 @@ class Tuned:
     videos: int
     questions: int
     visual_tokens: float
+    full_accuracy: float | None
     choice: Choice | None
     closest: Measured | None
     measured: tuple[Measured, ...]
@@ -114,26 +131,35 @@ def choose(search: Search) -> Cell | None:
     return None if index is None else (search.passing(index)[0], search.ratios[index])
 
 
+def closest(search: Search) -> Cell | None:
+    """Return what comes nearest to passing; see `Tuned.closest`."""
+    index = search.chosen()
+    ratios = search.ratios if index is None else search.ratios[index + 1 : index + 2]
+    return search.lowest([*product(search.methods, ratios)])
+
+
 def verdict(
     search: Search, by: str, items: Mapping[Path, Sequence[Item]], journal: Journal, worst: Sequence[WorstVideo]
 ) -> Tuned:
     """Return what a finished search has found."""
     every = [item for asked in items.values() for item in asked]
     measured = {
-        (method, ratio): _measured(search, (method, ratio), _rows(journal, method, ratio, every))
+        (method, ratio): _measured(search, by, (method, ratio), _rows(journal, method, ratio, every))
         for ratio in search.ratios
         for method in search.methods
     }
-    chosen = choose(search)
+    chosen, near = choose(search), closest(search)
     tokens = [row.visual_tokens for cell in measured for row in _rows(journal, *cell, every)]
+    full = [row.score for item in every if (row := journal.answer(ALL, item)) and row.score is not None]
     return Tuned(
         by=by,
         limit=search.losses.limit,
         videos=len(items),
         questions=len(every),
         visual_tokens=fmean(tokens) if tokens else 0.0,
+        full_accuracy=fmean(full) if full else None,
         choice=_choice(search, measured[chosen]) if chosen else None,
-        closest=_closest(search, list(measured.values())),
+        closest=measured[near] if near else None,
         measured=tuple(measured.values()),
         worst=tuple(worst),
     )
@@ -143,17 +169,18 @@ def _rows(journal: Journal, method: str, ratio: float, items: Sequence[Item]) ->
     return [row for item in items if (row := journal.answer(f"{method}@{ratio:g}", item))]
 
 
-def _measured(search: Search, cell: Cell, rows: Sequence[Answered]) -> Measured:
+def _measured(search: Search, by: str, cell: Cell, rows: Sequence[Answered]) -> Measured:
     state = search.state(cell)
     if not search.losses.videos(cell):
         return Measured(*cell, state)
+    loss = search.losses.estimate(cell)
     # All answers about a video have the same costs.
     of_videos = list({row.video: row for row in rows}.values())
     near = [row.fidelity.same_answer for row in rows if row.fidelity]
     return Measured(
         *cell,
         state,
-        search.losses.estimate(cell),
+        loss if by == "accuracy" else loss.at_least(0.0),
         fmean(near) if near else None,
         fmean(row.kept_tokens for row in of_videos),
         median(row.compress_ms for row in of_videos),
@@ -189,19 +216,6 @@ def videos_to_settle(loss: Estimate, limit: float) -> int | None:
         return 0
     needed = (NormalDist().inv_cdf(SURE) * one_video / distance) ** 2 if distance else math.inf
     return max(math.ceil(needed) - loss.videos, 1) if needed <= _MOST_TIMES * loss.videos else None
-
-
-def _closest(search: Search, measured: Sequence[Measured]) -> Measured | None:
-    """Return the lowest loss among what comes nearest to passing; see `Tuned.closest`."""
-    index = search.chosen()
-    complete = [each for each in measured if each.loss and each.loss.videos == search.rungs[-1]]
-    if index is not None:
-        complete = [each for each in measured if each.loss and each.ratio == _next(search.ratios, index)]
-    return min(complete, key=lambda each: each.loss.mean if each.loss else math.inf, default=None)
-
-
-def _next(ratios: Sequence[float], index: int) -> float | None:
-    return ratios[index + 1] if index + 1 < len(ratios) else None
 
 
 def worst_videos(

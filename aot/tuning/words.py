@@ -11,6 +11,7 @@ from aot.tuning.verdict import Choice, Measured, Tuned
 __all__ = ["answer", "counted", "explanations", "loss_text", "percent"]
 
 _FEW = 4  # with fewer videos, nothing is said about others
+_RELIABLE = 10  # with fewer videos, the variance between videos is not known well
 
 
 def answer(tuned: Tuned) -> list[str]:
@@ -53,9 +54,7 @@ def loss_text(tuned: Tuned, value: float) -> str:
     """Return a loss without its unit, with two digits of the limit (a point has one decimal)."""
     usual = 1 if tuned.by == "accuracy" else 2
     digits = max(usual, 1 - math.floor(math.log10(tuned.limit))) if tuned.limit else usual + 1
-    # An interval of a divergence may begin below 0; adding 0 turns -0 into 0.
-    shown = round(value if tuned.by == "accuracy" else max(value, 0.0), digits) + 0.0
-    return f"{shown:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 turns -0 into 0
 
 
 def _with_interval(tuned: Tuned, loss: Estimate) -> str:
@@ -66,6 +65,10 @@ def _with_interval(tuned: Tuned, loss: Estimate) -> str:
     return f"{text} ({loss_text(tuned, loss.low)} to {loss_text(tuned, loss.high)})"
 
 
+def _from(tuned: Tuned) -> str:
+    return "" if tuned.full_accuracy is None else f", from {100 * tuned.full_accuracy:.1f} % with all tokens"
+
+
 def _limit(tuned: Tuned) -> str:
     return f"{tuned.limit:g} {'point' if tuned.by == 'accuracy' else 'nat'}{'s' * (tuned.limit != 1)}"
 
@@ -74,8 +77,9 @@ def _kept(tuned: Tuned, choice: Choice) -> list[str]:
     found = choice.measured
     assert found.loss is not None
     same = "" if found.same_answers is None else f", and {100 * found.same_answers:.0f} % of the answers are the same"
+    loss = f"{_with_interval(tuned, found.loss)}{_from(tuned)}"
     return [
-        f"Keep {percent(found.ratio)} with {found.method}: the loss is {_with_interval(tuned, found.loss)}{same}, on "
+        f"Keep {percent(found.ratio)} with {found.method}: the loss is {loss}{same}, on "
         f"{counted(tuned.questions, 'question')} about {counted(tuned.videos, 'video')}; the limit is {_limit(tuned)}."
     ]
 
@@ -84,8 +88,13 @@ def _sure(tuned: Tuned, choice: Choice) -> list[str]:
     within = choice.measured.loss.within if choice.measured.loss else None
     if within is None or tuned.videos < _FEW:
         only = "this video" if tuned.videos == 1 else f"these {tuned.videos} videos"
-        return [f"This holds for {only} only: so few say nothing about others. Give at least 10."]
+        return [f"This holds for {only} only: so few say nothing about others. Give at least {_RELIABLE}."]
     sure = f"Sure: {_share(within)}"
+    if tuned.videos < _RELIABLE:
+        return [
+            f"{sure}, but from {tuned.videos} videos this and all intervals are not reliable; give at least "
+            f"{_RELIABLE}."
+        ]
     if choice.is_settled:
         return [f"{sure}, so this is settled for videos like these."]
     more = choice.videos_to_settle
@@ -100,9 +109,8 @@ def _share(within: float) -> str:
 
 def _others(tuned: Tuned, choice: Choice) -> list[str]:
     sentences = []
-    name = choice.measured.method
     if choice.tied and tuned.videos >= _FEW:
-        sentences.append(f"{_listed([name, *choice.tied])} cannot be told apart here; {name} has the lowest loss.")
+        sentences += _tied(tuned, choice)
     below = tuned.closest
     if below and below.loss:
         sentences.append(
@@ -114,13 +122,27 @@ def _others(tuned: Tuned, choice: Choice) -> list[str]:
     return sentences
 
 
+def _tied(tuned: Tuned, choice: Choice) -> list[str]:
+    name, ratio = choice.measured.method, choice.measured.ratio
+    failing = {each.method for each in tuned.measured if each.ratio == ratio and each.state == "fails"}
+    within = [each for each in choice.tied if each not in failing]
+    above = [each for each in choice.tied if each in failing]
+    sentences = []
+    if within:
+        sentences.append(f"{_listed([name, *within])} cannot be told apart here; {name} has the lowest loss.")
+    if above:
+        whose = "its own loss is" if len(above) == 1 else "their own losses are"
+        sentences.append(f"{_listed(above)} cannot be told apart from {name} here, although {whose} above the limit.")
+    return sentences
+
+
 def _on(tuned: Tuned, measured: Measured) -> str:
     videos = measured.loss.videos if measured.loss else 0
-    return f" on {counted(videos, 'video')}" if videos < tuned.videos else ""
+    return f" on {videos} of {counted(tuned.videos, 'video')}" if videos < tuned.videos else ""
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _nothing(tuned: Tuned) -> list[str]:
@@ -131,8 +153,10 @@ def _nothing(tuned: Tuned) -> list[str]:
     near = tuned.closest
     if near is None or near.loss is None:
         return [first]
+    is_few = tuned.videos < _RELIABLE
     return [
         first,
-        f"The smallest loss is {_with_interval(tuned, near.loss)}, with {near.method} at {percent(near.ratio)}"
-        f"{_on(tuned, near)}. A larger limit or larger --ratios would find more.",
+        f"The smallest loss is {_with_interval(tuned, near.loss)}{_from(tuned)}, with {near.method} at "
+        f"{percent(near.ratio)}{_on(tuned, near)}. A larger limit or larger --ratios would find more.",
+        *([f"From {counted(tuned.videos, 'video')} this is not reliable; give at least {_RELIABLE}."] * is_few),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +14,13 @@ import typer
 from aot.errors import ConfigError
 from aot.reports.retention import versions
 from aot.runtime.atomic_writes import check_writable, make_folder, write_text
-from aot.runtime.folder_lock import locked
+from aot.runtime.folder_lock import locked, removed_if_unused
 from aot.text import visible
 from aot_cli.options import GENERATION, INSIDE, JSON, MODEL, SAMPLING, Given, command, named_methods, shares
 from aot_cli.output.console import StageBars, json_object, json_text, notify
-from aot_cli.output.page import FORCE
+from aot_cli.output.reproduce import ask_words, command_for
 from aot_cli.output.screen import print_text
-from aot_cli.output.tables import FEW_VIDEOS, print_result
+from aot_cli.output.tables import print_result
 from aot_cli.output.tuned import tuned_table
 from aot_cli.questions import asked_items
 from aot_cli.session import current
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aot.config.schema import Config
-    from aot.evaluation import Item
-    from aot.tuning import Goal, Tuned
+    from aot.evaluation import Condition, Item
+    from aot.tuning import Choice, Goal, Tuned
     from aot_cli.steps import Chosen
 
 __all__ = ["tune_command"]
@@ -88,7 +90,14 @@ def tune_command(
     ] = None,
     seed: Annotated[int, typer.Option("--order-seed", help="Seed of the order in which videos are measured.")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the answers in the folder.")] = False,
-    force: FORCE = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            "-f",
+            help="Let --save replace a file that aot tune did not write. Measured answers are kept either way.",
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Find the smallest ratio, and the method, that stay within a stated loss on your videos.
@@ -106,26 +115,25 @@ def tune_command(
     names, steps = named_methods(methods), shares("--ratios", ratios)
     items, opened = asked_items(videos or [], question or [], questions)
     goal = _goal(items, max_loss, max_divergence)
-    _check_outputs(output, save, force=force)
-    chosen = choose_model(given)
-    from aot.evaluation import build_conditions, off_budget
-    from aot.tuning import tune
+    with removed_if_unused(output):
+        _check_outputs(output, save, force=force)
+        chosen = choose_model(given)
+        from aot.evaluation import build_conditions, off_budget
+        from aot.tuning import tune
 
-    notify(off_budget(build_conditions(chosen.config, names, steps)))
-    model = load_with_progress(chosen)
-    notify(unknown_words(model, [item.prompt for item in items]))
-    try:
-        with StageBars() as bars:
-            tuned = tune(
-                items, opened, model, chosen.config, goal, output, methods=names, ratios=steps, seed=seed,
-                restart=restart, on_notice=lambda notice: notify([notice]), on_progress=_Progress(bars),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        if (output / _ANSWERS).is_file():
-            notify([f"what was measured so far is in {output}; the same command continues from there"])
-        raise
-    if tuned.videos < FEW_VIDEOS:
-        notify([f"intervals and differences from {_videos(tuned)} are not reliable; use at least {FEW_VIDEOS}"])
+        notify(off_budget(build_conditions(chosen.config, names, steps)))
+        model = load_with_progress(chosen)
+        notify(unknown_words(model, [item.prompt for item in items]))
+        try:
+            with StageBars() as bars:
+                tuned = tune(
+                    items, opened, model, chosen.config, goal, output, methods=names, ratios=steps, seed=seed,
+                    restart=restart, on_notice=lambda notice: notify([notice]), on_progress=_Progress(bars),
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            if (output / _ANSWERS).is_file():
+                notify([f"what was measured so far is in {output}; the same command continues from there"])
+            raise
     _write(tuned, output, chosen, names, save, as_json=as_json)
     if tuned.choice is None:
         raise typer.Exit(1)
@@ -150,10 +158,12 @@ def _goal(items: Sequence[Item], max_loss: float | None, max_divergence: float |
 
 
 def _check_outputs(output: Path, save: Path | None, *, force: bool) -> None:
+    from aot.tuning import is_own_preset
+
     if save is not None:
         if save.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"--save {save} must end in .yaml, so that --preset reads it as a file")
-        check_writable(save, overwrite=force)
+        check_writable(save, overwrite=force or is_own_preset(save))
     make_folder(output)
     for name in (_ANSWERS, _RESULT, _PAGE):
         check_writable(output / name, overwrite=True)
@@ -181,10 +191,15 @@ def _write(
     from aot.tuning import answer, explanations, render_page
 
     saved = save if save and tuned.choice else None
+    if save and not saved:
+        kept = "; the file there, of an earlier run, is kept" if save.exists() else ""
+        notify([f"no preset was written to {save}, because no method stays within the limit{kept}"])
     if saved:
         write_text(saved, _preset(tuned, chosen.config, methods, saved.name), overwrite=True)
     page = output / _PAGE
-    write_text(page, render_page(tuned, _facts(tuned, chosen.config)), overwrite=True)
+    write_text(
+        page, render_page(tuned, _facts(tuned, chosen.config), _commands(tuned, chosen.config, saved)), overwrite=True
+    )
     toy = {"toy_model": chosen.config.model.name == "shapes"}
     plain = {
         **asdict(tuned), "sentences": answer(tuned), "page_file": page, "preset_file": saved, **toy,
@@ -207,21 +222,38 @@ def _facts(tuned: Tuned, config: Config) -> Mapping[str, str]:
     """Return what was measured on, by name."""
     about = f"{tuned.questions} question{'s' * (tuned.questions > 1)} about {_videos(tuned)}"
     frames = f"{config.sampling.fps:g} per second" if config.sampling.fps else str(config.sampling.frames)
+    full = {} if tuned.full_accuracy is None else {"accuracy with all tokens": f"{100 * tuned.full_accuracy:.1f} %"}
     return {
         "model": visible(str(config.model.name)),
         "frames": frames,
         "measured on": about,
         "tokens per video": f"{tuned.visual_tokens:.0f} before compression",
+        **full,
         "aot": versions()["aot"],
     }
 
 
-def _preset(tuned: Tuned, config: Config, methods: Sequence[str], name: str) -> str:
+def _commands(tuned: Tuned, config: Config, saved: Path | None) -> Mapping[str, str]:
+    """Return the commands of the page, by what they do."""
+    found = {}
+    ask = ask_words("clip.mp4", ["what happens?"])
+    if saved:
+        found["Ask with this choice"] = shlex.join(["aot", *ask, "--preset", str(saved)])
+    elif tuned.choice:
+        found["Ask with this choice"] = command_for(ask, _condition(tuned.choice, config).config)
+    return {**found, "This page was made by": shlex.join(["aot", *sys.argv[1:]])}
+
+
+def _condition(choice: Choice, config: Config) -> Condition:
     from aot.evaluation import build_conditions
+
+    (condition,) = build_conditions(config, [choice.measured.method], [choice.measured.ratio])
+    return condition
+
+
+def _preset(tuned: Tuned, config: Config, methods: Sequence[str], name: str) -> str:
     from aot.tuning import answer, preset_text
 
     assert tuned.choice is not None
-    found = tuned.choice.measured
-    (condition,) = build_conditions(config, [found.method], [found.ratio])
     facts = {**_facts(tuned, config), "methods": ", ".join(methods)}
-    return preset_text(name, condition.config, facts, answer(tuned))
+    return preset_text(name, _condition(tuned.choice, config).config, facts, answer(tuned))

@@ -37,10 +37,15 @@ def tuned_table(tuned: Tuned) -> Table:
         same = [f"{100 * each.same_answers:.0f} %" if each.same_answers is not None else ""] * by_divergence
         table.add_row(
             percent(each.ratio), each.method, f"{each.kept_tokens:.0f}", *_loss(tuned, each), *same,
-            str(each.loss.videos if each.loss else 0), "chosen" if each == chosen else each.state,
+            str(each.loss.videos if each.loss else 0), "chosen" if each == chosen else _state(tuned, each),
             style="bold" if each == chosen else None,
         )  # fmt: skip
     return table
+
+
+def _state(tuned: Tuned, measured: Measured) -> str:
+    is_partly = measured.loss is not None and measured.loss.videos < tuned.videos
+    return "sure to fail" if measured.state == "fails" and is_partly else measured.state
 
 
 def _mean(measured: Measured) -> float:

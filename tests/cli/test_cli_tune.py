@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from aot.evaluation.answering import answer_video
 from aot.shapes.clips import write_questions
+from aot.tuning import is_own_preset
 from tests.support.cli_run import Aot
 
 QUICK = ("--model", "shapes", "--frames", "4", "--max-new-tokens", "8")
@@ -36,16 +38,19 @@ def test_by_divergence_of_plain_videos(run_aot: Aot, clips: Path) -> None:
     choice = found["choice"]["measured"]
     assert f"Keep {100 * choice['ratio']:g} % with {choice['method']}: the loss is " in run.out
     assert "Sure: " in run.out and "of the answers are the same" in run.out
-    assert "intervals and differences from 4 videos are not reliable" in run.err
+    assert "but from 4 videos this and all intervals are not reliable" in run.out
+    assert all(each["loss"]["low"] >= 0 for each in found["measured"] if each["loss"])
     # No answer was generated, and every other condition is above the limit or was not needed.
     rows = [json.loads(line) for line in Path("aot-tune/answers.jsonl").read_text().splitlines()]
     assert {row["predicted"] for row in rows} == {""}
     assert choice["loss"]["mean"] <= 0.5
     smaller = [each for each in found["measured"] if each["ratio"] < choice["ratio"]]
     assert not any(each["state"] == "passes" for each in smaller)
+    page = html.unescape(Path("aot-tune/tune.html").read_text())
+    assert "aot ask clip.mp4 'what happens?' --preset mine.yaml" in page and f"aot tune {clips} -q 'what" in page
     # The preset keeps the same tokens.
     assert choice["method"] in Path("mine.yaml").read_text()
-    assert "# Keep " in Path("mine.yaml").read_text()
+    assert "# Keep " in Path("mine.yaml").read_text() and is_own_preset(Path("mine.yaml"))
     (clip, *_) = sorted(clips.glob("*.mp4"))
     ask = run_aot("ask", clip, "what happens ?", "--preset", "mine.yaml", "--json", "--max-new-tokens", "8")
     assert ask.code == 0, ask.err
@@ -74,11 +79,14 @@ def test_by_accuracy_and_again(run_aot: Aot, clips: Path, monkeypatch: pytest.Mo
     key = f"{chosen['method']}@{chosen['ratio']:g}"
     losses = [scores["none", item] - scores[key, item] for condition, item in scores if condition == key]
     assert chosen["loss"]["mean"] == pytest.approx(100 * sum(losses) / len(losses))
+    full = [score for (condition, _), score in scores.items() if condition == "none"]
+    assert found["full_accuracy"] == pytest.approx(sum(full) / len(full))
     # Again: nothing is measured, and the result is the same.
     encoded.clear()
     again = run_aot(*line, "--json")
     assert (again.json, encoded) == (found, [])
     page = Path("out/tune.html").read_text()
+    assert f"--method {chosen['method']} --ratio {chosen['ratio']:g}" in page
     assert found["sentences"][0] in page and "http" not in page.split("</style>")[1]
 
 
@@ -108,11 +116,24 @@ def test_interrupted_and_continued(run_aot: Aot, clips: Path, monkeypatch: pytes
 
 
 def test_nothing_is_within_the_limit(run_aot: Aot, clips: Path) -> None:
-    run = run_aot("tune", clips, "-q", "what happens ?", *QUICK, "--methods", "random", "-r", "0.1,0.05",
-                  "--max-divergence", "0", "--save", "mine.yaml")  # fmt: skip
+    line = ("tune", clips, "-q", "what happens ?", *QUICK, "--methods", "random", "-r", "0.1,0.05",
+            "--max-divergence", "0", "--save", "mine.yaml")  # fmt: skip
+    run = run_aot(*line)
     assert run.code == 1
     assert run.out.startswith("Keep all tokens: no method stays within 0 nats at 10 % or less.\nThe smallest loss is ")
     assert not Path("mine.yaml").exists()
+    assert "The videos that lose most at " in Path("aot-tune/tune.html").read_text()
+    why = "no preset was written to mine.yaml, because no method stays within the limit"
+    assert why in run.err and "is kept" not in run.err
+    # Only the tuner's own file may be there without --force.
+    for text, message in (
+        ("# mine\n", "mine.yaml exists; pass --force"),
+        ("# mine\n#\n# Found by aot tune on 2026-01-01.\n", f"{why}; the file there, of an earlier run, is kept"),
+    ):
+        Path("mine.yaml").write_text(text)
+        again = run_aot(*line)
+        assert (again.code, Path("mine.yaml").read_text()) == (1, text)
+        assert message in again.err
 
 
 def test_everything_is_within_the_limit(run_aot: Aot, clips: Path) -> None:
@@ -148,6 +169,8 @@ def test_a_method_that_refuses_is_left_out(run_aot: Aot, clips: Path) -> None:
         (("--questions", "nope.txt"), 2, "cannot be read"),
         (("CLIPS", "-q", "a?", "--save", "mine.txt"), 2, "must end in .yaml"),
         (("CLIPS", "-q", "a?", "--methods", "none,uniform"), 2, "none keeps all tokens"),
+        (("CLIPS", "-q", "a?", "--methods", "nope"), 2, "nope"),
+        (("CLIPS", "-q", "a?", "-r", "150"), 2, "got 150; for percentages write 15%"),
         (("https://a.b/c.mp4", "-q", "a?"), 2, "download it first"),
     ],
 )
@@ -161,6 +184,7 @@ def test_wrong_lines(run_aot: Aot, clips: Path, line: tuple[str, ...], code: int
     run = run_aot("tune", *(words.get(word, word) for word in line), *QUICK)
     assert run.code == code, run.err
     assert message in run.err
+    assert not Path("aot-tune").exists()
     assert len([each for each in run.err.splitlines() if not each.startswith("aot: note")]) == 1
     if code == 3:
         assert "nope.mp4" in run.err and "text.mp4" in run.err

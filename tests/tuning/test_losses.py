@@ -47,6 +47,7 @@ def test_what_will_be_is_known_in_part() -> None:
     ahead = half.ahead(20)
     assert ahead.low == pytest.approx(2 - 0.5**0.5) and ahead.high == pytest.approx(2 + 0.5**0.5)
     assert half.ahead(10).low == half.ahead(10).high == 2.0
+    assert (half.at_least(1.5).low, half.at_least(0.0), half.high) == (1.5, half, 3.0)
     assert not half.is_above(1.2) and ahead.is_above(1.2)
 
 

@@ -132,6 +132,25 @@ def test_rungs(videos: int, rungs: tuple[int, ...]) -> None:
     assert rungs_of(videos) == rungs
 
 
+def test_the_lowest_loss_is_compared_on_the_same_videos_and_completed() -> None:
+    """The first videos are hard for all methods, so means over other videos are lower."""
+    table = dict(drawn(5, 0.0))
+    for cell in table:
+        table[cell] = table[cell] + 50 - np.linspace(0, 20, VIDEOS)[:, None]
+    search, _ = searched(table)
+    best = min(table, key=lambda cell: table[cell].mean())
+    lowest = search.lowest(list(table))
+    assert search.chosen() is None and lowest == best and search.losses.videos(best) == VIDEOS
+    some = Losses(LIMIT)
+    for loss, videos in {"some": [1.0], "all": [2.0, 0.0], "refused": [0.0]}.items():
+        for value in videos:
+            some.add((loss, 0.5), [value])
+    by_hand = Search(some, ("all", "some", "refused"), (0.5,), 2)
+    by_hand.refused.add(("refused", 0.5))
+    cells = [("all", 0.5), ("some", 0.5), ("refused", 0.5), ("missing", 0.5)]
+    assert by_hand.lowest(cells) == ("some", 0.5) and by_hand.lowest(cells[3:]) is None
+
+
 def test_few_videos_drop_nothing_that_is_not_told_apart() -> None:
     losses = Losses(LIMIT)
     search = Search(losses, ("a", "b"), (0.5,), 2)
