@@ -57,6 +57,8 @@ def _lines(file: Path) -> list[str]:
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST_BYTES)
+        if len(content) == _MOST_BYTES:  # the last line may end within a character
+            content = content[: content.rfind(b"\n") + 1]
         return [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not UTF-8 text; save it as UTF-8") from None

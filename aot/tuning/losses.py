@@ -37,11 +37,11 @@ class Estimate:
     within: float | None = None
 
     def is_above(self, limit: float) -> bool:
-        """Return whether the loss is told apart from `limit`, and is larger."""
+        """Return whether the whole interval is above `limit`."""
         return self.low is not None and self.low > limit + _SMALLEST
 
     def is_below(self, limit: float) -> bool:
-        """Return whether the loss is told apart from `limit`, and is smaller."""
+        """Return whether the whole interval is below `limit`."""
         return self.high is not None and self.high < limit - _SMALLEST
 
     def ahead(self, videos: int) -> Estimate:

@@ -18,7 +18,7 @@ State = Literal["passes", "fails", "open", "refused", "not measured"]
 
 _COVERAGE = 0.98  # of the intervals of the race, because there are many comparisons
 _BELOW = 2  # smaller ratios that are tried after one that fails
-_FEWEST = 4  # videos of the first rung; with fewer, nothing is told apart
+_FEWEST = 4  # videos of the first rung; with fewer, intervals are too wide to decide
 
 
 @dataclass(frozen=True, slots=True)

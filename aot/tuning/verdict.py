@@ -143,13 +143,12 @@ def verdict(
 ) -> Tuned:
     """Return what a finished search has found."""
     every = [item for asked in items.values() for item in asked]
-    measured = {
-        (method, ratio): _measured(search, by, (method, ratio), _rows(journal, method, ratio, every))
-        for ratio in search.ratios
-        for method in search.methods
+    rows = {
+        (method, ratio): _rows(journal, method, ratio, every) for ratio in search.ratios for method in search.methods
     }
+    measured = {cell: _measured(search, by, cell, of_cell) for cell, of_cell in rows.items()}
     chosen, near = choose(search), closest(search)
-    tokens = [row.visual_tokens for cell in measured for row in _rows(journal, *cell, every)]
+    tokens = [row.visual_tokens for of_cell in rows.values() for row in of_cell]
     full = [row.score for item in every if (row := journal.answer(ALL, item)) and row.score is not None]
     return Tuned(
         by=by,

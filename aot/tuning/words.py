@@ -17,7 +17,7 @@ _RELIABLE = 10  # with fewer videos, the variance between videos is not known we
 def answer(tuned: Tuned) -> list[str]:
     """Return the result: what to keep, how sure this is, and what comes next, a sentence each."""
     if tuned.choice is None:
-        return [*_nothing(tuned)]
+        return _nothing(tuned)
     return [*_kept(tuned, tuned.choice), *_sure(tuned, tuned.choice), *_others(tuned, tuned.choice)]
 
 

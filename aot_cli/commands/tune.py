@@ -149,9 +149,10 @@ def _goal(items: Sequence[Item], max_loss: float | None, max_divergence: float |
     if max_loss is not None and not known:
         raise ConfigError('--max-loss needs answers: give every line of --questions an "answer", or --max-divergence')
     by_accuracy = known and max_divergence is None
-    limit = (max_loss, _MAX_LOSS) if by_accuracy else (max_divergence, _MAX_DIVERGENCE)
-    flag = "--max-loss" if by_accuracy else "--max-divergence"
-    value = limit[1] if limit[0] is None else limit[0]
+    if by_accuracy:
+        flag, value = "--max-loss", _MAX_LOSS if max_loss is None else max_loss
+    else:
+        flag, value = "--max-divergence", _MAX_DIVERGENCE if max_divergence is None else max_divergence
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{flag} must be 0 or more, got {value:g}")
     return Goal("accuracy" if by_accuracy else "divergence", value)
@@ -214,13 +215,11 @@ def _write(
     print_text(f"{page}: the page; {output / _RESULT}: all figures" + (f"; {saved}: the preset" if saved else ""))
 
 
-def _videos(tuned: Tuned) -> str:
-    return f"{tuned.videos} video{'s' * (tuned.videos > 1)}"
-
-
 def _facts(tuned: Tuned, config: Config) -> Mapping[str, str]:
     """Return what was measured on, by name."""
-    about = f"{tuned.questions} question{'s' * (tuned.questions > 1)} about {_videos(tuned)}"
+    from aot.tuning import counted
+
+    about = f"{counted(tuned.questions, 'question')} about {counted(tuned.videos, 'video')}"
     frames = f"{config.sampling.fps:g} per second" if config.sampling.fps else str(config.sampling.frames)
     full = {} if tuned.full_accuracy is None else {"accuracy with all tokens": f"{100 * tuned.full_accuracy:.1f} %"}
     return {

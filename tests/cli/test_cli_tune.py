@@ -12,6 +12,7 @@ import pytest
 from aot.evaluation.answering import answer_video
 from aot.shapes.clips import write_questions
 from aot.tuning import is_own_preset
+from aot_cli.questions import _lines
 from tests.support.cli_run import Aot
 
 QUICK = ("--model", "shapes", "--frames", "4", "--max-new-tokens", "8")
@@ -196,3 +197,13 @@ def test_questions_in_a_text_file(run_aot: Aot, clips: Path) -> None:
     run = run_aot("tune", clip, "--questions", "asked.txt", *QUICK, *METHODS, "--max-divergence", "99", "--json")
     assert run.code == 0, run.err
     assert run.json["questions"] == 2
+
+
+def test_a_long_file_of_questions_may_be_cut_within_a_character(tmp_path: Path) -> None:
+    file = tmp_path / "questions.txt"
+    file.write_text(
+        "\n".join(f"{number} is that a caf\u00e9 \u00e9\u00e9\u00e9?" for number in range(60_000)), encoding="utf-8"
+    )
+    for shift in range(3):
+        file.write_bytes(b" " * shift + file.read_bytes())
+        assert all(line.endswith("?") for line in _lines(file))
